@@ -1,0 +1,121 @@
+//! What can go wrong, one small enum per operation.
+
+use thiserror::Error;
+
+/// Why a lock was not acquired, apart from somebody else having it.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped.
+    #[error("the keeper is closed")]
+    Closed,
+    /// The access list of a node does not allow a step that the lock needs.
+    #[error("the access list of {path:?} does not allow to lock")]
+    NoAuth {
+        /// The node: the lock's directory, one that leads to it, or a contender ahead.
+        path: String,
+    },
+    /// The lock's directory has given out nearly all of its sequence numbers, and must be deleted and made anew.
+    #[error("{path:?} is running out of sequence numbers, and must be made anew")]
+    SequenceExhausted {
+        /// The lock's directory.
+        path: String,
+    },
+    /// ZooKeeper refused a request, for the reason given.
+    #[error("ZooKeeper refused to lock {path:?}: {reason}")]
+    Rejected {
+        /// The lock's directory.
+        path: String,
+        /// ZooKeeper's reason.
+        reason: String,
+    },
+    /// The actor of this path stopped unexpectedly; its nodes are being cleaned up, and the call can be made again.
+    #[error("the actor that locks {path:?} stopped unexpectedly")]
+    Stopped {
+        /// The lock's directory.
+        path: String,
+    },
+}
+
+/// Why a release was not confirmed.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// The lease had ended, or ended before the release was confirmed: somebody else may have held the lock since.
+    #[error("the lease ended before the release was confirmed")]
+    Lost,
+}
+
+/// Work was cut short because its lease ended first.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the lease was lost")]
+pub struct Lost;
+
+/// Why contenders could not be listed or removed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ContendersError {
+    /// There is no session at the moment, and no answer until there is one.
+    #[error("there is no connection to ZooKeeper at the moment")]
+    Disconnected,
+    /// The access list of a node does not allow it.
+    #[error("the access list of {path:?} does not allow it")]
+    NoAuth {
+        /// The node.
+        path: String,
+    },
+    /// The contender's node belongs to a session and goes with it. Deleting it under its owner would let two hold.
+    #[error("{name:?} belongs to session {session:#x}, and goes with it")]
+    Ephemeral {
+        /// The contender's node.
+        name: String,
+        /// Whose it is.
+        session: i64,
+    },
+    /// ZooKeeper refused, or the answer was lost.
+    #[error("ZooKeeper did not answer: {reason}")]
+    Failed {
+        /// What came instead of an answer.
+        reason: String,
+    },
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// An option cannot be used.
+    #[error("{option} of {value} cannot be used: {reason}")]
+    InvalidOption {
+        /// Which.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The address cannot be read.
+    #[error("{address:?} is not an address of ZooKeeper: {reason}")]
+    InvalidAddress {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The server did not take the credentials.
+    #[error("ZooKeeper at {address:?} did not take the credentials")]
+    AuthFailed {
+        /// Which server, or servers.
+        address: String,
+    },
+    /// Nobody answered in time.
+    #[error("no connection to ZooKeeper at {address:?} within {timeout:?}: {reason}")]
+    Unreachable {
+        /// Which server, or servers.
+        address: String,
+        /// How long was tried.
+        timeout: std::time::Duration,
+        /// What the last try ended with.
+        reason: String,
+    },
+}

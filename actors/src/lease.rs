@@ -1,0 +1,280 @@
+//! A granted lock in its holder's hands, and how long it is good for.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use futures::future::{Either, select};
+use ractor::ActorRef;
+use tokio::sync::{Notify, oneshot};
+
+use crate::clock::Clock;
+use crate::error::{Lost, ReleaseError};
+use crate::lock::LockActorMessage;
+use crate::machine::Moment;
+use crate::machine::protocol::Ticket;
+use crate::messages::{Lifeline, LockMessage};
+
+/// What a holder may believe of its lease at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeaseState {
+    /// Nobody else can hold the lock.
+    Held,
+    /// Nobody else can hold it yet, but the connection is in doubt; it will be `Held` again, or `Lost`.
+    Suspended,
+    /// Somebody else may hold it. Final.
+    Lost,
+}
+
+/// Grows with every grant that conflicts with an earlier one, in whatever process: the id of the ZooKeeper
+/// transaction that made the holder's node (`czxid`).
+///
+/// A resource that remembers the largest token it has seen, and refuses smaller ones, is safe from a holder that
+/// was paused past the end of its lease. It keeps growing when the lock's directory is deleted and made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    pub(crate) fn new(czxid: i64) -> FencingToken {
+        FencingToken(czxid as u64)
+    }
+
+    /// The token as a number, to be stored beside what it protects.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A held lock. Dropping it releases the lock in the background.
+#[must_use = "dropping the lease releases the lock"]
+pub struct Lease {
+    grant: Arc<Grant>,
+    actor: ActorRef<LockActorMessage>,
+    /// The last guard keeps the session open even when every handle is gone.
+    _lifeline: Arc<Lifeline>,
+    released: bool,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        grant: Arc<Grant>,
+        actor: ActorRef<LockActorMessage>,
+        lifeline: Arc<Lifeline>,
+    ) -> Lease {
+        Lease { grant, actor, _lifeline: lifeline, released: false }
+    }
+
+    /// The lock's path, without the connection's chroot.
+    pub fn path(&self) -> &str {
+        &self.grant.path
+    }
+
+    /// The path of the node that stands for this lease, for a `multi` that checks it beside a write.
+    pub fn node(&self) -> &str {
+        &self.grant.node
+    }
+
+    /// See [`FencingToken`].
+    pub fn token(&self) -> FencingToken {
+        self.grant.token
+    }
+
+    /// The request that this lease answers.
+    pub fn ticket(&self) -> Ticket {
+        self.grant.ticket
+    }
+
+    /// What may be believed now: the clock is compared at every call, so a task that was paused sees `Lost` as
+    /// soon as it runs again.
+    pub fn state(&self) -> LeaseState {
+        self.grant.state()
+    }
+
+    /// Until when nobody else can hold the lock, as far as is proven at this moment; heartbeats move it on. In the
+    /// past once the lease is lost. `None` when the lock's node outlives sessions: such a lease ends only with its
+    /// node.
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.grant.session.as_ref().map(|session| session.clock.instant(session.valid_until()))
+    }
+
+    /// Ends when the lease is lost. Cancel safe.
+    pub async fn lost(&self) {
+        self.grant.lost().await;
+    }
+
+    /// Runs `work` for as long as the lease lasts: its result, or `Err(Lost)` when the lease ended first, and then
+    /// `work` is dropped where it stood. Work that never awaits cannot be cut short.
+    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+        if self.state() == LeaseState::Lost {
+            return Err(Lost);
+        }
+        match select(pin!(work), pin!(self.lost())).await {
+            Either::Left((done, _)) if self.state() != LeaseState::Lost => Ok(done),
+            Either::Left(_) | Either::Right(_) => Err(Lost),
+        }
+    }
+
+    /// Releases the lock and waits until the server has confirmed it. The release goes on when this future is
+    /// dropped. A node that is gone already counts as released.
+    pub async fn release(mut self) -> Result<(), ReleaseError> {
+        self.released = true;
+        let (reply, answer) = oneshot::channel();
+        let message = LockMessage::Release(self.grant.ticket, Some(reply.into()));
+        if self.actor.cast(LockActorMessage::Public(message)).is_err() {
+            return Err(ReleaseError::Lost);
+        }
+        answer.await.unwrap_or(Err(ReleaseError::Lost))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.released {
+            // An actor that is gone has no node left, or a supervisor that deletes it.
+            let _ = self.actor.cast(LockActorMessage::Public(LockMessage::Release(self.grant.ticket, None)));
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("node", &self.grant.node)
+            .field("token", &self.grant.token)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a lease and the actor that granted it share.
+pub(crate) struct Grant {
+    pub ticket: Ticket,
+    pub path: Arc<str>,
+    pub node: String,
+    pub token: FencingToken,
+    /// The session that the node goes with, unless it outlives sessions.
+    pub session: Option<Arc<SessionLease>>,
+    mark: AtomicU64,
+    changed: Notify,
+}
+
+const HELD: u64 = 0;
+const SUSPENDED: u64 = 1;
+const LOST: u64 = 2;
+
+impl Grant {
+    pub fn new(
+        ticket: Ticket,
+        path: Arc<str>,
+        node: String,
+        token: FencingToken,
+        session: Option<Arc<SessionLease>>,
+    ) -> Grant {
+        Grant { ticket, path, node, token, session, mark: AtomicU64::new(HELD), changed: Notify::new() }
+    }
+
+    fn state(&self) -> LeaseState {
+        match (self.mark.load(Ordering::SeqCst), &self.session) {
+            (LOST, _) => LeaseState::Lost,
+            (_, Some(session)) => session.state(),
+            (SUSPENDED, None) => LeaseState::Suspended,
+            (_, None) => LeaseState::Held,
+        }
+    }
+
+    async fn lost(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.state() == LeaseState::Lost {
+                return;
+            }
+            match &self.session {
+                Some(session) => {
+                    let end = tokio::time::sleep_until(session.clock.at(session.valid_until()));
+                    select(changed, pin!(end)).await;
+                }
+                None => changed.await,
+            }
+        }
+    }
+}
+
+/// The actor's hold on a grant. When it goes, however it goes, the lease reads `Lost`.
+pub(crate) struct Hold(pub Arc<Grant>);
+
+impl Hold {
+    /// Only matters to nodes that outlive sessions; the others follow their session's lease.
+    pub fn suspend(&self) {
+        let _ = self.0.mark.compare_exchange(HELD, SUSPENDED, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    pub fn resume(&self) {
+        let _ = self.0.mark.compare_exchange(SUSPENDED, HELD, Ordering::SeqCst, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.mark.store(LOST, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// How long a session is proven to live: one word that every lease of that session reads, so that what they say
+/// does not wait for a message.
+#[derive(Debug)]
+pub(crate) struct SessionLease {
+    pub clock: Clock,
+    /// The end in nanoseconds, doubled, plus one while suspended. Zero when lost, and then for good.
+    word: AtomicU64,
+}
+
+impl SessionLease {
+    pub fn new(clock: Clock, until: Moment, suspended: bool) -> SessionLease {
+        SessionLease { clock, word: AtomicU64::new(encode(until, suspended)) }
+    }
+
+    pub fn state(&self) -> LeaseState {
+        loop {
+            let word = self.word.load(Ordering::SeqCst);
+            if word == 0 {
+                return LeaseState::Lost;
+            }
+            if self.clock.now() < Moment(word >> 1) {
+                return if word & 1 == 1 { LeaseState::Suspended } else { LeaseState::Held };
+            }
+            // Whoever first finds the end passed makes it final, so that no later proof can take it back.
+            if self.word.compare_exchange(word, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                return LeaseState::Lost;
+            }
+        }
+    }
+
+    pub fn valid_until(&self) -> Moment {
+        Moment(self.word.load(Ordering::SeqCst) >> 1)
+    }
+
+    /// `false` when the lease is lost already, and stays so.
+    pub fn publish(&self, until: Moment, suspended: bool) -> bool {
+        let update = |word| (word != 0).then(|| encode(until, suspended));
+        self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, update).is_ok()
+    }
+
+    pub fn lose(&self) {
+        self.word.store(0, Ordering::SeqCst);
+    }
+}
+
+fn encode(until: Moment, suspended: bool) -> u64 {
+    until.0.min(u64::MAX >> 1) << 1 | u64::from(suspended)
+}

@@ -1,0 +1,31 @@
+//! How lockkeeper works.
+//!
+//! Use it through the package `lockkeeper`; what an actor application sends and receives is in [`messages`].
+//!
+//! ```text
+//! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
+//! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
+//! └─ Primitives       (supervisor) one LockActor per lock path             lock.rs, machine/queue.rs
+//! ```
+//!
+//! A lock's way, one direction only: `LockMessage::Acquire` → `LockActor` → [`machine`] → command →
+//! [`zookeeper`] → answer or watch, cast back as an event of its session's epoch → machine → the guard, in an
+//! event to the caller.
+
+// Drivers do what machines must not; `machine` denies it again.
+#![allow(clippy::disallowed_methods)]
+
+mod clock;
+mod contenders;
+pub mod error;
+pub mod lease;
+mod lock;
+pub mod machine;
+pub mod messages;
+mod primitives;
+mod session;
+pub mod supervisor;
+pub mod zookeeper;
+
+pub use clock::Clock;
+pub use primitives::PrimitivesMessage;

@@ -1,0 +1,54 @@
+//! One local request and how far it has come.
+
+use super::protocol::{Request, Ticket};
+use super::znode::Znode;
+
+/// A request, and the node that an attempt made or may have made for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Contender {
+    pub ticket: Ticket,
+    pub request: Request,
+    /// Somebody still wants it. An unwanted one stays until its node is gone.
+    pub wanted: bool,
+    /// Its node's name, once an answer or a listing has shown it.
+    pub node: Option<Znode>,
+    pub stage: Stage,
+}
+
+/// In the order of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Stage {
+    /// Nothing is sent: there is no session.
+    Idle,
+    /// A try that reads before it writes.
+    Peeking,
+    /// Create and list are in flight.
+    Entering,
+    /// The directory was missing.
+    MakingDirectory,
+    /// The create's outcome is unknown; a sync and a list will tell.
+    Looking,
+    /// Found by name; its stat will tell whose it is.
+    Inspecting,
+    /// Created, but its list failed and was sent again.
+    Listing { czxid: i64 },
+    /// Its place is known, and so is everybody ahead.
+    Waiting { czxid: i64 },
+    /// It was this session's turn.
+    Held { czxid: i64 },
+    /// A node that outlives sessions, held or waiting, until a new session has seen it.
+    Unverified { czxid: i64, held: bool },
+    /// Its delete is in flight, or due.
+    Leaving,
+}
+
+impl Contender {
+    pub fn new(ticket: Ticket, request: Request) -> Contender {
+        Contender { ticket, request, wanted: true, node: None, stage: Stage::Idle }
+    }
+
+    /// Whether this contender waits for `node` when that stands ahead.
+    pub fn waits_for(&self, node: &Znode) -> bool {
+        node.blocks(self.request.mode, &self.request.patterns)
+    }
+}

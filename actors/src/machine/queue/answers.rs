@@ -1,0 +1,300 @@
+//! What ZooKeeper answers, and what follows from it.
+
+use super::{Alarm, Link, Queue, RETRY, Standing};
+use crate::machine::Moment;
+use crate::machine::contender::Stage;
+use crate::machine::protocol::{Command, Created, Failure, Inspection, Refusal, Wait};
+use crate::machine::znode::{Attempt, Znode};
+
+impl Queue {
+    pub(super) fn entered(
+        &mut self,
+        attempt: Attempt,
+        created: Result<Created, Failure>,
+        children: Result<Vec<String>, Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        if self.stage(attempt) != Some(Stage::Entering) {
+            return;
+        }
+        match created {
+            Ok(Created { node, czxid }) => {
+                self.sight(attempt, node);
+                self.place(attempt, czxid, children, now, out);
+            }
+            Err(Failure::NoNode) => match self.contenders[&attempt].wanted {
+                true => self.proceed(attempt, Stage::MakingDirectory, out),
+                false => self.remove(attempt, true, out),
+            },
+            Err(Failure::Unknown(_)) => self.proceed(attempt, Stage::Looking, out),
+            // Its loss will be told, and settles it.
+            Err(Failure::SessionGone) => {}
+            Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
+            Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
+        }
+    }
+
+    pub(super) fn directory_made(
+        &mut self,
+        attempt: Attempt,
+        result: Result<(), Failure>,
+        out: &mut Vec<Command>,
+    ) {
+        if self.stage(attempt) != Some(Stage::MakingDirectory) {
+            return;
+        }
+        match result {
+            // A chroot that is missing is made like the rest, so that only a removal in between says NoNode.
+            Ok(()) | Err(Failure::NoNode) => self.requeue(attempt, out),
+            Err(Failure::Unknown(_)) => self.send(attempt, out),
+            Err(Failure::SessionGone) => {}
+            Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
+            Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
+        }
+    }
+
+    pub(super) fn listed(
+        &mut self,
+        attempt: Attempt,
+        result: Result<Vec<String>, Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        match self.stage(attempt) {
+            Some(Stage::Listing { czxid }) => self.place(attempt, czxid, result, now, out),
+            Some(Stage::Peeking) => match result {
+                Ok(children) => {
+                    let contender = &self.contenders[&attempt];
+                    let contended = children.iter().filter_map(|name| Znode::parse(name)).any(|node| {
+                        contender.waits_for(&node) && !matches!(self.standing(&node), Standing::Left)
+                    });
+                    match contended {
+                        true => self.fail(attempt, Refusal::Contended, out),
+                        false => self.enter(attempt, out),
+                    }
+                }
+                Err(Failure::NoNode) => self.enter(attempt, out),
+                Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
+                Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
+                Err(Failure::Unknown(_) | Failure::SessionGone) => {
+                    self.fail(attempt, Refusal::Suspended, out)
+                }
+            },
+            _ => {}
+        }
+    }
+
+    pub(super) fn looked(
+        &mut self,
+        attempt: Attempt,
+        result: Result<Vec<String>, Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        if self.stage(attempt) != Some(Stage::Looking) {
+            return;
+        }
+        let own =
+            |name: &String| Znode::parse(name).filter(|node| self.instance.attempt(node) == Some(attempt));
+        match result.map(|children| children.iter().find_map(own)) {
+            Ok(Some(node)) => {
+                self.sight(attempt, node);
+                let wanted = self.contenders[&attempt].wanted;
+                self.proceed(attempt, if wanted { Stage::Inspecting } else { Stage::Leaving }, out);
+            }
+            Ok(None) | Err(Failure::NoNode) => match self.contenders[&attempt].wanted {
+                true => self.requeue(attempt, out),
+                false => self.remove(attempt, true, out),
+            },
+            Err(failure) => self.try_again(attempt, failure, now, out),
+        }
+    }
+
+    pub(super) fn inspected(
+        &mut self,
+        attempt: Attempt,
+        result: Result<Inspection, Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        match (self.stage(attempt), result) {
+            (Some(Stage::Inspecting), Ok(Inspection { czxid, owner })) => {
+                let ours = match self.link {
+                    Link::Up { session } | Link::Suspended { session } => owner == session,
+                    Link::Down => false,
+                };
+                if ours || (owner == 0 && !self.contenders[&attempt].request.ephemeral) {
+                    self.proceed(attempt, Stage::Listing { czxid }, out);
+                } else {
+                    // This session's end would not take it away: it must go, and a new one come.
+                    self.replace(attempt, out);
+                }
+            }
+            (Some(Stage::Unverified { czxid, held }), Ok(found)) if found.czxid == czxid => {
+                let ticket = self.contenders[&attempt].ticket;
+                if held {
+                    self.set(attempt, Stage::Held { czxid });
+                    out.push(Command::Resume(ticket));
+                } else {
+                    self.set(attempt, Stage::Waiting { czxid });
+                }
+                out.extend(self.contenders[&attempt].node.clone().map(Command::Track));
+            }
+            (Some(Stage::Unverified { .. }), Ok(_))
+            | (Some(Stage::Unverified { .. } | Stage::Inspecting), Err(Failure::NoNode)) => {
+                self.missing(attempt, out)
+            }
+            (Some(Stage::Unverified { .. } | Stage::Inspecting), Err(failure)) => {
+                self.try_again(attempt, failure, now, out)
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn watch_answered(
+        &mut self,
+        node: Znode,
+        result: Result<(), Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        if !self.watched.contains(&node) {
+            return;
+        }
+        match result {
+            Ok(()) | Err(Failure::SessionGone) => {}
+            Err(Failure::NoNode) => self.cross_off(&node),
+            Err(Failure::Unknown(_)) => out.push(Command::Watch(node)),
+            // No room for another watch, or the server is busy: look again in a while.
+            Err(Failure::Refused(_)) => {
+                self.alarms.insert((now + RETRY, Alarm::Rewatch(node)));
+            }
+            Err(Failure::NoAuth) => {
+                self.cross_off(&node);
+                let behind: Vec<Attempt> = self.placed.range(&node..).map(|(_, attempt)| *attempt).collect();
+                for attempt in behind {
+                    if !self.is_held(attempt) && self.contenders[&attempt].waits_for(&node) {
+                        self.give_up(attempt, Refusal::NoAuth(Some(node.clone())), out);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn fired(&mut self, node: Znode, gone: bool, out: &mut Vec<Command>) {
+        if !self.watched.contains(&node) {
+            return;
+        }
+        match gone {
+            true => self.cross_off(&node),
+            // Something else happened to it, and a watch fires once.
+            false => out.push(Command::Watch(node)),
+        }
+    }
+
+    pub(super) fn deleted(
+        &mut self,
+        attempt: Attempt,
+        result: Result<(), Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        if self.stage(attempt) != Some(Stage::Leaving) {
+            return;
+        }
+        match result {
+            Ok(()) | Err(Failure::NoNode) => self.remove(attempt, true, out),
+            Err(failure) => self.try_again(attempt, failure, now, out),
+        }
+    }
+
+    /// A node of ours is gone, and not by our hand. It is deleted all the same: should this be an error, no ghost
+    /// is left.
+    pub(super) fn missing(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        match self.stage(attempt) {
+            Some(Stage::Held { .. } | Stage::Unverified { held: true, .. }) => {
+                out.push(Command::Lose(self.contenders[&attempt].ticket));
+                self.leave(attempt, out);
+            }
+            Some(
+                Stage::Waiting { .. }
+                | Stage::Listing { .. }
+                | Stage::Inspecting
+                | Stage::Unverified { held: false, .. },
+            ) => self.replace(attempt, out),
+            Some(
+                Stage::Idle
+                | Stage::Peeking
+                | Stage::Entering
+                | Stage::MakingDirectory
+                | Stage::Looking
+                | Stage::Leaving,
+            )
+            | None => {}
+        }
+    }
+
+    /// A node's place is known if the list that came behind its create is.
+    pub(super) fn place(
+        &mut self,
+        attempt: Attempt,
+        czxid: i64,
+        children: Result<Vec<String>, Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        self.set(attempt, Stage::Listing { czxid });
+        let contender = &self.contenders[&attempt];
+        let (ticket, wait) = (contender.ticket, contender.request.wait);
+        let Some(node) = contender.node.clone() else { return };
+        if !contender.wanted {
+            return self.proceed(attempt, Stage::Leaving, out);
+        }
+        let siblings: Vec<Znode> = match children {
+            Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
+            // The directory went, and the node with it.
+            Err(Failure::NoNode) => return self.replace(attempt, out),
+            Err(failure) => return self.try_again(attempt, failure, now, out),
+        };
+        let wrapped = |other: &Znode| other.sequence() < 0 && contender.waits_for(other);
+        if node.is_exhausted() || siblings.iter().any(wrapped) {
+            return self.give_up(attempt, Refusal::Exhausted, out);
+        }
+        for other in siblings.into_iter().filter(|other| *other < node) {
+            match self.standing(&other) {
+                Standing::Local(owner) => self.sight(owner, other),
+                Standing::Left => {}
+                Standing::Foreign => {
+                    self.foreign.insert(other);
+                }
+            }
+        }
+        // Creates are numbered in the order in which they are sent, unless the directory was made again in between;
+        // then what stood in the old one is gone.
+        let outlived: Vec<Attempt> = (self.placed.range(&node..))
+            .filter(|(other, owner)| **owner < attempt && other.sequence() > node.sequence())
+            .map(|(_, owner)| *owner)
+            .collect();
+        for owner in outlived {
+            self.missing(owner, out);
+        }
+        self.set(attempt, Stage::Waiting { czxid });
+        out.push(Command::Track(node.clone()));
+        self.advance(out);
+        if self.stage(attempt) == Some(Stage::Waiting { czxid }) {
+            match wait {
+                Wait::Try if self.is_up() => self.give_up(attempt, Refusal::Contended, out),
+                Wait::Try => self.give_up(attempt, Refusal::Suspended, out),
+                Wait::Until(_) | Wait::Forever => {
+                    let contender = &self.contenders[&attempt];
+                    let ahead =
+                        (self.foreign.range(..&node).chain(self.placed.range(..&node).map(|(n, _)| n)))
+                            .filter(|other| contender.waits_for(other))
+                            .count();
+                    out.push(Command::Queued(ticket, ahead));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Deciding who may go, and the steps of one contender.
+
+use std::collections::BTreeSet;
+
+use super::{Alarm, Link, Queue, RETRY};
+use crate::machine::Moment;
+use crate::machine::contender::{Contender, Stage};
+use crate::machine::protocol::{Command, Failure, Refusal, Ticket, Wait};
+use crate::machine::znode::{Attempt, Znode};
+
+impl Queue {
+    /// Grants whoever may go, and watches for whoever must wait for a stranger.
+    pub(super) fn advance(&mut self, out: &mut Vec<Command>) {
+        let mut needed = BTreeSet::new();
+        let mut granted = Vec::new();
+        let mut ahead: Vec<&Znode> = Vec::new();
+        for (node, attempt) in &self.placed {
+            let contender = &self.contenders[attempt];
+            if let Stage::Waiting { czxid } = contender.stage {
+                // Behind somebody local no watch is needed: that one's leaving is an event here.
+                if !ahead.iter().any(|local| contender.waits_for(local)) {
+                    match self.foreign.range(..node).rev().find(|other| contender.waits_for(other)) {
+                        Some(nearest) => {
+                            needed.insert(nearest.clone());
+                        }
+                        None if self.is_up() => granted.push((*attempt, node.clone(), czxid)),
+                        None => {}
+                    }
+                }
+            }
+            if contender.request.mode.blocks_all() {
+                break;
+            }
+            ahead.push(node);
+        }
+        for (attempt, node, czxid) in granted {
+            self.set(attempt, Stage::Held { czxid });
+            self.silence(attempt);
+            out.push(Command::Grant { ticket: self.contenders[&attempt].ticket, node, czxid });
+        }
+        for node in self.watched.difference(&needed) {
+            out.push(Command::Unwatch(node.clone()));
+        }
+        for node in needed.difference(&self.watched) {
+            out.push(Command::Watch(node.clone()));
+        }
+        self.watched = needed;
+        // What a list showed matters to those who have listed; whoever comes later lists anew.
+        if !self.foreign.is_empty() && self.placed.values().all(|attempt| self.is_held(*attempt)) {
+            self.foreign.clear();
+        }
+    }
+
+    pub(super) fn ring(&mut self, now: Moment, out: &mut Vec<Command>) {
+        while self.wakeup().is_some_and(|due| due <= now) {
+            match self.alarms.pop_first() {
+                Some((_, Alarm::Deadline(ticket))) => {
+                    if let Some(&attempt) = self.tickets.get(&ticket) {
+                        self.give_up(attempt, Refusal::TimedOut, out);
+                    }
+                }
+                Some((_, Alarm::Retry(attempt))) => self.send(attempt, out),
+                Some((_, Alarm::Rewatch(node))) if self.watched.contains(&node) => {
+                    out.push(Command::Watch(node))
+                }
+                Some((_, Alarm::Rewatch(_))) | None => {}
+            }
+        }
+    }
+
+    pub(super) fn insert(&mut self, contender: Contender) -> Attempt {
+        let attempt = self.next;
+        self.next = Attempt(attempt.0 + 1);
+        self.tickets.insert(contender.ticket, attempt);
+        self.contenders.insert(attempt, contender);
+        attempt
+    }
+
+    pub(super) fn start(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        let stage = match (self.link, self.contenders[&attempt].request.wait) {
+            (Link::Down, Wait::Try) => return self.fail(attempt, Refusal::Suspended, out),
+            (Link::Down, Wait::Until(_) | Wait::Forever) => Stage::Idle,
+            (_, Wait::Try) => Stage::Peeking,
+            (_, Wait::Until(_) | Wait::Forever) => Stage::Entering,
+        };
+        self.proceed(attempt, stage, out);
+    }
+
+    /// After a look that found nobody. The attempt is numbered now, when its create is sent.
+    pub(super) fn enter(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        if let Some(contender) = self.contenders.remove(&attempt) {
+            let attempt = self.insert(contender);
+            self.proceed(attempt, Stage::Entering, out);
+        }
+    }
+
+    pub(super) fn proceed(&mut self, attempt: Attempt, stage: Stage, out: &mut Vec<Command>) {
+        self.set(attempt, stage);
+        self.send(attempt, out);
+    }
+
+    /// Sends what the contender's stage asks for.
+    pub(super) fn send(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        let Some(contender) = self.contenders.get(&attempt) else { return };
+        if self.link == Link::Down {
+            return;
+        }
+        let node = contender.node.clone();
+        match contender.stage {
+            Stage::Idle | Stage::Waiting { .. } | Stage::Held { .. } => {}
+            Stage::Peeking | Stage::Listing { .. } => out.push(Command::List(attempt)),
+            Stage::Entering => out.push(Command::Enter(attempt, contender.ticket)),
+            Stage::MakingDirectory => out.push(Command::MakeDirectory(attempt, contender.ticket)),
+            Stage::Looking => out.push(Command::Look(attempt)),
+            Stage::Inspecting | Stage::Unverified { .. } => {
+                out.extend(node.map(|node| Command::Inspect(attempt, node)))
+            }
+            Stage::Leaving => out.extend(node.map(|node| Command::Delete(attempt, node))),
+        }
+    }
+
+    pub(super) fn try_again(
+        &mut self,
+        attempt: Attempt,
+        failure: Failure,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        let refusal = match failure {
+            Failure::Unknown(_) => return self.send(attempt, out),
+            // Its loss will be told, and settles it.
+            Failure::SessionGone => return,
+            Failure::NoAuth => Refusal::NoAuth(self.contenders[&attempt].node.clone()),
+            Failure::NoNode => Refusal::Rejected("a node is missing".into()),
+            Failure::Refused(reason) => Refusal::Rejected(reason),
+        };
+        self.alarms.insert((now + RETRY, Alarm::Retry(attempt)));
+        self.give_up(attempt, refusal, out);
+    }
+
+    /// Makes a new attempt where the last one left no node.
+    pub(super) fn requeue(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        if let Some(contender) = self.contenders.remove(&attempt) {
+            if let Some(node) = &contender.node {
+                self.placed.remove(node);
+            }
+            let attempt = self.insert(Contender { node: None, stage: Stage::Idle, ..contender });
+            self.start(attempt, out);
+        }
+    }
+
+    /// Makes a new attempt, and sees to it that the last one's node goes.
+    pub(super) fn replace(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        let contender = self.contenders[&attempt].clone();
+        // The new attempt takes the ticket over, so that the old one's end is told to nobody.
+        let again = self.insert(Contender { node: None, stage: Stage::Idle, ..contender });
+        self.leave(attempt, out);
+        self.start(again, out);
+    }
+
+    /// Answers a waiting caller with a no, once the delete is sent. Nothing happens to one that holds or is not
+    /// wanted any more.
+    pub(super) fn give_up(&mut self, attempt: Attempt, refusal: Refusal, out: &mut Vec<Command>) {
+        let contender = &self.contenders[&attempt];
+        let ticket = contender.ticket;
+        if !contender.wanted || self.is_held(attempt) {
+            return;
+        }
+        if matches!(contender.stage, Stage::Idle | Stage::Peeking | Stage::MakingDirectory) {
+            return self.fail(attempt, refusal, out);
+        }
+        self.leave(attempt, out);
+        out.push(Command::Refuse(ticket, refusal));
+    }
+
+    /// The same where it is known that there is no node.
+    pub(super) fn fail(&mut self, attempt: Attempt, refusal: Refusal, out: &mut Vec<Command>) {
+        if self.contenders[&attempt].wanted {
+            out.push(Command::Refuse(self.contenders[&attempt].ticket, refusal));
+        }
+        self.remove(attempt, true, out);
+    }
+
+    /// Nobody wants it any more: its node is to go.
+    pub(super) fn leave(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        self.silence(attempt);
+        let Some(contender) = self.contenders.get_mut(&attempt) else { return };
+        contender.wanted = false;
+        if let Some(node) = &contender.node {
+            self.placed.remove(node);
+        }
+        match contender.stage {
+            // A create in flight cannot be called back: its answer will show what is to be deleted.
+            Stage::Entering | Stage::Looking => {}
+            _ => self.proceed(attempt, Stage::Leaving, out),
+        }
+    }
+
+    pub(super) fn remove(&mut self, attempt: Attempt, confirmed: bool, out: &mut Vec<Command>) {
+        self.silence(attempt);
+        let Some(contender) = self.contenders.remove(&attempt) else { return };
+        if let Some(node) = &contender.node {
+            self.placed.remove(node);
+        }
+        if self.tickets.get(&contender.ticket) == Some(&attempt) {
+            self.tickets.remove(&contender.ticket);
+            out.push(Command::Forget { ticket: contender.ticket, confirmed });
+        }
+    }
+
+    /// Takes back the deadline, unless a later attempt has taken the ticket over.
+    pub(super) fn silence(&mut self, attempt: Attempt) {
+        let Some(contender) = self.contenders.get(&attempt) else { return };
+        if let (Wait::Until(deadline), Some(true)) =
+            (contender.request.wait, self.tickets.get(&contender.ticket).map(|owner| *owner == attempt))
+        {
+            self.alarms.remove(&(deadline, Alarm::Deadline(contender.ticket)));
+        }
+    }
+
+    /// The name of a local contender's node is known.
+    pub(super) fn sight(&mut self, attempt: Attempt, node: Znode) {
+        if let Some(contender) = self.contenders.get_mut(&attempt) {
+            if contender.wanted {
+                self.placed.insert(node.clone(), attempt);
+            }
+            contender.node = Some(node);
+        }
+    }
+
+    pub(super) fn cross_off(&mut self, node: &Znode) {
+        self.foreign.remove(node);
+        self.watched.remove(node);
+    }
+
+    pub(super) fn tell_holders(&self, tell: fn(Ticket) -> Command, out: &mut Vec<Command>) {
+        for attempt in self.placed.values() {
+            if let Contender { ticket, stage: Stage::Held { .. }, .. } = self.contenders[attempt] {
+                out.push(tell(ticket));
+            }
+        }
+    }
+}

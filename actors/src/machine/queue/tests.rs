@@ -1,0 +1,440 @@
+//! One event, and the exact commands that follow from it.
+
+use super::*;
+use crate::machine::protocol::{Created, Failure, Inspection};
+use crate::machine::znode::{Mode, Patterns};
+
+const SESSION: i64 = 77;
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Test {
+    queue: Queue,
+    instance: Instance,
+    now: Moment,
+}
+
+impl Test {
+    /// A queue with a session.
+    fn new() -> Test {
+        let instance = Instance::new(0xabcd << 64);
+        let mut test = Test { queue: Queue::new(instance), instance, now: Moment(0) };
+        assert_eq!(test.on(Event::Connected { session: SESSION }), []);
+        test
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Command> {
+        let mut out = Vec::new();
+        self.queue.handle(event, self.now, &mut out);
+        out
+    }
+
+    fn acquire(&mut self, ticket: u64, wait: Wait) -> Vec<Command> {
+        self.on(Event::Acquire { ticket: Ticket(ticket), request: request(true, wait) })
+    }
+
+    /// The node that an attempt makes, with this sequence number.
+    fn own(&self, attempt: u64, sequence: i64) -> Znode {
+        let name = format!("{}{sequence:010}", self.instance.prefix(Attempt(attempt), Mode::Lock));
+        Znode::parse(&name).expect("a contender's name")
+    }
+
+    /// The create and the list of an attempt succeed; its token is a hundred more than its number.
+    fn entered(&mut self, attempt: u64, sequence: i64, children: &[&Znode]) -> Vec<Command> {
+        let node = self.own(attempt, sequence);
+        let children = children.iter().map(|node| node.name().to_owned()).chain([node.name().to_owned()]);
+        let children = Ok(children.collect());
+        let created = Ok(Created { node, czxid: 100 + sequence });
+        self.on(Event::Entered { attempt: Attempt(attempt), created, children })
+    }
+
+    /// A ticket that holds with attempt `ticket`, on this sequence number.
+    fn held(&mut self, ticket: u64, sequence: i64) -> Znode {
+        assert_eq!(self.acquire(ticket, Wait::Forever), [enter(ticket, ticket)]);
+        let granted = self.entered(ticket, sequence, &[]);
+        assert_eq!(granted.last(), Some(&self.grant(ticket, ticket, sequence)));
+        self.own(ticket, sequence)
+    }
+
+    fn grant(&self, ticket: u64, attempt: u64, sequence: i64) -> Command {
+        Command::Grant { ticket: Ticket(ticket), node: self.own(attempt, sequence), czxid: 100 + sequence }
+    }
+
+    fn track(&self, attempt: u64, sequence: i64) -> Command {
+        Command::Track(self.own(attempt, sequence))
+    }
+
+    fn delete(&self, attempt: u64, sequence: i64) -> Command {
+        Command::Delete(Attempt(attempt), self.own(attempt, sequence))
+    }
+}
+
+fn request(ephemeral: bool, wait: Wait) -> Request {
+    Request { mode: Mode::Lock, patterns: Patterns::from([]), ephemeral, wait }
+}
+
+fn enter(attempt: u64, ticket: u64) -> Command {
+    Command::Enter(Attempt(attempt), Ticket(ticket))
+}
+
+fn foreign(sequence: i64) -> Znode {
+    Znode::parse(&format!("{:032x}__lock__{sequence:010}", 7)).expect("a contender's name")
+}
+
+fn refuse(ticket: u64, refusal: Refusal) -> Command {
+    Command::Refuse(Ticket(ticket), refusal)
+}
+
+fn forget(ticket: u64, confirmed: bool) -> Command {
+    Command::Forget { ticket: Ticket(ticket), confirmed }
+}
+
+fn unknown<T>() -> Result<T, Failure> {
+    Err(Failure::Unknown("the connection went".into()))
+}
+
+fn lost_create(attempt: u64) -> Event {
+    Event::Entered { attempt: Attempt(attempt), created: unknown(), children: unknown() }
+}
+
+#[test]
+fn a_free_path_is_granted_by_one_flight() {
+    let mut test = Test::new();
+    assert_eq!(test.acquire(0, Wait::Forever), [enter(0, 0)]);
+    assert_eq!(test.entered(0, 5, &[]), [test.track(0, 5), test.grant(0, 0, 5)]);
+    assert_eq!(test.on(Event::Release(Ticket(0))), [test.delete(0, 5)]);
+    assert_eq!(test.on(Event::Deleted(Attempt(0), Ok(()))), [forget(0, true)]);
+    assert!(test.queue.is_idle());
+}
+
+#[test]
+fn only_the_nearest_stranger_is_watched_and_its_end_grants_without_a_read() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    let queued = test.entered(0, 5, &[&foreign(2), &foreign(4), &foreign(9)]);
+    assert_eq!(queued, [test.track(0, 5), Command::Watch(foreign(4)), Command::Queued(Ticket(0), 2)]);
+    assert_eq!(test.on(Event::Watched(foreign(4), Ok(()))), []);
+    let next = test.on(Event::Fired { node: foreign(4), gone: true });
+    assert_eq!(next, [Command::Watch(foreign(2))]);
+    assert_eq!(test.on(Event::Watched(foreign(2), Err(Failure::NoNode))), [test.grant(0, 0, 5)]);
+}
+
+#[test]
+fn a_watch_that_fires_for_another_reason_is_armed_again() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.entered(0, 5, &[&foreign(4)]);
+    let again = [Command::Watch(foreign(4))];
+    assert_eq!(test.on(Event::Fired { node: foreign(4), gone: false }), again);
+    assert_eq!(test.on(Event::Watched(foreign(4), unknown())), again);
+    // No room for a watch: it is looked at once a second.
+    assert_eq!(test.on(Event::Watched(foreign(4), Err(Failure::Refused("full".into())))), []);
+    assert_eq!(test.queue.wakeup(), Some(Moment(0) + SECOND));
+    test.now = test.now + SECOND;
+    assert_eq!(test.on(Event::Wake), again);
+}
+
+#[test]
+fn a_local_waiter_needs_no_watch_and_is_granted_before_the_delete_is_confirmed() {
+    let mut test = Test::new();
+    let first = test.held(0, 5);
+    test.acquire(1, Wait::Forever);
+    assert_eq!(test.entered(1, 6, &[&first]), [test.track(1, 6), Command::Queued(Ticket(1), 1)]);
+    assert_eq!(test.on(Event::Release(Ticket(0))), [test.delete(0, 5), test.grant(1, 1, 6)]);
+    // A third, whose list still shows both.
+    test.acquire(2, Wait::Forever);
+    let second = test.own(1, 6);
+    assert_eq!(test.entered(2, 7, &[&first, &second]), [test.track(2, 7), Command::Queued(Ticket(2), 1)]);
+    assert_eq!(test.on(Event::Release(Ticket(1))), [test.delete(1, 6), test.grant(2, 2, 7)]);
+}
+
+#[test]
+fn a_stranger_between_two_local_ones_keeps_its_turn() {
+    let mut test = Test::new();
+    let first = test.held(0, 5);
+    test.acquire(1, Wait::Forever);
+    test.entered(1, 7, &[&first, &foreign(6)]);
+    let released = test.on(Event::Release(Ticket(0)));
+    assert_eq!(released, [test.delete(0, 5), Command::Watch(foreign(6))]);
+    assert_eq!(test.on(Event::Fired { node: foreign(6), gone: true }), [test.grant(1, 1, 7)]);
+}
+
+#[test]
+fn nothing_is_granted_while_suspended() {
+    let mut test = Test::new();
+    let first = test.held(0, 5);
+    test.acquire(1, Wait::Forever);
+    test.entered(1, 6, &[&first]);
+    assert_eq!(test.on(Event::Suspended), [Command::Suspend(Ticket(0))]);
+    assert_eq!(test.on(Event::Release(Ticket(0))), [test.delete(0, 5)]);
+    assert_eq!(test.on(Event::Resumed), [test.grant(1, 1, 6)]);
+}
+
+#[test]
+fn a_cancel_while_the_create_is_in_flight_deletes_what_it_makes() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    assert_eq!(test.on(Event::Cancel(Ticket(0))), [refuse(0, Refusal::Cancelled)]);
+    assert!(!test.queue.is_idle());
+    assert_eq!(test.entered(0, 5, &[]), [test.delete(0, 5)]);
+    assert_eq!(test.on(Event::Deleted(Attempt(0), Err(Failure::NoNode))), [forget(0, true)]);
+}
+
+#[test]
+fn a_cancelled_waiter_lets_the_one_behind_it_in() {
+    let mut test = Test::new();
+    let first = test.held(0, 5);
+    test.acquire(1, Wait::Forever);
+    test.entered(1, 6, &[&first]);
+    test.acquire(2, Wait::Forever);
+    test.entered(2, 7, &[&first, &test.own(1, 6)]);
+    let cancelled = test.on(Event::Cancel(Ticket(1)));
+    assert_eq!(cancelled, [test.delete(1, 6), refuse(1, Refusal::Cancelled)]);
+    assert_eq!(test.on(Event::Cancel(Ticket(0))), [], "a holder is not cancelled");
+    assert_eq!(test.on(Event::Release(Ticket(0))), [test.delete(0, 5), test.grant(2, 2, 7)]);
+}
+
+#[test]
+fn one_deadline_and_the_delete_is_sent_before_it_is_told() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Until(Moment(0) + SECOND));
+    test.entered(0, 5, &[&foreign(4)]);
+    assert_eq!(test.queue.wakeup(), Some(Moment(0) + SECOND));
+    test.now = test.now + SECOND;
+    let late = test.on(Event::Fired { node: foreign(4), gone: true });
+    assert_eq!(late[..2], [test.delete(0, 5), refuse(0, Refusal::TimedOut)], "even when its turn has come");
+    assert!(!late.iter().any(|command| matches!(command, Command::Grant { .. })));
+    assert_eq!(test.queue.wakeup(), None);
+}
+
+#[test]
+fn a_try_reads_before_it_writes() {
+    let mut test = Test::new();
+    assert_eq!(test.acquire(0, Wait::Try), [Command::List(Attempt(0))]);
+    let children = Ok(vec![foreign(3).name().to_owned()]);
+    assert_eq!(
+        test.on(Event::Listed(Attempt(0), children)),
+        [refuse(0, Refusal::Contended), forget(0, true)]
+    );
+    assert_eq!(test.acquire(1, Wait::Try), [Command::List(Attempt(1))]);
+    assert_eq!(test.on(Event::Listed(Attempt(1), Err(Failure::NoNode))), [enter(2, 1)]);
+    assert_eq!(test.entered(2, 5, &[]), [test.track(2, 5), test.grant(1, 2, 5)]);
+    // What is known needs no read.
+    assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Contended), forget(2, true)]);
+    test.on(Event::Suspended);
+    assert_eq!(test.acquire(3, Wait::Try), [refuse(3, Refusal::Suspended), forget(3, true)]);
+}
+
+#[test]
+fn a_try_that_is_overtaken_leaves_nothing() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Try);
+    assert_eq!(test.on(Event::Listed(Attempt(0), Ok(vec![]))), [enter(1, 0)]);
+    let overtaken = test.entered(1, 5, &[&foreign(4)]);
+    assert!(overtaken.contains(&test.delete(1, 5)), "{overtaken:?}");
+    assert!(overtaken.contains(&refuse(0, Refusal::Contended)), "{overtaken:?}");
+}
+
+#[test]
+fn a_missing_directory_is_made_and_both_requests_go_again() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    let missing =
+        Event::Entered { attempt: Attempt(0), created: Err(Failure::NoNode), children: Err(Failure::NoNode) };
+    assert_eq!(test.on(missing), [Command::MakeDirectory(Attempt(0), Ticket(0))]);
+    assert_eq!(test.on(Event::DirectoryMade(Attempt(0), Ok(()))), [enter(1, 0)]);
+    assert_eq!(test.entered(1, 0, &[]), [test.track(1, 0), test.grant(0, 1, 0)]);
+}
+
+#[test]
+fn a_list_that_failed_is_sent_again_and_the_create_is_not() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    let created = Ok(Created { node: test.own(0, 5), czxid: 105 });
+    let half = Event::Entered { attempt: Attempt(0), created, children: unknown() };
+    assert_eq!(test.on(half), [Command::List(Attempt(0))]);
+    let children = Ok(vec![foreign(4).name().to_owned()]);
+    assert!(test.on(Event::Listed(Attempt(0), children)).contains(&Command::Watch(foreign(4))));
+}
+
+#[test]
+fn a_create_of_unknown_outcome_that_was_not_carried_out_is_made_anew() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    assert_eq!(test.on(lost_create(0)), [Command::Look(Attempt(0))]);
+    assert_eq!(test.on(Event::Looked(Attempt(0), unknown())), [Command::Look(Attempt(0))]);
+    let others = Ok(vec![foreign(1).name().to_owned()]);
+    assert_eq!(test.on(Event::Looked(Attempt(0), others)), [enter(1, 0)]);
+}
+
+#[test]
+fn a_create_of_unknown_outcome_that_was_carried_out_is_adopted_from_this_session_only() {
+    for (owner, adopted) in [(SESSION, true), (SESSION + 1, false)] {
+        let mut test = Test::new();
+        test.acquire(0, Wait::Forever);
+        test.on(lost_create(0));
+        let own = test.own(0, 5);
+        let inspect = [Command::Inspect(Attempt(0), own.clone())];
+        assert_eq!(test.on(Event::Looked(Attempt(0), Ok(vec![own.name().to_owned()]))), inspect);
+        let found = test.on(Event::Inspected(Attempt(0), Ok(Inspection { czxid: 105, owner })));
+        if adopted {
+            assert_eq!(found, [Command::List(Attempt(0))]);
+            let granted = test.on(Event::Listed(Attempt(0), Ok(vec![own.name().to_owned()])));
+            assert_eq!(granted, [test.track(0, 5), test.grant(0, 0, 5)]);
+        } else {
+            assert_eq!(found, [test.delete(0, 5), enter(1, 0)]);
+            // The old node's end says nothing about the request.
+            assert_eq!(test.on(Event::Deleted(Attempt(0), Ok(()))), []);
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_create_of_unknown_outcome_is_looked_for_until_it_is_gone() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.on(lost_create(0));
+    assert_eq!(test.on(Event::Cancel(Ticket(0))), [refuse(0, Refusal::Cancelled)]);
+    let own = test.own(0, 5);
+    let looked = test.on(Event::Looked(Attempt(0), Ok(vec![own.name().to_owned()])));
+    assert_eq!(looked, [test.delete(0, 5)]);
+    assert_eq!(test.on(Event::Deleted(Attempt(0), unknown())), [test.delete(0, 5)]);
+    let refused = Err(Failure::Refused("throttled".into()));
+    assert_eq!(test.on(Event::Deleted(Attempt(0), refused)), []);
+    test.now = test.now + SECOND;
+    assert_eq!(test.on(Event::Wake), [test.delete(0, 5)]);
+    assert_eq!(test.on(Event::Deleted(Attempt(0), Ok(()))), [forget(0, true)]);
+    assert!(test.queue.is_idle());
+}
+
+#[test]
+fn a_listing_that_shows_a_local_node_of_unknown_outcome_waits_for_it() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.acquire(1, Wait::Forever);
+    test.on(lost_create(0));
+    let first = test.own(0, 5);
+    let queued = test.entered(1, 6, &[&first]);
+    assert_eq!(queued, [test.track(1, 6), Command::Queued(Ticket(1), 1)]);
+    // It was never made after all: whoever is behind goes.
+    let looked = test.on(Event::Looked(Attempt(0), Ok(vec![])));
+    assert_eq!(looked, [enter(2, 0), test.grant(1, 1, 6)]);
+}
+
+#[test]
+fn a_lost_session_loses_holders_and_queues_waiters_again() {
+    let mut test = Test::new();
+    let first = test.held(0, 5);
+    test.acquire(1, Wait::Forever);
+    test.entered(1, 6, &[&first]);
+    assert_eq!(test.on(Event::Lost), [Command::Lose(Ticket(0)), forget(0, false)]);
+    assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Suspended), forget(2, true)]);
+    assert_eq!(test.on(Event::Connected { session: SESSION + 1 }), [enter(2, 1)]);
+    // The nodes of the old session may outlive it: they are as foreign as anybody's.
+    let queued = test.entered(2, 7, &[&first, &test.own(1, 6)]);
+    assert_eq!(queued[1], Command::Watch(test.own(1, 6)));
+    assert_eq!(test.on(Event::Release(Ticket(0))), [forget(0, false)]);
+}
+
+#[test]
+fn a_node_that_somebody_deleted_is_lost_to_its_holder_and_made_anew_for_a_waiter() {
+    let mut test = Test::new();
+    let first = test.held(0, 5);
+    test.acquire(1, Wait::Forever);
+    let second = test.own(1, 6);
+    test.entered(1, 6, &[&first]);
+    assert_eq!(test.on(Event::Missing(second)), [test.delete(1, 6), enter(2, 1)]);
+    assert_eq!(test.on(Event::Deleted(Attempt(1), Err(Failure::NoNode))), []);
+    let lost = test.on(Event::Missing(first));
+    assert_eq!(lost, [Command::Lose(Ticket(0)), test.delete(0, 5)]);
+    assert_eq!(test.on(Event::Deleted(Attempt(0), Err(Failure::NoNode))), [forget(0, true)]);
+    assert_eq!(test.entered(2, 7, &[]), [test.track(2, 7), test.grant(1, 2, 7)]);
+}
+
+#[test]
+fn a_smaller_number_shows_that_the_directory_was_made_again_and_what_stood_in_it_is_gone() {
+    let mut test = Test::new();
+    test.held(0, 5);
+    test.acquire(1, Wait::Forever);
+    let entered = test.entered(1, 0, &[]);
+    let lost = [Command::Lose(Ticket(0)), test.delete(0, 5)];
+    assert_eq!(entered, [&lost[..], &[test.track(1, 0), test.grant(1, 1, 0)]].concat());
+}
+
+#[test]
+fn numbers_near_the_wrap_are_refused() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    let near = i64::from(i32::MAX) - 1_000_000;
+    let refused = test.entered(0, near, &[]);
+    assert_eq!(refused, [test.delete(0, near), refuse(0, Refusal::Exhausted)]);
+    test.acquire(1, Wait::Forever);
+    let refused = test.entered(1, 3, &[&foreign(-5)]);
+    assert_eq!(refused, [test.delete(1, 3), refuse(1, Refusal::Exhausted)]);
+}
+
+#[test]
+fn no_right_to_read_a_contender_ahead_is_told_with_its_node() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.entered(0, 5, &[&foreign(4)]);
+    let refused = test.on(Event::Watched(foreign(4), Err(Failure::NoAuth)));
+    assert_eq!(refused, [test.delete(0, 5), refuse(0, Refusal::NoAuth(Some(foreign(4))))]);
+}
+
+#[test]
+fn a_node_that_outlives_sessions_is_held_again_once_it_was_seen() {
+    let mut test = Test::new();
+    let ticket = Ticket(0);
+    test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
+    test.entered(0, 5, &[]);
+    assert_eq!(test.on(Event::Lost), [Command::Suspend(ticket)]);
+    let own = test.own(0, 5);
+    let inspect = [Command::Inspect(Attempt(0), own.clone())];
+    assert_eq!(test.on(Event::Connected { session: SESSION + 1 }), inspect);
+    let seen = Event::Inspected(Attempt(0), Ok(Inspection { czxid: 105, owner: 0 }));
+    assert_eq!(test.on(seen), [Command::Resume(ticket), test.track(0, 5)]);
+
+    test.on(Event::Lost);
+    test.on(Event::Connected { session: SESSION + 2 });
+    let another = Event::Inspected(Attempt(0), Ok(Inspection { czxid: 999, owner: 0 }));
+    assert_eq!(test.on(another), [Command::Lose(ticket), test.delete(0, 5)]);
+}
+
+#[test]
+fn a_waiter_that_outlives_sessions_keeps_its_place() {
+    let mut test = Test::new();
+    let ticket = Ticket(0);
+    test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
+    test.entered(0, 5, &[&foreign(4)]);
+    assert_eq!(test.on(Event::Lost), []);
+    let inspect = [Command::Inspect(Attempt(0), test.own(0, 5))];
+    assert_eq!(test.on(Event::Connected { session: SESSION + 1 }), inspect);
+    let seen = Event::Inspected(Attempt(0), Ok(Inspection { czxid: 105, owner: 0 }));
+    assert_eq!(test.on(seen), [test.track(0, 5), Command::Watch(foreign(4))]);
+    assert_eq!(test.on(Event::Fired { node: foreign(4), gone: true }), [test.grant(0, 0, 5)]);
+}
+
+#[test]
+fn closing_answers_everybody_and_deletes_everything() {
+    let mut test = Test::new();
+    let first = test.held(0, 5);
+    test.acquire(1, Wait::Forever);
+    test.entered(1, 6, &[&first]);
+    test.acquire(2, Wait::Forever);
+    assert_eq!(
+        test.on(Event::Close),
+        [
+            Command::Lose(Ticket(0)),
+            test.delete(0, 5),
+            test.delete(1, 6),
+            refuse(1, Refusal::Closed),
+            refuse(2, Refusal::Closed),
+        ]
+    );
+    assert_eq!(test.acquire(3, Wait::Forever), [refuse(3, Refusal::Closed), forget(3, true)]);
+    assert_eq!(test.entered(2, 7, &[]), [test.delete(2, 7)]);
+    for attempt in 0..3 {
+        assert_eq!(test.on(Event::Deleted(Attempt(attempt), Ok(()))), [forget(attempt, true)]);
+    }
+    assert!(test.queue.is_idle());
+}

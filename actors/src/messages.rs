@@ -1,0 +1,254 @@
+//! What an actor application sends and receives.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ractor::{ActorRef, RpcReplyPort};
+
+use crate::error::{AcquireError, ContendersError, ReleaseError};
+use crate::lease::{FencingToken, Lease};
+pub use crate::machine::protocol::Ticket;
+use crate::machine::protocol::{Request, Wait};
+use crate::machine::znode::{Mode, Patterns};
+use crate::supervisor::KeeperMessage;
+use crate::zookeeper::Acl;
+
+/// To the actor of one lock path.
+#[non_exhaustive]
+pub enum LockMessage {
+    /// Wants the lock. What becomes of it is told to the request's listener.
+    Acquire(AcquireRequest),
+    /// Does not want it any more. Says nothing to a ticket that is held: drop its lease. A ticket that has not been
+    /// used, or is done, is passed over.
+    Cancel(Ticket),
+    /// Releases a held lock, and tells when the server has confirmed it.
+    Release(Ticket, Option<RpcReplyPort<Result<(), ReleaseError>>>),
+    /// Who waits and holds, in order.
+    Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
+    /// Deletes the node of a contender that no session takes away: that of a crashed owner.
+    RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for LockMessage {}
+
+impl Ticket {
+    /// A ticket that this process has not used.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Ticket {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Ticket(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A request for a lock.
+pub struct AcquireRequest {
+    pub(crate) ticket: Ticket,
+    pub(crate) options: Arc<ContenderOptions>,
+    pub(crate) wait: Wait,
+    pub(crate) listener: Listener,
+    pub(crate) lifeline: Arc<Lifeline>,
+}
+
+impl AcquireRequest {
+    /// Names the request, to cancel it.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// What a handle of the lock fills in.
+    pub fn new(
+        ticket: Ticket,
+        options: Arc<ContenderOptions>,
+        wait: Wait,
+        listener: Listener,
+        lifeline: Arc<Lifeline>,
+    ) -> AcquireRequest {
+        AcquireRequest { ticket, options, wait, listener, lifeline }
+    }
+
+    pub(crate) fn request(&self) -> Request {
+        Request {
+            mode: Mode::Lock,
+            patterns: self.options.patterns.clone(),
+            ephemeral: self.options.ephemeral,
+            wait: self.wait,
+        }
+    }
+}
+
+/// How a contender's node is made and whom it counts as a contender.
+#[derive(Clone, Debug)]
+pub struct ContenderOptions {
+    /// The node's data: who this is, for people.
+    pub identifier: Vec<u8>,
+    /// Further name endings that count as contenders.
+    pub patterns: Patterns,
+    /// Whether the node goes with the session.
+    pub ephemeral: bool,
+    /// Whether directories are made as containers, which the server removes when they have been emptied.
+    pub container: bool,
+    /// The access list of the node, and of directories that must be made.
+    pub acl: Vec<Acl>,
+}
+
+/// What becomes of a request. After `Refused`, `Lost`, or the lease's release nothing follows.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LockEvent<G = Lease> {
+    /// It stands in the queue. Told again when it had to queue anew, at the tail, because a session was lost.
+    Queued {
+        /// Which request.
+        ticket: Ticket,
+        /// How many contenders ahead block it.
+        ahead: usize,
+    },
+    /// The lock is held. Dropping the guard releases it.
+    Acquired {
+        /// Which request.
+        ticket: Ticket,
+        /// The lock.
+        guard: G,
+    },
+    /// The connection is in doubt: see [`LeaseState::Suspended`](crate::lease::LeaseState).
+    Suspended(Ticket),
+    /// The connection is no longer in doubt.
+    Resumed(Ticket),
+    /// Somebody else may hold the lock now.
+    Lost(Ticket),
+    /// The lock is not acquired.
+    Refused(Ticket, Refused),
+}
+
+impl<G> LockEvent<G> {
+    /// The same event with the guard wrapped.
+    pub fn map_guard<H>(self, wrap: impl FnOnce(G) -> H) -> LockEvent<H> {
+        match self {
+            LockEvent::Queued { ticket, ahead } => LockEvent::Queued { ticket, ahead },
+            LockEvent::Acquired { ticket, guard } => LockEvent::Acquired { ticket, guard: wrap(guard) },
+            LockEvent::Suspended(ticket) => LockEvent::Suspended(ticket),
+            LockEvent::Resumed(ticket) => LockEvent::Resumed(ticket),
+            LockEvent::Lost(ticket) => LockEvent::Lost(ticket),
+            LockEvent::Refused(ticket, refused) => LockEvent::Refused(ticket, refused),
+        }
+    }
+}
+
+/// Why a request did not get the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Somebody is ahead, and the request would not wait.
+    Contended,
+    /// The connection is in doubt, and the request would not wait.
+    Suspended,
+    /// The deadline came first.
+    TimedOut,
+    /// It was cancelled.
+    Cancelled,
+    /// It cannot be had.
+    Failed(AcquireError),
+}
+
+/// Hears what becomes of one request. Runs inside the lock's actor, so it must pass events on, and never block.
+pub struct Listener(Option<Box<dyn FnMut(LockEvent) + Send>>, Ticket, Arc<str>);
+
+impl Listener {
+    /// Hears the events of `ticket`, on the lock `path`.
+    pub fn new(ticket: Ticket, path: Arc<str>, hear: impl FnMut(LockEvent) + Send + 'static) -> Listener {
+        Listener(Some(Box::new(hear)), ticket, path)
+    }
+
+    pub(crate) fn tell(&mut self, event: LockEvent) {
+        if let Some(hear) = &mut self.0 {
+            hear(event);
+        }
+    }
+
+    /// The last event.
+    pub(crate) fn conclude(mut self, event: Option<LockEvent>) {
+        if let (Some(mut hear), Some(event)) = (self.0.take(), event) {
+            hear(event);
+        }
+    }
+}
+
+impl Drop for Listener {
+    /// Dropped without a last word: its actor was killed, or has panicked.
+    fn drop(&mut self) {
+        if let Some(mut hear) = self.0.take() {
+            let error = AcquireError::Stopped { path: self.2.to_string() };
+            hear(LockEvent::Refused(self.1, Refused::Failed(error)));
+        }
+    }
+}
+
+/// Somebody who holds or waits for a lock, as the lock's directory shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Contender {
+    /// The node's name in the lock's directory.
+    pub name: String,
+    /// The place in the queue; zero comes first.
+    pub position: usize,
+    /// The node's data: who that is, for people. What is no UTF-8 is shown as `\u{fffd}`.
+    pub identifier: String,
+    /// How the path is wanted.
+    pub mode: Mode,
+    /// The session that the node goes with; `None` when it outlives sessions.
+    pub session: Option<i64>,
+    /// The token that the contender has, or will have, when it holds.
+    pub token: FencingToken,
+}
+
+/// What becomes of a keeper's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// A session has begun. Epochs count sessions from one.
+    Connected {
+        /// Which session of this keeper.
+        epoch: u64,
+    },
+    /// The connection is in doubt.
+    Suspended {
+        /// Which session of this keeper.
+        epoch: u64,
+    },
+    /// The connection is no longer in doubt.
+    Resumed {
+        /// Which session of this keeper.
+        epoch: u64,
+    },
+    /// The session is gone, and all that was held in it. The next one is being sought.
+    Lost {
+        /// Which session of this keeper.
+        epoch: u64,
+    },
+    /// The keeper is closed. Nothing follows.
+    Closed,
+}
+
+/// Keeps a keeper open: held by every handle and every lease.
+pub struct Lifeline(ActorRef<KeeperMessage>);
+
+impl Lifeline {
+    /// When it is dropped, the keeper closes.
+    pub fn new(keeper: ActorRef<KeeperMessage>) -> Lifeline {
+        Lifeline(keeper)
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        // A keeper that is closed already needs no telling.
+        let _ = self.0.cast(KeeperMessage::Abandoned);
+    }
+}

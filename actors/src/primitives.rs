@@ -1,0 +1,312 @@
+//! The supervisor of the lock actors: finds or makes the actor of a path, ends the idle ones, and cleans up after
+//! one that died.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::error::AcquireError;
+use crate::lock::{LockActor, LockActorMessage, LockArguments};
+use crate::machine::protocol::Failure;
+use crate::machine::znode::{Instance, Znode};
+use crate::messages::{LockEvent, LockMessage, Refused};
+use crate::session::{Connection, SessionNews};
+use crate::zookeeper::ZooKeeper;
+
+/// To the supervisor of the lock actors.
+pub enum PrimitivesMessage {
+    /// A handle of this path was made.
+    Open(Arc<str>),
+    /// A handle of this path is gone.
+    Dropped(Arc<str>),
+    /// For the actor of this path.
+    Lock(Arc<str>, LockMessage),
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    Session(SessionNews),
+    #[doc(hidden)]
+    Missing(Vec<String>),
+    #[doc(hidden)]
+    Retired { path: Arc<str>, generation: u64 },
+    #[doc(hidden)]
+    Close(RpcReplyPort<()>),
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for PrimitivesMessage {}
+
+pub(crate) struct PrimitivesActor;
+
+pub(crate) struct PrimitivesArguments {
+    pub clock: Clock,
+}
+
+pub(crate) struct State {
+    clock: Clock,
+    locks: HashMap<Arc<str>, Entry>,
+    paths: HashMap<ActorId, Arc<str>>,
+    connection: Option<Connection>,
+    suspended: bool,
+    /// Cleaning up after actors that died. Ended with the session, which takes their nodes away.
+    sweeps: JoinSet<()>,
+    /// New work is refused.
+    closed: bool,
+    closing: Option<RpcReplyPort<()>>,
+}
+
+struct Entry {
+    actor: ActorRef<LockActorMessage>,
+    instance: Instance,
+    handles: usize,
+    /// Counts the handles ever made, so that an actor's word that it is idle can be too old.
+    generation: u64,
+}
+
+#[ractor::actor(message = PrimitivesMessage, state = State, arguments = PrimitivesArguments)]
+impl PrimitivesActor {
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<PrimitivesMessage>,
+        arguments: PrimitivesArguments,
+    ) -> Result<State, ActorProcessingErr> {
+        Ok(State {
+            clock: arguments.clock,
+            locks: HashMap::new(),
+            paths: HashMap::new(),
+            connection: None,
+            suspended: false,
+            sweeps: JoinSet::new(),
+            closed: false,
+            closing: None,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PrimitivesMessage>,
+        message: PrimitivesMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PrimitivesMessage::Open(_) if state.closed => {}
+            PrimitivesMessage::Open(path) => {
+                let entry = state.entry(path, &myself).await?;
+                entry.handles += 1;
+                entry.generation += 1;
+            }
+            PrimitivesMessage::Dropped(path) => {
+                if let Some(entry) = state.locks.get_mut(&path) {
+                    entry.handles = entry.handles.saturating_sub(1);
+                    if entry.handles == 0 {
+                        let _ = entry.actor.cast(LockActorMessage::Retire(entry.generation));
+                    }
+                }
+            }
+            PrimitivesMessage::Lock(path, message) => match state.closed {
+                true => refuse(message),
+                false => {
+                    let entry = state.entry(path, &myself).await?;
+                    // An actor that has died meanwhile is told of by its supervision event; the message's reply
+                    // ports say so when they are dropped.
+                    let _ = entry.actor.cast(LockActorMessage::Public(message));
+                }
+            },
+            PrimitivesMessage::Session(news) => state.session(news),
+            PrimitivesMessage::Missing(paths) => {
+                for path in paths {
+                    state.missing(&path);
+                }
+            }
+            PrimitivesMessage::Retired { path, generation } => {
+                let retired = (state.locks.get(&path))
+                    .filter(|entry| state.closed || entry.handles == 0)
+                    .filter(|entry| entry.generation == generation)
+                    .map(|entry| entry.actor.clone());
+                if let Some(actor) = retired {
+                    state.locks.remove(&path);
+                    state.paths.remove(&actor.get_id());
+                    actor.stop(None);
+                }
+            }
+            PrimitivesMessage::Close(reply) => {
+                (state.closed, state.closing) = (true, Some(reply));
+                for entry in state.locks.values() {
+                    let _ = entry.actor.cast(LockActorMessage::Close);
+                    let _ = entry.actor.cast(LockActorMessage::Retire(entry.generation));
+                }
+            }
+        }
+        state.close_when_empty();
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<PrimitivesMessage>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(actor, _, reason) => {
+                state.died(actor, &reason.unwrap_or_default(), &myself).await?
+            }
+            SupervisionEvent::ActorFailed(actor, error) => {
+                state.died(actor, &error.to_string(), &myself).await?
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            #[cfg(feature = "cluster")]
+            SupervisionEvent::PidLifecycleEvent(_) => {}
+        }
+        state.close_when_empty();
+        Ok(())
+    }
+}
+
+impl State {
+    async fn entry(
+        &mut self,
+        path: Arc<str>,
+        myself: &ActorRef<PrimitivesMessage>,
+    ) -> Result<&mut Entry, ActorProcessingErr> {
+        if !self.locks.contains_key(&path) {
+            let entry = self.spawn(path.clone(), myself).await?;
+            self.paths.insert(entry.actor.get_id(), path.clone());
+            self.locks.insert(path.clone(), entry);
+        }
+        self.locks.get_mut(&path).ok_or_else(|| "an entry that was made is there".into())
+    }
+
+    async fn spawn(
+        &self,
+        path: Arc<str>,
+        myself: &ActorRef<PrimitivesMessage>,
+    ) -> Result<Entry, ActorProcessingErr> {
+        let instance = Instance::new(Uuid::new_v4().as_u128());
+        let arguments = LockArguments { path, instance, clock: self.clock, primitives: myself.clone() };
+        let (actor, _) = Actor::spawn_linked(None, LockActor, arguments, myself.get_cell()).await?;
+        if let Some(connection) = &self.connection {
+            actor.cast(LockActorMessage::Session(SessionNews::Connected(connection.clone())))?;
+            if self.suspended {
+                actor.cast(LockActorMessage::Session(SessionNews::Suspended(connection.epoch)))?;
+            }
+        }
+        Ok(Entry { actor, instance, handles: 0, generation: 0 })
+    }
+
+    fn session(&mut self, news: SessionNews) {
+        let current = self.connection.as_ref().map(|connection| connection.epoch);
+        match &news {
+            SessionNews::Connected(connection) => {
+                self.connection = Some(connection.clone());
+                self.suspended = false;
+            }
+            SessionNews::Suspended(_) => self.suspended = true,
+            SessionNews::Resumed(_) => self.suspended = false,
+            SessionNews::Lost(epoch) if current == Some(*epoch) => {
+                if let Some(connection) = self.connection.take() {
+                    connection.lease.lose();
+                }
+                self.sweeps.abort_all();
+            }
+            SessionNews::Lost(_) => {}
+        }
+        for entry in self.locks.values() {
+            let _ = entry.actor.cast(LockActorMessage::Session(news.clone()));
+        }
+    }
+
+    fn missing(&self, path: &str) {
+        let Some((directory, name)) = path.rsplit_once('/') else { return };
+        if let (Some(entry), Some(node)) = (self.locks.get(directory), Znode::parse(name)) {
+            let _ = entry.actor.cast(LockActorMessage::Missing(node));
+        }
+    }
+
+    /// A lock actor that did not retire: its leases read `Lost` and its callers were told when its state was
+    /// dropped; what is left are its nodes, which its instance names.
+    async fn died(
+        &mut self,
+        actor: ActorCell,
+        reason: &str,
+        myself: &ActorRef<PrimitivesMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(path) = self.paths.remove(&actor.get_id()) else { return Ok(()) };
+        let Some(entry) = self.locks.remove(&path) else { return Ok(()) };
+        warn!(%path, reason, "a lock actor died");
+        if let Some(connection) = &self.connection {
+            let client = connection.client.clone();
+            connection.nodes.untrack_all(&path, entry.instance);
+            while self.sweeps.try_join_next().is_some() {}
+            self.sweeps.spawn(sweep(client, path.clone(), entry.instance));
+        }
+        if entry.handles > 0 && !self.closed {
+            let again = self.entry(path, myself).await?;
+            (again.handles, again.generation) = (entry.handles, entry.generation);
+        }
+        Ok(())
+    }
+
+    fn close_when_empty(&mut self) {
+        if self.locks.is_empty() {
+            if let Some(reply) = self.closing.take() {
+                self.connection = None;
+                self.sweeps.abort_all();
+                let _ = reply.send(());
+            }
+        }
+    }
+}
+
+/// Deletes the nodes of a dead actor. Its requests were sent before, on the same connection, so a listing that
+/// shows none of them is the last word.
+async fn sweep(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
+    loop {
+        let (sync, children) = (client.sync(&path), client.children(&path));
+        let listed = match sync.await.and(children.await) {
+            Ok(children) => children,
+            Err(Failure::NoNode) => return,
+            Err(Failure::SessionGone) => return,
+            Err(Failure::Unknown(_)) => continue,
+            Err(Failure::NoAuth | Failure::Refused(_)) => {
+                tokio::time::sleep(SWEEP_RETRY).await;
+                continue;
+            }
+        };
+        let nodes: Vec<Znode> = (listed.iter().filter_map(|name| Znode::parse(name)))
+            .filter(|node| instance.attempt(node).is_some())
+            .collect();
+        if nodes.is_empty() {
+            return;
+        }
+        debug!(%path, nodes = nodes.len(), "cleaning up after a dead actor");
+        for node in nodes {
+            // Whatever the answer, the next listing shows what is left.
+            if matches!(client.delete(&format!("{path}/{}", node.name())).await, Err(Failure::Refused(_))) {
+                tokio::time::sleep(SWEEP_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Between tries that the server refuses.
+const SWEEP_RETRY: Duration = Duration::from_secs(1);
+
+fn refuse(message: LockMessage) {
+    match message {
+        LockMessage::Acquire(request) => {
+            let refused = Refused::Failed(AcquireError::Closed);
+            request.listener.conclude(Some(LockEvent::Refused(request.ticket, refused)));
+        }
+        // Their reply ports say so when they are dropped.
+        LockMessage::Cancel(_)
+        | LockMessage::Release(..)
+        | LockMessage::Contenders(..)
+        | LockMessage::RemoveContender(..) => {}
+    }
+}

@@ -1,0 +1,452 @@
+//! The session actor: owns the connection, proves that the session lives, and tells when it does not.
+//!
+//! One actor is one session. When the session is lost the actor ends, and its supervisor starts the next one with
+//! the next epoch.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::error::ConnectError;
+use crate::lease::SessionLease;
+use crate::machine::Moment;
+use crate::machine::protocol::Failure;
+use crate::machine::session::{Session, SessionCommand, SessionInput};
+use crate::machine::znode::{Instance, Znode};
+use crate::supervisor::KeeperMessage;
+use crate::zookeeper::{CheckFailure, Connect, Connected, LinkState, Unconnected, ZooKeeper};
+
+/// What the other actors get of a session.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub epoch: u64,
+    pub client: Arc<dyn ZooKeeper>,
+    pub lease: Arc<SessionLease>,
+    pub nodes: Arc<OwnNodes>,
+}
+
+/// What becomes of a session, by epoch.
+#[derive(Clone)]
+pub(crate) enum SessionNews {
+    Connected(Connection),
+    Suspended(u64),
+    Resumed(u64),
+    Lost(u64),
+}
+
+impl SessionNews {
+    pub fn epoch(&self) -> u64 {
+        match self {
+            SessionNews::Connected(connection) => connection.epoch,
+            SessionNews::Suspended(epoch) | SessionNews::Resumed(epoch) | SessionNews::Lost(epoch) => *epoch,
+        }
+    }
+}
+
+pub(crate) struct SessionActor;
+
+pub(crate) struct SessionArguments {
+    pub keeper: ActorRef<KeeperMessage>,
+    pub connector: Arc<dyn Connect>,
+    pub clock: Clock,
+    pub epoch: u64,
+    pub connect_timeout: Duration,
+    /// The server's tickTime, where it is known.
+    pub tick: Option<Duration>,
+}
+
+pub(crate) enum SessionMessage {
+    Connected(Moment, Result<Connected, ConnectError>),
+    Link(LinkState),
+    Wake,
+    Beaten { sent: Moment, batch: Vec<String>, result: Result<(), CheckFailure> },
+    Missing(Vec<String>),
+    Close(RpcReplyPort<()>),
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for SessionMessage {}
+
+pub(crate) struct State {
+    arguments: SessionArguments,
+    live: Option<Live>,
+    /// Ended with the actor: nothing of a session outlives it.
+    tasks: JoinSet<()>,
+    wake: Option<(Moment, AbortHandle)>,
+    closing: Option<RpcReplyPort<()>>,
+}
+
+struct Live {
+    connection: Connection,
+    machine: Session,
+    suspended: bool,
+    /// Where the rotation over own nodes stands.
+    cursor: String,
+    /// The next heartbeat checks no own nodes: one of them is known to be gone, and the rest is being looked at.
+    bare: bool,
+}
+
+#[ractor::actor(message = SessionMessage, state = State, arguments = SessionArguments)]
+impl SessionActor {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SessionMessage>,
+        arguments: SessionArguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let mut tasks = JoinSet::new();
+        let (clock, limit) = (arguments.clock, arguments.connect_timeout);
+        let connector = arguments.connector.clone();
+        tasks.spawn(async move {
+            let (begun, result) = connect(connector, clock, limit).await;
+            let _ = myself.cast(SessionMessage::Connected(begun, result));
+        });
+        Ok(State { arguments, live: None, tasks, wake: None, closing: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SessionMessage>,
+        message: SessionMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        // Only handles of tasks that have not ended are worth keeping.
+        while state.tasks.try_join_next().is_some() {}
+        match message {
+            SessionMessage::Connected(begun, Ok(connected)) => state.begin(begun, connected, &myself),
+            SessionMessage::Connected(_, Err(error)) => {
+                state.arguments.keeper.cast(KeeperMessage::Unconnected(error))?;
+                myself.stop(Some("not connected".into()));
+            }
+            SessionMessage::Link(LinkState::Up) => state.input(SessionInput::Reconnected, &myself),
+            SessionMessage::Link(LinkState::Down) => state.input(SessionInput::Disconnected, &myself),
+            SessionMessage::Link(LinkState::Ended) => state.ended(&myself),
+            SessionMessage::Wake => state.input(SessionInput::Wake, &myself),
+            SessionMessage::Beaten { sent, batch, result } => state.beaten(sent, batch, result, &myself),
+            SessionMessage::Missing(paths) => state.missing(paths),
+            SessionMessage::Close(reply) => state.close(reply, &myself),
+        }
+        state.set_wake(&myself);
+        Ok(())
+    }
+}
+
+impl State {
+    fn begin(&mut self, begun: Moment, connected: Connected, myself: &ActorRef<SessionMessage>) {
+        let Connected { client, mut states } = connected;
+        let pump = myself.clone();
+        self.tasks.spawn(async move {
+            while let Some(link) = states.next().await {
+                if pump.cast(SessionMessage::Link(link)).is_err() {
+                    return;
+                }
+            }
+        });
+        let SessionArguments { clock, epoch, tick, .. } = self.arguments;
+        let (now, mut commands) = (clock.now(), Vec::new());
+        let machine = Session::new(begun, now, client.timeout(), tick, &mut commands);
+        info!(epoch, session = format!("{:#x}", client.session()), timeout = ?client.timeout(), "session begun");
+        let (until, suspended) = match commands.first() {
+            Some(SessionCommand::Hold(until)) => (*until, false),
+            Some(SessionCommand::Suspend(until)) => (*until, true),
+            Some(SessionCommand::Beat | SessionCommand::Lose) | None => return self.lose(myself),
+        };
+        let lease = Arc::new(SessionLease::new(clock, until, suspended));
+        let nodes = Arc::new(OwnNodes::default());
+        let connection = Connection { epoch, client, lease, nodes };
+        let cursor = String::new();
+        self.live = Some(Live { connection: connection.clone(), machine, suspended, cursor, bare: false });
+        self.tell(SessionNews::Connected(connection));
+        if suspended {
+            self.tell(SessionNews::Suspended(epoch));
+        }
+        self.execute(commands, myself);
+    }
+
+    fn input(&mut self, input: SessionInput, myself: &ActorRef<SessionMessage>) {
+        let Some(live) = &mut self.live else { return };
+        let mut commands = Vec::new();
+        live.machine.handle(input, self.arguments.clock.now(), &mut commands);
+        self.execute(commands, myself);
+    }
+
+    fn execute(&mut self, commands: Vec<SessionCommand>, myself: &ActorRef<SessionMessage>) {
+        let epoch = self.arguments.epoch;
+        for command in commands {
+            let Some(live) = &mut self.live else { return };
+            match command {
+                SessionCommand::Beat => self.beat(myself),
+                SessionCommand::Hold(until) => {
+                    if !live.connection.lease.publish(until, false) {
+                        return self.lose(myself);
+                    }
+                    if std::mem::replace(&mut live.suspended, false) {
+                        self.tell(SessionNews::Resumed(epoch));
+                    }
+                }
+                SessionCommand::Suspend(until) => {
+                    if !live.connection.lease.publish(until, true) {
+                        return self.lose(myself);
+                    }
+                    if !std::mem::replace(&mut live.suspended, true) {
+                        debug!(epoch, "session suspended");
+                        self.tell(SessionNews::Suspended(epoch));
+                    }
+                }
+                SessionCommand::Lose => return self.lose(myself),
+            }
+        }
+    }
+
+    fn beat(&mut self, myself: &ActorRef<SessionMessage>) {
+        let Some(live) = &mut self.live else { return };
+        let (sent, client, myself) = (self.arguments.clock.now(), &live.connection.client, myself.clone());
+        let room = if std::mem::take(&mut live.bare) { 0 } else { BATCH_BYTES };
+        let (batch, answer) =
+            live.connection.nodes.batch(&mut live.cursor, room, |batch| client.check(batch));
+        self.tasks.spawn(async move {
+            let result = answer.await;
+            let _ = myself.cast(SessionMessage::Beaten { sent, batch, result });
+        });
+    }
+
+    fn beaten(
+        &mut self,
+        sent: Moment,
+        batch: Vec<String>,
+        result: Result<(), CheckFailure>,
+        myself: &ActorRef<SessionMessage>,
+    ) {
+        let input = match result {
+            Ok(()) => SessionInput::Answered { sent },
+            Err(CheckFailure::Missing(_)) => {
+                self.look_for(batch, myself);
+                SessionInput::Failed { sent, at_once: true }
+            }
+            Err(CheckFailure::Unreadable(index)) => {
+                if let (Some(live), Some(path)) = (&self.live, batch.get(index)) {
+                    warn!(path, "own node cannot be read, so that its removal would go unnoticed");
+                    live.connection.nodes.untrack(path);
+                }
+                SessionInput::Failed { sent, at_once: true }
+            }
+            Err(CheckFailure::Failed(failure)) => {
+                debug!(?failure, "heartbeat failed");
+                SessionInput::Failed { sent, at_once: false }
+            }
+        };
+        self.input(input, myself);
+    }
+
+    /// A check names only the first node that is gone: looks at each.
+    fn look_for(&mut self, batch: Vec<String>, myself: &ActorRef<SessionMessage>) {
+        let Some(live) = &mut self.live else { return };
+        live.bare = true;
+        let reads: Vec<_> = batch.iter().map(|path| live.connection.client.read(path)).collect();
+        let myself = myself.clone();
+        self.tasks.spawn(async move {
+            let gone = |(path, read)| matches!(read, Err(Failure::NoNode)).then_some(path);
+            let missing = batch.into_iter().zip(join_all(reads).await).filter_map(gone).collect();
+            let _ = myself.cast(SessionMessage::Missing(missing));
+        });
+    }
+
+    fn missing(&mut self, paths: Vec<String>) {
+        let Some(live) = &self.live else { return };
+        // Those that were deleted by their owners in the meantime are not missed.
+        let paths: Vec<String> =
+            paths.into_iter().filter(|path| live.connection.nodes.untrack(path)).collect();
+        let _ = self.arguments.keeper.cast(KeeperMessage::Missing(paths));
+    }
+
+    fn ended(&mut self, myself: &ActorRef<SessionMessage>) {
+        match self.closing.take() {
+            Some(reply) => {
+                let _ = reply.send(());
+                myself.stop(Some("closed".into()));
+            }
+            None => self.input(SessionInput::Ended, myself),
+        }
+    }
+
+    fn lose(&mut self, myself: &ActorRef<SessionMessage>) {
+        if let Some(live) = self.live.take() {
+            live.connection.lease.lose();
+            warn!(epoch = self.arguments.epoch, "session lost");
+            self.tell(SessionNews::Lost(self.arguments.epoch));
+        }
+        self.tasks.abort_all();
+        myself.stop(Some("session lost".into()));
+    }
+
+    /// The session closes when the last clone of its client is gone, and the state pump hears of it.
+    fn close(&mut self, reply: RpcReplyPort<()>, myself: &ActorRef<SessionMessage>) {
+        match self.live.take() {
+            Some(live) => {
+                live.connection.lease.lose();
+                self.closing = Some(reply);
+                let myself = myself.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(CLOSE_LIMIT).await;
+                    let _ = myself.cast(SessionMessage::Link(LinkState::Ended));
+                });
+            }
+            None => {
+                let _ = reply.send(());
+                myself.stop(Some("closed".into()));
+            }
+        }
+    }
+
+    fn tell(&self, news: SessionNews) {
+        // A keeper that is gone takes this actor with it.
+        let _ = self.arguments.keeper.cast(KeeperMessage::Session(news));
+    }
+
+    fn set_wake(&mut self, myself: &ActorRef<SessionMessage>) {
+        let due = self.live.as_ref().and_then(|live| live.machine.wakeup());
+        if self.wake.as_ref().map(|(moment, _)| *moment) == due {
+            return;
+        }
+        if let Some((_, task)) = self.wake.take() {
+            task.abort();
+        }
+        if let Some(due) = due {
+            let (at, myself) = (self.arguments.clock.at(due), myself.clone());
+            let task = self.tasks.spawn(async move {
+                tokio::time::sleep_until(at).await;
+                let _ = myself.cast(SessionMessage::Wake);
+            });
+            self.wake = Some((due, task));
+        }
+    }
+}
+
+/// Tries until the time is over; tells when the successful try began.
+async fn connect(
+    connector: Arc<dyn Connect>,
+    clock: Clock,
+    limit: Duration,
+) -> (Moment, Result<Connected, ConnectError>) {
+    let address = connector.address().to_owned();
+    let deadline = tokio::time::Instant::now() + limit;
+    let mut last = "no answer".to_owned();
+    loop {
+        let begun = clock.now();
+        match tokio::time::timeout_at(deadline, connector.connect()).await {
+            Ok(Ok(connected)) => return (begun, Ok(connected)),
+            Ok(Err(Unconnected::Address(reason))) => {
+                return (begun, Err(ConnectError::InvalidAddress { address, reason }));
+            }
+            Ok(Err(Unconnected::AuthFailed)) => return (begun, Err(ConnectError::AuthFailed { address })),
+            Ok(Err(Unconnected::Unreachable(reason))) => {
+                last = reason;
+                // The client paces its tries; this bounds one that gives up at once.
+                tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + RECONNECT)).await;
+            }
+            Err(_) => {
+                let error = ConnectError::Unreachable { address, timeout: limit, reason: last };
+                return (begun, Err(error));
+            }
+        }
+    }
+}
+
+/// The nodes that this process has in a session: what heartbeats check, and how much of the room for watches is
+/// used.
+#[derive(Default)]
+pub(crate) struct OwnNodes {
+    paths: Mutex<BTreeSet<String>>,
+    watched: AtomicUsize,
+}
+
+impl OwnNodes {
+    pub fn track(&self, path: String) {
+        self.lock().insert(path);
+    }
+
+    /// Before the delete is sent, so that no heartbeat that is sent behind it misses the node. Tells whether it was
+    /// tracked.
+    pub fn untrack(&self, path: &str) -> bool {
+        self.lock().remove(path)
+    }
+
+    /// The nodes of an actor that died.
+    pub fn untrack_all(&self, directory: &str, instance: Instance) {
+        self.lock().retain(|path| {
+            let node = path.rsplit_once('/').filter(|(parent, _)| *parent == directory);
+            let attempt = node.and_then(|(_, name)| Znode::parse(name)).and_then(|n| instance.attempt(&n));
+            attempt.is_none()
+        });
+    }
+
+    /// The next nodes in the rotation, as many as there is room for, and what `send` makes of them. It runs before
+    /// any of them can be untracked.
+    fn batch<T>(
+        &self,
+        cursor: &mut String,
+        room: usize,
+        send: impl FnOnce(&[String]) -> T,
+    ) -> (Vec<String>, T) {
+        let paths = self.lock();
+        let after = (Bound::Excluded(cursor.as_str()), Bound::Unbounded);
+        let upto = (Bound::Unbounded, Bound::Included(cursor.as_str()));
+        let mut bytes = 0;
+        let batch: Vec<String> = paths
+            .range::<str, _>(after)
+            .chain(paths.range::<str, _>(upto))
+            .take_while(|path| {
+                bytes += path.len() + CHECK_OVERHEAD;
+                bytes <= room
+            })
+            .cloned()
+            .collect();
+        if let Some(last) = batch.last() {
+            cursor.clone_from(last);
+        }
+        let sent = send(&batch);
+        (batch, sent)
+    }
+
+    /// Takes room for a watch on this path, if there is any.
+    pub fn reserve_watch(&self, path: &str) -> bool {
+        let used = self.watched.fetch_add(path.len(), Ordering::SeqCst) + path.len();
+        if used > WATCH_BYTES {
+            self.free_watch(path);
+        }
+        used <= WATCH_BYTES
+    }
+
+    pub fn free_watch(&self, path: &str) {
+        self.watched.fetch_sub(path.len(), Ordering::SeqCst);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        // A set of names is whole even when a thread died with the lock in hand.
+        self.paths.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// What one heartbeat may check, of the server's limit of 1 MiB for a request.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// What a check adds to its path on the wire: operation header, length, version.
+const CHECK_OVERHEAD: usize = 17;
+
+/// The client fails to resume a session that watches more than 128 KiB of paths.
+const WATCH_BYTES: usize = 64 * 1024;
+
+/// Between tries that failed at once.
+const RECONNECT: Duration = Duration::from_millis(50);
+
+/// How long closing waits for the server's good-bye.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);

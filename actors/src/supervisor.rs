@@ -1,0 +1,304 @@
+//! The keeper: the root of the tree. It does no I/O; it starts the session actor again when a session is lost,
+//! passes on what becomes of sessions, and closes everything in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::clock::Clock;
+use crate::error::ConnectError;
+use crate::messages::SessionEvent;
+pub(crate) use crate::primitives::PrimitivesMessage;
+use crate::primitives::{PrimitivesActor, PrimitivesArguments};
+use crate::session::{SessionActor, SessionArguments, SessionMessage, SessionNews};
+use crate::zookeeper::Connect;
+
+/// Everything a keeper needs to know. Checked by whoever makes it.
+#[derive(Clone)]
+pub struct KeeperSettings {
+    /// Makes the sessions.
+    pub connector: Arc<dyn Connect>,
+    /// How long one round of connecting may take.
+    pub connect_timeout: Duration,
+    /// The server's tickTime, where it is known.
+    pub tick: Option<Duration>,
+}
+
+/// To the keeper's actor.
+pub enum KeeperMessage {
+    /// Every later session event goes here, none dropped; the newest one is told at once.
+    Subscribe(mpsc::UnboundedSender<SessionEvent>),
+    /// Refuse new work, cancel who waits, release what is held, close the session; then tell.
+    Close(RpcReplyPort<()>),
+    /// The last handle and the last lease are gone.
+    Abandoned,
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    Session(SessionNews),
+    #[doc(hidden)]
+    Unconnected(ConnectError),
+    #[doc(hidden)]
+    Missing(Vec<String>),
+    #[doc(hidden)]
+    StartSession,
+    #[doc(hidden)]
+    PrimitivesClosed,
+    #[doc(hidden)]
+    SessionClosed,
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for KeeperMessage {}
+
+/// Starts a keeper and waits for its first session.
+pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
+    let clock = Clock::start();
+    let (reply, first) = tokio::sync::oneshot::channel();
+    let unreachable = |reason: String| ConnectError::Unreachable {
+        address: settings.connector.address().to_owned(),
+        timeout: settings.connect_timeout,
+        reason,
+    };
+    let arguments = (settings.clone(), clock, reply.into());
+    let (keeper, _) =
+        Actor::spawn(None, KeeperActor, arguments).await.map_err(|error| unreachable(error.to_string()))?;
+    // Dropped in the middle of connecting: nothing is to be left running.
+    let guard = StopOnDrop(Some(keeper.clone()));
+    let primitives = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
+    guard.keep();
+    Ok(Started { keeper, primitives, clock })
+}
+
+/// A running keeper.
+pub struct Started {
+    /// The root actor.
+    pub keeper: ActorRef<KeeperMessage>,
+    /// Finds the actors of the primitives.
+    pub primitives: ActorRef<PrimitivesMessage>,
+    /// The clock of this keeper's deadlines.
+    pub clock: Clock,
+}
+
+struct StopOnDrop(Option<ActorRef<KeeperMessage>>);
+
+impl StopOnDrop {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.0.take() {
+            keeper.stop(None);
+        }
+    }
+}
+
+struct KeeperActor;
+
+type FirstSession = RpcReplyPort<Result<ActorRef<PrimitivesMessage>, ConnectError>>;
+
+struct State {
+    settings: KeeperSettings,
+    clock: Clock,
+    primitives: ActorRef<PrimitivesMessage>,
+    session: Option<ActorRef<SessionMessage>>,
+    epoch: u64,
+    /// The session of this epoch has begun, and its end has not been told.
+    open: bool,
+    /// Rounds of connecting, or sessions, that failed in a row.
+    failures: u32,
+    first: Option<FirstSession>,
+    subscribers: Vec<mpsc::UnboundedSender<SessionEvent>>,
+    newest: Option<SessionEvent>,
+    closing: Option<Vec<RpcReplyPort<()>>>,
+}
+
+#[ractor::actor(message = KeeperMessage, state = State, arguments = (KeeperSettings, Clock, FirstSession))]
+impl KeeperActor {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<KeeperMessage>,
+        (settings, clock, first): (KeeperSettings, Clock, FirstSession),
+    ) -> Result<State, ActorProcessingErr> {
+        let arguments = PrimitivesArguments { clock };
+        let (primitives, _) =
+            Actor::spawn_linked(None, PrimitivesActor, arguments, myself.get_cell()).await?;
+        myself.cast(KeeperMessage::StartSession)?;
+        Ok(State {
+            settings,
+            clock,
+            primitives,
+            session: None,
+            epoch: 0,
+            open: false,
+            failures: 0,
+            first: Some(first),
+            subscribers: Vec::new(),
+            newest: None,
+            closing: None,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<KeeperMessage>,
+        message: KeeperMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            KeeperMessage::Subscribe(subscriber) => {
+                if state.newest.is_none_or(|newest| subscriber.send(newest).is_ok()) {
+                    state.subscribers.push(subscriber);
+                }
+            }
+            KeeperMessage::Close(reply) => state.close(Some(reply), &myself)?,
+            KeeperMessage::Abandoned => state.close(None, &myself)?,
+            KeeperMessage::Session(news) => state.news(news)?,
+            KeeperMessage::Unconnected(error) => match state.first.take() {
+                Some(first) => {
+                    let _ = first.send(Err(error));
+                    myself.stop(None);
+                }
+                None => warn!(%error, "no session"),
+            },
+            KeeperMessage::Missing(paths) => state.primitives.cast(PrimitivesMessage::Missing(paths))?,
+            KeeperMessage::StartSession => state.start_session(&myself).await?,
+            KeeperMessage::PrimitivesClosed => state.close_session(&myself)?,
+            KeeperMessage::SessionClosed => {
+                state.tell(SessionEvent::Closed);
+                for reply in state.closing.take().into_iter().flatten() {
+                    let _ = reply.send(());
+                }
+                myself.stop(None);
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<KeeperMessage>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(id) = event.actor_id() else { return Ok(()) };
+        let ended =
+            matches!(event, SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..));
+        if !ended {
+            return Ok(());
+        }
+        if id == state.primitives.get_id() {
+            // Its children went with it, and what they knew. Ending the session takes their nodes away.
+            warn!(%event, "the primitives stopped");
+            state.tell(SessionEvent::Closed);
+            myself.stop(Some("the primitives stopped".into()));
+        } else if state.session.as_ref().is_some_and(|session| session.get_id() == id) {
+            debug!(%event, epoch = state.epoch, "the session actor ended");
+            state.session = None;
+            if state.open {
+                // Whether it said so itself or not: what it said comes later than this.
+                state.pass_on(SessionNews::Lost(state.epoch))?;
+            }
+            if state.closing.is_none() {
+                let wait = backoff(state.failures);
+                state.failures = state.failures.saturating_add(1);
+                myself.send_after(wait, || KeeperMessage::StartSession);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn start_session(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
+        if self.closing.is_some() {
+            return Ok(());
+        }
+        self.epoch += 1;
+        let arguments = SessionArguments {
+            keeper: myself.clone(),
+            connector: self.settings.connector.clone(),
+            clock: self.clock,
+            epoch: self.epoch,
+            connect_timeout: self.settings.connect_timeout,
+            tick: self.settings.tick,
+        };
+        let (session, _) = Actor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    fn news(&mut self, news: SessionNews) -> Result<(), ActorProcessingErr> {
+        // Supervision overtakes messages: what an actor said before its end may come after it.
+        if self.session.is_none() || news.epoch() != self.epoch {
+            return Ok(());
+        }
+        self.pass_on(news)
+    }
+
+    fn pass_on(&mut self, news: SessionNews) -> Result<(), ActorProcessingErr> {
+        let event = match &news {
+            SessionNews::Connected(connection) => {
+                (self.open, self.failures) = (true, 0);
+                SessionEvent::Connected { epoch: connection.epoch }
+            }
+            SessionNews::Suspended(epoch) => SessionEvent::Suspended { epoch: *epoch },
+            SessionNews::Resumed(epoch) => SessionEvent::Resumed { epoch: *epoch },
+            SessionNews::Lost(epoch) => {
+                self.open = false;
+                SessionEvent::Lost { epoch: *epoch }
+            }
+        };
+        self.primitives.cast(PrimitivesMessage::Session(news))?;
+        self.tell(event);
+        if let Some(first) = self.first.take() {
+            let _ = first.send(Ok(self.primitives.clone()));
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: SessionEvent) {
+        self.newest = Some(event);
+        self.subscribers.retain(|subscriber| subscriber.send(event).is_ok());
+    }
+
+    fn close(
+        &mut self,
+        reply: Option<RpcReplyPort<()>>,
+        myself: &ActorRef<KeeperMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        let first = self.closing.is_none();
+        self.closing.get_or_insert_default().extend(reply);
+        if first {
+            self.primitives.call_and_forward(
+                PrimitivesMessage::Close,
+                myself,
+                |()| KeeperMessage::PrimitivesClosed,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn close_session(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
+        let asked = self.session.as_ref().map(|session| {
+            session.call_and_forward(SessionMessage::Close, myself, |()| KeeperMessage::SessionClosed, None)
+        });
+        if !matches!(asked, Some(Ok(_))) {
+            myself.cast(KeeperMessage::SessionClosed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Doubles from a tenth of a second to five, less a random part, so that many processes do not come back at once.
+fn backoff(failures: u32) -> Duration {
+    let full = Duration::from_millis(100 << failures.min(6)).min(Duration::from_secs(5));
+    let random = uuid::Uuid::new_v4().as_u128() as u32;
+    full.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
+}

@@ -1,0 +1,343 @@
+//! The seam to ZooKeeper: all that the actors ask of it, and nothing else.
+//!
+//! Every method sends its request when it is called, in the order of the calls; the answer may be awaited
+//! whenever, or dropped. This is the only file that knows `zookeeper_client`; a simulation implements the same
+//! two traits.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures::future::{self, BoxFuture};
+use futures::stream::{self, BoxStream, StreamExt};
+use zookeeper_client as zk;
+
+use crate::machine::protocol::{Failure, Inspection};
+
+#[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
+pub use zookeeper_client::SaslOptions;
+pub use zookeeper_client::{Acl, AuthId, Permission};
+#[cfg(feature = "tls")]
+pub use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
+
+/// An answer on its way. Its request is sent already.
+pub type Answer<T> = BoxFuture<'static, Result<T, Failure>>;
+
+/// One session with ZooKeeper.
+pub trait ZooKeeper: Send + Sync + 'static {
+    /// The session's id, as `ephemeralOwner` shows it.
+    fn session(&self) -> i64;
+    /// The timeout that the server granted.
+    fn timeout(&self) -> Duration;
+    /// Makes a sequential node; answers with the number that was appended and the transaction's id.
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)>;
+    /// Makes a directory and all that leads to it, the connection's chroot included. Not atomic, not ordered.
+    fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()>;
+    /// The names of a node's children, in no order.
+    fn children(&self, path: &str) -> Answer<Vec<String>>;
+    /// Brings the server that the session talks to up to date with its leader.
+    fn sync(&self, path: &str) -> Answer<()>;
+    /// A node's data, and whose it is.
+    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)>;
+    /// Leaves a watch on a node; the inner future ends when it fires, and takes the watch back when dropped.
+    fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>>;
+    /// Deletes a node of whatever version.
+    fn delete(&self, path: &str) -> Answer<()>;
+    /// A write through the quorum that changes nothing: checks that these nodes are there.
+    fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;
+}
+
+/// How a watch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// The node is gone.
+    Gone,
+    /// Something else happened to the node.
+    Changed,
+    /// The session ended.
+    Ended,
+}
+
+/// Why a check did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckFailure {
+    /// The node at this index is not there.
+    Missing(usize),
+    /// The node at this index may not be read.
+    Unreadable(usize),
+    /// Anything else.
+    Failed(Failure),
+}
+
+/// Makes sessions, the same way every time.
+pub trait Connect: Send + Sync + 'static {
+    /// Begins a session. Does not return before it has one, or knows that it cannot get one.
+    fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>>;
+    /// What it connects to, for people.
+    fn address(&self) -> &str;
+}
+
+/// A session that has begun.
+pub struct Connected {
+    /// For requests. The session is closed when the last clone is dropped.
+    pub client: Arc<dyn ZooKeeper>,
+    /// What becomes of the connection. Only the newest state is kept: a short interruption may not be shown, but
+    /// the [`LinkState::Up`] after it is.
+    pub states: BoxStream<'static, LinkState>,
+}
+
+/// What the connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Connected again.
+    Up,
+    /// Not connected; the client is trying.
+    Down,
+    /// The session is over. Nothing follows.
+    Ended,
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unconnected {
+    /// The address cannot be read.
+    Address(String),
+    /// The credentials were not taken.
+    AuthFailed,
+    /// Nobody answered, or not well.
+    Unreachable(String),
+}
+
+/// Connects with `zookeeper_client`.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    inner: zk::Connector,
+    address: String,
+    #[cfg(feature = "tls")]
+    secure: bool,
+}
+
+impl Connector {
+    /// To a list of servers with an optional chroot, `zk1:2181,zk2:2181/app`. A server may be written as
+    /// `tcp+tls://host:port`.
+    pub fn new(address: &str, session_timeout: Duration) -> Connector {
+        Connector {
+            inner: zk::Client::connector().with_session_timeout(session_timeout),
+            address: address.to_owned(),
+            #[cfg(feature = "tls")]
+            secure: false,
+        }
+    }
+
+    /// Adds credentials, as ZooKeeper's `addauth` does.
+    pub fn auth(self, scheme: &str, credentials: &[u8]) -> Connector {
+        Connector { inner: self.inner.with_auth(scheme, credentials), ..self }
+    }
+
+    /// Connects to all servers with TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(self, options: TlsOptions) -> Connector {
+        Connector { inner: self.inner.with_tls(options), secure: true, ..self }
+    }
+
+    /// Authenticates with SASL.
+    #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
+    pub fn sasl(self, options: SaslOptions) -> Connector {
+        Connector { inner: self.inner.with_sasl(options), ..self }
+    }
+}
+
+impl Connect for Connector {
+    fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>> {
+        let this = self.clone();
+        Box::pin(async move {
+            #[cfg(feature = "tls")]
+            let result = match this.secure {
+                true => this.inner.secure_connect(&this.address).await,
+                false => this.inner.connect(&this.address).await,
+            };
+            #[cfg(not(feature = "tls"))]
+            let result = this.inner.connect(&this.address).await;
+            let client = result.map_err(|error| match error {
+                zk::Error::BadArguments(reason) => Unconnected::Address((*reason).to_string()),
+                zk::Error::AuthFailed => Unconnected::AuthFailed,
+                other => Unconnected::Unreachable(other.to_string()),
+            })?;
+            let states = states(client.state_watcher());
+            let root = client.clone().chroot("/").unwrap_or_else(|client| client);
+            let chroot = Some(client.path()).filter(|path| *path != "/").unwrap_or_default().to_owned();
+            Ok(Connected { client: Arc::new(Session { client, root, chroot }), states })
+        })
+    }
+
+    fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+struct Session {
+    client: zk::Client,
+    /// The same session without a chroot.
+    root: zk::Client,
+    chroot: String,
+}
+
+/// A node that every server has and everybody may read.
+const ANCHOR: &str = "/zookeeper";
+
+impl ZooKeeper for Session {
+    fn session(&self) -> i64 {
+        self.client.session_id().0
+    }
+
+    fn timeout(&self) -> Duration {
+        self.client.session_timeout()
+    }
+
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {
+        let (client, prefix, data, acl) =
+            (self.client.clone(), prefix.to_owned(), data.to_vec(), acl.to_vec());
+        let mode = match ephemeral {
+            true => zk::CreateMode::EphemeralSequential,
+            false => zk::CreateMode::PersistentSequential,
+        };
+        submit(async move {
+            let options = mode.with_acls(zk::Acls::new(&acl));
+            let (stat, sequence) = client.create(&prefix, &data, &options).await?;
+            Ok((sequence.into_i64(), stat.czxid))
+        })
+    }
+
+    fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()> {
+        let (root, path, acl) = (self.root.clone(), format!("{}{path}", self.chroot), acl.to_vec());
+        let mode = match container {
+            true => zk::CreateMode::Container,
+            false => zk::CreateMode::Persistent,
+        };
+        submit(async move { root.mkdir(&path, &mode.with_acls(zk::Acls::new(&acl))).await })
+    }
+
+    fn children(&self, path: &str) -> Answer<Vec<String>> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move { client.list_children(&path).await })
+    }
+
+    fn sync(&self, path: &str) -> Answer<()> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move { client.sync(&path).await })
+    }
+
+    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move {
+            let (data, stat) = client.get_data(&path).await?;
+            Ok((data, Inspection { czxid: stat.czxid, owner: stat.ephemeral_owner }))
+        })
+    }
+
+    fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move {
+            let (_, _, watcher) = client.get_and_watch_data(&path).await?;
+            let fired: BoxFuture<'static, Fired> = Box::pin(async move {
+                match watcher.changed().await.event_type {
+                    zk::EventType::NodeDeleted => Fired::Gone,
+                    zk::EventType::Session => Fired::Ended,
+                    zk::EventType::NodeCreated
+                    | zk::EventType::NodeDataChanged
+                    | zk::EventType::NodeChildrenChanged => Fired::Changed,
+                }
+            });
+            Ok(fired)
+        })
+    }
+
+    fn delete(&self, path: &str) -> Answer<()> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move { client.delete(&path, None).await })
+    }
+
+    fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
+        let root = self.root.clone();
+        let paths: Vec<String> = paths.iter().map(|path| format!("{}{path}", self.chroot)).collect();
+        send(async move {
+            let mut multi = root.new_multi_writer();
+            for path in std::iter::once(ANCHOR).chain(paths.iter().map(String::as_str)) {
+                multi.add_check_version(path, -1).map_err(|error| CheckFailure::Failed(error.into()))?;
+            }
+            match multi.commit().await {
+                Ok(_) => Ok(()),
+                Err(zk::MultiWriteError::OperationFailed { index, source: zk::Error::NoNode })
+                    if index > 0 =>
+                {
+                    Err(CheckFailure::Missing(index - 1))
+                }
+                Err(zk::MultiWriteError::OperationFailed { index, source: zk::Error::NoAuth })
+                    if index > 0 =>
+                {
+                    Err(CheckFailure::Unreadable(index - 1))
+                }
+                Err(error) => Err(CheckFailure::Failed(zk::Error::from(error).into())),
+            }
+        })
+    }
+}
+
+/// Sends a request now. `zookeeper_client` does so when its method is called, and that is at the first poll of the
+/// block around it; the block owns what the method borrows.
+fn send<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
+    let mut request = Box::pin(request);
+    match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Box::pin(future::ready(answer)),
+        Poll::Pending => request,
+    }
+}
+
+fn submit<T: Send + 'static>(
+    request: impl Future<Output = Result<T, zk::Error>> + Send + 'static,
+) -> Answer<T> {
+    send(async move { request.await.map_err(Failure::from) })
+}
+
+fn states(watcher: zk::StateWatcher) -> BoxStream<'static, LinkState> {
+    stream::unfold((watcher, false), |(mut watcher, ended)| async move {
+        if ended {
+            return None;
+        }
+        let state = match watcher.changed().await {
+            zk::SessionState::SyncConnected | zk::SessionState::ConnectedReadOnly => LinkState::Up,
+            zk::SessionState::Disconnected => LinkState::Down,
+            zk::SessionState::AuthFailed | zk::SessionState::Expired | zk::SessionState::Closed => {
+                LinkState::Ended
+            }
+        };
+        Some((state, (watcher, state == LinkState::Ended)))
+    })
+    .boxed()
+}
+
+impl From<zk::Error> for Failure {
+    /// A short list of definite answers; whatever else comes, nobody knows whether the request was carried out.
+    fn from(error: zk::Error) -> Failure {
+        match error {
+            zk::Error::NoNode => Failure::NoNode,
+            zk::Error::NoAuth => Failure::NoAuth,
+            zk::Error::SessionExpired | zk::Error::AuthFailed | zk::Error::ClientClosed => {
+                Failure::SessionGone
+            }
+            zk::Error::BadArguments(_)
+            | zk::Error::BadVersion
+            | zk::Error::NoChildrenForEphemerals
+            | zk::Error::NodeExists
+            | zk::Error::NotEmpty
+            | zk::Error::InvalidAcl
+            | zk::Error::NotReadOnly
+            | zk::Error::QuotaExceeded
+            | zk::Error::Throttled
+            | zk::Error::MarshallingError
+            | zk::Error::Unimplemented => Failure::Refused(error.to_string()),
+            other => Failure::Unknown(other.to_string()),
+        }
+    }
+}
