@@ -1,0 +1,164 @@
+//! Four workers in sessions of their own share one lock; one gives up waiting, one is cancelled, and one loses
+//! its session while it holds.
+//!
+//! `cargo run --example quickstart -- 127.0.0.1:2181`
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use lockkeeper::{AcquireTimeoutError, Keeper, LeaseState, SessionEvent};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const PATH: &str = "/lockkeeper/quickstart";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Some(address) = std::env::args().nth(1) else {
+        return Err("give the address of a ZooKeeper, such as 127.0.0.1:2181".into());
+    };
+    share(&address).await?;
+    give_up_and_cancel(&address).await?;
+    lose_and_recover(&address).await
+}
+
+async fn connect(address: &str, name: &str) -> Result<Keeper> {
+    Ok(Keeper::options().session_timeout(Duration::from_secs(4)).identifier(name).connect(address).await?)
+}
+
+/// Every worker gets the lock three times, in the order of asking, each time under a larger token.
+async fn share(address: &str) -> Result<()> {
+    println!("Four workers, one lock:");
+    let workers = (1..=4).map(|number| {
+        let (name, address) = (format!("worker-{number}"), address.to_owned());
+        tokio::spawn(async move {
+            let keeper = connect(&address, &name).await?;
+            let lock = keeper.lock(PATH)?;
+            for _ in 0..3 {
+                let guard = lock.acquire().await?;
+                println!("  {name} holds under token {:#x}", guard.token().as_u64());
+                guard.protect(tokio::time::sleep(Duration::from_millis(10))).await?;
+                guard.release().await?;
+            }
+            keeper.close().await;
+            Result::Ok(())
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await??;
+    }
+    Ok(())
+}
+
+async fn give_up_and_cancel(address: &str) -> Result<()> {
+    let (holder, waiter) = (connect(address, "holder").await?, connect(address, "waiter").await?);
+    let guard = holder.lock(PATH)?.acquire().await?;
+    let lock = waiter.lock(PATH)?;
+
+    println!("A deadline:");
+    match lock.acquire_timeout(Duration::from_millis(200)).await {
+        Err(AcquireTimeoutError::TimedOut) => println!("  the waiter gave up after 200 ms"),
+        other => println!("  unexpected: {other:?}"),
+    }
+
+    println!("A cancel, by dropping the future:");
+    let cancelled = tokio::time::timeout(Duration::from_millis(200), lock.acquire()).await;
+    println!("  cancelled: {}", cancelled.is_err());
+    guard.release().await?;
+    for contender in lock.contenders().await? {
+        println!("  still queueing: {contender:?}");
+    }
+    let guard = lock.try_acquire().await?;
+    println!("  and free again, under token {:#x}", guard.token().as_u64());
+    guard.release().await?;
+    holder.close().await;
+    waiter.close().await;
+    Ok(())
+}
+
+/// The server ends the session of a holder, as it does when a process was cut off for too long.
+async fn lose_and_recover(address: &str) -> Result<()> {
+    println!("A lost session:");
+    let keeper = connect(address, "unlucky").await?;
+    let mut events = keeper.events();
+    let lock = keeper.lock(PATH)?;
+    let guard = lock.acquire().await?;
+    println!("  held: {:?}, under token {:#x}", guard.state(), guard.token().as_u64());
+
+    let proxy = cut_off::Proxy::start(address).await?;
+    let cut_keeper = connect(&proxy.address, "cut-off").await?;
+    drop(guard);
+    let mut cut_events = cut_keeper.events();
+    let guard = cut_keeper.lock(PATH)?.acquire().await?;
+    println!(
+        "  another holds: {:?}, under token {:#x}; its cable is pulled",
+        guard.state(),
+        guard.token().as_u64()
+    );
+    proxy.pull();
+    guard.lost().await;
+    assert_eq!(guard.state(), LeaseState::Lost);
+    println!("  {:?} before anybody else can hold it", guard.state());
+    let next = lock.acquire().await?;
+    println!("  the next one holds under token {:#x}", next.token().as_u64());
+    next.release().await?;
+    proxy.plug();
+    while let Some(event) = cut_events.next().await {
+        println!("  the cut off one: {event:?}");
+        if matches!(event, SessionEvent::Connected { epoch: 2.. }) {
+            break;
+        }
+    }
+    let again = cut_keeper.lock(PATH)?.acquire().await?;
+    println!("  and holds again, in a new session, under token {:#x}", again.token().as_u64());
+    again.release().await?;
+    println!("  meanwhile: {:?}", events.next().await);
+    cut_keeper.close().await;
+    keeper.close().await;
+    Ok(())
+}
+
+/// A cable that can be pulled: a small TCP proxy.
+mod cut_off {
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::watch;
+
+    pub struct Proxy {
+        pub address: String,
+        plugged: watch::Sender<bool>,
+    }
+
+    impl Proxy {
+        pub async fn start(target: &str) -> std::io::Result<Proxy> {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let address = listener.local_addr()?.to_string();
+            let (plugged, state) = watch::channel(true);
+            let target = target.to_owned();
+            tokio::spawn(async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(carry(client, target.clone(), state.clone()));
+                }
+            });
+            Ok(Proxy { address, plugged })
+        }
+
+        pub fn pull(&self) {
+            self.plugged.send_replace(false);
+        }
+
+        pub fn plug(&self) {
+            self.plugged.send_replace(true);
+        }
+    }
+
+    async fn carry(mut client: TcpStream, target: String, mut plugged: watch::Receiver<bool>) {
+        if *plugged.borrow() {
+            if let Ok(mut server) = TcpStream::connect(target).await {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = plugged.wait_for(|plugged| !plugged) => {}
+                }
+            }
+        }
+    }
+}

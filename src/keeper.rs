@@ -1,0 +1,258 @@
+//! The connection, and where everything else comes from.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use lockkeeper_actors::error::ConnectError;
+use lockkeeper_actors::machine::znode::InvalidName;
+use lockkeeper_actors::messages::{Lifeline, SessionEvent};
+use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
+#[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
+use lockkeeper_actors::zookeeper::SaslOptions;
+#[cfg(feature = "tls")]
+use lockkeeper_actors::zookeeper::TlsOptions;
+use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
+
+/// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
+///
+/// When the last clone, the last [`Lock`] and the last guard are gone, it closes in the background.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use lockkeeper::Keeper;
+///
+/// let keeper = Keeper::options()
+///     .session_timeout(Duration::from_secs(10))
+///     .identifier("billing-7")
+///     .connect("zk1:2181,zk2:2181,zk3:2181/app")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Keeper {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub started: Started,
+    pub lifeline: Arc<Lifeline>,
+    pub identifier: Vec<u8>,
+    pub acl: Vec<Acl>,
+}
+
+impl Keeper {
+    /// Connects with the default options: a session timeout of ten seconds, as long to connect, no credentials.
+    ///
+    /// `address` is a list of servers with an optional chroot, as in [`KeeperOptions::connect`].
+    pub async fn connect(address: &str) -> Result<Keeper, ConnectError> {
+        Keeper::options().connect(address).await
+    }
+
+    /// The options, to be ended with [`connect`](KeeperOptions::connect).
+    pub fn options() -> KeeperOptions {
+        KeeperOptions {
+            session_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
+            tick: None,
+            identifier: Vec::new(),
+            acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
+            build: Vec::new(),
+        }
+    }
+
+    /// A handle to the exclusive lock on `path`. No I/O: the path is checked, nothing else.
+    ///
+    /// ```no_run
+    /// # async fn example(keeper: lockkeeper::Keeper) -> Result<(), Box<dyn std::error::Error>> {
+    /// let guard = keeper.lock("/locks/ledger")?.acquire().await?;
+    /// println!("held under token {}", guard.token());
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock(&self, path: &str) -> Result<Lock, InvalidName> {
+        lockkeeper_actors::machine::znode::check_path(path)?;
+        Ok(Lock::new(self, path, LockOptions::default()))
+    }
+
+    /// The same with options of its own.
+    pub fn lock_with(&self, path: &str, options: LockOptions) -> Result<Lock, InvalidLock> {
+        lockkeeper_actors::machine::znode::check_path(path)?;
+        options.check()?;
+        Ok(Lock::new(self, path, options))
+    }
+
+    /// What becomes of the session: every event from now on, none dropped, and the newest one at once.
+    pub fn events(&self) -> Events {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        // A keeper that is closed drops the sender, and the stream ends.
+        let _ = self.shared.started.keeper.cast(KeeperMessage::Subscribe(sender));
+        Events { receiver }
+    }
+
+    /// Closes: refuses new work, answers waiting callers with [`AcquireError::Closed`](crate::AcquireError), turns
+    /// guards to `Lost`, deletes their nodes, and closes the session. Returns when that is done; while there is no
+    /// connection, that may take until the session has ended. Goes on when this future is dropped.
+    pub async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.shared.started.keeper.cast(KeeperMessage::Close(reply.into())).is_ok() {
+            // Dropped by a keeper that has stopped: then it is closed as well.
+            let _ = closed.await;
+        }
+    }
+}
+
+/// How to connect.
+#[derive(Clone)]
+pub struct KeeperOptions {
+    session_timeout: Duration,
+    connect_timeout: Duration,
+    tick: Option<Duration>,
+    identifier: Vec<u8>,
+    acl: Vec<Acl>,
+    build: Vec<Credential>,
+}
+
+#[derive(Clone)]
+enum Credential {
+    Auth(String, Vec<u8>),
+    #[cfg(feature = "tls")]
+    Tls(TlsOptions),
+    #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
+    Sasl(SaslOptions),
+}
+
+impl KeeperOptions {
+    /// How long the server keeps a session that it does not hear from; it may grant less or more. Ten seconds
+    /// unless set. After a crash, a lock is free again this much later; a fail-over of the ensemble within a third
+    /// of it costs nobody a lock.
+    pub fn session_timeout(self, session_timeout: Duration) -> Self {
+        KeeperOptions { session_timeout, ..self }
+    }
+
+    /// How long the first connecting may take. Ten seconds unless set.
+    pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
+        KeeperOptions { connect_timeout, ..self }
+    }
+
+    /// The servers' tickTime, where it is less than half of the session timeout: leases are then known to be good
+    /// for longer.
+    pub fn tick_time(self, tick: Duration) -> Self {
+        KeeperOptions { tick: Some(tick), ..self }
+    }
+
+    /// Who this process is, for people who list contenders.
+    pub fn identifier(self, identifier: impl Into<String>) -> Self {
+        KeeperOptions { identifier: identifier.into().into_bytes(), ..self }
+    }
+
+    /// The access list of all that is made. Everybody may do everything unless set. Contenders must be able to
+    /// read each other's nodes.
+    pub fn acl(self, acl: Vec<Acl>) -> Self {
+        KeeperOptions { acl, ..self }
+    }
+
+    /// Adds credentials, as `addauth` does: `("digest", b"user:password")`.
+    pub fn auth(self, scheme: &str, credentials: &[u8]) -> Self {
+        self.with(Credential::Auth(scheme.to_owned(), credentials.to_vec()))
+    }
+
+    /// Connects with TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(self, options: TlsOptions) -> Self {
+        self.with(Credential::Tls(options))
+    }
+
+    /// Authenticates with SASL.
+    #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
+    pub fn sasl(self, options: impl Into<SaslOptions>) -> Self {
+        self.with(Credential::Sasl(options.into()))
+    }
+
+    /// Connects to `host:port,host:port/chroot`. The port is 2181 unless given; the chroot is made when a lock
+    /// first needs it; a server that speaks TLS may be written as `tcp+tls://host:port`.
+    ///
+    /// # Errors
+    ///
+    /// Options that cannot be used, before anything is sent; an address that cannot be read; credentials that were
+    /// not taken; nobody answering within the connect timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left running when this future is dropped.
+    pub async fn connect(self, address: &str) -> Result<Keeper, ConnectError> {
+        self.check()?;
+        let mut connector = Connector::new(address, self.session_timeout);
+        for credential in self.build {
+            connector = match credential {
+                Credential::Auth(scheme, credentials) => connector.auth(&scheme, &credentials),
+                #[cfg(feature = "tls")]
+                Credential::Tls(options) => connector.tls(options),
+                #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
+                Credential::Sasl(options) => connector.sasl(options),
+            };
+        }
+        let settings = KeeperSettings {
+            connector: Arc::new(connector),
+            connect_timeout: self.connect_timeout,
+            tick: self.tick,
+        };
+        let started = supervisor::start(settings).await?;
+        let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
+        let shared = Shared { started, lifeline, identifier: self.identifier, acl: self.acl };
+        Ok(Keeper { shared: Arc::new(shared) })
+    }
+
+    fn with(mut self, credential: Credential) -> Self {
+        self.build.push(credential);
+        self
+    }
+
+    fn check(&self) -> Result<(), ConnectError> {
+        let refuse = |option, value, reason| Err(ConnectError::InvalidOption { option, value, reason });
+        let times = [
+            ("a session timeout", Some(self.session_timeout)),
+            ("a connect timeout", Some(self.connect_timeout)),
+            ("a tick time", self.tick),
+        ];
+        for (option, time) in times {
+            let Some(time) = time else { continue };
+            if time < Duration::from_millis(1) {
+                return refuse(option, format!("{time:?}"), "it is less than a millisecond");
+            }
+            if time.as_millis() > i32::MAX as u128 {
+                return refuse(option, format!("{time:?}"), "ZooKeeper counts milliseconds in 31 bits");
+            }
+        }
+        if self.identifier.len() > MAX_IDENTIFIER {
+            let value = format!("{} bytes", self.identifier.len());
+            return refuse("an identifier", value, "a node has room for less than 1 MiB");
+        }
+        if self.acl.is_empty() {
+            return refuse("an access list", "no entries".into(), "nobody could use what is made");
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of a keeper's session, as a stream. Ends after [`SessionEvent::Closed`].
+#[derive(Debug)]
+pub struct Events {
+    receiver: mpsc::UnboundedReceiver<SessionEvent>,
+}
+
+impl Stream for Events {
+    type Item = SessionEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<SessionEvent>> {
+        self.receiver.poll_recv(context)
+    }
+}

@@ -1,0 +1,332 @@
+//! The exclusive lock.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockkeeper_actors::PrimitivesMessage;
+use lockkeeper_actors::error::{ContendersError, Lost, ReleaseError};
+use lockkeeper_actors::lease::{FencingToken, Lease, LeaseState};
+use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, check_patterns};
+use lockkeeper_actors::messages::{Contender, ContenderOptions, LockMessage, Ticket};
+use lockkeeper_actors::zookeeper::Acl;
+use ractor::{ActorRef, RpcReplyPort};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::keeper::{Keeper, Shared};
+use crate::pending::{Acquire, AcquireTimeout, Pending, TryAcquire};
+
+/// A handle to an exclusive lock. Cheap to clone; all clones, and all handles of the same path, stand in one queue.
+///
+/// The queue is first come, first served across the whole cluster, and shared with kazoo's `Lock` on the same path.
+/// The lock is not re-entrant: whoever holds it and acquires again waits for itself.
+#[derive(Clone)]
+pub struct Lock {
+    pub(crate) shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    options: Arc<ContenderOptions>,
+}
+
+impl Lock {
+    pub(crate) fn new(keeper: &Keeper, path: &str, options: LockOptions) -> Lock {
+        let shared = keeper.shared.clone();
+        let options = ContenderOptions {
+            identifier: options.identifier.unwrap_or_else(|| shared.identifier.clone()),
+            patterns: options.patterns.into(),
+            ephemeral: options.ephemeral,
+            container: options.container,
+            acl: options.acl.unwrap_or_else(|| shared.acl.clone()),
+        };
+        let handle = Handle { path: path.into(), primitives: shared.started.primitives.clone() };
+        // Refused by a keeper that is closed; then so is everything that follows.
+        let _ = handle.primitives.cast(PrimitivesMessage::Open(handle.path.clone()));
+        Lock { shared, handle: Arc::new(handle), options: Arc::new(options) }
+    }
+
+    /// The lock's path, without the connection's chroot.
+    pub fn path(&self) -> &str {
+        &self.handle.path
+    }
+
+    /// Waits for the lock.
+    ///
+    /// A session that is lost meanwhile does not end the waiting: the request queues again, at the tail.
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireError`](crate::AcquireError), when the lock cannot be had at all.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the request, and leaves no node; nothing is sent before the first poll.
+    ///
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::Lock) -> Result<(), Box<dyn std::error::Error>> {
+    /// let guard = lock.acquire().await?;
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn acquire(&self) -> Acquire {
+        Pending::new(self.clone(), Wait::Forever)
+    }
+
+    /// Takes the lock if nobody is ahead, without waiting. Writes nothing if somebody is.
+    ///
+    /// # Errors
+    ///
+    /// [`TryAcquireError::Contended`](crate::TryAcquireError) when somebody is ahead, `Suspended` at once while
+    /// the connection is in doubt.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Lock::acquire).
+    pub fn try_acquire(&self) -> TryAcquire {
+        Pending::new(self.clone(), Wait::Try)
+    }
+
+    /// Waits for the lock, until `timeout` after this call. One deadline covers it all, a lost session included.
+    /// Zero is one try; a time too long to be counted is none.
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireTimeoutError::TimedOut`](crate::AcquireTimeoutError) when the time is over; the deletion of the
+    /// node is sent by then, and confirmed in the background.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Lock::acquire).
+    pub fn acquire_timeout(&self, timeout: Duration) -> AcquireTimeout {
+        let wait = match u64::try_from(timeout.as_nanos()) {
+            Ok(0) => Wait::Try,
+            Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.shared.started.clock.now() + timeout),
+            Ok(_) | Err(_) => Wait::Forever,
+        };
+        Pending::new(self.clone(), wait)
+    }
+
+    /// Cancels a request that was made [by message](Pending::forward). Does nothing to one that holds, or is done.
+    pub fn cancel(&self, ticket: Ticket) {
+        self.send(LockMessage::Cancel(ticket));
+    }
+
+    /// Who holds and waits, in order. Makes nothing: a path that is not there has no contenders.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub async fn contenders(&self) -> Result<Vec<Contender>, ContendersError> {
+        self.ask(|reply| LockMessage::Contenders(self.options.patterns.clone(), reply)).await
+    }
+
+    /// Deletes the node of a contender that [`contenders`](Lock::contenders) listed and that no session takes away:
+    /// one made with [`LockOptions::ephemeral`]`(false)` whose owner has crashed. Make sure that it has. One that
+    /// is gone already counts as removed.
+    ///
+    /// # Errors
+    ///
+    /// [`ContendersError::Ephemeral`] for a node that goes with its session.
+    pub async fn remove_contender(&self, contender: &Contender) -> Result<(), ContendersError> {
+        self.ask(|reply| LockMessage::RemoveContender(contender.clone(), reply)).await
+    }
+
+    /// Sends a message to the lock's actor. What it answers with says when the keeper is closed.
+    pub fn send(&self, message: LockMessage) {
+        let message = PrimitivesMessage::Lock(self.handle.path.clone(), message);
+        // A closed keeper drops the message, and with it the reply ports and listeners in it.
+        let _ = self.handle.primitives.cast(message);
+    }
+
+    pub(crate) fn options(&self) -> &Arc<ContenderOptions> {
+        &self.options
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(RpcReplyPort<Result<T, ContendersError>>) -> LockMessage,
+    ) -> Result<T, ContendersError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(message(reply.into()));
+        answer.await.unwrap_or(Err(ContendersError::Disconnected))
+    }
+}
+
+/// Counted by the supervisor, which ends an idle actor when no handle is left.
+struct Handle {
+    path: Arc<str>,
+    primitives: ActorRef<PrimitivesMessage>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let _ = self.primitives.cast(PrimitivesMessage::Dropped(self.path.clone()));
+    }
+}
+
+/// Options of one lock handle. They belong to the contenders that the handle makes: handles of one path with
+/// different options stand in one queue.
+#[derive(Clone, Debug)]
+pub struct LockOptions {
+    identifier: Option<Vec<u8>>,
+    patterns: Vec<String>,
+    ephemeral: bool,
+    container: bool,
+    acl: Option<Vec<Acl>>,
+}
+
+impl Default for LockOptions {
+    fn default() -> LockOptions {
+        LockOptions { identifier: None, patterns: Vec::new(), ephemeral: true, container: false, acl: None }
+    }
+}
+
+impl LockOptions {
+    /// The defaults, which are the keeper's.
+    pub fn new() -> LockOptions {
+        LockOptions::default()
+    }
+
+    /// Who this is, for people who list contenders; the keeper's identifier unless set.
+    pub fn identifier(self, identifier: impl Into<String>) -> Self {
+        LockOptions { identifier: Some(identifier.into().into_bytes()), ..self }
+    }
+
+    /// Further contenders to wait for: nodes whose names end in one of these texts and a sequence number, as kazoo's
+    /// `extra_lock_patterns`. `-lock-` covers Curator and go-zookeeper.
+    pub fn extra_lock_patterns<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> Self {
+        LockOptions { patterns: patterns.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// `false` makes nodes that outlive sessions, as kazoo's `ephemeral=False`: a lock held so is not lost with the
+    /// connection, and not free again when its holder crashes. Such a node is found with [`Lock::contenders`] and
+    /// removed with [`Lock::remove_contender`].
+    pub fn ephemeral(self, ephemeral: bool) -> Self {
+        LockOptions { ephemeral, ..self }
+    }
+
+    /// `true` makes missing directories as container nodes, which the server (3.5.3 and later) removes some time
+    /// after they have been emptied.
+    pub fn container_directories(self, container: bool) -> Self {
+        LockOptions { container, ..self }
+    }
+
+    /// The access list of the contender's node, and of directories that must be made; the keeper's unless set.
+    pub fn acl(self, acl: Vec<Acl>) -> Self {
+        LockOptions { acl: Some(acl), ..self }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), InvalidLock> {
+        check_patterns(&self.patterns)?;
+        match &self.identifier {
+            Some(identifier) if identifier.len() > MAX_IDENTIFIER => {
+                return Err(InvalidLock::Identifier { bytes: identifier.len() });
+            }
+            Some(_) | None => {}
+        }
+        match &self.acl {
+            Some(acl) if acl.is_empty() => Err(InvalidLock::Acl),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// The server takes requests of less than 1 MiB; this leaves room for the path and the access list.
+pub(crate) const MAX_IDENTIFIER: usize = 1024 * 1024 - 64 * 1024;
+
+/// A lock that cannot be made as it was asked for.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidLock {
+    /// The path cannot be locked.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// An extra pattern cannot match.
+    #[error(transparent)]
+    Pattern(#[from] InvalidPattern),
+    /// The identifier does not fit into a node.
+    #[error("an identifier of {bytes} bytes does not fit into a node of less than 1 MiB")]
+    Identifier {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// The access list is empty.
+    #[error("an access list with no entries would let nobody use what is made")]
+    Acl,
+}
+
+/// A held [`Lock`]. Dropping it releases the lock, in the background.
+///
+/// It goes where its owner goes: owned, `Send`, `'static`, and independent of the handles.
+#[derive(Debug)]
+#[must_use = "dropping the guard releases the lock"]
+pub struct LockGuard(Lease);
+
+impl LockGuard {
+    pub(crate) fn new(lease: Lease) -> LockGuard {
+        LockGuard(lease)
+    }
+
+    /// The lock's path, without the connection's chroot.
+    pub fn path(&self) -> &str {
+        self.0.path()
+    }
+
+    /// The path of the node that stands for this guard. A ZooKeeper `multi` of a check of this node (any version)
+    /// and a write is a write fenced by the server itself.
+    pub fn node(&self) -> &str {
+        self.0.node()
+    }
+
+    /// The fencing token: larger than that of every holder before.
+    pub fn token(&self) -> FencingToken {
+        self.0.token()
+    }
+
+    /// The request that this guard answers.
+    pub fn ticket(&self) -> Ticket {
+        self.0.ticket()
+    }
+
+    /// What may be believed at this moment. The clock is read at every call, so a task that was paused for long
+    /// sees [`LeaseState::Lost`] as soon as it runs again.
+    pub fn state(&self) -> LeaseState {
+        self.0.state()
+    }
+
+    /// Until when nobody else can hold the lock, as far as is proven at this moment; heartbeats move it on. In the
+    /// past once the lease is lost. `None` for a lock that outlives sessions.
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.0.valid_until()
+    }
+
+    /// Ends when the lease is lost. Cancel safe.
+    pub async fn lost(&self) {
+        self.0.lost().await;
+    }
+
+    /// Runs `work` for as long as the lease lasts: its result, or `Err(Lost)` when the lease ended first, and then
+    /// `work` is dropped where it stood. Work that never awaits cannot be cut short: then the token protects.
+    ///
+    /// ```no_run
+    /// # async fn write(_: lockkeeper::FencingToken) {}
+    /// # async fn example(guard: lockkeeper::LockGuard) -> Result<(), Box<dyn std::error::Error>> {
+    /// guard.protect(write(guard.token())).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+        self.0.protect(work).await
+    }
+
+    /// Releases the lock, and waits until the server has confirmed it; dropping the guard releases without waiting.
+    /// A node that is gone already counts as released. The release goes on when this future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError::Lost`] when the lease ended first.
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        self.0.release().await
+    }
+}

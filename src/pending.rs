@@ -1,0 +1,194 @@
+//! A request for a lock on its way, to be awaited or to be answered by message.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use lockkeeper_actors::error::AcquireError;
+use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::messages::{AcquireRequest, Listener, LockEvent, LockMessage, Refused, Ticket};
+use ractor::{ActorRef, Message};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::lock::{Lock, LockGuard};
+
+/// What [`Lock::acquire`] returns.
+pub type Acquire = Pending<AcquireError>;
+/// What [`Lock::try_acquire`] returns.
+pub type TryAcquire = Pending<TryAcquireError>;
+/// What [`Lock::acquire_timeout`] returns.
+pub type AcquireTimeout = Pending<AcquireTimeoutError>;
+
+/// A request for a lock: await it, or have it answered [by message](Pending::forward).
+///
+/// Nothing is sent before the first poll. Dropped after that, it cancels the request, and a lock that was granted
+/// meanwhile is released.
+#[must_use = "futures do nothing unless polled"]
+pub struct Pending<E> {
+    lock: Lock,
+    wait: Wait,
+    stage: Stage,
+    error: PhantomData<fn() -> E>,
+}
+
+enum Stage {
+    New,
+    Sent(Ticket, oneshot::Receiver<Result<LockGuard, Refused>>),
+    Done,
+}
+
+impl<E> Pending<E> {
+    pub(crate) fn new(lock: Lock, wait: Wait) -> Pending<E> {
+        Pending { lock, wait, stage: Stage::New, error: PhantomData }
+    }
+
+    /// Sends the request, and its events to `actor`, as messages of its own kind that `convert` makes of them. For
+    /// handlers that must not wait.
+    ///
+    /// The guard comes inside [`LockEvent::Acquired`]. An actor that is gone when its lock is granted drops it with
+    /// the message, and that releases it.
+    ///
+    /// ```no_run
+    /// # use lockkeeper::{Lock, LockEvent, LockGuard, Ticket};
+    /// enum Message {
+    ///     Ledger(LockEvent<LockGuard>),
+    /// }
+    /// # #[cfg(not(feature = "cluster"))]
+    /// fn ask(lock: &Lock, myself: &ractor::ActorRef<Message>) -> Ticket {
+    ///     lock.acquire().forward(myself, Message::Ledger)
+    /// }
+    /// ```
+    pub fn forward<M: Message>(
+        self,
+        actor: &ActorRef<M>,
+        convert: impl Fn(LockEvent<LockGuard>) -> M + Send + 'static,
+    ) -> Ticket {
+        let actor = actor.clone();
+        self.listen(move |event| {
+            let _ = actor.cast(convert(event));
+        })
+    }
+
+    /// Sends the request, and its events to `hear`, which runs inside the lock's actor: it must hand them on, and
+    /// never block.
+    pub fn listen(mut self, mut hear: impl FnMut(LockEvent<LockGuard>) + Send + 'static) -> Ticket {
+        self.send(move |event| hear(event.map_guard(LockGuard::new)))
+    }
+
+    fn send(&mut self, hear: impl FnMut(LockEvent) + Send + 'static) -> Ticket {
+        let (ticket, lifeline) = (Ticket::new(), self.lock.shared.lifeline.clone());
+        let listener = Listener::new(ticket, self.lock.path().into(), hear);
+        let options = self.lock.options().clone();
+        let request = AcquireRequest::new(ticket, options, self.wait, listener, lifeline);
+        self.lock.send(LockMessage::Acquire(request));
+        ticket
+    }
+}
+
+impl<E: FromRefused> Future for Pending<E> {
+    type Output = Result<LockGuard, E>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Stage::New = self.stage {
+            let (reply, answer) = oneshot::channel();
+            let mut reply = Some(reply);
+            let ticket = self.send(move |event| {
+                let answer = match event {
+                    LockEvent::Acquired { guard, .. } => Ok(LockGuard::new(guard)),
+                    LockEvent::Refused(_, refused) => Err(refused),
+                    _ => return,
+                };
+                // A caller who has gone drops the guard, and that releases the lock.
+                let _ = reply.take().map(|reply| reply.send(answer));
+            });
+            self.stage = Stage::Sent(ticket, answer);
+        }
+        let Stage::Sent(_, answer) = &mut self.stage else { return Poll::Pending };
+        let answered = match Pin::new(answer).poll(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(answered) => answered,
+        };
+        let path = || self.lock.path().to_owned();
+        let result = match answered {
+            Ok(Ok(guard)) => Ok(guard),
+            Ok(Err(refused)) => Err(E::from_refused(path(), refused)),
+            Err(_) => Err(E::from_refused(path(), Refused::Failed(AcquireError::Stopped { path: path() }))),
+        };
+        self.stage = Stage::Done;
+        Poll::Ready(result)
+    }
+}
+
+impl<E> Drop for Pending<E> {
+    fn drop(&mut self) {
+        if let Stage::Sent(ticket, _) = &self.stage {
+            self.lock.cancel(*ticket);
+        }
+    }
+}
+
+/// Why a lock was not acquired without waiting.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TryAcquireError {
+    /// Somebody is ahead.
+    #[error("somebody else holds the lock, or waits for it")]
+    Contended,
+    /// The connection is in doubt, and nothing can be said at once.
+    #[error("the connection to ZooKeeper is in doubt")]
+    Suspended,
+    /// The lock cannot be had.
+    #[error(transparent)]
+    Failed(#[from] AcquireError),
+}
+
+/// Why a lock was not acquired in time.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AcquireTimeoutError {
+    /// The time is over.
+    #[error("the lock was not acquired in time")]
+    TimedOut,
+    /// The lock cannot be had.
+    #[error(transparent)]
+    Failed(#[from] AcquireError),
+}
+
+/// How each kind of request puts a refusal.
+pub trait FromRefused {
+    /// For the lock on `path`.
+    #[doc(hidden)]
+    fn from_refused(path: String, refused: Refused) -> Self;
+}
+
+impl FromRefused for AcquireError {
+    fn from_refused(path: String, refused: Refused) -> AcquireError {
+        match refused {
+            Refused::Failed(error) => error,
+            // A request that waits for ever is not refused for any of these.
+            other => AcquireError::Rejected { path, reason: format!("{other:?}") },
+        }
+    }
+}
+
+impl FromRefused for TryAcquireError {
+    fn from_refused(path: String, refused: Refused) -> TryAcquireError {
+        match refused {
+            Refused::Contended => TryAcquireError::Contended,
+            Refused::Suspended => TryAcquireError::Suspended,
+            other => TryAcquireError::Failed(AcquireError::from_refused(path, other)),
+        }
+    }
+}
+
+impl FromRefused for AcquireTimeoutError {
+    fn from_refused(path: String, refused: Refused) -> AcquireTimeoutError {
+        match refused {
+            // The first two answer a timeout of zero.
+            Refused::Contended | Refused::Suspended | Refused::TimedOut => AcquireTimeoutError::TimedOut,
+            other => AcquireTimeoutError::Failed(AcquireError::from_refused(path, other)),
+        }
+    }
+}
