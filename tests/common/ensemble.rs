@@ -1,0 +1,123 @@
+//! Three ZooKeeper servers that elect a leader.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::ports;
+use super::server::{Failure, START_ATTEMPTS, START_LIMIT, Server, ServerOptions};
+
+/// An ensemble on loopback that survives the loss of one member. Dropping it kills the members.
+pub struct Ensemble {
+    members: Vec<Server>,
+}
+
+impl Ensemble {
+    /// Starts the three members, and returns when all of them serve.
+    pub fn start() -> Ensemble {
+        Ensemble::start_with(&ServerOptions::default())
+    }
+
+    /// The same with other options, which all members get.
+    pub fn start_with(options: &ServerOptions) -> Ensemble {
+        Ensemble::try_start(options).unwrap_or_else(|reason| panic!("{reason}"))
+    }
+
+    /// The addresses of all members, separated by commas.
+    pub fn connect_string(&self) -> String {
+        let addresses: Vec<String> = self.members.iter().map(Server::address).collect();
+        addresses.join(",")
+    }
+
+    /// The members, numbered from 0, to be asked, stopped, restarted and paused one by one.
+    pub fn member(&self, number: usize) -> &Server {
+        &self.members[number]
+    }
+
+    pub fn members(&self) -> &[Server] {
+        &self.members
+    }
+
+    /// The number of the leader. When there is none, as after the former one was stopped or
+    /// paused, this waits for the election.
+    pub fn leader(&self) -> usize {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            let modes = self.modes();
+            // A former leader that was paused may for a moment still believe to be one.
+            if count(&modes, "leader") == 1 && count(&modes, "follower") > 0 {
+                if let Some(leader) = modes.iter().position(|mode| mode == "leader") {
+                    return leader;
+                }
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the ensemble has no leader after {START_LIMIT:?}, but {modes:?}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The number of some member that follows.
+    pub fn follower(&self) -> usize {
+        let leader = self.leader();
+        let follows = |number: &usize| *number != leader && self.members[*number].is_running();
+        (0..SIZE).find(follows).expect("a running follower")
+    }
+}
+
+const SIZE: usize = 3;
+
+/// How many ticks a member may take to join the leader, and to fall behind it, respectively.
+/// The second is what bounds how long the loss of a paused member goes unnoticed.
+const INIT_LIMIT: u32 = 25;
+const SYNC_LIMIT: u32 = 5;
+
+impl Ensemble {
+    fn try_start(options: &ServerOptions) -> Result<Ensemble, String> {
+        let mut attempt = 1;
+        loop {
+            let reserved = ports::reserve(3 * SIZE);
+            let (clients, peers) = reserved.ports.split_at(SIZE);
+            let mut config = vec![format!("initLimit={INIT_LIMIT}"), format!("syncLimit={SYNC_LIMIT}")];
+            for (number, ports) in peers.chunks(2).enumerate() {
+                config.push(format!("server.{}=127.0.0.1:{}:{}", number + 1, ports[0], ports[1]));
+            }
+            let members = clients
+                .iter()
+                .enumerate()
+                .map(|(number, port)| Server::prepare(*port, options, &config, Some(number + 1)))
+                .collect::<Result<Vec<_>, _>>()?;
+            let ensemble = Ensemble { members };
+            drop(reserved);
+
+            ensemble.members.iter().for_each(Server::relaunch);
+            match ensemble.outcome_of_start() {
+                Ok(()) => return Ok(ensemble),
+                // Any of the ports may be the one, so all of them are replaced.
+                Err((_, Failure::PortTaken)) if attempt < START_ATTEMPTS => attempt += 1,
+                Err((member, failure)) => return Err(member.explain(&failure)),
+            }
+        }
+    }
+
+    /// The first member that fails to serve, and how it failed.
+    fn outcome_of_start(&self) -> Result<(), (&Server, Failure)> {
+        let deadline = Instant::now() + START_LIMIT;
+        for member in &self.members {
+            let outcome = member.outcome_of_launch(deadline);
+            outcome.map_err(|failure| (member, failure))?;
+        }
+        Ok(())
+    }
+
+    /// What each member says it is; empty for those that cannot or do not say.
+    fn modes(&self) -> Vec<String> {
+        let mode = |member: &Server| member.is_running().then(|| member.mode()).flatten();
+        let modes = self.members.iter().map(mode);
+        modes.map(Option::unwrap_or_default).collect()
+    }
+}
+
+fn count(modes: &[String], wanted: &str) -> usize {
+    modes.iter().filter(|mode| *mode == wanted).count()
+}

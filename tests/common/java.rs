@@ -1,0 +1,73 @@
+//! How to run ZooKeeper's jar.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+/// The command line that runs a server, but for the configuration file at its end. The error
+/// says what is missing and how to get it.
+pub fn command(more_flags: &[String]) -> Result<Vec<OsString>, String> {
+    let class_path = class_path()?;
+    let mut command = vec![OsString::from("java")];
+    command.extend(FLAGS.iter().map(OsString::from));
+    command.extend(more_flags.iter().map(OsString::from));
+    command.extend(["-cp".into(), class_path, MAIN_CLASS.into()]);
+    Ok(command)
+}
+
+const MAIN_CLASS: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
+
+/// Flags that keep the JVM small and its start quick, and spare the disk: what is written to a
+/// file survives the process being killed, so forcing it to the platter tests nothing here.
+const FLAGS: &[&str] = &[
+    "-Xmx256m",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+    "-Djava.net.preferIPv4Stack=true",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+    "-Dzookeeper.extendedTypesEnabled=true",
+    "-Dzookeeper.forceSync=no",
+    "-Dzookeeper.preAllocSize=1024",
+];
+
+const DEBIAN_JAR: &str = "/usr/share/java/zookeeper.jar";
+
+/// The class path, after a look whether there is anything to be found.
+///
+/// `ZOOKEEPER_JAR` is handed to java as it is, so it may also be a list such as
+/// `/opt/zookeeper/lib/*`, as an unpacked release of ZooKeeper needs it.
+fn class_path() -> Result<OsString, String> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    if !env::split_paths(&path).any(|directory| directory.join("java").is_file()) {
+        return Err(missing("there is no java in PATH"));
+    }
+    if let Some(given) = env::var_os("ZOOKEEPER_JAR") {
+        return if env::split_paths(&given).any(|entry| names_something(&entry)) {
+            Ok(given)
+        } else {
+            Err(missing(&format!("ZOOKEEPER_JAR is {given:?}, and there is nothing")))
+        };
+    }
+    if !Path::new(DEBIAN_JAR).is_file() {
+        return Err(missing(&format!("there is no {DEBIAN_JAR}")));
+    }
+    // Debian's jar names all it needs but a logger.
+    Ok(format!("{DEBIAN_JAR}:/usr/share/java/slf4j-simple.jar").into())
+}
+
+fn names_something(entry: &Path) -> bool {
+    if entry.file_name() == Some(OsStr::new("*")) {
+        return entry.parent().is_some_and(Path::is_dir);
+    }
+    entry.exists()
+}
+
+fn missing(what: &str) -> String {
+    format!(
+        "these tests run a real ZooKeeper server, but {what}: \
+         install it with `apt-get install -y zookeeper`, \
+         or let ZOOKEEPER_JAR name its jar (or class path)"
+    )
+}
