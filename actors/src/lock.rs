@@ -199,6 +199,9 @@ impl State {
         let current = self.connection.as_ref().map(|session| session.connection.epoch);
         match news {
             SessionNews::Connected(connection) => {
+                if self.connection.take().is_some() {
+                    self.feed(Event::Lost, myself);
+                }
                 let session = connection.client.session();
                 self.connection = Some(Session::new(connection, myself.clone()));
                 self.feed(Event::Connected { session }, myself);

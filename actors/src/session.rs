@@ -158,7 +158,7 @@ impl State {
         let (until, suspended) = match commands.first() {
             Some(SessionCommand::Hold(until)) => (*until, false),
             Some(SessionCommand::Suspend(until)) => (*until, true),
-            Some(SessionCommand::Beat | SessionCommand::Lose) | None => return self.lose(myself),
+            Some(SessionCommand::Beat(_) | SessionCommand::Lose) | None => return self.lose(myself),
         };
         let lease = Arc::new(SessionLease::new(clock, until, suspended));
         let nodes = Arc::new(OwnNodes::default());
@@ -184,7 +184,7 @@ impl State {
         for command in commands {
             let Some(live) = &mut self.live else { return };
             match command {
-                SessionCommand::Beat => self.beat(myself),
+                SessionCommand::Beat(sent) => self.beat(sent, myself),
                 SessionCommand::Hold(until) => {
                     if !live.connection.lease.publish(until, false) {
                         return self.lose(myself);
@@ -207,9 +207,9 @@ impl State {
         }
     }
 
-    fn beat(&mut self, myself: &ActorRef<SessionMessage>) {
+    fn beat(&mut self, sent: Moment, myself: &ActorRef<SessionMessage>) {
         let Some(live) = &mut self.live else { return };
-        let (sent, client, myself) = (self.arguments.clock.now(), &live.connection.client, myself.clone());
+        let (client, myself) = (&live.connection.client, myself.clone());
         let room = if std::mem::take(&mut live.bare) { 0 } else { BATCH_BYTES };
         let (batch, answer) =
             live.connection.nodes.batch(&mut live.cursor, room, |batch| client.check(batch));

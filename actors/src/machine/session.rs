@@ -85,8 +85,8 @@ pub enum SessionInput {
 /// What is to be done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionCommand {
-    /// Send a heartbeat now.
-    Beat,
+    /// Send a heartbeat now. It is known by this moment, which is no later than its sending.
+    Beat(Moment),
     /// Holders may be sure until then.
     Hold(Moment),
     /// Holders can no longer be sure, and hold until then at the latest.
@@ -219,7 +219,7 @@ impl Session {
             None if self.connected.is_some() && now >= self.next_beat => {
                 self.beat = Some(now);
                 self.next_beat = now + self.period();
-                out.push(SessionCommand::Beat);
+                out.push(SessionCommand::Beat(now));
             }
             Some(sent) if now >= sent + self.period() => self.suspend(out),
             None | Some(_) => {}
@@ -284,7 +284,7 @@ mod tests {
         let mut out = Vec::new();
         for sent in (0..=last).step_by(1000) {
             if sent > 0 {
-                assert_eq!(input(session, SessionInput::Wake, sent), [SessionCommand::Beat], "at {sent}");
+                assert_eq!(input(session, SessionInput::Wake, sent), [SessionCommand::Beat(at(sent))]);
             }
             out.extend(input(session, SessionInput::Answered { sent: at(sent) }, sent + 10));
         }
@@ -295,7 +295,7 @@ mod tests {
     fn a_new_session_holds_from_the_beginning_of_its_connect() {
         let mut out = Vec::new();
         let session = Session::new(at(100), at(150), TIMEOUT, None, &mut out);
-        assert_eq!(out, [SessionCommand::Hold(at(8020)), SessionCommand::Beat]);
+        assert_eq!(out, [SessionCommand::Hold(at(8020)), SessionCommand::Beat(at(150))]);
         assert_eq!(session.wakeup(), Some(at(1150)));
     }
 
@@ -332,10 +332,10 @@ mod tests {
     fn a_heartbeat_that_hangs_suspends_and_its_answer_resumes() {
         let (mut session, _) = started();
         beats(&mut session, 2000);
-        assert_eq!(input(&mut session, SessionInput::Wake, 3000), [SessionCommand::Beat]);
+        assert_eq!(input(&mut session, SessionInput::Wake, 3000), [SessionCommand::Beat(at(3000))]);
         assert_eq!(input(&mut session, SessionInput::Wake, 4000), [SessionCommand::Suspend(at(7920))]);
         let resumed = input(&mut session, SessionInput::Answered { sent: at(3000) }, 4500);
-        assert_eq!(resumed, [SessionCommand::Hold(at(7920)), SessionCommand::Beat]);
+        assert_eq!(resumed, [SessionCommand::Hold(at(7920)), SessionCommand::Beat(at(4500))]);
     }
 
     #[test]
@@ -358,7 +358,7 @@ mod tests {
         );
         assert_eq!(
             input(&mut session, SessionInput::Reconnected, 5000),
-            [SessionCommand::Suspend(at(3000 + 8000 - 80)), SessionCommand::Beat]
+            [SessionCommand::Suspend(at(3000 + 8000 - 80)), SessionCommand::Beat(at(5000))]
         );
         // An answer to a heartbeat of the old connection verifies nothing.
         assert_eq!(input(&mut session, SessionInput::Answered { sent: at(3000) }, 5001), []);
@@ -373,14 +373,14 @@ mod tests {
         let (mut session, _) = started();
         beats(&mut session, 3000);
         let commands = input(&mut session, SessionInput::Reconnected, 3500);
-        assert_eq!(commands, [SessionCommand::Suspend(at(7920)), SessionCommand::Beat]);
+        assert_eq!(commands, [SessionCommand::Suspend(at(7920)), SessionCommand::Beat(at(3500))]);
     }
 
     #[test]
     fn a_session_that_was_long_in_coming_holds_once_it_is_proven() {
         let mut out = Vec::new();
         let mut session = Session::new(at(0), at(9000), TIMEOUT, None, &mut out);
-        assert_eq!(out, [SessionCommand::Suspend(at(17_000)), SessionCommand::Beat]);
+        assert_eq!(out, [SessionCommand::Suspend(at(17_000)), SessionCommand::Beat(at(9000))]);
         let mut answers = Vec::new();
         for sent in (9000..=13_000).step_by(1000) {
             answers.extend(input(&mut session, SessionInput::Wake, sent));
@@ -393,7 +393,7 @@ mod tests {
     fn a_heartbeat_that_misses_a_node_is_sent_again_at_once_and_others_at_the_next_beat() {
         let (mut session, _) = started();
         let missed = SessionInput::Failed { sent: at(0), at_once: true };
-        assert_eq!(input(&mut session, missed, 10), [SessionCommand::Beat]);
+        assert_eq!(input(&mut session, missed, 10), [SessionCommand::Beat(at(10))]);
         let refused = SessionInput::Failed { sent: at(10), at_once: false };
         assert_eq!(input(&mut session, refused, 20), []);
         assert_eq!(session.wakeup(), Some(at(1010)));

@@ -1,0 +1,168 @@
+//! Many at once: exclusion, order and tokens under contention, and nothing left behind.
+
+mod common;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use common::{Server, eventually, shared, unique_path};
+use lockkeeper::{Keeper, Lock};
+use tokio::task::JoinSet;
+
+async fn connect(address: &str) -> Keeper {
+    (Keeper::options().session_timeout(Duration::from_secs(10)).connect(address).await)
+        .expect("the test's server takes connections")
+}
+
+/// Sees every holder of one lock from outside.
+#[derive(Default)]
+struct Witness {
+    held: AtomicBool,
+    last: AtomicU64,
+    grants: AtomicU64,
+}
+
+impl Witness {
+    async fn hold_once(&self, lock: &Lock) {
+        let guard = lock.acquire().await.expect("the lock can be had");
+        assert!(!self.held.swap(true, Ordering::SeqCst), "two hold at once");
+        let before = self.last.swap(guard.token().as_u64(), Ordering::SeqCst);
+        assert!(before < guard.token().as_u64(), "token {} came after {before}", guard.token());
+        self.grants.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        assert!(self.held.swap(false, Ordering::SeqCst));
+        drop(guard);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_contenders_in_eight_sessions_hold_one_at_a_time_under_growing_tokens() {
+    let server = Server::start();
+    let path = unique_path("crowd");
+    let witness = Arc::new(Witness::default());
+    let mut keepers = Vec::new();
+    let mut workers = JoinSet::new();
+    for _ in 0..8 {
+        let keeper = connect(&server.address()).await;
+        for _ in 0..8 {
+            let (lock, witness) = (keeper.lock(&path).expect("a path"), witness.clone());
+            workers.spawn(async move {
+                for _ in 0..10 {
+                    witness.hold_once(&lock).await;
+                }
+            });
+        }
+        keepers.push(keeper);
+    }
+    let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody gets their turns");
+    assert_eq!(witness.grants.load(Ordering::SeqCst), 8 * 8 * 10);
+    let lock = keepers[0].lock(&path).expect("a path");
+    eventually("every node is gone", Duration::from_secs(10), async || {
+        lock.contenders().await.is_ok_and(|contenders| contenders.is_empty())
+    })
+    .await;
+    eventually("no watch is left", Duration::from_secs(10), async || server.mntr("zk_watch_count") == 0)
+        .await;
+}
+
+#[tokio::test]
+async fn the_queue_is_first_come_first_served_across_sessions() {
+    let path = unique_path("order");
+    let keepers = [connect(&shared().address()).await, connect(&shared().address()).await];
+    let holder = keepers[0].lock(&path).expect("a path").acquire().await.expect("free");
+    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let mut waiting = JoinSet::new();
+    for place in 0..12 {
+        let (lock, said) = (keepers[place % 2].lock(&path).expect("a path"), said.clone());
+        let seen = lock.clone();
+        waiting.spawn(async move {
+            let guard = lock.acquire().await.expect("the lock can be had");
+            said.send(place).expect("the test listens");
+            drop(guard);
+        });
+        eventually("the contender stands in the queue", Duration::from_secs(10), async || {
+            seen.contenders().await.is_ok_and(|contenders| contenders.len() == place + 2)
+        })
+        .await;
+    }
+    drop(holder);
+    for place in 0..12 {
+        assert_eq!(heard.recv().await, Some(place));
+    }
+}
+
+/// Futures dropped at any stage of acquiring leave nothing behind, and nobody out.
+#[tokio::test]
+async fn requests_dropped_at_random_leave_no_node_and_no_task() {
+    let keeper = connect(&shared().address()).await;
+    let lock = keeper.lock(&unique_path("dropped")).expect("a path");
+    lock.acquire().await.expect("free").release().await.expect("released");
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let before = tasks.num_alive_tasks();
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..500 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let patience = Duration::from_micros(seed % 1500);
+        drop(tokio::time::timeout(patience, lock.acquire()).await);
+    }
+    // Polled once and dropped.
+    for _ in 0..100 {
+        let mut acquire = pin!(lock.acquire());
+        assert!(acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let guard = tokio::time::timeout(Duration::from_secs(10), lock.acquire()).await;
+    guard.expect("nobody is left in the way").expect("free").release().await.expect("released");
+    eventually("every node is gone", Duration::from_secs(10), async || {
+        lock.contenders().await.is_ok_and(|contenders| contenders.is_empty())
+    })
+    .await;
+    eventually("every task is gone", Duration::from_secs(10), async || tasks.num_alive_tasks() <= before)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_paths_locked_once_leave_no_actor_no_task_and_no_memory() {
+    const PATHS: u64 = 100_000;
+    let server = Server::start();
+    let keeper = connect(&server.address()).await;
+    let tasks = tokio::runtime::Handle::current().metrics();
+    // What the allocator keeps for the busiest moment is there after some thousand paths.
+    lock_and_release(&keeper, 0, PATHS / 5).await;
+    eventually("the actors end", Duration::from_secs(10), async || tasks.num_alive_tasks() < 50).await;
+    let before = resident_kilobytes();
+    lock_and_release(&keeper, PATHS / 5, PATHS).await;
+    eventually("the actors end", Duration::from_secs(10), async || tasks.num_alive_tasks() < 50).await;
+    let grown = resident_kilobytes().saturating_sub(before);
+    // A single word kept for each path would be more.
+    assert!(grown < 8 * PATHS / 1024 + 4096, "{grown} KiB more after {PATHS} paths");
+}
+
+/// Sixteen at a time, each path once.
+async fn lock_and_release(keeper: &Keeper, from: u64, to: u64) {
+    const WORKERS: u64 = 16;
+    let mut workers = JoinSet::new();
+    for worker in 0..WORKERS {
+        let keeper = keeper.clone();
+        workers.spawn(async move {
+            for number in (from + worker..to).step_by(WORKERS as usize) {
+                let lock = keeper.lock(&format!("/many/{number}")).expect("a path");
+                let guard = lock.acquire().await.expect("nobody else wants it");
+                guard.release().await.expect("released");
+            }
+        });
+    }
+    while workers.join_next().await.transpose().expect("no worker fails").is_some() {}
+}
+
+fn resident_kilobytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("the system tells a process' size");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}

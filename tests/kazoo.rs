@@ -1,0 +1,147 @@
+//! One queue with a live kazoo: it waits for us, we wait for it, and each lists the other.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{Acquire, Create, Kazoo, Kind, eventually, shared, unique_path};
+use lockkeeper::{AcquireTimeoutError, Keeper, Lock, TryAcquireError};
+
+async fn connect() -> Keeper {
+    (Keeper::options().session_timeout(Duration::from_secs(10)).identifier("ours"))
+        .connect(&shared().address())
+        .await
+        .expect("the test's server takes connections")
+}
+
+async fn pair(name: &str) -> (Kazoo, Keeper, Lock, String) {
+    let path = unique_path(name);
+    let keeper = connect().await;
+    let lock = keeper.lock(&path).expect("a path");
+    (Kazoo::start(&shared().address()).await, keeper, lock, path)
+}
+
+#[tokio::test]
+async fn we_wait_for_kazoo() {
+    let (kazoo, _keeper, lock, path) = pair("kazoo-first").await;
+    let held = kazoo.acquire(&path, Kind::Lock, Acquire::identified("theirs")).await.expect("free");
+    assert_eq!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    let late = lock.acquire_timeout(Duration::from_millis(200)).await.err();
+    assert_eq!(late, Some(AcquireTimeoutError::TimedOut));
+    let waiting = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.acquire().await }
+    });
+    eventually("we stand behind kazoo", Duration::from_secs(10), async || {
+        let names = lock.contenders().await.expect("connected");
+        names.iter().map(|c| c.identifier.as_str()).eq(["theirs", "ours"])
+    })
+    .await;
+    assert!(!waiting.is_finished());
+    assert_eq!(kazoo.release(held).await, Ok(true));
+    waiting.await.expect("no panic").expect("our turn").release().await.expect("released");
+}
+
+#[tokio::test]
+async fn kazoo_waits_for_us() {
+    let (kazoo, _keeper, lock, path) = pair("ours-first").await;
+    let guard = lock.acquire().await.expect("free");
+    let impatient = Acquire { blocking: false, ..Acquire::identified("theirs") };
+    assert_eq!(kazoo.acquire(&path, Kind::Lock, impatient).await.err().as_deref(), Some("NotAcquired"));
+    let waiting = kazoo.start_acquire(&path, Kind::Lock, Acquire::identified("theirs"));
+    eventually("kazoo stands behind us", Duration::from_secs(10), async || {
+        kazoo.contenders(&path, Kind::Lock).await.is_ok_and(|names| names == ["ours", "theirs"])
+    })
+    .await;
+    assert!(!waiting.is_finished());
+    guard.release().await.expect("released");
+    let held = waiting.await.expect("kazoo's turn");
+    assert_eq!(kazoo.release(held).await, Ok(true));
+}
+
+#[tokio::test]
+async fn kazoo_gets_the_lock_of_ours_that_is_dropped_and_of_one_that_gave_up() {
+    let (kazoo, _keeper, lock, path) = pair("dropped").await;
+    let guard = lock.acquire().await.expect("free");
+    assert!(lock.acquire_timeout(Duration::from_millis(100)).await.is_err());
+    let waiting = kazoo.start_acquire(&path, Kind::Lock, Acquire::default());
+    drop(guard);
+    let held = waiting.await.expect("kazoo's turn");
+    assert_eq!(kazoo.release(held).await, Ok(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_each_hold_one_at_a_time() {
+    const ROUNDS: usize = 25;
+    let path = unique_path("mixed");
+    let held = Arc::new(AtomicBool::new(false));
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let (kazoo, theirs, target) = (Kazoo::start(&shared().address()).await, held.clone(), path.clone());
+        workers.spawn(async move {
+            for _ in 0..ROUNDS {
+                let lock =
+                    kazoo.acquire(&target, Kind::Lock, Acquire::default()).await.expect("kazoo's turn");
+                assert!(!theirs.swap(true, Ordering::SeqCst), "two hold at once");
+                assert!(theirs.swap(false, Ordering::SeqCst));
+                kazoo.release(lock).await.expect("released");
+            }
+        });
+        let (lock, ours) = (connect().await.lock(&path).expect("a path"), held.clone());
+        workers.spawn(async move {
+            for _ in 0..ROUNDS {
+                let guard = lock.acquire().await.expect("our turn");
+                assert!(!ours.swap(true, Ordering::SeqCst), "two hold at once");
+                assert!(ours.swap(false, Ordering::SeqCst));
+                drop(guard);
+            }
+        });
+    }
+    let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody gets their turns");
+}
+
+#[tokio::test]
+async fn kazoo_holding_when_its_process_dies_is_waited_for_until_its_session_ends() {
+    let path = unique_path("dies");
+    let lock = connect().await.lock(&path).expect("a path");
+    let kazoo = Kazoo::start_with_session(&shared().address(), Duration::from_secs(1)).await;
+    kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("free");
+    kazoo.kill().await;
+    assert_eq!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    let guard = tokio::time::timeout(Duration::from_secs(10), lock.acquire()).await;
+    guard.expect("the session ends").expect("our turn").release().await.expect("released");
+}
+
+#[tokio::test]
+async fn our_nodes_look_like_kazoos() {
+    let (kazoo, _keeper, lock, path) = pair("wire").await;
+    let guard = lock.acquire().await.expect("free");
+    let names = kazoo.children(&path).await.expect("the directory is there");
+    let [name] = names.as_slice() else { panic!("one contender, not {names:?}") };
+    let (unique, rest) = name.split_at(32);
+    assert!(unique.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()), "{name}");
+    assert_eq!(rest, "__lock__0000000000");
+    assert_eq!(kazoo.get(guard.node()).await.as_deref(), Ok(&b"ours"[..]));
+    let stat = kazoo.stat(guard.node()).await.expect("answered").expect("there");
+    assert_eq!(stat.czxid as u64, guard.token().as_u64());
+    assert_ne!(stat.ephemeral_owner, 0);
+    let directory = kazoo.stat(&path).await.expect("answered").expect("there");
+    assert_eq!((directory.ephemeral_owner, kazoo.get(&path).await), (0, Ok(Vec::new())));
+}
+
+#[tokio::test]
+async fn names_that_kazoo_would_not_count_do_not_count() {
+    let (kazoo, _keeper, lock, path) = pair("others").await;
+    kazoo.ensure_path(&path).await.expect("made");
+    for name in ["config", "__lock__", "x__lock__12", "é", "_c_1-lock-", "y__rlock__"] {
+        let sequence = name.ends_with('-') || name.starts_with('y');
+        let how = Create { sequence, ..Create::default() };
+        kazoo.create(&format!("{path}/{name}"), b"\xff", how).await.expect("made");
+    }
+    lock.try_acquire().await.expect("nobody is ahead").release().await.expect("released");
+    let held = kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("nobody is ahead");
+    assert_eq!(kazoo.release(held).await, Ok(true));
+}
