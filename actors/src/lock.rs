@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{debug, warn};
+use tracing::{Span, debug, warn};
 
 use crate::clock::Clock;
 use crate::contenders;
@@ -65,6 +65,7 @@ pub(crate) struct State {
 
 /// What a request needs besides its place in the machine.
 struct Entry {
+    span: Span,
     options: Arc<ContenderOptions>,
     /// Until the last word is said.
     listener: Option<Listener>,
@@ -164,8 +165,9 @@ impl State {
             warn!(path = %self.arguments.path, %ticket, "a ticket was used twice");
             return;
         }
-        debug!(path = %self.arguments.path, %ticket, wait = ?asked.wait, "acquire");
+        request.span.in_scope(|| debug!(wait = ?asked.wait, "wanted"));
         let entry = Entry {
+            span: request.span,
             options: request.options,
             listener: Some(request.listener),
             lifeline: Some(request.lifeline),
@@ -184,6 +186,7 @@ impl State {
     ) {
         match self.requests.get_mut(&ticket) {
             Some(entry) => {
+                entry.span.in_scope(|| debug!("released"));
                 entry.release.extend(reply);
                 self.feed(Event::Release(ticket), myself);
             }
@@ -275,6 +278,7 @@ impl State {
             }
             Command::Look(attempt) => self.submit(
                 |zk| {
+                    debug!(%path, epoch = zk.epoch, attempt = attempt.0, "outcome unknown: looking");
                     let (sync, list) = (zk.client.sync(&path), zk.client.children(&path));
                     Box::pin(async move { sync.await.and(list.await) })
                 },
@@ -311,24 +315,26 @@ impl State {
             }
             Command::Grant { ticket, node, czxid } => self.grant(ticket, &node, czxid, myself),
             Command::Queued(ticket, ahead) => {
-                debug!(%path, %ticket, ahead, "queued");
+                self.note(ticket, |epoch| debug!(epoch, ahead, "queued"));
                 self.tell(ticket, LockEvent::Queued { ticket, ahead });
             }
             Command::Refuse(ticket, refusal) => {
-                debug!(%path, %ticket, ?refusal, "refused");
+                self.note(ticket, |epoch| debug!(epoch, ?refusal, "refused"));
                 let refused = refused(&path, refusal);
                 self.conclude(ticket, LockEvent::Refused(ticket, refused));
             }
             Command::Suspend(ticket) => {
+                self.note(ticket, |epoch| debug!(epoch, "suspended"));
                 self.hold(ticket, Hold::suspend);
                 self.tell(ticket, LockEvent::Suspended(ticket));
             }
             Command::Resume(ticket) => {
+                self.note(ticket, |epoch| debug!(epoch, "resumed"));
                 self.hold(ticket, Hold::resume);
                 self.tell(ticket, LockEvent::Resumed(ticket));
             }
             Command::Lose(ticket) => {
-                warn!(%path, %ticket, "lock lost");
+                self.note(ticket, |epoch| warn!(%path, %ticket, epoch, "lost"));
                 if let Some(entry) = self.requests.get_mut(&ticket) {
                     entry.hold = None;
                 }
@@ -365,7 +371,7 @@ impl State {
         let path = self.arguments.path.clone();
         let token = FencingToken::new(czxid);
         let epoch = session.connection.epoch;
-        debug!(%path, %ticket, %token, epoch, "granted");
+        entry.span.in_scope(|| debug!(epoch, %token, "granted"));
         let lease = entry.options.ephemeral.then(|| session.connection.lease.clone());
         let grant = Arc::new(Grant::new(ticket, path.clone(), full(&path, node), token, lease));
         entry.hold = Some(Hold(grant.clone()));
@@ -376,12 +382,21 @@ impl State {
 
     fn forget(&mut self, ticket: Ticket, confirmed: bool) {
         let Some(entry) = self.requests.remove(&ticket) else { return };
-        debug!(path = %self.arguments.path, %ticket, confirmed, "done");
+        entry.span.in_scope(|| debug!(confirmed, "done"));
         for reply in entry.release {
             let _ = reply.send(if confirmed { Ok(()) } else { Err(ReleaseError::Lost) });
         }
         if let Some(listener) = entry.listener {
             listener.conclude(None);
+        }
+    }
+
+    /// For people: inside the request's span, with the session's epoch; zero while there is none.
+    fn note(&self, ticket: Ticket, write: impl FnOnce(u64)) {
+        let epoch = self.connection.as_ref().map_or(0, |session| session.connection.epoch);
+        match self.requests.get(&ticket) {
+            Some(entry) => entry.span.in_scope(|| write(epoch)),
+            None => write(epoch),
         }
     }
 

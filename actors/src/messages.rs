@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ractor::{ActorRef, RpcReplyPort};
+use tracing::{Span, debug_span};
 
 use crate::error::{AcquireError, ContendersError, ReleaseError};
 use crate::lease::{FencingToken, Lease};
@@ -55,6 +56,8 @@ pub struct AcquireRequest {
     pub(crate) wait: Wait,
     pub(crate) listener: Listener,
     pub(crate) lifeline: Arc<Lifeline>,
+    /// A child of the caller's span, from the call until nothing is left of the request.
+    pub(crate) span: Span,
 }
 
 impl AcquireRequest {
@@ -71,7 +74,8 @@ impl AcquireRequest {
         listener: Listener,
         lifeline: Arc<Lifeline>,
     ) -> AcquireRequest {
-        AcquireRequest { ticket, options, wait, listener, lifeline }
+        let span = debug_span!("lock", path = %listener.path, %ticket);
+        AcquireRequest { ticket, options, wait, listener, lifeline, span }
     }
 
     pub(crate) fn request(&self) -> Request {
@@ -158,23 +162,27 @@ pub enum Refused {
 }
 
 /// Hears what becomes of one request. Runs inside the lock's actor, so it must pass events on, and never block.
-pub struct Listener(Option<Box<dyn FnMut(LockEvent) + Send>>, Ticket, Arc<str>);
+pub struct Listener {
+    hear: Option<Box<dyn FnMut(LockEvent) + Send>>,
+    ticket: Ticket,
+    path: Arc<str>,
+}
 
 impl Listener {
     /// Hears the events of `ticket`, on the lock `path`.
     pub fn new(ticket: Ticket, path: Arc<str>, hear: impl FnMut(LockEvent) + Send + 'static) -> Listener {
-        Listener(Some(Box::new(hear)), ticket, path)
+        Listener { hear: Some(Box::new(hear)), ticket, path }
     }
 
     pub(crate) fn tell(&mut self, event: LockEvent) {
-        if let Some(hear) = &mut self.0 {
+        if let Some(hear) = &mut self.hear {
             hear(event);
         }
     }
 
     /// The last event.
     pub(crate) fn conclude(mut self, event: Option<LockEvent>) {
-        if let (Some(mut hear), Some(event)) = (self.0.take(), event) {
+        if let (Some(mut hear), Some(event)) = (self.hear.take(), event) {
             hear(event);
         }
     }
@@ -183,9 +191,9 @@ impl Listener {
 impl Drop for Listener {
     /// Dropped without a last word: its actor was killed, or has panicked.
     fn drop(&mut self) {
-        if let Some(mut hear) = self.0.take() {
-            let error = AcquireError::Stopped { path: self.2.to_string() };
-            hear(LockEvent::Refused(self.1, Refused::Failed(error)));
+        if let Some(mut hear) = self.hear.take() {
+            let error = AcquireError::Stopped { path: self.path.to_string() };
+            hear(LockEvent::Refused(self.ticket, Refused::Failed(error)));
         }
     }
 }
