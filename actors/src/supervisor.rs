@@ -116,6 +116,8 @@ struct State {
     subscribers: Vec<mpsc::UnboundedSender<SessionEvent>>,
     newest: Option<SessionEvent>,
     closing: Option<Vec<RpcReplyPort<()>>>,
+    /// Everything else is closed.
+    closing_session: bool,
 }
 
 #[ractor::actor(message = KeeperMessage, state = State, arguments = (KeeperSettings, Clock, FirstSession))]
@@ -141,6 +143,7 @@ impl KeeperActor {
             subscribers: Vec::new(),
             newest: None,
             closing: None,
+            closing_session: false,
         })
     }
 
@@ -204,7 +207,9 @@ impl KeeperActor {
                 // Whether it said so itself or not: what it said comes later than this.
                 state.pass_on(SessionNews::Lost(state.epoch))?;
             }
-            if state.closing.is_none() {
+            if state.closing_session {
+                myself.cast(KeeperMessage::SessionClosed)?;
+            } else if state.closing.is_none() {
                 let wait = backoff(state.failures);
                 state.failures = state.failures.saturating_add(1);
                 myself.send_after(wait, || KeeperMessage::StartSession);
@@ -286,6 +291,7 @@ impl State {
     }
 
     fn close_session(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
+        self.closing_session = true;
         let asked = self.session.as_ref().map(|session| {
             session.call_and_forward(SessionMessage::Close, myself, |()| KeeperMessage::SessionClosed, None)
         });
