@@ -45,7 +45,7 @@ pub(crate) enum LockActorMessage {
     Armed(u64, Znode, BoxFuture<'static, Fired>),
     Wake,
     /// The heartbeat did not find these nodes.
-    Missing(Znode),
+    Missing(Vec<Znode>),
     /// No handle is left: say so, with this number, as soon as nothing is left to do.
     Retire(u64),
     Close,
@@ -152,7 +152,7 @@ impl State {
                 self.wake = None;
                 self.feed(Event::Wake, myself);
             }
-            LockActorMessage::Missing(node) => self.feed(Event::Missing(node), myself),
+            LockActorMessage::Missing(nodes) => self.feed(Event::Missing(nodes), myself),
             LockActorMessage::Retire(generation) => self.retiring = Some(generation),
             LockActorMessage::Close => self.feed(Event::Close, myself),
         }
@@ -188,6 +188,8 @@ impl State {
             Some(entry) => {
                 entry.span.in_scope(|| debug!("released"));
                 entry.release.extend(reply);
+                // Its guard may still be in somebody's hands, and must not read `Held` beside the next one.
+                entry.hold = None;
                 self.feed(Event::Release(ticket), myself);
             }
             None => {

@@ -118,11 +118,7 @@ impl PrimitivesActor {
                 }
             },
             PrimitivesMessage::Session(news) => state.session(news),
-            PrimitivesMessage::Missing(paths) => {
-                for path in paths {
-                    state.missing(&path);
-                }
-            }
+            PrimitivesMessage::Missing(paths) => state.missing(&paths),
             PrimitivesMessage::Retired { path, generation } => {
                 let retired = (state.locks.get(&path))
                     .filter(|entry| state.closed || entry.handles == 0)
@@ -221,10 +217,15 @@ impl State {
         }
     }
 
-    fn missing(&self, path: &str) {
-        let Some((directory, name)) = path.rsplit_once('/') else { return };
-        if let (Some(entry), Some(node)) = (self.locks.get(directory), Znode::parse(name)) {
-            let _ = entry.actor.cast(LockActorMessage::Missing(node));
+    fn missing(&self, paths: &[String]) {
+        let mut by_directory: HashMap<&str, Vec<Znode>> = HashMap::new();
+        for (directory, name) in paths.iter().filter_map(|path| path.rsplit_once('/')) {
+            by_directory.entry(directory).or_default().extend(Znode::parse(name));
+        }
+        for (directory, nodes) in by_directory {
+            if let Some(entry) = self.locks.get(directory) {
+                let _ = entry.actor.cast(LockActorMessage::Missing(nodes));
+            }
         }
     }
 

@@ -86,8 +86,8 @@ pub enum Event {
     },
     /// Answer to [`Command::Delete`].
     Deleted(Attempt, Result<(), Failure>),
-    /// A heartbeat did not find this node of ours.
-    Missing(Znode),
+    /// A heartbeat did not find these nodes of ours.
+    Missing(Vec<Znode>),
     /// The time that [`Queue::wakeup`](super::queue::Queue::wakeup) named has come.
     Wake,
 }

@@ -122,8 +122,10 @@ impl Queue {
             Event::Watched(node, result) => self.watch_answered(node, result, now, out),
             Event::Fired { node, gone } => self.fired(node, gone, out),
             Event::Deleted(attempt, result) => self.deleted(attempt, result, now, out),
-            Event::Missing(node) => {
-                if let Some(attempt) = self.instance.attempt(&node) {
+            // All of them before anybody is granted: the next in line may be among them.
+            Event::Missing(nodes) => {
+                let instance = self.instance;
+                for attempt in nodes.iter().filter_map(|node| instance.attempt(node)) {
                     self.missing(attempt, out);
                 }
             }

@@ -4,6 +4,7 @@
 //! marker and the sequence number that ZooKeeper appends.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
@@ -102,11 +103,18 @@ pub fn check_path(path: &str) -> Result<(), InvalidName> {
     if path == "/zookeeper" || path.starts_with("/zookeeper/") {
         return refuse("`/zookeeper` belongs to the server");
     }
-    let forbidden = |c: char| matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..='\u{ffff}');
+    // `PathUtils` looks at UTF-16, in which everything above the basic plane is a pair of surrogates.
+    const FORBIDDEN: [RangeInclusive<char>; 5] = [
+        '\u{0}'..='\u{1f}',
+        '\u{7f}'..='\u{9f}',
+        '\u{e000}'..='\u{f8ff}',
+        '\u{fff0}'..='\u{ffff}',
+        '\u{10000}'..=char::MAX,
+    ];
     if path.contains('\0') {
         return refuse("it has a NUL character");
     }
-    if path.chars().any(forbidden) {
+    if path.chars().any(|c| FORBIDDEN.iter().any(|range| range.contains(&c))) {
         return refuse("it has a character that ZooKeeper does not take in paths");
     }
     Ok(())
@@ -244,6 +252,7 @@ mod tests {
             ("/locks/..", "`..`"),
             ("/locks/\0", "NUL"),
             ("/locks/\u{7f}", "character"),
+            ("/locks/🔒", "character"),
             ("/zookeeper/a", "server"),
         ] {
             let error = check_path(path).expect_err(path);

@@ -134,6 +134,10 @@ impl Queue {
             Failure::NoNode => Refusal::Rejected("a node is missing".into()),
             Failure::Refused(reason) => Refusal::Rejected(reason),
         };
+        if self.closed {
+            // The end of the session takes its nodes away; one that outlives it was not ours to delete.
+            return self.remove(attempt, false, out);
+        }
         self.alarms.insert((now + RETRY, Alarm::Retry(attempt)));
         self.give_up(attempt, refusal, out);
     }
