@@ -318,7 +318,7 @@ impl State {
             Command::Grant { ticket, node, czxid } => self.grant(ticket, &node, czxid, myself),
             Command::Queued(ticket, ahead) => {
                 self.note(ticket, |epoch| debug!(epoch, ahead, "queued"));
-                self.tell(ticket, LockEvent::Queued { ticket, ahead });
+                self.tell(ticket, LockEvent::Queued { ticket, ahead }, myself);
             }
             Command::Refuse(ticket, refusal) => {
                 self.note(ticket, |epoch| debug!(epoch, ?refusal, "refused"));
@@ -328,12 +328,12 @@ impl State {
             Command::Suspend(ticket) => {
                 self.note(ticket, |epoch| debug!(epoch, "suspended"));
                 self.hold(ticket, Hold::suspend);
-                self.tell(ticket, LockEvent::Suspended(ticket));
+                self.tell(ticket, LockEvent::Suspended(ticket), myself);
             }
             Command::Resume(ticket) => {
                 self.note(ticket, |epoch| debug!(epoch, "resumed"));
                 self.hold(ticket, Hold::resume);
-                self.tell(ticket, LockEvent::Resumed(ticket));
+                self.tell(ticket, LockEvent::Resumed(ticket), myself);
             }
             Command::Lose(ticket) => {
                 self.note(ticket, |epoch| warn!(%path, %ticket, epoch, "lost"));
@@ -379,7 +379,7 @@ impl State {
         entry.hold = Some(Hold(grant.clone()));
         let guard = Lease::new(grant, myself.clone(), lifeline);
         // The guard travels in the event: a caller that has gone away drops it, and that releases the lock.
-        self.tell(ticket, LockEvent::Acquired { ticket, guard });
+        self.tell(ticket, LockEvent::Acquired { ticket, guard }, myself);
     }
 
     fn forget(&mut self, ticket: Ticket, confirmed: bool) {
@@ -402,9 +402,13 @@ impl State {
         }
     }
 
-    fn tell(&mut self, ticket: Ticket, event: LockEvent) {
-        if let Some(listener) = self.requests.get_mut(&ticket).and_then(|entry| entry.listener.as_mut()) {
-            listener.tell(event);
+    fn tell(&mut self, ticket: Ticket, event: LockEvent, myself: &ActorRef<LockActorMessage>) {
+        let Some(entry) = self.requests.get_mut(&ticket) else { return };
+        let listening = entry.listener.as_mut().is_none_or(|listener| listener.tell(event));
+        if !listening {
+            entry.listener = None;
+            // Nobody hears of a grant any more. A guard that it was told of has been dropped.
+            let _ = myself.cast(LockActorMessage::Public(LockMessage::Cancel(ticket)));
         }
     }
 

@@ -1,11 +1,12 @@
 //! What an actor application sends and receives.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ractor::{ActorRef, RpcReplyPort};
-use tracing::{Span, debug_span};
+use tracing::{Span, debug_span, warn};
 
 use crate::error::{AcquireError, ContendersError, ReleaseError};
 use crate::lease::{FencingToken, Lease};
@@ -161,7 +162,8 @@ pub enum Refused {
     Failed(AcquireError),
 }
 
-/// Hears what becomes of one request. Runs inside the lock's actor, so it must pass events on, and never block.
+/// Hears what becomes of one request. Runs inside the lock's actor, so it must pass events on, and never block. One
+/// that panics is not called again, and its request is cancelled, or released; nobody else notices.
 pub struct Listener {
     hear: Option<Box<dyn FnMut(LockEvent) + Send>>,
     ticket: Ticket,
@@ -174,27 +176,35 @@ impl Listener {
         Listener { hear: Some(Box::new(hear)), ticket, path }
     }
 
-    pub(crate) fn tell(&mut self, event: LockEvent) {
-        if let Some(hear) = &mut self.hear {
+    /// Says whether it is still listening.
+    pub(crate) fn tell(&mut self, event: LockEvent) -> bool {
+        let Some(mut hear) = self.hear.take() else { return false };
+        // What the closure leaves half done is its own, and it is not called again.
+        let heard = catch_unwind(AssertUnwindSafe(move || {
             hear(event);
+            hear
+        }));
+        match heard {
+            Ok(hear) => self.hear = Some(hear),
+            Err(_) => warn!(path = %self.path, ticket = %self.ticket, "a listener panicked"),
         }
+        self.hear.is_some()
     }
 
-    /// The last event.
+    /// The last event, if there is anything left to say.
     pub(crate) fn conclude(mut self, event: Option<LockEvent>) {
-        if let (Some(mut hear), Some(event)) = (self.hear.take(), event) {
-            hear(event);
+        if let Some(event) = event {
+            self.tell(event);
         }
+        self.hear = None;
     }
 }
 
 impl Drop for Listener {
     /// Dropped without a last word: its actor was killed, or has panicked.
     fn drop(&mut self) {
-        if let Some(mut hear) = self.hear.take() {
-            let error = AcquireError::Stopped { path: self.path.to_string() };
-            hear(LockEvent::Refused(self.ticket, Refused::Failed(error)));
-        }
+        let error = AcquireError::Stopped { path: self.path.to_string() };
+        self.tell(LockEvent::Refused(self.ticket, Refused::Failed(error)));
     }
 }
 

@@ -107,8 +107,9 @@ struct State {
     clock: Clock,
     primitives: ActorRef<PrimitivesMessage>,
     session: Option<ActorRef<SessionMessage>>,
+    /// How many sessions have begun.
     epoch: u64,
-    /// The session of this epoch has begun, and its end has not been told.
+    /// The last of them has not ended, as far as was told.
     open: bool,
     /// Rounds of connecting, or sessions, that failed in a row.
     failures: u32,
@@ -224,12 +225,11 @@ impl State {
         if self.closing.is_some() {
             return Ok(());
         }
-        self.epoch += 1;
         let arguments = SessionArguments {
             keeper: myself.clone(),
             connector: self.settings.connector.clone(),
             clock: self.clock,
-            epoch: self.epoch,
+            epoch: self.epoch + 1,
             connect_timeout: self.settings.connect_timeout,
             tick: self.settings.tick,
         };
@@ -240,7 +240,8 @@ impl State {
 
     fn news(&mut self, news: SessionNews) -> Result<(), ActorProcessingErr> {
         // Supervision overtakes messages: what an actor said before its end may come after it.
-        if self.session.is_none() || news.epoch() != self.epoch {
+        let next = matches!(&news, SessionNews::Connected(_));
+        if self.session.is_none() || news.epoch() != self.epoch + u64::from(next) {
             return Ok(());
         }
         self.pass_on(news)
@@ -249,7 +250,7 @@ impl State {
     fn pass_on(&mut self, news: SessionNews) -> Result<(), ActorProcessingErr> {
         let event = match &news {
             SessionNews::Connected(connection) => {
-                (self.open, self.failures) = (true, 0);
+                (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
                 SessionEvent::Connected { epoch: connection.epoch }
             }
             SessionNews::Suspended(epoch) => SessionEvent::Suspended { epoch: *epoch },
