@@ -18,6 +18,7 @@ use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
+use crate::read_write::ReadWriteLock;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
 ///
@@ -88,6 +89,23 @@ impl Keeper {
         lockkeeper_actors::machine::znode::check_path(path)?;
         options.check()?;
         Ok(Lock::new(self, path, options))
+    }
+
+    /// Both sides of the read/write lock on `path`. No I/O: the path is checked, nothing else.
+    pub fn read_write(&self, path: &str) -> Result<ReadWriteLock, InvalidName> {
+        lockkeeper_actors::machine::znode::check_path(path)?;
+        let options = LockOptions::default;
+        Ok(ReadWriteLock { read: Lock::new(self, path, options()), write: Lock::new(self, path, options()) })
+    }
+
+    /// The same with options of its own.
+    pub fn read_write_with(&self, path: &str, options: LockOptions) -> Result<ReadWriteLock, InvalidLock> {
+        lockkeeper_actors::machine::znode::check_path(path)?;
+        options.check()?;
+        Ok(ReadWriteLock {
+            read: Lock::new(self, path, options.clone()),
+            write: Lock::new(self, path, options),
+        })
     }
 
     /// What becomes of the session: every event from now on, none dropped, and the newest one at once.

@@ -1,12 +1,16 @@
 #![doc = include_str!("../README.md")]
 
+mod guard;
 mod keeper;
 mod lock;
 mod pending;
+mod read_write;
 
+pub use guard::{Access, Exclusive, Guard, LockGuard, Read, ReadGuard, Write, WriteGuard};
 pub use keeper::{Events, Keeper, KeeperOptions};
-pub use lock::{InvalidLock, Lock, LockGuard, LockOptions};
+pub use lock::{InvalidLock, Lock, LockOptions};
 pub use pending::{Acquire, AcquireTimeout, AcquireTimeoutError, Pending, TryAcquire, TryAcquireError};
+pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
 
 /// How it works, and what an actor application sends and receives.
 pub use lockkeeper_actors as actors;

@@ -1,12 +1,11 @@
-//! The exclusive lock.
+//! Handles to locks.
 
-use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockkeeper_actors::PrimitivesMessage;
-use lockkeeper_actors::error::{ContendersError, Lost, ReleaseError};
-use lockkeeper_actors::lease::{FencingToken, Lease, LeaseState};
+use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, check_patterns};
 use lockkeeper_actors::messages::{Contender, ContenderOptions, LockMessage, Ticket};
@@ -15,24 +14,34 @@ use ractor::{ActorRef, RpcReplyPort};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::guard::{Access, Exclusive};
 use crate::keeper::{Keeper, Shared};
 use crate::pending::{Acquire, AcquireTimeout, Pending, TryAcquire};
 
-/// A handle to an exclusive lock. Cheap to clone; all clones, and all handles of the same path, stand in one queue.
+/// A handle to a lock, exclusive unless it says otherwise. Cheap to clone; all clones, and all handles of the same
+/// path, stand in one queue.
 ///
-/// The queue is first come, first served across the whole cluster, and shared with kazoo's `Lock` on the same path.
-/// The lock is not re-entrant: whoever holds it and acquires again waits for itself.
-#[derive(Clone)]
-pub struct Lock {
+/// The queue is first come, first served across the whole cluster, and shared with kazoo's on the same path. A lock
+/// is not re-entrant: whoever holds it and acquires again waits for itself.
+pub struct Lock<M = Exclusive> {
     pub(crate) shared: Arc<Shared>,
     handle: Arc<Handle>,
     options: Arc<ContenderOptions>,
+    mode: PhantomData<fn() -> M>,
 }
 
-impl Lock {
-    pub(crate) fn new(keeper: &Keeper, path: &str, options: LockOptions) -> Lock {
+impl<M> Clone for Lock<M> {
+    fn clone(&self) -> Lock<M> {
+        let Lock { shared, handle, options, mode } = self;
+        Lock { shared: shared.clone(), handle: handle.clone(), options: options.clone(), mode: *mode }
+    }
+}
+
+impl<M: Access> Lock<M> {
+    pub(crate) fn new(keeper: &Keeper, path: &str, options: LockOptions) -> Lock<M> {
         let shared = keeper.shared.clone();
         let options = ContenderOptions {
+            mode: M::MODE,
             identifier: options.identifier.unwrap_or_else(|| shared.identifier.clone()),
             patterns: options.patterns.into(),
             ephemeral: options.ephemeral,
@@ -42,12 +51,7 @@ impl Lock {
         let handle = Handle { path: path.into(), primitives: shared.started.primitives.clone() };
         // Refused by a keeper that is closed; then so is everything that follows.
         let _ = handle.primitives.cast(PrimitivesMessage::Open(handle.path.clone()));
-        Lock { shared, handle: Arc::new(handle), options: Arc::new(options) }
-    }
-
-    /// The lock's path, without the connection's chroot.
-    pub fn path(&self) -> &str {
-        &self.handle.path
+        Lock { shared, handle: Arc::new(handle), options: Arc::new(options), mode: PhantomData }
     }
 
     /// Waits for the lock.
@@ -69,7 +73,7 @@ impl Lock {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn acquire(&self) -> Acquire {
+    pub fn acquire(&self) -> Acquire<M> {
         Pending::new(self.clone(), Wait::Forever)
     }
 
@@ -83,7 +87,7 @@ impl Lock {
     /// # Cancel safety
     ///
     /// As [`acquire`](Lock::acquire).
-    pub fn try_acquire(&self) -> TryAcquire {
+    pub fn try_acquire(&self) -> TryAcquire<M> {
         Pending::new(self.clone(), Wait::Try)
     }
 
@@ -98,13 +102,20 @@ impl Lock {
     /// # Cancel safety
     ///
     /// As [`acquire`](Lock::acquire).
-    pub fn acquire_timeout(&self, timeout: Duration) -> AcquireTimeout {
+    pub fn acquire_timeout(&self, timeout: Duration) -> AcquireTimeout<M> {
         let wait = match u64::try_from(timeout.as_nanos()) {
             Ok(0) => Wait::Try,
             Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.shared.started.clock.now() + timeout),
             Ok(_) | Err(_) => Wait::Forever,
         };
         Pending::new(self.clone(), wait)
+    }
+}
+
+impl<M> Lock<M> {
+    /// The lock's path, without the connection's chroot.
+    pub fn path(&self) -> &str {
+        &self.handle.path
     }
 
     /// Cancels a request that was made [by message](Pending::forward). Does nothing to one that holds, or is done.
@@ -254,79 +265,4 @@ pub enum InvalidLock {
     /// The access list is empty.
     #[error("an access list with no entries would let nobody use what is made")]
     Acl,
-}
-
-/// A held [`Lock`]. Dropping it releases the lock, in the background.
-///
-/// It goes where its owner goes: owned, `Send`, `'static`, and independent of the handles.
-#[derive(Debug)]
-#[must_use = "dropping the guard releases the lock"]
-pub struct LockGuard(Lease);
-
-impl LockGuard {
-    pub(crate) fn new(lease: Lease) -> LockGuard {
-        LockGuard(lease)
-    }
-
-    /// The lock's path, without the connection's chroot.
-    pub fn path(&self) -> &str {
-        self.0.path()
-    }
-
-    /// The path of the node that stands for this guard. A ZooKeeper `multi` of a check of this node (any version)
-    /// and a write is a write fenced by the server itself.
-    pub fn node(&self) -> &str {
-        self.0.node()
-    }
-
-    /// The fencing token: larger than that of every holder before.
-    pub fn token(&self) -> FencingToken {
-        self.0.token()
-    }
-
-    /// The request that this guard answers.
-    pub fn ticket(&self) -> Ticket {
-        self.0.ticket()
-    }
-
-    /// What may be believed at this moment. The clock is read at every call, so a task that was paused for long
-    /// sees [`LeaseState::Lost`] as soon as it runs again.
-    pub fn state(&self) -> LeaseState {
-        self.0.state()
-    }
-
-    /// Until when nobody else can hold the lock, as far as is proven at this moment; heartbeats move it on. In the
-    /// past once the lease is lost. `None` for a lock that outlives sessions.
-    pub fn valid_until(&self) -> Option<Instant> {
-        self.0.valid_until()
-    }
-
-    /// Ends when the lease is lost. Cancel safe.
-    pub async fn lost(&self) {
-        self.0.lost().await;
-    }
-
-    /// Runs `work` for as long as the lease lasts: its result, or `Err(Lost)` when the lease ended first, and then
-    /// `work` is dropped where it stood. Work that never awaits cannot be cut short: then the token protects.
-    ///
-    /// ```no_run
-    /// # async fn write(_: lockkeeper::FencingToken) {}
-    /// # async fn example(guard: lockkeeper::LockGuard) -> Result<(), Box<dyn std::error::Error>> {
-    /// guard.protect(write(guard.token())).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
-        self.0.protect(work).await
-    }
-
-    /// Releases the lock, and waits until the server has confirmed it; dropping the guard releases without waiting.
-    /// A node that is gone already counts as released. The release goes on when this future is dropped.
-    ///
-    /// # Errors
-    ///
-    /// [`ReleaseError::Lost`] when the lease ended first.
-    pub async fn release(self) -> Result<(), ReleaseError> {
-        self.0.release().await
-    }
 }

@@ -12,35 +12,36 @@ use ractor::{ActorRef, Message};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::lock::{Lock, LockGuard};
+use crate::guard::{Exclusive, Guard};
+use crate::lock::Lock;
 
 /// What [`Lock::acquire`] returns.
-pub type Acquire = Pending<AcquireError>;
+pub type Acquire<M = Exclusive> = Pending<M, AcquireError>;
 /// What [`Lock::try_acquire`] returns.
-pub type TryAcquire = Pending<TryAcquireError>;
+pub type TryAcquire<M = Exclusive> = Pending<M, TryAcquireError>;
 /// What [`Lock::acquire_timeout`] returns.
-pub type AcquireTimeout = Pending<AcquireTimeoutError>;
+pub type AcquireTimeout<M = Exclusive> = Pending<M, AcquireTimeoutError>;
 
 /// A request for a lock: await it, or have it answered [by message](Pending::forward).
 ///
 /// Nothing is sent before the first poll. Dropped after that, it cancels the request, and a lock that was granted
 /// meanwhile is released.
 #[must_use = "futures do nothing unless polled"]
-pub struct Pending<E> {
-    lock: Lock,
+pub struct Pending<M, E> {
+    lock: Lock<M>,
     wait: Wait,
-    stage: Stage,
+    stage: Stage<M>,
     error: PhantomData<fn() -> E>,
 }
 
-enum Stage {
+enum Stage<M> {
     New,
-    Sent(Ticket, oneshot::Receiver<Result<LockGuard, Refused>>),
+    Sent(Ticket, oneshot::Receiver<Result<Guard<M>, Refused>>),
     Done,
 }
 
-impl<E> Pending<E> {
-    pub(crate) fn new(lock: Lock, wait: Wait) -> Pending<E> {
+impl<M: 'static, E> Pending<M, E> {
+    pub(crate) fn new(lock: Lock<M>, wait: Wait) -> Pending<M, E> {
         Pending { lock, wait, stage: Stage::New, error: PhantomData }
     }
 
@@ -60,10 +61,10 @@ impl<E> Pending<E> {
     ///     lock.acquire().forward(myself, Message::Ledger)
     /// }
     /// ```
-    pub fn forward<M: Message>(
+    pub fn forward<T: Message>(
         self,
-        actor: &ActorRef<M>,
-        convert: impl Fn(LockEvent<LockGuard>) -> M + Send + 'static,
+        actor: &ActorRef<T>,
+        convert: impl Fn(LockEvent<Guard<M>>) -> T + Send + 'static,
     ) -> Ticket {
         let actor = actor.clone();
         self.listen(move |event| {
@@ -73,8 +74,8 @@ impl<E> Pending<E> {
 
     /// Sends the request, and its events to `hear`, which runs inside the lock's actor: it must hand them on, and
     /// never block.
-    pub fn listen(mut self, mut hear: impl FnMut(LockEvent<LockGuard>) + Send + 'static) -> Ticket {
-        self.send(move |event| hear(event.map_guard(LockGuard::new)))
+    pub fn listen(mut self, mut hear: impl FnMut(LockEvent<Guard<M>>) + Send + 'static) -> Ticket {
+        self.send(move |event| hear(event.map_guard(Guard::new)))
     }
 
     fn send(&mut self, hear: impl FnMut(LockEvent) + Send + 'static) -> Ticket {
@@ -87,8 +88,8 @@ impl<E> Pending<E> {
     }
 }
 
-impl<E: FromRefused> Future for Pending<E> {
-    type Output = Result<LockGuard, E>;
+impl<M: 'static, E: FromRefused> Future for Pending<M, E> {
+    type Output = Result<Guard<M>, E>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Stage::New = self.stage {
@@ -96,7 +97,7 @@ impl<E: FromRefused> Future for Pending<E> {
             let mut reply = Some(reply);
             let ticket = self.send(move |event| {
                 let answer = match event {
-                    LockEvent::Acquired { guard, .. } => Ok(LockGuard::new(guard)),
+                    LockEvent::Acquired { guard, .. } => Ok(Guard::new(guard)),
                     LockEvent::Refused(_, refused) => Err(refused),
                     _ => return,
                 };
@@ -121,7 +122,7 @@ impl<E: FromRefused> Future for Pending<E> {
     }
 }
 
-impl<E> Drop for Pending<E> {
+impl<M, E> Drop for Pending<M, E> {
     fn drop(&mut self) {
         if let Stage::Sent(ticket, _) = &self.stage {
             self.lock.cancel(*ticket);

@@ -23,7 +23,8 @@ pub(crate) async fn list(
         Err(failure) => return Err(error(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
-    nodes.retain(|node| node.blocks(Mode::Lock, &patterns));
+    // A writer waits for all there are.
+    nodes.retain(|node| node.blocks(Mode::Write, &patterns));
     nodes.sort();
     let reads: Vec<_> = nodes.iter().map(|node| client.read(&format!("{path}/{}", node.name()))).collect();
     let mut contenders = Vec::with_capacity(nodes.len());

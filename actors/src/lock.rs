@@ -19,7 +19,7 @@ use crate::lease::{FencingToken, Grant, Hold, Lease, LeaseState};
 use crate::machine::Moment;
 use crate::machine::protocol::{Command, Created, Event, Failure, Refusal, Ticket};
 use crate::machine::queue::Queue;
-use crate::machine::znode::{Attempt, Instance, Mode, Znode};
+use crate::machine::znode::{Attempt, Instance, Znode};
 use crate::messages::{
     AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Refused,
 };
@@ -350,7 +350,7 @@ impl State {
     fn enter(&mut self, attempt: Attempt, ticket: Ticket) {
         let (path, instance) = (self.arguments.path.clone(), self.arguments.instance);
         let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else { return };
-        let name = instance.prefix(attempt, Mode::Lock);
+        let name = instance.prefix(attempt, options.mode);
         let Some(session) = &self.connection else { return };
         let (epoch, client) = (session.connection.epoch, &session.connection.client);
         let prefix = format!("{path}/{name}");

@@ -81,7 +81,7 @@ impl AcquireRequest {
 
     pub(crate) fn request(&self) -> Request {
         Request {
-            mode: Mode::Lock,
+            mode: self.options.mode,
             patterns: self.options.patterns.clone(),
             ephemeral: self.options.ephemeral,
             wait: self.wait,
@@ -92,6 +92,8 @@ impl AcquireRequest {
 /// How a contender's node is made and whom it counts as a contender.
 #[derive(Clone, Debug)]
 pub struct ContenderOptions {
+    /// How the path is wanted.
+    pub mode: Mode,
     /// The node's data: who this is, for people.
     pub identifier: Vec<u8>,
     /// Further name endings that count as contenders.

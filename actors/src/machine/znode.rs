@@ -12,30 +12,40 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Mode {
-    /// Alone among locks: kazoo's `Lock`.
+    /// Alone among locks and writers: kazoo's `Lock`. Does not wait for readers.
     Lock,
+    /// Beside other readers: kazoo's `ReadLock`.
+    Read,
+    /// Alone among readers, writers and locks: kazoo's `WriteLock`. Its nodes are named like a lock's.
+    Write,
 }
 
+const EXCLUSIVE: &str = "__lock__";
+const SHARED: &str = "__rlock__";
+
 impl Mode {
-    /// What stands between the unique prefix and the sequence number.
-    pub fn marker(self) -> &'static str {
+    /// The table: what a contender's node is called, and whose it waits for.
+    fn row(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Mode::Lock => "__lock__",
+            Mode::Lock => (EXCLUSIVE, &[EXCLUSIVE]),
+            Mode::Read => (SHARED, &[EXCLUSIVE]),
+            Mode::Write => (EXCLUSIVE, &[EXCLUSIVE, SHARED]),
         }
     }
 
-    /// Whoever comes behind a contender in this mode waits for it, in whatever mode.
-    pub fn blocks_all(self) -> bool {
-        match self {
-            Mode::Lock => true,
-        }
+    /// What stands between the unique prefix and the sequence number.
+    pub fn marker(self) -> &'static str {
+        self.row().0
     }
 
     /// The markers of the contenders that this one waits for.
     fn blocked_by(self) -> &'static [&'static str] {
-        match self {
-            Mode::Lock => &["__lock__"],
-        }
+        self.row().1
+    }
+
+    /// Whoever comes behind a contender in this mode waits for it, in whatever mode.
+    pub fn blocks_all(self) -> bool {
+        self.marker() == EXCLUSIVE
     }
 }
 
@@ -201,9 +211,9 @@ impl Znode {
         self.sequence
     }
 
-    /// What the name tells of the mode, for a listing shown to people.
+    /// What the name tells of the mode, for a listing shown to people: a writer's name is a lock's.
     pub fn mode(&self) -> Option<Mode> {
-        [Mode::Lock].into_iter().find(|mode| self.stem().ends_with(mode.marker()))
+        [Mode::Lock, Mode::Read].into_iter().find(|mode| self.stem().ends_with(mode.marker()))
     }
 
     /// Whether a contender in this mode, counting these extra patterns, waits for this node when it stands ahead.
@@ -261,6 +271,20 @@ mod tests {
         }
         for path in ["/a", "/locks/ledger", "/locks/.a.", "/locks/路径", "/zookeepers"] {
             assert_eq!(check_path(path), Ok(()));
+        }
+    }
+
+    #[test]
+    fn who_waits_for_whom() {
+        let (lock, reader) = (node("__lock__0000000007"), node("__rlock__0000000007"));
+        for (mode, for_lock, for_reader) in
+            [(Mode::Lock, true, false), (Mode::Read, true, false), (Mode::Write, true, true)]
+        {
+            assert_eq!(
+                (lock.blocks(mode, &[]), reader.blocks(mode, &[])),
+                (for_lock, for_reader),
+                "{mode:?}"
+            );
         }
     }
 

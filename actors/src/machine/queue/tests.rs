@@ -459,3 +459,57 @@ fn closing_answers_everybody_and_deletes_everything() {
     }
     assert!(test.queue.is_idle());
 }
+
+/// A local contender in this mode, entered behind these.
+fn join(test: &mut Test, ticket: u64, mode: Mode, sequence: i64, children: &[&Znode]) -> Vec<Command> {
+    let request = Request { mode, ..request(true, Wait::Forever) };
+    test.on(Event::Acquire { ticket: Ticket(ticket), request });
+    let name = format!("{}{sequence:010}", test.instance.prefix(Attempt(ticket), mode));
+    let node = Znode::parse(&name).expect("a contender's name");
+    let children = Ok(children.iter().map(|node| node.name().to_owned()).collect());
+    let created = Ok(Created { node, czxid: 100 + sequence });
+    test.on(Event::Entered { attempt: Attempt(ticket), created, children })
+}
+
+fn granted(commands: &[Command]) -> Vec<u64> {
+    let ticket = |command: &Command| match command {
+        Command::Grant { ticket, .. } => Some(ticket.0),
+        _ => None,
+    };
+    commands.iter().filter_map(ticket).collect()
+}
+
+#[test]
+fn readers_share_and_a_writer_waits_for_all_of_them() {
+    let mut test = Test::new();
+    assert_eq!(granted(&join(&mut test, 0, Mode::Read, 0, &[])), [0]);
+    assert_eq!(granted(&join(&mut test, 1, Mode::Read, 1, &[])), [1]);
+    assert_eq!(granted(&join(&mut test, 2, Mode::Write, 2, &[])), []);
+    assert_eq!(granted(&join(&mut test, 3, Mode::Read, 3, &[])), [], "not past a writer that waits");
+    assert_eq!(granted(&test.on(Event::Release(Ticket(1)))), []);
+    assert_eq!(granted(&test.on(Event::Release(Ticket(0)))), [2]);
+    assert_eq!(granted(&test.on(Event::Release(Ticket(2)))), [3]);
+}
+
+#[test]
+fn a_cancelled_writer_lets_the_readers_behind_it_in_at_once() {
+    let mut test = Test::new();
+    join(&mut test, 0, Mode::Read, 0, &[]);
+    join(&mut test, 1, Mode::Write, 1, &[]);
+    for reader in 2..5 {
+        assert_eq!(granted(&join(&mut test, reader, Mode::Read, reader as i64, &[])), []);
+    }
+    assert_eq!(granted(&test.on(Event::Cancel(Ticket(1)))), [2, 3, 4]);
+}
+
+#[test]
+fn readers_behind_one_strange_writer_share_one_watch() {
+    let mut test = Test::new();
+    let watch = Command::Watch(foreign(1));
+    assert!(join(&mut test, 0, Mode::Read, 2, &[&foreign(1)]).contains(&watch));
+    for reader in 1..4 {
+        let entered = join(&mut test, reader, Mode::Read, 2 + reader as i64, &[&foreign(1)]);
+        assert!(!entered.contains(&watch), "{entered:?}");
+    }
+    assert_eq!(granted(&test.on(Event::Fired { node: foreign(1), gone: true })), [0, 1, 2, 3]);
+}

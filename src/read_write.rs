@@ -1,0 +1,44 @@
+//! Readers beside each other, writers alone.
+
+use crate::guard::{Read, Write};
+use crate::lock::Lock;
+
+/// Waits for writers ahead, and never for readers.
+pub type ReadLock = Lock<Read>;
+/// Waits for everybody ahead.
+pub type WriteLock = Lock<Write>;
+
+/// The two sides of a read/write lock on one path, on the wire of kazoo's `ReadLock` and `WriteLock`.
+///
+/// The order is strict: a reader that comes behind a waiting writer waits for it, so that a stream of readers does
+/// not keep a writer out, and all readers between two writers hold together. A guard of one side does not become one
+/// of the other: whoever reads and acquires to write waits for itself.
+///
+/// An exclusive [`Lock`] on the same path shares the queue, but does not wait for readers, and readers wait for it:
+/// that is kazoo's table. Do not mix them with readers on one path.
+#[derive(Clone)]
+pub struct ReadWriteLock {
+    pub(crate) read: ReadLock,
+    pub(crate) write: WriteLock,
+}
+
+impl ReadWriteLock {
+    /// The side that is shared.
+    ///
+    /// ```no_run
+    /// # async fn example(keeper: lockkeeper::Keeper) -> Result<(), Box<dyn std::error::Error>> {
+    /// let index = keeper.read_write("/locks/index")?;
+    /// let (one, another) = (index.read().acquire().await?, index.read().acquire().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read(&self) -> &ReadLock {
+        &self.read
+    }
+
+    /// The side that is exclusive. Its tokens grow; so does a reader's against the writers before it, and a resource
+    /// compares a reader's token with the largest *writer's* only.
+    pub fn write(&self) -> &WriteLock {
+        &self.write
+    }
+}

@@ -1,0 +1,162 @@
+//! Readers beside each other, writers alone, in one queue with kazoo's.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{Acquire, Kazoo, Kind, Server, eventually, shared, unique_path};
+use lockkeeper::{Keeper, Mode, ReadWriteLock, TryAcquireError};
+use tokio::task::JoinSet;
+
+async fn connect(address: &str) -> Keeper {
+    (Keeper::options().session_timeout(Duration::from_secs(10)).connect(address).await)
+        .expect("the test's server takes connections")
+}
+
+async fn pair(path: &str) -> [ReadWriteLock; 2] {
+    let keepers = [connect(&shared().address()).await, connect(&shared().address()).await];
+    keepers.map(|keeper| keeper.read_write(path).expect("a path"))
+}
+
+/// Waits until so many contenders stand in the queue.
+async fn queued(lock: &ReadWriteLock, count: usize) {
+    eventually("the contenders stand in the queue", Duration::from_secs(10), async || {
+        lock.read().contenders().await.is_ok_and(|contenders| contenders.len() == count)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn readers_hold_together_and_a_writer_alone() {
+    let [one, two] = pair(&unique_path("shared")).await;
+    let readers = [
+        one.read().acquire().await.expect("free"),
+        one.read().acquire().await.expect("beside a reader"),
+        two.read().try_acquire().await.expect("beside readers"),
+    ];
+    assert_eq!(two.write().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    let contenders = one.write().contenders().await.expect("connected");
+    assert!(contenders.iter().all(|contender| contender.mode == Mode::Read), "{contenders:?}");
+    for reader in readers {
+        reader.release().await.expect("released");
+    }
+    let writer = two.write().try_acquire().await.expect("free");
+    for lock in [&one, &two] {
+        assert_eq!(lock.read().try_acquire().await.err(), Some(TryAcquireError::Contended));
+        assert_eq!(lock.write().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    }
+    writer.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn a_reader_does_not_pass_a_writer_that_waits_and_goes_at_once_when_that_gives_up() {
+    let [one, two] = pair(&unique_path("strict")).await;
+    let reader = one.read().acquire().await.expect("free");
+    let writing = tokio::spawn(two.write().acquire());
+    queued(&one, 2).await;
+    let reading = [tokio::spawn(one.read().acquire()), tokio::spawn(two.read().acquire())];
+    queued(&one, 4).await;
+    assert!(reading.iter().all(|task| !task.is_finished()));
+    writing.abort();
+    for task in reading {
+        let guard = tokio::time::timeout(Duration::from_secs(10), task).await;
+        guard.expect("let in").expect("no panic").expect("granted").release().await.expect("released");
+    }
+    reader.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn many_readers_behind_one_writer_leave_one_watch() {
+    let server = Server::start();
+    let path = unique_path("watch");
+    let writer = connect(&server.address()).await.read_write(&path).expect("a path");
+    let readers = connect(&server.address()).await.read_write(&path).expect("a path");
+    let written = writer.write().acquire().await.expect("free");
+    let mut reading = JoinSet::new();
+    for _ in 0..20 {
+        reading.spawn(readers.read().acquire());
+    }
+    queued(&readers, 21).await;
+    eventually("one watch is left", Duration::from_secs(10), async || server.mntr("zk_watch_count") == 1)
+        .await;
+    written.release().await.expect("released");
+    let guards = reading.join_all().await;
+    assert_eq!(guards.iter().filter(|guard| guard.is_ok()).count(), 20);
+    assert_eq!(server.mntr("zk_watch_count"), 0);
+}
+
+#[tokio::test]
+async fn kazoos_readers_and_writers_stand_in_the_same_queue() {
+    let path = unique_path("kazoo");
+    let kazoo = Kazoo::start(&shared().address()).await;
+    let [ours, _] = pair(&path).await;
+
+    let theirs = kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("free");
+    let read = ours.read().try_acquire().await.expect("beside kazoo's reader");
+    assert_eq!(ours.write().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    let writing = kazoo.start_acquire(&path, Kind::WriteLock, Acquire::default());
+    queued(&ours, 3).await;
+    assert_eq!(ours.read().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert_eq!(kazoo.release(theirs).await, Ok(true));
+    assert!(!writing.is_finished());
+    read.release().await.expect("released");
+    let theirs = writing.await.expect("kazoo's writer");
+
+    let waiting = tokio::spawn(ours.read().acquire());
+    queued(&ours, 2).await;
+    assert_eq!(kazoo.release(theirs).await, Ok(true));
+    let read = waiting.await.expect("no panic").expect("granted");
+    let theirs = kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("beside our reader");
+    let writing = tokio::spawn(ours.write().acquire());
+    queued(&ours, 3).await;
+    read.release().await.expect("released");
+    assert!(!writing.is_finished());
+    assert_eq!(kazoo.release(theirs).await, Ok(true));
+    let written = writing.await.expect("no panic").expect("granted");
+    let impatient = Acquire { blocking: false, ..Acquire::default() };
+    for kind in [Kind::ReadLock, Kind::WriteLock, Kind::Lock] {
+        assert!(kazoo.acquire(&path, kind, impatient.clone()).await.is_err(), "not beside our writer");
+    }
+    written.release().await.expect("released");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_readers_and_writers_never_overlap_wrongly() {
+    let server = Server::start();
+    let path = unique_path("random");
+    // Readers count up, a writer takes all of it.
+    let (inside, newest) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut workers = JoinSet::new();
+    for worker in 0..8_u64 {
+        let lock = connect(&server.address()).await.read_write(&path).expect("a path");
+        let (inside, newest) = (inside.clone(), newest.clone());
+        workers.spawn(async move {
+            let mut seed = worker + 1;
+            for _ in 0..100 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                if (seed >> 33) % 3 == 0 {
+                    let guard = lock.write().acquire().await.expect("a writer's turn");
+                    assert_eq!(inside.swap(-1, Ordering::SeqCst), 0, "a writer is alone");
+                    let before = newest.swap(guard.token().as_u64(), Ordering::SeqCst);
+                    assert!(before < guard.token().as_u64(), "writers' tokens grow");
+                    tokio::task::yield_now().await;
+                    assert_eq!(inside.swap(0, Ordering::SeqCst), -1);
+                } else {
+                    let guard = lock.read().acquire().await.expect("a reader's turn");
+                    assert!(inside.fetch_add(1, Ordering::SeqCst) >= 0, "no writer beside a reader");
+                    assert!(newest.load(Ordering::SeqCst) < guard.token().as_u64(), "later than all writers");
+                    tokio::task::yield_now().await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+            lock
+        });
+    }
+    let all = tokio::time::timeout(Duration::from_secs(60), workers.join_all()).await;
+    let locks = all.expect("everybody gets their turns");
+    queued(&locks[0], 0).await;
+    eventually("no watch is left", Duration::from_secs(10), async || server.mntr("zk_watch_count") == 0)
+        .await;
+}
