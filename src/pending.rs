@@ -16,18 +16,18 @@ use crate::guard::{Exclusive, Guard};
 use crate::lock::Lock;
 
 /// What [`Lock::acquire`] returns.
-pub type Acquire<M = Exclusive> = Pending<M, AcquireError>;
+pub type Acquire<M = Exclusive> = Pending<AcquireError, M>;
 /// What [`Lock::try_acquire`] returns.
-pub type TryAcquire<M = Exclusive> = Pending<M, TryAcquireError>;
+pub type TryAcquire<M = Exclusive> = Pending<TryAcquireError, M>;
 /// What [`Lock::acquire_timeout`] returns.
-pub type AcquireTimeout<M = Exclusive> = Pending<M, AcquireTimeoutError>;
+pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, M>;
 
 /// A request for a lock: await it, or have it answered [by message](Pending::forward).
 ///
 /// Nothing is sent before the first poll. Dropped after that, it cancels the request, and a lock that was granted
 /// meanwhile is released.
 #[must_use = "futures do nothing unless polled"]
-pub struct Pending<M, E> {
+pub struct Pending<E, M = Exclusive> {
     lock: Lock<M>,
     wait: Wait,
     stage: Stage<M>,
@@ -40,8 +40,8 @@ enum Stage<M> {
     Done,
 }
 
-impl<M: 'static, E> Pending<M, E> {
-    pub(crate) fn new(lock: Lock<M>, wait: Wait) -> Pending<M, E> {
+impl<E, M: 'static> Pending<E, M> {
+    pub(crate) fn new(lock: Lock<M>, wait: Wait) -> Pending<E, M> {
         Pending { lock, wait, stage: Stage::New, error: PhantomData }
     }
 
@@ -88,7 +88,7 @@ impl<M: 'static, E> Pending<M, E> {
     }
 }
 
-impl<M: 'static, E: FromRefused> Future for Pending<M, E> {
+impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
     type Output = Result<Guard<M>, E>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -122,7 +122,7 @@ impl<M: 'static, E: FromRefused> Future for Pending<M, E> {
     }
 }
 
-impl<M, E> Drop for Pending<M, E> {
+impl<E, M> Drop for Pending<E, M> {
     fn drop(&mut self) {
         if let Stage::Sent(ticket, _) = &self.stage {
             self.lock.cancel(*ticket);
