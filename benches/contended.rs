@@ -1,0 +1,62 @@
+//! Sixty-four tasks of one process want the same lock.
+
+use lockkeeper::Lock;
+use zookeeper_client::Client;
+
+use crate::contest::Contest;
+use crate::plain::PlainLock;
+use crate::report::{self, Expectation, Row};
+use crate::uncontended::{dropped, pairs, released};
+use crate::{Bench, Result, TASKS, common, floors};
+
+const RELEASED: &str = "acquire → release().await";
+const DROPPED: &str = "acquire → drop";
+const PLAIN: &str = "plain recipe";
+const PAIRS: &str = "create → delete";
+
+struct Sessions {
+    lock: Lock,
+    plain: PlainLock,
+    floor: (Client, String),
+}
+
+pub async fn run(bench: Bench) -> Result<()> {
+    let outcome = Contest::new("One path, 64 tasks", bench.times(11), bench.times(3), TASKS * 4)
+        .enter(DROPPED, |s: &Sessions| vec![s.lock.clone(); TASKS], dropped)
+        .enter(PAIRS, |s| vec![s.floor.clone(); TASKS], pairs)
+        .enter(RELEASED, |s| vec![s.lock.clone(); TASKS], released)
+        .enter(PLAIN, |s| vec![s.plain.clone(); TASKS], plainly)
+        .hold(&bench, connect)
+        .await?;
+
+    let (drop, release) = (Row::rate(&outcome, DROPPED), Row::rate(&outcome, RELEASED));
+    report::print(
+        outcome.title(),
+        &[
+            drop.and().beside(&outcome, PLAIN, Expectation::AtLeast(3.0)),
+            drop.beside(&outcome, PAIRS, Expectation::AtLeast(0.5)),
+            release.and().beside(&outcome, PLAIN, Expectation::AtLeast(3.0)),
+            release.beside(&outcome, PAIRS, Expectation::AtLeast(0.5)),
+            Row::rate(&outcome, PLAIN),
+            Row::rate(&outcome, PAIRS),
+        ],
+    );
+    Ok(())
+}
+
+async fn connect(bench: Bench) -> Result<Sessions> {
+    let (keeper, client) = (bench.keeper().await?, floors::connect(&bench).await?);
+    let lock = keeper.lock(&common::unique_path("contended"))?;
+    released(lock.clone(), 1).await?;
+    let (plain, directory) = (common::unique_path("contended"), common::unique_path("contended"));
+    floors::make_directory(&client, &plain).await?;
+    floors::make_directory(&client, &directory).await?;
+    Ok(Sessions { lock, plain: PlainLock::new(client.clone(), &plain), floor: (client, directory) })
+}
+
+async fn plainly(lock: PlainLock, cycles: usize) -> Result<()> {
+    for _ in 0..cycles {
+        lock.acquire().await?.release().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! How long a lock lies idle between two processes: from one's release to the other's grant.
+
+use std::time::{Duration, Instant};
+
+use futures::future::try_join;
+use lockkeeper::Lock;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use zookeeper_client::{Acls, Client, CreateMode};
+
+use crate::plain::PlainLock;
+use crate::report::{self, Row};
+use crate::{Bench, Error, Result, common, floors};
+
+const HANDOFFS: usize = 300;
+
+/// How long the first one holds: by then the second one's watch is armed, and everybody is at rest.
+const HOLD: Duration = Duration::from_millis(5);
+
+pub async fn run(bench: Bench) -> Result<()> {
+    let (first, second) = (bench.keeper().await?, bench.keeper().await?);
+    let clients = (floors::connect(&bench).await?, floors::connect(&bench).await?);
+    let path = common::unique_path("handoff");
+    let locks = (first.lock(&path)?, second.lock(&path)?);
+    let path = common::unique_path("handoff-plain");
+    floors::make_directory(&clients.0, &path).await?;
+    let plain = (PlainLock::new(clients.0.clone(), &path), PlainLock::new(clients.1.clone(), &path));
+
+    let (mut kept, mut plained, mut floor) = (Vec::new(), Vec::new(), Vec::new());
+    let warm_up = bench.times(HANDOFFS / 6);
+    for round in 0..warm_up + bench.times(HANDOFFS) {
+        let times = (between(&locks).await?, watch(&clients).await?, plainly(&plain).await?);
+        if round >= warm_up {
+            kept.push(times.0);
+            floor.push(times.1);
+            plained.push(times.2);
+        }
+    }
+    first.close().await;
+    second.close().await;
+
+    let floor = Latency::of(floor);
+    let row = |name, latency: &Latency| {
+        Row::new(name, format!("p50 {:.0} p99 {:.0} µs", latency.p50 * 1e6, latency.p99 * 1e6))
+    };
+    let beside = |name, latency: &Latency| {
+        let ratio = latency.p50 / floor.p50;
+        let text = format!("p50 {ratio:.2}, p99 {:.2} of watch → delete", latency.p99 / floor.p99);
+        row(name, latency).with(text, ratio, None)
+    };
+    report::print(
+        &format!("From release to grant, between two sessions; {} hand-offs", bench.times(HANDOFFS)),
+        &[
+            beside("release → grant", &Latency::of(kept)),
+            beside("plain recipe", &Latency::of(plained)),
+            row("watch → delete", &floor),
+        ],
+    );
+    Ok(())
+}
+
+struct Latency {
+    p50: f64,
+    p99: f64,
+}
+
+impl Latency {
+    fn of(mut times: Vec<Duration>) -> Latency {
+        times.sort();
+        let at = |part: f64| times[((times.len() - 1) as f64 * part).round() as usize].as_secs_f64();
+        Latency { p50: at(0.5), p99: at(0.99) }
+    }
+}
+
+async fn between((first, second): &(Lock, Lock)) -> Result<Duration> {
+    let held = first.acquire().await?;
+    let pending = second.acquire();
+    let granted = tokio::spawn(async move {
+        let guard = pending.await?;
+        Ok((Instant::now(), guard))
+    });
+    while second.contenders().await?.len() < 2 {}
+    sleep(HOLD).await;
+    let begun = Instant::now();
+    let ((), (at, guard)) = both(held.release(), granted).await?;
+    guard.release().await?;
+    Ok(at - begun)
+}
+
+async fn plainly((first, second): &(PlainLock, PlainLock)) -> Result<Duration> {
+    let held = first.acquire().await?;
+    let second = second.clone();
+    let granted = tokio::spawn(async move {
+        let guard = second.acquire().await?;
+        Ok((Instant::now(), guard))
+    });
+    sleep(2 * HOLD).await;
+    let begun = Instant::now();
+    let ((), (at, guard)) = both(held.release(), granted).await?;
+    guard.release().await?;
+    Ok(at - begun)
+}
+
+/// The floor: nothing but a watch and the delete that fires it.
+async fn watch((first, second): &(Client, Client)) -> Result<Duration> {
+    let node = common::unique_path("watched");
+    first.create(&node, b"", &CreateMode::Ephemeral.with_acls(Acls::anyone_all())).await?;
+    let (_, _, watcher) = second.get_and_watch_data(&node).await?;
+    let fired = tokio::spawn(async move {
+        watcher.changed().await;
+        Ok(Instant::now())
+    });
+    sleep(HOLD).await;
+    let begun = Instant::now();
+    let ((), at) = both(first.delete(&node, None), fired).await?;
+    Ok(at - begun)
+}
+
+async fn both<T, E: Into<Error>>(
+    release: impl Future<Output = std::result::Result<(), E>>,
+    granted: JoinHandle<Result<T>>,
+) -> Result<((), T)> {
+    let release = async { release.await.map_err(Into::into) };
+    try_join(release, async { granted.await? }).await
+}

@@ -1,0 +1,119 @@
+//! How fast the lock is, beside what the same client and server can do at best, measured in the same run.
+//!
+//! `cargo bench --bench lock` runs all parts in about a minute and a half; `cargo bench --bench lock -- uncontended
+//! handoff` runs those. Each part takes turns with its floors, so that whatever slows the machine down slows all of
+//! them: trust the ratios, the absolute numbers are for orientation. A missed expectation is printed, and is no
+//! failure.
+//!
+//! It starts a ZooKeeper server, or uses the one that `LOCKKEEPER_BENCH_SERVER` names.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+mod contended;
+mod contest;
+mod floors;
+mod handoff;
+mod packets;
+mod paths;
+mod plain;
+mod report;
+mod uncontended;
+
+use std::env;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use lockkeeper::Keeper;
+
+use common::{Server, ServerOptions};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Result<T> = std::result::Result<T, Error>;
+
+/// What every part gets.
+#[derive(Clone)]
+struct Bench {
+    address: String,
+    /// Run as a test, which only has to show that everything still works.
+    quick: bool,
+}
+
+impl Bench {
+    async fn keeper(&self) -> Result<Keeper> {
+        Ok(Keeper::options().session_timeout(SESSION_TIMEOUT).connect(&self.address).await?)
+    }
+
+    /// How often something is done, unless it only has to work.
+    fn times(&self, usual: usize) -> usize {
+        if self.quick { usual.div_ceil(50) } else { usual }
+    }
+}
+
+/// Long, so that the heartbeats of many sessions do not add up.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Where many do the same at once.
+const TASKS: usize = 64;
+
+type Part = fn(Bench) -> BoxFuture<'static, Result<()>>;
+
+const PARTS: [(&str, Part); 5] = [
+    ("uncontended", |bench| Box::pin(uncontended::run(bench))),
+    ("paths", |bench| Box::pin(paths::run(bench))),
+    ("contended", |bench| Box::pin(contended::run(bench))),
+    ("handoff", |bench| Box::pin(handoff::run(bench))),
+    ("packets", |bench| Box::pin(packets::run(bench))),
+];
+
+/// Far more than any part needs: a lock that is never granted ends the run, and says so.
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let (flags, wanted): (Vec<String>, Vec<String>) = env::args().skip(1).partition(|a| a.starts_with("--"));
+    if let Some(unknown) = wanted.iter().find(|name| PARTS.iter().all(|(part, _)| part != name)) {
+        return Err(format!("there is no part {unknown:?}, only {:?}", PARTS.map(|(name, _)| name)).into());
+    }
+    // `cargo bench` says so; `cargo test --benches` does not.
+    let quick = !flags.iter().any(|flag| flag == "--bench");
+
+    let (server, address) = match env::var("LOCKKEEPER_BENCH_SERVER") {
+        Ok(address) => (None, address),
+        Err(_) => {
+            let server = tokio::task::spawn_blocking(|| Server::start_with(&production())).await?;
+            let address = server.address();
+            (Some(server), address)
+        }
+    };
+    println!("server   {}", if server.is_some() { OWN_SERVER } else { &address });
+    println!("client   Tokio, {} worker threads", tokio::runtime::Handle::current().metrics().num_workers());
+    if quick {
+        println!("quick    far too few rounds to tell anything; `cargo bench` measures");
+    }
+    let bench = Bench { address, quick };
+    for (name, part) in PARTS {
+        if wanted.is_empty() || wanted.iter().any(|w| w == name) {
+            // On a worker thread, as a service's tasks are.
+            match tokio::time::timeout(LIMIT, tokio::spawn(part(bench.clone()))).await {
+                Ok(done) => done??,
+                Err(_) => return Err(format!("{name} is not done after {LIMIT:?}").into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+const OWN_SERVER: &str =
+    "its own, standalone: tickTime 2000, every write forced to disk, JIT and heap as released";
+
+/// The tests' server made like one that was installed: the flags that spare a test's time and disk are taken back.
+fn production() -> ServerOptions {
+    let jvm = [
+        "-Xmx1000m",
+        "-XX:TieredStopAtLevel=4",
+        "-Dzookeeper.forceSync=yes",
+        "-Dzookeeper.preAllocSize=65536",
+        "-Dzookeeper.extendedTypesEnabled=false",
+    ];
+    ServerOptions { tick_ms: 2000, config: Vec::new(), jvm: jvm.map(str::to_owned).into() }
+}

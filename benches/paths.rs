@@ -1,0 +1,51 @@
+//! Sixty-four tasks, each with a lock of its own.
+
+use lockkeeper::Lock;
+use zookeeper_client::Client;
+
+use crate::contest::Contest;
+use crate::report::{self, Row};
+use crate::uncontended::{dropped, released, triples};
+use crate::{Bench, Result, TASKS, common, floors};
+
+const RELEASED: &str = "acquire → release().await";
+const DROPPED: &str = "acquire → drop";
+const TRIPLES: &str = "create ‖ list → delete";
+
+struct Sessions {
+    locks: Vec<Lock>,
+    floor: Vec<(Client, String)>,
+}
+
+pub async fn run(bench: Bench) -> Result<()> {
+    let outcome = Contest::new("64 paths, a task each", bench.times(15), bench.times(4), TASKS * 5)
+        .enter(RELEASED, |s: &Sessions| s.locks.clone(), released)
+        .enter(TRIPLES, |s| s.floor.clone(), triples)
+        .enter(DROPPED, |s| s.locks.clone(), dropped)
+        .hold(&bench, connect)
+        .await?;
+
+    report::print(
+        outcome.title(),
+        &[
+            Row::rate(&outcome, RELEASED).beside(&outcome, TRIPLES, None),
+            Row::rate(&outcome, DROPPED).beside(&outcome, TRIPLES, None),
+            Row::rate(&outcome, TRIPLES),
+        ],
+    );
+    Ok(())
+}
+
+async fn connect(bench: Bench) -> Result<Sessions> {
+    let (keeper, client) = (bench.keeper().await?, floors::connect(&bench).await?);
+    let mut sessions = Sessions { locks: Vec::new(), floor: Vec::new() };
+    for _ in 0..TASKS {
+        let lock = keeper.lock(&common::unique_path("paths"))?;
+        released(lock.clone(), 1).await?;
+        sessions.locks.push(lock);
+        let directory = common::unique_path("paths");
+        floors::make_directory(&client, &directory).await?;
+        sessions.floor.push((client.clone(), directory));
+    }
+    Ok(sessions)
+}

@@ -1,0 +1,67 @@
+//! The table.
+
+use crate::contest::Outcome;
+
+pub struct Row {
+    name: String,
+    value: String,
+    ratio: String,
+    verdict: String,
+}
+
+/// What was expected of a number.
+#[derive(Clone, Copy)]
+pub enum Expectation {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Expectation {
+    /// To two places, as it is printed.
+    fn verdict(self, value: f64) -> String {
+        let rounded = (value * 100.0).round() / 100.0;
+        let (sign, bound, met) = match self {
+            Expectation::AtLeast(bound) => ('≥', bound, rounded >= bound),
+            Expectation::AtMost(bound) => ('≤', bound, rounded <= bound),
+        };
+        format!("{sign} {bound:<5} {}", if met { "met" } else { "MISSED" })
+    }
+}
+
+impl Row {
+    pub fn new(name: impl Into<String>, value: impl Into<String>) -> Row {
+        Row { name: name.into(), value: value.into(), ratio: String::new(), verdict: String::new() }
+    }
+
+    /// A contestant's rate.
+    pub fn rate(outcome: &Outcome, name: &str) -> Row {
+        Row::new(name, format!("{:.0}/s", outcome.rate(name)))
+    }
+
+    /// Beside another contestant.
+    pub fn beside(self, outcome: &Outcome, floor: &str, expected: impl Into<Option<Expectation>>) -> Row {
+        let ratio = outcome.ratio(&self.name, floor);
+        let text = format!("{:.2} [{:.2} {:.2}] of {floor}", ratio.median, ratio.low, ratio.high);
+        self.with(text, ratio.median, expected)
+    }
+
+    pub fn with(self, text: String, value: f64, expected: impl Into<Option<Expectation>>) -> Row {
+        let verdict = expected.into().map(|expected| expected.verdict(value)).unwrap_or_default();
+        Row { ratio: text, verdict, ..self }
+    }
+
+    /// A further line about the same thing.
+    pub fn and(&self) -> Row {
+        Row::new(self.name.clone(), "")
+    }
+}
+
+pub fn print(title: &str, rows: &[Row]) {
+    println!("\n{title}");
+    let mut before = "";
+    for row in rows {
+        let name = if row.name == before { "" } else { row.name.as_str() };
+        println!("  {name:<34} {:>22}  {:<48} {}", row.value, row.ratio, row.verdict);
+        before = &row.name;
+    }
+}
