@@ -1,0 +1,178 @@
+//! Who may do what (`PrepRequestProcessor.fixupACL`, `ZooKeeperServer.checkACL` and the two authentication
+//! providers that the real server has by default).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest, Sha1};
+
+use crate::wire::{Acl, ErrorCode, Id};
+
+pub(super) const READ: i32 = 1;
+pub(super) const WRITE: i32 = 2;
+pub(super) const CREATE: i32 = 4;
+pub(super) const DELETE: i32 = 8;
+pub(super) const ADMIN: i32 = 16;
+const ALL: i32 = 31;
+
+/// Everything to everybody.
+pub(super) fn open() -> Arc<[Acl]> {
+    world(ALL)
+}
+
+/// Reading to everybody.
+pub(super) fn read_only() -> Arc<[Acl]> {
+    world(READ)
+}
+
+fn world(perms: i32) -> Arc<[Acl]> {
+    Arc::from([Acl { perms, id: Id { scheme: "world".into(), id: "anyone".into() } }])
+}
+
+/// Whether somebody with these identities has one of the permissions.
+pub(super) fn check(list: &[Acl], perms: i32, identities: &[Id]) -> Result<(), ErrorCode> {
+    let granted = list
+        .iter()
+        .filter(|entry| entry.perms & perms != 0)
+        .any(|entry| is_anyone(&entry.id) || identities.iter().any(|identity| matches(&entry.id, identity)));
+    if granted { Ok(()) } else { Err(ErrorCode::NoAuth) }
+}
+
+/// The list as it is stored: without duplicates, `auth` replaced by the identities it stands for.
+pub(super) fn fix_up(list: &[Acl], identities: &[Id]) -> Result<Arc<[Acl]>, ErrorCode> {
+    let mut fixed: Vec<Acl> = Vec::with_capacity(list.len());
+    for (at, entry) in list.iter().enumerate() {
+        if list[..at].contains(entry) {
+            continue;
+        }
+        match entry.id.scheme.as_str() {
+            "world" if is_anyone(&entry.id) => fixed.push(entry.clone()),
+            "auth" => {
+                let before = fixed.len();
+                let authenticated = identities.iter().filter(|identity| identity.scheme == "digest");
+                fixed.extend(authenticated.map(|id| Acl { perms: entry.perms, id: id.clone() }));
+                if fixed.len() == before {
+                    return Err(ErrorCode::InvalidAcl);
+                }
+            }
+            "digest" if is_digest(&entry.id.id) => fixed.push(entry.clone()),
+            "ip" if network(&entry.id.id).is_some() => fixed.push(entry.clone()),
+            _ => return Err(ErrorCode::InvalidAcl),
+        }
+    }
+    if fixed.is_empty() { Err(ErrorCode::InvalidAcl) } else { Ok(fixed.into()) }
+}
+
+/// The identity that a scheme's credentials prove.
+pub(super) fn authenticate(scheme: &str, credentials: &[u8], peer: IpAddr) -> Option<Id> {
+    match scheme {
+        "digest" => {
+            let credentials = String::from_utf8_lossy(credentials);
+            let name = credentials.split(':').next().unwrap_or_default();
+            let hash = STANDARD.encode(Sha1::digest(credentials.as_bytes()));
+            Some(Id { scheme: scheme.to_owned(), id: format!("{name}:{hash}") })
+        }
+        "ip" => Some(address(peer)),
+        _ => None,
+    }
+}
+
+/// The identity that every connection has from its start.
+pub(super) fn address(peer: IpAddr) -> Id {
+    Id { scheme: "ip".into(), id: peer.to_string() }
+}
+
+/// An identity as `whoAmI` shows it, without its hash.
+pub(super) fn shown(id: &Id) -> Id {
+    let user = if id.scheme == "digest" { id.id.split(':').next().unwrap_or_default() } else { &id.id };
+    Id { scheme: id.scheme.clone(), id: user.to_owned() }
+}
+
+/// A list as somebody sees it who may read the node but not administer it.
+pub(super) fn masked(list: &[Acl]) -> Vec<Acl> {
+    let mask = |entry: &Acl| match entry.id.id.split_once(':') {
+        Some((name, _)) if entry.id.scheme == "digest" => {
+            Acl { perms: entry.perms, id: Id { scheme: "digest".into(), id: format!("{name}:x") } }
+        }
+        _ => entry.clone(),
+    };
+    list.iter().map(mask).collect()
+}
+
+fn is_anyone(id: &Id) -> bool {
+    id.scheme == "world" && id.id == "anyone"
+}
+
+fn matches(entry: &Id, identity: &Id) -> bool {
+    entry.scheme == identity.scheme
+        && match entry.scheme.as_str() {
+            "ip" => network(&entry.id).is_some_and(|(network, mask)| {
+                identity
+                    .id
+                    .parse()
+                    .is_ok_and(|address: std::net::Ipv4Addr| u32::from(address) & mask == network & mask)
+            }),
+            _ => entry.id == identity.id,
+        }
+}
+
+/// Two parts, where empty ones at the end do not count: Java's `split`.
+fn is_digest(id: &str) -> bool {
+    id.trim_end_matches(':').split(':').count() == 2
+}
+
+/// An IPv4 address with an optional number of bits, as address and mask.
+fn network(expression: &str) -> Option<(u32, u32)> {
+    let (address, bits) = expression.split_once('/').unwrap_or((expression, "32"));
+    let bits: u32 = bits.parse().ok().filter(|bits| *bits <= 32)?;
+    let address: std::net::Ipv4Addr = address.parse().ok()?;
+    Some((address.into(), u32::MAX.checked_shl(32 - bits).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(perms: i32, scheme: &str, id: &str) -> Acl {
+        Acl { perms, id: Id { scheme: scheme.into(), id: id.into() } }
+    }
+
+    #[test]
+    fn a_digest_is_the_one_that_zookeepers_own_tool_prints() {
+        let id = authenticate("digest", b"super:admin", IpAddr::from([127, 0, 0, 1])).expect("a digest");
+        assert_eq!(id.id, "super:xQJmxLMiHGwaqBvst5y6rkB6HQs=");
+    }
+
+    #[test]
+    fn auth_stands_for_the_digests_and_needs_one() {
+        let ip = address(IpAddr::from([127, 0, 0, 1]));
+        let auth = [entry(3, "auth", "")];
+        assert_eq!(fix_up(&auth, std::slice::from_ref(&ip)), Err(ErrorCode::InvalidAcl));
+        let me = Id { scheme: "digest".into(), id: "me:hash".into() };
+        let fixed = fix_up(&auth, &[ip, me]).expect("authenticated");
+        assert_eq!(*fixed, [entry(3, "digest", "me:hash")]);
+    }
+
+    #[test]
+    fn networks_match_by_their_bits() {
+        let local = address(IpAddr::from([127, 0, 0, 1]));
+        for (expression, granted) in
+            [("127.0.0.1", true), ("127.0.0.0/8", true), ("10.0.0.1", false), ("1.1.1.1/0", true)]
+        {
+            let list = [entry(READ, "ip", expression)];
+            assert_eq!(check(&list, READ, std::slice::from_ref(&local)).is_ok(), granted, "{expression}");
+        }
+        assert_eq!(fix_up(&[entry(1, "ip", "127.0.0.1/33")], &[]), Err(ErrorCode::InvalidAcl));
+    }
+
+    #[test]
+    fn a_digest_entry_has_two_parts() {
+        for (id, valid) in
+            [("a:b", true), (":b", true), ("a:", false), ("a", false), ("a:b:c", false), ("", false)]
+        {
+            assert_eq!(is_digest(id), valid, "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The server: sessions and connections. What requests do to the tree is in `read` and `write` beside this.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::read::Watching;
+use super::session::Sessions;
+use super::tree::{Stamp, Tree};
+use super::watch::Watches;
+use super::{CloseReason, ConnectionId, Input, Moment, Output, SessionId, acl};
+use crate::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Id, Reply, Request, Word};
+
+/// What can be different from one server to another.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The unit of time: sessions expire on a tick.
+    pub tick: Duration,
+    /// The shortest session timeout that is granted.
+    pub min_session_timeout: Duration,
+    /// The longest.
+    pub max_session_timeout: Duration,
+    /// How often the server looks for containers and nodes with a time to live that have come to their end.
+    pub container_check: Duration,
+    /// How long a connection may go without a complete connect request.
+    pub handshake_timeout: Duration,
+    /// The wall clock at moment zero, since the Unix epoch: for the times in stats, and to begin transaction ids and
+    /// session ids above those of earlier runs.
+    pub wall_clock: Duration,
+    /// What session passwords are made from.
+    pub secret: u64,
+}
+
+/// The whole state of a server. See the [module](super).
+pub struct Server {
+    pub(super) config: Config,
+    pub(super) tree: Tree,
+    pub(super) data_watches: Watches,
+    pub(super) child_watches: Watches,
+    pub(super) sessions: Sessions,
+    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    /// The connections without a connect request yet, and how long one may take.
+    greetings: BTreeSet<(Moment, ConnectionId)>,
+    pub(super) last_zxid: i64,
+    pub(super) next_check: Moment,
+    pub(super) packets: Packets,
+}
+
+/// What a session is like from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its number.
+    pub id: SessionId,
+    /// The negotiated timeout.
+    pub timeout: Duration,
+    /// The address of its client, while there is a connection.
+    pub peer: Option<SocketAddr>,
+    /// How many ephemeral nodes it has.
+    pub ephemerals: usize,
+    /// How many watches its connection has.
+    pub watches: usize,
+}
+
+pub(super) struct Connection {
+    pub peer: SocketAddr,
+    pub phase: Phase,
+    /// Who the client has shown to be; its address to begin with.
+    pub identities: Vec<Id>,
+    pub packets: Packets,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No connect request yet, and this is how long one may take.
+    Greeting(Moment),
+    Session(SessionId),
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct Packets {
+    pub received: u64,
+    pub sent: u64,
+}
+
+impl Server {
+    /// A server with nothing in it but what every one starts with.
+    pub fn new(config: Config) -> Server {
+        Server {
+            tree: Tree::new(),
+            data_watches: Watches::default(),
+            child_watches: Watches::default(),
+            sessions: Sessions::new(config.tick, config.wall_clock, config.secret),
+            connections: BTreeMap::new(),
+            greetings: BTreeSet::new(),
+            // No server makes a thousand transactions in a microsecond, nor starts twice in one, so the ids of two
+            // runs never meet; positive until 2255.
+            last_zxid: i64::try_from(config.wall_clock.as_micros() << 10).unwrap_or(0),
+            next_check: Moment::default() + config.container_check,
+            packets: Packets::default(),
+            config,
+        }
+    }
+
+    /// Takes one input, and appends what is to be done to `out`.
+    pub fn handle(&mut self, input: Input, now: Moment, out: &mut Vec<Output>) {
+        self.pass_time(now, out);
+        match input {
+            Input::Opened { connection, peer } => {
+                let until = now + self.config.handshake_timeout;
+                self.greetings.insert((until, connection));
+                let phase = Phase::Greeting(until);
+                let identities = vec![acl::address(peer.ip())];
+                let packets = Packets::default();
+                self.connections.insert(connection, Connection { peer, phase, identities, packets });
+            }
+            Input::Closed { connection } => self.disconnect(connection),
+            Input::Connect { connection, request } => self.connect(connection, &request, now, out),
+            Input::Request { connection, xid, request } => {
+                self.received(connection);
+                let Some(Connection { phase, .. }) = self.connections.get(&connection) else { return };
+                match *phase {
+                    Phase::Greeting(_) => self.close(connection, CloseReason::OutOfOrder, out),
+                    Phase::Session(session) => self.request(connection, session, xid, request, now, out),
+                }
+            }
+            Input::Word { connection, word } => self.word(connection, word, now, out),
+            Input::Expire { session } => {
+                if self.sessions.get(session).is_some() {
+                    self.end(session, CloseReason::SessionExpired, out);
+                }
+            }
+            Input::Time => {}
+        }
+    }
+
+    /// When there is something to be done although nothing happened. It can be in the past.
+    pub fn next_wake(&self) -> Option<Moment> {
+        let greeting = self.greetings.first().map(|(until, _)| *until);
+        let check = self.tree.has_mortals().then_some(self.next_check);
+        [self.sessions.next_end(), greeting, check].into_iter().flatten().min()
+    }
+
+    /// Forgets all connections and gives every session its whole timeout again: what a restart does that keeps
+    /// its state.
+    pub fn restart(&mut self, now: Moment) {
+        self.connections.clear();
+        self.greetings.clear();
+        self.data_watches = Watches::default();
+        self.child_watches = Watches::default();
+        self.packets = Packets::default();
+        self.sessions.restart(now);
+    }
+
+    /// Forgets nodes and sessions too. Ids go on above those of before.
+    pub fn reset(&mut self, now: Moment) {
+        let mut config = self.config.clone();
+        config.wall_clock += Duration::from_nanos(now.0);
+        let new = Server::new(config);
+        let last_zxid = new.last_zxid.max(self.last_zxid + 1);
+        let next_check = self.next_check;
+        *self = Server { last_zxid, next_check, config: self.config.clone(), ..new };
+    }
+
+    /// Whether a session is alive.
+    pub fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.get(session).is_some()
+    }
+
+    /// The live sessions, oldest first.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let info = |(id, session): (SessionId, &super::session::Session)| SessionInfo {
+            id,
+            timeout: session.timeout,
+            peer: session.connection.and_then(|connection| Some(self.connections.get(&connection)?.peer)),
+            ephemerals: self.tree.ephemerals(id).count(),
+            watches: session.connection.map_or(0, |connection| {
+                self.data_watches.count_of(connection) + self.child_watches.count_of(connection)
+            }),
+        };
+        self.sessions.iter().map(info).collect()
+    }
+
+    /// The last transaction's id.
+    pub fn last_zxid(&self) -> i64 {
+        self.last_zxid
+    }
+}
+
+impl Server {
+    fn pass_time(&mut self, now: Moment, out: &mut Vec<Output>) {
+        while let Some(session) = self.sessions.expired(now) {
+            self.end(session, CloseReason::SessionExpired, out);
+        }
+        if self.next_check <= now {
+            self.next_check = now.next_multiple_of(self.config.container_check);
+            self.remove_mortals(now, out);
+        }
+        while let Some((_, connection)) = self.greetings.first().copied().filter(|(until, _)| *until <= now) {
+            self.close(connection, CloseReason::HandshakeTimeout, out);
+        }
+    }
+
+    fn connect(
+        &mut self,
+        connection: ConnectionId,
+        request: &ConnectRequest,
+        now: Moment,
+        out: &mut Vec<Output>,
+    ) {
+        self.received(connection);
+        match self.connections.get(&connection) {
+            None => return,
+            Some(Connection { phase: Phase::Session(_), .. }) => {
+                return self.close(connection, CloseReason::OutOfOrder, out);
+            }
+            Some(Connection { phase: Phase::Greeting(until), .. }) => {
+                self.greetings.remove(&(*until, connection));
+            }
+        }
+        if request.last_zxid_seen > self.last_zxid {
+            return self.close(connection, CloseReason::ClientAhead, out);
+        }
+        let wanted = Duration::from_millis(request.timeout_ms.try_into().unwrap_or(0));
+        let timeout = wanted.max(self.config.min_session_timeout).min(self.config.max_session_timeout);
+        let session = if request.session == 0 {
+            self.last_zxid += 1;
+            Ok(self.sessions.create(timeout, connection, now))
+        } else {
+            self.resume(connection, request, timeout, now, out)
+        };
+        let reply = match session {
+            Ok(session) => {
+                if let Some(connection) = self.connections.get_mut(&connection) {
+                    connection.phase = Phase::Session(session);
+                }
+                let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+                let password = self.sessions.password(session);
+                ConnectReply {
+                    timeout_ms,
+                    session: session.0,
+                    password,
+                    tells_read_only: request.read_only.is_some(),
+                }
+            }
+            Err(_) => ConnectReply {
+                timeout_ms: 0,
+                session: 0,
+                password: [0; 16],
+                tells_read_only: request.read_only.is_some(),
+            },
+        };
+        self.sent(connection);
+        out.push(Output::Connected { connection, reply });
+        if let Err(reason) = session {
+            self.close(connection, reason, out);
+        }
+    }
+
+    fn resume(
+        &mut self,
+        connection: ConnectionId,
+        request: &ConnectRequest,
+        timeout: Duration,
+        now: Moment,
+        out: &mut Vec<Output>,
+    ) -> Result<SessionId, CloseReason> {
+        let id = SessionId(request.session);
+        // As in the real server, the old connection goes first, whether the password is right or not.
+        if let Some(earlier) = self.sessions.get(id).and_then(|session| session.connection) {
+            self.close(earlier, CloseReason::SessionMoved, out);
+        }
+        if request.password != self.sessions.password(id) {
+            return Err(CloseReason::WrongPassword);
+        }
+        if self.sessions.get(id).is_none() {
+            return Err(CloseReason::UnknownSession);
+        }
+        self.sessions.resume(id, timeout, connection, now);
+        Ok(id)
+    }
+
+    fn request(
+        &mut self,
+        connection: ConnectionId,
+        session: SessionId,
+        xid: i32,
+        request: Request,
+        now: Moment,
+        out: &mut Vec<Output>,
+    ) {
+        if let Request::Auth { scheme, auth } = request {
+            return self.authenticate(connection, xid, &scheme, &auth, out);
+        }
+        self.sessions.touch(session, now);
+        let caller = Watching { connection, session };
+        let result = match request {
+            Request::Ping => Ok(Reply::Empty),
+            Request::CloseSession => {
+                self.kill(session, out);
+                self.reply(connection, xid, Ok(Reply::Empty), out);
+                return self.close(connection, CloseReason::SessionClosed, out);
+            }
+            Request::Unsupported(_) => {
+                self.sent(connection);
+                let result = Err(ErrorCode::Unimplemented);
+                out.push(Output::Reply { connection, xid, zxid: -1, result });
+                return self.close(connection, CloseReason::Unimplemented, out);
+            }
+            Request::Malformed { write } => {
+                self.last_zxid += i64::from(write);
+                Err(ErrorCode::MarshallingError)
+            }
+            Request::Write(write) => self.write(caller, write, now, out),
+            Request::Multi(writes) => self.multi(caller, writes, now, out),
+            Request::Reconfig => {
+                self.last_zxid += 1;
+                Err(ErrorCode::ReconfigDisabled)
+            }
+            read => self.read(caller, read, out),
+        };
+        self.reply(connection, xid, result, out);
+    }
+
+    fn authenticate(
+        &mut self,
+        id: ConnectionId,
+        xid: i32,
+        scheme: &str,
+        credentials: &[u8],
+        out: &mut Vec<Output>,
+    ) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let identity = acl::authenticate(scheme, credentials, connection.peer.ip());
+        let result = match identity {
+            Some(identity) => {
+                if !connection.identities.contains(&identity) {
+                    connection.identities.push(identity);
+                }
+                Ok(Reply::Empty)
+            }
+            None => Err(ErrorCode::AuthFailed),
+        };
+        let failed = result.is_err();
+        self.sent(id);
+        out.push(Output::Reply { connection: id, xid, zxid: 0, result });
+        if failed {
+            self.close(id, CloseReason::AuthFailed, out);
+        }
+    }
+
+    /// Ends a session from this side.
+    fn end(&mut self, session: SessionId, reason: CloseReason, out: &mut Vec<Output>) {
+        let connection = self.sessions.get(session).and_then(|session| session.connection);
+        self.kill(session, out);
+        if let Some(connection) = connection {
+            self.close(connection, reason, out);
+        }
+    }
+
+    /// Removes a session with its nodes, which is one transaction.
+    fn kill(&mut self, session: SessionId, out: &mut Vec<Output>) {
+        self.last_zxid += 1;
+        self.sessions.remove(session);
+        let paths: Vec<_> = self.tree.ephemerals(session).cloned().collect();
+        for path in paths {
+            self.remove_node(&path, self.last_zxid, out);
+        }
+    }
+
+    /// Closes a connection from this side.
+    pub(super) fn close(&mut self, connection: ConnectionId, reason: CloseReason, out: &mut Vec<Output>) {
+        self.disconnect(connection);
+        out.push(Output::Close { connection, reason });
+    }
+
+    fn disconnect(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        match connection.phase {
+            Phase::Greeting(until) => {
+                self.greetings.remove(&(until, id));
+            }
+            Phase::Session(session) => self.sessions.disconnect(session, id),
+        }
+        self.data_watches.disconnect(id);
+        self.child_watches.disconnect(id);
+    }
+
+    fn reply(
+        &mut self,
+        connection: ConnectionId,
+        xid: i32,
+        result: Result<Reply, ErrorCode>,
+        out: &mut Vec<Output>,
+    ) {
+        self.sent(connection);
+        out.push(Output::Reply { connection, xid, zxid: self.last_zxid, result });
+    }
+
+    pub(super) fn event(
+        &mut self,
+        connection: ConnectionId,
+        zxid: i64,
+        kind: EventKind,
+        path: &str,
+        out: &mut Vec<Output>,
+    ) {
+        self.sent(connection);
+        out.push(Output::Event { connection, zxid, kind, path: path.to_owned() });
+    }
+
+    fn word(&mut self, connection: ConnectionId, word: Word, now: Moment, out: &mut Vec<Output>) {
+        self.received(connection);
+        let text = self.answer(word, now);
+        self.sent(connection);
+        out.push(Output::Text { connection, text });
+        self.close(connection, CloseReason::WordAnswered, out);
+    }
+
+    fn received(&mut self, connection: ConnectionId) {
+        self.packets.received += 1;
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.packets.received += 1;
+        }
+    }
+
+    fn sent(&mut self, connection: ConnectionId) {
+        self.packets.sent += 1;
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.packets.sent += 1;
+        }
+    }
+
+    /// The time by the wall clock, in milliseconds since the Unix epoch.
+    pub(super) fn wall_clock(&self, now: Moment) -> i64 {
+        i64::try_from((self.config.wall_clock + Duration::from_nanos(now.0)).as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The next transaction.
+    pub(super) fn next_stamp(&mut self, now: Moment) -> Stamp {
+        self.last_zxid += 1;
+        Stamp { zxid: self.last_zxid, time: self.wall_clock(now) }
+    }
+
+    pub(super) fn identities(&self, connection: ConnectionId) -> &[Id] {
+        self.connections.get(&connection).map_or(&[], |connection| &connection.identities)
+    }
+}

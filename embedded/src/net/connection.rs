@@ -1,0 +1,193 @@
+//! One connection: frames in, bytes out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{sleep_until, timeout};
+use tracing::{debug, info};
+
+use super::shared::{Next, Shared};
+use crate::machine::{ConnectionId, Input, SessionId};
+use crate::wire::{MAX_FRAME, Word, decode};
+
+/// As long as more than this waits to be sent, no request is taken: a client that asks without reading waits.
+const HIGH_WATER: usize = 1 << 20;
+/// How much is read at once, and how much memory an idle connection may keep.
+const CHUNK: usize = 8 << 10;
+/// How long the last bytes may take when a connection is to be closed.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves a new connection in a task of its own.
+pub(super) fn spawn(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    let Some((id, wake)) = shared.open(peer) else { return };
+    // Replies are small and waited for. A socket that cannot do this is as good as dead, which reading will show.
+    let _ = stream.set_nodelay(true);
+    let connection = Connection { shared: Arc::clone(shared), id, wake, stream, established: false };
+    tokio::spawn(async move {
+        let (shared, id) = (Arc::clone(&connection.shared), connection.id);
+        match connection.run().await {
+            Ok(()) => debug!(connection = id.0, %peer, "a connection has ended"),
+            Err(reason) => info!(connection = id.0, %peer, %reason, "a connection is closed"),
+        }
+        shared.closed(id);
+    });
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+    wake: Arc<Notify>,
+    stream: TcpStream,
+    /// Whether the first packet has been taken.
+    established: bool,
+}
+
+/// Why a connection cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the client has gone")]
+    Gone,
+    #[error("a frame of {0} bytes is not possible")]
+    FrameLength(i32),
+    #[error("{0}")]
+    Malformed(#[from] decode::Malformed),
+}
+
+impl Connection {
+    async fn run(mut self) -> Result<(), Broken> {
+        let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
+        loop {
+            self.take_frames(&mut incoming)?;
+            match self.shared.next(self.id, &mut outgoing) {
+                Next::Write => {
+                    if let ControlFlow::Break(()) = self.write(&mut outgoing).await? {
+                        let _ = self.stream.set_zero_linger();
+                        return Ok(());
+                    }
+                }
+                Next::Hold => self.wake.notified().await,
+                Next::Read(again) => self.read(&mut incoming, again).await?,
+                Next::Close => return Ok(()),
+                Next::Reset => {
+                    let _ = self.stream.set_zero_linger();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits for bytes, for a wake, or for the given time, and takes what has come.
+    async fn read(&self, incoming: &mut Vec<u8>, again: Option<Instant>) -> Result<(), Broken> {
+        if self.shared.is_busy(self.id, HIGH_WATER) {
+            // Not a byte more before something is sent.
+            return self.rest(again).await;
+        }
+        tokio::select! {
+            readable = self.stream.readable() => readable?,
+            () = self.wake.notified() => return Ok(()),
+            () = until(again) => return Ok(()),
+        }
+        incoming.reserve(CHUNK);
+        match self.stream.try_read_buf(incoming) {
+            Ok(0) => Err(Broken::Gone),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn rest(&self, again: Option<Instant>) -> Result<(), Broken> {
+        tokio::select! {
+            () = self.wake.notified() => {}
+            () = until(again) => {}
+        }
+        Ok(())
+    }
+
+    /// Writes all of `outgoing`, and empties it. Breaks off when the connection is to be broken meanwhile.
+    async fn write(&self, outgoing: &mut Vec<u8>) -> Result<ControlFlow<()>, Broken> {
+        let mut written = 0;
+        while written < outgoing.len() {
+            match self.stream.try_write(&outgoing[written..]) {
+                Ok(0) => return Err(Broken::Gone),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::select! {
+                        writable = timeout(LINGER, self.stream.writable()) => match writable {
+                            Ok(writable) => writable?,
+                            Err(_) if self.shared.is_ending(self.id) => return Ok(ControlFlow::Break(())),
+                            Err(_) => {}
+                        },
+                        () = self.wake.notified() => if self.shared.is_reset(self.id) {
+                            return Ok(ControlFlow::Break(()));
+                        },
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        outgoing.clear();
+        outgoing.shrink_to(CHUNK);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Hands the machine every frame that is complete.
+    fn take_frames(&mut self, incoming: &mut Vec<u8>) -> Result<(), Broken> {
+        let mut taken = 0;
+        while let Some(prefix) = incoming[taken..].first_chunk::<4>() {
+            if self.shared.is_busy(self.id, HIGH_WATER) {
+                break;
+            }
+            if let Some(word) = Word::from_bytes(*prefix).filter(|_| !self.established) {
+                self.established = true;
+                self.shared.input(self.id, Input::Word { connection: self.id, word });
+                taken = incoming.len();
+                break;
+            }
+            let claimed = i32::from_be_bytes(*prefix);
+            let length = usize::try_from(claimed).ok().filter(|length| *length <= MAX_FRAME);
+            let length = length.ok_or(Broken::FrameLength(claimed))?;
+            let Some(frame) = incoming.get(taken + 4..taken + 4 + length) else { break };
+            if !self.take(frame)? {
+                break;
+            }
+            taken += 4 + length;
+        }
+        incoming.drain(..taken);
+        if incoming.is_empty() {
+            incoming.shrink_to(0);
+        }
+        Ok(())
+    }
+
+    /// Hands the machine one frame, unless it has to wait.
+    fn take(&mut self, frame: &[u8]) -> Result<bool, Broken> {
+        let connection = self.id;
+        if self.established {
+            let (xid, request) = decode::request(frame)?;
+            self.shared.input(connection, Input::Request { connection, xid, request });
+            return Ok(true);
+        }
+        let request = decode::connect_request(frame)?;
+        if request.session != 0 && !self.shared.claim(connection, SessionId(request.session)) {
+            return Ok(false);
+        }
+        self.established = true;
+        self.shared.input(connection, Input::Connect { connection, request });
+        Ok(true)
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}

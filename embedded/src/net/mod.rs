@@ -1,0 +1,156 @@
+//! The driver: sockets and timers on one side, the machine on the other. No decision about the protocol lives here.
+
+mod connection;
+mod shared;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time;
+use tracing::{debug, warn};
+
+use crate::machine::Config;
+use crate::options::Options;
+
+pub(crate) use shared::{Cut, Shared};
+
+/// What the listening task is told; everything else goes through [`Shared`].
+pub(crate) enum Command {
+    TakeDown(oneshot::Sender<()>),
+    BringUp(oneshot::Sender<io::Result<()>>),
+    ShutDown(Option<oneshot::Sender<()>>),
+}
+
+/// What a started server hands back.
+pub(crate) type Started = (SocketAddr, Arc<Shared>, mpsc::UnboundedSender<Command>);
+
+/// Starts the thread of a server, which says on `ready` whether it listens.
+pub(crate) fn spawn(
+    options: Options,
+    ready: oneshot::Sender<io::Result<Started>>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let run = move || runtime.block_on(run(options, ready));
+    thread::Builder::new().name("embedded-zookeeper".into()).spawn(run)
+}
+
+async fn run(options: Options, ready: oneshot::Sender<io::Result<Started>>) {
+    let (listener, address) = match listen(options.address).and_then(|l| Ok((l.local_addr()?, l))) {
+        Ok((address, listener)) => (listener, address),
+        Err(error) => {
+            // Nobody may be waiting any more.
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let shared = Arc::new(Shared::new(config(&options)));
+    let (sender, commands) = mpsc::unbounded_channel();
+    let stopped = if ready.send(Ok((address, Arc::clone(&shared), sender))).is_ok() {
+        serve(&shared, listener, address, commands).await
+    } else {
+        None
+    };
+    shared.take_down();
+    // The connections' tasks reset their sockets when they see that; those that do not get to it go with the runtime.
+    time::timeout(Duration::from_millis(200), shared.all_gone()).await.ok();
+    if let Some(stopped) = stopped {
+        let _ = stopped.send(());
+    }
+}
+
+/// Accepts connections and keeps the machine's time, until it is told to end; whom to tell that it has.
+async fn serve(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    address: SocketAddr,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) -> Option<oneshot::Sender<()>> {
+    let mut listener = Some(listener);
+    loop {
+        let wake = shared.next_wake();
+        tokio::select! {
+            command = commands.recv() => match command {
+                None => return None,
+                Some(Command::ShutDown(stopped)) => return stopped,
+                Some(Command::TakeDown(done)) => {
+                    listener = None;
+                    shared.take_down();
+                    shared.all_gone().await;
+                    let _ = done.send(());
+                }
+                Some(Command::BringUp(done)) => {
+                    let result = match &listener {
+                        Some(_) => Ok(()),
+                        None => listen(address).map(|new| {
+                            shared.bring_up();
+                            listener = Some(new);
+                        }),
+                    };
+                    let _ = done.send(result);
+                }
+            },
+            accepted = accept(&listener), if !shared.is_paused() => match accepted {
+                Ok((stream, peer)) => connection::spawn(shared, stream, peer),
+                Err(error) => {
+                    // Out of file descriptors, most likely: asking again at once would only burn time.
+                    warn!(%error, "a connection could not be accepted");
+                    time::sleep(Duration::from_millis(20)).await;
+                }
+            },
+            () = sleep(wake) => shared.pass_time(),
+            // Something happened by which the next wake may be another one.
+            () = shared.changed() => {}
+        }
+    }
+}
+
+async fn accept(listener: &Option<TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that comes back must get its port although old connections linger there. Elsewhere than on Unix this
+    // would let two servers share a port.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(4096)?;
+    debug!(address = ?listener.local_addr(), "listening");
+    Ok(listener)
+}
+
+fn config(options: &Options) -> Config {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let min_session_timeout = options.min_session_timeout.unwrap_or(options.tick * 2);
+    let max_session_timeout =
+        options.max_session_timeout.unwrap_or(options.tick * 20).max(min_session_timeout);
+    Config {
+        tick: options.tick,
+        min_session_timeout,
+        max_session_timeout,
+        container_check: options.container_check,
+        handshake_timeout: options.handshake_timeout,
+        wall_clock: now,
+        // The standard library's only public source of randomness.
+        secret: RandomState::new().build_hasher().finish(),
+    }
+}

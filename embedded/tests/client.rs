@@ -1,0 +1,134 @@
+//! A proper client, on one server after the other.
+
+use std::time::{Duration, Instant};
+
+use lockkeeper_embedded::{Embedded, Target};
+use zookeeper_client::{Acls, Client, CreateMode, Error, EventType, SessionState};
+
+async fn connect(server: &Embedded) -> Client {
+    let connector = Client::connector().with_session_timeout(Duration::from_secs(10));
+    connector.connect(&server.address()).await.expect("the server takes connections")
+}
+
+fn persistent() -> zookeeper_client::CreateOptions<'static> {
+    CreateMode::Persistent.with_acls(Acls::anyone_all())
+}
+
+fn ephemeral() -> zookeeper_client::CreateOptions<'static> {
+    CreateMode::Ephemeral.with_acls(Acls::anyone_all())
+}
+
+#[tokio::test]
+async fn a_client_creates_reads_and_watches() {
+    let server = Embedded::start().await.expect("a server");
+    let (one, two) = (connect(&server).await, connect(&server).await);
+    one.create("/a", b"first", &persistent()).await.expect("created");
+    let (data, stat, watcher) = two.get_and_watch_data("/a").await.expect("read");
+    assert_eq!((data.as_slice(), stat.version), (b"first".as_slice(), 0));
+    one.set_data("/a", b"second", None).await.expect("written");
+    let event = watcher.changed().await;
+    assert_eq!((event.event_type, event.path.as_str()), (EventType::NodeDataChanged, "/a"));
+    assert_eq!(two.get_data("/a").await.expect("read").0, b"second");
+    assert_eq!(two.create("/a", b"", &persistent()).await.err(), Some(Error::NodeExists));
+    assert_eq!(two.delete("/b", None).await.err(), Some(Error::NoNode));
+}
+
+#[tokio::test]
+async fn sequence_numbers_count_creates() {
+    let server = Embedded::start().await.expect("a server");
+    let client = connect(&server).await;
+    client.create("/q", b"", &persistent()).await.expect("created");
+    let sequential = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    for expected in 0..3 {
+        let (_, sequence) = client.create("/q/n-", b"", &sequential).await.expect("created");
+        assert_eq!(sequence.into_i64(), expected);
+        client.delete(&format!("/q/n-{expected:010}"), None).await.expect("deleted");
+    }
+}
+
+#[tokio::test]
+async fn the_nodes_of_a_session_go_with_it() {
+    let server = Embedded::start().await.expect("a server");
+    let (mortal, watching) = (connect(&server).await, connect(&server).await);
+    mortal.create("/e", b"", &ephemeral()).await.expect("created");
+    let (stat, watcher) = watching.check_and_watch_stat("/e").await.expect("read");
+    let owner = stat.expect("it is there").ephemeral_owner;
+    assert_eq!(owner, mortal.session_id().0);
+    let controls = server.controls();
+    let info = controls.sessions().into_iter().find(|info| info.id.0 == owner).expect("listed");
+    assert_eq!((info.ephemerals, info.timeout), (1, Duration::from_secs(10)));
+    assert!(controls.expire(info.id));
+    assert!(!controls.expire(info.id), "only once");
+    assert_eq!(watcher.changed().await.event_type, EventType::NodeDeleted);
+    let mut states = mortal.state_watcher();
+    while !states.state().is_terminated() {
+        states.changed().await;
+    }
+    assert_eq!(mortal.state(), SessionState::Expired);
+}
+
+#[tokio::test]
+async fn a_session_outlives_its_connection_and_a_restart() {
+    let server = Embedded::start().await.expect("a server");
+    let client = connect(&server).await;
+    client.create("/e", b"", &ephemeral()).await.expect("created");
+    let controls = server.controls();
+    controls.reset_connections(Target::All);
+    // Requests made while disconnected run after the reconnect; one in flight may fail.
+    wait_for(&client, "/e").await;
+    controls.restart().await.expect("the port is still free");
+    wait_for(&client, "/e").await;
+    assert_eq!(client.session_id().0, controls.sessions()[0].id.0);
+    controls.restart_empty().await.expect("the port is still free");
+    let mut states = client.state_watcher();
+    while !states.state().is_terminated() {
+        states.changed().await;
+    }
+    assert_eq!(client.state(), SessionState::Expired);
+    let fresh = connect(&server).await;
+    assert_eq!(fresh.check_stat("/e").await.expect("read"), None);
+}
+
+async fn wait_for(client: &Client, path: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match client.check_stat(path).await {
+            Ok(stat) => return assert!(stat.is_some(), "{path} is there"),
+            Err(error) if Instant::now() > deadline => panic!("{error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_multi_holds_or_fails_as_a_whole() {
+    let server = Embedded::start().await.expect("a server");
+    let client = connect(&server).await;
+    let mut writer = client.new_multi_writer();
+    writer.add_create("/m", b"1", &persistent()).expect("valid");
+    writer.add_create("/m/n", b"2", &persistent()).expect("valid");
+    writer.commit().await.expect("committed");
+    let mut writer = client.new_multi_writer();
+    writer.add_delete("/m/n", None).expect("valid");
+    writer.add_check_version("/m", 7).expect("valid");
+    assert!(writer.commit().await.is_err());
+    assert_eq!(client.get_data("/m/n").await.expect("still there").0, b"2");
+}
+
+#[tokio::test]
+async fn containers_and_times_to_live_end_with_the_clock() {
+    let server =
+        Embedded::options().max_session_timeout(Duration::from_secs(3600)).start().await.expect("a server");
+    let connector = Client::connector().with_session_timeout(Duration::from_secs(3000));
+    let client = connector.connect(&server.address()).await.expect("connected");
+    let container = CreateMode::Container.with_acls(Acls::anyone_all());
+    let mortal = persistent().with_ttl(Duration::from_secs(60));
+    client.create("/c", b"", &container).await.expect("created");
+    client.create("/t", b"", &mortal).await.expect("created");
+    client.create("/c/child", b"", &persistent()).await.expect("created");
+    client.delete("/c/child", None).await.expect("deleted");
+    let (_, gone) = client.check_and_watch_stat("/t").await.expect("read");
+    server.controls().advance_clock(Duration::from_secs(90));
+    assert_eq!(gone.changed().await.event_type, EventType::NodeDeleted);
+    assert_eq!(client.check_stat("/c").await.expect("read"), None);
+}

@@ -1,0 +1,161 @@
+//! The machine by itself, in virtual time: inputs in, and the exact outputs compared.
+
+use std::time::Duration;
+
+use lockkeeper_embedded::machine::{
+    CloseReason, Config, ConnectionId, Input, Moment, Output, Server, SessionId,
+};
+use lockkeeper_embedded::wire::{
+    Acl, ConnectRequest, CreateKind, ErrorCode, EventKind, Id, OpResult, Read, Reply, Request, Write,
+};
+
+const ONE: ConnectionId = ConnectionId(1);
+const TWO: ConnectionId = ConnectionId(2);
+
+struct World {
+    server: Server,
+    now: Moment,
+}
+
+impl World {
+    fn new() -> World {
+        let config = Config {
+            tick: Duration::from_secs(1),
+            min_session_timeout: Duration::from_secs(2),
+            max_session_timeout: Duration::from_secs(20),
+            container_check: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(10),
+            wall_clock: Duration::from_secs(1_000),
+            secret: 1,
+        };
+        World { server: Server::new(config), now: Moment::default() }
+    }
+
+    fn give(&mut self, input: Input) -> Vec<Output> {
+        let mut out = Vec::new();
+        self.server.handle(input, self.now, &mut out);
+        out
+    }
+
+    fn pass(&mut self, by: Duration) -> Vec<Output> {
+        self.now = self.now + by;
+        self.give(Input::Time)
+    }
+
+    fn connect(&mut self, connection: ConnectionId) -> SessionId {
+        let peer = ([127, 0, 0, 1], 1).into();
+        assert_eq!(self.give(Input::Opened { connection, peer }), []);
+        let out = self.give(Input::Connect { connection, request: connect_request(0, Vec::new()) });
+        match out.as_slice() {
+            [Output::Connected { reply, .. }] => SessionId(reply.session),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ask(&mut self, connection: ConnectionId, request: Request) -> Vec<Output> {
+        self.give(Input::Request { connection, xid: 7, request })
+    }
+
+    fn reply(&self, connection: ConnectionId, result: Result<Reply, ErrorCode>) -> Output {
+        Output::Reply { connection, xid: 7, zxid: self.server.last_zxid(), result }
+    }
+}
+
+fn connect_request(session: i64, password: Vec<u8>) -> ConnectRequest {
+    ConnectRequest { last_zxid_seen: 0, timeout_ms: 5_000, session, password, read_only: Some(false) }
+}
+
+fn create(path: &str, flags: i32) -> Write {
+    let acl = vec![Acl { perms: 31, id: Id { scheme: "world".into(), id: "anyone".into() } }];
+    Write::Create { kind: CreateKind::Plain, path: path.into(), data: None, acl, flags }
+}
+
+#[test]
+fn an_event_comes_before_the_reply_that_would_show_the_change() {
+    let mut world = World::new();
+    world.connect(ONE);
+    let out = world.ask(ONE, Request::Exists { path: "/a".into(), watch: true });
+    assert_eq!(out, [world.reply(ONE, Err(ErrorCode::NoNode))]);
+    let out = world.ask(ONE, Request::Write(create("/a", 0)));
+    let zxid = world.server.last_zxid();
+    let event = Output::Event { connection: ONE, zxid, kind: EventKind::Created, path: "/a".into() };
+    assert_eq!(out, [event, world.reply(ONE, Ok(Reply::Path("/a".into())))]);
+}
+
+#[test]
+fn a_session_ends_on_the_tick_after_its_time_with_all_it_had() {
+    let mut world = World::new();
+    let session = world.connect(ONE);
+    world.connect(TWO);
+    world.ask(ONE, Request::Write(create("/e", 1)));
+    world.ask(TWO, Request::Exists { path: "/e".into(), watch: true });
+    assert_eq!(world.server.next_wake(), Some(Moment::default() + Duration::from_secs(6)));
+    world.now = world.now + Duration::from_secs(3);
+    world.ask(TWO, Request::Ping);
+    assert_eq!(world.pass(Duration::from_millis(2_999)), []);
+    let out = world.pass(Duration::from_millis(1));
+    let zxid = world.server.last_zxid();
+    let event = Output::Event { connection: TWO, zxid, kind: EventKind::Deleted, path: "/e".into() };
+    let close = Output::Close { connection: ONE, reason: CloseReason::SessionExpired };
+    assert_eq!(out, [event, close]);
+    assert!(!world.server.has_session(session));
+    assert_eq!(world.ask(ONE, Request::Ping), [], "the connection is gone");
+}
+
+#[test]
+fn a_failed_multi_leaves_nothing_behind_but_a_transaction_id() {
+    let mut world = World::new();
+    world.connect(ONE);
+    world.ask(ONE, Request::Write(create("/a", 0)));
+    let node = |world: &mut World| {
+        let path = "/".to_owned();
+        let out = world.ask(ONE, Request::GetChildren2 { path, watch: false });
+        match out.as_slice() {
+            [Output::Reply { result: Ok(Reply::ChildrenStat(names, stat)), .. }] => (names.clone(), *stat),
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = node(&mut world);
+    let zxid = world.server.last_zxid();
+    let writes = vec![
+        create("/a/s-", 2),
+        Write::Delete { path: "/a/s-0000000000".into(), version: -1 },
+        Write::Delete { path: "/a".into(), version: -1 },
+        create("/b", 0),
+        Write::Check { path: "/a".into(), version: -1 },
+        create("/c", 0),
+    ];
+    let out = world.ask(ONE, Request::Multi(writes));
+    let codes = [0, 0, 0, 0, -101, -2].map(OpResult::Error).to_vec();
+    assert_eq!(out, [world.reply(ONE, Ok(Reply::Multi(codes)))]);
+    assert_eq!(world.server.last_zxid(), zxid + 1);
+    assert_eq!(node(&mut world), before);
+    let out = world.ask(ONE, Request::Write(create("/a/s-", 2)));
+    assert_eq!(out, [world.reply(ONE, Ok(Reply::Path("/a/s-0000000000".into())))]);
+}
+
+#[test]
+fn a_resumed_session_leaves_its_old_connection_and_the_watches_there() {
+    let mut world = World::new();
+    world.give(Input::Opened { connection: ONE, peer: ([127, 0, 0, 1], 1).into() });
+    let out = world.give(Input::Connect { connection: ONE, request: connect_request(0, Vec::new()) });
+    let [Output::Connected { reply, .. }] = out.as_slice() else { panic!("{out:?}") };
+    world.ask(ONE, Request::Exists { path: "/a".into(), watch: true });
+    world.give(Input::Opened { connection: TWO, peer: ([127, 0, 0, 1], 2).into() });
+    let request = connect_request(reply.session, reply.password.to_vec());
+    let out = world.give(Input::Connect { connection: TWO, request });
+    let moved = Output::Close { connection: ONE, reason: CloseReason::SessionMoved };
+    assert_eq!(out, [moved, Output::Connected { connection: TWO, reply: reply.clone() }]);
+    let out = world.ask(TWO, Request::Write(create("/a", 0)));
+    assert_eq!(out, [world.reply(TWO, Ok(Reply::Path("/a".into())))], "no event");
+}
+
+#[test]
+fn the_root_has_another_name_in_reads() {
+    let mut world = World::new();
+    world.connect(ONE);
+    let read = |path: &str| Request::Read { op: Read::GetChildren { path: path.into() }, watch: false };
+    assert_eq!(world.ask(ONE, read("")), world.ask(ONE, read("/")));
+    let out = world.ask(ONE, Request::Write(Write::SetData { path: String::new(), data: None, version: -1 }));
+    assert_eq!(out, [world.reply(ONE, Err(ErrorCode::BadArguments))]);
+}
