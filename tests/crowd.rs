@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use common::{Server, eventually, shared, unique_path};
-use lockkeeper::{Keeper, Lock};
+use common::{TestServer, eventually, shared, unique_path};
+use lockkeeper::{Keeper, Lock, LockOptions};
 use tokio::task::JoinSet;
 
 async fn connect(address: &str) -> Keeper {
@@ -41,7 +41,7 @@ impl Witness {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_contenders_in_eight_sessions_hold_one_at_a_time_under_growing_tokens() {
-    let server = Server::start();
+    let server = TestServer::start();
     let path = unique_path("crowd");
     let witness = Arc::new(Witness::default());
     let mut keepers = Vec::new();
@@ -130,7 +130,7 @@ async fn requests_dropped_at_random_leave_no_node_and_no_task() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_paths_locked_once_leave_no_actor_no_task_and_no_memory() {
     const PATHS: u64 = 100_000;
-    let server = Server::start();
+    let server = TestServer::start();
     let keeper = connect(&server.address()).await;
     let tasks = tokio::runtime::Handle::current().metrics();
     // What the allocator keeps for the busiest moment is there after some thousand paths.
@@ -139,9 +139,11 @@ async fn a_hundred_thousand_paths_locked_once_leave_no_actor_no_task_and_no_memo
     let before = resident_kilobytes();
     lock_and_release(&keeper, PATHS / 5, PATHS).await;
     eventually("the actors end", Duration::from_secs(10), async || tasks.num_alive_tasks() < 50).await;
-    let grown = resident_kilobytes().saturating_sub(before);
-    // A single word kept for each path would be more.
-    assert!(grown < 8 * PATHS / 1024 + 4096, "{grown} KiB more after {PATHS} paths");
+    // A single word kept for each path would be more. An embedded server takes its nodes away a little later.
+    eventually("memory is back where it was", Duration::from_secs(10), async || {
+        resident_kilobytes().saturating_sub(before) < 8 * PATHS / 1024 + 4096
+    })
+    .await;
 }
 
 /// Sixteen at a time, each path once.
@@ -152,7 +154,9 @@ async fn lock_and_release(keeper: &Keeper, from: u64, to: u64) {
         let keeper = keeper.clone();
         workers.spawn(async move {
             for number in (from + worker..to).step_by(WORKERS as usize) {
-                let lock = keeper.lock(&format!("/many/{number}")).expect("a path");
+                // Directories that the server takes away again, when they have been emptied.
+                let options = LockOptions::new().container_directories(true);
+                let lock = keeper.lock_with(&format!("/many/{number}"), options).expect("a path");
                 let guard = lock.acquire().await.expect("nobody else wants it");
                 guard.release().await.expect("released");
             }

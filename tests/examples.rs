@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 #[tokio::test]
 async fn quickstart_shows_tokens_a_timeout_a_cancel_and_a_recovery() {
-    let said = run("quickstart", &[&shared().address()]).await;
+    let said = run("quickstart", &[&shared().one_address()]).await;
     let tokens: Vec<u64> = (said.lines().filter(|line| line.contains("worker-")))
         .filter_map(|line| u64::from_str_radix(line.rsplit_once("0x")?.1, 16).ok())
         .collect();

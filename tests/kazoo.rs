@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Acquire, Create, Kazoo, Kind, eventually, shared, unique_path};
-use lockkeeper::{AcquireTimeoutError, Keeper, Lock, TryAcquireError};
+use lockkeeper::{AcquireTimeoutError, Keeper, Lock, ReadWriteLock, TryAcquireError};
 
 async fn connect() -> Keeper {
     (Keeper::options().session_timeout(Duration::from_secs(10)).identifier("ours"))
@@ -144,4 +144,47 @@ async fn names_that_kazoo_would_not_count_do_not_count() {
     lock.try_acquire().await.expect("nobody is ahead").release().await.expect("released");
     let held = kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("nobody is ahead");
     assert_eq!(kazoo.release(held).await, Ok(true));
+}
+
+#[tokio::test]
+async fn kazoos_readers_and_writers_stand_in_the_same_queue() {
+    let path = unique_path("kazoo");
+    let kazoo = Kazoo::start(&shared().address()).await;
+    let ours = connect().await.read_write(&path).expect("a path");
+
+    let theirs = kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("free");
+    let read = ours.read().try_acquire().await.expect("beside kazoo's reader");
+    assert_eq!(ours.write().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    let writing = kazoo.start_acquire(&path, Kind::WriteLock, Acquire::default());
+    queued(&ours, 3).await;
+    assert_eq!(ours.read().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert_eq!(kazoo.release(theirs).await, Ok(true));
+    assert!(!writing.is_finished());
+    read.release().await.expect("released");
+    let theirs = writing.await.expect("kazoo's writer");
+
+    let waiting = tokio::spawn(ours.read().acquire());
+    queued(&ours, 2).await;
+    assert_eq!(kazoo.release(theirs).await, Ok(true));
+    let read = waiting.await.expect("no panic").expect("granted");
+    let theirs = kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("beside our reader");
+    let writing = tokio::spawn(ours.write().acquire());
+    queued(&ours, 3).await;
+    read.release().await.expect("released");
+    assert!(!writing.is_finished());
+    assert_eq!(kazoo.release(theirs).await, Ok(true));
+    let written = writing.await.expect("no panic").expect("granted");
+    let impatient = Acquire { blocking: false, ..Acquire::default() };
+    for kind in [Kind::ReadLock, Kind::WriteLock, Kind::Lock] {
+        assert!(kazoo.acquire(&path, kind, impatient.clone()).await.is_err(), "not beside our writer");
+    }
+    written.release().await.expect("released");
+}
+
+/// Waits until so many contenders stand in the queue.
+async fn queued(lock: &ReadWriteLock, count: usize) {
+    eventually("the contenders stand in the queue", Duration::from_secs(10), async || {
+        lock.read().contenders().await.is_ok_and(|contenders| contenders.len() == count)
+    })
+    .await;
 }

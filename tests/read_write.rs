@@ -1,4 +1,4 @@
-//! Readers beside each other, writers alone, in one queue with kazoo's.
+//! Readers beside each other, writers alone.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{Acquire, Kazoo, Kind, Server, eventually, shared, unique_path};
+use common::{TestServer, eventually, shared, unique_path};
 use lockkeeper::{Keeper, Mode, ReadWriteLock, TryAcquireError};
 use tokio::task::JoinSet;
 
@@ -69,7 +69,7 @@ async fn a_reader_does_not_pass_a_writer_that_waits_and_goes_at_once_when_that_g
 
 #[tokio::test]
 async fn many_readers_behind_one_writer_leave_one_watch() {
-    let server = Server::start();
+    let server = TestServer::start();
     let path = unique_path("watch");
     let writer = connect(&server.address()).await.read_write(&path).expect("a path");
     let readers = connect(&server.address()).await.read_write(&path).expect("a path");
@@ -87,44 +87,9 @@ async fn many_readers_behind_one_writer_leave_one_watch() {
     assert_eq!(server.mntr("zk_watch_count"), 0);
 }
 
-#[tokio::test]
-async fn kazoos_readers_and_writers_stand_in_the_same_queue() {
-    let path = unique_path("kazoo");
-    let kazoo = Kazoo::start(&shared().address()).await;
-    let [ours, _] = pair(&path).await;
-
-    let theirs = kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("free");
-    let read = ours.read().try_acquire().await.expect("beside kazoo's reader");
-    assert_eq!(ours.write().try_acquire().await.err(), Some(TryAcquireError::Contended));
-    let writing = kazoo.start_acquire(&path, Kind::WriteLock, Acquire::default());
-    queued(&ours, 3).await;
-    assert_eq!(ours.read().try_acquire().await.err(), Some(TryAcquireError::Contended));
-    assert_eq!(kazoo.release(theirs).await, Ok(true));
-    assert!(!writing.is_finished());
-    read.release().await.expect("released");
-    let theirs = writing.await.expect("kazoo's writer");
-
-    let waiting = tokio::spawn(ours.read().acquire());
-    queued(&ours, 2).await;
-    assert_eq!(kazoo.release(theirs).await, Ok(true));
-    let read = waiting.await.expect("no panic").expect("granted");
-    let theirs = kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("beside our reader");
-    let writing = tokio::spawn(ours.write().acquire());
-    queued(&ours, 3).await;
-    read.release().await.expect("released");
-    assert!(!writing.is_finished());
-    assert_eq!(kazoo.release(theirs).await, Ok(true));
-    let written = writing.await.expect("no panic").expect("granted");
-    let impatient = Acquire { blocking: false, ..Acquire::default() };
-    for kind in [Kind::ReadLock, Kind::WriteLock, Kind::Lock] {
-        assert!(kazoo.acquire(&path, kind, impatient.clone()).await.is_err(), "not beside our writer");
-    }
-    written.release().await.expect("released");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn random_readers_and_writers_never_overlap_wrongly() {
-    let server = Server::start();
+    let server = TestServer::start();
     let path = unique_path("random");
     // Readers count up, a writer takes all of it.
     let (inside, newest) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(0)));

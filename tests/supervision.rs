@@ -1,23 +1,22 @@
 //! Actors that are killed: what they held is lost, what they left behind is cleaned up, and the next one serves.
 
-#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::{eventually, shared, unique_path};
-use lockkeeper_actors::PrimitivesMessage;
-use lockkeeper_actors::error::AcquireError;
-use lockkeeper_actors::lease::{Lease, LeaseState};
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::Mode;
-use lockkeeper_actors::messages::{
+use lockkeeper::actors::PrimitivesMessage;
+use lockkeeper::actors::error::AcquireError;
+use lockkeeper::actors::lease::{Lease, LeaseState};
+use lockkeeper::actors::machine::protocol::Wait;
+use lockkeeper::actors::machine::znode::Mode;
+use lockkeeper::actors::messages::{
     AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Refused, SessionEvent,
     Ticket,
 };
-use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
-use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
+use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
+use lockkeeper::actors::zookeeper::{Acl, AuthId, Connector, Permission};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

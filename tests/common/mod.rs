@@ -1,7 +1,7 @@
-//! What the tests share: ZooKeeper servers that really run, a TCP proxy that misbehaves on
-//! demand, and a live client of another implementation to contend with.
+//! What the tests share: the server that a suite runs on, embedded or real, a TCP proxy that misbehaves on demand, and
+//! a live client of another implementation to contend with.
 //!
-//! The servers need `java` and ZooKeeper's jar. A test without them fails, it is never skipped.
+//! Real servers need `java` and ZooKeeper's jar. A test without them fails, it is never skipped.
 
 // Every test binary compiles this whole tree and uses a part of it, so in each of them
 // something is unused.
@@ -15,6 +15,7 @@ mod kazoo_process;
 mod ports;
 pub mod proxy;
 pub mod server;
+pub mod target;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,7 +25,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use ensemble::Ensemble;
 pub use kazoo::{Acquire, Create, Handle, Kazoo, Kind, Pending, Stat};
 pub use proxy::Proxy;
-pub use server::{Server, ServerOptions, shared};
+pub use server::{Server, ServerOptions};
+pub use target::{TestServer, shared};
 
 /// How long `eventually` rests between two looks.
 const POLL: Duration = Duration::from_millis(5);

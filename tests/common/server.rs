@@ -42,16 +42,6 @@ impl Default for ServerOptions {
     }
 }
 
-/// The server for the tests of this process that can share one; see `unique_path`.
-pub fn shared() -> &'static Server {
-    // The failure is kept too, or else every test would wait for it again.
-    static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
-    match SHARED.get_or_init(|| Server::try_start(&ServerOptions::default())) {
-        Ok(server) => server,
-        Err(reason) => panic!("{reason}"),
-    }
-}
-
 impl Server {
     /// Starts a server of its own on a free port, and returns when it serves.
     pub fn start() -> Server {

@@ -1,0 +1,111 @@
+//! The server that a suite runs on: in the process by default, or a real one, or an ensemble of three.
+//!
+//! `LOCKKEEPER_TEST_SERVER` says which: `embedded` (unless set), `standalone`, or `ensemble`. The last two need Java
+//! and ZooKeeper's jar; without them the tests fail, they are never skipped.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use lockkeeper_embedded::Embedded;
+
+use super::ensemble::Ensemble;
+use super::server::{Server, ServerOptions};
+
+/// One of the three kinds.
+pub enum TestServer {
+    Embedded(Embedded),
+    Standalone(Server),
+    Ensemble(Ensemble),
+}
+
+/// The server that all tests of one process share.
+pub fn shared() -> &'static TestServer {
+    static SHARED: OnceLock<TestServer> = OnceLock::new();
+    SHARED.get_or_init(TestServer::start)
+}
+
+impl TestServer {
+    /// One of its own, for a test that counts what is on it or restarts it.
+    pub fn start() -> TestServer {
+        match std::env::var("LOCKKEEPER_TEST_SERVER").as_deref() {
+            Err(_) | Ok("embedded") => TestServer::Embedded(embedded()),
+            Ok("standalone") => TestServer::Standalone(Server::start_with(&quick())),
+            Ok("ensemble") => TestServer::Ensemble(Ensemble::start_with(&quick())),
+            Ok(other) => {
+                panic!("LOCKKEEPER_TEST_SERVER is {other:?}, and not embedded, standalone or ensemble")
+            }
+        }
+    }
+
+    /// What a client connects to.
+    pub fn address(&self) -> String {
+        match self {
+            TestServer::Embedded(server) => server.address(),
+            TestServer::Standalone(server) => server.address(),
+            TestServer::Ensemble(servers) => servers.connect_string(),
+        }
+    }
+
+    /// One address, for a proxy in front of it.
+    pub fn one_address(&self) -> String {
+        match self {
+            TestServer::Embedded(_) | TestServer::Standalone(_) => self.address(),
+            TestServer::Ensemble(servers) => servers.member(servers.follower()).address(),
+        }
+    }
+
+    /// What the servers answer to a four-letter word, one after the other.
+    pub fn four_letter(&self, word: &str) -> String {
+        match self {
+            TestServer::Embedded(server) => ask(&server.address(), word).unwrap_or_default(),
+            TestServer::Standalone(server) => server.four_letter(word),
+            TestServer::Ensemble(servers) => {
+                servers.members().iter().map(|member| member.four_letter(word)).collect()
+            }
+        }
+    }
+
+    /// A counter of `mntr`, added up over the servers.
+    pub fn mntr(&self, key: &str) -> i64 {
+        let said = self.four_letter("mntr");
+        let values = said.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
+        values.map(|value| value.trim().parse::<i64>().expect("a number")).sum()
+    }
+
+    /// Takes it down and brings it back with all it knows; of an ensemble, one after the other.
+    pub fn restart(&self) {
+        match self {
+            TestServer::Embedded(server) => {
+                block_on(server.controls().restart()).expect("its port is free again");
+            }
+            TestServer::Standalone(server) => server.restart(),
+            TestServer::Ensemble(servers) => servers.members().iter().for_each(Server::restart),
+        }
+    }
+}
+
+fn embedded() -> Embedded {
+    let options = Embedded::options()
+        .tick(Duration::from_millis(200))
+        .max_session_timeout(Duration::from_secs(60))
+        .container_check(Duration::from_millis(50));
+    block_on(options.start()).expect("a free port")
+}
+
+/// Containers are looked at often.
+fn quick() -> ServerOptions {
+    let often = "-Dznode.container.checkIntervalMs=50".to_owned();
+    ServerOptions { jvm: vec![often], ..ServerOptions::default() }
+}
+
+fn ask(address: &str, word: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(word.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
