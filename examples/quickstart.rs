@@ -1,12 +1,14 @@
 //! Four workers in sessions of their own share one lock; one gives up waiting, one is cancelled, and one loses
 //! its session while it holds.
 //!
-//! `cargo run --example quickstart -- 127.0.0.1:2181`
+//! `cargo run --example quickstart` starts a ZooKeeper inside the process; with an address behind `--` it uses a real
+//! one.
 
 use std::time::Duration;
 
 use futures::StreamExt;
 use lockkeeper::{AcquireTimeoutError, Keeper, SessionEvent};
+use lockkeeper_embedded::Embedded;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -14,9 +16,9 @@ const PATH: &str = "/lockkeeper/quickstart";
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Some(address) = std::env::args().nth(1) else {
-        return Err("give the address of a ZooKeeper, such as 127.0.0.1:2181".into());
-    };
+    let embedded = Embedded::start().await?;
+    let address = std::env::args().nth(1).unwrap_or_else(|| embedded.address());
+    println!("ZooKeeper at {address}");
     share(&address).await?;
     give_up_and_cancel(&address).await?;
     lose_and_recover(&address).await

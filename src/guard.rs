@@ -105,10 +105,15 @@ impl<M> Guard<M> {
     /// Runs `work` for as long as the lease lasts: its result, or `Err(Lost)` when the lease ended first, and then
     /// `work` is dropped where it stood. Work that never awaits cannot be cut short: then the token protects.
     ///
-    /// ```no_run
-    /// # async fn write(_: lockkeeper::FencingToken) {}
-    /// # async fn example(guard: lockkeeper::LockGuard) -> Result<(), Box<dyn std::error::Error>> {
-    /// guard.protect(write(guard.token())).await?;
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// # async fn write(_: lockkeeper::FencingToken) -> u32 { 7 }
+    /// let guard = keeper.lock("/locks/ledger")?.acquire().await?;
+    /// let row = guard.protect(write(guard.token())).await?;
+    /// # assert_eq!(row, 7);
     /// # Ok(())
     /// # }
     /// ```

@@ -24,16 +24,20 @@ use crate::read_write::ReadWriteLock;
 ///
 /// When the last clone, the last [`Lock`] and the last guard are gone, it closes in the background.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+/// # let address = zookeeper.address();
 /// use std::time::Duration;
 /// use lockkeeper::Keeper;
 ///
 /// let keeper = Keeper::options()
 ///     .session_timeout(Duration::from_secs(10))
 ///     .identifier("billing-7")
-///     .connect("zk1:2181,zk2:2181,zk3:2181/app")
+///     .connect(&address) // "zk1:2181,zk2:2181,zk3:2181/app"
 ///     .await?;
+/// keeper.close().await;
 /// # Ok(())
 /// # }
 /// ```
@@ -71,8 +75,11 @@ impl Keeper {
 
     /// A handle to the exclusive lock on `path`. No I/O: the path is checked, nothing else.
     ///
-    /// ```no_run
-    /// # async fn example(keeper: lockkeeper::Keeper) -> Result<(), Box<dyn std::error::Error>> {
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
     /// let guard = keeper.lock("/locks/ledger")?.acquire().await?;
     /// println!("held under token {}", guard.token());
     /// guard.release().await?;

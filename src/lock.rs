@@ -66,10 +66,17 @@ impl<M: Access> Lock<M> {
     ///
     /// Dropping the future cancels the request, and leaves no node; nothing is sent before the first poll.
     ///
-    /// ```no_run
-    /// # async fn example(lock: lockkeeper::Lock) -> Result<(), Box<dyn std::error::Error>> {
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// let lock = keeper.lock("/locks/ledger")?;
     /// let guard = lock.acquire().await?;
-    /// # drop(guard);
+    /// assert!(lock.try_acquire().await.is_err(), "somebody has it");
+    /// drop(guard);
+    /// let again = lock.acquire().await?;
+    /// # drop(again);
     /// # Ok(())
     /// # }
     /// ```

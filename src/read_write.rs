@@ -25,10 +25,15 @@ pub struct ReadWriteLock {
 impl ReadWriteLock {
     /// The side that is shared.
     ///
-    /// ```no_run
-    /// # async fn example(keeper: lockkeeper::Keeper) -> Result<(), Box<dyn std::error::Error>> {
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
     /// let index = keeper.read_write("/locks/index")?;
     /// let (one, another) = (index.read().acquire().await?, index.read().acquire().await?);
+    /// assert!(index.write().try_acquire().await.is_err());
+    /// # drop((one, another));
     /// # Ok(())
     /// # }
     /// ```
