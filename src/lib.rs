@@ -23,3 +23,7 @@ pub use lockkeeper_actors::zookeeper::SaslOptions;
 pub use lockkeeper_actors::zookeeper::{Acl, AuthId, Permission};
 #[cfg(feature = "tls")]
 pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/testing.md")]
+mod testing {}
