@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Proxy, eventually, shared, unique_path};
+use common::{eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use lockkeeper::{Keeper, LeaseState, SessionEvent};
 
@@ -67,7 +67,7 @@ async fn more_nodes_than_one_heartbeat_checks_are_held_and_each_is_missed() {
 
 #[tokio::test]
 async fn a_short_interruption_suspends_and_costs_nothing() {
-    let proxy = Proxy::start(shared().one_address()).await;
+    let proxy = proxied().await;
     let keeper = connect(&proxy.address()).await;
     let mut events = keeper.events();
     let guard = keeper.lock(&unique_path("short")).expect("a path").acquire().await.expect("free");
@@ -86,7 +86,7 @@ async fn a_short_interruption_suspends_and_costs_nothing() {
 
 #[tokio::test]
 async fn a_connection_that_hangs_suspends_then_loses_before_the_server_gives_the_lock_away() {
-    let proxy = Proxy::start(shared().one_address()).await;
+    let proxy = proxied().await;
     let cut_off = connect(&proxy.address()).await;
     let other = connect(&shared().address()).await;
     let path = unique_path("hangs");

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use common::{Proxy, TestServer, eventually, shared, unique_path};
+use common::{Proxy, TestServer, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use lockkeeper::{
     Acl, AcquireError, AcquireTimeoutError, AuthId, ContendersError, Keeper, KeeperOptions, LeaseState,
@@ -157,7 +157,7 @@ fn locks_are_granted_in_the_order_of_asking_across_keepers() {
 #[test]
 fn handles_of_one_keeper_hand_over_without_waiting_for_the_server() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("hand-over"));
+        let (proxy, path) = (proxied().await, unique_path("hand-over"));
         let keeper = connect_through(&proxy, LONG).await;
         let lock = || keeper.lock(&path).expect("a path");
         let guard = lock().acquire().await.expect("a free lock");
@@ -280,7 +280,7 @@ fn a_cancel_hits_no_request_but_its_own() {
 fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_gets_the_lock_in_the_end() {
     run(async {
         let (keeper, path) = (connect().await, unique_path("waiter-lost"));
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let cut_off = connect_through(&proxy, SHORT).await;
         let guard = keeper.lock(&path).expect("a path").acquire().await.expect("a free lock");
         let (_, mut waiter) = listen(cut_off.lock(&path).expect("a path").acquire());
@@ -306,7 +306,7 @@ fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_gets_the_lock_in_
 fn a_holder_cut_off_reads_suspended_and_then_lost_before_anybody_else_is_granted() {
     run(async {
         let (keeper, path) = (connect().await, unique_path("holder-lost"));
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let cut_off = connect_through(&proxy, SHORT).await;
         let (ticket, mut events) = listen(cut_off.lock(&path).expect("a path").acquire());
         let guard = acquired(&mut events).await;
@@ -397,7 +397,7 @@ fn a_lock_directory_that_was_deleted_is_made_again_and_tokens_go_on_growing() {
 #[test]
 fn protected_work_ends_with_the_lease() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let keeper = connect_through(&proxy, SHORT).await;
         let lock = keeper.lock(&unique_path("protect")).expect("a path");
         let guard = lock.acquire().await.expect("a free lock");
@@ -592,7 +592,7 @@ fn foreign_contenders_count_where_their_pattern_is_given_and_as_plain_text() {
 #[test]
 fn a_lock_that_outlives_sessions_is_kept_across_a_lost_one() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let keeper = connect_through(&proxy, SHORT).await;
         let (server, path) = (Observer::new().await, unique_path("outlives"));
         let lock = keeper.lock_with(&path, LockOptions::new().ephemeral(false)).expect("options");
@@ -784,7 +784,7 @@ fn a_lock_is_asked_and_released_by_message() {
 #[test]
 fn a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_one_is_granted() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("message-release"));
+        let (proxy, path) = (proxied().await, unique_path("message-release"));
         let keeper = connect_through(&proxy, LONG).await;
         let lock = keeper.lock(&path).expect("a path");
         let guard = lock.acquire().await.expect("a free lock");
@@ -800,7 +800,7 @@ fn a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_one_is_g
 #[test]
 fn session_events_are_told_each_once_and_in_order() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let keeper = connect_through(&proxy, SHORT).await;
         let mut events = keeper.events();
         assert_eq!(events.next().await, Some(SessionEvent::Connected { epoch: 1 }));

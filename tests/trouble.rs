@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Proxy, eventually, shared, unique_path};
+use common::{Proxy, eventually, proxied, shared, unique_path};
 use lockkeeper::{
     Acl, AcquireError, AcquireTimeoutError, AuthId, ConnectError, ContendersError, Keeper, KeeperOptions,
     LeaseState, LockEvent, LockGuard, LockOptions, Mode, Pending, Permission, Refused, ReleaseError, Ticket,
@@ -25,7 +25,7 @@ use zookeeper_client as zk;
 #[test]
 fn paths_that_cannot_be_locked_are_refused_by_name_without_asking_the_server() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let keeper = connect_through(&proxy, LONG).await;
         proxy.black_hole(true);
         for (path, reason) in [
@@ -60,7 +60,7 @@ fn paths_that_cannot_be_locked_are_refused_by_name_without_asking_the_server() {
 #[test]
 fn lock_options_that_cannot_be_used_are_refused_by_value_without_asking_the_server() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let keeper = connect_through(&proxy, LONG).await;
         proxy.black_hole(true);
         let too_much = 1024 * 1024;
@@ -110,7 +110,7 @@ fn addresses_that_cannot_be_read_are_refused_by_name() {
 #[test]
 fn a_server_that_is_away_is_named_within_the_connect_timeout() {
     run(async {
-        let (refusing, silent) = (Proxy::start(nobody()).await, Proxy::start(shared().one_address()).await);
+        let (refusing, silent) = (Proxy::start(nobody()).await.expect("a free port"), proxied().await);
         refusing.refuse(true);
         silent.black_hole(true);
         for address in [nobody(), refusing.address(), silent.address()] {
@@ -283,7 +283,7 @@ fn a_waiter_whose_node_is_deleted_together_with_the_holders_queues_again() {
 #[test]
 fn waiters_for_whom_there_is_no_room_to_watch_get_their_locks_all_the_same() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let keeper = connect_through(&proxy, LONG).await;
         let server = Observer::new().await;
         let mut waiting = Vec::new();
@@ -372,7 +372,7 @@ fn a_keeper_closes_although_it_may_not_delete_its_node() {
 fn a_create_whose_answer_is_lost_is_found_again_and_granted_once() {
     run(async {
         for ephemeral in [true, false] {
-            let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("create"));
+            let (proxy, path) = (proxied().await, unique_path("create"));
             let (keeper, server) = (connect_through(&proxy, LONG).await, Observer::new().await);
             server.make(&path).await;
             let lock = keeper.lock_with(&path, LockOptions::new().ephemeral(ephemeral)).expect("options");
@@ -394,7 +394,7 @@ fn a_create_whose_answer_is_lost_is_found_again_and_granted_once() {
 #[test]
 fn a_create_that_never_arrived_is_sent_again() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("never-arrived"));
+        let (proxy, path) = (proxied().await, unique_path("never-arrived"));
         let keeper = connect_through(&proxy, LONG).await;
         let server = Observer::new().await;
         server.make(&path).await;
@@ -410,7 +410,7 @@ fn a_create_that_never_arrived_is_sent_again() {
 #[test]
 fn a_request_given_up_while_its_create_is_in_doubt_leaves_no_node() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("given-up"));
+        let (proxy, path) = (proxied().await, unique_path("given-up"));
         let keeper = connect_through(&proxy, LONG).await;
         let server = Observer::new().await;
         server.make(&path).await;
@@ -446,7 +446,7 @@ fn a_request_given_up_while_its_create_is_in_doubt_leaves_no_node() {
 #[test]
 fn a_release_whose_answer_is_lost_is_confirmed_in_the_end() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("release"));
+        let (proxy, path) = (proxied().await, unique_path("release"));
         let keeper = connect_through(&proxy, LONG).await;
         let server = Observer::new().await;
         let lock = keeper.lock(&path).expect("a path");

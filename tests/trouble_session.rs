@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Proxy, TestServer, eventually, shared, unique_path};
+use common::{Proxy, TestServer, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use lockkeeper::{
     AcquireError, AcquireTimeoutError, ContendersError, Keeper, KeeperOptions, LeaseState, LockEvent,
@@ -21,7 +21,7 @@ use zookeeper_client as zk;
 #[test]
 fn a_reset_connection_costs_a_holder_nothing() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("reset-holder"));
+        let (proxy, path) = (proxied().await, unique_path("reset-holder"));
         let keeper = connect_through(&proxy, LONG).await;
         let server = Observer::new().await;
         let (ticket, mut events) = listen(keeper.lock(&path).expect("a path").acquire());
@@ -43,7 +43,7 @@ fn a_reset_connection_costs_a_holder_nothing() {
 #[test]
 fn a_reset_connection_costs_a_waiter_no_place() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("reset-waiter"));
+        let (proxy, path) = (proxied().await, unique_path("reset-waiter"));
         let (cut_off, other) = (connect_through(&proxy, LONG).await, connect().await);
         let server = Observer::new().await;
         let guard = other.lock(&path).expect("a path").acquire().await.expect("a free lock");
@@ -72,7 +72,7 @@ fn a_reset_connection_costs_a_waiter_no_place() {
 #[test]
 fn a_node_ahead_that_goes_while_the_connection_is_broken_is_noticed_afterwards() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("gone-meanwhile"));
+        let (proxy, path) = (proxied().await, unique_path("gone-meanwhile"));
         let (cut_off, other) = (connect_through(&proxy, LONG).await, connect().await);
         let guard = other.lock(&path).expect("a path").acquire().await.expect("a free lock");
         let (_, mut waiter) = listen(cut_off.lock(&path).expect("a path").acquire());
@@ -88,7 +88,7 @@ fn a_node_ahead_that_goes_while_the_connection_is_broken_is_noticed_afterwards()
 #[test]
 fn while_the_connection_is_in_doubt_a_try_is_refused_at_once_and_a_waiter_waits() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("in-doubt"));
+        let (proxy, path) = (proxied().await, unique_path("in-doubt"));
         let session = Duration::from_secs(12);
         let keeper = connect_through(&proxy, session).await;
         let lock = keeper.lock(&path).expect("a path");
@@ -110,7 +110,7 @@ fn while_the_connection_is_in_doubt_a_try_is_refused_at_once_and_a_waiter_waits(
 #[test]
 fn a_create_in_doubt_when_the_session_is_lost_is_made_again_and_granted_once() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("doubt-and-loss"));
+        let (proxy, path) = (proxied().await, unique_path("doubt-and-loss"));
         let keeper = connect_through(&proxy, SHORT).await;
         let server = Observer::new().await;
         server.make(&path).await;
@@ -133,7 +133,7 @@ fn a_create_in_doubt_when_the_session_is_lost_is_made_again_and_granted_once() {
 #[test]
 fn a_keeper_finds_back_from_a_long_absence_of_the_server() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("absence"));
+        let (proxy, path) = (proxied().await, unique_path("absence"));
         let keeper = absent_for_several_rounds(&proxy).await;
         let (lock, mut events) = (keeper.lock(&path).expect("a path"), keeper.events());
         assert_eq!(events.next().await, Some(SessionEvent::Lost { epoch: 1 }));
@@ -149,7 +149,7 @@ fn a_keeper_finds_back_from_a_long_absence_of_the_server() {
 #[test]
 fn epochs_count_sessions_and_not_tries() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let keeper = absent_for_several_rounds(&proxy).await;
         let mut events = keeper.events();
         assert_eq!(events.next().await, Some(SessionEvent::Lost { epoch: 1 }));
@@ -207,7 +207,7 @@ fn a_restarted_server_never_lets_two_hold() {
 #[test]
 fn closing_answers_everybody_and_leaves_nothing() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         let keeper = connect_through(&proxy, LONG).await;
         let (server, other) = (Observer::new().await, connect().await);
         let (held, contended) = (unique_path("close-held"), unique_path("close-contended"));
@@ -260,7 +260,7 @@ fn closing_answers_everybody_and_leaves_nothing() {
 #[test]
 fn closing_without_a_connection_ends_with_the_session() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("close-cut-off"));
+        let (proxy, path) = (proxied().await, unique_path("close-cut-off"));
         let keeper = connect_through(&proxy, SHORT).await;
         let (server, other) = (Observer::new().await, connect().await);
         let guard = keeper.lock(&path).expect("a path").acquire().await.expect("a free lock");
@@ -279,7 +279,7 @@ fn closing_without_a_connection_ends_with_the_session() {
 #[test]
 fn closing_while_the_next_session_is_sought_answers_everybody_at_once() {
     run(async {
-        let (proxy, path) = (Proxy::start(shared().one_address()).await, unique_path("close-lost"));
+        let (proxy, path) = (proxied().await, unique_path("close-lost"));
         let keeper = absent_for_several_rounds(&proxy).await;
         let (_, mut waiter) = listen(keeper.lock(&path).expect("a path").acquire());
         timeout(SLACK, keeper.close()).await.expect("there is nothing to wait for");
@@ -330,7 +330,7 @@ fn a_request_under_way_keeps_the_session_open_without_any_handle() {
 #[test]
 fn a_connect_that_is_dropped_leaves_nothing() {
     run(async {
-        let proxy = Proxy::start(shared().one_address()).await;
+        let proxy = proxied().await;
         proxy.black_hole(true);
         let connect = tokio::spawn({
             let address = proxy.address();

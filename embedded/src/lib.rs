@@ -50,6 +50,7 @@ mod controls;
 pub mod machine;
 mod net;
 mod options;
+mod proxy;
 pub mod wire;
 
 use std::io;
@@ -61,6 +62,7 @@ use tokio::sync::oneshot;
 pub use controls::{Controls, Target};
 pub use machine::{SessionId, SessionInfo};
 pub use options::Options;
+pub use proxy::Proxy;
 
 /// A running server. Dropping it stops it, and closes every connection.
 #[must_use = "dropping it stops the server"]

@@ -13,7 +13,6 @@ mod java;
 pub mod kazoo;
 mod kazoo_process;
 mod ports;
-pub mod proxy;
 pub mod server;
 pub mod target;
 
@@ -24,9 +23,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 pub use ensemble::Ensemble;
 pub use kazoo::{Acquire, Create, Handle, Kazoo, Kind, Pending, Stat};
-pub use proxy::Proxy;
+pub use lockkeeper_embedded::Proxy;
 pub use server::{Server, ServerOptions};
-pub use target::{TestServer, shared};
+pub use target::{TestServer, proxied, shared};
 
 /// How long `eventually` rests between two looks.
 const POLL: Duration = Duration::from_millis(5);

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::executor::block_on;
-use lockkeeper_embedded::Embedded;
+use lockkeeper_embedded::{Embedded, Proxy};
 
 use super::ensemble::Ensemble;
 use super::server::{Server, ServerOptions};
@@ -25,6 +25,11 @@ pub enum TestServer {
 pub fn shared() -> &'static TestServer {
     static SHARED: OnceLock<TestServer> = OnceLock::new();
     SHARED.get_or_init(TestServer::start)
+}
+
+/// A proxy in front of the shared server.
+pub async fn proxied() -> Proxy {
+    Proxy::start(shared().one_address()).await.expect("a free port")
 }
 
 impl TestServer {

@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that loses, delays and breaks on demand.
+//! A TCP proxy on loopback that loses, delays and breaks on demand, in front of any server.
 
 use std::future::poll_fn;
 use std::io;
@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -14,7 +15,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A proxy in front of one server. Dropping it closes everything it has open.
+/// A TCP proxy in front of any server, a real one too, that breaks on demand. Dropping it closes everything it has
+/// open.
+///
+/// ```
+/// # async fn example(zookeeper: &lockkeeper_embedded::Embedded) -> std::io::Result<()> {
+/// use lockkeeper_embedded::Proxy;
+///
+/// let proxy = Proxy::start(zookeeper.address()).await?;
+/// // … a client connects to proxy.address(), and then its cable is pulled:
+/// proxy.black_hole(true);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// Each order is in force when its method returns: after `black_hole(true)` not one more byte is
 /// delivered, whatever was on its way.
@@ -27,15 +40,14 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts a proxy that passes everything to `target`, an address like `127.0.0.1:2181`.
-    pub async fn start(target: impl Into<String>) -> Proxy {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binding a port for the proxy");
-        let address = listener.local_addr().expect("the proxy's address");
+    pub async fn start(target: impl Into<String>) -> io::Result<Proxy> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
         let orders = Arc::new(watch::Sender::new(Orders::default()));
         let counts = Arc::new(Counts::default());
         let target = target.into();
         let listening = tokio::spawn(listen(listener, target, Arc::clone(&orders), Arc::clone(&counts)));
-        Proxy { address: address.to_string(), orders, counts, listening }
+        Ok(Proxy { address: address.to_string(), orders, counts, listening })
     }
 
     /// Where clients connect to.
@@ -76,6 +88,17 @@ impl Proxy {
         self.orders.send_modify(|orders| orders.drop_replies = true);
     }
 
+    /// From now on what is read is passed on that much later, in order, in both directions. Zero ends it.
+    pub fn delay(&self, delay: Duration) {
+        self.orders.send_modify(|orders| orders.delay = delay);
+    }
+
+    /// The server's side of every open connection is closed, and the client's stays open and silent: its peer is
+    /// gone, and it was not told. Until `cut`.
+    pub fn half_open(&self) {
+        self.orders.send_modify(|orders| orders.halves += 1);
+    }
+
     /// How many connections have been accepted so far, including the refused ones.
     pub fn accepted(&self) -> u64 {
         self.counts.accepted.load(Ordering::SeqCst)
@@ -107,6 +130,9 @@ impl Drop for Proxy {
 struct Orders {
     /// A connection ends when this differs from what it was when the connection was accepted.
     cuts: u64,
+    /// A connection loses its server when this differs from what it was when the connection was accepted.
+    halves: u64,
+    delay: Duration,
     refuse: bool,
     hold_all: bool,
     hold_replies: bool,
@@ -168,11 +194,19 @@ async fn listen(
 }
 
 async fn connection(mut client: TcpStream, target: String, mut orders: watch::Receiver<Orders>, open: Open) {
-    let cuts = orders.borrow_and_update().cuts;
+    let (cuts, halves) = {
+        let orders = orders.borrow_and_update();
+        (orders.cuts, orders.halves)
+    };
     let ended = tokio::select! {
-        // An order to cut wins over bytes that are ready at the same time.
+        // An order wins over bytes that are ready at the same time.
         biased;
-        _ = cut(orders.clone(), cuts) => Err(broken()),
+        _ = ordered(orders.clone(), move |orders| orders.cuts != cuts) => Err(broken()),
+        _ = ordered(orders.clone(), move |orders| orders.halves != halves) => {
+            // The server's side has been dropped with the other branch.
+            ordered(orders.clone(), move |orders| orders.cuts != cuts).await;
+            Err(broken())
+        }
         ended = pass(&mut client, &target, &orders, cuts, &open) => ended,
     };
     if ended.is_err() {
@@ -182,10 +216,9 @@ async fn connection(mut client: TcpStream, target: String, mut orders: watch::Re
     }
 }
 
-/// Returns when the connections accepted at the time of `cuts` are to end.
-async fn cut(mut orders: watch::Receiver<Orders>, cuts: u64) {
+async fn ordered(mut orders: watch::Receiver<Orders>, what: impl FnMut(&Orders) -> bool) {
     // An error means that the proxy is gone, and then the connection is to end as well.
-    let _ = orders.wait_for(|orders| orders.cuts != cuts).await;
+    let _ = orders.wait_for(what).await;
 }
 
 /// Passes bytes until both sides have closed, or one has failed.
@@ -234,6 +267,8 @@ impl Pump<'_> {
             if count == 0 {
                 return self.close(&mut to).await;
             }
+            let delay = self.orders.borrow().delay;
+            tokio::time::sleep(delay).await;
             self.deliver(&to, &buffer[..count]).await?;
         }
     }
