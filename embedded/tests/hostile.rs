@@ -2,7 +2,13 @@
 
 mod raw;
 
-use std::time::Duration;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use lockkeeper_embedded::Embedded;
 use lockkeeper_embedded::wire::decode;
@@ -174,4 +180,367 @@ proptest! {
         let body = words.into_iter().fold(Bytes::default().int(1).int(kind), Bytes::int);
         let _ = decode::request(&body.0);
     }
+}
+
+/// Each of these looks at the memory and the files of this process, so they run one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells threads that it is enough, also when a test fails, so that nothing goes on against a server that is to end.
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A client that behaves, and is served all the while.
+struct Witness {
+    stop: Stop,
+    thread: JoinHandle<(usize, Duration)>,
+}
+
+impl Witness {
+    fn start(server: &Embedded) -> Witness {
+        let mut raw = connect(server);
+        let enough = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&enough);
+        let thread = thread::spawn(move || {
+            let (mut count, mut longest) = (0, Duration::ZERO);
+            while !until.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                let path = format!("/witness-{count}");
+                assert_eq!(raw.ask(1, &Bytes::create(&path, b"x", 1).0).expect("an answer").error, 0);
+                assert_eq!(
+                    raw.ask(2, &Bytes::default().string(&path).int(-1).0).expect("an answer").error,
+                    0
+                );
+                (count, longest) = (count + 1, longest.max(asked.elapsed()));
+            }
+            (count, longest)
+        });
+        Witness { stop: Stop(enough), thread }
+    }
+
+    /// Every answer came, and none took long. The limit leaves room for a machine that does other things as well.
+    fn end(self) {
+        drop(self.stop);
+        let (count, longest) = self.thread.join().expect("the witness was served to the end");
+        assert!(count > 0, "the witness was not served at all");
+        assert!(longest < Duration::from_secs(5), "the witness waited for {longest:?}");
+    }
+}
+
+/// A connect request, as a whole frame.
+fn greeting() -> Vec<u8> {
+    let request = Bytes::default().int(0).long(0).int(TIMEOUT_MS).long(0).buffer(&[0; 16]).bool(false);
+    Bytes::default().buffer(&request.0).0
+}
+
+/// The connections the server has, without the one that asks.
+fn connections(server: &Embedded) -> usize {
+    let mut raw = Raw::open(server.socket_address()).expect("accepted");
+    raw.send_bytes(b"mntr").expect("sent");
+    let text = String::from_utf8(raw.receive_all().expect("an answer")).expect("text");
+    let count =
+        text.lines().find_map(|line| line.strip_prefix("zk_num_alive_connections\t")).expect("a count");
+    count.parse::<usize>().expect("a number") - 1
+}
+
+/// Waits until the server has as many connections, and no more.
+fn await_connections(server: &Embedded, expected: usize) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while connections(server) != expected {
+        assert!(Instant::now() < end, "{} connections instead of {expected}", connections(server));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The memory of this process, in bytes; that of the clients is part of it.
+fn memory() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("the kernel tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+}
+
+/// How many files this process may open.
+fn file_limit() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").expect("the kernel tells");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    line.split_whitespace().next().and_then(|soft| soft.parse().ok()).unwrap_or(usize::MAX)
+}
+
+/// The same bytes in every run (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: u64) -> usize {
+        usize::try_from(self.next() % limit).expect("small")
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.next().to_be_bytes()[0]).collect()
+    }
+}
+
+#[tokio::test]
+async fn what_ends_early_is_forgotten() {
+    let _alone = alone();
+    let server = server().await;
+    let witness = Witness::start(&server);
+    let greeting = greeting();
+    let create = Bytes::default().int(1).int(1).bytes(&Bytes::create("/early", b"data", 0).0);
+    let create = Bytes::default().buffer(&create.0).0;
+    for length in 0..greeting.len() {
+        let mut raw = Raw::open(server.socket_address()).expect("accepted");
+        raw.send_bytes(&greeting[..length]).expect("sent");
+    }
+    for length in 0..create.len() {
+        let mut raw = connect(&server);
+        raw.send_bytes(&create[..length]).expect("sent");
+    }
+    await_connections(&server, 1);
+    let mut raw = connect(&server);
+    assert_eq!(raw.ask(3, &Bytes::path("/early", false).0).expect("an answer").error, -101);
+    // The same requests, cut by their length: answered if there is a header to answer to.
+    for length in 0..create.len() - 4 {
+        let frame = &create[4..4 + length];
+        let mut raw = connect(&server);
+        raw.send_frame(frame).expect("sent");
+        if length < 8 {
+            assert!(raw.is_closed(), "{length}");
+        } else {
+            assert_eq!(raw.receive().expect("an answer").error, -5, "{length}");
+            assert_eq!(raw.ping().expect("an answer").error, 0, "{length}");
+        }
+    }
+    await_connections(&server, 2);
+    witness.end();
+}
+
+#[tokio::test]
+async fn bytes_may_come_one_by_one() {
+    let _alone = alone();
+    let server = server().await;
+    let mut raw = Raw::open(server.socket_address()).expect("accepted");
+    for byte in greeting() {
+        raw.send_bytes(&[byte]).expect("sent");
+    }
+    assert_eq!(raw.receive_frame().expect("an answer").len(), 4 + 4 + 8 + 4 + 16 + 1);
+    let create = Bytes::default().int(7).int(1).bytes(&Bytes::create("/slow", b"data", 0).0);
+    for byte in Bytes::default().buffer(&create.0).0 {
+        raw.send_bytes(&[byte]).expect("sent");
+    }
+    let answer = raw.receive().expect("an answer");
+    assert_eq!((answer.xid, answer.error), (7, 0));
+}
+
+#[tokio::test]
+async fn a_claimed_length_costs_nothing() {
+    let _alone = alone();
+    let server = server().await;
+    let witness = Witness::start(&server);
+    let before = memory();
+    let mut claimants = Vec::new();
+    for _ in 0..400.min(file_limit() / 4) {
+        let mut raw = connect(&server);
+        // The largest frame there may be, of which a little comes.
+        raw.send_bytes(&Bytes::default().int(0xf_ffff).bytes(&[0; 100]).0).expect("sent");
+        claimants.push(raw);
+    }
+    // Lists and buffers that claim what no frame can hold, and make no more of it than an error.
+    let most = Bytes::default().int(i32::MAX);
+    let path = Bytes::default().string("/claim");
+    let mut raw = connect(&server);
+    for _ in 0..50 {
+        for (kind, body) in [
+            (1, path.clone().int(i32::MAX)),
+            (1, path.clone().buffer(b"").int(i32::MAX)),
+            (4, most.clone()),
+            (5, path.clone().int(i32::MAX)),
+            (7, path.clone().int(i32::MAX)),
+            (14, Bytes::default().int(1).bool(false).int(-1).int(i32::MAX)),
+            (22, Bytes::default().int(4).bool(false).int(-1).int(i32::MAX)),
+            (101, Bytes::default().long(0).int(i32::MAX)),
+            (105, Bytes::default().long(0).int(0).int(i32::MAX)),
+        ] {
+            assert_eq!(raw.ask(kind, &body.bytes(&[0x7f; 64]).0).expect("an answer").error, -5, "{kind}");
+        }
+    }
+    drop(raw);
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    let count = claimants.len();
+    await_connections(&server, count + 1);
+    drop(claimants);
+    await_connections(&server, 1);
+    witness.end();
+}
+
+#[tokio::test]
+async fn random_bytes_do_no_harm() {
+    let _alone = alone();
+    let server = server().await;
+    let witness = Witness::start(&server);
+    let mut random = Random(0x5eed_1e55_0b57_ac1e);
+    let before = memory();
+    for _ in 0..400 {
+        let mut raw = Raw::open(server.socket_address()).expect("accepted");
+        let count = random.below(4000);
+        // The server may have closed it by then.
+        let _ = raw.send_bytes(&random.bytes(count));
+    }
+    let kinds =
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 21, 22, 101, 103, 104, 105, 106, 107];
+    for _ in 0..400 {
+        let mut raw = connect(&server);
+        for _ in 0..20 {
+            let kind = kinds[random.below(kinds.len() as u64)];
+            let mut body = Bytes::default();
+            for _ in 0..random.below(12) {
+                body = match random.below(4) {
+                    0 => body.int(i32::try_from(random.below(9)).expect("small") - 2),
+                    1 => body.string("/random"),
+                    2 => body.long(i64::from_be_bytes(random.next().to_be_bytes())),
+                    _ => {
+                        let count = random.below(40);
+                        body.bytes(&random.bytes(count))
+                    }
+                };
+            }
+            // Whatever the answer is, there is one, and the session lives.
+            raw.ask(kind, &body.0).expect("an answer");
+        }
+        raw.ping().expect("the session lives");
+    }
+    await_connections(&server, 1);
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    witness.end();
+}
+
+#[tokio::test]
+async fn thousands_of_connections_do_no_harm() {
+    let _alone = alone();
+    let server =
+        Embedded::options().handshake_timeout(Duration::from_secs(120)).start().await.expect("a server");
+    let witness = Witness::start(&server);
+    // Both ends are in this process, and it has other files too.
+    let count = (file_limit().saturating_sub(400) / 2).min(4000);
+    let before = memory();
+    let mut idle = Vec::with_capacity(count);
+    for at in 0..count {
+        idle.push(match at % 3 {
+            0 => Raw::open(server.socket_address()).expect("accepted"),
+            1 => connect(&server),
+            _ => {
+                let mut raw = Raw::open(server.socket_address()).expect("accepted");
+                raw.send_bytes(&[0, 0, 0, 45, 0]).expect("sent");
+                raw
+            }
+        });
+    }
+    await_connections(&server, count + 1);
+    let grown = memory().saturating_sub(before);
+    // A connection that says nothing costs some kilobytes.
+    assert!(grown < (16 << 20) + count * (32 << 10), "{grown} bytes more for {count} connections");
+    assert_eq!(idle[1].ping().expect("an idle one is served too").error, 0);
+    drop(idle);
+    await_connections(&server, 1);
+    witness.end();
+}
+
+#[tokio::test]
+async fn who_asks_without_end_does_not_keep_others_out() {
+    let _alone = alone();
+    let server = server().await;
+    let witness = Witness::start(&server);
+    let enough = Arc::new(AtomicBool::new(false));
+    let stop = Stop(Arc::clone(&enough));
+    let flood = |_| {
+        let until = Arc::clone(&enough);
+        let mut asking = TcpStream::connect(server.socket_address()).expect("accepted");
+        let mut answers = asking.try_clone().expect("a second handle");
+        thread::spawn(move || {
+            asking.write_all(&greeting()).expect("sent");
+            let exists = Bytes::default().int(5).int(3).bytes(&Bytes::path("/", false).0);
+            let many = Bytes::default().buffer(&exists.0).0.repeat(1000);
+            let reading = thread::spawn(move || io::copy(&mut answers, &mut io::sink()));
+            while !until.load(Ordering::Relaxed) {
+                asking.write_all(&many).expect("sent");
+            }
+            asking.shutdown(Shutdown::Write).expect("open until now");
+            reading.join().expect("no panic")
+        })
+    };
+    let floods: Vec<_> = (0..3).map(flood).collect();
+    // Somebody comes in, works and leaves, while they ask.
+    for _ in 0..20 {
+        let mut raw = connect(&server);
+        assert_eq!(raw.ask(1, &Bytes::create("/seq-", b"", 3).0).expect("an answer").error, 0);
+    }
+    drop(stop);
+    for flood in floods {
+        // How the connection ends is not the point: what is still asked then is not answered any more.
+        let _ = flood.join().expect("no panic");
+    }
+    witness.end();
+}
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_is_cut_off() {
+    let _alone = alone();
+    let server = server().await;
+    let witness = Witness::start(&server);
+    let before = memory();
+    let mut deaf = connect(&server);
+    let mut busy = connect(&server);
+    // Every event carries this name.
+    let path = format!("/{}", "n".repeat(400_000));
+    assert_eq!(busy.ask(1, &Bytes::create(&path, b"", 0).0).expect("an answer").error, 0);
+    assert_eq!(deaf.ask(106, &Bytes::default().string(&path).int(0).0).expect("an answer").error, 0);
+    let set = Bytes::default().string(&path).int(-1).int(-1).0;
+    for _ in 0..400 {
+        assert_eq!(busy.ask(5, &set).expect("an answer").error, 0);
+    }
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 256 << 20, "{grown} bytes more");
+    assert!(deaf.receive_all().map_or(0, |bytes| bytes.len()) < 400 * path.len(), "all events were kept");
+    assert_eq!(server.controls().sessions().iter().filter(|session| session.peer.is_some()).count(), 2);
+    witness.end();
+}
+
+#[tokio::test]
+async fn a_long_access_control_list_is_no_burden() {
+    let _alone = alone();
+    let server = server().await;
+    let witness = Witness::start(&server);
+    let before = memory();
+    let mut raw = connect(&server);
+    // As many different entries as fit into a frame, and each that says `auth` stands for all these.
+    for name in 0..200 {
+        let auth = Bytes::default().int(0).string("digest").string(&format!("{name}:secret"));
+        assert_eq!(raw.ask_as(-4, 100, &auth.0).expect("an answer").error, 0);
+    }
+    for (scheme, id) in [("world", "anyone"), ("auth", "")] {
+        let count = 900_000 / (12 + scheme.len() + id.len());
+        let list: Vec<_> = (0..count)
+            .map(|at| (i32::try_from(at).expect("few"), scheme.to_owned(), id.to_owned()))
+            .collect();
+        let body = Bytes::default().string(&format!("/{scheme}")).buffer(b"").acl(&list).int(0);
+        raw.ask(1, &body.0).expect("an answer");
+    }
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 256 << 20, "{grown} bytes more");
+    witness.end();
 }

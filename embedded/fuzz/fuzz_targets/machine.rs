@@ -1,0 +1,237 @@
+//! Whatever requests come, over however many connections and however much time, the machine answers each one once,
+//! to whom it belongs, and what it answers can be written.
+
+#![no_main]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Moment, Output, Server, SessionId};
+use lockkeeper_embedded::wire::{ConnectRequest, Word, decode, encode};
+
+/// The input is a list of steps, each a byte that says what happens, one that says to whom, and what it needs.
+struct Steps<'a>(&'a [u8]);
+
+impl<'a> Steps<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// As many bytes as a first one says, or all that are left.
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = usize::from(self.byte()?).min(self.0.len());
+        let (taken, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Some(taken)
+    }
+}
+
+/// The server, and what a driver knows of it.
+struct Run {
+    server: Server,
+    now: Moment,
+    last_connection: u64,
+    /// The connections that neither side has closed; whether they have a session.
+    open: BTreeMap<ConnectionId, Option<SessionId>>,
+    /// Sessions there have been, with their passwords.
+    known: Vec<(SessionId, [u8; 16])>,
+    buffer: Vec<u8>,
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let config = Config {
+        tick: Duration::from_millis(100),
+        min_session_timeout: Duration::from_millis(200),
+        max_session_timeout: Duration::from_secs(2),
+        container_check: Duration::from_millis(300),
+        handshake_timeout: Duration::from_millis(500),
+        wall_clock: Duration::from_secs(1_700_000_000),
+        secret: 7,
+    };
+    let mut run = Run {
+        server: Server::new(config),
+        now: Moment::default(),
+        last_connection: 0,
+        open: BTreeMap::new(),
+        known: Vec::new(),
+        buffer: Vec::new(),
+    };
+    let mut steps = Steps(bytes);
+    while run.step(&mut steps).is_some() {}
+    run.end();
+});
+
+impl Run {
+    fn step(&mut self, steps: &mut Steps<'_>) -> Option<()> {
+        let (kind, whom) = (steps.byte()?, steps.byte()?);
+        match kind % 12 {
+            0 => self.open(),
+            1 => self.connect(whom, 0, Vec::new()),
+            2 => {
+                let (session, password) = self.known.get(usize::from(whom) % self.known.len().max(1))?;
+                let (session, password) = (session.0, password.to_vec());
+                self.connect(steps.byte()?, session, password);
+            }
+            3 => {
+                let request = decode::connect_request(steps.bytes()?).ok();
+                if let (Some(connection), Some(request)) = (self.connection(whom), request) {
+                    self.input(Input::Connect { connection, request });
+                }
+            }
+            4 => {
+                if let Some(connection) = self.connection(whom) {
+                    self.open.remove(&connection);
+                    self.input(Input::Closed { connection });
+                }
+            }
+            5 => {
+                // Words of four random bytes are rarely words.
+                let words = [
+                    *b"ruok", *b"srvr", *b"stat", *b"mntr", *b"cons", *b"isro", *b"dump", *b"wchs", *b"conf",
+                ];
+                let word = Word::from_bytes(words[usize::from(steps.byte()?) % words.len()]).expect("a word");
+                if let Some(connection) = self.connection(whom) {
+                    self.input(Input::Word { connection, word });
+                }
+            }
+            6 => {
+                if let Some((session, _)) = self.known.get(usize::from(whom)).copied() {
+                    self.input(Input::Expire { session });
+                    assert!(!self.server.has_session(session));
+                }
+            }
+            7 => {
+                self.now = self.now + Duration::from_millis(u64::from(whom) * 4);
+                self.input(Input::Time);
+            }
+            8 if whom == 255 => {
+                self.server.restart(self.now);
+                self.open.clear();
+            }
+            _ => {
+                if let (Some(connection), Ok((xid, request))) =
+                    (self.connection(whom), decode::request(steps.bytes()?))
+                {
+                    self.input(Input::Request { connection, xid, request });
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn open(&mut self) {
+        self.last_connection += 1;
+        let connection = ConnectionId(self.last_connection);
+        self.open.insert(connection, None);
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        self.input(Input::Opened { connection, peer });
+    }
+
+    fn connect(&mut self, whom: u8, session: i64, password: Vec<u8>) {
+        let Some(connection) = self.connection(whom) else { return };
+        let request =
+            ConnectRequest { last_zxid_seen: 0, timeout_ms: 1000, session, password, read_only: Some(false) };
+        self.input(Input::Connect { connection, request });
+    }
+
+    /// One of the open connections.
+    fn connection(&self, whom: u8) -> Option<ConnectionId> {
+        self.open.keys().nth(usize::from(whom) % self.open.len().max(1)).copied()
+    }
+
+    /// Hands over an input, and looks at what comes of it.
+    fn input(&mut self, input: Input) {
+        let asked = match &input {
+            Input::Request { connection, xid, .. }
+                if self.open.get(connection).is_some_and(Option::is_some) =>
+            {
+                Some((*connection, *xid))
+            }
+            _ => None,
+        };
+        let before = self.server.last_zxid();
+        let mut outputs = Vec::new();
+        self.server.handle(input, self.now, &mut outputs);
+        assert!(self.server.last_zxid() >= before, "transactions only go on");
+        let (mut answers, mut closed) = (0, BTreeSet::new());
+        for output in outputs {
+            let connection = self.write(&output);
+            assert!(!closed.contains(&connection), "{output:?} comes after the end");
+            assert!(self.open.contains_key(&connection), "{output:?} is for nobody");
+            match output {
+                Output::Connected { reply, .. } if reply.session != 0 => {
+                    let session = SessionId(reply.session);
+                    assert!(self.server.has_session(session));
+                    self.known.push((session, reply.password));
+                    self.open.insert(connection, Some(session));
+                }
+                Output::Reply { xid, .. } => {
+                    assert_eq!(Some((connection, xid)), asked, "an answer that nobody asked for");
+                    answers += 1;
+                }
+                Output::Close { .. } => {
+                    closed.insert(connection);
+                }
+                Output::Connected { .. } | Output::Event { .. } | Output::Text { .. } => {}
+            }
+        }
+        // A session can be over just when its client asks.
+        let unanswered = asked.filter(|(connection, _)| !closed.contains(connection)).is_some();
+        assert!(answers == 1 || answers == 0 && !unanswered, "{answers} answers");
+        self.open.retain(|connection, _| !closed.contains(connection));
+        self.check_sessions();
+    }
+
+    /// Writes an output as the driver would; which connection it is for.
+    fn write(&mut self, output: &Output) -> ConnectionId {
+        self.buffer.clear();
+        let connection = match output {
+            Output::Connected { connection, reply } => {
+                encode::connect_reply(reply, &mut self.buffer);
+                connection
+            }
+            Output::Reply { connection, xid, zxid, result } => {
+                encode::reply(*xid, *zxid, result, &mut self.buffer);
+                connection
+            }
+            Output::Event { connection, zxid, kind, path } => {
+                encode::event(*kind, path, *zxid, &mut self.buffer);
+                connection
+            }
+            Output::Text { connection, .. } | Output::Close { connection, .. } => return *connection,
+        };
+        let length = self.buffer.first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
+        assert_eq!(length, Some(self.buffer.len() - 4), "a frame's length");
+        *connection
+    }
+
+    fn check_sessions(&self) {
+        let live: BTreeSet<SessionId> =
+            self.server.sessions().into_iter().map(|session| session.id).collect();
+        let connected: Vec<SessionId> = self.open.values().flatten().copied().collect();
+        assert!(connected.iter().all(|session| live.contains(session)), "a connection outlives its session");
+        let different: BTreeSet<&SessionId> = connected.iter().collect();
+        assert_eq!(different.len(), connected.len(), "two connections have one session");
+    }
+
+    /// Without connections, all sessions and all of theirs are gone after a while.
+    fn end(mut self) {
+        for connection in std::mem::take(&mut self.open).into_keys() {
+            self.input_to_nobody(Input::Closed { connection });
+        }
+        self.now = self.now + Duration::from_secs(10);
+        self.input_to_nobody(Input::Time);
+        assert!(self.server.sessions().is_empty(), "sessions that never end");
+        assert!(self.server.next_wake().is_none_or(|wake| wake > self.now), "a wake that is never over");
+    }
+
+    fn input_to_nobody(&mut self, input: Input) {
+        let mut outputs = Vec::new();
+        self.server.handle(input, self.now, &mut outputs);
+        assert!(outputs.is_empty(), "outputs for nobody: {outputs:?}");
+    }
+}
