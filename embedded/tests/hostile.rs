@@ -5,8 +5,8 @@ mod raw;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use lockkeeper_embedded::Embedded;
 use lockkeeper_embedded::wire::decode;
 use proptest::prelude::*;
 use raw::{Bytes, Raw};
+use tokio::sync::{Mutex, MutexGuard};
 
 const TIMEOUT_MS: i32 = 10_000;
 
@@ -183,9 +184,9 @@ proptest! {
 }
 
 /// Each of these looks at the memory and the files of this process, so they run one after the other.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
 }
 
 /// Tells threads that it is enough, also when a test fails, so that nothing goes on against a server that is to end.
@@ -295,7 +296,7 @@ impl Random {
 
 #[tokio::test]
 async fn what_ends_early_is_forgotten() {
-    let _alone = alone();
+    let _alone = alone().await;
     let server = server().await;
     let witness = Witness::start(&server);
     let greeting = greeting();
@@ -330,7 +331,7 @@ async fn what_ends_early_is_forgotten() {
 
 #[tokio::test]
 async fn bytes_may_come_one_by_one() {
-    let _alone = alone();
+    let _alone = alone().await;
     let server = server().await;
     let mut raw = Raw::open(server.socket_address()).expect("accepted");
     for byte in greeting() {
@@ -347,7 +348,7 @@ async fn bytes_may_come_one_by_one() {
 
 #[tokio::test]
 async fn a_claimed_length_costs_nothing() {
-    let _alone = alone();
+    let _alone = alone().await;
     let server = server().await;
     let witness = Witness::start(&server);
     let before = memory();
@@ -389,7 +390,7 @@ async fn a_claimed_length_costs_nothing() {
 
 #[tokio::test]
 async fn random_bytes_do_no_harm() {
-    let _alone = alone();
+    let _alone = alone().await;
     let server = server().await;
     let witness = Witness::start(&server);
     let mut random = Random(0x5eed_1e55_0b57_ac1e);
@@ -431,7 +432,7 @@ async fn random_bytes_do_no_harm() {
 
 #[tokio::test]
 async fn thousands_of_connections_do_no_harm() {
-    let _alone = alone();
+    let _alone = alone().await;
     let server =
         Embedded::options().handshake_timeout(Duration::from_secs(120)).start().await.expect("a server");
     let witness = Witness::start(&server);
@@ -462,7 +463,7 @@ async fn thousands_of_connections_do_no_harm() {
 
 #[tokio::test]
 async fn who_asks_without_end_does_not_keep_others_out() {
-    let _alone = alone();
+    let _alone = alone().await;
     let server = server().await;
     let witness = Witness::start(&server);
     let enough = Arc::new(AtomicBool::new(false));
@@ -499,7 +500,7 @@ async fn who_asks_without_end_does_not_keep_others_out() {
 
 #[tokio::test]
 async fn a_watcher_that_does_not_read_is_cut_off() {
-    let _alone = alone();
+    let _alone = alone().await;
     let server = server().await;
     let witness = Witness::start(&server);
     let before = memory();
@@ -522,7 +523,7 @@ async fn a_watcher_that_does_not_read_is_cut_off() {
 
 #[tokio::test]
 async fn a_long_access_control_list_is_no_burden() {
-    let _alone = alone();
+    let _alone = alone().await;
     let server = server().await;
     let witness = Witness::start(&server);
     let before = memory();
