@@ -1,6 +1,7 @@
 //! Who may do what (`PrepRequestProcessor.fixupACL`, `ZooKeeperServer.checkACL` and the two authentication
 //! providers that the real server has by default).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +17,10 @@ pub(super) const CREATE: i32 = 4;
 pub(super) const DELETE: i32 = 8;
 pub(super) const ADMIN: i32 = 16;
 const ALL: i32 = 31;
+
+/// How long a list may become. Every `auth` in it stands for all of a client's identities, so in the real server, which
+/// has no limit, a request of a megabyte can take gigabytes.
+const MAX_ENTRIES: usize = 1 << 16;
 
 /// Everything to everybody.
 pub(super) fn open() -> Arc<[Acl]> {
@@ -42,10 +47,14 @@ pub(super) fn check(list: &[Acl], perms: i32, identities: &[Id]) -> Result<(), E
 
 /// The list as it is stored: without duplicates, `auth` replaced by the identities it stands for.
 pub(super) fn fix_up(list: &[Acl], identities: &[Id]) -> Result<Arc<[Acl]>, ErrorCode> {
-    let mut fixed: Vec<Acl> = Vec::with_capacity(list.len());
-    for (at, entry) in list.iter().enumerate() {
-        if list[..at].contains(entry) {
+    let mut fixed: Vec<Acl> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for entry in list {
+        if !seen.insert((entry.perms, &entry.id.scheme, &entry.id.id)) {
             continue;
+        }
+        if fixed.len() > MAX_ENTRIES {
+            return Err(ErrorCode::InvalidAcl);
         }
         match entry.id.scheme.as_str() {
             "world" if is_anyone(&entry.id) => fixed.push(entry.clone()),

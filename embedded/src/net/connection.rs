@@ -1,5 +1,6 @@
 //! One connection: frames in, bytes out.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info};
 
@@ -90,14 +92,21 @@ impl Connection {
             return self.rest(again).await;
         }
         tokio::select! {
-            readable = self.stream.readable() => readable?,
+            // Unlike `readable`, this gives way to other tasks from time to time, even if there is always more to read.
+            readable = poll_fn(|context| self.stream.poll_read_ready(context)) => readable?,
             () = self.wake.notified() => return Ok(()),
             () = until(again) => return Ok(()),
         }
         incoming.reserve(CHUNK);
         match self.stream.try_read_buf(incoming) {
             Ok(0) => Err(Broken::Gone),
-            Ok(_) => Ok(()),
+            Ok(count) => {
+                if count >= CHUNK {
+                    // Much has come, and more may be there: the others first.
+                    yield_now().await;
+                }
+                Ok(())
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         }
