@@ -251,12 +251,16 @@ impl State {
     /// One event through the machine, and what follows from it.
     fn feed(&mut self, event: Event, myself: &ActorRef<LockActorMessage>) {
         let (now, mut commands) = (self.arguments.clock.now(), Vec::new());
-        // The lease's word is ahead of the messages that tell of it: no grant on a lease that is in doubt.
+        // The lease's word is ahead of the messages that tell of it: no grant on a lease that is in doubt, and no
+        // resuming by news that is out of date. Fresh news is on its way then.
         let sure = |s: &Session| s.connection.lease.state() == LeaseState::Held;
-        if self.machine.is_up() && !self.connection.as_ref().is_some_and(sure) {
+        let sure = self.connection.as_ref().is_some_and(sure);
+        if self.machine.is_up() && !sure {
             self.machine.handle(Event::Suspended, now, &mut commands);
         }
-        self.machine.handle(event, now, &mut commands);
+        if sure || event != Event::Resumed {
+            self.machine.handle(event, now, &mut commands);
+        }
         for command in commands {
             self.execute(command, myself);
         }
