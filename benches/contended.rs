@@ -33,10 +33,10 @@ pub async fn run(bench: Bench) -> Result<()> {
     report::print(
         outcome.title(),
         &[
-            drop.and().beside(&outcome, PLAIN, Expectation::AtLeast(3.0)),
-            drop.beside(&outcome, PAIRS, Expectation::AtLeast(0.5)),
-            release.and().beside(&outcome, PLAIN, Expectation::AtLeast(3.0)),
-            release.beside(&outcome, PAIRS, Expectation::AtLeast(0.5)),
+            drop.clone().beside(&outcome, PLAIN, Expectation::AtLeast(3.0)),
+            drop.and().beside(&outcome, PAIRS, Expectation::AtLeast(0.5)),
+            release.clone().beside(&outcome, PLAIN, Expectation::AtLeast(3.0)),
+            release.and().beside(&outcome, PAIRS, Expectation::AtLeast(0.5)),
             Row::rate(&outcome, PLAIN),
             Row::rate(&outcome, PAIRS),
         ],

@@ -2,6 +2,7 @@
 
 use crate::contest::Outcome;
 
+#[derive(Clone)]
 pub struct Row {
     name: String,
     value: String,

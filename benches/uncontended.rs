@@ -32,8 +32,8 @@ pub async fn run(bench: Bench) -> Result<()> {
     report::print(
         outcome.title(),
         &[
+            release.clone().beside(&outcome, TRIPLES, Expectation::AtLeast(0.9)),
             release.and().beside(&outcome, PAIRS, None),
-            release.beside(&outcome, TRIPLES, Expectation::AtLeast(0.9)),
             Row::rate(&outcome, DROPPED).beside(&outcome, UNCONFIRMED, None),
             Row::rate(&outcome, PAIRS),
             Row::rate(&outcome, TRIPLES),
