@@ -16,7 +16,7 @@ pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
 pub use lockkeeper_actors as actors;
 pub use lockkeeper_actors::error::{AcquireError, ConnectError, ContendersError, Lost, ReleaseError};
 pub use lockkeeper_actors::lease::{FencingToken, LeaseState};
-pub use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, Mode};
+pub use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode};
 pub use lockkeeper_actors::messages::{Contender, LockEvent, LockMessage, Refused, SessionEvent, Ticket};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use lockkeeper_actors::zookeeper::SaslOptions;

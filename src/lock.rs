@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockkeeper_actors::PrimitivesMessage;
 use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, check_patterns};
+use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, check_patterns};
 use lockkeeper_actors::messages::{Contender, ContenderOptions, LockMessage, Ticket};
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, RpcReplyPort};
@@ -42,6 +42,7 @@ impl<M: Access> Lock<M> {
         let shared = keeper.shared.clone();
         let options = ContenderOptions {
             mode: M::MODE,
+            dialect: options.dialect,
             identifier: options.identifier.unwrap_or_else(|| shared.identifier.clone()),
             patterns: options.patterns.into(),
             ephemeral: options.ephemeral,
@@ -188,6 +189,7 @@ impl Drop for Handle {
 #[derive(Clone, Debug)]
 pub struct LockOptions {
     identifier: Option<Vec<u8>>,
+    dialect: Dialect,
     patterns: Vec<String>,
     ephemeral: bool,
     container: bool,
@@ -196,7 +198,14 @@ pub struct LockOptions {
 
 impl Default for LockOptions {
     fn default() -> LockOptions {
-        LockOptions { identifier: None, patterns: Vec::new(), ephemeral: true, container: false, acl: None }
+        LockOptions {
+            identifier: None,
+            dialect: Dialect::Kazoo,
+            patterns: Vec::new(),
+            ephemeral: true,
+            container: false,
+            acl: None,
+        }
     }
 }
 
@@ -211,8 +220,21 @@ impl LockOptions {
         LockOptions { identifier: Some(identifier.into().into_bytes()), ..self }
     }
 
+    /// With whose clients the lock shares its queue: kazoo's unless set. With [`Dialect::Curator`], a
+    /// [`Lock`] and Curator's `InterProcessMutex` exclude each other, and so do a
+    /// [`ReadWriteLock`](crate::ReadWriteLock) and its `InterProcessReadWriteLock`; all clients of one path have to
+    /// choose alike.
+    ///
+    /// A lock that finds a contender of another kind on its path withdraws, and answers
+    /// [`MixedDialects`](crate::AcquireError::MixedDialects). That is one-sided: one of kazoo or Curator that comes
+    /// later does not know ours, and may hold beside it.
+    pub fn dialect(self, dialect: Dialect) -> Self {
+        LockOptions { dialect, ..self }
+    }
+
     /// Further contenders to wait for: nodes whose names end in one of these texts and a sequence number, as kazoo's
-    /// `extra_lock_patterns`. `-lock-` covers Curator and go-zookeeper.
+    /// `extra_lock_patterns`. `-lock-` covers Curator and go-zookeeper, which wait for ours only if those are named
+    /// like theirs: see [`dialect`](LockOptions::dialect).
     pub fn extra_lock_patterns<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> Self {
         LockOptions { patterns: patterns.into_iter().map(Into::into).collect(), ..self }
     }

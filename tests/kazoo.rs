@@ -136,8 +136,8 @@ async fn our_nodes_look_like_kazoos() {
 async fn names_that_kazoo_would_not_count_do_not_count() {
     let (kazoo, _keeper, lock, path) = pair("others").await;
     kazoo.ensure_path(&path).await.expect("made");
-    for name in ["config", "__lock__", "x__lock__12", "é", "_c_1-lock-", "y__rlock__"] {
-        let sequence = name.ends_with('-') || name.starts_with('y');
+    for name in ["config", "__lock__", "x__lock__12", "é", "_c_1-__LOCK__", "y__rlock__"] {
+        let sequence = name.starts_with("_c") || name.starts_with('y');
         let how = Create { sequence, ..Create::default() };
         kazoo.create(&format!("{path}/{name}"), b"\xff", how).await.expect("made");
     }

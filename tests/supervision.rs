@@ -49,6 +49,7 @@ impl Test {
         let (sender, events) = mpsc::unbounded_channel();
         let options = ContenderOptions {
             mode: Mode::Lock,
+            dialect: Default::default(),
             identifier: Vec::new(),
             patterns: Arc::from([]),
             ephemeral: true,

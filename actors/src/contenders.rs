@@ -23,8 +23,7 @@ pub(crate) async fn list(
         Err(failure) => return Err(error(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
-    // A writer waits for all there are.
-    nodes.retain(|node| node.blocks(Mode::Write, &patterns));
+    nodes.retain(|node| node.mode().is_some() || node.matches(&patterns));
     nodes.sort();
     let reads: Vec<_> = nodes.iter().map(|node| client.read(&format!("{path}/{}", node.name()))).collect();
     let mut contenders = Vec::with_capacity(nodes.len());

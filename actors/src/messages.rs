@@ -12,7 +12,7 @@ use crate::error::{AcquireError, ContendersError, ReleaseError};
 use crate::lease::{FencingToken, Lease};
 pub use crate::machine::protocol::Ticket;
 use crate::machine::protocol::{Request, Wait};
-use crate::machine::znode::{Mode, Patterns};
+use crate::machine::znode::{Dialect, Mode, Patterns};
 use crate::supervisor::KeeperMessage;
 use crate::zookeeper::Acl;
 
@@ -82,6 +82,7 @@ impl AcquireRequest {
     pub(crate) fn request(&self) -> Request {
         Request {
             mode: self.options.mode,
+            dialect: self.options.dialect,
             patterns: self.options.patterns.clone(),
             ephemeral: self.options.ephemeral,
             wait: self.wait,
@@ -94,6 +95,8 @@ impl AcquireRequest {
 pub struct ContenderOptions {
     /// How the path is wanted.
     pub mode: Mode,
+    /// Whose names the node goes by.
+    pub dialect: Dialect,
     /// The node's data: who this is, for people.
     pub identifier: Vec<u8>,
     /// Further name endings that count as contenders.

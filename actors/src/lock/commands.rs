@@ -104,7 +104,7 @@ impl State {
     fn enter(&mut self, attempt: Attempt, ticket: Ticket) {
         let (path, instance) = (self.arguments.path.clone(), self.arguments.instance);
         let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else { return };
-        let name = instance.prefix(attempt, options.mode);
+        let name = instance.prefix(attempt, options.dialect, options.mode);
         let Some(session) = &self.connection else { return };
         let (epoch, client) = (session.connection.epoch, &session.connection.client);
         let prefix = format!("{path}/{name}");
@@ -199,6 +199,9 @@ fn refused(path: &Arc<str>, refusal: Refusal) -> Refused {
         Refusal::Cancelled => Refused::Cancelled,
         Refusal::Closed => Refused::Failed(AcquireError::Closed),
         Refusal::Exhausted => Refused::Failed(AcquireError::SequenceExhausted { path }),
+        Refusal::MixedDialects(node) => {
+            Refused::Failed(AcquireError::MixedDialects { contender: full(&path, &node) })
+        }
         Refusal::NoAuth(None) => Refused::Failed(AcquireError::NoAuth { path }),
         Refusal::NoAuth(Some(node)) => Refused::Failed(AcquireError::NoAuth { path: full(&path, &node) }),
         Refusal::Rejected(reason) => Refused::Failed(AcquireError::Rejected { path, reason }),

@@ -49,6 +49,13 @@ impl Contender {
 
     /// Whether this contender waits for `node` when that stands ahead.
     pub fn waits_for(&self, node: &Znode) -> bool {
-        node.blocks(self.request.mode, &self.request.patterns)
+        let Request { dialect, mode, patterns, .. } = &self.request;
+        node.blocks(*dialect, *mode, patterns)
+    }
+
+    /// Whether this contender and the one of `node` could hold at the same time.
+    pub fn clashes(&self, node: &Znode) -> bool {
+        let Request { dialect, mode, patterns, .. } = &self.request;
+        node.clashes(*dialect, *mode, patterns)
     }
 }

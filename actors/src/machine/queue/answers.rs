@@ -66,12 +66,15 @@ impl Queue {
             Some(Stage::Peeking) => match result {
                 Ok(children) => {
                     let contender = &self.contenders[&attempt];
-                    let contended = children.iter().filter_map(|name| Znode::parse(name)).any(|node| {
-                        contender.waits_for(&node) && !matches!(self.standing(&node), Standing::Left)
-                    });
-                    match contended {
-                        true => self.fail(attempt, Refusal::Contended, out),
-                        false => self.enter(attempt, out),
+                    let mut siblings: Vec<Znode> =
+                        children.iter().filter_map(|name| Znode::parse(name)).collect();
+                    siblings.retain(|node| !matches!(self.standing(node), Standing::Left));
+                    if let Some(other) = siblings.iter().find(|node| contender.clashes(node)) {
+                        self.fail(attempt, Refusal::MixedDialects(other.clone()), out)
+                    } else if siblings.iter().any(|node| contender.waits_for(node)) {
+                        self.fail(attempt, Refusal::Contended, out)
+                    } else {
+                        self.enter(attempt, out)
                     }
                 }
                 Err(Failure::NoNode) => self.enter(attempt, out),
@@ -261,6 +264,10 @@ impl Queue {
         let wrapped = |other: &Znode| other.sequence() < 0 && contender.waits_for(other);
         if node.is_exhausted() || siblings.iter().any(wrapped) {
             return self.give_up(attempt, Refusal::Exhausted, out);
+        }
+        let stays = |other: &&Znode| !matches!(self.standing(other), Standing::Left);
+        if let Some(other) = siblings.iter().filter(stays).find(|other| contender.clashes(other)) {
+            return self.give_up(attempt, Refusal::MixedDialects(other.clone()), out);
         }
         for other in siblings.into_iter().filter(|other| *other < node) {
             match self.standing(&other) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::protocol::{Created, Failure, Inspection};
-use crate::machine::znode::{Mode, Patterns};
+use crate::machine::znode::{Dialect, Mode, Patterns};
 
 const SESSION: i64 = 77;
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,7 +34,8 @@ impl Test {
 
     /// The node that an attempt makes, with this sequence number.
     fn own(&self, attempt: u64, sequence: i64) -> Znode {
-        let name = format!("{}{sequence:010}", self.instance.prefix(Attempt(attempt), Mode::Lock));
+        let name =
+            format!("{}{sequence:010}", self.instance.prefix(Attempt(attempt), Dialect::Kazoo, Mode::Lock));
         Znode::parse(&name).expect("a contender's name")
     }
 
@@ -69,7 +70,8 @@ impl Test {
 }
 
 fn request(ephemeral: bool, wait: Wait) -> Request {
-    Request { mode: Mode::Lock, patterns: Patterns::from([]), ephemeral, wait }
+    let (mode, dialect) = (Mode::Lock, Dialect::Kazoo);
+    Request { mode, dialect, patterns: Patterns::from([]), ephemeral, wait }
 }
 
 fn enter(attempt: u64, ticket: u64) -> Command {
@@ -464,7 +466,7 @@ fn closing_answers_everybody_and_deletes_everything() {
 fn join(test: &mut Test, ticket: u64, mode: Mode, sequence: i64, children: &[&Znode]) -> Vec<Command> {
     let request = Request { mode, ..request(true, Wait::Forever) };
     test.on(Event::Acquire { ticket: Ticket(ticket), request });
-    let name = format!("{}{sequence:010}", test.instance.prefix(Attempt(ticket), mode));
+    let name = format!("{}{sequence:010}", test.instance.prefix(Attempt(ticket), Dialect::Kazoo, mode));
     let node = Znode::parse(&name).expect("a contender's name");
     let children = Ok(children.iter().map(|node| node.name().to_owned()).collect());
     let created = Ok(Created { node, czxid: 100 + sequence });
@@ -512,4 +514,47 @@ fn readers_behind_one_strange_writer_share_one_watch() {
         assert!(!entered.contains(&watch), "{entered:?}");
     }
     assert_eq!(granted(&test.on(Event::Fired { node: foreign(1), gone: true })), [0, 1, 2, 3]);
+}
+
+fn mutex_of_curator(sequence: i64) -> Znode {
+    Znode::parse(&format!("_c_{:032x}-lock-{sequence:010}", 7)).expect("a contender's name")
+}
+
+#[test]
+fn a_contender_beside_one_of_another_dialect_withdraws() {
+    for (sequence, place) in [(4, "ahead"), (6, "behind")] {
+        let mut test = Test::new();
+        let other = mutex_of_curator(sequence);
+        test.acquire(0, Wait::Forever);
+        let withdrawn = [test.delete(0, 5), refuse(0, Refusal::MixedDialects(other.clone()))];
+        assert_eq!(test.entered(0, 5, &[&foreign(3), &other]), withdrawn, "{place}");
+    }
+}
+
+#[test]
+fn a_try_beside_one_of_another_dialect_writes_nothing() {
+    let mut test = Test::new();
+    let other = mutex_of_curator(4);
+    test.acquire(0, Wait::Try);
+    let children = Ok(vec![foreign(3).name().to_owned(), other.name().to_owned()]);
+    let refused = [refuse(0, Refusal::MixedDialects(other)), forget(0, true)];
+    assert_eq!(test.on(Event::Listed(Attempt(0), children)), refused);
+}
+
+#[test]
+fn one_of_another_dialect_that_has_left_is_in_nobodys_way() {
+    let mut test = Test::new();
+    let curators = Request { dialect: Dialect::Curator, ..request(true, Wait::Forever) };
+    test.on(Event::Acquire { ticket: Ticket(0), request: curators });
+    let name = format!("{}{:010}", test.instance.prefix(Attempt(0), Dialect::Curator, Mode::Lock), 5);
+    let node = Znode::parse(&name).expect("a contender's name");
+    let (created, children) = (Ok(Created { node: node.clone(), czxid: 105 }), Ok(vec![name]));
+    let entered = test.on(Event::Entered { attempt: Attempt(0), created, children });
+    assert_eq!(granted(&entered), [0]);
+    test.acquire(1, Wait::Forever);
+    let withdrawn = [test.delete(1, 6), refuse(1, Refusal::MixedDialects(node.clone()))];
+    assert_eq!(test.entered(1, 6, &[&node]), withdrawn, "while it is held");
+    test.on(Event::Release(Ticket(0)));
+    test.acquire(2, Wait::Forever);
+    assert_eq!(granted(&test.entered(2, 7, &[&node])), [2], "its delete is on the way");
 }
