@@ -47,6 +47,23 @@ impl Contender {
         Contender { ticket, request, wanted: true, node: None, stage: Stage::Idle }
     }
 
+    /// The transaction that made its node, where that is known.
+    pub fn czxid(&self) -> Option<i64> {
+        match self.stage {
+            Stage::Listing { czxid }
+            | Stage::Waiting { czxid }
+            | Stage::Held { czxid }
+            | Stage::Unverified { czxid, .. } => Some(czxid),
+            Stage::Idle
+            | Stage::Peeking
+            | Stage::Entering
+            | Stage::MakingDirectory
+            | Stage::Looking
+            | Stage::Inspecting
+            | Stage::Leaving => None,
+        }
+    }
+
     /// Whether this contender waits for `node` when that stands ahead.
     pub fn waits_for(&self, node: &Znode) -> bool {
         let Request { dialect, mode, patterns, .. } = &self.request;

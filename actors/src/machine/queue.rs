@@ -27,7 +27,7 @@ pub struct Queue {
     instance: Instance,
     link: Link,
     closed: bool,
-    /// Attempts count up in the order in which creates are sent.
+    /// Attempts count up in the order in which they are made.
     next: Attempt,
     /// The first attempt of this session; own nodes of earlier ones are as foreign as anybody's.
     epoch_start: Attempt,

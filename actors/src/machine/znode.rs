@@ -216,7 +216,7 @@ impl fmt::Debug for Instance {
     }
 }
 
-/// One try of a queue to make one node. They count up in the order in which the creates are sent.
+/// One try of a queue to make one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u64);
 

@@ -74,10 +74,10 @@ impl Queue {
                     } else if siblings.iter().any(|node| contender.waits_for(node)) {
                         self.fail(attempt, Refusal::Contended, out)
                     } else {
-                        self.enter(attempt, out)
+                        self.proceed(attempt, Stage::Entering, out)
                     }
                 }
-                Err(Failure::NoNode) => self.enter(attempt, out),
+                Err(Failure::NoNode) => self.proceed(attempt, Stage::Entering, out),
                 Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
                 Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
                 Err(Failure::Unknown(_) | Failure::SessionGone) => {
@@ -278,10 +278,11 @@ impl Queue {
                 }
             }
         }
-        // Creates are numbered in the order in which they are sent, unless the directory was made again in between;
-        // then what stood in the old one is gone.
+        // Within a directory, numbers grow as transactions do. A node that came earlier under a larger number stood in
+        // one that has been deleted and made again since, and is gone.
+        let earlier = |owner: &Attempt| self.contenders[owner].czxid().is_some_and(|other| other < czxid);
         let outlived: Vec<Attempt> = (self.placed.range(&node..))
-            .filter(|(other, owner)| **owner < attempt && other.sequence() > node.sequence())
+            .filter(|(other, owner)| other.sequence() > node.sequence() && earlier(owner))
             .map(|(_, owner)| *owner)
             .collect();
         for owner in outlived {

@@ -86,14 +86,6 @@ impl Queue {
         self.proceed(attempt, stage, out);
     }
 
-    /// After a look that found nobody. The attempt is numbered now, when its create is sent.
-    pub(super) fn enter(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
-        if let Some(contender) = self.contenders.remove(&attempt) {
-            let attempt = self.insert(contender);
-            self.proceed(attempt, Stage::Entering, out);
-        }
-    }
-
     pub(super) fn proceed(&mut self, attempt: Attempt, stage: Stage, out: &mut Vec<Command>) {
         self.set(attempt, stage);
         self.send(attempt, out);

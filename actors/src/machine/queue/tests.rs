@@ -218,8 +218,8 @@ fn a_try_reads_before_it_writes() {
         [refuse(0, Refusal::Contended), forget(0, true)]
     );
     assert_eq!(test.acquire(1, Wait::Try), [Command::List(Attempt(1))]);
-    assert_eq!(test.on(Event::Listed(Attempt(1), Err(Failure::NoNode))), [enter(2, 1)]);
-    assert_eq!(test.entered(2, 5, &[]), [test.track(2, 5), test.grant(1, 2, 5)]);
+    assert_eq!(test.on(Event::Listed(Attempt(1), Err(Failure::NoNode))), [enter(1, 1)]);
+    assert_eq!(test.entered(1, 5, &[]), [test.track(1, 5), test.grant(1, 1, 5)]);
     // What is known needs no read.
     assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Contended), forget(2, true)]);
     test.on(Event::Suspended);
@@ -230,9 +230,9 @@ fn a_try_reads_before_it_writes() {
 fn a_try_that_is_overtaken_leaves_nothing() {
     let mut test = Test::new();
     test.acquire(0, Wait::Try);
-    assert_eq!(test.on(Event::Listed(Attempt(0), Ok(vec![]))), [enter(1, 0)]);
-    let overtaken = test.entered(1, 5, &[&foreign(4)]);
-    assert!(overtaken.contains(&test.delete(1, 5)), "{overtaken:?}");
+    assert_eq!(test.on(Event::Listed(Attempt(0), Ok(vec![]))), [enter(0, 0)]);
+    let overtaken = test.entered(0, 5, &[&foreign(4)]);
+    assert!(overtaken.contains(&test.delete(0, 5)), "{overtaken:?}");
     assert!(overtaken.contains(&refuse(0, Refusal::Contended)), "{overtaken:?}");
 }
 
@@ -376,11 +376,26 @@ fn closing_does_not_wait_for_a_delete_that_is_refused() {
 #[test]
 fn a_smaller_number_shows_that_the_directory_was_made_again_and_what_stood_in_it_is_gone() {
     let mut test = Test::new();
-    test.held(0, 5);
+    let old = test.held(0, 5);
     test.acquire(1, Wait::Forever);
-    let entered = test.entered(1, 0, &[]);
-    let lost = [Command::Lose(Ticket(0)), test.delete(0, 5)];
-    assert_eq!(entered, [&lost[..], &[test.track(1, 0), test.grant(1, 1, 0)]].concat());
+    let node = test.own(1, 0);
+    let (created, children) = (Ok(Created { node: node.clone(), czxid: 200 }), Ok(vec![node.name().into()]));
+    let entered = test.on(Event::Entered { attempt: Attempt(1), created, children });
+    let lost = [Command::Lose(Ticket(0)), Command::Delete(Attempt(0), old)];
+    let granted = [test.track(1, 0), Command::Grant { ticket: Ticket(1), node, czxid: 200 }];
+    assert_eq!(entered, [&lost[..], &granted].concat());
+}
+
+#[test]
+fn answers_in_another_order_than_the_creates_show_nothing_of_the_kind() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.acquire(1, Wait::Forever);
+    let (first, second) = (test.own(1, 5), test.own(0, 6));
+    // The list of the second shows the first.
+    assert_eq!(test.entered(0, 6, &[&first]), [test.track(0, 6), Command::Queued(Ticket(0), 1)]);
+    assert_eq!(test.entered(1, 5, &[&second]), [test.track(1, 5), test.grant(1, 1, 5)]);
+    assert_eq!(test.on(Event::Release(Ticket(1))), [test.delete(1, 5), test.grant(0, 0, 6)]);
 }
 
 #[test]
