@@ -3,13 +3,17 @@
 mod guard;
 mod keeper;
 mod lock;
+mod multi_lock;
 mod pending;
 mod read_write;
 
 pub use guard::{Access, Exclusive, Guard, LockGuard, Read, ReadGuard, Write, WriteGuard};
 pub use keeper::{Events, Keeper, KeeperOptions};
 pub use lock::{InvalidLock, Lock, LockOptions};
-pub use pending::{Acquire, AcquireTimeout, AcquireTimeoutError, Pending, TryAcquire, TryAcquireError};
+pub use multi_lock::{MultiGuard, MultiLock};
+pub use pending::{
+    Acquire, AcquireTimeout, AcquireTimeoutError, Pending, Target, TryAcquire, TryAcquireError,
+};
 pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
 
 /// How it works, and what an actor application sends and receives.

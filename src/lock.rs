@@ -7,16 +7,19 @@ use std::time::Duration;
 use lockkeeper_actors::PrimitivesMessage;
 use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, check_patterns};
-use lockkeeper_actors::messages::{Contender, ContenderOptions, LockMessage, Ticket};
+use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode, check_patterns};
+use lockkeeper_actors::messages::{
+    AcquireRequest, Contender, ContenderOptions, Listener, LockEvent, LockMessage, Ticket,
+};
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, RpcReplyPort};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::guard::Guard;
 use crate::guard::{Access, Exclusive};
 use crate::keeper::{Keeper, Shared};
-use crate::pending::{Acquire, AcquireTimeout, Pending, TryAcquire};
+use crate::pending::{Acquire, AcquireTimeout, Hear, Pending, Target, TryAcquire, sealed};
 
 /// A handle to a lock, exclusive unless it says otherwise. Cheap to clone; all clones, and all handles of the same
 /// path, stand in one queue.
@@ -40,15 +43,7 @@ impl<M> Clone for Lock<M> {
 impl<M: Access> Lock<M> {
     pub(crate) fn new(keeper: &Keeper, path: &str, options: LockOptions) -> Lock<M> {
         let shared = keeper.shared.clone();
-        let options = ContenderOptions {
-            mode: M::MODE,
-            dialect: options.dialect,
-            identifier: options.identifier.unwrap_or_else(|| shared.identifier.clone()),
-            patterns: options.patterns.into(),
-            ephemeral: options.ephemeral,
-            container: options.container,
-            acl: options.acl.unwrap_or_else(|| shared.acl.clone()),
-        };
+        let options = options.contender(&shared, M::MODE);
         let handle = Handle { path: path.into(), primitives: shared.started.primitives.clone() };
         // Refused by a keeper that is closed; then so is everything that follows.
         let _ = handle.primitives.cast(PrimitivesMessage::Open(handle.path.clone()));
@@ -111,12 +106,7 @@ impl<M: Access> Lock<M> {
     ///
     /// As [`acquire`](Lock::acquire).
     pub fn acquire_timeout(&self, timeout: Duration) -> AcquireTimeout<M> {
-        let wait = match u64::try_from(timeout.as_nanos()) {
-            Ok(0) => Wait::Try,
-            Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.shared.started.clock.now() + timeout),
-            Ok(_) | Err(_) => Wait::Forever,
-        };
-        Pending::new(self.clone(), wait)
+        Pending::new(self.clone(), self.shared.wait(timeout))
     }
 }
 
@@ -158,10 +148,6 @@ impl<M> Lock<M> {
         let _ = self.handle.primitives.cast(message);
     }
 
-    pub(crate) fn options(&self) -> &Arc<ContenderOptions> {
-        &self.options
-    }
-
     async fn ask<T>(
         &self,
         message: impl FnOnce(RpcReplyPort<Result<T, ContendersError>>) -> LockMessage,
@@ -169,6 +155,27 @@ impl<M> Lock<M> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply.into()));
         answer.await.unwrap_or(Err(ContendersError::Disconnected))
+    }
+}
+
+impl<M: 'static> sealed::Target for Lock<M> {}
+
+impl<M: 'static> Target for Lock<M> {
+    type Guard = Guard<M>;
+
+    fn request(&self, ticket: Ticket, wait: Wait, mut hear: Hear<Guard<M>>) {
+        let hear = move |event: LockEvent| hear(event.map_guard(Guard::new));
+        let listener = Listener::new(ticket, self.path().into(), hear);
+        let (options, lifeline) = (self.options.clone(), self.shared.lifeline.clone());
+        self.send(LockMessage::Acquire(AcquireRequest::new(ticket, options, wait, listener, lifeline)));
+    }
+
+    fn withdraw(&self, ticket: Ticket) {
+        self.cancel(ticket);
+    }
+
+    fn name(&self) -> String {
+        self.path().to_owned()
     }
 }
 
@@ -258,6 +265,23 @@ impl LockOptions {
         LockOptions { acl: Some(acl), ..self }
     }
 
+    /// For a contender in this mode, with what the keeper says where these do not.
+    pub(crate) fn contender(self, shared: &Shared, mode: Mode) -> ContenderOptions {
+        ContenderOptions {
+            mode,
+            dialect: self.dialect,
+            identifier: self.identifier.unwrap_or_else(|| shared.identifier.clone()),
+            patterns: self.patterns.into(),
+            ephemeral: self.ephemeral,
+            container: self.container,
+            acl: self.acl.unwrap_or_else(|| shared.acl.clone()),
+        }
+    }
+
+    pub(crate) fn is_ephemeral(&self) -> bool {
+        self.ephemeral
+    }
+
     pub(crate) fn check(&self) -> Result<(), InvalidLock> {
         check_patterns(&self.patterns)?;
         match &self.identifier {
@@ -290,6 +314,25 @@ pub enum InvalidLock {
     #[error("an identifier of {bytes} bytes does not fit into a node of less than 1 MiB")]
     Identifier {
         /// How long it is.
+        bytes: usize,
+    },
+    /// Several locks at once, but none is named.
+    #[error("no path is named to be locked")]
+    NoPaths,
+    /// Several locks at once, and one of them twice: the request would wait for itself.
+    #[error("{path:?} is named twice, and would wait for itself")]
+    Twice {
+        /// The path.
+        path: String,
+    },
+    /// Several locks at once, of nodes that outlive sessions: after a lost session they could not be taken together
+    /// again.
+    #[error("several locks that are taken together go with the session")]
+    Outlives,
+    /// Several locks at once, too many for the one request that takes them.
+    #[error("a request of {bytes} bytes for all paths is larger than ZooKeeper's 1 MiB")]
+    TooLarge {
+        /// How long it would be.
         bytes: usize,
     },
     /// The access list is empty.

@@ -6,6 +6,7 @@
 //! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
 //! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
 //! └─ Primitives       (supervisor) one LockActor per lock path             lock.rs, machine/queue.rs
+//!                     and one MultiActor per request for several paths     multi.rs, machine/multi.rs
 //! ```
 //!
 //! A lock's way, one direction only: `LockMessage::Acquire` → `LockActor` → [`machine`] → command →
@@ -22,6 +23,7 @@ pub mod lease;
 mod lock;
 pub mod machine;
 pub mod messages;
+pub mod multi;
 mod primitives;
 mod session;
 pub mod supervisor;

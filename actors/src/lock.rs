@@ -3,6 +3,7 @@
 //! Nothing is decided here. Messages and answers become events, commands become requests and replies.
 
 mod commands;
+mod joint;
 mod link;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::AbortHandle;
 use tracing::{Span, debug, warn};
 
+pub(crate) use self::joint::{Entrant, Joint, Together};
 use self::link::{Session, Watch};
 
 use crate::clock::Clock;
@@ -45,6 +47,8 @@ pub(crate) enum LockActorMessage {
     Event(u64, Event),
     /// A watch is armed; the future ends when it fires.
     Armed(u64, Znode, BoxFuture<'static, Fired>),
+    /// Nodes of this path and others are to be made together.
+    Together(Together),
     Wake,
     /// The heartbeat did not find these nodes.
     Missing(Vec<String>),
@@ -74,6 +78,8 @@ struct Entry {
     /// Until the lease takes it.
     lifeline: Option<Arc<Lifeline>>,
     hold: Option<Hold>,
+    /// Who has its node made, unless its own actor does.
+    joint: Option<Joint>,
     release: Vec<RpcReplyPort<Result<(), ReleaseError>>>,
 }
 
@@ -136,6 +142,7 @@ impl State {
                 }
             }
             LockActorMessage::Armed(epoch, node, fired) => self.armed(epoch, node, fired, myself),
+            LockActorMessage::Together(together) => self.make_together(together),
             LockActorMessage::Wake => {
                 self.wake = None;
                 self.feed(Event::Wake, myself);
@@ -160,6 +167,7 @@ impl State {
             listener: Some(request.listener),
             lifeline: Some(request.lifeline),
             hold: None,
+            joint: request.joint,
             release: Vec::new(),
         };
         self.requests.insert(ticket, entry);

@@ -10,6 +10,7 @@ use tracing::{Span, debug_span, warn};
 
 use crate::error::{AcquireError, ContendersError, ReleaseError};
 use crate::lease::{FencingToken, Lease};
+use crate::lock::Joint;
 pub use crate::machine::protocol::Ticket;
 use crate::machine::protocol::{Request, Wait};
 use crate::machine::znode::{Dialect, Mode, Patterns};
@@ -56,6 +57,7 @@ pub struct AcquireRequest {
     pub(crate) options: Arc<ContenderOptions>,
     pub(crate) wait: Wait,
     pub(crate) listener: Listener,
+    pub(crate) joint: Option<Joint>,
     pub(crate) lifeline: Arc<Lifeline>,
     /// A child of the caller's span, from the call until nothing is left of the request.
     pub(crate) span: Span,
@@ -76,7 +78,12 @@ impl AcquireRequest {
         lifeline: Arc<Lifeline>,
     ) -> AcquireRequest {
         let span = debug_span!("lock", path = %listener.path, %ticket);
-        AcquireRequest { ticket, options, wait, listener, lifeline, span }
+        AcquireRequest { ticket, options, wait, listener, joint: None, lifeline, span }
+    }
+
+    /// Has its node made together with others'.
+    pub(crate) fn joint(self, joint: Joint) -> AcquireRequest {
+        AcquireRequest { joint: Some(joint), ..self }
     }
 
     pub(crate) fn request(&self) -> Request {
@@ -169,20 +176,24 @@ pub enum Refused {
 
 /// Hears what becomes of one request. Runs inside the lock's actor, so it must pass events on, and never block. One
 /// that panics is not called again, and its request is cancelled, or released; nobody else notices.
-pub struct Listener {
-    hear: Option<Box<dyn FnMut(LockEvent) + Send>>,
+pub struct Listener<G = Lease> {
+    hear: Option<Box<dyn FnMut(LockEvent<G>) + Send>>,
     ticket: Ticket,
     path: Arc<str>,
 }
 
-impl Listener {
+impl<G> Listener<G> {
     /// Hears the events of `ticket`, on the lock `path`.
-    pub fn new(ticket: Ticket, path: Arc<str>, hear: impl FnMut(LockEvent) + Send + 'static) -> Listener {
+    pub fn new(
+        ticket: Ticket,
+        path: Arc<str>,
+        hear: impl FnMut(LockEvent<G>) + Send + 'static,
+    ) -> Listener<G> {
         Listener { hear: Some(Box::new(hear)), ticket, path }
     }
 
     /// Says whether it is still listening.
-    pub(crate) fn tell(&mut self, event: LockEvent) -> bool {
+    pub(crate) fn tell(&mut self, event: LockEvent<G>) -> bool {
         let Some(mut hear) = self.hear.take() else { return false };
         // What the closure leaves half done is its own, and it is not called again.
         let heard = catch_unwind(AssertUnwindSafe(move || {
@@ -197,7 +208,7 @@ impl Listener {
     }
 
     /// The last event, if there is anything left to say.
-    pub(crate) fn conclude(mut self, event: Option<LockEvent>) {
+    pub(crate) fn conclude(mut self, event: Option<LockEvent<G>>) {
         if let Some(event) = event {
             self.tell(event);
         }
@@ -205,7 +216,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl<G> Drop for Listener<G> {
     /// Dropped without a last word: its actor was killed, or has panicked.
     fn drop(&mut self) {
         let error = AcquireError::Stopped { path: self.path.to_string() };

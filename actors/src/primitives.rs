@@ -14,8 +14,10 @@ use crate::clock::Clock;
 use crate::error::AcquireError;
 use crate::lock::{LockActor, LockActorMessage, LockArguments};
 use crate::machine::protocol::Failure;
+use crate::machine::protocol::Ticket;
 use crate::machine::znode::Instance;
 use crate::messages::{LockEvent, LockMessage, Refused};
+use crate::multi::{MultiActor, MultiActorMessage, MultiArguments, MultiMessage};
 use crate::session::{Connection, SessionNews};
 use crate::zookeeper::ZooKeeper;
 
@@ -27,6 +29,8 @@ pub enum PrimitivesMessage {
     Dropped(Arc<str>),
     /// For the actor of this path.
     Lock(Arc<str>, LockMessage),
+    /// For whoever acquires several paths at once.
+    Multi(MultiMessage),
     #[doc(hidden)]
     #[allow(private_interfaces)]
     Session(SessionNews),
@@ -51,6 +55,8 @@ pub(crate) struct State {
     clock: Clock,
     locks: HashMap<Arc<str>, Entry>,
     paths: HashMap<ActorId, Arc<str>>,
+    multis: HashMap<Ticket, ActorRef<MultiActorMessage>>,
+    tickets: HashMap<ActorId, Ticket>,
     connection: Option<Connection>,
     suspended: bool,
     /// Cleaning up after actors that died. Ended with the session, which takes their nodes away.
@@ -79,6 +85,8 @@ impl PrimitivesActor {
             clock: arguments.clock,
             locks: HashMap::new(),
             paths: HashMap::new(),
+            multis: HashMap::new(),
+            tickets: HashMap::new(),
             connection: None,
             suspended: false,
             sweeps: JoinSet::new(),
@@ -117,6 +125,7 @@ impl PrimitivesActor {
                     let _ = entry.actor.cast(LockActorMessage::Public(message));
                 }
             },
+            PrimitivesMessage::Multi(message) => state.multi(message, &myself).await?,
             PrimitivesMessage::Session(news) => state.session(news),
             PrimitivesMessage::Missing(paths) => state.missing(&paths),
             PrimitivesMessage::Retired { path, generation } => {
@@ -178,6 +187,33 @@ impl State {
         self.locks.get_mut(&path).ok_or_else(|| "an entry that was made is there".into())
     }
 
+    async fn multi(
+        &mut self,
+        message: MultiMessage,
+        myself: &ActorRef<PrimitivesMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            MultiMessage::Acquire(request) if self.closed => request.refuse(AcquireError::Closed),
+            MultiMessage::Acquire(request) if self.multis.contains_key(&request.ticket()) => {
+                // The listener says that it was not served; the first use of the ticket goes on.
+                warn!(ticket = %request.ticket(), "a ticket was used twice");
+            }
+            MultiMessage::Acquire(request) => {
+                let (ticket, arguments) =
+                    (request.ticket(), MultiArguments { request, primitives: myself.clone() });
+                let (actor, _) = Actor::spawn_linked(None, MultiActor, arguments, myself.get_cell()).await?;
+                self.tickets.insert(actor.get_id(), ticket);
+                self.multis.insert(ticket, actor);
+            }
+            MultiMessage::Cancel(ticket) => {
+                if let Some(actor) = self.multis.get(&ticket) {
+                    let _ = actor.cast(MultiActorMessage::Cancel);
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn spawn(
         &self,
         path: Arc<str>,
@@ -237,6 +273,10 @@ impl State {
         reason: &str,
         myself: &ActorRef<PrimitivesMessage>,
     ) -> Result<(), ActorProcessingErr> {
+        if let Some(ticket) = self.tickets.remove(&actor.get_id()) {
+            // Whatever it had asked for, it has given back.
+            self.multis.remove(&ticket);
+        }
         let Some(path) = self.paths.remove(&actor.get_id()) else { return Ok(()) };
         let Some(entry) = self.locks.remove(&path) else { return Ok(()) };
         warn!(%path, reason, "a lock actor died");
@@ -254,7 +294,7 @@ impl State {
     }
 
     fn close_when_empty(&mut self) {
-        if self.locks.is_empty() {
+        if self.locks.is_empty() && self.multis.is_empty() {
             if let Some(reply) = self.closing.take() {
                 self.connection = None;
                 self.sweeps.abort_all();

@@ -6,7 +6,7 @@ use ractor::ActorRef;
 use tracing::{debug, warn};
 
 use super::link::full;
-use super::{LockActorMessage, State};
+use super::{Entrant, LockActorMessage, State};
 use crate::error::{AcquireError, ReleaseError};
 use crate::lease::{FencingToken, Grant, Hold, Lease};
 use crate::machine::protocol::{Command, Created, Event, Failure, Refusal, Ticket};
@@ -22,7 +22,7 @@ impl State {
             Command::List(attempt) => {
                 self.submit(|zk| zk.client.children(&path), move |r| Event::Listed(attempt, r))
             }
-            Command::Enter(attempt, ticket) => self.enter(attempt, ticket),
+            Command::Enter(attempt, ticket) => self.enter(attempt, ticket, myself),
             Command::MakeDirectory(attempt, ticket) => {
                 let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else {
                     return;
@@ -100,13 +100,18 @@ impl State {
         }
     }
 
-    /// Create and list, sent together.
-    fn enter(&mut self, attempt: Attempt, ticket: Ticket) {
+    /// Create and list, sent together; or somebody else does it.
+    fn enter(&mut self, attempt: Attempt, ticket: Ticket, myself: &ActorRef<LockActorMessage>) {
         let (path, instance) = (self.arguments.path.clone(), self.arguments.instance);
-        let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else { return };
+        let Some(entry) = self.requests.get(&ticket) else { return };
+        let options = entry.options.clone();
         let name = instance.prefix(attempt, options.dialect, options.mode);
         let Some(session) = &self.connection else { return };
         let (epoch, client) = (session.connection.epoch, &session.connection.client);
+        if let Some(joint) = &entry.joint {
+            let (actor, otherwise) = (myself.clone(), Entrant::withdrawn());
+            return joint(Entrant { epoch, path, attempt, name, options, actor, otherwise });
+        }
         let prefix = format!("{path}/{name}");
         let create = client.create(&prefix, &options.identifier, options.ephemeral, &options.acl);
         let list = client.children(&path);
