@@ -19,6 +19,7 @@ mod clock;
 mod contenders;
 pub mod error;
 pub mod lease;
+mod leases;
 mod lock;
 pub mod machine;
 pub mod messages;
