@@ -1,7 +1,7 @@
 //! A number of permits that a cluster shares.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lockkeeper_actors::error::{ContendersError, ResizeError};
@@ -18,8 +18,8 @@ use crate::pending::{Acquire, AcquireTimeout, Claim, Pending, TryAcquire};
 /// A handle to a semaphore, on the wire of kazoo's `Semaphore`. Cheap to clone.
 ///
 /// The number of permits is stored in ZooKeeper by whoever comes first. A handle that was made with another number
-/// gets [`AcquireError::LimitMismatch`](crate::AcquireError); one that has had permits follows every
-/// [`resize`](Semaphore::resize). Every acquire is a permit of its own, also by the same task.
+/// gets [`AcquireError::LimitMismatch`](crate::AcquireError); one that has had permits, or has
+/// set the number itself, follows every [`resize`](Semaphore::resize). Every acquire is a permit of its own, also by the same task.
 ///
 /// Requests of one process are served in their order, each whole: a request for many permits is not overtaken by
 /// requests for few. Processes take turns: in its turn a process serves the requests that it had when the turn began.
@@ -145,7 +145,9 @@ impl Semaphore {
     pub async fn resize(&self, permits: u32) -> Result<(), ResizeError> {
         let (reply, answer) = oneshot::channel();
         self.lock.send(LockMessage::Resize(permits, self.lock.options().clone(), reply.into()));
-        answer.await.unwrap_or(Err(ResizeError::Disconnected))
+        answer.await.unwrap_or(Err(ResizeError::Disconnected))?;
+        self.agreed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Who holds permits, in no order. Makes nothing: a path that is not there has no holders.

@@ -5,7 +5,8 @@
 //! ```text
 //! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
 //! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
-//! └─ Primitives       (supervisor) one LockActor per lock path             lock.rs, machine/queue.rs
+//! └─ Primitives       (supervisor) one LockActor per lock or semaphore     lock.rs, machine/queue.rs,
+//!                                                                          machine/semaphore.rs
 //! ```
 //!
 //! A lock's way, one direction only: `LockMessage::Acquire` → `LockActor` → [`machine`] → command →
