@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::{eventually, shared, unique_path};
 use lockkeeper::actors::PrimitivesMessage;
+use lockkeeper::actors::Randomness;
 use lockkeeper::actors::error::AcquireError;
 use lockkeeper::actors::lease::{Lease, LeaseState};
 use lockkeeper::actors::machine::protocol::Wait;
@@ -36,6 +37,7 @@ impl Test {
             connector: Arc::new(Connector::new(&shared().address(), Duration::from_secs(20))),
             connect_timeout: SOON,
             tick: None,
+            randomness: Randomness::default(),
         };
         let started = supervisor::start(settings).await.expect("the test's server takes connections");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));

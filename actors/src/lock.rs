@@ -2,7 +2,7 @@
 //!
 //! Nothing is decided here. Messages and answers become events, commands become requests and replies.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ impl ractor::Message for LockActorMessage {}
 pub(crate) struct State {
     arguments: LockArguments,
     machine: Queue,
-    requests: HashMap<Ticket, Entry>,
+    requests: BTreeMap<Ticket, Entry>,
     connection: Option<Session>,
     wake: Option<(Moment, AbortHandle)>,
     retiring: Option<u64>,
@@ -80,7 +80,7 @@ struct Session {
     connection: Connection,
     /// Answers are cast back in the order of the requests.
     answers: mpsc::UnboundedSender<BoxFuture<'static, LockActorMessage>>,
-    watches: HashMap<Znode, Watch>,
+    watches: BTreeMap<Znode, Watch>,
     tasks: JoinSet<()>,
 }
 
@@ -99,7 +99,7 @@ impl LockActor {
         Ok(State {
             machine: Queue::new(arguments.instance),
             arguments,
-            requests: HashMap::new(),
+            requests: BTreeMap::new(),
             connection: None,
             wake: None,
             retiring: None,
@@ -497,7 +497,7 @@ impl Session {
                 }
             }
         });
-        Session { connection, answers, watches: HashMap::new(), tasks }
+        Session { connection, answers, watches: BTreeMap::new(), tasks }
     }
 
     fn expect(&self, answer: BoxFuture<'static, LockActorMessage>) {
