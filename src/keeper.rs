@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
+use lockkeeper_actors::Randomness;
 use lockkeeper_actors::error::ConnectError;
 use lockkeeper_actors::machine::znode::InvalidName;
 use lockkeeper_actors::messages::{Lifeline, SessionEvent};
@@ -263,6 +264,7 @@ impl KeeperOptions {
             connector: Arc::new(connector),
             connect_timeout: self.connect_timeout,
             tick: self.tick,
+            randomness: Randomness::default(),
         };
         let started = supervisor::start(settings).await?;
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));

@@ -8,7 +8,7 @@ use lockkeeper_actors::PrimitivesMessage;
 use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, Mode, check_patterns};
-use lockkeeper_actors::messages::{Contender, ContenderOptions, Kind, LockMessage, Place, Ticket};
+use lockkeeper_actors::messages::{Contender, ContenderOptions, LockMessage, Place, Ticket};
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, RpcReplyPort};
 use thiserror::Error;
@@ -39,7 +39,7 @@ impl<M> Clone for Lock<M> {
 
 impl<M: Access> Lock<M> {
     pub(crate) fn new(keeper: &Keeper, path: &str, options: LockOptions) -> Lock<M> {
-        Lock::at(keeper, Place { kind: Kind::Lock, path: path.into() }, M::MODE, options)
+        Lock::at(keeper, Place::lock(path), M::MODE, options)
     }
 
     /// Waits for the lock.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockkeeper_actors::error::{ContendersError, ResizeError};
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{InvalidName, Mode, check_path};
-use lockkeeper_actors::messages::{Kind, LeaseHolder, LockMessage, Place, Ticket};
+use lockkeeper_actors::messages::{LeaseHolder, LockMessage, Place, Ticket};
 use tokio::sync::oneshot;
 
 use crate::guard::Pooled;
@@ -45,8 +45,7 @@ impl Semaphore {
         if limit == Some(0) {
             return Err(InvalidLock::NoPermits);
         }
-        let place = Place { kind: Kind::Semaphore, path: path.into() };
-        let lock = Lock::at(keeper, place, Mode::Lock, options);
+        let lock = Lock::at(keeper, Place::semaphore(path), Mode::Lock, options);
         Ok(Semaphore { lock, limit, agreed: Arc::default() })
     }
 
@@ -177,6 +176,6 @@ impl Semaphore {
 /// The root and the mutex beside it.
 fn check(path: &str) -> Result<(), InvalidName> {
     check_path(path)?;
-    let place = Place { kind: Kind::Semaphore, path: path.into() };
-    check_path(&place.queue()).map_err(|error| InvalidName { path: path.to_owned(), ..error })
+    check_path(&Place::semaphore(path).queue())
+        .map_err(|error| InvalidName { path: path.to_owned(), ..error })
 }

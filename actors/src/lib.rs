@@ -25,9 +25,11 @@ mod lock;
 pub mod machine;
 pub mod messages;
 mod primitives;
+mod randomness;
 mod session;
 pub mod supervisor;
 pub mod zookeeper;
 
 pub use clock::Clock;
 pub use primitives::PrimitivesMessage;
+pub use randomness::Randomness;

@@ -6,7 +6,7 @@ mod commands;
 mod leases;
 mod link;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ pub(crate) struct State {
     /// Where the contenders stand.
     directory: Arc<str>,
     machine: Box<dyn Machine>,
-    requests: HashMap<Ticket, Entry>,
+    requests: BTreeMap<Ticket, Entry>,
     connection: Option<Session>,
     wake: Option<(Moment, AbortHandle)>,
     retiring: Option<u64>,
@@ -98,7 +98,7 @@ impl LockActor {
             },
             directory: arguments.place.queue(),
             arguments,
-            requests: HashMap::new(),
+            requests: BTreeMap::new(),
             connection: None,
             wake: None,
             retiring: None,

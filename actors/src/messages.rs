@@ -134,6 +134,16 @@ pub struct Place {
 }
 
 impl Place {
+    /// A lock at this path.
+    pub fn lock(path: &str) -> Place {
+        Place { kind: Kind::Lock, path: path.into() }
+    }
+
+    /// A semaphore at this path.
+    pub fn semaphore(path: &str) -> Place {
+        Place { kind: Kind::Semaphore, path: path.into() }
+    }
+
     /// Where contenders stand: in the lock's directory, or that of the semaphore's mutex beside the root.
     pub fn queue(&self) -> Arc<str> {
         match self.kind {
@@ -144,9 +154,8 @@ impl Place {
 
     /// Which places have nodes in this directory.
     pub(crate) fn owners(directory: &str) -> impl Iterator<Item = Place> {
-        let place = |kind, path: &str| Place { kind, path: path.into() };
-        let mutex = directory.strip_suffix(MUTEX).map(|path| place(Kind::Semaphore, path));
-        [place(Kind::Lock, directory), place(Kind::Semaphore, directory)].into_iter().chain(mutex)
+        let mutex = directory.strip_suffix(MUTEX).map(Place::semaphore);
+        [Place::lock(directory), Place::semaphore(directory)].into_iter().chain(mutex)
     }
 
     /// All directories that may have nodes of this place.

@@ -1,14 +1,13 @@
 //! The supervisor of the lock actors: finds or makes the actor of a path, ends the idle ones, and cleans up after
 //! one that died.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::error::AcquireError;
@@ -16,6 +15,7 @@ use crate::lock::{LockActor, LockActorMessage, LockArguments};
 use crate::machine::protocol::Failure;
 use crate::machine::znode::Instance;
 use crate::messages::{LockEvent, LockMessage, Place, Refused};
+use crate::randomness::Randomness;
 use crate::session::{Connection, SessionNews};
 use crate::zookeeper::ZooKeeper;
 
@@ -45,11 +45,13 @@ pub(crate) struct PrimitivesActor;
 
 pub(crate) struct PrimitivesArguments {
     pub clock: Clock,
+    pub randomness: Randomness,
 }
 
 pub(crate) struct State {
     clock: Clock,
-    locks: HashMap<Place, Entry>,
+    randomness: Randomness,
+    locks: BTreeMap<Place, Entry>,
     places: HashMap<ActorId, Place>,
     connection: Option<Connection>,
     suspended: bool,
@@ -77,7 +79,8 @@ impl PrimitivesActor {
     ) -> Result<State, ActorProcessingErr> {
         Ok(State {
             clock: arguments.clock,
-            locks: HashMap::new(),
+            randomness: arguments.randomness,
+            locks: BTreeMap::new(),
             places: HashMap::new(),
             connection: None,
             suspended: false,
@@ -183,7 +186,7 @@ impl State {
         place: Place,
         myself: &ActorRef<PrimitivesMessage>,
     ) -> Result<Entry, ActorProcessingErr> {
-        let instance = Instance::new(Uuid::new_v4().as_u128());
+        let instance = Instance::new(self.randomness.next());
         let arguments = LockArguments { place, instance, clock: self.clock, primitives: myself.clone() };
         let (actor, _) = Actor::spawn_linked(None, LockActor, arguments, myself.get_cell()).await?;
         if let Some(connection) = &self.connection {
@@ -218,7 +221,7 @@ impl State {
     }
 
     fn missing(&self, paths: &[String]) {
-        let mut by_directory: HashMap<&str, Vec<String>> = HashMap::new();
+        let mut by_directory: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (directory, name) in paths.iter().filter_map(|path| path.rsplit_once('/')) {
             by_directory.entry(directory).or_default().push(name.to_owned());
         }

@@ -1,6 +1,6 @@
 //! A path's part of a session: answers in order, watches, and all that ends with it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 use ractor::ActorRef;
@@ -18,7 +18,7 @@ pub(super) struct Session {
     pub connection: Connection,
     /// Answers are cast back in the order of the requests.
     answers: mpsc::UnboundedSender<BoxFuture<'static, LockActorMessage>>,
-    pub watches: HashMap<Znode, Watch>,
+    pub watches: BTreeMap<Znode, Watch>,
     /// The watches that a semaphore's surveys left: on the root's data, and on the leases.
     surveys: [Option<AbortHandle>; 2],
     /// The last survey that was sent, and the last one whose watches are not wanted any more.
@@ -44,7 +44,7 @@ impl Session {
             }
         });
         let (surveys, surveyed, calmed) = ([None, None], None, None);
-        Session { connection, answers, watches: HashMap::new(), surveys, surveyed, calmed, tasks }
+        Session { connection, answers, watches: BTreeMap::new(), surveys, surveyed, calmed, tasks }
     }
 
     pub fn expect(&self, answer: BoxFuture<'static, LockActorMessage>) {

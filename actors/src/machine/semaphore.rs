@@ -313,11 +313,9 @@ impl Semaphore {
         while self.alarms.first().is_some_and(|(due, _)| *due <= now) {
             match self.alarms.pop_first() {
                 Some((_, Alarm::Deadline(ticket))) => self.give_up(ticket, Refusal::TimedOut, out),
-                Some((_, Alarm::Patience(ticket))) => {
-                    if self.stage(ticket) == Some(Stage::Waiting) {
-                        self.give_up(ticket, Refusal::Contended, out);
-                    }
-                }
+                // Leases that are being made are worth the moment.
+                Some((_, Alarm::Patience(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {}
+                Some((_, Alarm::Patience(ticket))) => self.give_up(ticket, Refusal::Contended, out),
                 Some((_, Alarm::Return(lease))) => out.push(Command::Return(lease)),
                 Some((_, Alarm::Find(take))) => out.push(Command::FindLeases(take)),
                 None => {}
