@@ -6,8 +6,9 @@ mod lock;
 mod multi_lock;
 mod pending;
 mod read_write;
+mod semaphore;
 
-pub use guard::{Access, Exclusive, Guard, LockGuard, Read, ReadGuard, Write, WriteGuard};
+pub use guard::{Access, Exclusive, Guard, LockGuard, Permit, Pooled, Read, ReadGuard, Write, WriteGuard};
 pub use keeper::{Events, Keeper, KeeperOptions};
 pub use lock::{InvalidLock, Lock, LockOptions};
 pub use multi_lock::{MultiGuard, MultiLock};
@@ -15,13 +16,18 @@ pub use pending::{
     Acquire, AcquireTimeout, AcquireTimeoutError, Pending, Target, TryAcquire, TryAcquireError,
 };
 pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
+pub use semaphore::Semaphore;
 
 /// How it works, and what an actor application sends and receives.
 pub use lockkeeper_actors as actors;
-pub use lockkeeper_actors::error::{AcquireError, ConnectError, ContendersError, Lost, ReleaseError};
+pub use lockkeeper_actors::error::{
+    AcquireError, ConnectError, ContendersError, Lost, ReleaseError, ResizeError,
+};
 pub use lockkeeper_actors::lease::{FencingToken, LeaseState};
 pub use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode};
-pub use lockkeeper_actors::messages::{Contender, LockEvent, LockMessage, Refused, SessionEvent, Ticket};
+pub use lockkeeper_actors::messages::{
+    Contender, LeaseHolder, LockEvent, LockMessage, Refused, SessionEvent, Ticket,
+};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use lockkeeper_actors::zookeeper::SaslOptions;
 pub use lockkeeper_actors::zookeeper::{Acl, AuthId, Permission};

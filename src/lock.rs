@@ -9,7 +9,7 @@ use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode, check_patterns};
 use lockkeeper_actors::messages::{
-    AcquireRequest, Contender, ContenderOptions, Listener, LockEvent, LockMessage, Ticket,
+    AcquireRequest, Contender, ContenderOptions, Listener, LockEvent, LockMessage, Place, Ticket,
 };
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, RpcReplyPort};
@@ -42,12 +42,7 @@ impl<M> Clone for Lock<M> {
 
 impl<M: Access> Lock<M> {
     pub(crate) fn new(keeper: &Keeper, path: &str, options: LockOptions) -> Lock<M> {
-        let shared = keeper.shared.clone();
-        let options = options.contender(&shared, M::MODE);
-        let handle = Handle { path: path.into(), primitives: shared.started.primitives.clone() };
-        // Refused by a keeper that is closed; then so is everything that follows.
-        let _ = handle.primitives.cast(PrimitivesMessage::Open(handle.path.clone()));
-        Lock { shared, handle: Arc::new(handle), options: Arc::new(options), mode: PhantomData }
+        Lock::at(keeper, Place::lock(path), M::MODE, options)
     }
 
     /// Waits for the lock.
@@ -111,9 +106,18 @@ impl<M: Access> Lock<M> {
 }
 
 impl<M> Lock<M> {
+    pub(crate) fn at(keeper: &Keeper, place: Place, mode: Mode, options: LockOptions) -> Lock<M> {
+        let shared = keeper.shared.clone();
+        let options = options.contender(&shared, mode);
+        let handle = Handle { place, primitives: shared.started.primitives.clone() };
+        // Refused by a keeper that is closed; then so is everything that follows.
+        let _ = handle.primitives.cast(PrimitivesMessage::Open(handle.place.clone()));
+        Lock { shared, handle: Arc::new(handle), options: Arc::new(options), mode: PhantomData }
+    }
+
     /// The lock's path, without the connection's chroot.
     pub fn path(&self) -> &str {
-        &self.handle.path
+        &self.handle.place.path
     }
 
     /// Cancels a request that was made [by message](Pending::forward). Does nothing to one that holds, or is done.
@@ -143,12 +147,26 @@ impl<M> Lock<M> {
 
     /// Sends a message to the lock's actor. What it answers with says when the keeper is closed.
     pub fn send(&self, message: LockMessage) {
-        let message = PrimitivesMessage::Lock(self.handle.path.clone(), message);
+        let message = PrimitivesMessage::Lock(self.handle.place.clone(), message);
         // A closed keeper drops the message, and with it the reply ports and listeners in it.
         let _ = self.handle.primitives.cast(message);
     }
 
-    async fn ask<T>(
+    /// A request that is not sent yet.
+    pub(crate) fn prepare(&self, ticket: Ticket, wait: Wait, mut hear: Hear<Guard<M>>) -> AcquireRequest
+    where
+        M: 'static,
+    {
+        let hear = move |event: LockEvent| hear(event.map_guard(Guard::new));
+        let listener = Listener::new(ticket, self.path().into(), hear);
+        AcquireRequest::new(ticket, self.options.clone(), wait, listener, self.shared.lifeline.clone())
+    }
+
+    pub(crate) fn options(&self) -> &Arc<ContenderOptions> {
+        &self.options
+    }
+
+    pub(crate) async fn ask<T>(
         &self,
         message: impl FnOnce(RpcReplyPort<Result<T, ContendersError>>) -> LockMessage,
     ) -> Result<T, ContendersError> {
@@ -163,11 +181,8 @@ impl<M: 'static> sealed::Target for Lock<M> {}
 impl<M: 'static> Target for Lock<M> {
     type Guard = Guard<M>;
 
-    fn request(&self, ticket: Ticket, wait: Wait, mut hear: Hear<Guard<M>>) {
-        let hear = move |event: LockEvent| hear(event.map_guard(Guard::new));
-        let listener = Listener::new(ticket, self.path().into(), hear);
-        let (options, lifeline) = (self.options.clone(), self.shared.lifeline.clone());
-        self.send(LockMessage::Acquire(AcquireRequest::new(ticket, options, wait, listener, lifeline)));
+    fn request(&self, ticket: Ticket, wait: Wait, hear: Hear<Guard<M>>) {
+        self.send(LockMessage::Acquire(self.prepare(ticket, wait, hear)));
     }
 
     fn withdraw(&self, ticket: Ticket) {
@@ -181,13 +196,13 @@ impl<M: 'static> Target for Lock<M> {
 
 /// Counted by the supervisor, which ends an idle actor when no handle is left.
 struct Handle {
-    path: Arc<str>,
+    place: Place,
     primitives: ActorRef<PrimitivesMessage>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let _ = self.primitives.cast(PrimitivesMessage::Dropped(self.path.clone()));
+        let _ = self.primitives.cast(PrimitivesMessage::Dropped(self.place.clone()));
     }
 }
 
@@ -297,6 +312,23 @@ impl LockOptions {
     }
 }
 
+impl LockOptions {
+    /// What makes no sense for a semaphore is not passed over in silence.
+    pub(crate) fn check_for_semaphore(&self) -> Result<(), InvalidLock> {
+        self.check()?;
+        if !self.patterns.is_empty() {
+            return Err(InvalidLock::NotForSemaphores { option: "extra lock patterns" });
+        }
+        if self.dialect != Dialect::Kazoo {
+            return Err(InvalidLock::NotForSemaphores { option: "dialect but kazoo's" });
+        }
+        if !self.ephemeral {
+            return Err(InvalidLock::NotForSemaphores { option: "nodes that outlive sessions" });
+        }
+        Ok(())
+    }
+}
+
 /// The server takes requests of less than 1 MiB; this leaves room for the path and the access list.
 pub(crate) const MAX_IDENTIFIER: usize = 1024 * 1024 - 64 * 1024;
 
@@ -334,6 +366,15 @@ pub enum InvalidLock {
     TooLarge {
         /// How long it would be.
         bytes: usize,
+    },
+    /// A semaphore of zero permits.
+    #[error("a semaphore has at least one permit")]
+    NoPermits,
+    /// An option that a semaphore does not have.
+    #[error("a semaphore has no {option}")]
+    NotForSemaphores {
+        /// Which.
+        option: &'static str,
     },
     /// The access list is empty.
     #[error("an access list with no entries would let nobody use what is made")]

@@ -153,7 +153,7 @@ impl<E, T: Target> Drop for Pending<E, T> {
 #[non_exhaustive]
 pub enum TryAcquireError {
     /// Somebody is ahead.
-    #[error("somebody else holds the lock, or waits for it")]
+    #[error("somebody else is ahead")]
     Contended,
     /// The connection is in doubt, and nothing can be said at once.
     #[error("the connection to ZooKeeper is in doubt")]
@@ -168,7 +168,7 @@ pub enum TryAcquireError {
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
     /// The time is over.
-    #[error("the lock was not acquired in time")]
+    #[error("not acquired in time")]
     TimedOut,
     /// The lock cannot be had.
     #[error(transparent)]

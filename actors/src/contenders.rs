@@ -20,7 +20,7 @@ pub(crate) async fn list(
     let children = match client.children(&path).await {
         Ok(children) => children,
         Err(Failure::NoNode) => return Ok(Vec::new()),
-        Err(failure) => return Err(error(&path, failure)),
+        Err(failure) => return Err(ContendersError::new(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
     nodes.retain(|node| node.mode().is_some() || node.matches(&patterns));
@@ -39,7 +39,7 @@ pub(crate) async fn list(
             }),
             // Gone since the listing.
             Err(Failure::NoNode) => {}
-            Err(failure) => return Err(error(&format!("{path}/{}", node.name()), failure)),
+            Err(failure) => return Err(ContendersError::new(&format!("{path}/{}", node.name()), failure)),
         }
     }
     Ok(contenders)
@@ -59,19 +59,21 @@ pub(crate) async fn remove(
         }
         Ok(_) => {}
         Err(Failure::NoNode) => return Ok(()),
-        Err(failure) => return Err(error(&node, failure)),
+        Err(failure) => return Err(ContendersError::new(&node, failure)),
     }
     match client.delete(&node).await {
         Ok(()) | Err(Failure::NoNode) => Ok(()),
-        Err(failure) => Err(error(&node, failure)),
+        Err(failure) => Err(ContendersError::new(&node, failure)),
     }
 }
 
-fn error(path: &str, failure: Failure) -> ContendersError {
-    match failure {
-        Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
-        Failure::SessionGone => ContendersError::Disconnected,
-        Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} is not there") },
-        Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+impl ContendersError {
+    pub(crate) fn new(path: &str, failure: Failure) -> ContendersError {
+        match failure {
+            Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
+            Failure::SessionGone => ContendersError::Disconnected,
+            Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} is not there") },
+            Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+        }
     }
 }

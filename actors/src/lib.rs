@@ -5,8 +5,9 @@
 //! ```text
 //! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
 //! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
-//! └─ Primitives       (supervisor) one LockActor per lock path             lock.rs, machine/queue.rs
-//!                     and one MultiActor per request for several paths     multi.rs, machine/multi.rs
+//! └─ Primitives       (supervisor) one LockActor per lock or semaphore,    lock.rs, machine/queue.rs,
+//!                                                                          machine/semaphore.rs
+//!                     one MultiActor per request for several paths         multi.rs, machine/multi.rs
 //! ```
 //!
 //! A lock's way, one direction only: `LockMessage::Acquire` → `LockActor` → [`machine`] → command →
@@ -20,14 +21,17 @@ mod clock;
 mod contenders;
 pub mod error;
 pub mod lease;
+mod leases;
 mod lock;
 pub mod machine;
 pub mod messages;
 pub mod multi;
 mod primitives;
+mod randomness;
 mod session;
 pub mod supervisor;
 pub mod zookeeper;
 
 pub use clock::Clock;
 pub use primitives::PrimitivesMessage;
+pub use randomness::Randomness;

@@ -17,7 +17,7 @@ use crate::lock::{Entrant, Together};
 use crate::machine::multi::{Multi, MultiCommand, MultiEvent, Reason};
 use crate::machine::protocol::{Ticket, Wait};
 use crate::messages::{
-    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Refused,
+    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Place, Refused,
 };
 use crate::primitives::PrimitivesMessage;
 
@@ -129,7 +129,7 @@ impl MultiActor {
         let span = debug_span!("multi_lock", paths = paths.join(","), ticket = %request.ticket);
         for part in request.parts.iter() {
             // As long as this lives, so do the actors of its paths.
-            let _ = primitives.cast(PrimitivesMessage::Open(part.path.clone()));
+            let _ = primitives.cast(PrimitivesMessage::Open(Place::lock(&part.path)));
         }
         let part = |about: &MultiPart| Part {
             about: about.clone(),
@@ -270,7 +270,9 @@ impl State {
             let request = self.span.in_scope(|| {
                 AcquireRequest::new(ticket, options, self.wait, listener, lifeline.clone()).joint(joint)
             });
-            let _ = self.primitives.cast(PrimitivesMessage::Lock(path, LockMessage::Acquire(request)));
+            let _ = self
+                .primitives
+                .cast(PrimitivesMessage::Lock(Place::lock(&path), LockMessage::Acquire(request)));
         }
     }
 
@@ -290,7 +292,7 @@ impl State {
             (part.entrant, part.lease) = (None, None);
             if let Some(ticket) = part.ticket.take() {
                 let cancel = LockMessage::Cancel(ticket);
-                let _ = self.primitives.cast(PrimitivesMessage::Lock(part.about.path.clone(), cancel));
+                let _ = self.primitives.cast(PrimitivesMessage::Lock(Place::lock(&part.about.path), cancel));
             }
         }
     }
@@ -321,7 +323,7 @@ impl Drop for State {
             }
         }
         for part in &self.parts {
-            let _ = self.primitives.cast(PrimitivesMessage::Dropped(part.about.path.clone()));
+            let _ = self.primitives.cast(PrimitivesMessage::Dropped(Place::lock(&part.about.path)));
         }
     }
 }

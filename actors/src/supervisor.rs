@@ -13,6 +13,7 @@ use crate::error::ConnectError;
 use crate::messages::SessionEvent;
 pub(crate) use crate::primitives::PrimitivesMessage;
 use crate::primitives::{PrimitivesActor, PrimitivesArguments};
+use crate::randomness::Randomness;
 use crate::session::{SessionActor, SessionArguments, SessionMessage, SessionNews};
 use crate::zookeeper::Connect;
 
@@ -25,6 +26,8 @@ pub struct KeeperSettings {
     pub connect_timeout: Duration,
     /// The server's tickTime, where it is known.
     pub tick: Option<Duration>,
+    /// For the names of nodes, and so that many processes do not come back at once.
+    pub randomness: Randomness,
 }
 
 /// To the keeper's actor.
@@ -128,7 +131,7 @@ impl KeeperActor {
         myself: ActorRef<KeeperMessage>,
         (settings, clock, first): (KeeperSettings, Clock, FirstSession),
     ) -> Result<State, ActorProcessingErr> {
-        let arguments = PrimitivesArguments { clock };
+        let arguments = PrimitivesArguments { clock, randomness: settings.randomness.clone() };
         let (primitives, _) =
             Actor::spawn_linked(None, PrimitivesActor, arguments, myself.get_cell()).await?;
         myself.cast(KeeperMessage::StartSession)?;
@@ -211,7 +214,7 @@ impl KeeperActor {
             if state.closing_session {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
-                let wait = backoff(state.failures);
+                let wait = backoff(state.failures, state.settings.randomness.next());
                 state.failures = state.failures.saturating_add(1);
                 myself.send_after(wait, || KeeperMessage::StartSession);
             }
@@ -304,8 +307,7 @@ impl State {
 }
 
 /// Doubles from a tenth of a second to five, less a random part, so that many processes do not come back at once.
-fn backoff(failures: u32) -> Duration {
+fn backoff(failures: u32, random: u128) -> Duration {
     let full = Duration::from_millis(100 << failures.min(6)).min(Duration::from_secs(5));
-    let random = uuid::Uuid::new_v4().as_u128() as u32;
-    full.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
+    full.mul_f64(0.5 + 0.5 * f64::from(random as u32) / f64::from(u32::MAX))
 }

@@ -7,6 +7,7 @@ mod contender;
 pub mod multi;
 pub mod protocol;
 pub mod queue;
+pub mod semaphore;
 pub mod session;
 pub mod znode;
 

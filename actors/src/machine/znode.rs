@@ -195,6 +195,11 @@ impl Instance {
         }
     }
 
+    /// The name of a semaphore's lease, which has no sequence number.
+    pub fn lease(self, attempt: Attempt) -> String {
+        format!("{:032x}", self.0 | u128::from(attempt.0))
+    }
+
     /// Which attempt of this queue made the node, if one did.
     pub fn attempt(self, name: &str) -> Option<Attempt> {
         let unique = match name.strip_prefix(PROTECTED) {
