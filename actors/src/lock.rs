@@ -18,7 +18,7 @@ use tracing::{Span, debug, warn};
 
 pub(crate) use self::joint::{Entrant, Joint, Together};
 use self::leases::Survey;
-use self::link::{Session, Watch};
+use self::link::Session;
 
 use crate::clock::Clock;
 use crate::error::{ContendersError, ReleaseError, ResizeError};
@@ -159,7 +159,7 @@ impl State {
             LockActorMessage::Event(epoch, event) => {
                 if let Some(session) = self.connection.as_mut().filter(|s| s.connection.epoch == epoch) {
                     if let Event::Fired { node, .. } | Event::Watched(node, Err(_)) = &event {
-                        session.unwatch(node, &self.directory);
+                        session.unwatch(node);
                     }
                     self.feed(event, myself);
                 }
@@ -262,9 +262,7 @@ impl State {
             };
             let _ = actor.cast(LockActorMessage::Event(epoch, event));
         });
-        if let Watch::Armed(before) = std::mem::replace(watch, Watch::Armed(task)) {
-            before.abort();
-        }
+        watch.armed(task);
         self.feed(Event::Watched(node, Ok(())), myself);
     }
 

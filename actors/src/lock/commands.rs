@@ -51,7 +51,7 @@ impl State {
             }
             Command::Unwatch(node) => {
                 if let Some(session) = &mut self.connection {
-                    session.unwatch(&node, &path);
+                    session.unwatch(&node);
                 }
             }
             Command::Delete(attempt, node) => {
