@@ -39,7 +39,8 @@ pub enum Dialect {
     #[default]
     Kazoo,
     /// Those of Apache Curator's `InterProcessMutex` and `InterProcessReadWriteLock`: `_c_{uuid}-lock-{number}`, and
-    /// `__READ__` and `__WRIT__`.
+    /// `__READ__` and `__WRIT__`. One of its threads that acquires to read while it holds to write, and then stops
+    /// writing, is not waited for by writers that were in line by then: not by Curator's (5.4), and not by ours.
     Curator,
 }
 

@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
 use std::time::Instant;
 
-use futures::future::{Either, join_all, select, select_all};
+use futures::future::{join_all, select_all};
 
 use crate::error::{Lost, ReleaseError};
-use crate::lease::{FencingToken, Lease, LeaseState};
+use crate::lease::{FencingToken, Lease, LeaseState, protect};
 use crate::machine::protocol::Ticket;
 
 /// Several held locks. Dropping it releases all of them in the background.
@@ -60,13 +59,7 @@ impl MultiLease {
 
     /// Runs `work` for as long as all of them last, as [`Lease::protect`] does.
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
-        if self.state() == LeaseState::Lost {
-            return Err(Lost);
-        }
-        match select(pin!(work), pin!(self.lost())).await {
-            Either::Left((done, _)) if self.state() != LeaseState::Lost => Ok(done),
-            Either::Left(_) | Either::Right(_) => Err(Lost),
-        }
+        protect(|| self.state(), self.lost(), work).await
     }
 
     /// Releases all of them, at once, and waits until the server has confirmed each. The release goes on when this
