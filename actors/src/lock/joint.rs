@@ -29,12 +29,15 @@ pub(crate) struct Entrant {
 /// Who is notified that a contender is about to enter.
 pub(crate) type Joint = Box<dyn Fn(Entrant) + Send>;
 
+/// Contenders that can still be entered, by part.
+pub(crate) type Back = Vec<(usize, Entrant)>;
+
 /// All nodes of one request, to be made in one transaction of one session.
 pub(crate) struct Together {
-    /// By part. Those of an earlier or later session than the first one's cannot be made.
+    /// By part, and all of one session.
     pub entrants: Vec<Entrant>,
-    /// Is given, by part, those that have no node because others failed them, before any queue hears of its own.
-    pub answer: Box<dyn FnOnce(Vec<(usize, Entrant)>) + Send>,
+    /// Is given those that have no node because others failed them, before any queue hears of its own.
+    pub answer: Box<dyn FnOnce(Back) + Send>,
 }
 
 impl Entrant {
