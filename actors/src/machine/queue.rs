@@ -37,6 +37,10 @@ pub struct Queue {
     placed: BTreeMap<Znode, Attempt>,
     /// Names of others that a list showed and nothing has crossed off since.
     foreign: BTreeSet<Znode>,
+    /// The last name that was crossed off. Names before it may have gone as well, unseen.
+    gone: Option<Znode>,
+    /// The list that will tell, and the own node up to which it does.
+    review: Option<(Attempt, Znode)>,
     watched: BTreeSet<Znode>,
     alarms: BTreeSet<(Moment, Alarm)>,
 }
@@ -80,6 +84,8 @@ impl Queue {
             tickets: BTreeMap::new(),
             placed: BTreeMap::new(),
             foreign: BTreeSet::new(),
+            gone: None,
+            review: None,
             watched: BTreeSet::new(),
             alarms: BTreeSet::new(),
         }
@@ -240,6 +246,7 @@ impl Queue {
         self.link = Link::Down;
         self.epoch_start = self.next;
         self.watched.clear();
+        (self.gone, self.review) = (None, None);
         // For a node that outlives the session, this process' others become strangers until the server drops them.
         let outliving = self.contenders.values().any(|contender| !contender.request.ephemeral);
         self.foreign.retain(|_| outliving);
