@@ -1,10 +1,10 @@
-//! Sixty-four tasks share a path that lets several in at once: readers, and a semaphore's holders. In one session, and
-//! spread over several; beside kazoo with as many threads and clients.
+//! Sixty-four want the same, in one session or spread over several: a lock, to read, a semaphore's permits. Beside kazoo
+//! with as many threads and clients.
 
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use lockkeeper::{Keeper, ReadLock, Semaphore};
+use lockkeeper::{Keeper, Lock, ReadLock, Semaphore};
 use zookeeper_client::Client;
 
 use crate::contest::Contest;
@@ -15,6 +15,11 @@ use crate::{Bench, Result, TASKS, common, floors};
 
 /// Of every semaphore here.
 pub const PERMITS: u32 = 8;
+
+/// Each has a session of its own.
+pub async fn strangers(bench: Bench) -> Result<()> {
+    compare(&bench, Recipe::Lock, TASKS, None).await
+}
 
 pub async fn readers(bench: Bench) -> Result<()> {
     for (sessions, expected) in [(1, None), (8, None)] {
@@ -39,6 +44,7 @@ pub async fn permits(pool: Semaphore, cycles: usize) -> Result<()> {
 
 #[derive(Clone, Copy)]
 enum Recipe {
+    Lock,
     Read,
     Semaphore,
 }
@@ -54,17 +60,20 @@ async fn compare(
     expected: impl Into<Option<Expectation>>,
 ) -> Result<()> {
     let title = match (recipe, sessions) {
+        (Recipe::Lock, 1) => "One path, 64 tasks in one session",
+        (Recipe::Lock, _) => "One path, 64 sessions",
         (Recipe::Read, 1) => "One path, 64 readers in one session",
         (Recipe::Read, _) => "One path, 64 readers in 8 sessions",
         (Recipe::Semaphore, 1) => "8 permits, 64 tasks in one session",
         (Recipe::Semaphore, _) => "8 permits, 64 sessions",
     };
-    let mut contest = Contest::new(title, bench.times(7), 1, TASKS * if bench.quick { 1 } else { 4 })
+    let mut contest = Contest::new(title, bench.times(5), 1, TASKS * if bench.quick { 1 } else { 2 })
         .enter(RELEASED, |s: &Arc<Sessions>| s.tasks.clone(), cycles)
         .enter(PAIRS, |s| s.floor.clone(), pairs);
     if !bench.quick {
         let kazoo = Arc::new(Kazoo::start(bench).await?);
         let (recipe, limit) = match recipe {
+            Recipe::Lock => ("Lock", None),
             Recipe::Read => ("ReadLock", None),
             Recipe::Semaphore => ("Semaphore", Some(PERMITS)),
         };
@@ -110,14 +119,16 @@ struct Sessions {
 
 #[derive(Clone)]
 enum Task {
-    Reader(ReadLock),
-    Holder(Semaphore),
+    Lock(Lock),
+    Read(ReadLock),
+    Semaphore(Semaphore),
 }
 
 async fn cycles(task: Task, cycles: usize) -> Result<()> {
     match task {
-        Task::Reader(lock) => released(lock, cycles).await,
-        Task::Holder(pool) => permits(pool, cycles).await,
+        Task::Lock(lock) => released(lock, cycles).await,
+        Task::Read(lock) => released(lock, cycles).await,
+        Task::Semaphore(pool) => permits(pool, cycles).await,
     }
 }
 
@@ -128,8 +139,9 @@ async fn connect(bench: &Bench, recipe: Recipe, sessions: usize) -> Result<Arc<S
     let mut tasks = Vec::new();
     for keeper in keepers.iter().cycle().take(TASKS) {
         tasks.push(match recipe {
-            Recipe::Read => Task::Reader(keeper.read_write(&path)?.read().clone()),
-            Recipe::Semaphore => Task::Holder(keeper.semaphore(&path, PERMITS)?),
+            Recipe::Lock => Task::Lock(keeper.lock(&path)?),
+            Recipe::Read => Task::Read(keeper.read_write(&path)?.read().clone()),
+            Recipe::Semaphore => Task::Semaphore(keeper.semaphore(&path, PERMITS)?),
         });
     }
     // The first one makes the directory.

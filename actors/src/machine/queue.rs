@@ -1,10 +1,13 @@
 //! The queue of one lock path, as one process sees it: all its local contenders, and who is ahead of them.
 //!
 //! A contender is an ephemeral sequential child; the lowest blocking number holds. Sequence numbers count
-//! creates, so for a contender that has listed once, the set ahead only shrinks: names are crossed off, nobody
-//! lists again. A local contender that leaves is crossed off at once, before the server has confirmed it: this
-//! process' nodes are then the front of the queue, and whichever of them the server still shows, nobody else can
-//! be first. That makes hand-off within a process free of round trips while the order stays the cluster's.
+//! creates, so for a contender that has listed once, the set ahead only shrinks, and names are crossed off. Who waits
+//! sees only its predecessor go. When everybody takes his turn, those before it went earlier, unseen: one list tells,
+//! where several were left.
+//!
+//! A local contender that leaves is crossed off at once, before the server has confirmed it: this process' nodes are
+//! then the front of the queue, and whichever of them the server still shows, nobody else can be first. That makes
+//! hand-off within a process free of round trips while the order stays the cluster's.
 //!
 //! The recipe is ZooKeeper's ("Recipes and Solutions", Locks) with kazoo's names; what differs is argued above.
 
