@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use curator::{Curator, CuratorKind};
 pub use ensemble::Ensemble;
 pub use kazoo::{Acquire, Create, Handle, Kazoo, Kind, Pending, Stat};
+pub use kazoo_process::python;
 pub use lockkeeper_embedded::Proxy;
 pub use server::{Server, ServerOptions};
 pub use target::{TestServer, proxied, shared};

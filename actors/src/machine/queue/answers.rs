@@ -1,5 +1,7 @@
 //! What ZooKeeper answers, and what follows from it.
 
+use std::collections::BTreeSet;
+
 use super::{Alarm, Link, Queue, RETRY, Standing};
 use crate::machine::contender::Stage;
 use crate::machine::protocol::{Command, Created, Failure, Inspection, Refusal, Wait};
@@ -61,6 +63,9 @@ impl Queue {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
+        if let Some((_, node)) = self.review.take_if(|(asked, _)| *asked == attempt) {
+            return self.reviewed(attempt, node, result, out);
+        }
         match self.stage(attempt) {
             Some(Stage::Listing { czxid }) => self.place(attempt, czxid, result, now, out),
             Some(Stage::Peeking) => match result {
@@ -85,6 +90,38 @@ impl Queue {
                 }
             },
             _ => {}
+        }
+    }
+
+    /// Whoever stood before `node` and is not in the list has gone; who came behind may be missing from it.
+    fn reviewed(
+        &mut self,
+        attempt: Attempt,
+        node: Znode,
+        result: Result<Vec<String>, Failure>,
+        out: &mut Vec<Command>,
+    ) {
+        let there: BTreeSet<Znode> = match result {
+            Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
+            // The directory went, and all nodes with it.
+            Err(Failure::NoNode) => BTreeSet::new(),
+            Err(Failure::Unknown(_)) => {
+                self.review = Some((attempt, node));
+                return out.push(Command::List(attempt));
+            }
+            // Its loss will be told, and settles it.
+            Err(Failure::SessionGone) => return self.review = Some((attempt, node)),
+            // One by one, then.
+            Err(Failure::NoAuth | Failure::Refused(_)) => return self.gone = None,
+        };
+        let ahead: Vec<Znode> = self.foreign.range(..&node).cloned().collect();
+        for other in ahead.iter().filter(|other| !there.contains(other)) {
+            self.cross_off(other);
+        }
+        self.gone = None;
+        let waiting = matches!(self.stage(attempt), Some(Stage::Waiting { .. }));
+        if waiting && !there.contains(&node) {
+            self.missing(attempt, out);
         }
     }
 

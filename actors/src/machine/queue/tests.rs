@@ -120,6 +120,75 @@ fn only_the_nearest_stranger_is_watched_and_its_end_grants_without_a_read() {
     assert_eq!(test.on(Event::Watched(foreign(2), Err(Failure::NoNode))), [test.grant(0, 0, 5)]);
 }
 
+/// A waiter behind four strangers, of whom the nearest goes.
+fn reviewing() -> Test {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.entered(0, 5, &[&foreign(1), &foreign(2), &foreign(3), &foreign(4)]);
+    assert_eq!(test.on(Event::Fired { node: foreign(4), gone: true }), [Command::List(Attempt(0))]);
+    test
+}
+
+fn listed(nodes: &[&Znode]) -> Event {
+    Event::Listed(Attempt(0), Ok(nodes.iter().map(|node| node.name().to_owned()).collect()))
+}
+
+#[test]
+fn one_list_tells_who_is_left_of_many() {
+    let mut test = reviewing();
+    assert_eq!(test.on(listed(&[&test.own(0, 5)])), [test.grant(0, 0, 5)]);
+
+    let mut test = reviewing();
+    let own = test.own(0, 5);
+    let watch = |sequence| [Command::Watch(foreign(sequence))];
+    assert_eq!(test.on(listed(&[&foreign(1), &foreign(3), &own])), watch(3));
+    assert_eq!(test.on(Event::Fired { node: foreign(3), gone: true }), watch(1));
+    assert_eq!(test.on(Event::Fired { node: foreign(1), gone: true }), [test.grant(0, 0, 5)]);
+
+    // Also when the next had gone before it was watched.
+    let mut test = reviewing();
+    assert_eq!(test.on(listed(&[&foreign(1), &foreign(2), &foreign(3), &own])), watch(3));
+    let gone = test.on(Event::Watched(foreign(3), Err(Failure::NoNode)));
+    assert_eq!(gone, [Command::List(Attempt(0))]);
+}
+
+#[test]
+fn a_list_that_fails_is_repeated_or_done_without() {
+    let mut test = reviewing();
+    assert_eq!(test.on(Event::Listed(Attempt(0), unknown())), [Command::List(Attempt(0))]);
+    let refused = Err(Failure::Refused("too long".into()));
+    assert_eq!(test.on(Event::Listed(Attempt(0), refused)), [Command::Watch(foreign(3))]);
+}
+
+#[test]
+fn a_list_without_the_own_node_grants_nothing() {
+    for answer in [Ok(Vec::new()), Err(Failure::NoNode)] {
+        let mut test = reviewing();
+        let again = test.on(Event::Listed(Attempt(0), answer));
+        assert_eq!(again, [test.delete(0, 5), enter(1, 0)]);
+    }
+}
+
+#[test]
+fn an_older_list_crosses_off_nobody_who_came_later() {
+    let mut test = reviewing();
+    test.acquire(1, Wait::Forever);
+    test.entered(1, 7, &[&test.own(0, 5), &foreign(6)]);
+    assert_eq!(test.on(listed(&[&test.own(0, 5)])), [test.grant(0, 0, 5)]);
+    let released = test.on(Event::Release(Ticket(0)));
+    assert_eq!(released, [test.delete(0, 5), Command::Watch(foreign(6))]);
+}
+
+#[test]
+fn a_waiter_that_gives_up_takes_its_list_along_but_not_what_it_shows() {
+    let mut test = reviewing();
+    test.acquire(1, Wait::Forever);
+    let own = test.own(0, 5);
+    test.entered(1, 6, &[&foreign(1), &own]);
+    test.on(Event::Cancel(Ticket(0)));
+    assert_eq!(test.on(listed(&[&own])), [test.grant(1, 1, 6)]);
+}
+
 #[test]
 fn a_watch_that_fires_for_another_reason_is_armed_again() {
     let mut test = Test::new();

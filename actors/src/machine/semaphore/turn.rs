@@ -153,8 +153,12 @@ impl Semaphore {
                 | Command::Suspend(_)
                 | Command::Resume(_)
                 | Command::Forget { .. } => {}
-                Command::List(_)
-                | Command::Look(_)
+                // The same: it may show that everybody ahead has gone.
+                Command::List(_) => {
+                    out.push(command);
+                    self.look(self.unknown_root(), Sight::Look, out);
+                }
+                Command::Look(_)
                 | Command::Inspect(..)
                 | Command::Watch(_)
                 | Command::Unwatch(_)
