@@ -7,6 +7,8 @@ mod contender;
 pub mod protocol;
 pub mod queue;
 pub mod session;
+pub mod singleton;
+pub mod tenure;
 pub mod znode;
 
 use std::ops::Add;
