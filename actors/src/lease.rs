@@ -17,6 +17,7 @@ use crate::lock::LockActorMessage;
 use crate::machine::Moment;
 use crate::machine::protocol::Ticket;
 use crate::messages::{Lifeline, LockMessage};
+use crate::supervisor::KeeperMessage;
 
 /// What a holder may believe of its lease at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,8 +134,14 @@ impl Lease {
         self.grant.session.as_ref().map(|session| session.timeout)
     }
 
-    pub(crate) fn lifeline(&self) -> &Arc<Lifeline> {
-        &self.lifeline
+    /// The clock of its deadlines.
+    pub(crate) fn clock(&self) -> Clock {
+        self.grant.session.as_ref().map_or_else(Clock::start, |session| session.clock)
+    }
+
+    /// The keeper that it goes with.
+    pub fn keeper(&self) -> &ActorRef<KeeperMessage> {
+        self.lifeline.keeper()
     }
 
     /// Releases the lock and waits until the server has confirmed it. The release goes on when this future is
@@ -216,7 +223,10 @@ impl Term {
 
 impl fmt::Debug for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Term").field("node", &self.node()).field("token", &self.token()).finish_non_exhaustive()
+        f.debug_struct("Term")
+            .field("node", &self.node())
+            .field("token", &self.token())
+            .finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,9 @@
 //! ```text
 //! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
 //! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
-//! └─ Primitives       (supervisor) one LockActor per lock path             lock.rs, machine/queue.rs
+//! ├─ Primitives       (supervisor) one LockActor per lock path             lock.rs, machine/queue.rs
+//! └─ Singleton        one per candidate; above it, while it serves:        singleton.rs, machine/singleton.rs
+//!    └─ Tenure        one actor of the application under one lease         tenure.rs, machine/tenure.rs
 //! ```
 //!
 //! A lock's way, one direction only: `LockMessage::Acquire` → `LockActor` → [`machine`] → command →
@@ -15,16 +17,20 @@
 // Drivers do what machines must not; `machine` denies it again.
 #![allow(clippy::disallowed_methods)]
 
+pub mod backoff;
 mod clock;
 mod contenders;
 pub mod error;
+pub mod job;
 pub mod lease;
 mod lock;
 pub mod machine;
 pub mod messages;
 mod primitives;
 mod session;
+pub mod singleton;
 pub mod supervisor;
+pub mod tenure;
 pub mod zookeeper;
 
 pub use clock::Clock;

@@ -264,6 +264,10 @@ impl Lifeline {
     pub fn new(keeper: ActorRef<KeeperMessage>) -> Lifeline {
         Lifeline(keeper)
     }
+
+    pub(crate) fn keeper(&self) -> &ActorRef<KeeperMessage> {
+        &self.0
+    }
 }
 
 impl Drop for Lifeline {

@@ -1,13 +1,15 @@
 //! The keeper: the root of the tree. It does no I/O; it starts the session actor again when a session is lost,
 //! passes on what becomes of sessions, and closes everything in order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use crate::backoff::{self, Backoff};
 use crate::clock::Clock;
 use crate::error::ConnectError;
 use crate::messages::SessionEvent;
@@ -35,6 +37,9 @@ pub enum KeeperMessage {
     Close(RpcReplyPort<()>),
     /// The last handle and the last lease are gone.
     Abandoned,
+    /// This actor works under locks of this keeper. When the keeper closes, it is asked to end, and the locks stay
+    /// until it has; when the keeper dies, it is killed.
+    Adopt(ActorCell, Box<dyn Fn() + Send>),
     #[doc(hidden)]
     #[allow(private_interfaces)]
     Session(SessionNews),
@@ -117,6 +122,10 @@ struct State {
     subscribers: Vec<mpsc::UnboundedSender<SessionEvent>>,
     newest: Option<SessionEvent>,
     closing: Option<Vec<RpcReplyPort<()>>>,
+    /// Actors that work under locks, and how to end them.
+    adopted: HashMap<ActorId, Box<dyn Fn() + Send>>,
+    /// Nobody works under a lock any more.
+    closing_primitives: bool,
     /// Everything else is closed.
     closing_session: bool,
 }
@@ -144,6 +153,8 @@ impl KeeperActor {
             subscribers: Vec::new(),
             newest: None,
             closing: None,
+            adopted: HashMap::new(),
+            closing_primitives: false,
             closing_session: false,
         })
     }
@@ -162,6 +173,7 @@ impl KeeperActor {
             }
             KeeperMessage::Close(reply) => state.close(Some(reply), &myself)?,
             KeeperMessage::Abandoned => state.close(None, &myself)?,
+            KeeperMessage::Adopt(actor, close) => state.adopt(actor, close, &myself),
             KeeperMessage::Session(news) => state.news(news)?,
             KeeperMessage::Unconnected(error) => match state.first.take() {
                 Some(first) => {
@@ -211,10 +223,12 @@ impl KeeperActor {
             if state.closing_session {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
-                let wait = backoff(state.failures);
+                let wait = Backoff::default().rest(state.failures, backoff::random());
                 state.failures = state.failures.saturating_add(1);
                 myself.send_after(wait, || KeeperMessage::StartSession);
             }
+        } else if state.adopted.remove(&id).is_some() {
+            state.close_primitives_when_alone(&myself)?;
         }
         Ok(())
     }
@@ -281,6 +295,30 @@ impl State {
         let first = self.closing.is_none();
         self.closing.get_or_insert_default().extend(reply);
         if first {
+            self.adopted.values().for_each(|close| close());
+            self.close_primitives_when_alone(myself)?;
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, actor: ActorCell, close: Box<dyn Fn() + Send>, myself: &ActorRef<KeeperMessage>) {
+        actor.link(myself.get_cell());
+        // One that has ended meanwhile cannot be linked, and would never be heard of.
+        if actor.try_get_supervisor().is_none_or(|supervisor| supervisor.get_id() != myself.get_id()) {
+            return;
+        }
+        if self.closing.is_some() {
+            close();
+        }
+        self.adopted.insert(actor.get_id(), close);
+    }
+
+    fn close_primitives_when_alone(
+        &mut self,
+        myself: &ActorRef<KeeperMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        if self.closing.is_some() && self.adopted.is_empty() && !self.closing_primitives {
+            self.closing_primitives = true;
             self.primitives.call_and_forward(
                 PrimitivesMessage::Close,
                 myself,
@@ -301,11 +339,4 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// Doubles from a tenth of a second to five, less a random part, so that many processes do not come back at once.
-fn backoff(failures: u32) -> Duration {
-    let full = Duration::from_millis(100 << failures.min(6)).min(Duration::from_secs(5));
-    let random = uuid::Uuid::new_v4().as_u128() as u32;
-    full.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
 }

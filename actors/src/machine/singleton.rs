@@ -172,9 +172,10 @@ mod tests {
     #[test]
     fn a_crash_hands_the_lock_back_and_rests_longer_each_time() {
         let crash = Ended(Reason::Failed);
-        let round = |rest: &'static [SingletonCommand]| -> [(SingletonInput, &'static [SingletonCommand]); 4] {
-            [(Granted, &[Serve]), (crash.clone(), &[Release]), (Released, rest), (Rested, &[Ask])]
-        };
+        let round =
+            |rest: &'static [SingletonCommand]| -> [(SingletonInput, &'static [SingletonCommand]); 4] {
+                [(Granted, &[Serve]), (crash.clone(), &[Release]), (Released, rest), (Rested, &[Ask])]
+            };
         let steps = [round(&[Rest(0)]), round(&[Rest(1)]), round(&[Rest(2)])].concat();
         play(&mut new(), &steps);
     }

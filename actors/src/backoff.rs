@@ -1,0 +1,46 @@
+//! How long to rest after failures in a row.
+
+use std::time::Duration;
+
+/// Doubles from the first rest to the longest, less a random part of up to a half, so that many processes do not come
+/// back at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// After the first failure.
+    pub initial: Duration,
+    /// After many.
+    pub maximum: Duration,
+}
+
+impl Default for Backoff {
+    /// From a tenth of a second to five seconds.
+    fn default() -> Backoff {
+        Backoff { initial: Duration::from_millis(100), maximum: Duration::from_secs(5) }
+    }
+}
+
+impl Backoff {
+    /// The rest after a failure behind so many others. `random` lies between 0 and 1.
+    pub fn rest(&self, failures: u32, random: f64) -> Duration {
+        let full = self.initial.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
+        full.min(self.maximum).mul_f64(0.5 + 0.5 * random)
+    }
+}
+
+/// Between 0 and 1.
+pub(crate) fn random() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_doubles_up_to_the_longest_and_less_than_half_is_left_to_chance() {
+        let backoff = Backoff::default();
+        let rests = [0, 1, 2, 5, 6, 40, u32::MAX].map(|failures| backoff.rest(failures, 1.0).as_millis());
+        assert_eq!(rests, [100, 200, 400, 3200, 5000, 5000, 5000]);
+        assert_eq!(backoff.rest(0, 0.0), Duration::from_millis(50));
+    }
+}
