@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::error::AcquireError;
 use crate::lock::{LockActor, LockActorMessage, LockArguments};
 use crate::machine::protocol::Failure;
-use crate::machine::znode::{Instance, Znode};
+use crate::machine::znode::Instance;
 use crate::messages::{LockEvent, LockMessage, Refused};
 use crate::session::{Connection, SessionNews};
 use crate::zookeeper::ZooKeeper;
@@ -218,13 +218,13 @@ impl State {
     }
 
     fn missing(&self, paths: &[String]) {
-        let mut by_directory: HashMap<&str, Vec<Znode>> = HashMap::new();
+        let mut by_directory: HashMap<&str, Vec<String>> = HashMap::new();
         for (directory, name) in paths.iter().filter_map(|path| path.rsplit_once('/')) {
-            by_directory.entry(directory).or_default().extend(Znode::parse(name));
+            by_directory.entry(directory).or_default().push(name.to_owned());
         }
-        for (directory, nodes) in by_directory {
+        for (directory, names) in by_directory {
             if let Some(entry) = self.locks.get(directory) {
-                let _ = entry.actor.cast(LockActorMessage::Missing(nodes));
+                let _ = entry.actor.cast(LockActorMessage::Missing(names));
             }
         }
     }
@@ -279,16 +279,14 @@ async fn sweep(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
                 continue;
             }
         };
-        let nodes: Vec<Znode> = (listed.iter().filter_map(|name| Znode::parse(name)))
-            .filter(|node| instance.attempt(node).is_some())
-            .collect();
+        let nodes: Vec<String> = listed.into_iter().filter(|name| instance.attempt(name).is_some()).collect();
         if nodes.is_empty() {
             return;
         }
         debug!(%path, nodes = nodes.len(), "cleaning up after a dead actor");
         for node in nodes {
             // Whatever the answer, the next listing shows what is left.
-            if matches!(client.delete(&format!("{path}/{}", node.name())).await, Err(Failure::Refused(_))) {
+            if matches!(client.delete(&format!("{path}/{node}")).await, Err(Failure::Refused(_))) {
                 tokio::time::sleep(SWEEP_RETRY).await;
             }
         }

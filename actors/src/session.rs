@@ -22,7 +22,7 @@ use crate::lease::SessionLease;
 use crate::machine::Moment;
 use crate::machine::protocol::Failure;
 use crate::machine::session::{Session, SessionCommand, SessionInput};
-use crate::machine::znode::{Instance, Znode};
+use crate::machine::znode::Instance;
 use crate::supervisor::KeeperMessage;
 use crate::zookeeper::{CheckFailure, Connect, Connected, LinkState, Unconnected, ZooKeeper};
 
@@ -384,8 +384,7 @@ impl OwnNodes {
     pub fn untrack_all(&self, directory: &str, instance: Instance) {
         self.lock().retain(|path| {
             let node = path.rsplit_once('/').filter(|(parent, _)| *parent == directory);
-            let attempt = node.and_then(|(_, name)| Znode::parse(name)).and_then(|n| instance.attempt(&n));
-            attempt.is_none()
+            node.and_then(|(_, name)| instance.attempt(name)).is_none()
         });
     }
 

@@ -87,8 +87,8 @@ pub enum Event {
     /// Answer to [`Command::Delete`].
     Deleted(Attempt, Result<(), Failure>),
     /// A heartbeat did not find these nodes of ours.
-    Missing(Vec<Znode>),
-    /// The time that [`Queue::wakeup`](super::queue::Queue::wakeup) named has come.
+    Missing(Vec<String>),
+    /// The time that [`Machine::wakeup`](super::Machine::wakeup) named has come.
     Wake,
 }
 

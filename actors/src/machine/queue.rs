@@ -16,10 +16,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Moment;
 use super::contender::{Contender, Stage};
 use super::protocol::{Command, Event, Refusal, Request, Ticket, Wait};
 use super::znode::{Attempt, Instance, Znode};
+use super::{Machine, Moment};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -84,24 +84,22 @@ impl Queue {
             alarms: BTreeSet::new(),
         }
     }
+}
 
-    /// When [`Event::Wake`] is due next.
-    pub fn wakeup(&self) -> Option<Moment> {
+impl Machine for Queue {
+    fn wakeup(&self) -> Option<Moment> {
         self.alarms.first().map(|(moment, _)| *moment)
     }
 
-    /// Nobody wants anything, and no node is left to clean up.
-    pub fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.contenders.is_empty()
     }
 
-    /// Grants may be given out.
-    pub fn is_up(&self) -> bool {
+    fn is_up(&self) -> bool {
         matches!(self.link, Link::Up { .. })
     }
 
-    /// The one way in. Commands are to be carried out in the order in which they come.
-    pub fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
+    fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         self.ring(now, out);
         match event {
             Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
@@ -123,9 +121,9 @@ impl Queue {
             Event::Fired { node, gone } => self.fired(node, gone, out),
             Event::Deleted(attempt, result) => self.deleted(attempt, result, now, out),
             // All of them before anybody is granted: the next in line may be among them.
-            Event::Missing(nodes) => {
+            Event::Missing(names) => {
                 let instance = self.instance;
-                for attempt in nodes.iter().filter_map(|node| instance.attempt(node)) {
+                for attempt in names.iter().filter_map(|name| instance.attempt(name)) {
                     self.missing(attempt, out);
                 }
             }
@@ -133,7 +131,9 @@ impl Queue {
         }
         self.advance(out);
     }
+}
 
+impl Queue {
     fn acquire(&mut self, ticket: Ticket, request: Request, now: Moment, out: &mut Vec<Command>) {
         let refusal = match (request.wait, self.link) {
             _ if self.closed => Some(Refusal::Closed),
@@ -276,7 +276,7 @@ impl Queue {
     // ---- looking things up ----
 
     fn standing(&self, node: &Znode) -> Standing {
-        let Some(attempt) = self.instance.attempt(node) else { return Standing::Foreign };
+        let Some(attempt) = self.instance.attempt(node.name()) else { return Standing::Foreign };
         match self.contenders.get(&attempt) {
             Some(contender) if contender.wanted => Standing::Local(attempt),
             Some(_) => Standing::Left,

@@ -1,10 +1,10 @@
 //! What ZooKeeper answers, and what follows from it.
 
 use super::{Alarm, Link, Queue, RETRY, Standing};
-use crate::machine::Moment;
 use crate::machine::contender::Stage;
 use crate::machine::protocol::{Command, Created, Failure, Inspection, Refusal, Wait};
 use crate::machine::znode::{Attempt, Znode};
+use crate::machine::{Machine, Moment};
 
 impl Queue {
     pub(super) fn entered(
@@ -95,8 +95,9 @@ impl Queue {
         if self.stage(attempt) != Some(Stage::Looking) {
             return;
         }
-        let own =
-            |name: &String| Znode::parse(name).filter(|node| self.instance.attempt(node) == Some(attempt));
+        let own = |name: &String| {
+            Znode::parse(name).filter(|node| self.instance.attempt(node.name()) == Some(attempt))
+        };
         match result.map(|children| children.iter().find_map(own)) {
             Ok(Some(node)) => {
                 self.sight(attempt, node);

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Alarm, Link, Queue, RETRY};
-use crate::machine::Moment;
 use crate::machine::contender::{Contender, Stage};
 use crate::machine::protocol::{Command, Failure, Refusal, Ticket, Wait};
 use crate::machine::znode::{Attempt, Znode};
+use crate::machine::{Machine, Moment};
 
 impl Queue {
     /// Grants whoever may go, and watches for whoever must wait for a stranger.

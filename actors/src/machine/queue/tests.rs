@@ -342,9 +342,9 @@ fn a_node_that_somebody_deleted_is_lost_to_its_holder_and_made_anew_for_a_waiter
     test.acquire(1, Wait::Forever);
     let second = test.own(1, 6);
     test.entered(1, 6, &[&first]);
-    assert_eq!(test.on(Event::Missing(vec![second])), [test.delete(1, 6), enter(2, 1)]);
+    assert_eq!(test.on(Event::Missing(vec![second.name().into()])), [test.delete(1, 6), enter(2, 1)]);
     assert_eq!(test.on(Event::Deleted(Attempt(1), Err(Failure::NoNode))), []);
-    let lost = test.on(Event::Missing(vec![first]));
+    let lost = test.on(Event::Missing(vec![first.name().into()]));
     assert_eq!(lost, [Command::Lose(Ticket(0)), test.delete(0, 5)]);
     assert_eq!(test.on(Event::Deleted(Attempt(0), Err(Failure::NoNode))), [forget(0, true)]);
     assert_eq!(test.entered(2, 7, &[]), [test.track(2, 7), test.grant(1, 2, 7)]);
@@ -357,7 +357,7 @@ fn a_waiter_is_not_granted_on_a_node_that_is_missed_together_with_its_holders() 
     test.acquire(1, Wait::Forever);
     let second = test.own(1, 6);
     test.entered(1, 6, &[&first]);
-    let missed = test.on(Event::Missing(vec![first, second]));
+    let missed = test.on(Event::Missing(vec![first.name().into(), second.name().into()]));
     assert_eq!(missed, [Command::Lose(Ticket(0)), test.delete(0, 5), test.delete(1, 6), enter(2, 1)]);
 }
 

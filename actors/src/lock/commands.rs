@@ -1,0 +1,206 @@
+//! What the machine decided, carried out: commands become requests, replies and guards.
+
+use std::sync::Arc;
+
+use ractor::ActorRef;
+use tracing::{debug, warn};
+
+use super::link::full;
+use super::{LockActorMessage, State};
+use crate::error::{AcquireError, ReleaseError};
+use crate::lease::{FencingToken, Grant, Hold, Lease};
+use crate::machine::protocol::{Command, Created, Event, Failure, Refusal, Ticket};
+use crate::machine::znode::{Attempt, Znode};
+use crate::messages::{LockEvent, LockMessage, Refused};
+use crate::session::Connection;
+use crate::zookeeper::Answer;
+
+impl State {
+    pub(super) fn execute(&mut self, command: Command, myself: &ActorRef<LockActorMessage>) {
+        let path = self.arguments.path.clone();
+        match command {
+            Command::List(attempt) => {
+                self.submit(|zk| zk.client.children(&path), move |r| Event::Listed(attempt, r))
+            }
+            Command::Enter(attempt, ticket) => self.enter(attempt, ticket),
+            Command::MakeDirectory(attempt, ticket) => {
+                let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else {
+                    return;
+                };
+                self.submit(
+                    |zk| zk.client.make_directories(&path, options.container, &options.acl),
+                    move |result| Event::DirectoryMade(attempt, result),
+                )
+            }
+            Command::Look(attempt) => self.submit(
+                |zk| {
+                    debug!(%path, epoch = zk.epoch, attempt = attempt.0, "outcome unknown: looking");
+                    let (sync, list) = (zk.client.sync(&path), zk.client.children(&path));
+                    Box::pin(async move { sync.await.and(list.await) })
+                },
+                move |result| Event::Looked(attempt, result),
+            ),
+            Command::Inspect(attempt, node) => self.submit(
+                |zk| zk.client.read(&full(&path, &node)),
+                move |result| Event::Inspected(attempt, result.map(|(_, inspection)| inspection)),
+            ),
+            Command::Watch(node) => {
+                if let Some(session) = &mut self.connection {
+                    session.watch(node, &path);
+                }
+            }
+            Command::Unwatch(node) => {
+                if let Some(session) = &mut self.connection {
+                    session.unwatch(&node, &path);
+                }
+            }
+            Command::Delete(attempt, node) => {
+                let node = full(&path, &node);
+                self.submit(
+                    |zk| {
+                        zk.nodes.untrack(&node);
+                        zk.client.delete(&node)
+                    },
+                    move |result| Event::Deleted(attempt, result),
+                )
+            }
+            Command::Track(node) => {
+                if let Some(session) = &self.connection {
+                    session.connection.nodes.track(full(&path, &node));
+                }
+            }
+            Command::Grant { ticket, node, czxid } => self.grant(ticket, &node, czxid, myself),
+            Command::Queued(ticket, ahead) => {
+                self.note(ticket, |epoch| debug!(epoch, ahead, "queued"));
+                self.tell(ticket, LockEvent::Queued { ticket, ahead }, myself);
+            }
+            Command::Refuse(ticket, refusal) => {
+                self.note(ticket, |epoch| debug!(epoch, ?refusal, "refused"));
+                let refused = refused(&path, refusal);
+                self.conclude(ticket, LockEvent::Refused(ticket, refused));
+            }
+            Command::Suspend(ticket) => {
+                self.note(ticket, |epoch| debug!(epoch, "suspended"));
+                self.hold(ticket, Hold::suspend);
+                self.tell(ticket, LockEvent::Suspended(ticket), myself);
+            }
+            Command::Resume(ticket) => {
+                self.note(ticket, |epoch| debug!(epoch, "resumed"));
+                self.hold(ticket, Hold::resume);
+                self.tell(ticket, LockEvent::Resumed(ticket), myself);
+            }
+            Command::Lose(ticket) => {
+                self.note(ticket, |epoch| warn!(%path, %ticket, epoch, "lost"));
+                if let Some(entry) = self.requests.get_mut(&ticket) {
+                    entry.hold = None;
+                }
+                self.conclude(ticket, LockEvent::Lost(ticket));
+            }
+            Command::Forget { ticket, confirmed } => self.forget(ticket, confirmed),
+        }
+    }
+
+    /// Create and list, sent together.
+    fn enter(&mut self, attempt: Attempt, ticket: Ticket) {
+        let (path, instance) = (self.arguments.path.clone(), self.arguments.instance);
+        let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else { return };
+        let name = instance.prefix(attempt, options.mode);
+        let Some(session) = &self.connection else { return };
+        let (epoch, client) = (session.connection.epoch, &session.connection.client);
+        let prefix = format!("{path}/{name}");
+        let create = client.create(&prefix, &options.identifier, options.ephemeral, &options.acl);
+        let list = client.children(&path);
+        session.expect(Box::pin(async move {
+            let created = create.await.and_then(|(sequence, czxid)| {
+                let node = Znode::parse(&format!("{name}{sequence:010}"));
+                let node = node.ok_or_else(|| Failure::Unknown(format!("no sequence number: {sequence}")))?;
+                Ok(Created { node, czxid })
+            });
+            let children = list.await;
+            LockActorMessage::Event(epoch, Event::Entered { attempt, created, children })
+        }));
+    }
+
+    fn grant(&mut self, ticket: Ticket, node: &Znode, czxid: i64, myself: &ActorRef<LockActorMessage>) {
+        let (Some(entry), Some(session)) = (self.requests.get_mut(&ticket), &self.connection) else { return };
+        let Some(lifeline) = entry.lifeline.take() else { return };
+        let path = self.arguments.path.clone();
+        let token = FencingToken::new(czxid);
+        let epoch = session.connection.epoch;
+        entry.span.in_scope(|| debug!(epoch, %token, "granted"));
+        let lease = entry.options.ephemeral.then(|| session.connection.lease.clone());
+        let grant = Arc::new(Grant::new(ticket, path.clone(), full(&path, node), token, lease));
+        entry.hold = Some(Hold(grant.clone()));
+        let guard = Lease::new(grant, myself.clone(), lifeline);
+        // The guard travels in the event: a caller that has gone away drops it, and that releases the lock.
+        self.tell(ticket, LockEvent::Acquired { ticket, guard }, myself);
+    }
+
+    pub(super) fn forget(&mut self, ticket: Ticket, confirmed: bool) {
+        let Some(entry) = self.requests.remove(&ticket) else { return };
+        entry.span.in_scope(|| debug!(confirmed, "done"));
+        for reply in entry.release {
+            let _ = reply.send(if confirmed { Ok(()) } else { Err(ReleaseError::Lost) });
+        }
+        if let Some(listener) = entry.listener {
+            listener.conclude(None);
+        }
+    }
+
+    /// For people: inside the request's span, with the session's epoch; zero while there is none.
+    fn note(&self, ticket: Ticket, write: impl FnOnce(u64)) {
+        let epoch = self.connection.as_ref().map_or(0, |session| session.connection.epoch);
+        match self.requests.get(&ticket) {
+            Some(entry) => entry.span.in_scope(|| write(epoch)),
+            None => write(epoch),
+        }
+    }
+
+    pub(super) fn tell(&mut self, ticket: Ticket, event: LockEvent, myself: &ActorRef<LockActorMessage>) {
+        let Some(entry) = self.requests.get_mut(&ticket) else { return };
+        let listening = entry.listener.as_mut().is_none_or(|listener| listener.tell(event));
+        if !listening {
+            entry.listener = None;
+            // Nobody hears of a grant any more. A guard that it was told of has been dropped.
+            let _ = myself.cast(LockActorMessage::Public(LockMessage::Cancel(ticket)));
+        }
+    }
+
+    fn conclude(&mut self, ticket: Ticket, event: LockEvent) {
+        if let Some(listener) = self.requests.get_mut(&ticket).and_then(|entry| entry.listener.take()) {
+            listener.conclude(Some(event));
+        }
+    }
+
+    fn hold(&self, ticket: Ticket, change: fn(&Hold)) {
+        if let Some(hold) = self.requests.get(&ticket).and_then(|entry| entry.hold.as_ref()) {
+            change(hold);
+        }
+    }
+
+    fn submit<T: 'static>(
+        &self,
+        send: impl FnOnce(&Connection) -> Answer<T>,
+        event: impl FnOnce(Result<T, Failure>) -> Event + Send + 'static,
+    ) {
+        let Some(session) = &self.connection else { return };
+        let epoch = session.connection.epoch;
+        let answer = send(&session.connection);
+        session.expect(Box::pin(async move { LockActorMessage::Event(epoch, event(answer.await)) }));
+    }
+}
+
+fn refused(path: &Arc<str>, refusal: Refusal) -> Refused {
+    let path = path.to_string();
+    match refusal {
+        Refusal::Contended => Refused::Contended,
+        Refusal::Suspended => Refused::Suspended,
+        Refusal::TimedOut => Refused::TimedOut,
+        Refusal::Cancelled => Refused::Cancelled,
+        Refusal::Closed => Refused::Failed(AcquireError::Closed),
+        Refusal::Exhausted => Refused::Failed(AcquireError::SequenceExhausted { path }),
+        Refusal::NoAuth(None) => Refused::Failed(AcquireError::NoAuth { path }),
+        Refusal::NoAuth(Some(node)) => Refused::Failed(AcquireError::NoAuth { path: full(&path, &node) }),
+        Refusal::Rejected(reason) => Refused::Failed(AcquireError::Rejected { path, reason }),
+    }
+}
