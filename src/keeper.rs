@@ -15,10 +15,13 @@ use lockkeeper_actors::zookeeper::SaslOptions;
 #[cfg(feature = "tls")]
 use lockkeeper_actors::zookeeper::TlsOptions;
 use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
+use ractor::{ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
 use crate::read_write::ReadWriteLock;
+use crate::singleton::{Singleton, SingletonOptions};
+use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
 ///
@@ -115,6 +118,17 @@ impl Keeper {
         })
     }
 
+    /// A handle to the actor that runs once in the cluster, on the lock `path`. No I/O: the path is checked, nothing
+    /// else.
+    pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidName> {
+        Ok(Singleton::new(self.lock(path)?, &SingletonOptions::default()))
+    }
+
+    /// The same with options of its own.
+    pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
+        Ok(Singleton::new(self.lock_with(path, options.lock.clone())?, &options))
+    }
+
     /// What becomes of the session: every event from now on, none dropped, and the newest one at once.
     pub fn events(&self) -> Events {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -123,9 +137,36 @@ impl Keeper {
         Events { receiver }
     }
 
-    /// Closes: refuses new work, answers waiting callers with [`AcquireError::Closed`](crate::AcquireError), turns
-    /// guards to `Lost`, deletes their nodes, and closes the session. Returns when that is done; while there is no
-    /// connection, that may take until the session has ended. Goes on when this future is dropped.
+    /// The same by message, for as long as `actor` lives: every event from now on, none dropped, in order, and the
+    /// newest one at once.
+    ///
+    /// ```no_run
+    /// # use lockkeeper::{Keeper, SessionEvent};
+    /// enum Message {
+    ///     Session(SessionEvent),
+    /// }
+    /// # #[cfg(not(feature = "cluster"))]
+    /// fn subscribe(keeper: &Keeper, myself: &ractor::ActorRef<Message>) {
+    ///     keeper.subscribe(myself, Message::Session);
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn subscribe<T: Message>(
+        &self,
+        actor: &ActorRef<T>,
+        convert: impl FnMut(SessionEvent) -> T + Send + 'static,
+    ) {
+        subscribe::forward(self.events(), actor, convert);
+    }
+
+    /// Closes: asks the actors that work under its locks ([`Singleton::run`], [`Guard::run`](crate::Guard::run)) to
+    /// stop, and waits for them; then refuses new work, answers waiting callers with
+    /// [`AcquireError::Closed`](crate::AcquireError), turns guards to `Lost`, deletes their nodes, and closes the
+    /// session. Returns when that is done; while there is no connection, that may take until the session has ended.
+    /// Goes on when this future is dropped.
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.shared.started.keeper.cast(KeeperMessage::Close(reply.into())).is_ok() {

@@ -29,25 +29,18 @@ impl Job {
         tell: impl Fn(TermEvent) -> Option<A::Msg> + Send + Sync + 'static,
     ) -> Job {
         let tell = Arc::new(tell);
-        Job(Box::new(move |term, supervisor| {
-            let (actor, arguments) = make(term);
-            let spawned = ActorRuntime::spawn_linked_instant(None, actor, arguments, supervisor);
-            let (actor, starting) = spawned.map_err(|error| error.to_string())?;
-            let (cell, tell) = (actor.get_cell(), tell.clone());
-            let started = Box::pin(async move {
-                match starting.await {
-                    Ok(Ok(_running)) => Ok(()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                }
-            });
-            let tell = Box::new(move |event| {
-                if let Some(message) = tell(event) {
-                    // One that is ending need not be told.
-                    let _ = actor.cast(message);
-                }
-            });
-            Ok(Hired { cell, started, tell })
+        Job(Box::new(move |term, supervisor| hire(make(term), tell.clone(), supervisor)))
+    }
+
+    /// The same for one run; a second one fails.
+    pub fn once<A: Actor>(
+        make: impl FnOnce(Term) -> (A, A::Arguments) + Send + 'static,
+        tell: impl Fn(TermEvent) -> Option<A::Msg> + Send + Sync + 'static,
+    ) -> Job {
+        let (mut make, mut tell) = (Some(make), Some(tell));
+        Job(Box::new(move |term, supervisor| match (make.take(), tell.take()) {
+            (Some(make), Some(tell)) => hire(make(term), Arc::new(tell), supervisor),
+            _ => Err("it was for one run".into()),
         }))
     }
 
@@ -56,6 +49,30 @@ impl Job {
         catch_unwind(AssertUnwindSafe(|| (self.0)(term, supervisor)))
             .unwrap_or_else(|_| Err("what makes the actor panicked".into()))
     }
+}
+
+fn hire<A: Actor>(
+    (actor, arguments): (A, A::Arguments),
+    tell: Arc<impl Fn(TermEvent) -> Option<A::Msg> + Send + Sync + 'static>,
+    supervisor: ActorCell,
+) -> Result<Hired, String> {
+    let spawned = ActorRuntime::spawn_linked_instant(None, actor, arguments, supervisor);
+    let (actor, starting) = spawned.map_err(|error| error.to_string())?;
+    let cell = actor.get_cell();
+    let started = Box::pin(async move {
+        match starting.await {
+            Ok(Ok(_running)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    let tell = Box::new(move |event| {
+        if let Some(message) = tell(event) {
+            // One that is ending need not be told.
+            let _ = actor.cast(message);
+        }
+    });
+    Ok(Hired { cell, started, tell })
 }
 
 impl Hired {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ractor::{ActorRef, RpcReplyPort};
+use tokio::sync::oneshot;
 use tracing::{Span, debug_span, warn};
 
 use crate::error::{AcquireError, ContendersError, ReleaseError};
@@ -28,6 +29,13 @@ pub enum LockMessage {
     Release(Ticket, Option<RpcReplyPort<Result<(), ReleaseError>>>),
     /// Who waits and holds, in order.
     Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
+    /// Who is first in the queue, as soon as that is another than the one with this token, or none, whom the asker
+    /// knows already. `None` asks for an answer at once. Closing the channel ends the watching.
+    First(
+        Patterns,
+        Option<Option<FencingToken>>,
+        oneshot::Sender<Result<Option<Contender>, ContendersError>>,
+    ),
     /// Deletes the node of a contender that no session takes away: that of a crashed owner.
     RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
 }

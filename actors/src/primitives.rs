@@ -306,6 +306,7 @@ fn refuse(message: LockMessage) {
         LockMessage::Cancel(_)
         | LockMessage::Release(..)
         | LockMessage::Contenders(..)
+        | LockMessage::First(..)
         | LockMessage::RemoveContender(..) => {}
     }
 }

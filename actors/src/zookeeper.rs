@@ -42,6 +42,8 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)>;
     /// Leaves a watch on a node; the inner future ends when it fires, and takes the watch back when dropped.
     fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>>;
+    /// The names of a node's children, and a watch that fires when there are others.
+    fn watch_children(&self, path: &str) -> Answer<(Vec<String>, BoxFuture<'static, Fired>)>;
     /// Deletes a node of whatever version.
     fn delete(&self, path: &str) -> Answer<()>;
     /// A write through the quorum that changes nothing: checks that these nodes are there.
@@ -240,16 +242,15 @@ impl ZooKeeper for Session {
         let (client, path) = (self.client.clone(), path.to_owned());
         submit(async move {
             let (_, _, watcher) = client.get_and_watch_data(&path).await?;
-            let fired: BoxFuture<'static, Fired> = Box::pin(async move {
-                match watcher.changed().await.event_type {
-                    zk::EventType::NodeDeleted => Fired::Gone,
-                    zk::EventType::Session => Fired::Ended,
-                    zk::EventType::NodeCreated
-                    | zk::EventType::NodeDataChanged
-                    | zk::EventType::NodeChildrenChanged => Fired::Changed,
-                }
-            });
-            Ok(fired)
+            Ok(fired(watcher))
+        })
+    }
+
+    fn watch_children(&self, path: &str) -> Answer<(Vec<String>, BoxFuture<'static, Fired>)> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move {
+            let (children, _, watcher) = client.get_and_watch_children(&path).await?;
+            Ok((children, fired(watcher)))
         })
     }
 
@@ -298,6 +299,18 @@ fn submit<T: Send + 'static>(
     request: impl Future<Output = Result<T, zk::Error>> + Send + 'static,
 ) -> Answer<T> {
     send(async move { request.await.map_err(Failure::from) })
+}
+
+fn fired(watcher: zk::OneshotWatcher) -> BoxFuture<'static, Fired> {
+    Box::pin(async move {
+        match watcher.changed().await.event_type {
+            zk::EventType::NodeDeleted => Fired::Gone,
+            zk::EventType::Session => Fired::Ended,
+            zk::EventType::NodeCreated
+            | zk::EventType::NodeDataChanged
+            | zk::EventType::NodeChildrenChanged => Fired::Changed,
+        }
+    })
 }
 
 fn states(watcher: zk::StateWatcher) -> BoxStream<'static, LinkState> {
