@@ -110,12 +110,11 @@ impl Tenure {
     ) {
         match input {
             TenureInput::Lease(LeaseState::Held) => self.doubt(false, out),
-            TenureInput::Lease(LeaseState::Suspended) => {
-                self.doubt(true, out);
-                if self.limits.stop_when_suspended {
-                    self.stop(Reason::Lease, now, out);
-                }
+            // A message would come behind the stop.
+            TenureInput::Lease(LeaseState::Suspended) if self.limits.stop_when_suspended => {
+                self.stop(Reason::Lease, now, out)
             }
+            TenureInput::Lease(LeaseState::Suspended) => self.doubt(true, out),
             TenureInput::Lease(LeaseState::Lost) => self.kill(Reason::Lease, out),
             TenureInput::Stop => self.stop(Reason::Stopped, now, out),
             TenureInput::Ended { failed } => self.finish(failed, out),
@@ -272,7 +271,7 @@ mod tests {
     fn stopping_at_the_first_doubt_is_a_choice() {
         let mut tenure = tenure(true);
         let out = at(&mut tenure, 1.0, 8.0, TenureInput::Lease(Suspended));
-        assert_eq!(out, [Tell(TermEvent::Suspended), Stop]);
+        assert_eq!(out, [Stop]);
         assert_eq!(at(&mut tenure, 1.5, 8.0, TenureInput::Ended { failed: false }), [Finish(Reason::Lease)]);
     }
 
