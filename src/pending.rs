@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use futures::future::{Either, select};
 use lockkeeper_actors::error::AcquireError;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::messages::{AcquireRequest, Listener, LockEvent, LockMessage, Refused, Ticket};
@@ -48,8 +49,13 @@ impl<E, M: 'static> Pending<E, M> {
     /// Sends the request, and its events to `actor`, as messages of its own kind that `convert` makes of them. For
     /// handlers that must not wait.
     ///
-    /// The guard comes inside [`LockEvent::Acquired`]. An actor that is gone when its lock is granted drops it with
-    /// the message, and that releases it.
+    /// The guard comes inside [`LockEvent::Acquired`]; dropping it releases the lock, and
+    /// [`LockEvent::Released`] says when the server has confirmed that. The ticket [cancels](Lock::cancel) the
+    /// request at any time from now on; an `Acquired` that is on its way by then still comes, and is to be dropped.
+    ///
+    /// An actor that ends, however it ends, takes its request back: while it waits, it is cancelled; a guard goes
+    /// with the message or the state that it is in, and that releases the lock. A guard that the actor gave to
+    /// somebody else stays with them.
     ///
     /// ```no_run
     /// # use lockkeeper::{Lock, LockEvent, LockGuard, Ticket};
@@ -61,15 +67,29 @@ impl<E, M: 'static> Pending<E, M> {
     ///     lock.acquire().forward(myself, Message::Ledger)
     /// }
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
     pub fn forward<T: Message>(
         self,
         actor: &ActorRef<T>,
         convert: impl Fn(LockEvent<Guard<M>>) -> T + Send + 'static,
     ) -> Ticket {
-        let actor = actor.clone();
-        self.listen(move |event| {
+        let (lock, asker, actor) = (self.lock.clone(), actor.clone(), actor.clone());
+        let (listening, done) = oneshot::channel::<()>();
+        let ticket = self.listen(move |event| {
+            // Goes with this closure, when nothing more is to be heard.
+            let _listening = &listening;
             let _ = actor.cast(convert(event));
-        })
+        });
+        tokio::spawn(async move {
+            match select(pin!(asker.wait(None)), done).await {
+                Either::Left(_) => lock.cancel(ticket),
+                Either::Right(_) => {}
+            }
+        });
+        ticket
     }
 
     /// Sends the request, and its events to `hear`, which runs inside the lock's actor: it must hand them on, and

@@ -114,7 +114,7 @@ pub struct ContenderOptions {
     pub acl: Vec<Acl>,
 }
 
-/// What becomes of a request. After `Refused`, `Lost`, or the lease's release nothing follows.
+/// What becomes of a request. After `Refused`, `Lost` and `Released` nothing follows.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockEvent<G = Lease> {
@@ -138,6 +138,8 @@ pub enum LockEvent<G = Lease> {
     Resumed(Ticket),
     /// Somebody else may hold the lock now.
     Lost(Ticket),
+    /// The guard was released, or dropped, and the server has confirmed that its node is gone.
+    Released(Ticket),
     /// The lock is not acquired.
     Refused(Ticket, Refused),
 }
@@ -151,6 +153,7 @@ impl<G> LockEvent<G> {
             LockEvent::Suspended(ticket) => LockEvent::Suspended(ticket),
             LockEvent::Resumed(ticket) => LockEvent::Resumed(ticket),
             LockEvent::Lost(ticket) => LockEvent::Lost(ticket),
+            LockEvent::Released(ticket) => LockEvent::Released(ticket),
             LockEvent::Refused(ticket, refused) => LockEvent::Refused(ticket, refused),
         }
     }
@@ -201,11 +204,9 @@ impl Listener {
         self.hear.is_some()
     }
 
-    /// The last event, if there is anything left to say.
-    pub(crate) fn conclude(mut self, event: Option<LockEvent>) {
-        if let Some(event) = event {
-            self.tell(event);
-        }
+    /// The last event.
+    pub(crate) fn conclude(mut self, event: LockEvent) {
+        self.tell(event);
         self.hear = None;
     }
 }

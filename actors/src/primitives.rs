@@ -300,7 +300,7 @@ fn refuse(message: LockMessage) {
     match message {
         LockMessage::Acquire(request) => {
             let refused = Refused::Failed(AcquireError::Closed);
-            request.listener.conclude(Some(LockEvent::Refused(request.ticket, refused)));
+            request.listener.conclude(LockEvent::Refused(request.ticket, refused));
         }
         // Their reply ports say so when they are dropped.
         LockMessage::Cancel(_)

@@ -202,7 +202,8 @@ impl State {
             LockEvent::Queued { .. }
             | LockEvent::Suspended(_)
             | LockEvent::Resumed(_)
-            | LockEvent::Lost(_) => None,
+            | LockEvent::Lost(_)
+            | LockEvent::Released(_) => None,
         }
     }
 
