@@ -23,6 +23,12 @@ pub type LockGuard = Guard<Exclusive>;
 pub type ReadGuard = Guard<Read>;
 /// Holds a path alone.
 pub type WriteGuard = Guard<Write>;
+/// Holds permits of a semaphore, as many as were acquired together.
+///
+/// Its [token](Guard::token) is that of the turn in which its process took permits: it is larger than the tokens of
+/// all turns before, but permits of one turn share it, and holders of older and younger permits work at the same time.
+/// A resource cannot tell a live permit from a lost one by a maximum; it can by [its nodes](Guard::nodes).
+pub type Permit = Guard<Pooled>;
 
 /// Marks what belongs to an exclusive lock.
 #[derive(Debug)]
@@ -33,6 +39,9 @@ pub enum Read {}
 /// Marks what belongs to a writer.
 #[derive(Debug)]
 pub enum Write {}
+/// Marks what belongs to a semaphore.
+#[derive(Debug)]
+pub enum Pooled {}
 
 /// How a kind of lock wants its path. Not to be implemented elsewhere.
 pub trait Access: sealed::Sealed + 'static {
@@ -64,7 +73,7 @@ impl<M> Guard<M> {
         Guard(lease, PhantomData)
     }
 
-    /// The lock's path, without the connection's chroot.
+    /// The path of the lock, or of the semaphore's root, without the connection's chroot.
     pub fn path(&self) -> &str {
         self.0.path()
     }
@@ -134,6 +143,18 @@ impl<M> Guard<M> {
     /// [`ReleaseError::Lost`] when the lease ended first.
     pub async fn release(self) -> Result<(), ReleaseError> {
         self.0.release().await
+    }
+}
+
+impl Guard<Pooled> {
+    /// How many permits it holds.
+    pub fn count(&self) -> usize {
+        self.0.nodes().len()
+    }
+
+    /// The paths of the leases, one for each permit.
+    pub fn nodes(&self) -> &[String] {
+        self.0.nodes()
     }
 }
 

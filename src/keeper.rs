@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
+use lockkeeper_actors::Randomness;
 use lockkeeper_actors::error::ConnectError;
 use lockkeeper_actors::machine::znode::InvalidName;
 use lockkeeper_actors::messages::{Lifeline, SessionEvent};
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
 use crate::read_write::ReadWriteLock;
+use crate::semaphore::Semaphore;
 use crate::singleton::{Singleton, SingletonOptions};
 use crate::subscribe;
 
@@ -127,6 +129,39 @@ impl Keeper {
     /// The same with options of its own.
     pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
         Ok(Singleton::new(self.lock_with(path, options.lock.clone())?, &options))
+    }
+
+    /// A handle to the semaphore at `path`, which has this many permits. No I/O: the arguments are checked, nothing
+    /// else. See [`Semaphore`] for what happens when another number is stored.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// let permit = keeper.semaphore("/pools/gpu", 8)?.acquire_many(2).await?;
+    /// assert_eq!(permit.count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn semaphore(&self, path: &str, permits: u32) -> Result<Semaphore, InvalidLock> {
+        Semaphore::new(self, path, Some(permits), LockOptions::default())
+    }
+
+    /// The same with options of its own.
+    pub fn semaphore_with(
+        &self,
+        path: &str,
+        permits: u32,
+        options: LockOptions,
+    ) -> Result<Semaphore, InvalidLock> {
+        Semaphore::new(self, path, Some(permits), options)
+    }
+
+    /// A handle to the semaphore at `path`, which has as many permits as are stored there. Acquiring fails with
+    /// [`AcquireError::NoLimit`](crate::AcquireError) while no number is.
+    pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidLock> {
+        Semaphore::new(self, path, None, LockOptions::default())
     }
 
     /// What becomes of the session: every event from now on, none dropped, and the newest one at once.
@@ -270,6 +305,7 @@ impl KeeperOptions {
             connector: Arc::new(connector),
             connect_timeout: self.connect_timeout,
             tick: self.tick,
+            randomness: Randomness::default(),
         };
         let started = supervisor::start(settings).await?;
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use lockkeeper_actors::PrimitivesMessage;
 use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, check_patterns};
-use lockkeeper_actors::messages::{Contender, ContenderOptions, LockMessage, Ticket};
+use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, Mode, check_patterns};
+use lockkeeper_actors::messages::{Contender, ContenderOptions, LockMessage, Place, Ticket};
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, RpcReplyPort};
 use thiserror::Error;
@@ -39,19 +39,7 @@ impl<M> Clone for Lock<M> {
 
 impl<M: Access> Lock<M> {
     pub(crate) fn new(keeper: &Keeper, path: &str, options: LockOptions) -> Lock<M> {
-        let shared = keeper.shared.clone();
-        let options = ContenderOptions {
-            mode: M::MODE,
-            identifier: options.identifier.unwrap_or_else(|| shared.identifier.clone()),
-            patterns: options.patterns.into(),
-            ephemeral: options.ephemeral,
-            container: options.container,
-            acl: options.acl.unwrap_or_else(|| shared.acl.clone()),
-        };
-        let handle = Handle { path: path.into(), primitives: shared.started.primitives.clone() };
-        // Refused by a keeper that is closed; then so is everything that follows.
-        let _ = handle.primitives.cast(PrimitivesMessage::Open(handle.path.clone()));
-        Lock { shared, handle: Arc::new(handle), options: Arc::new(options), mode: PhantomData }
+        Lock::at(keeper, Place::lock(path), M::MODE, options)
     }
 
     /// Waits for the lock.
@@ -110,19 +98,39 @@ impl<M: Access> Lock<M> {
     ///
     /// As [`acquire`](Lock::acquire).
     pub fn acquire_timeout(&self, timeout: Duration) -> AcquireTimeout<M> {
-        let wait = match u64::try_from(timeout.as_nanos()) {
-            Ok(0) => Wait::Try,
-            Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.shared.started.clock.now() + timeout),
-            Ok(_) | Err(_) => Wait::Forever,
-        };
-        Pending::new(self.clone(), wait)
+        Pending::new(self.clone(), self.until(timeout))
     }
 }
 
 impl<M> Lock<M> {
+    pub(crate) fn at(keeper: &Keeper, place: Place, mode: Mode, options: LockOptions) -> Lock<M> {
+        let shared = keeper.shared.clone();
+        let options = ContenderOptions {
+            mode,
+            identifier: options.identifier.unwrap_or_else(|| shared.identifier.clone()),
+            patterns: options.patterns.into(),
+            ephemeral: options.ephemeral,
+            container: options.container,
+            acl: options.acl.unwrap_or_else(|| shared.acl.clone()),
+        };
+        let handle = Handle { place, primitives: shared.started.primitives.clone() };
+        // Refused by a keeper that is closed; then so is everything that follows.
+        let _ = handle.primitives.cast(PrimitivesMessage::Open(handle.place.clone()));
+        Lock { shared, handle: Arc::new(handle), options: Arc::new(options), mode: PhantomData }
+    }
+
+    /// One deadline, from now on.
+    pub(crate) fn until(&self, timeout: Duration) -> Wait {
+        match u64::try_from(timeout.as_nanos()) {
+            Ok(0) => Wait::Try,
+            Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.shared.started.clock.now() + timeout),
+            Ok(_) | Err(_) => Wait::Forever,
+        }
+    }
+
     /// The lock's path, without the connection's chroot.
     pub fn path(&self) -> &str {
-        &self.handle.path
+        &self.handle.place.path
     }
 
     /// Cancels a request that was made [by message](Pending::forward). Does nothing to one that holds, or is done.
@@ -158,14 +166,14 @@ impl<M> Lock<M> {
 
     /// `false` when the keeper is closed.
     pub(crate) fn try_send(&self, message: LockMessage) -> bool {
-        self.handle.primitives.cast(PrimitivesMessage::Lock(self.handle.path.clone(), message)).is_ok()
+        self.handle.primitives.cast(PrimitivesMessage::Lock(self.handle.place.clone(), message)).is_ok()
     }
 
     pub(crate) fn options(&self) -> &Arc<ContenderOptions> {
         &self.options
     }
 
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         message: impl FnOnce(RpcReplyPort<Result<T, ContendersError>>) -> LockMessage,
     ) -> Result<T, ContendersError> {
@@ -177,13 +185,13 @@ impl<M> Lock<M> {
 
 /// Counted by the supervisor, which ends an idle actor when no handle is left.
 struct Handle {
-    path: Arc<str>,
+    place: Place,
     primitives: ActorRef<PrimitivesMessage>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let _ = self.primitives.cast(PrimitivesMessage::Dropped(self.path.clone()));
+        let _ = self.primitives.cast(PrimitivesMessage::Dropped(self.place.clone()));
     }
 }
 
@@ -255,6 +263,20 @@ impl LockOptions {
     }
 }
 
+impl LockOptions {
+    /// What makes no sense for a semaphore is not passed over in silence.
+    pub(crate) fn check_for_semaphore(&self) -> Result<(), InvalidLock> {
+        self.check()?;
+        if !self.patterns.is_empty() {
+            return Err(InvalidLock::NotForSemaphores { option: "extra lock patterns" });
+        }
+        if !self.ephemeral {
+            return Err(InvalidLock::NotForSemaphores { option: "nodes that outlive sessions" });
+        }
+        Ok(())
+    }
+}
+
 /// The server takes requests of less than 1 MiB; this leaves room for the path and the access list.
 pub(crate) const MAX_IDENTIFIER: usize = 1024 * 1024 - 64 * 1024;
 
@@ -273,6 +295,15 @@ pub enum InvalidLock {
     Identifier {
         /// How long it is.
         bytes: usize,
+    },
+    /// A semaphore of zero permits.
+    #[error("a semaphore has at least one permit")]
+    NoPermits,
+    /// An option that a semaphore does not have.
+    #[error("a semaphore has no {option}")]
+    NotForSemaphores {
+        /// Which.
+        option: &'static str,
     },
     /// The access list is empty.
     #[error("an access list with no entries would let nobody use what is made")]

@@ -3,12 +3,16 @@
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::{Either, select};
 use lockkeeper_actors::error::AcquireError;
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::messages::{AcquireRequest, Listener, LockEvent, LockMessage, Refused, Ticket};
+use lockkeeper_actors::messages::{
+    AcquireRequest, Listener, LockEvent, LockMessage, Permits, Refused, Ticket,
+};
 use ractor::{ActorRef, Message};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -31,8 +35,17 @@ pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, M>;
 pub struct Pending<E, M = Exclusive> {
     lock: Lock<M>,
     wait: Wait,
+    permits: Option<Claim>,
     stage: Stage<M>,
     error: PhantomData<fn() -> E>,
+}
+
+/// What is wanted of a semaphore.
+pub(crate) struct Claim {
+    pub count: u32,
+    pub limit: Option<u32>,
+    /// Shared by the clones of a handle: once granted, what is stored counts.
+    pub agreed: Arc<AtomicBool>,
 }
 
 enum Stage<M> {
@@ -43,7 +56,12 @@ enum Stage<M> {
 
 impl<E, M: 'static> Pending<E, M> {
     pub(crate) fn new(lock: Lock<M>, wait: Wait) -> Pending<E, M> {
-        Pending { lock, wait, stage: Stage::New, error: PhantomData }
+        Pending { lock, wait, permits: None, stage: Stage::New, error: PhantomData }
+    }
+
+    pub(crate) fn claim(mut self, claim: Claim) -> Pending<E, M> {
+        self.permits = Some(claim);
+        self
     }
 
     /// Sends the request, and its events to `actor`, as messages of its own kind that `convert` makes of them. For
@@ -98,11 +116,22 @@ impl<E, M: 'static> Pending<E, M> {
         self.send(move |event| hear(event.map_guard(Guard::new)))
     }
 
-    fn send(&mut self, hear: impl FnMut(LockEvent) + Send + 'static) -> Ticket {
+    fn send(&mut self, mut hear: impl FnMut(LockEvent) + Send + 'static) -> Ticket {
         let (ticket, lifeline) = (Ticket::new(), self.lock.shared.lifeline.clone());
+        let agreed = self.permits.as_ref().map(|claim| claim.agreed.clone());
+        let hear = move |event| {
+            if let (LockEvent::Acquired { .. }, Some(agreed)) = (&event, &agreed) {
+                agreed.store(true, Ordering::Relaxed);
+            }
+            hear(event);
+        };
         let listener = Listener::new(ticket, self.lock.path().into(), hear);
         let options = self.lock.options().clone();
-        let request = AcquireRequest::new(ticket, options, self.wait, listener, lifeline);
+        let mut request = AcquireRequest::new(ticket, options, self.wait, listener, lifeline);
+        if let Some(Claim { count, limit, agreed }) = &self.permits {
+            let (count, limit, agreed) = (*count, *limit, agreed.load(Ordering::Relaxed));
+            request = request.permits(Permits { count, limit, agreed });
+        }
         self.lock.send(LockMessage::Acquire(request));
         ticket
     }
@@ -155,7 +184,7 @@ impl<E, M> Drop for Pending<E, M> {
 #[non_exhaustive]
 pub enum TryAcquireError {
     /// Somebody is ahead.
-    #[error("somebody else holds the lock, or waits for it")]
+    #[error("somebody else is ahead")]
     Contended,
     /// The connection is in doubt, and nothing can be said at once.
     #[error("the connection to ZooKeeper is in doubt")]
@@ -170,7 +199,7 @@ pub enum TryAcquireError {
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
     /// The time is over.
-    #[error("the lock was not acquired in time")]
+    #[error("not acquired in time")]
     TimedOut,
     /// The lock cannot be had.
     #[error(transparent)]

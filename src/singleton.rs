@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
+use lockkeeper_actors::Randomness;
 use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::job::{Job, TermEvent};
 use lockkeeper_actors::lease::{FencingToken, Term};
-use lockkeeper_actors::messages::{Contender, LockMessage};
+use lockkeeper_actors::messages::{Contender, LockMessage, Place};
 use lockkeeper_actors::singleton::{CandidateState, SingletonActor, SingletonArguments, SingletonMessage};
 use lockkeeper_actors::tenure::Terms;
 use lockkeeper_actors::zookeeper::Acl;
@@ -114,9 +115,10 @@ impl Singleton {
             keeper: shared.started.keeper.clone(),
             primitives: shared.started.primitives.clone(),
             lifeline: shared.lifeline.clone(),
-            path: self.lock.path().into(),
+            place: Place::lock(self.lock.path()),
             options: self.lock.options().clone(),
             job: Job::new(make, tell),
+            randomness: Randomness::default(),
             terms: self.terms,
             backoff: self.backoff,
             states,

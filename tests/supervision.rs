@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use common::{eventually, shared, unique_path};
 use lockkeeper::actors::PrimitivesMessage;
+use lockkeeper::actors::Randomness;
 use lockkeeper::actors::error::AcquireError;
 use lockkeeper::actors::lease::{Lease, LeaseState};
 use lockkeeper::actors::machine::protocol::Wait;
 use lockkeeper::actors::machine::znode::Mode;
 use lockkeeper::actors::messages::{
-    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Refused, SessionEvent,
-    Ticket,
+    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Place, Refused,
+    SessionEvent, Ticket,
 };
 use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
 use lockkeeper::actors::zookeeper::{Acl, AuthId, Connector, Permission};
@@ -36,11 +37,12 @@ impl Test {
             connector: Arc::new(Connector::new(&shared().address(), Duration::from_secs(20))),
             connect_timeout: SOON,
             tick: None,
+            randomness: Randomness::default(),
         };
         let started = supervisor::start(settings).await.expect("the test's server takes connections");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
         let path: Arc<str> = unique_path(name).into();
-        started.primitives.cast(PrimitivesMessage::Open(path.clone())).expect("it runs");
+        started.primitives.cast(PrimitivesMessage::Open(Place::lock(&path))).expect("it runs");
         let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
         Test { started, lifeline, path, observer }
     }
@@ -61,7 +63,7 @@ impl Test {
         });
         let lifeline = self.lifeline.clone();
         let request = AcquireRequest::new(ticket, Arc::new(options), Wait::Forever, listener, lifeline);
-        let message = PrimitivesMessage::Lock(self.path.clone(), LockMessage::Acquire(request));
+        let message = PrimitivesMessage::Lock(Place::lock(&self.path), LockMessage::Acquire(request));
         self.started.primitives.cast(message).expect("it runs");
         events
     }

@@ -20,16 +20,12 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The rest after a failure behind so many others. `random` lies between 0 and 1.
-    pub fn rest(&self, failures: u32, random: f64) -> Duration {
+    /// The rest after a failure behind so many others.
+    pub fn rest(&self, failures: u32, random: u128) -> Duration {
+        let random = f64::from(random as u32) / f64::from(u32::MAX);
         let full = self.initial.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
         full.min(self.maximum).mul_f64(0.5 + 0.5 * random)
     }
-}
-
-/// Between 0 and 1.
-pub(crate) fn random() -> f64 {
-    f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
@@ -39,8 +35,9 @@ mod tests {
     #[test]
     fn it_doubles_up_to_the_longest_and_less_than_half_is_left_to_chance() {
         let backoff = Backoff::default();
-        let rests = [0, 1, 2, 5, 6, 40, u32::MAX].map(|failures| backoff.rest(failures, 1.0).as_millis());
+        let rests =
+            [0, 1, 2, 5, 6, 40, u32::MAX].map(|failures| backoff.rest(failures, u128::MAX).as_millis());
         assert_eq!(rests, [100, 200, 400, 3200, 5000, 5000, 5000]);
-        assert_eq!(backoff.rest(0, 0.0), Duration::from_millis(50));
+        assert_eq!(backoff.rest(0, 0), Duration::from_millis(50));
     }
 }

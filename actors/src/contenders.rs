@@ -20,7 +20,7 @@ pub(crate) async fn list(
     let children = match client.children(&path).await {
         Ok(children) => children,
         Err(Failure::NoNode) => return Ok(Vec::new()),
-        Err(failure) => return Err(error(&path, failure)),
+        Err(failure) => return Err(ContendersError::new(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
     // A writer waits for all there are.
@@ -33,7 +33,7 @@ pub(crate) async fn list(
             Ok((data, found)) => contenders.push(contender(node, contenders.len(), &data, &found)),
             // Gone since the listing.
             Err(Failure::NoNode) => {}
-            Err(failure) => return Err(error(&format!("{path}/{}", node.name()), failure)),
+            Err(failure) => return Err(ContendersError::new(&format!("{path}/{}", node.name()), failure)),
         }
     }
     Ok(contenders)
@@ -57,7 +57,7 @@ pub(crate) async fn first(
                 Ok(_) => {}
                 // A directory that is not there tells nobody when it is made.
                 Err(Failure::NoNode) => tokio::time::sleep(LOOK).await,
-                Err(failure) => return Err(error(&path, failure)),
+                Err(failure) => return Err(ContendersError::new(&path, failure)),
             }
             continue;
         };
@@ -74,7 +74,7 @@ pub(crate) async fn first(
             }
             // Gone since the listing.
             (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {}
-            (Err(failure), _) | (_, Err(failure)) => return Err(error(&name, failure)),
+            (Err(failure), _) | (_, Err(failure)) => return Err(ContendersError::new(&name, failure)),
         }
     }
 }
@@ -90,7 +90,7 @@ async fn first_name(
     match client.children(path).await {
         Ok(children) => Ok(first_of(&children, patterns)),
         Err(Failure::NoNode) => Ok(None),
-        Err(failure) => Err(error(path, failure)),
+        Err(failure) => Err(ContendersError::new(path, failure)),
     }
 }
 
@@ -124,19 +124,21 @@ pub(crate) async fn remove(
         }
         Ok(_) => {}
         Err(Failure::NoNode) => return Ok(()),
-        Err(failure) => return Err(error(&node, failure)),
+        Err(failure) => return Err(ContendersError::new(&node, failure)),
     }
     match client.delete(&node).await {
         Ok(()) | Err(Failure::NoNode) => Ok(()),
-        Err(failure) => Err(error(&node, failure)),
+        Err(failure) => Err(ContendersError::new(&node, failure)),
     }
 }
 
-fn error(path: &str, failure: Failure) -> ContendersError {
-    match failure {
-        Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
-        Failure::SessionGone => ContendersError::Disconnected,
-        Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} is not there") },
-        Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+impl ContendersError {
+    pub(crate) fn new(path: &str, failure: Failure) -> ContendersError {
+        match failure {
+            Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
+            Failure::SessionGone => ContendersError::Disconnected,
+            Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} is not there") },
+            Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+        }
     }
 }

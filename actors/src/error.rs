@@ -21,6 +21,38 @@ pub enum AcquireError {
         /// The lock's directory.
         path: String,
     },
+    /// Permits were asked for, but none of them.
+    #[error("no permits of {path:?} are no request")]
+    NoPermits {
+        /// The semaphore's root.
+        path: String,
+    },
+    /// More permits are wanted than the semaphore has.
+    #[error("{count} permits of {path:?} cannot be had: it has {limit}")]
+    TooManyPermits {
+        /// The semaphore's root.
+        path: String,
+        /// How many are wanted.
+        count: u32,
+        /// How many there are.
+        limit: u32,
+    },
+    /// Another number of permits is stored than the handle was made with.
+    #[error("{path:?} has {stored} permits, not {given}")]
+    LimitMismatch {
+        /// The semaphore's root.
+        path: String,
+        /// The number that is stored.
+        stored: i64,
+        /// The number that the handle was made with.
+        given: u32,
+    },
+    /// No number of permits is stored, and the handle has none.
+    #[error("no number of permits is stored at {path:?}")]
+    NoLimit {
+        /// The semaphore's root.
+        path: String,
+    },
     /// ZooKeeper refused a request, for the reason given.
     #[error("ZooKeeper refused to lock {path:?}: {reason}")]
     Rejected {
@@ -71,6 +103,30 @@ pub enum ContendersError {
         name: String,
         /// Whose it is.
         session: i64,
+    },
+    /// ZooKeeper refused, or the answer was lost.
+    #[error("ZooKeeper did not answer: {reason}")]
+    Failed {
+        /// What came instead of an answer.
+        reason: String,
+    },
+}
+
+/// Why a semaphore's number of permits was not changed, or may not have been.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// A semaphore without permits would be of no use.
+    #[error("a semaphore has at least one permit")]
+    NoPermits,
+    /// There is no session at the moment, and no answer until there is one.
+    #[error("there is no connection to ZooKeeper at the moment")]
+    Disconnected,
+    /// The access list of a node does not allow it.
+    #[error("the access list of {path:?} does not allow it")]
+    NoAuth {
+        /// The semaphore's root.
+        path: String,
     },
     /// ZooKeeper refused, or the answer was lost.
     #[error("ZooKeeper did not answer: {reason}")]

@@ -81,7 +81,12 @@ impl Lease {
 
     /// The path of the node that stands for this lease, for a `multi` that checks it beside a write.
     pub fn node(&self) -> &str {
-        &self.grant.node
+        self.grant.nodes.first().map_or("", String::as_str)
+    }
+
+    /// The paths of all nodes that stand for this lease: as many as it has permits.
+    pub fn nodes(&self) -> &[String] {
+        &self.grant.nodes
     }
 
     /// See [`FencingToken`].
@@ -169,7 +174,7 @@ impl Drop for Lease {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("node", &self.grant.node)
+            .field("nodes", &self.grant.nodes)
             .field("token", &self.grant.token)
             .field("state", &self.state())
             .finish_non_exhaustive()
@@ -188,7 +193,7 @@ impl Term {
 
     /// The path of the node that stands for the lease, for a `multi` that checks it beside a write.
     pub fn node(&self) -> &str {
-        &self.0.node
+        self.0.nodes.first().map_or("", String::as_str)
     }
 
     /// See [`FencingToken`].
@@ -234,7 +239,8 @@ impl fmt::Debug for Term {
 pub(crate) struct Grant {
     pub ticket: Ticket,
     pub path: Arc<str>,
-    pub node: String,
+    /// At least one.
+    pub nodes: Vec<String>,
     pub token: FencingToken,
     /// The session that the node goes with, unless it outlives sessions.
     pub session: Option<Arc<SessionLease>>,
@@ -250,11 +256,11 @@ impl Grant {
     pub fn new(
         ticket: Ticket,
         path: Arc<str>,
-        node: String,
+        nodes: Vec<String>,
         token: FencingToken,
         session: Option<Arc<SessionLease>>,
     ) -> Grant {
-        Grant { ticket, path, node, token, session, mark: AtomicU64::new(HELD), changed: Notify::new() }
+        Grant { ticket, path, nodes, token, session, mark: AtomicU64::new(HELD), changed: Notify::new() }
     }
 
     fn state(&self) -> LeaseState {

@@ -5,7 +5,8 @@
 //! ```text
 //! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
 //! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
-//! ├─ Primitives       (supervisor) one LockActor per lock path             lock.rs, machine/queue.rs
+//! ├─ Primitives       (supervisor) one LockActor per lock or semaphore     lock.rs, machine/queue.rs,
+//! │                                                                        machine/semaphore.rs
 //! └─ Singleton        one per candidate; above it, while it serves:        singleton.rs, machine/singleton.rs
 //!    └─ Tenure        one actor of the application under one lease         tenure.rs, machine/tenure.rs
 //! ```
@@ -23,10 +24,12 @@ mod contenders;
 pub mod error;
 pub mod job;
 pub mod lease;
+mod leases;
 mod lock;
 pub mod machine;
 pub mod messages;
 mod primitives;
+mod randomness;
 mod session;
 pub mod singleton;
 pub mod supervisor;
@@ -35,3 +38,4 @@ pub mod zookeeper;
 
 pub use clock::Clock;
 pub use primitives::PrimitivesMessage;
+pub use randomness::Randomness;

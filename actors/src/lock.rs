@@ -1,11 +1,12 @@
-//! The lock actor: carries out what one path's machine decides.
+//! The actor of one lock or one semaphore: carries out what its machine decides.
 //!
 //! Nothing is decided here. Messages and answers become events, commands become requests and replies.
 
 mod commands;
+mod leases;
 mod link;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -15,25 +16,29 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tracing::{Span, debug, warn};
 
+use self::leases::Survey;
 use self::link::{Session, Watch};
 
 use crate::clock::Clock;
-use crate::contenders;
-use crate::error::{ContendersError, ReleaseError};
+use crate::error::{ContendersError, ReleaseError, ResizeError};
 use crate::lease::{FencingToken, Hold, LeaseState};
 use crate::machine::protocol::{Event, Ticket};
 use crate::machine::queue::Queue;
+use crate::machine::semaphore::Semaphore;
 use crate::machine::znode::{Instance, Patterns, Znode};
 use crate::machine::{Machine, Moment};
-use crate::messages::{AcquireRequest, Contender, ContenderOptions, Lifeline, Listener, LockMessage};
+use crate::messages::{
+    AcquireRequest, Contender, ContenderOptions, Kind, Lifeline, Listener, LockMessage, Place,
+};
 use crate::session::SessionNews;
 use crate::supervisor::PrimitivesMessage;
 use crate::zookeeper::{Fired, ZooKeeper};
+use crate::{contenders, leases as questions};
 
 pub(crate) struct LockActor;
 
 pub(crate) struct LockArguments {
-    pub path: Arc<str>,
+    pub place: Place,
     pub instance: Instance,
     pub clock: Clock,
     pub primitives: ActorRef<PrimitivesMessage>,
@@ -46,6 +51,8 @@ pub(crate) enum LockActorMessage {
     Event(u64, Event),
     /// A watch is armed; the future ends when it fires.
     Armed(u64, Znode, BoxFuture<'static, Fired>),
+    /// An answer, and watches that are armed.
+    Surveyed(u64, Survey),
     Wake,
     /// The heartbeat did not find these nodes.
     Missing(Vec<String>),
@@ -59,8 +66,10 @@ impl ractor::Message for LockActorMessage {}
 
 pub(crate) struct State {
     arguments: LockArguments,
+    /// Where the contenders stand.
+    directory: Arc<str>,
     machine: Box<dyn Machine>,
-    requests: HashMap<Ticket, Entry>,
+    requests: BTreeMap<Ticket, Entry>,
     connection: Option<Session>,
     wake: Option<(Moment, AbortHandle)>,
     retiring: Option<u64>,
@@ -86,9 +95,13 @@ impl LockActor {
         arguments: LockArguments,
     ) -> Result<State, ActorProcessingErr> {
         Ok(State {
-            machine: Box::new(Queue::new(arguments.instance)),
+            machine: match arguments.place.kind {
+                Kind::Lock => Box::new(Queue::new(arguments.instance)),
+                Kind::Semaphore => Box::new(Semaphore::new(arguments.instance)),
+            },
+            directory: arguments.place.queue(),
             arguments,
-            requests: HashMap::new(),
+            requests: BTreeMap::new(),
             connection: None,
             wake: None,
             retiring: None,
@@ -104,8 +117,8 @@ impl LockActor {
         state.handle(message, &myself);
         state.set_wake(&myself);
         if let Some(generation) = state.retiring.filter(|_| state.machine.is_idle()) {
-            let path = state.arguments.path.clone();
-            state.arguments.primitives.cast(PrimitivesMessage::Retired { path, generation })?;
+            let place = state.arguments.place.clone();
+            state.arguments.primitives.cast(PrimitivesMessage::Retired { place, generation })?;
         }
         Ok(())
     }
@@ -120,26 +133,39 @@ impl State {
                 self.release(ticket, reply, myself)
             }
             LockActorMessage::Public(LockMessage::Contenders(patterns, reply)) => {
-                let path = self.arguments.path.clone();
-                self.ask(reply, |client| contenders::list(client, path, patterns));
+                let path = self.directory.clone();
+                let none = ContendersError::Disconnected;
+                self.ask(reply, none, |client| contenders::list(client, path, patterns));
             }
             LockActorMessage::Public(LockMessage::First(patterns, known, reply)) => {
                 self.follow(patterns, known, reply)
             }
             LockActorMessage::Public(LockMessage::RemoveContender(contender, reply)) => {
-                let path = self.arguments.path.clone();
-                self.ask(reply, |client| contenders::remove(client, path, contender));
+                let path = self.directory.clone();
+                let none = ContendersError::Disconnected;
+                self.ask(reply, none, |client| contenders::remove(client, path, contender));
+            }
+            LockActorMessage::Public(LockMessage::LeaseHolders(reply)) => {
+                let path = self.arguments.place.path.clone();
+                let none = ContendersError::Disconnected;
+                self.ask(reply, none, |client| questions::holders(client, path));
+            }
+            LockActorMessage::Public(LockMessage::Resize(limit, options, reply)) => {
+                let path = self.arguments.place.path.clone();
+                let none = ResizeError::Disconnected;
+                self.ask(reply, none, |client| questions::resize(client, path, limit, options));
             }
             LockActorMessage::Session(news) => self.session(news, myself),
             LockActorMessage::Event(epoch, event) => {
                 if let Some(session) = self.connection.as_mut().filter(|s| s.connection.epoch == epoch) {
                     if let Event::Fired { node, .. } | Event::Watched(node, Err(_)) = &event {
-                        session.unwatch(node, &self.arguments.path);
+                        session.unwatch(node, &self.directory);
                     }
                     self.feed(event, myself);
                 }
             }
             LockActorMessage::Armed(epoch, node, fired) => self.armed(epoch, node, fired, myself),
+            LockActorMessage::Surveyed(epoch, survey) => self.surveyed(epoch, survey, myself),
             LockActorMessage::Wake => {
                 self.wake = None;
                 self.feed(Event::Wake, myself);
@@ -151,13 +177,13 @@ impl State {
     }
 
     fn acquire(&mut self, request: AcquireRequest, myself: &ActorRef<LockActorMessage>) {
-        let (ticket, asked) = (request.ticket, request.request());
+        let (ticket, event) = (request.ticket, request.event());
         if self.requests.contains_key(&ticket) {
             // The listener says that it was not served; the first use of the ticket goes on.
-            warn!(path = %self.arguments.path, %ticket, "a ticket was used twice");
+            warn!(path = %self.arguments.place.path, %ticket, "a ticket was used twice");
             return;
         }
-        request.span.in_scope(|| debug!(wait = ?asked.wait, "wanted"));
+        request.span.in_scope(|| debug!(wait = ?request.wait, "wanted"));
         let entry = Entry {
             span: request.span,
             options: request.options,
@@ -167,7 +193,7 @@ impl State {
             release: Vec::new(),
         };
         self.requests.insert(ticket, entry);
-        self.feed(Event::Acquire { ticket, request: asked }, myself);
+        self.feed(event, myself);
     }
 
     fn release(
@@ -269,7 +295,7 @@ impl State {
             let _ = reply.send(Err(ContendersError::Disconnected));
             return;
         };
-        let (client, path) = (session.connection.client.clone(), self.arguments.path.clone());
+        let (client, path) = (session.connection.client.clone(), self.directory.clone());
         session.tasks.spawn(async move {
             let answer = Box::pin(contenders::first(client, path, patterns, known));
             let answered = match select(answer, Box::pin(reply.closed())).await {
@@ -282,15 +308,16 @@ impl State {
     }
 
     /// A question that the machine has no part in.
-    fn ask<T: Send + 'static, F>(
+    fn ask<T: Send + 'static, E: Send + 'static, F>(
         &mut self,
-        reply: RpcReplyPort<Result<T, ContendersError>>,
+        reply: RpcReplyPort<Result<T, E>>,
+        disconnected: E,
         question: impl FnOnce(Arc<dyn ZooKeeper>) -> F,
     ) where
-        F: Future<Output = Result<T, ContendersError>> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let Some(session) = &mut self.connection else {
-            let _ = reply.send(Err(ContendersError::Disconnected));
+            let _ = reply.send(Err(disconnected));
             return;
         };
         let answer = question(session.connection.client.clone());

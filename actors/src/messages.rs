@@ -9,15 +9,15 @@ use ractor::{ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 use tracing::{Span, debug_span, warn};
 
-use crate::error::{AcquireError, ContendersError, ReleaseError};
+use crate::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
 use crate::lease::{FencingToken, Lease};
 pub use crate::machine::protocol::Ticket;
-use crate::machine::protocol::{Request, Wait};
+use crate::machine::protocol::{Event, PermitRequest, Request, Wait};
 use crate::machine::znode::{Mode, Patterns};
 use crate::supervisor::KeeperMessage;
 use crate::zookeeper::Acl;
 
-/// To the actor of one lock path.
+/// To the actor of one lock or one semaphore.
 #[non_exhaustive]
 pub enum LockMessage {
     /// Wants the lock. What becomes of it is told to the request's listener.
@@ -38,6 +38,10 @@ pub enum LockMessage {
     ),
     /// Deletes the node of a contender that no session takes away: that of a crashed owner.
     RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
+    /// Who holds permits of a semaphore, in no order.
+    LeaseHolders(RpcReplyPort<Result<Vec<LeaseHolder>, ContendersError>>),
+    /// Changes how many permits a semaphore has; makes its root, in the way of these options, if there is none.
+    Resize(u32, Arc<ContenderOptions>, RpcReplyPort<Result<(), ResizeError>>),
 }
 
 #[cfg(feature = "cluster")]
@@ -63,6 +67,7 @@ pub struct AcquireRequest {
     pub(crate) ticket: Ticket,
     pub(crate) options: Arc<ContenderOptions>,
     pub(crate) wait: Wait,
+    pub(crate) permits: Option<Permits>,
     pub(crate) listener: Listener,
     pub(crate) lifeline: Arc<Lifeline>,
     /// A child of the caller's span, from the call until nothing is left of the request.
@@ -84,18 +89,94 @@ impl AcquireRequest {
         lifeline: Arc<Lifeline>,
     ) -> AcquireRequest {
         let span = debug_span!("lock", path = %listener.path, %ticket);
-        AcquireRequest { ticket, options, wait, listener, lifeline, span }
+        AcquireRequest { ticket, options, wait, permits: None, listener, lifeline, span }
     }
 
-    pub(crate) fn request(&self) -> Request {
-        Request {
-            mode: self.options.mode,
-            patterns: self.options.patterns.clone(),
-            ephemeral: self.options.ephemeral,
-            wait: self.wait,
+    /// Makes it a request for permits of a semaphore.
+    pub fn permits(self, permits: Permits) -> AcquireRequest {
+        AcquireRequest { permits: Some(permits), ..self }
+    }
+
+    pub(crate) fn event(&self) -> Event {
+        let (ticket, wait) = (self.ticket, self.wait);
+        match self.permits {
+            Some(Permits { count, limit, agreed }) => {
+                Event::AcquirePermits { ticket, request: PermitRequest { count, limit, agreed, wait } }
+            }
+            None => {
+                let ContenderOptions { mode, ephemeral, .. } = *self.options;
+                let patterns = self.options.patterns.clone();
+                Event::Acquire { ticket, request: Request { mode, patterns, ephemeral, wait } }
+            }
         }
     }
 }
+
+/// Which permits of a semaphore are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permits {
+    /// How many, all or none.
+    pub count: u32,
+    /// How many there are, as far as the caller knows; `None` takes what is stored.
+    pub limit: Option<u32>,
+    /// The caller's number was the stored one when it got permits before: from then on what is stored counts.
+    pub agreed: bool,
+}
+
+/// What kind of thing is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A lock, or a read/write lock.
+    Lock,
+    /// A semaphore.
+    Semaphore,
+}
+
+/// What an actor is responsible for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// What is there.
+    pub kind: Kind,
+    /// The lock's directory, or the semaphore's root.
+    pub path: Arc<str>,
+}
+
+impl Place {
+    /// A lock at this path.
+    pub fn lock(path: &str) -> Place {
+        Place { kind: Kind::Lock, path: path.into() }
+    }
+
+    /// A semaphore at this path.
+    pub fn semaphore(path: &str) -> Place {
+        Place { kind: Kind::Semaphore, path: path.into() }
+    }
+
+    /// Where contenders stand: in the lock's directory, or that of the semaphore's mutex beside the root.
+    pub fn queue(&self) -> Arc<str> {
+        match self.kind {
+            Kind::Lock => self.path.clone(),
+            Kind::Semaphore => format!("{}{MUTEX}", self.path).into(),
+        }
+    }
+
+    /// Which places have nodes in this directory.
+    pub(crate) fn owners(directory: &str) -> impl Iterator<Item = Place> {
+        let mutex = directory.strip_suffix(MUTEX).map(Place::semaphore);
+        [Place::lock(directory), Place::semaphore(directory)].into_iter().chain(mutex)
+    }
+
+    /// All directories that may have nodes of this place.
+    pub(crate) fn directories(&self) -> Vec<Arc<str>> {
+        match self.kind {
+            Kind::Lock => vec![self.path.clone()],
+            Kind::Semaphore => vec![self.path.clone(), self.queue()],
+        }
+    }
+}
+
+/// What kazoo appends to a semaphore's path to get that of its mutex.
+const MUTEX: &str = "-__lock__";
 
 /// How a contender's node is made and whom it counts as a contender.
 #[derive(Clone, Debug)]
@@ -184,7 +265,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Hears the events of `ticket`, on the lock `path`.
+    /// Hears the events of `ticket`, on what is at `path`.
     pub fn new(ticket: Ticket, path: Arc<str>, hear: impl FnMut(LockEvent) + Send + 'static) -> Listener {
         Listener { hear: Some(Box::new(hear)), ticket, path }
     }
@@ -235,6 +316,18 @@ pub struct Contender {
     pub session: Option<i64>,
     /// The token that the contender has, or will have, when it holds.
     pub token: FencingToken,
+}
+
+/// Somebody who holds a permit of a semaphore, as its root shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaseHolder {
+    /// The lease's name below the root.
+    pub name: String,
+    /// The lease's data: who that is, for people. What is no UTF-8 is shown as `\u{fffd}`.
+    pub identifier: String,
+    /// The session that the lease goes with; `None` when it outlives sessions, and so is none of ours.
+    pub session: Option<i64>,
 }
 
 /// What becomes of a keeper's session.

@@ -425,6 +425,11 @@ impl OwnNodes {
         used <= WATCH_BYTES
     }
 
+    /// The same; the room is given back when what this returns is dropped.
+    pub fn room_for_watch(self: &Arc<OwnNodes>, path: &str) -> Option<WatchRoom> {
+        self.reserve_watch(path).then(|| WatchRoom { nodes: self.clone(), path: path.to_owned() })
+    }
+
     pub fn free_watch(&self, path: &str) {
         self.watched.fetch_sub(path.len(), Ordering::SeqCst);
     }
@@ -432,6 +437,18 @@ impl OwnNodes {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
         // A set of names is whole even when a thread died with the lock in hand.
         self.paths.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Room for one watch, taken.
+pub(crate) struct WatchRoom {
+    nodes: Arc<OwnNodes>,
+    path: String,
+}
+
+impl Drop for WatchRoom {
+    fn drop(&mut self) {
+        self.nodes.free_watch(&self.path);
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::backoff::{self, Backoff};
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::error::AcquireError;
 use crate::job::Job;
@@ -16,9 +16,10 @@ use crate::machine::protocol::{Ticket, Wait};
 use crate::machine::singleton::{Singleton, SingletonCommand, SingletonInput};
 use crate::machine::tenure::Reason;
 use crate::messages::{
-    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Refused,
+    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Place, Refused,
 };
 use crate::primitives::PrimitivesMessage;
+use crate::randomness::Randomness;
 use crate::supervisor::KeeperMessage;
 use crate::tenure::{Ended, TenureActor, TenureArguments, TenureMessage, Terms};
 
@@ -70,11 +71,13 @@ pub struct SingletonArguments {
     /// Keeps the keeper open.
     pub lifeline: Arc<Lifeline>,
     /// Which lock.
-    pub path: Arc<str>,
+    pub place: Place,
     /// Its node.
     pub options: Arc<ContenderOptions>,
     /// What is to run.
     pub job: Job,
+    /// So that many members do not come back at once.
+    pub randomness: Randomness,
     /// How a run ends.
     pub terms: Terms,
     /// How long to rest after a run that failed.
@@ -101,8 +104,9 @@ pub struct State {
 struct Arguments {
     primitives: ActorRef<PrimitivesMessage>,
     lifeline: Arc<Lifeline>,
-    path: Arc<str>,
+    place: Place,
     options: Arc<ContenderOptions>,
+    randomness: Randomness,
     terms: Terms,
     backoff: Backoff,
     states: watch::Sender<CandidateState>,
@@ -115,16 +119,26 @@ impl SingletonActor {
         myself: ActorRef<SingletonMessage>,
         arguments: SingletonArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let SingletonArguments { keeper, primitives, lifeline, path, options, job, terms, backoff, states } =
-            arguments;
+        let SingletonArguments {
+            keeper,
+            primitives,
+            lifeline,
+            place,
+            options,
+            job,
+            randomness,
+            terms,
+            backoff,
+            states,
+        } = arguments;
         let candidate = myself.clone();
         let close = Box::new(move || drop(candidate.cast(SingletonMessage::Shutdown)));
         keeper.cast(KeeperMessage::Adopt(myself.get_cell(), close))?;
-        primitives.cast(PrimitivesMessage::Open(path.clone()))?;
+        primitives.cast(PrimitivesMessage::Open(place.clone()))?;
         let mut commands = Vec::new();
         let machine = Singleton::new(backoff.maximum, &mut commands);
         let mut state = State {
-            arguments: Arguments { primitives, lifeline, path, options, terms, backoff, states },
+            arguments: Arguments { primitives, lifeline, place, options, randomness, terms, backoff, states },
             machine,
             clock: Clock::start(),
             ticket: Ticket::new(),
@@ -170,7 +184,7 @@ impl SingletonActor {
             // A run tells its end before it ends. One that was killed did not, and its lease went with it.
             SupervisionEvent::ActorTerminated(_, Some(_), _) => {}
             SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) => {
-                warn!(path = %state.arguments.path, %event, "the actor above a run was killed");
+                warn!(path = %state.arguments.place.path, %event, "the actor above a run was killed");
                 myself.stop(None);
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
@@ -209,7 +223,7 @@ impl State {
 
     fn ended(&mut self, ended: Ended) -> SingletonInput {
         let Ended { lease, reason, error, job } = ended;
-        info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?error, "a singleton's run ended");
+        info!(path = %self.arguments.place.path, token = %lease.token(), ?reason, ?error, "a singleton's run ended");
         self.reason = match (reason, error) {
             (Reason::Finished, _) => "the actor stopped by itself".into(),
             (_, Some(error)) => error,
@@ -239,8 +253,8 @@ impl State {
                 }
                 SingletonCommand::Release => self.release(myself),
                 SingletonCommand::Rest(failures) => {
-                    let rest = self.arguments.backoff.rest(failures, backoff::random());
-                    debug!(path = %self.arguments.path, failures, ?rest, reason = self.reason, "resting");
+                    let rest = self.arguments.backoff.rest(failures, self.arguments.randomness.next());
+                    debug!(path = %self.arguments.place.path, failures, ?rest, reason = self.reason, "resting");
                     let reason = std::mem::take(&mut self.reason);
                     self.publish(CandidateState::Resting { reason });
                     let myself = myself.clone();
@@ -261,7 +275,7 @@ impl State {
     fn ask(&mut self, myself: &ActorRef<SingletonMessage>) {
         self.publish(CandidateState::Waiting);
         self.ticket = Ticket::new();
-        let (candidate, path) = (myself.clone(), self.arguments.path.clone());
+        let (candidate, path) = (myself.clone(), self.arguments.place.path.clone());
         let listener = Listener::new(self.ticket, path, move |event| {
             // A candidate that is gone drops the lease with the message, and that releases the lock.
             let _ = candidate.cast(SingletonMessage::Lock(event));
@@ -274,7 +288,7 @@ impl State {
     async fn serve(&mut self, myself: &ActorRef<SingletonMessage>) -> Result<(), ActorProcessingErr> {
         let (Some(lease), Some(job)) = (self.lease.take(), self.job.take()) else { return Ok(()) };
         let (term, candidate) = (lease.term(), myself.clone());
-        info!(path = %self.arguments.path, token = %lease.token(), "a singleton's run begins");
+        info!(path = %self.arguments.place.path, token = %lease.token(), "a singleton's run begins");
         let finish = Box::new(move |ended| {
             let _ = candidate.cast(SingletonMessage::Ended(Box::new(ended)));
         });
@@ -300,7 +314,8 @@ impl State {
 
     fn send(&self, message: LockMessage) {
         // A closed keeper drops the message; a listener in it says so.
-        let _ = self.arguments.primitives.cast(PrimitivesMessage::Lock(self.arguments.path.clone(), message));
+        let _ =
+            self.arguments.primitives.cast(PrimitivesMessage::Lock(self.arguments.place.clone(), message));
     }
 
     fn publish(&self, state: CandidateState) {
@@ -311,6 +326,6 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         self.publish(CandidateState::Over);
-        let _ = self.arguments.primitives.cast(PrimitivesMessage::Dropped(self.arguments.path.clone()));
+        let _ = self.arguments.primitives.cast(PrimitivesMessage::Dropped(self.arguments.place.clone()));
     }
 }

@@ -9,12 +9,13 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPo
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::backoff::{self, Backoff};
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::error::ConnectError;
 use crate::messages::SessionEvent;
 pub(crate) use crate::primitives::PrimitivesMessage;
 use crate::primitives::{PrimitivesActor, PrimitivesArguments};
+use crate::randomness::Randomness;
 use crate::session::{SessionActor, SessionArguments, SessionMessage, SessionNews};
 use crate::zookeeper::Connect;
 
@@ -27,6 +28,8 @@ pub struct KeeperSettings {
     pub connect_timeout: Duration,
     /// The server's tickTime, where it is known.
     pub tick: Option<Duration>,
+    /// For the names of nodes, and so that many processes do not come back at once.
+    pub randomness: Randomness,
 }
 
 /// To the keeper's actor.
@@ -137,7 +140,7 @@ impl KeeperActor {
         myself: ActorRef<KeeperMessage>,
         (settings, clock, first): (KeeperSettings, Clock, FirstSession),
     ) -> Result<State, ActorProcessingErr> {
-        let arguments = PrimitivesArguments { clock };
+        let arguments = PrimitivesArguments { clock, randomness: settings.randomness.clone() };
         let (primitives, _) =
             Actor::spawn_linked(None, PrimitivesActor, arguments, myself.get_cell()).await?;
         myself.cast(KeeperMessage::StartSession)?;
@@ -223,7 +226,7 @@ impl KeeperActor {
             if state.closing_session {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
-                let wait = Backoff::default().rest(state.failures, backoff::random());
+                let wait = Backoff::default().rest(state.failures, state.settings.randomness.next());
                 state.failures = state.failures.saturating_add(1);
                 myself.send_after(wait, || KeeperMessage::StartSession);
             }

@@ -17,7 +17,7 @@ use crate::zookeeper::Answer;
 
 impl State {
     pub(super) fn execute(&mut self, command: Command, myself: &ActorRef<LockActorMessage>) {
-        let path = self.arguments.path.clone();
+        let path = self.directory.clone();
         match command {
             Command::List(attempt) => {
                 self.submit(|zk| zk.client.children(&path), move |r| Event::Listed(attempt, r))
@@ -69,14 +69,57 @@ impl State {
                     session.connection.nodes.track(full(&path, &node));
                 }
             }
-            Command::Grant { ticket, node, czxid } => self.grant(ticket, &node, czxid, myself),
+            Command::Survey { survey, root, leases } => self.survey(survey, root, leases),
+            Command::Calm => {
+                if let Some(session) = &mut self.connection {
+                    session.calm();
+                }
+            }
+            Command::MakeRoot { survey, ticket, limit } => self.make_root(survey, ticket, limit),
+            Command::Take { take, version, mutex, keep, leases } => {
+                self.take(take, version, &mutex, keep, &leases)
+            }
+            Command::FindLeases(take) => {
+                let root = self.arguments.place.path.clone();
+                self.submit(
+                    |zk| {
+                        debug!(path = %root, epoch = zk.epoch, "outcome of a take unknown: looking");
+                        let (sync, list) = (zk.client.sync(&root), zk.client.children(&root));
+                        Box::pin(async move { sync.await.and(list.await) })
+                    },
+                    move |result| Event::LeasesFound(take, result),
+                )
+            }
+            Command::Return(lease) => {
+                let node = format!("{}/{lease}", self.arguments.place.path);
+                self.submit(
+                    |zk| {
+                        zk.nodes.untrack(&node);
+                        zk.client.delete(&node)
+                    },
+                    move |result| Event::Returned(lease, result),
+                )
+            }
+            Command::TrackLease(lease) => {
+                if let Some(session) = &self.connection {
+                    session.connection.nodes.track(format!("{}/{lease}", self.arguments.place.path));
+                }
+            }
+            Command::GrantPermits { ticket, leases, czxid } => {
+                let root = &self.arguments.place.path;
+                let nodes = leases.iter().map(|lease| format!("{root}/{lease}")).collect();
+                self.grant(ticket, nodes, czxid, myself);
+            }
+            Command::Grant { ticket, node, czxid } => {
+                self.grant(ticket, vec![full(&path, &node)], czxid, myself)
+            }
             Command::Queued(ticket, ahead) => {
                 self.note(ticket, |epoch| debug!(epoch, ahead, "queued"));
                 self.tell(ticket, LockEvent::Queued { ticket, ahead }, myself);
             }
             Command::Refuse(ticket, refusal) => {
                 self.note(ticket, |epoch| debug!(epoch, ?refusal, "refused"));
-                let refused = refused(&path, refusal);
+                let refused = refused(&self.arguments.place.path, &path, refusal);
                 self.conclude(ticket, LockEvent::Refused(ticket, refused));
             }
             Command::Suspend(ticket) => {
@@ -102,7 +145,7 @@ impl State {
 
     /// Create and list, sent together.
     fn enter(&mut self, attempt: Attempt, ticket: Ticket) {
-        let (path, instance) = (self.arguments.path.clone(), self.arguments.instance);
+        let (path, instance) = (self.directory.clone(), self.arguments.instance);
         let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else { return };
         let name = instance.prefix(attempt, options.mode);
         let Some(session) = &self.connection else { return };
@@ -121,15 +164,15 @@ impl State {
         }));
     }
 
-    fn grant(&mut self, ticket: Ticket, node: &Znode, czxid: i64, myself: &ActorRef<LockActorMessage>) {
+    fn grant(&mut self, ticket: Ticket, nodes: Vec<String>, czxid: i64, myself: &ActorRef<LockActorMessage>) {
         let (Some(entry), Some(session)) = (self.requests.get_mut(&ticket), &self.connection) else { return };
         let Some(lifeline) = entry.lifeline.take() else { return };
-        let path = self.arguments.path.clone();
+        let path = self.arguments.place.path.clone();
         let token = FencingToken::new(czxid);
         let epoch = session.connection.epoch;
         entry.span.in_scope(|| debug!(epoch, %token, "granted"));
         let lease = entry.options.ephemeral.then(|| session.connection.lease.clone());
-        let grant = Arc::new(Grant::new(ticket, path.clone(), full(&path, node), token, lease));
+        let grant = Arc::new(Grant::new(ticket, path, nodes, token, lease));
         entry.hold = Some(Hold(grant.clone()));
         let guard = Lease::new(grant, myself.clone(), lifeline);
         // The guard travels in the event: a caller that has gone away drops it, and that releases the lock.
@@ -179,7 +222,7 @@ impl State {
         }
     }
 
-    fn submit<T: 'static>(
+    pub(super) fn submit<T: 'static>(
         &self,
         send: impl FnOnce(&Connection) -> Answer<T>,
         event: impl FnOnce(Result<T, Failure>) -> Event + Send + 'static,
@@ -191,17 +234,25 @@ impl State {
     }
 }
 
-fn refused(path: &Arc<str>, refusal: Refusal) -> Refused {
-    let path = path.to_string();
+fn refused(path: &str, directory: &str, refusal: Refusal) -> Refused {
+    let path = path.to_owned();
     match refusal {
         Refusal::Contended => Refused::Contended,
         Refusal::Suspended => Refused::Suspended,
         Refusal::TimedOut => Refused::TimedOut,
         Refusal::Cancelled => Refused::Cancelled,
         Refusal::Closed => Refused::Failed(AcquireError::Closed),
-        Refusal::Exhausted => Refused::Failed(AcquireError::SequenceExhausted { path }),
+        Refusal::Exhausted => Refused::Failed(AcquireError::SequenceExhausted { path: directory.to_owned() }),
         Refusal::NoAuth(None) => Refused::Failed(AcquireError::NoAuth { path }),
-        Refusal::NoAuth(Some(node)) => Refused::Failed(AcquireError::NoAuth { path: full(&path, &node) }),
+        Refusal::NoAuth(Some(node)) => Refused::Failed(AcquireError::NoAuth { path: full(directory, &node) }),
+        Refusal::NoPermits => Refused::Failed(AcquireError::NoPermits { path }),
+        Refusal::TooMany { count, limit } => {
+            Refused::Failed(AcquireError::TooManyPermits { path, count, limit })
+        }
+        Refusal::LimitMismatch { stored, given } => {
+            Refused::Failed(AcquireError::LimitMismatch { path, stored, given })
+        }
+        Refusal::NoLimit => Refused::Failed(AcquireError::NoLimit { path }),
         Refusal::Rejected(reason) => Refused::Failed(AcquireError::Rejected { path, reason }),
     }
 }

@@ -1,6 +1,6 @@
 //! A path's part of a session: answers in order, watches, and all that ends with it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 use ractor::ActorRef;
@@ -9,15 +9,21 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::LockActorMessage;
 use crate::machine::protocol::{Event, Failure};
-use crate::machine::znode::Znode;
+use crate::machine::znode::{Attempt, Znode};
 use crate::session::Connection;
+use crate::zookeeper::{Fired, Watching};
 
 /// A session, and everything that must not outlive it.
 pub(super) struct Session {
     pub connection: Connection,
     /// Answers are cast back in the order of the requests.
     answers: mpsc::UnboundedSender<BoxFuture<'static, LockActorMessage>>,
-    pub watches: HashMap<Znode, Watch>,
+    pub watches: BTreeMap<Znode, Watch>,
+    /// The watches that a semaphore's surveys left: on the root's data, and on the leases.
+    surveys: [Option<AbortHandle>; 2],
+    /// The last survey that was sent, and the last one whose watches are not wanted any more.
+    surveyed: Option<Attempt>,
+    calmed: Option<Attempt>,
     pub tasks: JoinSet<()>,
 }
 
@@ -37,7 +43,8 @@ impl Session {
                 }
             }
         });
-        Session { connection, answers, watches: HashMap::new(), tasks }
+        let (surveys, surveyed, calmed) = ([None, None], None, None);
+        Session { connection, answers, watches: BTreeMap::new(), surveys, surveyed, calmed, tasks }
     }
 
     pub fn expect(&self, answer: BoxFuture<'static, LockActorMessage>) {
@@ -74,6 +81,47 @@ impl Session {
             }
         }
         while self.tasks.try_join_next().is_some() {}
+    }
+
+    pub fn survey_sent(&mut self, survey: Attempt) {
+        self.surveyed = Some(survey);
+    }
+
+    pub fn arm(
+        &mut self,
+        survey: Attempt,
+        watches: [Option<Watching>; 2],
+        actor: &ActorRef<LockActorMessage>,
+    ) {
+        if self.calmed >= Some(survey) {
+            return;
+        }
+        let epoch = self.connection.epoch;
+        for ((watch, root), armed) in watches.into_iter().zip([true, false]).zip(&mut self.surveys) {
+            let Some(watch) = watch else { continue };
+            let actor = actor.clone();
+            let task = self.tasks.spawn(async move {
+                match watch.await {
+                    Fired::Gone | Fired::Changed => {
+                        let event = Event::Disturbed { survey, root };
+                        let _ = actor.cast(LockActorMessage::Event(epoch, event));
+                    }
+                    // The session actor tells the end of the session.
+                    Fired::Ended => {}
+                }
+            });
+            if let Some(before) = armed.replace(task) {
+                before.abort();
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    pub fn calm(&mut self) {
+        self.calmed = self.surveyed;
+        for task in self.surveys.iter_mut().filter_map(Option::take) {
+            task.abort();
+        }
     }
 }
 

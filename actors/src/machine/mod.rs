@@ -6,6 +6,7 @@
 mod contender;
 pub mod protocol;
 pub mod queue;
+pub mod semaphore;
 pub mod session;
 pub mod singleton;
 pub mod tenure;

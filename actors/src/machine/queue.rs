@@ -128,6 +128,17 @@ impl Machine for Queue {
                 }
             }
             Event::Wake => {}
+            Event::AcquirePermits { ticket, .. } => {
+                out.push(Command::Refuse(ticket, Refusal::Rejected("this is a lock".into())));
+                out.push(Command::Forget { ticket, confirmed: true });
+            }
+            // Answers to what only a semaphore asks.
+            Event::Surveyed { .. }
+            | Event::Disturbed { .. }
+            | Event::RootMade(..)
+            | Event::Taken(..)
+            | Event::LeasesFound(..)
+            | Event::Returned(..) => {}
         }
         self.advance(out);
     }

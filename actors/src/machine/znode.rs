@@ -154,6 +154,11 @@ impl Instance {
         format!("{:032x}{}", self.0 | u128::from(attempt.0), mode.marker())
     }
 
+    /// The name of a semaphore's lease, which has no sequence number.
+    pub fn lease(self, attempt: Attempt) -> String {
+        format!("{:032x}", self.0 | u128::from(attempt.0))
+    }
+
     /// Which attempt of this queue made the node, if one did.
     pub fn attempt(self, name: &str) -> Option<Attempt> {
         let unique = u128::from_str_radix(name.get(..32)?, 16).ok()?;
