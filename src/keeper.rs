@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use futures::Stream;
 use lockkeeper_actors::Randomness;
+use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::error::ConnectError;
 use lockkeeper_actors::machine::znode::InvalidName;
 use lockkeeper_actors::messages::{Lifeline, SessionEvent};
-use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
+use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 use lockkeeper_actors::zookeeper::SaslOptions;
 #[cfg(feature = "tls")]
 use lockkeeper_actors::zookeeper::TlsOptions;
 use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
-use ractor::{ActorRef, Message};
+use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
@@ -75,6 +76,7 @@ impl Keeper {
             identifier: Vec::new(),
             acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
             build: Vec::new(),
+            restart: RestartPolicy::default(),
         }
     }
 
@@ -220,6 +222,7 @@ pub struct KeeperOptions {
     identifier: Vec<u8>,
     acl: Vec<Acl>,
     build: Vec<Credential>,
+    restart: RestartPolicy,
 }
 
 #[derive(Clone)]
@@ -242,6 +245,21 @@ impl KeeperOptions {
     /// How long the first connecting may take. Ten seconds unless set.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
+    }
+
+    /// How long to rest between rounds of connecting when a session was lost: `initial`, then twice as long each time
+    /// up to `maximum`, less a random part of up to a half. From a tenth of a second to five unless set.
+    pub fn backoff(self, initial: Duration, maximum: Duration) -> Self {
+        let backoff = Backoff { initial, maximum };
+        KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
+    }
+
+    /// How long to go on without a session before [giving up](SessionEvent::GaveUp): then the keeper closes, waiting
+    /// callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever unless set.
+    /// Credentials that are not taken any more end it at once.
+    pub fn give_up_after(self, time: Duration) -> Self {
+        let give_up_after = Some(time);
+        KeeperOptions { restart: RestartPolicy { give_up_after, ..self.restart }, ..self }
     }
 
     /// The servers' tickTime, where it is less than half of the session timeout: leases are then known to be good
@@ -306,11 +324,33 @@ impl KeeperOptions {
             connect_timeout: self.connect_timeout,
             tick: self.tick,
             randomness: Randomness::default(),
+            restart: self.restart,
         };
         let started = supervisor::start(settings).await?;
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
         let shared = Shared { started, lifeline, identifier: self.identifier, acl: self.acl };
         Ok(Keeper { shared: Arc::new(shared) })
+    }
+
+    /// The same under a supervisor of the application, which is told when the keeper ends:
+    ///
+    /// - `ActorFailed` with a [`ConnectError`] inside when it [gave up](SessionEvent::GaveUp);
+    /// - `ActorTerminated` when it was closed.
+    ///
+    /// A supervisor that ends takes the keeper with it: guards turn to `Lost`, and the session closes. ractor's default
+    /// for supervisors is to end when any child does; write a `handle_supervisor_evt` of your own.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](KeeperOptions::connect), and [`ConnectError::NoSupervisor`] when the supervisor is ending.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left running when this future is dropped.
+    pub async fn connect_linked(self, address: &str, supervisor: &ActorCell) -> Result<Keeper, ConnectError> {
+        let keeper = self.connect(address).await?;
+        keeper.shared.started.link(supervisor)?;
+        Ok(keeper)
     }
 
     fn with(mut self, credential: Credential) -> Self {
@@ -324,6 +364,7 @@ impl KeeperOptions {
             ("a session timeout", Some(self.session_timeout)),
             ("a connect timeout", Some(self.connect_timeout)),
             ("a tick time", self.tick),
+            ("a time to give up after", self.restart.give_up_after),
         ];
         for (option, time) in times {
             let Some(time) = time else { continue };

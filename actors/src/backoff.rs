@@ -24,9 +24,12 @@ impl Backoff {
     pub fn rest(&self, failures: u32, random: u128) -> Duration {
         let random = f64::from(random as u32) / f64::from(u32::MAX);
         let full = self.initial.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
-        full.min(self.maximum).mul_f64(0.5 + 0.5 * random)
+        full.min(self.maximum).mul_f64(0.5 + 0.5 * random).max(SHORTEST)
     }
 }
+
+/// Whatever is asked for: nobody is to be asked without a pause.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -39,5 +42,7 @@ mod tests {
             [0, 1, 2, 5, 6, 40, u32::MAX].map(|failures| backoff.rest(failures, u128::MAX).as_millis());
         assert_eq!(rests, [100, 200, 400, 3200, 5000, 5000, 5000]);
         assert_eq!(backoff.rest(0, 0), Duration::from_millis(50));
+        let none = Backoff { initial: Duration::ZERO, maximum: Duration::ZERO };
+        assert_eq!(none.rest(7, 7), SHORTEST);
     }
 }

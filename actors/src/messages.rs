@@ -9,7 +9,7 @@ use ractor::{ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 use tracing::{Span, debug_span, warn};
 
-use crate::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
+use crate::error::{AcquireError, ConnectError, ContendersError, ReleaseError, ResizeError};
 use crate::lease::{FencingToken, Lease};
 pub use crate::machine::protocol::Ticket;
 use crate::machine::protocol::{Event, PermitRequest, Request, Wait};
@@ -331,7 +331,7 @@ pub struct LeaseHolder {
 }
 
 /// What becomes of a keeper's session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
     /// A session has begun. Epochs count sessions from one.
@@ -353,6 +353,12 @@ pub enum SessionEvent {
     Lost {
         /// Which session of this keeper.
         epoch: u64,
+    },
+    /// The keeper seeks no further session, and is closing: its credentials were not taken, or it was told to try no
+    /// longer.
+    GaveUp {
+        /// What its last try ended with.
+        error: ConnectError,
     },
     /// The keeper is closed. Nothing follows.
     Closed,
