@@ -41,3 +41,7 @@ pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsIdentity, TlsOptions}
 #[cfg(doctest)]
 #[doc = include_str!("../docs/testing.md")]
 mod testing {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+mod guide {}
