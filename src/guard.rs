@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::time::Instant;
 
 use lockkeeper_actors::error::{Lost, ReleaseError};
-use lockkeeper_actors::lease::{FencingToken, Lease, LeaseState};
+use lockkeeper_actors::lease::{FencingToken, Lease, LeaseState, Term};
 use lockkeeper_actors::machine::znode::Mode;
 use lockkeeper_actors::messages::Ticket;
 
@@ -15,7 +15,7 @@ use lockkeeper_actors::messages::Ticket;
 /// It goes where its owner goes: owned, `Send`, `'static`, and independent of the handles. Known as [`LockGuard`],
 /// [`ReadGuard`] and [`WriteGuard`].
 #[must_use = "dropping the guard releases the lock"]
-pub struct Guard<M>(Lease, PhantomData<fn() -> M>);
+pub struct Guard<M>(pub(crate) Lease, PhantomData<fn() -> M>);
 
 /// Holds an exclusive lock.
 pub type LockGuard = Guard<Exclusive>;
@@ -104,6 +104,11 @@ impl<M> Guard<M> {
     /// past once the lease is lost. `None` for a lock that outlives sessions.
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
+    }
+
+    /// A view of this guard, for those who work under it: it knows the token and the state, and holds nothing.
+    pub fn term(&self) -> Term {
+        self.0.term()
     }
 
     /// Ends when the lease is lost. Cancel safe.

@@ -7,22 +7,26 @@ use std::time::Duration;
 
 use futures::Stream;
 use lockkeeper_actors::Randomness;
+use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::error::ConnectError;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{InvalidName, Mode};
 use lockkeeper_actors::messages::{Lifeline, SessionEvent};
-use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
+use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 use lockkeeper_actors::zookeeper::SaslOptions;
 #[cfg(feature = "tls")]
 use lockkeeper_actors::zookeeper::TlsOptions;
 use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
+use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
 use crate::multi_lock::MultiLock;
 use crate::read_write::ReadWriteLock;
 use crate::semaphore::Semaphore;
+use crate::singleton::{Singleton, SingletonOptions};
+use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
 ///
@@ -85,6 +89,7 @@ impl Keeper {
             identifier: Vec::new(),
             acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
             build: Vec::new(),
+            restart: RestartPolicy::default(),
         }
     }
 
@@ -188,6 +193,17 @@ impl Keeper {
         MultiLock::new(self, paths, options)
     }
 
+    /// A handle to the actor that runs once in the cluster, on the lock `path`. No I/O: the path is checked, nothing
+    /// else.
+    pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidName> {
+        Ok(Singleton::new(self.lock(path)?, &SingletonOptions::default()))
+    }
+
+    /// The same with options of its own.
+    pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
+        Ok(Singleton::new(self.lock_with(path, options.lock.clone())?, &options))
+    }
+
     /// A handle to the semaphore at `path`, which has this many permits. No I/O: the arguments are checked, nothing
     /// else. See [`Semaphore`] for what happens when another number is stored.
     ///
@@ -229,9 +245,36 @@ impl Keeper {
         Events { receiver }
     }
 
-    /// Closes: refuses new work, answers waiting callers with [`AcquireError::Closed`](crate::AcquireError), turns
-    /// guards to `Lost`, deletes their nodes, and closes the session. Returns when that is done; while there is no
-    /// connection, that may take until the session has ended. Goes on when this future is dropped.
+    /// The same by message, for as long as `actor` lives: every event from now on, none dropped, in order, and the
+    /// newest one at once.
+    ///
+    /// ```no_run
+    /// # use lockkeeper::{Keeper, SessionEvent};
+    /// enum Message {
+    ///     Session(SessionEvent),
+    /// }
+    /// # #[cfg(not(feature = "cluster"))]
+    /// fn subscribe(keeper: &Keeper, myself: &ractor::ActorRef<Message>) {
+    ///     keeper.subscribe(myself, Message::Session);
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn subscribe<T: Message>(
+        &self,
+        actor: &ActorRef<T>,
+        convert: impl FnMut(SessionEvent) -> T + Send + 'static,
+    ) {
+        subscribe::forward(self.events(), actor, convert);
+    }
+
+    /// Closes: asks the actors that work under its locks ([`Singleton::run`], [`Guard::run`](crate::Guard::run)) to
+    /// stop, and waits for them; then refuses new work, answers waiting callers with
+    /// [`AcquireError::Closed`](crate::AcquireError), turns guards to `Lost`, deletes their nodes, and closes the
+    /// session. Returns when that is done; while there is no connection, that may take until the session has ended.
+    /// Goes on when this future is dropped.
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.shared.started.keeper.cast(KeeperMessage::Close(reply.into())).is_ok() {
@@ -250,6 +293,7 @@ pub struct KeeperOptions {
     identifier: Vec<u8>,
     acl: Vec<Acl>,
     build: Vec<Credential>,
+    restart: RestartPolicy,
 }
 
 #[derive(Clone)]
@@ -272,6 +316,21 @@ impl KeeperOptions {
     /// How long the first connecting may take. Ten seconds unless set.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
+    }
+
+    /// How long to rest between rounds of connecting when a session was lost: `initial`, then twice as long each time
+    /// up to `maximum`, less a random part of up to a half. From a tenth of a second to five unless set.
+    pub fn backoff(self, initial: Duration, maximum: Duration) -> Self {
+        let backoff = Backoff { initial, maximum };
+        KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
+    }
+
+    /// How long to go on without a session before [giving up](SessionEvent::GaveUp): then the keeper closes, waiting
+    /// callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever unless set.
+    /// Credentials that are not taken any more end it at once.
+    pub fn give_up_after(self, time: Duration) -> Self {
+        let give_up_after = Some(time);
+        KeeperOptions { restart: RestartPolicy { give_up_after, ..self.restart }, ..self }
     }
 
     /// The servers' tickTime, where it is less than half of the session timeout: leases are then known to be good
@@ -336,11 +395,33 @@ impl KeeperOptions {
             connect_timeout: self.connect_timeout,
             tick: self.tick,
             randomness: Randomness::default(),
+            restart: self.restart,
         };
         let started = supervisor::start(settings).await?;
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
         let shared = Shared { started, lifeline, identifier: self.identifier, acl: self.acl };
         Ok(Keeper { shared: Arc::new(shared) })
+    }
+
+    /// The same under a supervisor of the application, which is told when the keeper ends:
+    ///
+    /// - `ActorFailed` with a [`ConnectError`] inside when it [gave up](SessionEvent::GaveUp);
+    /// - `ActorTerminated` when it was closed.
+    ///
+    /// A supervisor that ends takes the keeper with it: guards turn to `Lost`, and the session closes. ractor's default
+    /// for supervisors is to end when any child does; write a `handle_supervisor_evt` of your own.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](KeeperOptions::connect), and [`ConnectError::NoSupervisor`] when the supervisor is ending.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left running when this future is dropped.
+    pub async fn connect_linked(self, address: &str, supervisor: &ActorCell) -> Result<Keeper, ConnectError> {
+        let keeper = self.connect(address).await?;
+        keeper.shared.started.link(supervisor)?;
+        Ok(keeper)
     }
 
     fn with(mut self, credential: Credential) -> Self {
@@ -354,6 +435,7 @@ impl KeeperOptions {
             ("a session timeout", Some(self.session_timeout)),
             ("a connect timeout", Some(self.connect_timeout)),
             ("a tick time", self.tick),
+            ("a time to give up after", self.restart.give_up_after),
         ];
         for (option, time) in times {
             let Some(time) = time else { continue };

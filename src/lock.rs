@@ -147,9 +147,13 @@ impl<M> Lock<M> {
 
     /// Sends a message to the lock's actor. What it answers with says when the keeper is closed.
     pub fn send(&self, message: LockMessage) {
-        let message = PrimitivesMessage::Lock(self.handle.place.clone(), message);
         // A closed keeper drops the message, and with it the reply ports and listeners in it.
-        let _ = self.handle.primitives.cast(message);
+        self.try_send(message);
+    }
+
+    /// `false` when the keeper is closed.
+    pub(crate) fn try_send(&self, message: LockMessage) -> bool {
+        self.handle.primitives.cast(PrimitivesMessage::Lock(self.handle.place.clone(), message)).is_ok()
     }
 
     /// A request that is not sent yet.

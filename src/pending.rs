@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use futures::future::{Either, select};
 use lockkeeper_actors::error::AcquireError;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::messages::{LockEvent, Refused, Ticket};
@@ -41,7 +42,7 @@ enum Stage<G> {
 }
 
 /// What can be acquired. Not to be implemented elsewhere.
-pub trait Target: sealed::Target + Unpin + 'static {
+pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
     /// What its holder has in hand.
     type Guard: Send + 'static;
     /// Sends a request.
@@ -69,8 +70,13 @@ impl<E, T: Target> Pending<E, T> {
     /// Sends the request, and its events to `actor`, as messages of its own kind that `convert` makes of them. For
     /// handlers that must not wait.
     ///
-    /// The guard comes inside [`LockEvent::Acquired`]. An actor that is gone when its lock is granted drops it with
-    /// the message, and that releases it.
+    /// The guard comes inside [`LockEvent::Acquired`]; dropping it releases the lock, and
+    /// [`LockEvent::Released`] says when the server has confirmed that. The ticket [cancels](Lock::cancel) the
+    /// request at any time from now on; an `Acquired` that is on its way by then still comes, and is to be dropped.
+    ///
+    /// An actor that ends, however it ends, takes its request back: while it waits, it is cancelled; a guard goes
+    /// with the message or the state that it is in, and that releases the lock. A guard that the actor gave to
+    /// somebody else stays with them.
     ///
     /// ```no_run
     /// # use lockkeeper::{Lock, LockEvent, LockGuard, Ticket};
@@ -82,15 +88,29 @@ impl<E, T: Target> Pending<E, T> {
     ///     lock.acquire().forward(myself, Message::Ledger)
     /// }
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
     pub fn forward<M: Message>(
         self,
         actor: &ActorRef<M>,
         convert: impl Fn(LockEvent<T::Guard>) -> M + Send + 'static,
     ) -> Ticket {
-        let actor = actor.clone();
-        self.listen(move |event| {
+        let (target, asker, actor) = (self.target.clone(), actor.clone(), actor.clone());
+        let (listening, done) = oneshot::channel::<()>();
+        let ticket = self.listen(move |event| {
+            // Goes with this closure, when nothing more is to be heard.
+            let _listening = &listening;
             let _ = actor.cast(convert(event));
-        })
+        });
+        tokio::spawn(async move {
+            match select(pin!(asker.wait(None)), done).await {
+                Either::Left(_) => target.withdraw(ticket),
+                Either::Right(_) => {}
+            }
+        });
+        ticket
     }
 
     /// Sends the request, and its events to `hear`, which runs inside the actor that serves it: it must hand them on,

@@ -1,11 +1,15 @@
-//! Actors that are killed: what they held is lost, what they left behind is cleaned up, and the next one serves.
+//! Actors that are killed: what they held is lost, what they left behind is cleaned up, and the next one serves. And
+//! keepers that an application supervises.
 
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{eventually, shared, unique_path};
+use common::{eventually, proxied, shared, unique_path};
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use lockkeeper::actors::PrimitivesMessage;
 use lockkeeper::actors::Randomness;
 use lockkeeper::actors::error::AcquireError;
@@ -17,8 +21,10 @@ use lockkeeper::actors::messages::{
     SessionEvent, Ticket,
 };
 use lockkeeper::actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
-use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
-use lockkeeper::actors::zookeeper::{Acl, AuthId, Connector, Permission};
+use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
+use lockkeeper::actors::zookeeper::{Acl, AuthId, Connect, Connected, Connector, Permission, Unconnected};
+use lockkeeper::{ConnectError, Keeper};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -39,6 +45,7 @@ impl Test {
             connect_timeout: SOON,
             tick: None,
             randomness: Randomness::default(),
+            restart: RestartPolicy::default(),
         };
         let started = supervisor::start(settings).await.expect("the test's server takes connections");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
@@ -215,4 +222,152 @@ async fn when_the_primitives_are_killed_the_keeper_ends_and_with_it_the_session(
     assert_eq!(session.recv().await, Some(SessionEvent::Connected { epoch: 1 }));
     assert_eq!(timeout(SOON, session.recv()).await, Ok(Some(SessionEvent::Closed)));
     test.no_nodes().await;
+}
+
+/// The supervisor of an application, who notes how its children end.
+struct Root;
+
+#[derive(Debug, PartialEq)]
+enum End {
+    Failed(Option<ConnectError>),
+    Terminated(Option<String>),
+}
+
+#[ractor::actor(message = (), state = mpsc::UnboundedSender<End>, arguments = mpsc::UnboundedSender<End>)]
+impl Root {
+    async fn pre_start(
+        &self,
+        _: ActorRef<()>,
+        ends: mpsc::UnboundedSender<End>,
+    ) -> Result<mpsc::UnboundedSender<End>, ActorProcessingErr> {
+        Ok(ends)
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<()>,
+        event: SupervisionEvent,
+        ends: &mut mpsc::UnboundedSender<End>,
+    ) -> Result<(), ActorProcessingErr> {
+        let end = match event {
+            SupervisionEvent::ActorFailed(_, error) => End::Failed(error.downcast_ref().cloned()),
+            SupervisionEvent::ActorTerminated(_, _, reason) => End::Terminated(reason),
+            _ => return Ok(()),
+        };
+        let _ = ends.send(end);
+        Ok(())
+    }
+}
+
+async fn root() -> (ActorRef<()>, mpsc::UnboundedReceiver<End>) {
+    let (sender, ends) = mpsc::unbounded_channel();
+    let (actor, _) = Actor::spawn(None, Root, sender).await.expect("it starts");
+    (actor, ends)
+}
+
+/// A server that takes the credentials until it does not.
+struct Doorkeeper(Connector, Arc<AtomicBool>);
+
+impl Connect for Doorkeeper {
+    fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>> {
+        match self.1.load(Ordering::SeqCst) {
+            true => self.0.connect(),
+            false => Box::pin(async { Err(Unconnected::AuthFailed) }),
+        }
+    }
+
+    fn address(&self) -> &str {
+        "the door"
+    }
+}
+
+#[tokio::test]
+async fn a_keeper_whose_credentials_are_not_taken_any_more_gives_up_and_its_supervisor_learns_why() {
+    let (root, mut ends) = root().await;
+    let open = Arc::new(AtomicBool::new(true));
+    let connector = Connector::new(&shared().address(), Duration::from_secs(20));
+    let settings = KeeperSettings {
+        connector: Arc::new(Doorkeeper(connector, open.clone())),
+        connect_timeout: SOON,
+        tick: None,
+        randomness: Randomness::default(),
+        restart: RestartPolicy::default(),
+    };
+    let started = supervisor::start(settings).await.expect("the door is open");
+    started.link(&root.get_cell()).expect("it lives");
+    let (sender, mut events) = mpsc::unbounded_channel();
+    started.keeper.cast(KeeperMessage::Subscribe(sender)).expect("it runs");
+    open.store(false, Ordering::SeqCst);
+    let primitives = started.primitives.get_id();
+    for actor in started.keeper.get_children() {
+        if actor.get_id() != primitives {
+            actor.kill();
+        }
+    }
+    let error = ConnectError::AuthFailed { address: "the door".into() };
+    for expected in [
+        SessionEvent::Connected { epoch: 1 },
+        SessionEvent::Lost { epoch: 1 },
+        SessionEvent::GaveUp { error: error.clone() },
+        SessionEvent::Closed,
+    ] {
+        assert_eq!(timeout(SOON, events.recv()).await, Ok(Some(expected)));
+    }
+    assert_eq!(timeout(SOON, ends.recv()).await, Ok(Some(End::Failed(Some(error)))));
+}
+
+#[tokio::test]
+async fn a_keeper_gives_up_when_it_was_told_to_and_answers_who_waits() {
+    let (root, mut ends) = root().await;
+    let proxy = proxied().await;
+    let options = Keeper::options().session_timeout(Duration::from_secs(1)).connect_timeout(SOON);
+    let options = options.backoff(Duration::from_millis(10), Duration::from_millis(50));
+    let options = options.give_up_after(Duration::from_millis(300));
+    let keeper = options.connect_linked(&proxy.address(), &root.get_cell()).await.expect("connected");
+    let lock = keeper.lock(&unique_path("gives-up")).expect("a good path");
+    let guard = lock.acquire().await.expect("connected");
+    let waiting = tokio::spawn(lock.acquire());
+    let events = keeper.events();
+    proxy.refuse(true);
+    proxy.cut();
+    let told: Vec<_> = timeout(SOON, events.collect()).await.expect("it ends");
+    let [.., SessionEvent::Lost { .. }, SessionEvent::GaveUp { error }, SessionEvent::Closed] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    assert_eq!(waiting.await.expect("no panic").map(drop), Err(AcquireError::Closed));
+    assert_eq!(timeout(SOON, ends.recv()).await, Ok(Some(End::Failed(Some(error.clone())))));
+}
+
+#[tokio::test]
+async fn a_keeper_that_is_closed_tells_its_supervisor_so() {
+    let (root, mut ends) = root().await;
+    let address = shared().address();
+    let keeper = Keeper::options().connect_linked(&address, &root.get_cell()).await.expect("connected");
+    keeper.close().await;
+    assert_eq!(timeout(SOON, ends.recv()).await, Ok(Some(End::Terminated(Some("closed".into())))));
+    root.stop_and_wait(None, Some(SOON)).await.expect("it stops");
+    let refused = Keeper::options().connect_linked(&address, &root.get_cell()).await;
+    assert_eq!(refused.map(drop), Err(ConnectError::NoSupervisor));
+}
+
+#[tokio::test]
+async fn a_supervisor_that_dies_takes_the_keeper_with_it_and_leaves_nothing() {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.num_alive_tasks();
+    let (root, _ends) = root().await;
+    let address = shared().address();
+    let keeper = Keeper::options().connect_linked(&address, &root.get_cell()).await.expect("connected");
+    let path = unique_path("takes-all");
+    let guard = keeper.lock(&path).expect("a good path").acquire().await.expect("connected");
+    root.kill();
+    timeout(SOON, guard.lost()).await.expect("it is lost");
+    let gone = async || metrics.num_alive_tasks() == before;
+    eventually("every actor and task is gone", SOON, gone).await;
+    // The session was closed, not left to expire.
+    let other = Keeper::connect(&address).await.expect("connected");
+    let next = other.lock(&path).expect("a good path").acquire_timeout(Duration::from_secs(5)).await;
+    assert!(next.expect("free").token() > guard.token());
 }

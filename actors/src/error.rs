@@ -172,6 +172,9 @@ pub enum ConnectError {
         /// Which server, or servers.
         address: String,
     },
+    /// The actor that the keeper was to be linked under is ending.
+    #[error("the actor that should supervise the keeper is ending")]
+    NoSupervisor,
     /// Nobody answered in time.
     #[error("no connection to ZooKeeper at {address:?} within {timeout:?}: {reason}")]
     Unreachable {

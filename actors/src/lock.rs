@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tracing::{Span, debug, warn};
 
@@ -22,13 +23,15 @@ use self::link::Session;
 
 use crate::clock::Clock;
 use crate::error::{ContendersError, ReleaseError, ResizeError};
-use crate::lease::{Hold, LeaseState};
+use crate::lease::{FencingToken, Hold, LeaseState};
 use crate::machine::protocol::{Event, Ticket};
 use crate::machine::queue::Queue;
 use crate::machine::semaphore::Semaphore;
-use crate::machine::znode::{Instance, Znode};
+use crate::machine::znode::{Instance, Patterns, Znode};
 use crate::machine::{Machine, Moment};
-use crate::messages::{AcquireRequest, ContenderOptions, Kind, Lifeline, Listener, LockMessage, Place};
+use crate::messages::{
+    AcquireRequest, Contender, ContenderOptions, Kind, Lifeline, Listener, LockMessage, Place,
+};
 use crate::session::SessionNews;
 use crate::supervisor::PrimitivesMessage;
 use crate::zookeeper::{Fired, ZooKeeper};
@@ -139,6 +142,9 @@ impl State {
                 let path = self.directory.clone();
                 let none = ContendersError::Disconnected;
                 self.ask(reply, none, |client| contenders::list(client, path, patterns));
+            }
+            LockActorMessage::Public(LockMessage::First(patterns, known, reply)) => {
+                self.follow(patterns, known, reply)
             }
             LockActorMessage::Public(LockMessage::RemoveContender(contender, reply)) => {
                 let path = self.directory.clone();
@@ -282,6 +288,29 @@ impl State {
         for command in commands {
             self.execute(command, myself);
         }
+    }
+
+    /// A question that may be long in being answered.
+    fn follow(
+        &mut self,
+        patterns: Patterns,
+        known: Option<Option<FencingToken>>,
+        mut reply: oneshot::Sender<Result<Option<Contender>, ContendersError>>,
+    ) {
+        let Some(session) = &mut self.connection else {
+            let _ = reply.send(Err(ContendersError::Disconnected));
+            return;
+        };
+        let (client, path) = (session.connection.client.clone(), self.directory.clone());
+        session.tasks.spawn(async move {
+            let answer = Box::pin(contenders::first(client, path, patterns, known));
+            let answered = match select(answer, Box::pin(reply.closed())).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => return,
+            };
+            let _ = reply.send(answered);
+        });
+        while session.tasks.try_join_next().is_some() {}
     }
 
     /// A question that the machine has no part in.

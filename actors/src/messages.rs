@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ractor::{ActorRef, RpcReplyPort};
+use tokio::sync::oneshot;
 use tracing::{Span, debug_span, warn};
 
-use crate::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
+use crate::error::{AcquireError, ConnectError, ContendersError, ReleaseError, ResizeError};
 use crate::lease::{FencingToken, Lease};
 use crate::lock::Joint;
 pub use crate::machine::protocol::Ticket;
@@ -29,6 +30,13 @@ pub enum LockMessage {
     Release(Ticket, Option<RpcReplyPort<Result<(), ReleaseError>>>),
     /// Who waits and holds, in order.
     Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
+    /// Who is first in the queue, as soon as that is another than the one with this token, or none, whom the asker
+    /// knows already. `None` asks for an answer at once. Closing the channel ends the watching.
+    First(
+        Patterns,
+        Option<Option<FencingToken>>,
+        oneshot::Sender<Result<Option<Contender>, ContendersError>>,
+    ),
     /// Deletes the node of a contender that no session takes away: that of a crashed owner.
     RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
     /// Who holds permits of a semaphore, in no order.
@@ -196,7 +204,7 @@ pub struct ContenderOptions {
     pub acl: Vec<Acl>,
 }
 
-/// What becomes of a request. After `Refused`, `Lost`, or the lease's release nothing follows.
+/// What becomes of a request. After `Refused`, `Lost` and `Released` nothing follows.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockEvent<G = Lease> {
@@ -220,6 +228,8 @@ pub enum LockEvent<G = Lease> {
     Resumed(Ticket),
     /// Somebody else may hold the lock now.
     Lost(Ticket),
+    /// The guard was released, or dropped, and the server has confirmed that its node is gone.
+    Released(Ticket),
     /// The lock is not acquired.
     Refused(Ticket, Refused),
 }
@@ -233,6 +243,7 @@ impl<G> LockEvent<G> {
             LockEvent::Suspended(ticket) => LockEvent::Suspended(ticket),
             LockEvent::Resumed(ticket) => LockEvent::Resumed(ticket),
             LockEvent::Lost(ticket) => LockEvent::Lost(ticket),
+            LockEvent::Released(ticket) => LockEvent::Released(ticket),
             LockEvent::Refused(ticket, refused) => LockEvent::Refused(ticket, refused),
         }
     }
@@ -287,11 +298,14 @@ impl<G> Listener<G> {
         self.hear.is_some()
     }
 
-    /// The last event, if there is anything left to say.
-    pub(crate) fn conclude(mut self, event: Option<LockEvent<G>>) {
-        if let Some(event) = event {
-            self.tell(event);
-        }
+    /// The last event.
+    pub(crate) fn conclude(mut self, event: LockEvent<G>) {
+        self.tell(event);
+        self.hear = None;
+    }
+
+    /// Without a last word: the guard outlives whoever could say it.
+    pub(crate) fn leave(mut self) {
         self.hear = None;
     }
 }
@@ -335,7 +349,7 @@ pub struct LeaseHolder {
 }
 
 /// What becomes of a keeper's session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
     /// A session has begun. Epochs count sessions from one.
@@ -358,6 +372,12 @@ pub enum SessionEvent {
         /// Which session of this keeper.
         epoch: u64,
     },
+    /// The keeper seeks no further session, and is closing: its credentials were not taken, or it was told to try no
+    /// longer.
+    GaveUp {
+        /// What its last try ended with.
+        error: ConnectError,
+    },
     /// The keeper is closed. Nothing follows.
     Closed,
 }
@@ -369,6 +389,10 @@ impl Lifeline {
     /// When it is dropped, the keeper closes.
     pub fn new(keeper: ActorRef<KeeperMessage>) -> Lifeline {
         Lifeline(keeper)
+    }
+
+    pub(crate) fn keeper(&self) -> &ActorRef<KeeperMessage> {
+        &self.0
     }
 }
 

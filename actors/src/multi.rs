@@ -66,7 +66,7 @@ impl MultiRequest {
     }
 
     pub(crate) fn refuse(self, error: AcquireError) {
-        self.listener.conclude(Some(LockEvent::Refused(self.ticket, Refused::Failed(error))));
+        self.listener.conclude(LockEvent::Refused(self.ticket, Refused::Failed(error)));
     }
 }
 
@@ -209,6 +209,8 @@ impl State {
             LockEvent::Suspended(_) => MultiEvent::Suspended(part),
             LockEvent::Resumed(_) => MultiEvent::Resumed(part),
             LockEvent::Lost(_) => MultiEvent::Lost(part),
+            // Its listener goes next.
+            LockEvent::Released(_) => return,
             LockEvent::Refused(_, refused) => {
                 self.parts[part].refused = Some(refused);
                 MultiEvent::Refused(part)
@@ -244,6 +246,7 @@ impl State {
             MultiCommand::Suspend => self.tell(LockEvent::Suspended(ticket), myself),
             MultiCommand::Resume => self.tell(LockEvent::Resumed(ticket), myself),
             MultiCommand::Lose => self.conclude(LockEvent::Lost(ticket)),
+            MultiCommand::Released => self.conclude(LockEvent::Released(ticket)),
             MultiCommand::Refuse(reason) => {
                 let refused = match reason {
                     Reason::Cancelled => Refused::Cancelled,
@@ -306,7 +309,7 @@ impl State {
 
     fn conclude(&mut self, event: LockEvent<MultiLease>) {
         if let Some(listener) = self.listener.take() {
-            listener.conclude(Some(event));
+            listener.conclude(event);
         }
     }
 }
@@ -319,7 +322,7 @@ impl Drop for State {
             match self.lifeline {
                 // Not granted: it says that the actor was stopped.
                 Some(_) => drop(listener),
-                None => listener.conclude(None),
+                None => listener.leave(),
             }
         }
         for part in &self.parts {

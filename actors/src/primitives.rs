@@ -344,12 +344,13 @@ fn refuse(message: LockMessage) {
     match message {
         LockMessage::Acquire(request) => {
             let refused = Refused::Failed(AcquireError::Closed);
-            request.listener.conclude(Some(LockEvent::Refused(request.ticket, refused)));
+            request.listener.conclude(LockEvent::Refused(request.ticket, refused));
         }
         // Their reply ports say so when they are dropped.
         LockMessage::Cancel(_)
         | LockMessage::Release(..)
         | LockMessage::Contenders(..)
+        | LockMessage::First(..)
         | LockMessage::RemoveContender(..)
         | LockMessage::LeaseHolders(_)
         | LockMessage::Resize(..) => {}

@@ -160,7 +160,7 @@ impl State {
             Some(SessionCommand::Suspend(until)) => (*until, true),
             Some(SessionCommand::Beat(_) | SessionCommand::Lose) | None => return self.lose(myself),
         };
-        let lease = Arc::new(SessionLease::new(clock, until, suspended));
+        let lease = Arc::new(SessionLease::new(clock, client.timeout(), until, suspended));
         let nodes = Arc::new(OwnNodes::default());
         let connection = Connection { epoch, client, lease, nodes };
         let cursor = String::new();

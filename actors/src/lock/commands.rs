@@ -191,7 +191,8 @@ impl State {
             let _ = reply.send(if confirmed { Ok(()) } else { Err(ReleaseError::Lost) });
         }
         if let Some(listener) = entry.listener {
-            listener.conclude(None);
+            let last = if confirmed { LockEvent::Released } else { LockEvent::Lost };
+            listener.conclude(last(ticket));
         }
     }
 
@@ -216,7 +217,7 @@ impl State {
 
     fn conclude(&mut self, ticket: Ticket, event: LockEvent) {
         if let Some(listener) = self.requests.get_mut(&ticket).and_then(|entry| entry.listener.take()) {
-            listener.conclude(Some(event));
+            listener.conclude(event);
         }
     }
 

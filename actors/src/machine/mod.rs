@@ -9,6 +9,8 @@ pub mod protocol;
 pub mod queue;
 pub mod semaphore;
 pub mod session;
+pub mod singleton;
+pub mod tenure;
 pub mod znode;
 
 use std::ops::Add;
