@@ -8,6 +8,19 @@ use super::znode::{Attempt, Mode, Patterns, Znode};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub(crate) u64);
 
+impl Ticket {
+    /// For whoever drives a [`Queue`](super::queue::Queue) alone and counts its requests itself, as a model does.
+    /// Where actors are, [`Ticket::new`] keeps tickets apart.
+    pub const fn numbered(number: u64) -> Ticket {
+        Ticket(number)
+    }
+
+    /// The number that it was made of.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// What a caller asks of the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
