@@ -110,6 +110,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Machine for Semaphore {
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         self.ring(now, out);
+        // Nothing is asked for in the name of somebody who has just run out of time.
+        self.advance(now, out);
         match event {
             Event::AcquirePermits { ticket, request } => self.acquire(ticket, request, now, out),
             Event::Cancel(ticket) => self.give_up(ticket, Refusal::Cancelled, out),

@@ -369,3 +369,16 @@ fn one_deadline_covers_it_all() {
     assert_eq!(late[2..], [Command::Calm, Command::Delete(Attempt(1), test.mutex(1, 1))]);
     assert_eq!(test.acquire(2, 1, Wait::Until(Moment(5))), [refuse(2, Refusal::TimedOut), forget(2, true)]);
 }
+
+#[test]
+fn nothing_is_sent_for_somebody_who_has_run_out_of_time() {
+    let mut test = Test::new();
+    test.acquire(1, 1, Wait::Until(Moment(5)));
+    let created = Err(Failure::NoNode);
+    let entered = Event::Entered { attempt: Attempt(0), created, children: Err(Failure::NoNode) };
+    assert_eq!(test.on(entered), [Command::MakeDirectory(Attempt(0), Ticket(1))]);
+    test.now = Moment(5);
+    let late = test.on(Event::DirectoryMade(Attempt(0), Ok(())));
+    assert_eq!(late, [refuse(1, Refusal::TimedOut), forget(1, true)]);
+    assert!(test.machine.is_idle());
+}
