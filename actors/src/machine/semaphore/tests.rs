@@ -382,3 +382,15 @@ fn nothing_is_sent_for_somebody_who_has_run_out_of_time() {
     assert_eq!(late, [refuse(1, Refusal::TimedOut), forget(1, true)]);
     assert!(test.machine.is_idle());
 }
+
+#[test]
+fn half_a_survey_leaves_no_watch_behind() {
+    let mut test = Test::warm();
+    test.acquire(1, 2, FOREVER);
+    test.granted(1, 1);
+    assert_eq!(test.surveyed(3, None, &["x"]), [survey(4, Sight::Watch, Sight::Watch)]);
+    let root = Some(Ok(Root { version: 0, data: b"2".to_vec() }));
+    let leases = Some(Err(Failure::Refused("busy".into())));
+    let failed = test.on(Event::Surveyed { survey: Attempt(4), root, leases });
+    assert_eq!(failed[0], Command::Calm, "the root's watch is there");
+}

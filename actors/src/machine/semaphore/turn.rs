@@ -205,6 +205,8 @@ impl Semaphore {
         let Some(turn) = &mut self.turn else { return };
         turn.survey = None;
         if result.is_err() {
+            // One half may have left its watch.
+            calm(turn, out);
             (turn.root_watch, turn.lease_watch) = (None, None);
         }
         // What was seen before the mutex was ours may be out of date.
