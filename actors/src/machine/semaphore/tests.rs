@@ -394,3 +394,14 @@ fn half_a_survey_leaves_no_watch_behind() {
     let failed = test.on(Event::Surveyed { survey: Attempt(4), root, leases });
     assert_eq!(failed[0], Command::Calm, "the root's watch is there");
 }
+
+#[test]
+fn a_try_that_looked_while_the_limit_changed_looks_again() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    test.acquire(2, 1, Wait::Try);
+    test.on(Event::Taken(Attempt(5), Err(TakeFailure::LimitChanged)));
+    assert_eq!(test.surveyed(6, None, &[]), [survey(8, Sight::Look, Sight::Look)]);
+}

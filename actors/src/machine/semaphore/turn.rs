@@ -452,6 +452,10 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
+        if result.is_ok() && self.limit == Limit::Unknown {
+            let survey = self.peek(out);
+            return self.set(ticket, Stage::Peeking(survey));
+        }
         let Some(claim) = self.claims.get(&ticket) else { return };
         let free = |used: Option<usize>| match self.permits(&claim.request) {
             // What is free is kept for those who wait.
