@@ -316,7 +316,9 @@ impl Semaphore {
             match self.alarms.pop_first() {
                 Some((_, Alarm::Deadline(ticket))) => self.give_up(ticket, Refusal::TimedOut, out),
                 // Leases that are being made are worth the moment.
-                Some((_, Alarm::Patience(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {}
+                Some((_, Alarm::Patience(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {
+                    self.alarms.insert((now + PATIENCE, Alarm::Patience(ticket)));
+                }
                 Some((_, Alarm::Patience(ticket))) => self.give_up(ticket, Refusal::Contended, out),
                 Some((_, Alarm::Return(lease))) => out.push(Command::Return(lease)),
                 Some((_, Alarm::Find(take))) => out.push(Command::FindLeases(take)),

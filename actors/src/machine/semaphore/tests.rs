@@ -405,3 +405,17 @@ fn a_try_that_looked_while_the_limit_changed_looks_again() {
     test.on(Event::Taken(Attempt(5), Err(TakeFailure::LimitChanged)));
     assert_eq!(test.surveyed(6, None, &[]), [survey(8, Sight::Look, Sight::Look)]);
 }
+
+#[test]
+fn a_try_is_patient_for_a_second_more_when_its_mutex_is_taken_away() {
+    let mut test = Test::warm();
+    test.acquire(2, 1, Wait::Try);
+    test.surveyed(3, None, &[]);
+    test.granted(1, 1);
+    assert_eq!(test.surveyed(4, None, &[]), [test.take(6, (1, 1), false, [(2, 5)])]);
+    test.now = test.now + PATIENCE;
+    assert_eq!(test.on(Event::Wake), [], "the leases are being made");
+    test.on(Event::Taken(Attempt(6), Err(TakeFailure::MutexGone)));
+    test.now = test.now + PATIENCE;
+    assert_eq!(test.on(Event::Wake)[0], refuse(2, Refusal::Contended));
+}
