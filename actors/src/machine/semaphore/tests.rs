@@ -419,3 +419,16 @@ fn a_try_is_patient_for_a_second_more_when_its_mutex_is_taken_away() {
     test.now = test.now + PATIENCE;
     assert_eq!(test.on(Event::Wake)[0], refuse(2, Refusal::Contended));
 }
+
+#[test]
+fn closing_does_not_wait_for_an_answer_that_is_forbidden() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    test.on(Event::Taken(Attempt(5), Err(TakeFailure::Failed(Failure::Unknown("reset".into())))));
+    test.on(Event::Close);
+    test.on(Event::Deleted(Attempt(1), Ok(())));
+    assert_eq!(test.on(Event::LeasesFound(Attempt(5), Err(Failure::NoAuth))), [forget(1, false)]);
+    assert!(test.machine.is_idle());
+}

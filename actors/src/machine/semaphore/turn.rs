@@ -306,6 +306,10 @@ impl Semaphore {
                 self.put_back(&take, None, out);
                 self.look_closely(out);
             }
+            // The end of the session takes them away.
+            Err(Failure::NoAuth | Failure::Refused(_)) if self.closed => {
+                take.leases.iter().for_each(|(ticket, _)| self.remove(*ticket, false, out));
+            }
             Err(failure) => {
                 self.take = Some(take);
                 match failure {
