@@ -8,7 +8,9 @@
 //!
 //! A list of the leases counts only when the mutex was ours before it was sent: whoever had the mutex earlier has
 //! made its leases by then. What is taken is checked once more by the server: the transaction fails if the mutex or
-//! the number of permits is no longer what it was.
+//! the number of permits is no longer what it was. How many permits there are is read once and remembered: each list
+//! of the leases shows which transaction wrote the root's data, and with it whether what is remembered still holds,
+//! also when the root was deleted and made again and counts its versions anew.
 //!
 //! The recipe is kazoo's (`kazoo/recipe/lock.py`, version 2.11, `Semaphore`).
 
@@ -60,8 +62,9 @@ enum Link {
 enum Limit {
     /// Not read yet, or changed since.
     Unknown,
-    /// As of this version of the root; `None` when its data is no number, and everybody uses his own.
-    Stored { version: i32, permits: Option<i64> },
+    /// As of this version of the root, written by this transaction; `None` when its data is no number, and everybody
+    /// uses his own.
+    Stored { version: i32, written: i64, permits: Option<i64> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,11 +1,13 @@
 use super::*;
-use crate::machine::protocol::{Created, Root, Sight, TakeFailure};
+use crate::machine::protocol::{Created, Leases, Root, Sight, TakeFailure};
 use crate::machine::znode::{Mode, Znode};
 
 /// A semaphore with a session, and the answers of a server.
 struct Test {
     machine: Semaphore,
     now: Moment,
+    /// Which transaction wrote the root's data.
+    written: i64,
 }
 
 const FOREVER: Wait = Wait::Forever;
@@ -13,7 +15,7 @@ const FOREVER: Wait = Wait::Forever;
 impl Test {
     fn new() -> Test {
         let machine = Semaphore::new(Instance::new(7 << 48));
-        let mut test = Test { machine, now: Moment(0) };
+        let mut test = Test { machine, now: Moment(0), written: 10 };
         assert_eq!(test.on(Event::Connected { session: 1 }), []);
         test
     }
@@ -67,8 +69,10 @@ impl Test {
     }
 
     fn surveyed(&mut self, survey: u64, permits: Option<u32>, leases: &[&str]) -> Vec<Command> {
-        let root = permits.map(|permits| Ok(Root { version: 0, data: permits.to_string().into_bytes() }));
-        let leases = Some(Ok(leases.iter().map(|name| name.to_string()).collect()));
+        let data = |permits: u32| permits.to_string().into_bytes();
+        let root = permits.map(|permits| Ok(Root { version: 0, written: self.written, data: data(permits) }));
+        let names = leases.iter().map(|name| name.to_string()).collect();
+        let leases = Some(Ok(Leases { names, written: self.written }));
         self.on(Event::Surveyed { survey: Attempt(survey), root, leases })
     }
 
@@ -243,8 +247,9 @@ fn the_number_of_a_handle_is_compared_with_the_stored_one_unless_that_is_none() 
     test.on(Event::AcquirePermits { ticket: Ticket(1), request });
     test.acquire(2, 1, FOREVER);
     test.granted(0, 0);
-    let root = Some(Ok(Root { version: 3, data: b"anything".to_vec() }));
-    let found = test.on(Event::Surveyed { survey: Attempt(0), root, leases: Some(Ok(vec!["x".into()])) });
+    let root = Some(Ok(Root { version: 3, written: 1, data: b"anything".to_vec() }));
+    let leases = Some(Ok(Leases { names: vec!["x".into()], written: 1 }));
+    let found = test.on(Event::Surveyed { survey: Attempt(0), root, leases });
     assert_eq!(found[..2], [refuse(1, Refusal::NoLimit), forget(1, true)]);
     assert!(matches!(&found[2], Command::Take { version: 3, leases, .. } if leases[0].0 == Ticket(2)));
 }
@@ -389,7 +394,7 @@ fn half_a_survey_leaves_no_watch_behind() {
     test.acquire(1, 2, FOREVER);
     test.granted(1, 1);
     assert_eq!(test.surveyed(3, None, &["x"]), [survey(4, Sight::Watch, Sight::Watch)]);
-    let root = Some(Ok(Root { version: 0, data: b"2".to_vec() }));
+    let root = Some(Ok(Root { version: 0, written: 10, data: b"2".to_vec() }));
     let leases = Some(Err(Failure::Refused("busy".into())));
     let failed = test.on(Event::Surveyed { survey: Attempt(4), root, leases });
     assert_eq!(failed[0], Command::Calm, "the root's watch is there");
@@ -431,4 +436,33 @@ fn closing_does_not_wait_for_an_answer_that_is_forbidden() {
     test.on(Event::Deleted(Attempt(1), Ok(())));
     assert_eq!(test.on(Event::LeasesFound(Attempt(5), Err(Failure::NoAuth))), [forget(1, false)]);
     assert!(test.machine.is_idle());
+}
+
+#[test]
+fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
+    // Raised: the version that is remembered would forbid what is allowed.
+    let mut test = Test::warm();
+    let request = PermitRequest { count: 3, limit: Some(2), agreed: true, wait: FOREVER };
+    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.granted(1, 1);
+    test.written = 11;
+    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
+    let take = test.surveyed(4, Some(3), &[]);
+    assert!(matches!(&take[0], Command::Take { leases, .. } if leases.len() == 3));
+
+    // The root was made again: the version says nothing.
+    let mut test = Test::warm();
+    test.acquire(1, 2, FOREVER);
+    test.granted(1, 1);
+    test.written = 11;
+    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
+    assert_eq!(test.surveyed(4, Some(1), &[])[0], refuse(1, Refusal::LimitMismatch { stored: 1, given: 2 }));
+
+    // A try is not told that there is none without another look.
+    let mut test = Test::warm();
+    let request = PermitRequest { count: 1, limit: Some(2), agreed: true, wait: Wait::Try };
+    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.written = 11;
+    assert_eq!(test.surveyed(3, None, &["x", "y"]), [survey(4, Sight::Look, Sight::Look)]);
+    assert_eq!(test.surveyed(4, Some(3), &["x", "y"])[0], enter(1, 1));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Alarm, Limit, Link, PATIENCE, RETRY, Semaphore, Stage};
 use crate::machine::protocol::{
-    Command, Event, Failure, PermitRequest, Refusal, Request, Root, Sight, TakeFailure, Ticket, Wait,
+    Command, Event, Failure, Leases, PermitRequest, Refusal, Request, Root, Sight, TakeFailure, Ticket, Wait,
 };
 use crate::machine::znode::{Attempt, Mode, Patterns, Znode};
 use crate::machine::{Machine, Moment};
@@ -182,7 +182,7 @@ impl Semaphore {
         &mut self,
         survey: Attempt,
         root: Option<Result<Root, Failure>>,
-        leases: Option<Result<Vec<String>, Failure>>,
+        leases: Option<Result<Leases, Failure>>,
         now: Moment,
         out: &mut Vec<Command>,
     ) {
@@ -194,9 +194,14 @@ impl Semaphore {
         }
         let known = self.limit;
         let root = root.map(|root| root.map(|root| self.limit = read(&root)));
+        if let (Limit::Stored { written, .. }, Some(Ok(leases))) = (self.limit, &leases) {
+            if written != leases.written {
+                self.limit = Limit::Unknown;
+            }
+        }
         let result = match (root, leases) {
             (Some(Err(failure)), _) | (_, Some(Err(failure))) => Err(failure),
-            (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.len())),
+            (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.names.len())),
             (Some(Ok(())) | None, None) => Ok(None),
         };
         if let Some(ticket) = peek {
@@ -557,5 +562,5 @@ fn calm(turn: &Turn, out: &mut Vec<Command>) {
 
 fn read(root: &Root) -> Limit {
     let permits = std::str::from_utf8(&root.data).ok().and_then(|text| text.trim().parse().ok());
-    Limit::Stored { version: root.version, permits }
+    Limit::Stored { version: root.version, written: root.written, permits }
 }
