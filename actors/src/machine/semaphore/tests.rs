@@ -466,3 +466,17 @@ fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
     assert_eq!(test.surveyed(3, None, &["x", "y"]), [survey(4, Sight::Look, Sight::Look)]);
     assert_eq!(test.surveyed(4, Some(3), &["x", "y"])[0], enter(1, 1));
 }
+
+#[test]
+fn a_mutex_of_an_earlier_turn_is_deleted_also_when_that_is_due_as_a_take_succeeds() {
+    let mut test = full();
+    test.on(Event::Cancel(Ticket(1)));
+    test.on(Event::Cancel(Ticket(2)));
+    test.on(Event::Deleted(Attempt(1), Err(Failure::Refused("busy".into()))));
+    assert_eq!(test.acquire(3, 1, FOREVER)[0], enter(2, 3));
+    test.granted(2, 2);
+    test.surveyed(6, None, &[]);
+    test.now = test.now + RETRY;
+    let granted = test.taken(8);
+    assert!(granted.contains(&Command::Delete(Attempt(1), test.mutex(1, 1))), "{granted:?}");
+}

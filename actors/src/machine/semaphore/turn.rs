@@ -111,63 +111,67 @@ impl Semaphore {
         let mut commands = Vec::new();
         self.mutex.handle(event, now, &mut commands);
         for command in commands {
-            let current = |ticket: Ticket| self.turn.as_ref().is_some_and(|turn| turn.ticket == ticket);
-            match command {
-                // Made with the options of whoever is served first. What flies behind counts if this is granted at
-                // once.
-                Command::Enter(attempt, ticket) => {
-                    out.push(Command::Enter(attempt, self.head().unwrap_or(ticket)));
-                    self.look(self.unknown_root(), Sight::Look, out);
-                }
-                Command::MakeDirectory(attempt, ticket) => {
-                    out.push(Command::MakeDirectory(attempt, self.head().unwrap_or(ticket)))
-                }
-                Command::Grant { ticket, node, czxid } if current(ticket) => {
-                    let before = self.arrivals;
-                    let Some(turn) = &mut self.turn else { continue };
-                    (turn.mutex, turn.before, turn.ahead) = (Some((node, czxid)), before, None);
-                    if turn.survey.is_none() {
-                        self.look(self.unknown_root(), Sight::Watch, out);
-                    }
-                }
-                Command::Queued(ticket, ahead) if current(ticket) => {
-                    self.turn.iter_mut().for_each(|turn| turn.ahead = Some(ahead));
-                }
-                Command::Refuse(ticket, refusal) if current(ticket) => {
-                    self.turn = None;
-                    for ticket in self.line.values().copied().collect::<Vec<_>>() {
-                        self.give_up(ticket, refusal.clone(), out);
-                    }
-                }
-                Command::Lose(ticket) if current(ticket) => {
-                    if let Some(turn) = self.turn.take() {
-                        calm(&turn, out);
-                    }
-                }
-                // Of turns that are over; and the session's ups and downs are told to claims, not to turns.
-                Command::Grant { .. }
-                | Command::Queued(..)
-                | Command::Refuse(..)
-                | Command::Lose(_)
-                | Command::Suspend(_)
-                | Command::Resume(_)
-                | Command::Forget { .. } => {}
-                Command::List(_)
-                | Command::Look(_)
-                | Command::Inspect(..)
-                | Command::Watch(_)
-                | Command::Unwatch(_)
-                | Command::Delete(..)
-                | Command::Track(_)
-                | Command::Survey { .. }
-                | Command::Calm
-                | Command::MakeRoot { .. }
-                | Command::Take { .. }
-                | Command::FindLeases(_)
-                | Command::Return(_)
-                | Command::TrackLease(_)
-                | Command::GrantPermits { .. } => out.push(command),
+            self.relay(command, out);
+        }
+    }
+
+    fn relay(&mut self, command: Command, out: &mut Vec<Command>) {
+        let current = |ticket: Ticket| self.turn.as_ref().is_some_and(|turn| turn.ticket == ticket);
+        match command {
+            // Made with the options of whoever is served first. What flies behind counts if this is granted at
+            // once.
+            Command::Enter(attempt, ticket) => {
+                out.push(Command::Enter(attempt, self.head().unwrap_or(ticket)));
+                self.look(self.unknown_root(), Sight::Look, out);
             }
+            Command::MakeDirectory(attempt, ticket) => {
+                out.push(Command::MakeDirectory(attempt, self.head().unwrap_or(ticket)))
+            }
+            Command::Grant { ticket, node, czxid } if current(ticket) => {
+                let before = self.arrivals;
+                let Some(turn) = &mut self.turn else { return };
+                (turn.mutex, turn.before, turn.ahead) = (Some((node, czxid)), before, None);
+                if turn.survey.is_none() {
+                    self.look(self.unknown_root(), Sight::Watch, out);
+                }
+            }
+            Command::Queued(ticket, ahead) if current(ticket) => {
+                self.turn.iter_mut().for_each(|turn| turn.ahead = Some(ahead));
+            }
+            Command::Refuse(ticket, refusal) if current(ticket) => {
+                self.turn = None;
+                for ticket in self.line.values().copied().collect::<Vec<_>>() {
+                    self.give_up(ticket, refusal.clone(), out);
+                }
+            }
+            Command::Lose(ticket) if current(ticket) => {
+                if let Some(turn) = self.turn.take() {
+                    calm(&turn, out);
+                }
+            }
+            // Of turns that are over; and the session's ups and downs are told to claims, not to turns.
+            Command::Grant { .. }
+            | Command::Queued(..)
+            | Command::Refuse(..)
+            | Command::Lose(_)
+            | Command::Suspend(_)
+            | Command::Resume(_)
+            | Command::Forget { .. } => {}
+            Command::List(_)
+            | Command::Look(_)
+            | Command::Inspect(..)
+            | Command::Watch(_)
+            | Command::Unwatch(_)
+            | Command::Delete(..)
+            | Command::Track(_)
+            | Command::Survey { .. }
+            | Command::Calm
+            | Command::MakeRoot { .. }
+            | Command::Take { .. }
+            | Command::FindLeases(_)
+            | Command::Return(_)
+            | Command::TrackLease(_)
+            | Command::GrantPermits { .. } => out.push(command),
         }
     }
 
@@ -355,8 +359,11 @@ impl Semaphore {
         let mut commands = Vec::new();
         self.mutex.handle(Event::Release(turn.ticket), now, &mut commands);
         for command in commands {
-            if let Command::Delete(attempt, _) = command {
-                self.mutex(Event::Deleted(attempt, Ok(())), now, out);
+            match command {
+                Command::Delete(attempt, node) if node == take.mutex => {
+                    self.mutex(Event::Deleted(attempt, Ok(())), now, out)
+                }
+                command => self.relay(command, out),
             }
         }
     }
