@@ -480,3 +480,15 @@ fn a_mutex_of_an_earlier_turn_is_deleted_also_when_that_is_due_as_a_take_succeed
     let granted = test.taken(8);
     assert!(granted.contains(&Command::Delete(Attempt(1), test.mutex(1, 1))), "{granted:?}");
 }
+
+#[test]
+fn who_asks_behind_the_look_is_not_refused_by_what_it_saw() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    let request = PermitRequest { count: 3, limit: Some(3), agreed: true, wait: FOREVER };
+    test.on(Event::AcquirePermits { ticket: Ticket(2), request });
+    test.granted(1, 1);
+    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
+    let refused = test.surveyed(4, Some(2), &[]);
+    assert_eq!(refused[0], refuse(2, Refusal::TooMany { count: 3, limit: 2 }));
+}

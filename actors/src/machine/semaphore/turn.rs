@@ -22,6 +22,8 @@ pub(super) struct Turn {
     before: u64,
     /// Whose answer is awaited.
     survey: Option<Attempt>,
+    /// Claims that came before this had come when it was sent.
+    asked: u64,
     /// Which surveys left the watches that are armed.
     root_watch: Option<Attempt>,
     lease_watch: Option<Attempt>,
@@ -87,6 +89,7 @@ impl Semaphore {
             mutex: None,
             before: 0,
             survey: None,
+            asked: 0,
             root_watch: None,
             lease_watch: None,
             full: None,
@@ -389,11 +392,11 @@ impl Semaphore {
 
     /// Serves the line, as far as there are permits.
     fn serve(&mut self, leases: usize, out: &mut Vec<Command>) {
-        let Some(Turn { before, mutex: Some((mutex, czxid)), .. }) = self.turn.clone() else { return };
+        let Some(Turn { before, asked, mutex: Some((mutex, czxid)), .. }) = self.turn.clone() else { return };
         let Limit::Stored { version, .. } = self.limit else { return self.look_closely(out) };
         let (mut used, mut chosen, mut waiting) = (leases as u64, Vec::new(), false);
-        let line: Vec<Ticket> = self.line.range(..before).map(|(_, ticket)| *ticket).collect();
-        for ticket in line {
+        let line: Vec<(u64, Ticket)> = self.line.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
+        for (arrival, ticket) in line {
             let Some(claim) = self.claims.get(&ticket) else { continue };
             let (count, wait, permits) =
                 (claim.request.count, claim.request.wait, self.permits(&claim.request));
@@ -401,6 +404,11 @@ impl Semaphore {
                 claim.request.agreed = true;
             }
             match permits {
+                // It may know of a limit that is newer than what was seen.
+                Err(_) if arrival >= asked => {
+                    self.limit = Limit::Unknown;
+                    return self.look_closely(out);
+                }
                 Err(refusal) => self.give_up(ticket, refusal, out),
                 Ok(limit) if !waiting && used + u64::from(count) <= limit => {
                     used += u64::from(count);
@@ -526,9 +534,9 @@ impl Semaphore {
     }
 
     fn look(&mut self, root: Sight, leases: Sight, out: &mut Vec<Command>) {
-        let survey = self.count();
+        let (survey, asked) = (self.count(), self.arrivals);
         let Some(turn) = &mut self.turn else { return };
-        (turn.survey, turn.full) = (Some(survey), None);
+        (turn.survey, turn.asked, turn.full) = (Some(survey), asked, None);
         if root == Sight::Watch {
             turn.root_watch = Some(survey);
         }
