@@ -492,3 +492,15 @@ fn who_asks_behind_the_look_is_not_refused_by_what_it_saw() {
     let refused = test.surveyed(4, Some(2), &[]);
     assert_eq!(refused[0], refuse(2, Refusal::TooMany { count: 3, limit: 2 }));
 }
+
+#[test]
+fn a_survey_that_is_late_does_not_count_when_the_mutex_came_later_still() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    let other = format!("{:032x}__lock__{:010}", 1, 1);
+    test.entered(1, 2, &[&other]);
+    let node = Znode::parse(&other).expect("a contender");
+    let first = test.on(Event::Fired { node, gone: true });
+    assert_eq!(first, [survey(4, Sight::Skip, Sight::Watch)]);
+    assert_eq!(test.surveyed(3, None, &[]), [], "it was free before the other one's turn");
+}

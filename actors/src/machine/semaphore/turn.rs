@@ -112,13 +112,15 @@ impl Semaphore {
     /// One event for the mutex' queue, and what follows from it.
     pub(super) fn mutex(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         let mut commands = Vec::new();
+        let at_once = matches!(event, Event::Entered { .. });
         self.mutex.handle(event, now, &mut commands);
         for command in commands {
-            self.relay(command, out);
+            self.relay(command, at_once, out);
         }
     }
 
-    fn relay(&mut self, command: Command, out: &mut Vec<Command>) {
+    /// A command of the mutex' queue; `at_once` when it follows from the answer to an [`Command::Enter`].
+    fn relay(&mut self, command: Command, at_once: bool, out: &mut Vec<Command>) {
         let current = |ticket: Ticket| self.turn.as_ref().is_some_and(|turn| turn.ticket == ticket);
         match command {
             // Made with the options of whoever is served first. What flies behind counts if this is granted at
@@ -134,7 +136,8 @@ impl Semaphore {
                 let before = self.arrivals;
                 let Some(turn) = &mut self.turn else { return };
                 (turn.mutex, turn.before, turn.ahead) = (Some((node, czxid)), before, None);
-                if turn.survey.is_none() {
+                // A survey that is still on its way counts if it was sent behind the list that showed us first.
+                if !at_once || turn.survey.is_none() {
                     self.look(self.unknown_root(), Sight::Watch, out);
                 }
             }
@@ -366,7 +369,7 @@ impl Semaphore {
                 Command::Delete(attempt, node) if node == take.mutex => {
                     self.mutex(Event::Deleted(attempt, Ok(())), now, out)
                 }
-                command => self.relay(command, out),
+                command => self.relay(command, false, out),
             }
         }
     }
