@@ -52,7 +52,7 @@ pub(crate) async fn first(
             }
             match client.watch_children(&path).await {
                 // Somebody may have come since the listing.
-                Ok((children, fired)) if first_of(&children, &patterns).is_none() => drop(fired.await),
+                Ok((found, fired)) if first_of(&found.names, &patterns).is_none() => drop(fired.await),
                 Ok(_) => {}
                 // A directory that is not there tells nobody when it is made.
                 Err(Failure::NoNode) => tokio::time::sleep(LOOK).await,

@@ -13,7 +13,7 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, StreamExt};
 use zookeeper_client as zk;
 
-use crate::machine::protocol::{Failure, Inspection, Root, TakeFailure};
+use crate::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
 
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use zookeeper_client::SaslOptions;
@@ -51,8 +51,10 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn read_root(&self, path: &str) -> Answer<Root>;
     /// The same, and leaves a watch on the data.
     fn watch_root(&self, path: &str) -> Answer<(Root, Watching)>;
-    /// The names of a node's children, and leaves a watch on them.
-    fn watch_children(&self, path: &str) -> Answer<(Vec<String>, Watching)>;
+    /// The names of a node's children, and which transaction wrote its data.
+    fn leases(&self, path: &str) -> Answer<Leases>;
+    /// The same, and leaves a watch on the children.
+    fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)>;
     /// Makes a node that outlives sessions. One that is there already is left as it is.
     fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()>;
     /// Replaces a node's data of whatever version.
@@ -352,7 +354,7 @@ impl ZooKeeper for Session {
         let (client, path) = (self.client.clone(), path.to_owned());
         submit(async move {
             let (data, stat) = client.get_data(&path).await?;
-            Ok(Root { version: stat.version, data })
+            Ok(Root { version: stat.version, written: stat.mzxid, data })
         })
     }
 
@@ -360,15 +362,23 @@ impl ZooKeeper for Session {
         let (client, path) = (self.client.clone(), path.to_owned());
         submit(async move {
             let (data, stat, watcher) = client.get_and_watch_data(&path).await?;
-            Ok((Root { version: stat.version, data }, fired(watcher)))
+            Ok((Root { version: stat.version, written: stat.mzxid, data }, fired(watcher)))
         })
     }
 
-    fn watch_children(&self, path: &str) -> Answer<(Vec<String>, Watching)> {
+    fn leases(&self, path: &str) -> Answer<Leases> {
         let (client, path) = (self.client.clone(), path.to_owned());
         submit(async move {
-            let (children, watcher) = client.list_and_watch_children(&path).await?;
-            Ok((children, fired(watcher)))
+            let (names, stat) = client.get_children(&path).await?;
+            Ok(Leases { names, written: stat.mzxid })
+        })
+    }
+
+    fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move {
+            let (names, stat, watcher) = client.get_and_watch_children(&path).await?;
+            Ok((Leases { names, written: stat.mzxid }, fired(watcher)))
         })
     }
 

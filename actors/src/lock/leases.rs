@@ -6,7 +6,7 @@ use ractor::ActorRef;
 
 use super::{LockActorMessage, State};
 use crate::leases::make_root;
-use crate::machine::protocol::{Event, Failure, Root, Sight, TakeFailure, Ticket};
+use crate::machine::protocol::{Event, Failure, Leases, Root, Sight, TakeFailure, Ticket};
 use crate::machine::znode::{Attempt, Znode};
 use crate::zookeeper::{Answer, Fired, NewNode, TakeRequest, Watching};
 
@@ -14,7 +14,7 @@ use crate::zookeeper::{Answer, Fired, NewNode, TakeRequest, Watching};
 pub(crate) struct Survey {
     pub survey: Attempt,
     root: Option<Result<Root, Failure>>,
-    leases: Option<Result<Vec<String>, Failure>>,
+    leases: Option<Result<Leases, Failure>>,
     watches: [Option<Watching>; 2],
 }
 
@@ -33,12 +33,12 @@ impl State {
                 None => unwatched(client.read_root(path), Some(later())),
             }),
         };
-        let leases: Option<Answer<(Vec<String>, Option<Watching>)>> = match leases {
+        let leases: Option<Answer<(Leases, Option<Watching>)>> = match leases {
             Sight::Skip => None,
-            Sight::Look => Some(unwatched(client.children(path), None)),
+            Sight::Look => Some(unwatched(client.leases(path), None)),
             Sight::Watch => Some(match session.connection.nodes.room_for_watch(path) {
                 Some(room) => watched(client.watch_children(path), room),
-                None => unwatched(client.children(path), Some(later())),
+                None => unwatched(client.leases(path), Some(later())),
             }),
         };
         session.expect(Box::pin(async move {

@@ -8,6 +8,19 @@ use super::znode::{Attempt, Dialect, Mode, Patterns, Znode};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub(crate) u64);
 
+impl Ticket {
+    /// For whoever drives a [`Queue`](super::queue::Queue) alone and counts its requests itself, as a model does.
+    /// Where actors are, [`Ticket::new`] keeps tickets apart.
+    pub const fn numbered(number: u64) -> Ticket {
+        Ticket(number)
+    }
+
+    /// The number that it was made of.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// What a caller asks of the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
@@ -115,8 +128,8 @@ pub enum Event {
         survey: Attempt,
         /// The semaphore's root, if it was asked for.
         root: Option<Result<Root, Failure>>,
-        /// The names of all leases, if they were asked for.
-        leases: Option<Result<Vec<String>, Failure>>,
+        /// All leases, if they were asked for.
+        leases: Option<Result<Leases, Failure>>,
     },
     /// What a survey watches has changed: the root's data, or else the leases.
     Disturbed {
@@ -162,8 +175,19 @@ pub struct Inspection {
 pub struct Root {
     /// Counts the changes of its data.
     pub version: i32,
+    /// The transaction that wrote its data.
+    pub written: i64,
     /// Its data: how many permits there are, in decimal digits, or anything else.
     pub data: Vec<u8>,
+}
+
+/// What a list of a semaphore's leases tells.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Leases {
+    /// In no order.
+    pub names: Vec<String>,
+    /// The transaction that wrote the root's data, as of this list.
+    pub written: i64,
 }
 
 /// Why no lease was taken.

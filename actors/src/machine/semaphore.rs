@@ -8,7 +8,9 @@
 //!
 //! A list of the leases counts only when the mutex was ours before it was sent: whoever had the mutex earlier has
 //! made its leases by then. What is taken is checked once more by the server: the transaction fails if the mutex or
-//! the number of permits is no longer what it was.
+//! the number of permits is no longer what it was. How many permits there are is read once and remembered: each list
+//! of the leases shows which transaction wrote the root's data, and with it whether what is remembered still holds,
+//! also when the root was deleted and made again and counts its versions anew.
 //!
 //! The recipe is kazoo's (`kazoo/recipe/lock.py`, version 2.11, `Semaphore`).
 
@@ -60,8 +62,9 @@ enum Link {
 enum Limit {
     /// Not read yet, or changed since.
     Unknown,
-    /// As of this version of the root; `None` when its data is no number, and everybody uses his own.
-    Stored { version: i32, permits: Option<i64> },
+    /// As of this version of the root, written by this transaction; `None` when its data is no number, and everybody
+    /// uses his own.
+    Stored { version: i32, written: i64, permits: Option<i64> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,6 +113,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Machine for Semaphore {
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         self.ring(now, out);
+        // Nothing is asked for in the name of somebody who has just run out of time.
+        self.advance(now, out);
         match event {
             Event::AcquirePermits { ticket, request } => self.acquire(ticket, request, now, out),
             Event::Cancel(ticket) => self.give_up(ticket, Refusal::Cancelled, out),
@@ -314,7 +319,9 @@ impl Semaphore {
             match self.alarms.pop_first() {
                 Some((_, Alarm::Deadline(ticket))) => self.give_up(ticket, Refusal::TimedOut, out),
                 // Leases that are being made are worth the moment.
-                Some((_, Alarm::Patience(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {}
+                Some((_, Alarm::Patience(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {
+                    self.alarms.insert((now + PATIENCE, Alarm::Patience(ticket)));
+                }
                 Some((_, Alarm::Patience(ticket))) => self.give_up(ticket, Refusal::Contended, out),
                 Some((_, Alarm::Return(lease))) => out.push(Command::Return(lease)),
                 Some((_, Alarm::Find(take))) => out.push(Command::FindLeases(take)),

@@ -1,11 +1,13 @@
 use super::*;
-use crate::machine::protocol::{Created, Root, Sight, TakeFailure};
+use crate::machine::protocol::{Created, Leases, Root, Sight, TakeFailure};
 use crate::machine::znode::{Dialect, Mode, Znode};
 
 /// A semaphore with a session, and the answers of a server.
 struct Test {
     machine: Semaphore,
     now: Moment,
+    /// Which transaction wrote the root's data.
+    written: i64,
 }
 
 const FOREVER: Wait = Wait::Forever;
@@ -13,7 +15,7 @@ const FOREVER: Wait = Wait::Forever;
 impl Test {
     fn new() -> Test {
         let machine = Semaphore::new(Instance::new(7 << 48));
-        let mut test = Test { machine, now: Moment(0) };
+        let mut test = Test { machine, now: Moment(0), written: 10 };
         assert_eq!(test.on(Event::Connected { session: 1 }), []);
         test
     }
@@ -67,8 +69,10 @@ impl Test {
     }
 
     fn surveyed(&mut self, survey: u64, permits: Option<u32>, leases: &[&str]) -> Vec<Command> {
-        let root = permits.map(|permits| Ok(Root { version: 0, data: permits.to_string().into_bytes() }));
-        let leases = Some(Ok(leases.iter().map(|name| name.to_string()).collect()));
+        let data = |permits: u32| permits.to_string().into_bytes();
+        let root = permits.map(|permits| Ok(Root { version: 0, written: self.written, data: data(permits) }));
+        let names = leases.iter().map(|name| name.to_string()).collect();
+        let leases = Some(Ok(Leases { names, written: self.written }));
         self.on(Event::Surveyed { survey: Attempt(survey), root, leases })
     }
 
@@ -274,8 +278,9 @@ fn the_number_of_a_handle_is_compared_with_the_stored_one_unless_that_is_none() 
     test.on(Event::AcquirePermits { ticket: Ticket(1), request });
     test.acquire(2, 1, FOREVER);
     test.granted(0, 0);
-    let root = Some(Ok(Root { version: 3, data: b"anything".to_vec() }));
-    let found = test.on(Event::Surveyed { survey: Attempt(0), root, leases: Some(Ok(vec!["x".into()])) });
+    let root = Some(Ok(Root { version: 3, written: 1, data: b"anything".to_vec() }));
+    let leases = Some(Ok(Leases { names: vec!["x".into()], written: 1 }));
+    let found = test.on(Event::Surveyed { survey: Attempt(0), root, leases });
     assert_eq!(found[..2], [refuse(1, Refusal::NoLimit), forget(1, true)]);
     assert!(matches!(&found[2], Command::Take { version: 3, leases, .. } if leases[0].0 == Ticket(2)));
 }
@@ -399,4 +404,134 @@ fn one_deadline_covers_it_all() {
     assert_eq!(late[..2], [refuse(1, Refusal::TimedOut), forget(1, true)]);
     assert_eq!(late[2..], [Command::Calm, Command::Delete(Attempt(1), test.mutex(1, 1))]);
     assert_eq!(test.acquire(2, 1, Wait::Until(Moment(5))), [refuse(2, Refusal::TimedOut), forget(2, true)]);
+}
+
+#[test]
+fn nothing_is_sent_for_somebody_who_has_run_out_of_time() {
+    let mut test = Test::new();
+    test.acquire(1, 1, Wait::Until(Moment(5)));
+    let created = Err(Failure::NoNode);
+    let entered = Event::Entered { attempt: Attempt(0), created, children: Err(Failure::NoNode) };
+    assert_eq!(test.on(entered), [Command::MakeDirectory(Attempt(0), Ticket(1))]);
+    test.now = Moment(5);
+    let late = test.on(Event::DirectoryMade(Attempt(0), Ok(())));
+    assert_eq!(late, [refuse(1, Refusal::TimedOut), forget(1, true)]);
+    assert!(test.machine.is_idle());
+}
+
+#[test]
+fn half_a_survey_leaves_no_watch_behind() {
+    let mut test = Test::warm();
+    test.acquire(1, 2, FOREVER);
+    test.granted(1, 1);
+    assert_eq!(test.surveyed(3, None, &["x"]), [survey(4, Sight::Watch, Sight::Watch)]);
+    let root = Some(Ok(Root { version: 0, written: 10, data: b"2".to_vec() }));
+    let leases = Some(Err(Failure::Refused("busy".into())));
+    let failed = test.on(Event::Surveyed { survey: Attempt(4), root, leases });
+    assert_eq!(failed[0], Command::Calm, "the root's watch is there");
+}
+
+#[test]
+fn a_try_that_looked_while_the_limit_changed_looks_again() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    test.acquire(2, 1, Wait::Try);
+    test.on(Event::Taken(Attempt(5), Err(TakeFailure::LimitChanged)));
+    assert_eq!(test.surveyed(6, None, &[]), [survey(8, Sight::Look, Sight::Look)]);
+}
+
+#[test]
+fn a_try_is_patient_for_a_second_more_when_its_mutex_is_taken_away() {
+    let mut test = Test::warm();
+    test.acquire(2, 1, Wait::Try);
+    test.surveyed(3, None, &[]);
+    test.granted(1, 1);
+    assert_eq!(test.surveyed(4, None, &[]), [test.take(6, (1, 1), false, [(2, 5)])]);
+    test.now = test.now + PATIENCE;
+    assert_eq!(test.on(Event::Wake), [], "the leases are being made");
+    test.on(Event::Taken(Attempt(6), Err(TakeFailure::MutexGone)));
+    test.now = test.now + PATIENCE;
+    assert_eq!(test.on(Event::Wake)[0], refuse(2, Refusal::Contended));
+}
+
+#[test]
+fn closing_does_not_wait_for_an_answer_that_is_forbidden() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    test.on(Event::Taken(Attempt(5), Err(TakeFailure::Failed(Failure::Unknown("reset".into())))));
+    test.on(Event::Close);
+    test.on(Event::Deleted(Attempt(1), Ok(())));
+    assert_eq!(test.on(Event::LeasesFound(Attempt(5), Err(Failure::NoAuth))), [forget(1, false)]);
+    assert!(test.machine.is_idle());
+}
+
+#[test]
+fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
+    // Raised: the version that is remembered would forbid what is allowed.
+    let mut test = Test::warm();
+    let request = PermitRequest { count: 3, limit: Some(2), agreed: true, wait: FOREVER };
+    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.granted(1, 1);
+    test.written = 11;
+    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
+    let take = test.surveyed(4, Some(3), &[]);
+    assert!(matches!(&take[0], Command::Take { leases, .. } if leases.len() == 3));
+
+    // The root was made again: the version says nothing.
+    let mut test = Test::warm();
+    test.acquire(1, 2, FOREVER);
+    test.granted(1, 1);
+    test.written = 11;
+    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
+    assert_eq!(test.surveyed(4, Some(1), &[])[0], refuse(1, Refusal::LimitMismatch { stored: 1, given: 2 }));
+
+    // A try is not told that there is none without another look.
+    let mut test = Test::warm();
+    let request = PermitRequest { count: 1, limit: Some(2), agreed: true, wait: Wait::Try };
+    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.written = 11;
+    assert_eq!(test.surveyed(3, None, &["x", "y"]), [survey(4, Sight::Look, Sight::Look)]);
+    assert_eq!(test.surveyed(4, Some(3), &["x", "y"])[0], enter(1, 1));
+}
+
+#[test]
+fn a_mutex_of_an_earlier_turn_is_deleted_also_when_that_is_due_as_a_take_succeeds() {
+    let mut test = full();
+    test.on(Event::Cancel(Ticket(1)));
+    test.on(Event::Cancel(Ticket(2)));
+    test.on(Event::Deleted(Attempt(1), Err(Failure::Refused("busy".into()))));
+    assert_eq!(test.acquire(3, 1, FOREVER)[0], enter(2, 3));
+    test.granted(2, 2);
+    test.surveyed(6, None, &[]);
+    test.now = test.now + RETRY;
+    let granted = test.taken(8);
+    assert!(granted.contains(&Command::Delete(Attempt(1), test.mutex(1, 1))), "{granted:?}");
+}
+
+#[test]
+fn who_asks_behind_the_look_is_not_refused_by_what_it_saw() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    let request = PermitRequest { count: 3, limit: Some(3), agreed: true, wait: FOREVER };
+    test.on(Event::AcquirePermits { ticket: Ticket(2), request });
+    test.granted(1, 1);
+    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
+    let refused = test.surveyed(4, Some(2), &[]);
+    assert_eq!(refused[0], refuse(2, Refusal::TooMany { count: 3, limit: 2 }));
+}
+
+#[test]
+fn a_survey_that_is_late_does_not_count_when_the_mutex_came_later_still() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    let other = format!("{:032x}__lock__{:010}", 1, 1);
+    test.entered(1, 2, &[&other]);
+    let node = Znode::parse(&other).expect("a contender");
+    let first = test.on(Event::Fired { node, gone: true });
+    assert_eq!(first, [survey(4, Sight::Skip, Sight::Watch)]);
+    assert_eq!(test.surveyed(3, None, &[]), [], "it was free before the other one's turn");
 }

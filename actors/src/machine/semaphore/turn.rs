@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Alarm, Limit, Link, PATIENCE, RETRY, Semaphore, Stage};
 use crate::machine::protocol::{
-    Command, Event, Failure, PermitRequest, Refusal, Request, Root, Sight, TakeFailure, Ticket, Wait,
+    Command, Event, Failure, Leases, PermitRequest, Refusal, Request, Root, Sight, TakeFailure, Ticket, Wait,
 };
 use crate::machine::znode::{Attempt, Dialect, Mode, Patterns, Znode};
 use crate::machine::{Machine, Moment};
@@ -22,6 +22,8 @@ pub(super) struct Turn {
     before: u64,
     /// Whose answer is awaited.
     survey: Option<Attempt>,
+    /// Claims that came before this had come when it was sent.
+    asked: u64,
     /// Which surveys left the watches that are armed.
     root_watch: Option<Attempt>,
     lease_watch: Option<Attempt>,
@@ -87,6 +89,7 @@ impl Semaphore {
             mutex: None,
             before: 0,
             survey: None,
+            asked: 0,
             root_watch: None,
             lease_watch: None,
             full: None,
@@ -110,69 +113,76 @@ impl Semaphore {
     /// One event for the mutex' queue, and what follows from it.
     pub(super) fn mutex(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         let mut commands = Vec::new();
+        let at_once = matches!(event, Event::Entered { .. } | Event::Listed(..));
         self.mutex.handle(event, now, &mut commands);
         for command in commands {
-            let current = |ticket: Ticket| self.turn.as_ref().is_some_and(|turn| turn.ticket == ticket);
-            match command {
-                // Made with the options of whoever is served first. What flies behind counts if this is granted at
-                // once.
-                Command::Enter(attempt, ticket) => {
-                    out.push(Command::Enter(attempt, self.head().unwrap_or(ticket)));
-                    self.look(self.unknown_root(), Sight::Look, out);
-                }
-                Command::MakeDirectory(attempt, ticket) => {
-                    out.push(Command::MakeDirectory(attempt, self.head().unwrap_or(ticket)))
-                }
-                Command::Grant { ticket, node, czxid } if current(ticket) => {
-                    let before = self.arrivals;
-                    let Some(turn) = &mut self.turn else { continue };
-                    (turn.mutex, turn.before, turn.ahead) = (Some((node, czxid)), before, None);
-                    if turn.survey.is_none() {
-                        self.look(self.unknown_root(), Sight::Watch, out);
-                    }
-                }
-                Command::Queued(ticket, ahead) if current(ticket) => {
-                    self.turn.iter_mut().for_each(|turn| turn.ahead = Some(ahead));
-                }
-                Command::Refuse(ticket, refusal) if current(ticket) => {
-                    self.turn = None;
-                    for ticket in self.line.values().copied().collect::<Vec<_>>() {
-                        self.give_up(ticket, refusal.clone(), out);
-                    }
-                }
-                Command::Lose(ticket) if current(ticket) => {
-                    if let Some(turn) = self.turn.take() {
-                        calm(&turn, out);
-                    }
-                }
-                // Of turns that are over; and the session's ups and downs are told to claims, not to turns.
-                Command::Grant { .. }
-                | Command::Queued(..)
-                | Command::Refuse(..)
-                | Command::Lose(_)
-                | Command::Suspend(_)
-                | Command::Resume(_)
-                | Command::Forget { .. } => {}
-                // The same: it may show that everybody ahead has gone.
-                Command::List(_) => {
-                    out.push(command);
-                    self.look(self.unknown_root(), Sight::Look, out);
-                }
-                Command::Look(_)
-                | Command::Inspect(..)
-                | Command::Watch(_)
-                | Command::Unwatch(_)
-                | Command::Delete(..)
-                | Command::Track(_)
-                | Command::Survey { .. }
-                | Command::Calm
-                | Command::MakeRoot { .. }
-                | Command::Take { .. }
-                | Command::FindLeases(_)
-                | Command::Return(_)
-                | Command::TrackLease(_)
-                | Command::GrantPermits { .. } => out.push(command),
+            self.relay(command, at_once, out);
+        }
+    }
+
+    /// A command of the mutex' queue; `at_once` when it follows from a list of the queue, with a survey behind it.
+    fn relay(&mut self, command: Command, at_once: bool, out: &mut Vec<Command>) {
+        let current = |ticket: Ticket| self.turn.as_ref().is_some_and(|turn| turn.ticket == ticket);
+        match command {
+            // Made with the options of whoever is served first. What flies behind counts if this is granted at
+            // once.
+            Command::Enter(attempt, ticket) => {
+                out.push(Command::Enter(attempt, self.head().unwrap_or(ticket)));
+                self.look(self.unknown_root(), Sight::Look, out);
             }
+            Command::MakeDirectory(attempt, ticket) => {
+                out.push(Command::MakeDirectory(attempt, self.head().unwrap_or(ticket)))
+            }
+            Command::Grant { ticket, node, czxid } if current(ticket) => {
+                let before = self.arrivals;
+                let Some(turn) = &mut self.turn else { return };
+                (turn.mutex, turn.before, turn.ahead) = (Some((node, czxid)), before, None);
+                // A survey that is still on its way counts if it was sent behind the list that showed us first.
+                if !at_once || turn.survey.is_none() {
+                    self.look(self.unknown_root(), Sight::Watch, out);
+                }
+            }
+            Command::Queued(ticket, ahead) if current(ticket) => {
+                self.turn.iter_mut().for_each(|turn| turn.ahead = Some(ahead));
+            }
+            Command::Refuse(ticket, refusal) if current(ticket) => {
+                self.turn = None;
+                for ticket in self.line.values().copied().collect::<Vec<_>>() {
+                    self.give_up(ticket, refusal.clone(), out);
+                }
+            }
+            Command::Lose(ticket) if current(ticket) => {
+                if let Some(turn) = self.turn.take() {
+                    calm(&turn, out);
+                }
+            }
+            // Of turns that are over; and the session's ups and downs are told to claims, not to turns.
+            Command::Grant { .. }
+            | Command::Queued(..)
+            | Command::Refuse(..)
+            | Command::Lose(_)
+            | Command::Suspend(_)
+            | Command::Resume(_)
+            | Command::Forget { .. } => {}
+            // The same: it may show that everybody ahead has gone.
+            Command::List(_) => {
+                out.push(command);
+                self.look(self.unknown_root(), Sight::Look, out);
+            }
+            Command::Look(_)
+            | Command::Inspect(..)
+            | Command::Watch(_)
+            | Command::Unwatch(_)
+            | Command::Delete(..)
+            | Command::Track(_)
+            | Command::Survey { .. }
+            | Command::Calm
+            | Command::MakeRoot { .. }
+            | Command::Take { .. }
+            | Command::FindLeases(_)
+            | Command::Return(_)
+            | Command::TrackLease(_)
+            | Command::GrantPermits { .. } => out.push(command),
         }
     }
 
@@ -187,7 +197,7 @@ impl Semaphore {
         &mut self,
         survey: Attempt,
         root: Option<Result<Root, Failure>>,
-        leases: Option<Result<Vec<String>, Failure>>,
+        leases: Option<Result<Leases, Failure>>,
         now: Moment,
         out: &mut Vec<Command>,
     ) {
@@ -199,9 +209,14 @@ impl Semaphore {
         }
         let known = self.limit;
         let root = root.map(|root| root.map(|root| self.limit = read(&root)));
+        if let (Limit::Stored { written, .. }, Some(Ok(leases))) = (self.limit, &leases) {
+            if written != leases.written {
+                self.limit = Limit::Unknown;
+            }
+        }
         let result = match (root, leases) {
             (Some(Err(failure)), _) | (_, Some(Err(failure))) => Err(failure),
-            (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.len())),
+            (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.names.len())),
             (Some(Ok(())) | None, None) => Ok(None),
         };
         if let Some(ticket) = peek {
@@ -210,6 +225,8 @@ impl Semaphore {
         let Some(turn) = &mut self.turn else { return };
         turn.survey = None;
         if result.is_err() {
+            // One half may have left its watch.
+            calm(turn, out);
             (turn.root_watch, turn.lease_watch) = (None, None);
         }
         // What was seen before the mutex was ours may be out of date.
@@ -309,6 +326,10 @@ impl Semaphore {
                 self.put_back(&take, None, out);
                 self.look_closely(out);
             }
+            // The end of the session takes them away.
+            Err(Failure::NoAuth | Failure::Refused(_)) if self.closed => {
+                take.leases.iter().for_each(|(ticket, _)| self.remove(*ticket, false, out));
+            }
             Err(failure) => {
                 self.take = Some(take);
                 match failure {
@@ -349,8 +370,11 @@ impl Semaphore {
         let mut commands = Vec::new();
         self.mutex.handle(Event::Release(turn.ticket), now, &mut commands);
         for command in commands {
-            if let Command::Delete(attempt, _) = command {
-                self.mutex(Event::Deleted(attempt, Ok(())), now, out);
+            match command {
+                Command::Delete(attempt, node) if node == take.mutex => {
+                    self.mutex(Event::Deleted(attempt, Ok(())), now, out)
+                }
+                command => self.relay(command, false, out),
             }
         }
     }
@@ -376,11 +400,11 @@ impl Semaphore {
 
     /// Serves the line, as far as there are permits.
     fn serve(&mut self, leases: usize, out: &mut Vec<Command>) {
-        let Some(Turn { before, mutex: Some((mutex, czxid)), .. }) = self.turn.clone() else { return };
+        let Some(Turn { before, asked, mutex: Some((mutex, czxid)), .. }) = self.turn.clone() else { return };
         let Limit::Stored { version, .. } = self.limit else { return self.look_closely(out) };
         let (mut used, mut chosen, mut waiting) = (leases as u64, Vec::new(), false);
-        let line: Vec<Ticket> = self.line.range(..before).map(|(_, ticket)| *ticket).collect();
-        for ticket in line {
+        let line: Vec<(u64, Ticket)> = self.line.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
+        for (arrival, ticket) in line {
             let Some(claim) = self.claims.get(&ticket) else { continue };
             let (count, wait, permits) =
                 (claim.request.count, claim.request.wait, self.permits(&claim.request));
@@ -388,6 +412,11 @@ impl Semaphore {
                 claim.request.agreed = true;
             }
             match permits {
+                // It may know of a limit that is newer than what was seen.
+                Err(_) if arrival >= asked => {
+                    self.limit = Limit::Unknown;
+                    return self.look_closely(out);
+                }
                 Err(refusal) => self.give_up(ticket, refusal, out),
                 Ok(limit) if !waiting && used + u64::from(count) <= limit => {
                     used += u64::from(count);
@@ -455,6 +484,10 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
+        if result.is_ok() && self.limit == Limit::Unknown {
+            let survey = self.peek(out);
+            return self.set(ticket, Stage::Peeking(survey));
+        }
         let Some(claim) = self.claims.get(&ticket) else { return };
         let free = |used: Option<usize>| match self.permits(&claim.request) {
             // What is free is kept for those who wait.
@@ -509,9 +542,9 @@ impl Semaphore {
     }
 
     fn look(&mut self, root: Sight, leases: Sight, out: &mut Vec<Command>) {
-        let survey = self.count();
+        let (survey, asked) = (self.count(), self.arrivals);
         let Some(turn) = &mut self.turn else { return };
-        (turn.survey, turn.full) = (Some(survey), None);
+        (turn.survey, turn.asked, turn.full) = (Some(survey), asked, None);
         if root == Sight::Watch {
             turn.root_watch = Some(survey);
         }
@@ -552,5 +585,5 @@ fn calm(turn: &Turn, out: &mut Vec<Command>) {
 
 fn read(root: &Root) -> Limit {
     let permits = std::str::from_utf8(&root.data).ok().and_then(|text| text.trim().parse().ok());
-    Limit::Stored { version: root.version, permits }
+    Limit::Stored { version: root.version, written: root.written, permits }
 }

@@ -1,0 +1,207 @@
+//! What must hold of a lock's queue, whatever happens.
+
+use std::borrow::Cow;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
+use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::machine::znode::Mode;
+use stateright::{Model, Property};
+
+use super::process::{DEADLINE, Lease, Word};
+use super::server::{Name, Node};
+use super::world::{Action, Flaw, PEER, Scenario, World};
+
+pub const EXCLUSION: &str = "exclusion";
+pub const BACKING: &str = "a living node behind every guard";
+pub const GHOSTS: &str = "no ghost";
+pub const WAKING: &str = "no lost wake-up";
+pub const RESTING: &str = "it comes to rest";
+pub const ORDER: &str = "order";
+pub const TOKENS: &str = "tokens grow";
+pub const CERTAINTY: &str = "no grant in doubt";
+pub const ANSWERS: &str = "one true answer";
+
+impl Model for Scenario {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::new(self)]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        world.actions(self, actions);
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        let mut next = world.clone();
+        next.apply(self, action);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Scenario>> {
+        vec![
+            Property::always(EXCLUSION, |scenario: &Scenario, world: &World| world.excludes(scenario)),
+            Property::always(BACKING, |_, world: &World| world.backs()),
+            Property::always(GHOSTS, |_, world: &World| !world.is_quiet() || world.is_clean()),
+            Property::always(WAKING, |scenario: &Scenario, world: &World| {
+                !world.is_quiet() || world.has_woken(scenario)
+            }),
+            Property::always(RESTING, |scenario: &Scenario, world: &World| world.comes_to_rest(scenario)),
+            Property::always(ORDER, |_, world: &World| !world.flaws.contains(&Flaw::Order)),
+            Property::always(TOKENS, |_, world: &World| !world.flaws.contains(&Flaw::Token)),
+            Property::always(CERTAINTY, |_, world: &World| !world.flaws.contains(&Flaw::Doubt)),
+            Property::always(ANSWERS, |_, world: &World| !world.flaws.contains(&Flaw::Answer)),
+        ]
+    }
+}
+
+/// More steps than it ever takes to come to rest.
+const PATIENCE: usize = 1000;
+
+impl World {
+    /// Nothing is on its way, and nothing is in doubt.
+    fn is_quiet(&self) -> bool {
+        let mut due = Vec::new();
+        self.due(&mut due);
+        due.is_empty()
+    }
+
+    /// With nobody asking for anything and nothing more going wrong, everything that is on its way arrives. What is
+    /// known of one state is known of all on the way, so that this costs one step a state.
+    fn comes_to_rest(&self, scenario: &Scenario) -> bool {
+        let Ok(mut settled) = scenario.settled.lock() else { return false };
+        let (mut world, mut way, mut due) = (Cow::Borrowed(self), Vec::new(), Vec::new());
+        while way.len() < PATIENCE {
+            let state = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*world);
+            if settled.contains(&state) {
+                settled.extend(way);
+                return true;
+            }
+            way.push(state);
+            due.clear();
+            world.due(&mut due);
+            match due.first() {
+                Some(action) if world.flaws.is_empty() => world.to_mut().apply(scenario, *action),
+                Some(_) | None => {
+                    settled.extend(way);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Every two that hold at the same time are readers. A guard whose node an operator deleted is excused until its
+    /// owner knows.
+    fn excludes(&self, scenario: &Scenario) -> bool {
+        let guards = self.guards().filter(|guard| !self.struck.contains(&guard.name));
+        let mut shared: Vec<bool> = guards.map(|guard| guard.mode(scenario) == Mode::Read).collect();
+        if let Some(peer) = self.peer.filter(|peer| self.is_first(*peer, scenario)) {
+            shared.push(peer.mode == Mode::Read);
+        }
+        shared.len() <= 1 || shared.iter().all(|shared| *shared)
+    }
+
+    /// The node of whoever holds is there, and goes with its session or with none.
+    fn backs(&self) -> bool {
+        let mut guards = self.guards();
+        guards.all(|guard| {
+            let excused = self.struck.contains(&guard.name) && !self.is_quiet();
+            let node = self.server.find(guard.name);
+            excused || node.is_some_and(|node| node.owner == guard.session.unwrap_or(0))
+        })
+    }
+
+    /// Every node has somebody who wants it.
+    fn is_clean(&self) -> bool {
+        self.server
+            .nodes()
+            .iter()
+            .all(|node| node.name.author == PEER || node.belated || self.is_wanted(node))
+    }
+
+    fn is_wanted(&self, node: &Node) -> bool {
+        let process = &self.processes[usize::from(node.name.author)];
+        if !process.alive || process.closed && process.current.is_none() {
+            // Nobody is left to delete a node that outlives sessions.
+            return node.owner == 0;
+        }
+        let mut asked = process.asked.iter();
+        asked.any(|asked| {
+            asked.attempt == Some(node.name.attempt)
+                && matches!(asked.word, Word::Waiting | Word::Granted { .. })
+        })
+    }
+
+    /// Whoever waits has somebody ahead, and time left; nothing remains of whoever is done.
+    fn has_woken(&self, scenario: &Scenario) -> bool {
+        self.processes.iter().enumerate().filter(|(_, process)| process.alive).all(|(number, process)| {
+            process.asked.iter().zip(scenario.wants[number]).all(|(asked, want)| match asked.word {
+                Word::Unasked => true,
+                Word::Waiting => {
+                    let own = |node: &&Node| {
+                        node.name.author == number as u8 && Some(node.name.attempt) == asked.attempt
+                    };
+                    let in_time = match want.wait {
+                        Wait::Try => false,
+                        Wait::Until(_) => process.now < DEADLINE,
+                        Wait::Forever => true,
+                    };
+                    let node = self.server.nodes().iter().find(own);
+                    in_time && node.is_some_and(|node| self.is_blocked(node.name, want.mode))
+                }
+                Word::Granted { .. } => !asked.forgotten,
+                Word::Refused | Word::Lost | Word::Released | Word::Cancelling => asked.forgotten,
+            })
+        })
+    }
+
+    fn is_blocked(&self, name: Name, mode: Mode) -> bool {
+        self.server.nodes().iter().any(|node| node.name.sequence < name.sequence && node.name.blocks(mode))
+    }
+
+    fn is_first(&self, peer: Name, scenario: &Scenario) -> bool {
+        let shares = scenario.wants.iter().flat_map(|wants| wants.iter()).any(|want| want.mode == Mode::Read);
+        let mode = match peer.mode {
+            Mode::Lock if shares => Mode::Write,
+            mode => mode,
+        };
+        !self.is_blocked(peer, mode)
+    }
+
+    /// Guards that do not read `Lost`.
+    fn guards(&self) -> impl Iterator<Item = Guard> {
+        let alive = self.processes.iter().enumerate().filter(|(_, process)| process.alive);
+        alive
+            .flat_map(|(process, state)| {
+                state.asked.iter().enumerate().filter_map(move |(ticket, asked)| match asked.word {
+                    Word::Granted { name, session } => Some(Guard { process, ticket, name, session }),
+                    Word::Unasked
+                    | Word::Waiting
+                    | Word::Cancelling
+                    | Word::Refused
+                    | Word::Lost
+                    | Word::Released => None,
+                })
+            })
+            .filter(|guard| {
+                guard.session.is_none_or(|id| {
+                    self.sessions.get(&id).is_some_and(|session| session.lease != Lease::Lost)
+                })
+            })
+    }
+}
+
+struct Guard {
+    process: usize,
+    ticket: usize,
+    name: Name,
+    session: Option<u8>,
+}
+
+impl Guard {
+    fn mode(&self, scenario: &Scenario) -> Mode {
+        scenario.wants[self.process][self.ticket].mode
+    }
+}

@@ -1,0 +1,167 @@
+//! Deliberately broken twins: wrappers around the real machine that alter one event or one command, or leave out
+//! one rule of its driver. The model must catch each.
+
+use lockkeeper_actors::machine::protocol::{Command, Created, Event, Failure};
+use lockkeeper_actors::machine::znode::{Attempt, Mode, Znode};
+
+use super::server::{Name, instance};
+use super::world::World;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twin {
+    CancelSwallowed,
+    /// As kazoo does: a node that an earlier session left is taken for the one that was just made.
+    OtherSessionAdopted,
+    GrantedWhileSuspended,
+    /// A new session is taken for the old one, resumed: waiters keep their nodes, and are handed the lock over.
+    HandedOverAcrossSessions,
+    TokenFromSequence,
+    ReleaseForgetsOnError,
+    UnknownDeleteTakenForDone,
+    UnknownCreateTakenForFailed,
+    WatchesLostOnReconnect,
+    WatchOnNothingTakenForArmed,
+    ChangeTakenForGone,
+    /// As kazoo does: numbers past the wrap are compared like any others.
+    ComparedAcrossTheWrap,
+    ReadersOverlooked,
+    WaitersOverlooked,
+    MissingSwallowed,
+    DeadlineSwallowed,
+    /// A driver that passes on what it hears, though the lease's word has changed since.
+    OldNewsResumes,
+    LookFindsNothing,
+}
+
+impl Twin {
+    /// What the machine gets instead.
+    pub fn event(self, world: &World, process: usize, event: Event) -> Option<Event> {
+        match (self, event) {
+            (Twin::CancelSwallowed, Event::Cancel(_)) => None,
+            (Twin::GrantedWhileSuspended, Event::Suspended) => None,
+            (Twin::MissingSwallowed, Event::Missing(_)) => None,
+            (Twin::DeadlineSwallowed, Event::Wake) => None,
+            (
+                Twin::OtherSessionAdopted,
+                Event::Entered { attempt, created: Ok(created), children: Ok(names) },
+            ) => {
+                let session = world.processes[process].using.unwrap_or(0);
+                let other = |node: &Znode| {
+                    world.server.find(Name::of(node)).is_some_and(|node| node.owner != session)
+                };
+                let own = |node: &Znode| instance(process as u8).attempt(node).is_some();
+                let found =
+                    names.iter().filter_map(|name| Znode::parse(name)).find(|node| own(node) && other(node));
+                let created = found.map_or(created, |node| Created { czxid: czxid(world, &node), node });
+                Some(Event::Entered { attempt, created: Ok(created), children: Ok(names) })
+            }
+            (Twin::HandedOverAcrossSessions, Event::Lost) => Some(Event::Suspended),
+            (Twin::HandedOverAcrossSessions, Event::Connected { session })
+                if session > world.processes.len() as i64 =>
+            {
+                Some(Event::Resumed)
+            }
+            (Twin::TokenFromSequence, Event::Entered { attempt, created: Ok(created), children }) => {
+                let created = Created { czxid: created.node.sequence(), ..created };
+                Some(Event::Entered { attempt, created: Ok(created), children })
+            }
+            (Twin::ReleaseForgetsOnError, Event::Deleted(attempt, Err(Failure::Refused(_)))) => {
+                Some(Event::Deleted(attempt, Ok(())))
+            }
+            (Twin::UnknownDeleteTakenForDone, Event::Deleted(attempt, Err(Failure::Unknown(_)))) => {
+                Some(Event::Deleted(attempt, Ok(())))
+            }
+            (
+                Twin::UnknownCreateTakenForFailed,
+                Event::Entered { attempt, created: Err(Failure::Unknown(reason)), children },
+            ) => Some(Event::Entered { attempt, created: Err(Failure::Refused(reason)), children }),
+            (Twin::WatchOnNothingTakenForArmed, Event::Watched(node, Err(Failure::NoNode))) => {
+                Some(Event::Watched(node, Ok(())))
+            }
+            (Twin::ChangeTakenForGone, Event::Fired { node, gone: false }) => {
+                Some(Event::Fired { node, gone: true })
+            }
+            (
+                Twin::ComparedAcrossTheWrap,
+                Event::Entered { attempt, created: Ok(created), children: Ok(names) },
+            ) => {
+                let node = shown(&created.node);
+                let names = names
+                    .iter()
+                    .filter_map(|name| Znode::parse(name))
+                    .map(|node| shown(&node).name().to_owned());
+                Some(Event::Entered {
+                    attempt,
+                    created: Ok(Created { node, ..created }),
+                    children: Ok(names.collect()),
+                })
+            }
+            (Twin::ComparedAcrossTheWrap, Event::Watched(node, result)) => {
+                Some(Event::Watched(shown(&node), result))
+            }
+            (Twin::ComparedAcrossTheWrap, Event::Fired { node, gone }) => {
+                Some(Event::Fired { node: shown(&node), gone })
+            }
+            (Twin::ReadersOverlooked, Event::Entered { attempt, created, children: Ok(names) }) => {
+                let visible =
+                    |name: &String| Znode::parse(name).and_then(|node| node.mode()) != Some(Mode::Read);
+                let children = Ok(names.into_iter().filter(visible).collect());
+                Some(Event::Entered { attempt, created, children })
+            }
+            (Twin::WaitersOverlooked, Event::Entered { attempt, created, children: Ok(names) }) => {
+                let first = names.iter().filter_map(|name| Znode::parse(name)).min();
+                let own = |name: &String| {
+                    Znode::parse(name).and_then(|node| instance(process as u8).attempt(&node))
+                };
+                let visible = |name: &String| Znode::parse(name) == first || own(name).is_some();
+                let children = Ok(names.into_iter().filter(visible).collect());
+                Some(Event::Entered { attempt, created, children })
+            }
+            (Twin::LookFindsNothing, Event::Looked(attempt, Ok(_))) => {
+                Some(Event::Looked(attempt, Ok(Vec::new())))
+            }
+            (_, event) => Some(event),
+        }
+    }
+
+    /// What the driver gets instead.
+    pub fn command(self, command: Command) -> Option<Command> {
+        match (self, command) {
+            (Twin::ComparedAcrossTheWrap, Command::Watch(node)) => Some(Command::Watch(meant(&node))),
+            (Twin::ComparedAcrossTheWrap, Command::Unwatch(node)) => Some(Command::Unwatch(meant(&node))),
+            (Twin::ComparedAcrossTheWrap, Command::Track(node)) => Some(Command::Track(meant(&node))),
+            (Twin::ComparedAcrossTheWrap, Command::Delete(attempt, node)) => {
+                Some(Command::Delete(attempt, meant(&node)))
+            }
+            (Twin::ComparedAcrossTheWrap, Command::Grant { ticket, node, czxid }) => {
+                Some(Command::Grant { ticket, node: meant(&node), czxid })
+            }
+            (_, command) => Some(command),
+        }
+    }
+}
+
+fn czxid(world: &World, node: &Znode) -> i64 {
+    world.server.find(Name::of(node)).map_or(0, |node| node.czxid.into())
+}
+
+/// The same node under a number that the machine does not refuse, in the order of signed numbers.
+fn shown(node: &Znode) -> Znode {
+    let name = Name::of(node);
+    let sequence = match name.sequence {
+        wrapped if wrapped < 0 => wrapped - i32::MIN,
+        large => large - i32::MAX + SHIFT,
+    };
+    Name { sequence, ..name }.node()
+}
+
+fn meant(node: &Znode) -> Znode {
+    let name = Name::of(node);
+    let sequence = match name.sequence {
+        wrapped if wrapped < SHIFT / 2 => wrapped + i32::MIN,
+        large => large - SHIFT + i32::MAX,
+    };
+    Name { sequence, ..name }.node()
+}
+
+const SHIFT: i32 = 1000;
