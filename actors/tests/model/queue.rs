@@ -20,6 +20,8 @@ pub const ORDER: &str = "order";
 pub const TOKENS: &str = "tokens grow";
 pub const CERTAINTY: &str = "no grant in doubt";
 pub const ANSWERS: &str = "one true answer";
+/// Not a promise: that the model gets anywhere.
+pub const SERVED: &str = "everybody is served";
 
 impl Model for Scenario {
     type State = World;
@@ -50,6 +52,9 @@ impl Model for Scenario {
             Property::always(TOKENS, |_, world: &World| !world.flaws.contains(&Flaw::Token)),
             Property::always(CERTAINTY, |_, world: &World| !world.flaws.contains(&Flaw::Doubt)),
             Property::always(ANSWERS, |_, world: &World| !world.flaws.contains(&Flaw::Answer)),
+            Property::sometimes(SERVED, |_, world: &World| {
+                world.processes.iter().flat_map(|process| &process.asked).all(|asked| asked.word == Word::Released)
+            }),
         ]
     }
 }
