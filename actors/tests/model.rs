@@ -9,6 +9,8 @@
 //! `cargo test -p lockkeeper-actors --test model -- --nocapture` prints the tables. `LOCKKEEPER_MODEL=long` takes the
 //! larger budgets, and wants some minutes, an optimised build (`CARGO_PROFILE_TEST_OPT_LEVEL=3`) and some gigabytes.
 
+#[path = "model/lease.rs"]
+mod lease;
 #[path = "model/process.rs"]
 mod process;
 #[path = "model/queue.rs"]
@@ -162,10 +164,9 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
 
 #[test]
 fn the_queue_keeps_its_promises_within_every_budget() {
-    let long = std::env::var("LOCKKEEPER_MODEL").is_ok_and(|budget| budget == "long");
     let (mut table, mut sum) = (String::new(), 0);
     for &(name, wants, next, short_budget, long_budget) in ROWS {
-        let budget = if long { long_budget } else { short_budget };
+        let budget = if is_long() { long_budget } else { short_budget };
         let scenario = Scenario { wants, next, budget, twin: None, settled: Default::default() };
         let begun = std::time::Instant::now();
         let checker = scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
@@ -198,4 +199,59 @@ fn every_broken_queue_is_caught() {
         let _ = writeln!(table, "{:<35} {promise}", format!("{twin:?}"));
     }
     println!("{:<35} caught by\n{table}", "twin");
+}
+
+/// How many steps, timers on time or late, and what may go wrong with a session: in every run, and in a long one.
+const LEASES: &[[(u8, bool, lease::Budget); 2]] = &[
+    [(8, false, lease::Budget::NONE), (11, false, lease::Budget::NONE)],
+    [(7, false, DEPOSED), (10, false, DEPOSED)],
+    [(5, true, CUT), (7, true, CUT)],
+    [(5, true, CUT_AND_DEPOSED), (6, true, CUT_AND_DEPOSED)],
+];
+const DEPOSED: lease::Budget = lease::Budget { depositions: 1, ..lease::Budget::NONE };
+const CUT: lease::Budget = lease::Budget { cuts: 1, ..lease::Budget::NONE };
+const CUT_AND_DEPOSED: lease::Budget = lease::Budget { cuts: 1, depositions: 1 };
+
+const LEASE_TWINS: &[(lease::Twin, lease::Budget)] = &[
+    (lease::Twin::DeadlineFromReceiveTime, lease::Budget::NONE),
+    (lease::Twin::DeadlineFromConnectsEnd, lease::Budget::NONE),
+    (lease::Twin::LeaseFromFollowersRead, lease::Budget::NONE),
+    (lease::Twin::GapTooShort, lease::Budget::NONE),
+    (lease::Twin::ReconnectProvesItsOwnTime, CUT),
+    (lease::Twin::AnswersOvertakeNews, CUT),
+];
+
+#[test]
+fn a_lease_ends_before_its_session() {
+    let (mut table, mut sum) = (String::new(), 0);
+    for row in LEASES {
+        let (steps, punctual, budget) = row[usize::from(is_long())];
+        let scenario = lease::Scenario { steps, punctual, budget, twin: None };
+        let checker = scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+        if let Some(path) = checker.discovery(lease::DEADLINE) {
+            panic!("{steps} steps, {budget}: {:?}\n{:#?}", path.clone().into_actions(), path.last_state());
+        }
+        let states = checker.unique_state_count();
+        sum += states;
+        let timers = if punctual { "on time" } else { "or late" };
+        let _ = writeln!(table, "{steps:>5} {timers:<10} {:<45} {states:>10}", budget.to_string());
+    }
+    println!("{:>5} {:<10} {:<45} {:>10}\n{table}{:<62} {sum:>10}", "steps", "timers", "budget", "states", "sum");
+}
+
+#[test]
+fn every_broken_lease_is_caught() {
+    let mut table = String::new();
+    for &(twin, budget) in LEASE_TWINS {
+        let scenario = lease::Scenario { steps: 10, punctual: true, budget, twin: Some(twin) };
+        let broken = HasDiscoveries::AnyOf([lease::DEADLINE].into());
+        let checker = scenario.checker().threads(2).finish_when(broken).spawn_bfs().join();
+        assert!(checker.discovery(lease::DEADLINE).is_some(), "{twin:?} is not caught");
+        let _ = writeln!(table, "{:<35} {}", format!("{twin:?}"), lease::DEADLINE);
+    }
+    println!("{:<35} caught by\n{table}", "twin");
+}
+
+fn is_long() -> bool {
+    std::env::var("LOCKKEEPER_MODEL").is_ok_and(|budget| budget == "long")
 }
