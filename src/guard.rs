@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::time::Instant;
 
 use lockkeeper_actors::error::{Lost, ReleaseError};
-use lockkeeper_actors::lease::{FencingToken, Lease, LeaseState};
+use lockkeeper_actors::lease::{FencingToken, Lease, LeaseState, Term};
 use lockkeeper_actors::machine::znode::Mode;
 use lockkeeper_actors::messages::Ticket;
 
@@ -15,7 +15,7 @@ use lockkeeper_actors::messages::Ticket;
 /// It goes where its owner goes: owned, `Send`, `'static`, and independent of the handles. Known as [`LockGuard`],
 /// [`ReadGuard`] and [`WriteGuard`].
 #[must_use = "dropping the guard releases the lock"]
-pub struct Guard<M>(Lease, PhantomData<fn() -> M>);
+pub struct Guard<M>(pub(crate) Lease, PhantomData<fn() -> M>);
 
 /// Holds an exclusive lock.
 pub type LockGuard = Guard<Exclusive>;
@@ -23,6 +23,12 @@ pub type LockGuard = Guard<Exclusive>;
 pub type ReadGuard = Guard<Read>;
 /// Holds a path alone.
 pub type WriteGuard = Guard<Write>;
+/// Holds permits of a semaphore, as many as were acquired together.
+///
+/// Its [token](Guard::token) is that of the turn in which its process took permits: it is larger than the tokens of
+/// all turns before, but permits of one turn share it, and holders of older and younger permits work at the same time.
+/// A resource cannot tell a live permit from a lost one by a maximum; it can by [its nodes](Guard::nodes).
+pub type Permit = Guard<Pooled>;
 
 /// Marks what belongs to an exclusive lock.
 #[derive(Debug)]
@@ -33,6 +39,9 @@ pub enum Read {}
 /// Marks what belongs to a writer.
 #[derive(Debug)]
 pub enum Write {}
+/// Marks what belongs to a semaphore.
+#[derive(Debug)]
+pub enum Pooled {}
 
 /// How a kind of lock wants its path. Not to be implemented elsewhere.
 pub trait Access: sealed::Sealed + 'static {
@@ -64,7 +73,7 @@ impl<M> Guard<M> {
         Guard(lease, PhantomData)
     }
 
-    /// The lock's path, without the connection's chroot.
+    /// The path of the lock, or of the semaphore's root, without the connection's chroot.
     pub fn path(&self) -> &str {
         self.0.path()
     }
@@ -95,6 +104,11 @@ impl<M> Guard<M> {
     /// past once the lease is lost. `None` for a lock that outlives sessions.
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
+    }
+
+    /// A view of this guard, for those who work under it: it knows the token and the state, and holds nothing.
+    pub fn term(&self) -> Term {
+        self.0.term()
     }
 
     /// Ends when the lease is lost. Cancel safe.
@@ -129,6 +143,18 @@ impl<M> Guard<M> {
     /// [`ReleaseError::Lost`] when the lease ended first.
     pub async fn release(self) -> Result<(), ReleaseError> {
         self.0.release().await
+    }
+}
+
+impl Guard<Pooled> {
+    /// How many permits it holds.
+    pub fn count(&self) -> usize {
+        self.0.nodes().len()
+    }
+
+    /// The paths of the leases, one for each permit.
+    pub fn nodes(&self) -> &[String] {
+        self.0.nodes()
     }
 }
 

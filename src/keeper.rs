@@ -6,19 +6,27 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
+use lockkeeper_actors::Randomness;
+use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::error::ConnectError;
-use lockkeeper_actors::machine::znode::InvalidName;
+use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::machine::znode::{InvalidName, Mode};
 use lockkeeper_actors::messages::{Lifeline, SessionEvent};
-use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
+use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 use lockkeeper_actors::zookeeper::SaslOptions;
 #[cfg(feature = "tls")]
 use lockkeeper_actors::zookeeper::TlsOptions;
 use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
+use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
+use crate::multi_lock::MultiLock;
 use crate::read_write::ReadWriteLock;
+use crate::semaphore::Semaphore;
+use crate::singleton::{Singleton, SingletonOptions};
+use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
 ///
@@ -53,6 +61,17 @@ pub(crate) struct Shared {
     pub acl: Vec<Acl>,
 }
 
+impl Shared {
+    /// Zero is one try; a time too long to be counted is none.
+    pub fn wait(&self, timeout: Duration) -> Wait {
+        match u64::try_from(timeout.as_nanos()) {
+            Ok(0) => Wait::Try,
+            Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.started.clock.now() + timeout),
+            Ok(_) | Err(_) => Wait::Forever,
+        }
+    }
+}
+
 impl Keeper {
     /// Connects with the default options: a session timeout of ten seconds, as long to connect, no credentials.
     ///
@@ -70,6 +89,7 @@ impl Keeper {
             identifier: Vec::new(),
             acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
             build: Vec::new(),
+            restart: RestartPolicy::default(),
         }
     }
 
@@ -115,6 +135,108 @@ impl Keeper {
         })
     }
 
+    /// A handle to the exclusive locks on several paths, to be had all or none. No I/O: the paths are checked, nothing
+    /// else.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// let accounts = keeper.multi_lock(["/accounts/alice", "/accounts/bob"])?;
+    /// let guard = accounts.acquire().await?;
+    /// for (path, token) in guard.tokens() {
+    ///     println!("{path} is held under token {token}");
+    /// }
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// No path, one that cannot be locked, one that is named twice, or more than fit into one request.
+    pub fn multi_lock<S: AsRef<str>>(
+        &self,
+        paths: impl IntoIterator<Item = S>,
+    ) -> Result<MultiLock, InvalidLock> {
+        self.multi_lock_with(paths.into_iter().map(|path| (path, Mode::Lock)), LockOptions::default())
+    }
+
+    /// The same with a mode for each path, and with options for all of them. `Mode::Lock` is the exclusive lock;
+    /// `Mode::Read` and `Mode::Write` are the sides of a [`ReadWriteLock`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// use lockkeeper::{LockOptions, Mode};
+    ///
+    /// let paths = [("/config", Mode::Read), ("/index", Mode::Write)];
+    /// let options = LockOptions::new().identifier("indexer-3");
+    /// let guard = keeper.multi_lock_with(paths, options)?.acquire().await?;
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`multi_lock`](Keeper::multi_lock); and nodes that outlive sessions, because what a lost session leaves of
+    /// them cannot be taken together again.
+    pub fn multi_lock_with<S: AsRef<str>>(
+        &self,
+        paths: impl IntoIterator<Item = (S, Mode)>,
+        options: LockOptions,
+    ) -> Result<MultiLock, InvalidLock> {
+        MultiLock::new(self, paths, options)
+    }
+
+    /// A handle to the actor that runs once in the cluster, on the lock `path`. No I/O: the path is checked, nothing
+    /// else.
+    pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidName> {
+        Ok(Singleton::new(self.lock(path)?, &SingletonOptions::default()))
+    }
+
+    /// The same with options of its own.
+    pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
+        Ok(Singleton::new(self.lock_with(path, options.lock.clone())?, &options))
+    }
+
+    /// A handle to the semaphore at `path`, which has this many permits. No I/O: the arguments are checked, nothing
+    /// else. See [`Semaphore`] for what happens when another number is stored.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// let permit = keeper.semaphore("/pools/gpu", 8)?.acquire_many(2).await?;
+    /// assert_eq!(permit.count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn semaphore(&self, path: &str, permits: u32) -> Result<Semaphore, InvalidLock> {
+        Semaphore::new(self, path, Some(permits), LockOptions::default())
+    }
+
+    /// The same with options of its own.
+    pub fn semaphore_with(
+        &self,
+        path: &str,
+        permits: u32,
+        options: LockOptions,
+    ) -> Result<Semaphore, InvalidLock> {
+        Semaphore::new(self, path, Some(permits), options)
+    }
+
+    /// A handle to the semaphore at `path`, which has as many permits as are stored there. Acquiring fails with
+    /// [`AcquireError::NoLimit`](crate::AcquireError) while no number is.
+    pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidLock> {
+        Semaphore::new(self, path, None, LockOptions::default())
+    }
+
     /// What becomes of the session: every event from now on, none dropped, and the newest one at once.
     pub fn events(&self) -> Events {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -123,9 +245,36 @@ impl Keeper {
         Events { receiver }
     }
 
-    /// Closes: refuses new work, answers waiting callers with [`AcquireError::Closed`](crate::AcquireError), turns
-    /// guards to `Lost`, deletes their nodes, and closes the session. Returns when that is done; while there is no
-    /// connection, that may take until the session has ended. Goes on when this future is dropped.
+    /// The same by message, for as long as `actor` lives: every event from now on, none dropped, in order, and the
+    /// newest one at once.
+    ///
+    /// ```no_run
+    /// # use lockkeeper::{Keeper, SessionEvent};
+    /// enum Message {
+    ///     Session(SessionEvent),
+    /// }
+    /// # #[cfg(not(feature = "cluster"))]
+    /// fn subscribe(keeper: &Keeper, myself: &ractor::ActorRef<Message>) {
+    ///     keeper.subscribe(myself, Message::Session);
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn subscribe<T: Message>(
+        &self,
+        actor: &ActorRef<T>,
+        convert: impl FnMut(SessionEvent) -> T + Send + 'static,
+    ) {
+        subscribe::forward(self.events(), actor, convert);
+    }
+
+    /// Closes: asks the actors that work under its locks ([`Singleton::run`], [`Guard::run`](crate::Guard::run)) to
+    /// stop, and waits for them; then refuses new work, answers waiting callers with
+    /// [`AcquireError::Closed`](crate::AcquireError), turns guards to `Lost`, deletes their nodes, and closes the
+    /// session. Returns when that is done; while there is no connection, that may take until the session has ended.
+    /// Goes on when this future is dropped.
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.shared.started.keeper.cast(KeeperMessage::Close(reply.into())).is_ok() {
@@ -144,6 +293,7 @@ pub struct KeeperOptions {
     identifier: Vec<u8>,
     acl: Vec<Acl>,
     build: Vec<Credential>,
+    restart: RestartPolicy,
 }
 
 #[derive(Clone)]
@@ -166,6 +316,21 @@ impl KeeperOptions {
     /// How long the first connecting may take. Ten seconds unless set.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
+    }
+
+    /// How long to rest between rounds of connecting when a session was lost: `initial`, then twice as long each time
+    /// up to `maximum`, less a random part of up to a half. From a tenth of a second to five unless set.
+    pub fn backoff(self, initial: Duration, maximum: Duration) -> Self {
+        let backoff = Backoff { initial, maximum };
+        KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
+    }
+
+    /// How long to go on without a session before [giving up](SessionEvent::GaveUp): then the keeper closes, waiting
+    /// callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever unless set.
+    /// Credentials that are not taken any more end it at once.
+    pub fn give_up_after(self, time: Duration) -> Self {
+        let give_up_after = Some(time);
+        KeeperOptions { restart: RestartPolicy { give_up_after, ..self.restart }, ..self }
     }
 
     /// The servers' tickTime, where it is less than half of the session timeout: leases are then known to be good
@@ -229,11 +394,34 @@ impl KeeperOptions {
             connector: Arc::new(connector),
             connect_timeout: self.connect_timeout,
             tick: self.tick,
+            randomness: Randomness::default(),
+            restart: self.restart,
         };
         let started = supervisor::start(settings).await?;
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
         let shared = Shared { started, lifeline, identifier: self.identifier, acl: self.acl };
         Ok(Keeper { shared: Arc::new(shared) })
+    }
+
+    /// The same under a supervisor of the application, which is told when the keeper ends:
+    ///
+    /// - `ActorFailed` with a [`ConnectError`] inside when it [gave up](SessionEvent::GaveUp);
+    /// - `ActorTerminated` when it was closed.
+    ///
+    /// A supervisor that ends takes the keeper with it: guards turn to `Lost`, and the session closes. ractor's default
+    /// for supervisors is to end when any child does; write a `handle_supervisor_evt` of your own.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](KeeperOptions::connect), and [`ConnectError::NoSupervisor`] when the supervisor is ending.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left running when this future is dropped.
+    pub async fn connect_linked(self, address: &str, supervisor: &ActorCell) -> Result<Keeper, ConnectError> {
+        let keeper = self.connect(address).await?;
+        keeper.shared.started.link(supervisor)?;
+        Ok(keeper)
     }
 
     fn with(mut self, credential: Credential) -> Self {
@@ -247,6 +435,7 @@ impl KeeperOptions {
             ("a session timeout", Some(self.session_timeout)),
             ("a connect timeout", Some(self.connect_timeout)),
             ("a tick time", self.tick),
+            ("a time to give up after", self.restart.give_up_after),
         ];
         for (option, time) in times {
             let Some(time) = time else { continue };

@@ -3,21 +3,39 @@
 mod guard;
 mod keeper;
 mod lock;
+mod multi_lock;
 mod pending;
 mod read_write;
+mod run;
+mod semaphore;
+mod singleton;
+mod subscribe;
 
-pub use guard::{Access, Exclusive, Guard, LockGuard, Read, ReadGuard, Write, WriteGuard};
+pub use guard::{Access, Exclusive, Guard, LockGuard, Permit, Pooled, Read, ReadGuard, Write, WriteGuard};
 pub use keeper::{Events, Keeper, KeeperOptions};
 pub use lock::{InvalidLock, Lock, LockOptions};
-pub use pending::{Acquire, AcquireTimeout, AcquireTimeoutError, Pending, TryAcquire, TryAcquireError};
+pub use multi_lock::{MultiGuard, MultiLock};
+pub use pending::{
+    Acquire, AcquireTimeout, AcquireTimeoutError, Pending, Target, TryAcquire, TryAcquireError,
+};
 pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
+pub use run::{Ended, Run};
+pub use semaphore::Semaphore;
+pub use singleton::{Candidate, Leaders, Singleton, SingletonOptions};
 
 /// How it works, and what an actor application sends and receives.
 pub use lockkeeper_actors as actors;
-pub use lockkeeper_actors::error::{AcquireError, ConnectError, ContendersError, Lost, ReleaseError};
-pub use lockkeeper_actors::lease::{FencingToken, LeaseState};
-pub use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, Mode};
-pub use lockkeeper_actors::messages::{Contender, LockEvent, LockMessage, Refused, SessionEvent, Ticket};
+pub use lockkeeper_actors::error::{
+    AcquireError, ConnectError, ContendersError, Lost, ReleaseError, ResizeError,
+};
+pub use lockkeeper_actors::job::TermEvent;
+pub use lockkeeper_actors::lease::{FencingToken, LeaseState, Term};
+pub use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode};
+pub use lockkeeper_actors::messages::{
+    Contender, LeaseHolder, LockEvent, LockMessage, Refused, SessionEvent, Ticket,
+};
+pub use lockkeeper_actors::singleton::CandidateState;
+pub use lockkeeper_actors::tenure::{Reason, Terms};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use lockkeeper_actors::zookeeper::SaslOptions;
 pub use lockkeeper_actors::zookeeper::{Acl, AuthId, Permission};
@@ -27,3 +45,7 @@ pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsIdentity, TlsOptions}
 #[cfg(doctest)]
 #[doc = include_str!("../docs/testing.md")]
 mod testing {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+mod guide {}

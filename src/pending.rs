@@ -1,55 +1,82 @@
-//! A request for a lock on its way, to be awaited or to be answered by message.
+//! A request on its way, to be awaited or to be answered by message.
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use futures::future::{Either, select};
 use lockkeeper_actors::error::AcquireError;
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::messages::{AcquireRequest, Listener, LockEvent, LockMessage, Refused, Ticket};
+use lockkeeper_actors::messages::{LockEvent, Refused, Ticket};
 use ractor::{ActorRef, Message};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::guard::{Exclusive, Guard};
+use crate::guard::Exclusive;
 use crate::lock::Lock;
 
 /// What [`Lock::acquire`] returns.
-pub type Acquire<M = Exclusive> = Pending<AcquireError, M>;
+pub type Acquire<M = Exclusive> = Pending<AcquireError, Lock<M>>;
 /// What [`Lock::try_acquire`] returns.
-pub type TryAcquire<M = Exclusive> = Pending<TryAcquireError, M>;
+pub type TryAcquire<M = Exclusive> = Pending<TryAcquireError, Lock<M>>;
 /// What [`Lock::acquire_timeout`] returns.
-pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, M>;
+pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, Lock<M>>;
 
-/// A request for a lock: await it, or have it answered [by message](Pending::forward).
+/// A request for a lock, or for several at once: await it, or have it answered [by message](Pending::forward).
 ///
-/// Nothing is sent before the first poll. Dropped after that, it cancels the request, and a lock that was granted
-/// meanwhile is released.
+/// Nothing is sent before the first poll. Dropped after that, it cancels the request, and what was granted meanwhile
+/// is released.
 #[must_use = "futures do nothing unless polled"]
-pub struct Pending<E, M = Exclusive> {
-    lock: Lock<M>,
+pub struct Pending<E, T: Target = Lock> {
+    target: T,
     wait: Wait,
-    stage: Stage<M>,
+    stage: Stage<T::Guard>,
     error: PhantomData<fn() -> E>,
 }
 
-enum Stage<M> {
+enum Stage<G> {
     New,
-    Sent(Ticket, oneshot::Receiver<Result<Guard<M>, Refused>>),
+    Sent(Ticket, oneshot::Receiver<Result<G, Refused>>),
     Done,
 }
 
-impl<E, M: 'static> Pending<E, M> {
-    pub(crate) fn new(lock: Lock<M>, wait: Wait) -> Pending<E, M> {
-        Pending { lock, wait, stage: Stage::New, error: PhantomData }
+/// What can be acquired. Not to be implemented elsewhere.
+pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
+    /// What its holder has in hand.
+    type Guard: Send + 'static;
+    /// Sends a request.
+    #[doc(hidden)]
+    fn request(&self, ticket: Ticket, wait: Wait, hear: Hear<Self::Guard>);
+    /// Takes it back.
+    #[doc(hidden)]
+    fn withdraw(&self, ticket: Ticket);
+    /// Its path, for errors.
+    #[doc(hidden)]
+    fn name(&self) -> String;
+}
+
+pub(crate) type Hear<G> = Box<dyn FnMut(LockEvent<G>) + Send>;
+
+pub(crate) mod sealed {
+    pub trait Target {}
+}
+
+impl<E, T: Target> Pending<E, T> {
+    pub(crate) fn new(target: T, wait: Wait) -> Pending<E, T> {
+        Pending { target, wait, stage: Stage::New, error: PhantomData }
     }
 
     /// Sends the request, and its events to `actor`, as messages of its own kind that `convert` makes of them. For
     /// handlers that must not wait.
     ///
-    /// The guard comes inside [`LockEvent::Acquired`]. An actor that is gone when its lock is granted drops it with
-    /// the message, and that releases it.
+    /// The guard comes inside [`LockEvent::Acquired`]; dropping it releases the lock, and
+    /// [`LockEvent::Released`] says when the server has confirmed that. The ticket [cancels](Lock::cancel) the
+    /// request at any time from now on; an `Acquired` that is on its way by then still comes, and is to be dropped.
+    ///
+    /// An actor that ends, however it ends, takes its request back: while it waits, it is cancelled; a guard goes
+    /// with the message or the state that it is in, and that releases the lock. A guard that the actor gave to
+    /// somebody else stays with them.
     ///
     /// ```no_run
     /// # use lockkeeper::{Lock, LockEvent, LockGuard, Ticket};
@@ -61,35 +88,46 @@ impl<E, M: 'static> Pending<E, M> {
     ///     lock.acquire().forward(myself, Message::Ledger)
     /// }
     /// ```
-    pub fn forward<T: Message>(
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn forward<M: Message>(
         self,
-        actor: &ActorRef<T>,
-        convert: impl Fn(LockEvent<Guard<M>>) -> T + Send + 'static,
+        actor: &ActorRef<M>,
+        convert: impl Fn(LockEvent<T::Guard>) -> M + Send + 'static,
     ) -> Ticket {
-        let actor = actor.clone();
-        self.listen(move |event| {
+        let (target, asker, actor) = (self.target.clone(), actor.clone(), actor.clone());
+        let (listening, done) = oneshot::channel::<()>();
+        let ticket = self.listen(move |event| {
+            // Goes with this closure, when nothing more is to be heard.
+            let _listening = &listening;
             let _ = actor.cast(convert(event));
-        })
+        });
+        tokio::spawn(async move {
+            match select(pin!(asker.wait(None)), done).await {
+                Either::Left(_) => target.withdraw(ticket),
+                Either::Right(_) => {}
+            }
+        });
+        ticket
     }
 
-    /// Sends the request, and its events to `hear`, which runs inside the lock's actor: it must hand them on, and
-    /// never block.
-    pub fn listen(mut self, mut hear: impl FnMut(LockEvent<Guard<M>>) + Send + 'static) -> Ticket {
-        self.send(move |event| hear(event.map_guard(Guard::new)))
+    /// Sends the request, and its events to `hear`, which runs inside the actor that serves it: it must hand them on,
+    /// and never block.
+    pub fn listen(mut self, hear: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
+        self.send(hear)
     }
 
-    fn send(&mut self, hear: impl FnMut(LockEvent) + Send + 'static) -> Ticket {
-        let (ticket, lifeline) = (Ticket::new(), self.lock.shared.lifeline.clone());
-        let listener = Listener::new(ticket, self.lock.path().into(), hear);
-        let options = self.lock.options().clone();
-        let request = AcquireRequest::new(ticket, options, self.wait, listener, lifeline);
-        self.lock.send(LockMessage::Acquire(request));
+    fn send(&mut self, hear: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
+        let ticket = Ticket::new();
+        self.target.request(ticket, self.wait, Box::new(hear));
         ticket
     }
 }
 
-impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
-    type Output = Result<Guard<M>, E>;
+impl<E: FromRefused, T: Target> Future for Pending<E, T> {
+    type Output = Result<T::Guard, E>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Stage::New = self.stage {
@@ -97,7 +135,7 @@ impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
             let mut reply = Some(reply);
             let ticket = self.send(move |event| {
                 let answer = match event {
-                    LockEvent::Acquired { guard, .. } => Ok(Guard::new(guard)),
+                    LockEvent::Acquired { guard, .. } => Ok(guard),
                     LockEvent::Refused(_, refused) => Err(refused),
                     _ => return,
                 };
@@ -111,7 +149,7 @@ impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(answered) => answered,
         };
-        let path = || self.lock.path().to_owned();
+        let path = || self.target.name();
         let result = match answered {
             Ok(Ok(guard)) => Ok(guard),
             Ok(Err(refused)) => Err(E::from_refused(path(), refused)),
@@ -122,10 +160,10 @@ impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
     }
 }
 
-impl<E, M> Drop for Pending<E, M> {
+impl<E, T: Target> Drop for Pending<E, T> {
     fn drop(&mut self) {
         if let Stage::Sent(ticket, _) = &self.stage {
-            self.lock.cancel(*ticket);
+            self.target.withdraw(*ticket);
         }
     }
 }
@@ -135,7 +173,7 @@ impl<E, M> Drop for Pending<E, M> {
 #[non_exhaustive]
 pub enum TryAcquireError {
     /// Somebody is ahead.
-    #[error("somebody else holds the lock, or waits for it")]
+    #[error("somebody else is ahead")]
     Contended,
     /// The connection is in doubt, and nothing can be said at once.
     #[error("the connection to ZooKeeper is in doubt")]
@@ -150,7 +188,7 @@ pub enum TryAcquireError {
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
     /// The time is over.
-    #[error("the lock was not acquired in time")]
+    #[error("not acquired in time")]
     TimedOut,
     /// The lock cannot be had.
     #[error(transparent)]

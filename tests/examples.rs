@@ -21,6 +21,39 @@ async fn quickstart_shows_tokens_a_timeout_a_cancel_and_a_recovery() {
     assert!(!said.contains("unexpected") && !said.contains("still queueing"), "{said}");
 }
 
+#[tokio::test]
+async fn the_singleton_moves_when_its_process_is_killed_and_when_it_is_asked_to_leave() {
+    let said = run("singleton", &[]).await;
+    assert_eq!(said.matches(" leads").count(), 3, "{said}");
+    assert_eq!(said.matches("the scheduler runs here").count(), 3, "{said}");
+    // The first was killed.
+    assert_eq!(said.matches("the scheduler stops here, the lock is Held").count(), 2, "{said}");
+    assert!(said.contains("tokens grow: true"), "{said}");
+}
+
+#[tokio::test]
+async fn jobs_are_worked_off_one_at_a_time_by_actors_that_never_wait() {
+    let said = run("job_queue", &[&shared().one_address()]).await;
+    for (what, times) in [("works on", 8), ("is done with", 8), ("every job was done twice", 1)] {
+        assert_eq!(said.matches(what).count(), times, "{what:?} in:\n{said}");
+    }
+}
+
+#[tokio::test]
+async fn two_workers_of_six_work_at_a_time() {
+    let said = run("workers", &[&shared().one_address()]).await;
+    assert_eq!(said.matches(" works\n").count(), 6, "{said}");
+    assert!(said.contains("at most 2 worked") || said.contains("at most 1 worked"), "{said}");
+}
+
+#[tokio::test]
+async fn a_service_without_actors_hands_over() {
+    let said = run("service", &[&shared().one_address()]).await;
+    for promised in ["one leaves", "two leaves", "and refused 0\n"] {
+        assert!(said.contains(promised), "{promised:?} is not in:\n{said}");
+    }
+}
+
 /// Runs an example with the command that the README gives.
 async fn run(name: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));

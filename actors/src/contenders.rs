@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use crate::error::ContendersError;
 use crate::lease::FencingToken;
-use crate::machine::protocol::Failure;
+use crate::machine::protocol::{Failure, Inspection};
 use crate::machine::znode::{Mode, Patterns, Znode};
 use crate::messages::Contender;
 use crate::zookeeper::ZooKeeper;
@@ -20,30 +20,98 @@ pub(crate) async fn list(
     let children = match client.children(&path).await {
         Ok(children) => children,
         Err(Failure::NoNode) => return Ok(Vec::new()),
-        Err(failure) => return Err(error(&path, failure)),
+        Err(failure) => return Err(ContendersError::new(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
-    // A writer waits for all there are.
-    nodes.retain(|node| node.blocks(Mode::Write, &patterns));
+    nodes.retain(|node| counts(node, &patterns));
     nodes.sort();
     let reads: Vec<_> = nodes.iter().map(|node| client.read(&format!("{path}/{}", node.name()))).collect();
     let mut contenders = Vec::with_capacity(nodes.len());
     for (node, read) in nodes.iter().zip(join_all(reads).await) {
         match read {
-            Ok((data, found)) => contenders.push(Contender {
-                name: node.name().to_owned(),
-                position: contenders.len(),
-                identifier: String::from_utf8_lossy(&data).into_owned(),
-                mode: node.mode().unwrap_or(Mode::Lock),
-                session: Some(found.owner).filter(|owner| *owner != 0),
-                token: FencingToken::new(found.czxid),
-            }),
+            Ok((data, found)) => contenders.push(contender(node, contenders.len(), &data, &found)),
             // Gone since the listing.
             Err(Failure::NoNode) => {}
-            Err(failure) => return Err(error(&format!("{path}/{}", node.name()), failure)),
+            Err(failure) => return Err(ContendersError::new(&format!("{path}/{}", node.name()), failure)),
         }
     }
     Ok(contenders)
+}
+
+/// The first in the queue, as soon as it is another than `known`: one with another token, or none.
+pub(crate) async fn first(
+    client: Arc<dyn ZooKeeper>,
+    path: Arc<str>,
+    patterns: Patterns,
+    known: Option<Option<FencingToken>>,
+) -> Result<Option<Contender>, ContendersError> {
+    loop {
+        let Some(node) = first_name(&*client, &path, &patterns).await? else {
+            if known != Some(None) {
+                return Ok(None);
+            }
+            match client.watch_children(&path).await {
+                // Somebody may have come since the listing.
+                Ok((children, fired)) if first_of(&children, &patterns).is_none() => drop(fired.await),
+                Ok(_) => {}
+                // A directory that is not there tells nobody when it is made.
+                Err(Failure::NoNode) => tokio::time::sleep(LOOK).await,
+                Err(failure) => return Err(ContendersError::new(&path, failure)),
+            }
+            continue;
+        };
+        let name = format!("{path}/{}", node.name());
+        let (watch, read) = (client.watch(&name), client.read(&name));
+        match (watch.await, read.await) {
+            (Ok(fired), Ok((data, found))) => {
+                let contender = contender(&node, 0, &data, &found);
+                if known != Some(Some(contender.token)) {
+                    return Ok(Some(contender));
+                }
+                // Whatever happened, the next listing shows it. A session that ended answers no more.
+                fired.await;
+            }
+            // Gone since the listing.
+            (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {}
+            (Err(failure), _) | (_, Err(failure)) => return Err(ContendersError::new(&name, failure)),
+        }
+    }
+}
+
+/// How often a directory that has never been made is looked for.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
+async fn first_name(
+    client: &dyn ZooKeeper,
+    path: &str,
+    patterns: &Patterns,
+) -> Result<Option<Znode>, ContendersError> {
+    match client.children(path).await {
+        Ok(children) => Ok(first_of(&children, patterns)),
+        Err(Failure::NoNode) => Ok(None),
+        Err(failure) => Err(ContendersError::new(path, failure)),
+    }
+}
+
+fn first_of(children: &[String], patterns: &Patterns) -> Option<Znode> {
+    let nodes = children.iter().filter_map(|name| Znode::parse(name));
+    nodes.filter(|node| counts(node, patterns)).min()
+}
+
+/// Whoever it waits for and who waits for it.
+fn counts(node: &Znode, patterns: &Patterns) -> bool {
+    node.mode().is_some() || node.matches(patterns)
+}
+
+fn contender(node: &Znode, position: usize, data: &[u8], found: &Inspection) -> Contender {
+    Contender {
+        name: node.name().to_owned(),
+        position,
+        identifier: String::from_utf8_lossy(data).into_owned(),
+        mode: node.mode().unwrap_or(Mode::Lock),
+        session: Some(found.owner).filter(|owner| *owner != 0),
+        token: FencingToken::new(found.czxid),
+    }
 }
 
 /// Deletes a contender's node, if it is still the one that was listed, and no session takes it away.
@@ -60,19 +128,21 @@ pub(crate) async fn remove(
         }
         Ok(_) => {}
         Err(Failure::NoNode) => return Ok(()),
-        Err(failure) => return Err(error(&node, failure)),
+        Err(failure) => return Err(ContendersError::new(&node, failure)),
     }
     match client.delete(&node).await {
         Ok(()) | Err(Failure::NoNode) => Ok(()),
-        Err(failure) => Err(error(&node, failure)),
+        Err(failure) => Err(ContendersError::new(&node, failure)),
     }
 }
 
-fn error(path: &str, failure: Failure) -> ContendersError {
-    match failure {
-        Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
-        Failure::SessionGone => ContendersError::Disconnected,
-        Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} is not there") },
-        Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+impl ContendersError {
+    pub(crate) fn new(path: &str, failure: Failure) -> ContendersError {
+        match failure {
+            Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
+            Failure::SessionGone => ContendersError::Disconnected,
+            Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} is not there") },
+            Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+        }
     }
 }

@@ -21,6 +21,46 @@ pub enum AcquireError {
         /// The lock's directory.
         path: String,
     },
+    /// Somebody on the same path keeps to rules by which both could hold at the same time: a client of another dialect,
+    /// or a read/write lock beside a mutex in Curator's. Nothing is left of the request. Choose that dialect, or
+    /// name its contenders as extra lock patterns.
+    #[error("{contender:?} belongs to another kind of lock, and the two would not exclude each other")]
+    MixedDialects {
+        /// Their node.
+        contender: String,
+    },
+    /// Permits were asked for, but none of them.
+    #[error("no permits of {path:?} are no request")]
+    NoPermits {
+        /// The semaphore's root.
+        path: String,
+    },
+    /// More permits are wanted than the semaphore has.
+    #[error("{count} permits of {path:?} cannot be had: it has {limit}")]
+    TooManyPermits {
+        /// The semaphore's root.
+        path: String,
+        /// How many are wanted.
+        count: u32,
+        /// How many there are.
+        limit: u32,
+    },
+    /// Another number of permits is stored than the handle was made with.
+    #[error("{path:?} has {stored} permits, not {given}")]
+    LimitMismatch {
+        /// The semaphore's root.
+        path: String,
+        /// The number that is stored.
+        stored: i64,
+        /// The number that the handle was made with.
+        given: u32,
+    },
+    /// No number of permits is stored, and the handle has none.
+    #[error("no number of permits is stored at {path:?}")]
+    NoLimit {
+        /// The semaphore's root.
+        path: String,
+    },
     /// ZooKeeper refused a request, for the reason given.
     #[error("ZooKeeper refused to lock {path:?}: {reason}")]
     Rejected {
@@ -80,6 +120,30 @@ pub enum ContendersError {
     },
 }
 
+/// Why a semaphore's number of permits was not changed, or may not have been.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// A semaphore without permits would be of no use.
+    #[error("a semaphore has at least one permit")]
+    NoPermits,
+    /// There is no session at the moment, and no answer until there is one.
+    #[error("there is no connection to ZooKeeper at the moment")]
+    Disconnected,
+    /// The access list of a node does not allow it.
+    #[error("the access list of {path:?} does not allow it")]
+    NoAuth {
+        /// The semaphore's root.
+        path: String,
+    },
+    /// ZooKeeper refused, or the answer was lost.
+    #[error("ZooKeeper did not answer: {reason}")]
+    Failed {
+        /// What came instead of an answer.
+        reason: String,
+    },
+}
+
 /// Why there is no connection.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -108,6 +172,9 @@ pub enum ConnectError {
         /// Which server, or servers.
         address: String,
     },
+    /// The actor that the keeper was to be linked under is ending.
+    #[error("the actor that should supervise the keeper is ending")]
+    NoSupervisor,
     /// Nobody answered in time.
     #[error("no connection to ZooKeeper at {address:?} within {timeout:?}: {reason}")]
     Unreachable {

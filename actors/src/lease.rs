@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
 use ractor::ActorRef;
@@ -17,6 +17,7 @@ use crate::lock::LockActorMessage;
 use crate::machine::Moment;
 use crate::machine::protocol::Ticket;
 use crate::messages::{Lifeline, LockMessage};
+use crate::supervisor::KeeperMessage;
 
 /// What a holder may believe of its lease at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +61,7 @@ pub struct Lease {
     grant: Arc<Grant>,
     actor: ActorRef<LockActorMessage>,
     /// The last guard keeps the session open even when every handle is gone.
-    _lifeline: Arc<Lifeline>,
+    lifeline: Arc<Lifeline>,
     released: bool,
 }
 
@@ -70,7 +71,7 @@ impl Lease {
         actor: ActorRef<LockActorMessage>,
         lifeline: Arc<Lifeline>,
     ) -> Lease {
-        Lease { grant, actor, _lifeline: lifeline, released: false }
+        Lease { grant, actor, lifeline, released: false }
     }
 
     /// The lock's path, without the connection's chroot.
@@ -80,7 +81,12 @@ impl Lease {
 
     /// The path of the node that stands for this lease, for a `multi` that checks it beside a write.
     pub fn node(&self) -> &str {
-        &self.grant.node
+        self.grant.nodes.first().map_or("", String::as_str)
+    }
+
+    /// The paths of all nodes that stand for this lease: as many as it has permits.
+    pub fn nodes(&self) -> &[String] {
+        &self.grant.nodes
     }
 
     /// See [`FencingToken`].
@@ -103,7 +109,7 @@ impl Lease {
     /// past once the lease is lost. `None` when the lock's node outlives sessions: such a lease ends only with its
     /// node.
     pub fn valid_until(&self) -> Option<Instant> {
-        self.grant.session.as_ref().map(|session| session.clock.instant(session.valid_until()))
+        self.grant.valid_until()
     }
 
     /// Ends when the lease is lost. Cancel safe.
@@ -114,13 +120,27 @@ impl Lease {
     /// Runs `work` for as long as the lease lasts: its result, or `Err(Lost)` when the lease ended first, and then
     /// `work` is dropped where it stood. Work that never awaits cannot be cut short.
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
-        if self.state() == LeaseState::Lost {
-            return Err(Lost);
-        }
-        match select(pin!(work), pin!(self.lost())).await {
-            Either::Left((done, _)) if self.state() != LeaseState::Lost => Ok(done),
-            Either::Left(_) | Either::Right(_) => Err(Lost),
-        }
+        protect(|| self.state(), self.lost(), work).await
+    }
+
+    /// A view of this lease, for those who work under it.
+    pub fn term(&self) -> Term {
+        Term(self.grant.clone())
+    }
+
+    /// The timeout of the session that the lock goes with.
+    pub(crate) fn session_timeout(&self) -> Option<Duration> {
+        self.grant.session.as_ref().map(|session| session.timeout)
+    }
+
+    /// The clock of its deadlines.
+    pub(crate) fn clock(&self) -> Clock {
+        self.grant.session.as_ref().map_or_else(Clock::start, |session| session.clock)
+    }
+
+    /// The keeper that it goes with.
+    pub fn keeper(&self) -> &ActorRef<KeeperMessage> {
+        self.lifeline.keeper()
     }
 
     /// Releases the lock and waits until the server has confirmed it. The release goes on when this future is
@@ -148,9 +168,78 @@ impl Drop for Lease {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("node", &self.grant.node)
+            .field("nodes", &self.grant.nodes)
             .field("token", &self.grant.token)
             .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs `work` until it is done or lost.
+pub(crate) async fn protect<F: Future>(
+    state: impl Fn() -> LeaseState,
+    lost: impl Future<Output = ()>,
+    work: F,
+) -> Result<F::Output, Lost> {
+    if state() == LeaseState::Lost {
+        return Err(Lost);
+    }
+    match select(pin!(work), pin!(lost)).await {
+        Either::Left((done, _)) if state() != LeaseState::Lost => Ok(done),
+        Either::Left(_) | Either::Right(_) => Err(Lost),
+    }
+}
+
+/// A view of a lease: what those who work under it may know. Keeps nothing locked, and may outlive the lease.
+#[derive(Clone)]
+pub struct Term(Arc<Grant>);
+
+impl Term {
+    /// The lock's path, without the connection's chroot.
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+
+    /// The path of the node that stands for the lease, for a `multi` that checks it beside a write.
+    pub fn node(&self) -> &str {
+        self.0.nodes.first().map_or("", String::as_str)
+    }
+
+    /// See [`FencingToken`].
+    pub fn token(&self) -> FencingToken {
+        self.0.token
+    }
+
+    /// What may be believed now. `Lost` once the lock has been released.
+    pub fn state(&self) -> LeaseState {
+        self.0.state()
+    }
+
+    /// Until when nobody else can hold the lock, as far as is proven at this moment: see [`Lease::valid_until`].
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.0.valid_until()
+    }
+
+    /// Ends when the lease is lost, or released. Cancel safe.
+    pub async fn lost(&self) {
+        self.0.lost().await;
+    }
+
+    /// Ends when the lease is in another state than this one, and tells in which. Cancel safe.
+    pub async fn changed(&self, from: LeaseState) -> LeaseState {
+        self.0.changed(from).await
+    }
+
+    pub(crate) fn until(&self) -> Option<Moment> {
+        self.0.session.as_ref().map(|session| session.valid_until())
+    }
+}
+
+impl fmt::Debug for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Term")
+            .field("node", &self.node())
+            .field("token", &self.token())
             .finish_non_exhaustive()
     }
 }
@@ -159,7 +248,8 @@ impl fmt::Debug for Lease {
 pub(crate) struct Grant {
     pub ticket: Ticket,
     pub path: Arc<str>,
-    pub node: String,
+    /// At least one.
+    pub nodes: Vec<String>,
     pub token: FencingToken,
     /// The session that the node goes with, unless it outlives sessions.
     pub session: Option<Arc<SessionLease>>,
@@ -175,11 +265,11 @@ impl Grant {
     pub fn new(
         ticket: Ticket,
         path: Arc<str>,
-        node: String,
+        nodes: Vec<String>,
         token: FencingToken,
         session: Option<Arc<SessionLease>>,
     ) -> Grant {
-        Grant { ticket, path, node, token, session, mark: AtomicU64::new(HELD), changed: Notify::new() }
+        Grant { ticket, path, nodes, token, session, mark: AtomicU64::new(HELD), changed: Notify::new() }
     }
 
     fn state(&self) -> LeaseState {
@@ -191,20 +281,39 @@ impl Grant {
         }
     }
 
+    fn valid_until(&self) -> Option<Instant> {
+        self.session.as_ref().map(|session| session.clock.instant(session.valid_until()))
+    }
+
     async fn lost(&self) {
+        let mut state = self.state();
+        while state != LeaseState::Lost {
+            state = self.changed(state).await;
+        }
+    }
+
+    async fn changed(&self, from: LeaseState) -> LeaseState {
         loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if self.state() == LeaseState::Lost {
-                return;
-            }
-            match &self.session {
-                Some(session) => {
-                    let end = tokio::time::sleep_until(session.clock.at(session.valid_until()));
-                    select(changed, pin!(end)).await;
+            let mut marked = pin!(self.changed.notified());
+            marked.as_mut().enable();
+            let Some(session) = &self.session else {
+                match self.state() {
+                    state if state == from => marked.await,
+                    state => return state,
                 }
-                None => changed.await,
+                continue;
+            };
+            let mut published = pin!(session.changed.notified());
+            published.as_mut().enable();
+            let state = self.state();
+            if state != from {
+                return state;
             }
+            if state == LeaseState::Lost {
+                return std::future::pending().await;
+            }
+            let end = pin!(tokio::time::sleep_until(session.clock.at(session.valid_until())));
+            select(select(marked, published), end).await;
         }
     }
 }
@@ -215,11 +324,15 @@ pub(crate) struct Hold(pub Arc<Grant>);
 impl Hold {
     /// Only matters to nodes that outlive sessions; the others follow their session's lease.
     pub fn suspend(&self) {
-        let _ = self.0.mark.compare_exchange(HELD, SUSPENDED, Ordering::SeqCst, Ordering::SeqCst);
+        if self.0.mark.compare_exchange(HELD, SUSPENDED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.0.changed.notify_waiters();
+        }
     }
 
     pub fn resume(&self) {
-        let _ = self.0.mark.compare_exchange(SUSPENDED, HELD, Ordering::SeqCst, Ordering::SeqCst);
+        if self.0.mark.compare_exchange(SUSPENDED, HELD, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.0.changed.notify_waiters();
+        }
     }
 }
 
@@ -235,13 +348,18 @@ impl Drop for Hold {
 #[derive(Debug)]
 pub(crate) struct SessionLease {
     pub clock: Clock,
+    /// Of the session.
+    pub timeout: Duration,
     /// The end in nanoseconds, doubled, plus one while suspended. Zero when lost, and then for good.
     word: AtomicU64,
+    /// It is suspended, or is not any more, or is lost. Not told when the end is reached: that is the clock's part.
+    changed: Notify,
 }
 
 impl SessionLease {
-    pub fn new(clock: Clock, until: Moment, suspended: bool) -> SessionLease {
-        SessionLease { clock, word: AtomicU64::new(encode(until, suspended)) }
+    pub fn new(clock: Clock, timeout: Duration, until: Moment, suspended: bool) -> SessionLease {
+        let word = AtomicU64::new(encode(until, suspended));
+        SessionLease { clock, timeout, word, changed: Notify::new() }
     }
 
     pub fn state(&self) -> LeaseState {
@@ -267,11 +385,16 @@ impl SessionLease {
     /// `false` when the lease is lost already, and stays so.
     pub fn publish(&self, until: Moment, suspended: bool) -> bool {
         let update = |word| (word != 0).then(|| encode(until, suspended));
-        self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, update).is_ok()
+        let before = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, update);
+        if before.is_ok_and(|word| (word & 1 == 1) != suspended) {
+            self.changed.notify_waiters();
+        }
+        before.is_ok()
     }
 
     pub fn lose(&self) {
         self.word.store(0, Ordering::SeqCst);
+        self.changed.notify_waiters();
     }
 }
 

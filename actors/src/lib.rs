@@ -5,7 +5,11 @@
 //! ```text
 //! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
 //! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
-//! └─ Primitives       (supervisor) one LockActor per lock path             lock.rs, machine/queue.rs
+//! ├─ Primitives       (supervisor) one LockActor per lock or semaphore,    lock.rs, machine/queue.rs,
+//! │                                                                        machine/semaphore.rs
+//! │                  one MultiActor per request for several paths          multi.rs, machine/multi.rs
+//! └─ Singleton        one per candidate; above it, while it serves:        singleton.rs, machine/singleton.rs
+//!    └─ Tenure        one actor of the application under one lease         tenure.rs, machine/tenure.rs
 //! ```
 //!
 //! A lock's way, one direction only: `LockMessage::Acquire` → `LockActor` → [`machine`] → command →
@@ -15,17 +19,25 @@
 // Drivers do what machines must not; `machine` denies it again.
 #![allow(clippy::disallowed_methods)]
 
+pub mod backoff;
 mod clock;
 mod contenders;
 pub mod error;
+pub mod job;
 pub mod lease;
+mod leases;
 mod lock;
 pub mod machine;
 pub mod messages;
+pub mod multi;
 mod primitives;
+mod randomness;
 mod session;
+pub mod singleton;
 pub mod supervisor;
+pub mod tenure;
 pub mod zookeeper;
 
 pub use clock::Clock;
 pub use primitives::PrimitivesMessage;
+pub use randomness::Randomness;

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ractor::{ActorRef, RpcReplyPort};
+use tokio::sync::oneshot;
 use tracing::{Span, debug_span, warn};
 
-use crate::error::{AcquireError, ContendersError, ReleaseError};
+use crate::error::{AcquireError, ConnectError, ContendersError, ReleaseError, ResizeError};
 use crate::lease::{FencingToken, Lease};
+use crate::lock::Joint;
 pub use crate::machine::protocol::Ticket;
-use crate::machine::protocol::{Request, Wait};
-use crate::machine::znode::{Mode, Patterns};
+use crate::machine::protocol::{Event, PermitRequest, Request, Wait};
+use crate::machine::znode::{Dialect, Mode, Patterns};
 use crate::supervisor::KeeperMessage;
 use crate::zookeeper::Acl;
 
-/// To the actor of one lock path.
+/// To the actor of one lock or one semaphore.
 #[non_exhaustive]
 pub enum LockMessage {
     /// Wants the lock. What becomes of it is told to the request's listener.
@@ -28,8 +30,19 @@ pub enum LockMessage {
     Release(Ticket, Option<RpcReplyPort<Result<(), ReleaseError>>>),
     /// Who waits and holds, in order.
     Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
+    /// Who is first in the queue, as soon as that is another than the one with this token, or none, whom the asker
+    /// knows already. `None` asks for an answer at once. Closing the channel ends the watching.
+    First(
+        Patterns,
+        Option<Option<FencingToken>>,
+        oneshot::Sender<Result<Option<Contender>, ContendersError>>,
+    ),
     /// Deletes the node of a contender that no session takes away: that of a crashed owner.
     RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
+    /// Who holds permits of a semaphore, in no order.
+    LeaseHolders(RpcReplyPort<Result<Vec<LeaseHolder>, ContendersError>>),
+    /// Changes how many permits a semaphore has; makes its root, in the way of these options, if there is none.
+    Resize(u32, Arc<ContenderOptions>, RpcReplyPort<Result<(), ResizeError>>),
 }
 
 #[cfg(feature = "cluster")]
@@ -55,7 +68,9 @@ pub struct AcquireRequest {
     pub(crate) ticket: Ticket,
     pub(crate) options: Arc<ContenderOptions>,
     pub(crate) wait: Wait,
+    pub(crate) permits: Option<Permits>,
     pub(crate) listener: Listener,
+    pub(crate) joint: Option<Joint>,
     pub(crate) lifeline: Arc<Lifeline>,
     /// A child of the caller's span, from the call until nothing is left of the request.
     pub(crate) span: Span,
@@ -76,24 +91,107 @@ impl AcquireRequest {
         lifeline: Arc<Lifeline>,
     ) -> AcquireRequest {
         let span = debug_span!("lock", path = %listener.path, %ticket);
-        AcquireRequest { ticket, options, wait, listener, lifeline, span }
+        AcquireRequest { ticket, options, wait, permits: None, listener, joint: None, lifeline, span }
     }
 
-    pub(crate) fn request(&self) -> Request {
-        Request {
-            mode: self.options.mode,
-            patterns: self.options.patterns.clone(),
-            ephemeral: self.options.ephemeral,
-            wait: self.wait,
+    /// Makes it a request for permits of a semaphore.
+    pub fn permits(self, permits: Permits) -> AcquireRequest {
+        AcquireRequest { permits: Some(permits), ..self }
+    }
+
+    /// Has its node made together with others'.
+    pub(crate) fn joint(self, joint: Joint) -> AcquireRequest {
+        AcquireRequest { joint: Some(joint), ..self }
+    }
+
+    pub(crate) fn event(&self) -> Event {
+        let (ticket, wait) = (self.ticket, self.wait);
+        match self.permits {
+            Some(Permits { count, limit, agreed }) => {
+                Event::AcquirePermits { ticket, request: PermitRequest { count, limit, agreed, wait } }
+            }
+            None => {
+                let ContenderOptions { mode, dialect, ephemeral, .. } = *self.options;
+                let patterns = self.options.patterns.clone();
+                Event::Acquire { ticket, request: Request { mode, dialect, patterns, ephemeral, wait } }
+            }
         }
     }
 }
+
+/// Which permits of a semaphore are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permits {
+    /// How many, all or none.
+    pub count: u32,
+    /// How many there are, as far as the caller knows; `None` takes what is stored.
+    pub limit: Option<u32>,
+    /// The caller's number was the stored one when it got permits before: from then on what is stored counts.
+    pub agreed: bool,
+}
+
+/// What kind of thing is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A lock, or a read/write lock.
+    Lock,
+    /// A semaphore.
+    Semaphore,
+}
+
+/// What an actor is responsible for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// What is there.
+    pub kind: Kind,
+    /// The lock's directory, or the semaphore's root.
+    pub path: Arc<str>,
+}
+
+impl Place {
+    /// A lock at this path.
+    pub fn lock(path: &str) -> Place {
+        Place { kind: Kind::Lock, path: path.into() }
+    }
+
+    /// A semaphore at this path.
+    pub fn semaphore(path: &str) -> Place {
+        Place { kind: Kind::Semaphore, path: path.into() }
+    }
+
+    /// Where contenders stand: in the lock's directory, or that of the semaphore's mutex beside the root.
+    pub fn queue(&self) -> Arc<str> {
+        match self.kind {
+            Kind::Lock => self.path.clone(),
+            Kind::Semaphore => format!("{}{MUTEX}", self.path).into(),
+        }
+    }
+
+    /// Which places have nodes in this directory.
+    pub(crate) fn owners(directory: &str) -> impl Iterator<Item = Place> {
+        let mutex = directory.strip_suffix(MUTEX).map(Place::semaphore);
+        [Place::lock(directory), Place::semaphore(directory)].into_iter().chain(mutex)
+    }
+
+    /// All directories that may have nodes of this place.
+    pub(crate) fn directories(&self) -> Vec<Arc<str>> {
+        match self.kind {
+            Kind::Lock => vec![self.path.clone()],
+            Kind::Semaphore => vec![self.path.clone(), self.queue()],
+        }
+    }
+}
+
+/// What kazoo appends to a semaphore's path to get that of its mutex.
+const MUTEX: &str = "-__lock__";
 
 /// How a contender's node is made and whom it counts as a contender.
 #[derive(Clone, Debug)]
 pub struct ContenderOptions {
     /// How the path is wanted.
     pub mode: Mode,
+    /// Whose names the node goes by.
+    pub dialect: Dialect,
     /// The node's data: who this is, for people.
     pub identifier: Vec<u8>,
     /// Further name endings that count as contenders.
@@ -106,7 +204,7 @@ pub struct ContenderOptions {
     pub acl: Vec<Acl>,
 }
 
-/// What becomes of a request. After `Refused`, `Lost`, or the lease's release nothing follows.
+/// What becomes of a request. After `Refused`, `Lost` and `Released` nothing follows.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockEvent<G = Lease> {
@@ -130,6 +228,8 @@ pub enum LockEvent<G = Lease> {
     Resumed(Ticket),
     /// Somebody else may hold the lock now.
     Lost(Ticket),
+    /// The guard was released, or dropped, and the server has confirmed that its node is gone.
+    Released(Ticket),
     /// The lock is not acquired.
     Refused(Ticket, Refused),
 }
@@ -143,6 +243,7 @@ impl<G> LockEvent<G> {
             LockEvent::Suspended(ticket) => LockEvent::Suspended(ticket),
             LockEvent::Resumed(ticket) => LockEvent::Resumed(ticket),
             LockEvent::Lost(ticket) => LockEvent::Lost(ticket),
+            LockEvent::Released(ticket) => LockEvent::Released(ticket),
             LockEvent::Refused(ticket, refused) => LockEvent::Refused(ticket, refused),
         }
     }
@@ -166,20 +267,24 @@ pub enum Refused {
 
 /// Hears what becomes of one request. Runs inside the lock's actor, so it must pass events on, and never block. One
 /// that panics is not called again, and its request is cancelled, or released; nobody else notices.
-pub struct Listener {
-    hear: Option<Box<dyn FnMut(LockEvent) + Send>>,
+pub struct Listener<G = Lease> {
+    hear: Option<Box<dyn FnMut(LockEvent<G>) + Send>>,
     ticket: Ticket,
     path: Arc<str>,
 }
 
-impl Listener {
-    /// Hears the events of `ticket`, on the lock `path`.
-    pub fn new(ticket: Ticket, path: Arc<str>, hear: impl FnMut(LockEvent) + Send + 'static) -> Listener {
+impl<G> Listener<G> {
+    /// Hears the events of `ticket`, on what is at `path`.
+    pub fn new(
+        ticket: Ticket,
+        path: Arc<str>,
+        hear: impl FnMut(LockEvent<G>) + Send + 'static,
+    ) -> Listener<G> {
         Listener { hear: Some(Box::new(hear)), ticket, path }
     }
 
     /// Says whether it is still listening.
-    pub(crate) fn tell(&mut self, event: LockEvent) -> bool {
+    pub(crate) fn tell(&mut self, event: LockEvent<G>) -> bool {
         let Some(mut hear) = self.hear.take() else { return false };
         // What the closure leaves half done is its own, and it is not called again.
         let heard = catch_unwind(AssertUnwindSafe(move || {
@@ -193,16 +298,19 @@ impl Listener {
         self.hear.is_some()
     }
 
-    /// The last event, if there is anything left to say.
-    pub(crate) fn conclude(mut self, event: Option<LockEvent>) {
-        if let Some(event) = event {
-            self.tell(event);
-        }
+    /// The last event.
+    pub(crate) fn conclude(mut self, event: LockEvent<G>) {
+        self.tell(event);
+        self.hear = None;
+    }
+
+    /// Without a last word: the guard outlives whoever could say it.
+    pub(crate) fn leave(mut self) {
         self.hear = None;
     }
 }
 
-impl Drop for Listener {
+impl<G> Drop for Listener<G> {
     /// Dropped without a last word: its actor was killed, or has panicked.
     fn drop(&mut self) {
         let error = AcquireError::Stopped { path: self.path.to_string() };
@@ -228,8 +336,20 @@ pub struct Contender {
     pub token: FencingToken,
 }
 
+/// Somebody who holds a permit of a semaphore, as its root shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaseHolder {
+    /// The lease's name below the root.
+    pub name: String,
+    /// The lease's data: who that is, for people. What is no UTF-8 is shown as `\u{fffd}`.
+    pub identifier: String,
+    /// The session that the lease goes with; `None` when it outlives sessions, and so is none of ours.
+    pub session: Option<i64>,
+}
+
 /// What becomes of a keeper's session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
     /// A session has begun. Epochs count sessions from one.
@@ -252,6 +372,12 @@ pub enum SessionEvent {
         /// Which session of this keeper.
         epoch: u64,
     },
+    /// The keeper seeks no further session, and is closing: its credentials were not taken, or it was told to try no
+    /// longer.
+    GaveUp {
+        /// What its last try ended with.
+        error: ConnectError,
+    },
     /// The keeper is closed. Nothing follows.
     Closed,
 }
@@ -263,6 +389,10 @@ impl Lifeline {
     /// When it is dropped, the keeper closes.
     pub fn new(keeper: ActorRef<KeeperMessage>) -> Lifeline {
         Lifeline(keeper)
+    }
+
+    pub(crate) fn keeper(&self) -> &ActorRef<KeeperMessage> {
+        &self.0
     }
 }
 

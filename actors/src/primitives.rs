@@ -1,39 +1,43 @@
 //! The supervisor of the lock actors: finds or makes the actor of a path, ends the idle ones, and cleans up after
 //! one that died.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::error::AcquireError;
 use crate::lock::{LockActor, LockActorMessage, LockArguments};
 use crate::machine::protocol::Failure;
-use crate::machine::znode::{Instance, Znode};
-use crate::messages::{LockEvent, LockMessage, Refused};
+use crate::machine::protocol::Ticket;
+use crate::machine::znode::Instance;
+use crate::messages::{LockEvent, LockMessage, Place, Refused};
+use crate::multi::{MultiActor, MultiActorMessage, MultiArguments, MultiMessage};
+use crate::randomness::Randomness;
 use crate::session::{Connection, SessionNews};
 use crate::zookeeper::ZooKeeper;
 
 /// To the supervisor of the lock actors.
 pub enum PrimitivesMessage {
-    /// A handle of this path was made.
-    Open(Arc<str>),
-    /// A handle of this path is gone.
-    Dropped(Arc<str>),
-    /// For the actor of this path.
-    Lock(Arc<str>, LockMessage),
+    /// A handle of this place was made.
+    Open(Place),
+    /// A handle of this place is gone.
+    Dropped(Place),
+    /// For the actor of this place.
+    Lock(Place, LockMessage),
+    /// For whoever acquires several paths at once.
+    Multi(MultiMessage),
     #[doc(hidden)]
     #[allow(private_interfaces)]
     Session(SessionNews),
     #[doc(hidden)]
     Missing(Vec<String>),
     #[doc(hidden)]
-    Retired { path: Arc<str>, generation: u64 },
+    Retired { place: Place, generation: u64 },
     #[doc(hidden)]
     Close(RpcReplyPort<()>),
 }
@@ -45,12 +49,16 @@ pub(crate) struct PrimitivesActor;
 
 pub(crate) struct PrimitivesArguments {
     pub clock: Clock,
+    pub randomness: Randomness,
 }
 
 pub(crate) struct State {
     clock: Clock,
-    locks: HashMap<Arc<str>, Entry>,
-    paths: HashMap<ActorId, Arc<str>>,
+    randomness: Randomness,
+    locks: BTreeMap<Place, Entry>,
+    places: HashMap<ActorId, Place>,
+    multis: BTreeMap<Ticket, ActorRef<MultiActorMessage>>,
+    tickets: HashMap<ActorId, Ticket>,
     connection: Option<Connection>,
     suspended: bool,
     /// Cleaning up after actors that died. Ended with the session, which takes their nodes away.
@@ -77,8 +85,11 @@ impl PrimitivesActor {
     ) -> Result<State, ActorProcessingErr> {
         Ok(State {
             clock: arguments.clock,
-            locks: HashMap::new(),
-            paths: HashMap::new(),
+            randomness: arguments.randomness,
+            locks: BTreeMap::new(),
+            places: HashMap::new(),
+            multis: BTreeMap::new(),
+            tickets: HashMap::new(),
             connection: None,
             suspended: false,
             sweeps: JoinSet::new(),
@@ -95,38 +106,39 @@ impl PrimitivesActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             PrimitivesMessage::Open(_) if state.closed => {}
-            PrimitivesMessage::Open(path) => {
-                let entry = state.entry(path, &myself).await?;
+            PrimitivesMessage::Open(place) => {
+                let entry = state.entry(place, &myself).await?;
                 entry.handles += 1;
                 entry.generation += 1;
             }
-            PrimitivesMessage::Dropped(path) => {
-                if let Some(entry) = state.locks.get_mut(&path) {
+            PrimitivesMessage::Dropped(place) => {
+                if let Some(entry) = state.locks.get_mut(&place) {
                     entry.handles = entry.handles.saturating_sub(1);
                     if entry.handles == 0 {
                         let _ = entry.actor.cast(LockActorMessage::Retire(entry.generation));
                     }
                 }
             }
-            PrimitivesMessage::Lock(path, message) => match state.closed {
+            PrimitivesMessage::Lock(place, message) => match state.closed {
                 true => refuse(message),
                 false => {
-                    let entry = state.entry(path, &myself).await?;
+                    let entry = state.entry(place, &myself).await?;
                     // An actor that has died meanwhile is told of by its supervision event; the message's reply
                     // ports say so when they are dropped.
                     let _ = entry.actor.cast(LockActorMessage::Public(message));
                 }
             },
+            PrimitivesMessage::Multi(message) => state.multi(message, &myself).await?,
             PrimitivesMessage::Session(news) => state.session(news),
             PrimitivesMessage::Missing(paths) => state.missing(&paths),
-            PrimitivesMessage::Retired { path, generation } => {
-                let retired = (state.locks.get(&path))
+            PrimitivesMessage::Retired { place, generation } => {
+                let retired = (state.locks.get(&place))
                     .filter(|entry| state.closed || entry.handles == 0)
                     .filter(|entry| entry.generation == generation)
                     .map(|entry| entry.actor.clone());
                 if let Some(actor) = retired {
-                    state.locks.remove(&path);
-                    state.paths.remove(&actor.get_id());
+                    state.locks.remove(&place);
+                    state.places.remove(&actor.get_id());
                     actor.stop(None);
                 }
             }
@@ -167,24 +179,51 @@ impl PrimitivesActor {
 impl State {
     async fn entry(
         &mut self,
-        path: Arc<str>,
+        place: Place,
         myself: &ActorRef<PrimitivesMessage>,
     ) -> Result<&mut Entry, ActorProcessingErr> {
-        if !self.locks.contains_key(&path) {
-            let entry = self.spawn(path.clone(), myself).await?;
-            self.paths.insert(entry.actor.get_id(), path.clone());
-            self.locks.insert(path.clone(), entry);
+        if !self.locks.contains_key(&place) {
+            let entry = self.spawn(place.clone(), myself).await?;
+            self.places.insert(entry.actor.get_id(), place.clone());
+            self.locks.insert(place.clone(), entry);
         }
-        self.locks.get_mut(&path).ok_or_else(|| "an entry that was made is there".into())
+        self.locks.get_mut(&place).ok_or_else(|| "an entry that was made is there".into())
+    }
+
+    async fn multi(
+        &mut self,
+        message: MultiMessage,
+        myself: &ActorRef<PrimitivesMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            MultiMessage::Acquire(request) if self.closed => request.refuse(AcquireError::Closed),
+            MultiMessage::Acquire(request) if self.multis.contains_key(&request.ticket()) => {
+                // The listener says that it was not served; the first use of the ticket goes on.
+                warn!(ticket = %request.ticket(), "a ticket was used twice");
+            }
+            MultiMessage::Acquire(request) => {
+                let (ticket, arguments) =
+                    (request.ticket(), MultiArguments { request, primitives: myself.clone() });
+                let (actor, _) = Actor::spawn_linked(None, MultiActor, arguments, myself.get_cell()).await?;
+                self.tickets.insert(actor.get_id(), ticket);
+                self.multis.insert(ticket, actor);
+            }
+            MultiMessage::Cancel(ticket) => {
+                if let Some(actor) = self.multis.get(&ticket) {
+                    let _ = actor.cast(MultiActorMessage::Cancel);
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn spawn(
         &self,
-        path: Arc<str>,
+        place: Place,
         myself: &ActorRef<PrimitivesMessage>,
     ) -> Result<Entry, ActorProcessingErr> {
-        let instance = Instance::new(Uuid::new_v4().as_u128());
-        let arguments = LockArguments { path, instance, clock: self.clock, primitives: myself.clone() };
+        let instance = Instance::new(self.randomness.next());
+        let arguments = LockArguments { place, instance, clock: self.clock, primitives: myself.clone() };
         let (actor, _) = Actor::spawn_linked(None, LockActor, arguments, myself.get_cell()).await?;
         if let Some(connection) = &self.connection {
             actor.cast(LockActorMessage::Session(SessionNews::Connected(connection.clone())))?;
@@ -218,13 +257,13 @@ impl State {
     }
 
     fn missing(&self, paths: &[String]) {
-        let mut by_directory: HashMap<&str, Vec<Znode>> = HashMap::new();
+        let mut by_directory: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (directory, name) in paths.iter().filter_map(|path| path.rsplit_once('/')) {
-            by_directory.entry(directory).or_default().extend(Znode::parse(name));
+            by_directory.entry(directory).or_default().push(name.to_owned());
         }
-        for (directory, nodes) in by_directory {
-            if let Some(entry) = self.locks.get(directory) {
-                let _ = entry.actor.cast(LockActorMessage::Missing(nodes));
+        for (directory, names) in by_directory {
+            for entry in Place::owners(directory).filter_map(|place| self.locks.get(&place)) {
+                let _ = entry.actor.cast(LockActorMessage::Missing(names.clone()));
             }
         }
     }
@@ -237,24 +276,29 @@ impl State {
         reason: &str,
         myself: &ActorRef<PrimitivesMessage>,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(path) = self.paths.remove(&actor.get_id()) else { return Ok(()) };
-        let Some(entry) = self.locks.remove(&path) else { return Ok(()) };
-        warn!(%path, reason, "a lock actor died");
+        if let Some(ticket) = self.tickets.remove(&actor.get_id()) {
+            // Whatever it had asked for, it has given back.
+            self.multis.remove(&ticket);
+        }
+        let Some(place) = self.places.remove(&actor.get_id()) else { return Ok(()) };
+        let Some(entry) = self.locks.remove(&place) else { return Ok(()) };
+        warn!(path = %place.path, reason, "a lock actor died");
         if let Some(connection) = &self.connection {
-            let client = connection.client.clone();
-            connection.nodes.untrack_all(&path, entry.instance);
             while self.sweeps.try_join_next().is_some() {}
-            self.sweeps.spawn(sweep(client, path.clone(), entry.instance));
+            for directory in place.directories() {
+                connection.nodes.untrack_all(&directory, entry.instance);
+                self.sweeps.spawn(sweep(connection.client.clone(), directory, entry.instance));
+            }
         }
         if entry.handles > 0 && !self.closed {
-            let again = self.entry(path, myself).await?;
+            let again = self.entry(place, myself).await?;
             (again.handles, again.generation) = (entry.handles, entry.generation);
         }
         Ok(())
     }
 
     fn close_when_empty(&mut self) {
-        if self.locks.is_empty() {
+        if self.locks.is_empty() && self.multis.is_empty() {
             if let Some(reply) = self.closing.take() {
                 self.connection = None;
                 self.sweeps.abort_all();
@@ -279,16 +323,14 @@ async fn sweep(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
                 continue;
             }
         };
-        let nodes: Vec<Znode> = (listed.iter().filter_map(|name| Znode::parse(name)))
-            .filter(|node| instance.attempt(node).is_some())
-            .collect();
+        let nodes: Vec<String> = listed.into_iter().filter(|name| instance.attempt(name).is_some()).collect();
         if nodes.is_empty() {
             return;
         }
         debug!(%path, nodes = nodes.len(), "cleaning up after a dead actor");
         for node in nodes {
             // Whatever the answer, the next listing shows what is left.
-            if matches!(client.delete(&format!("{path}/{}", node.name())).await, Err(Failure::Refused(_))) {
+            if matches!(client.delete(&format!("{path}/{node}")).await, Err(Failure::Refused(_))) {
                 tokio::time::sleep(SWEEP_RETRY).await;
             }
         }
@@ -302,12 +344,15 @@ fn refuse(message: LockMessage) {
     match message {
         LockMessage::Acquire(request) => {
             let refused = Refused::Failed(AcquireError::Closed);
-            request.listener.conclude(Some(LockEvent::Refused(request.ticket, refused)));
+            request.listener.conclude(LockEvent::Refused(request.ticket, refused));
         }
         // Their reply ports say so when they are dropped.
         LockMessage::Cancel(_)
         | LockMessage::Release(..)
         | LockMessage::Contenders(..)
-        | LockMessage::RemoveContender(..) => {}
+        | LockMessage::First(..)
+        | LockMessage::RemoveContender(..)
+        | LockMessage::LeaseHolders(_)
+        | LockMessage::Resize(..) => {}
     }
 }

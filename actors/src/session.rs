@@ -22,7 +22,7 @@ use crate::lease::SessionLease;
 use crate::machine::Moment;
 use crate::machine::protocol::Failure;
 use crate::machine::session::{Session, SessionCommand, SessionInput};
-use crate::machine::znode::{Instance, Znode};
+use crate::machine::znode::Instance;
 use crate::supervisor::KeeperMessage;
 use crate::zookeeper::{CheckFailure, Connect, Connected, LinkState, Unconnected, ZooKeeper};
 
@@ -160,7 +160,7 @@ impl State {
             Some(SessionCommand::Suspend(until)) => (*until, true),
             Some(SessionCommand::Beat(_) | SessionCommand::Lose) | None => return self.lose(myself),
         };
-        let lease = Arc::new(SessionLease::new(clock, until, suspended));
+        let lease = Arc::new(SessionLease::new(clock, client.timeout(), until, suspended));
         let nodes = Arc::new(OwnNodes::default());
         let connection = Connection { epoch, client, lease, nodes };
         let cursor = String::new();
@@ -384,8 +384,7 @@ impl OwnNodes {
     pub fn untrack_all(&self, directory: &str, instance: Instance) {
         self.lock().retain(|path| {
             let node = path.rsplit_once('/').filter(|(parent, _)| *parent == directory);
-            let attempt = node.and_then(|(_, name)| Znode::parse(name)).and_then(|n| instance.attempt(&n));
-            attempt.is_none()
+            node.and_then(|(_, name)| instance.attempt(name)).is_none()
         });
     }
 
@@ -417,22 +416,28 @@ impl OwnNodes {
         (batch, sent)
     }
 
-    /// Takes room for a watch on this path, if there is any.
-    pub fn reserve_watch(&self, path: &str) -> bool {
-        let used = self.watched.fetch_add(path.len(), Ordering::SeqCst) + path.len();
-        if used > WATCH_BYTES {
-            self.free_watch(path);
-        }
-        used <= WATCH_BYTES
-    }
-
-    pub fn free_watch(&self, path: &str) {
-        self.watched.fetch_sub(path.len(), Ordering::SeqCst);
+    /// Takes room for a watch on this path, if there is any, until what this returns is dropped.
+    pub fn room_for_watch(self: &Arc<OwnNodes>, path: &str) -> Option<WatchRoom> {
+        let room = WatchRoom { nodes: self.clone(), bytes: path.len() };
+        let used = self.watched.fetch_add(room.bytes, Ordering::SeqCst) + room.bytes;
+        (used <= WATCH_BYTES).then_some(room)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
         // A set of names is whole even when a thread died with the lock in hand.
         self.paths.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Room for one watch, taken.
+pub(crate) struct WatchRoom {
+    nodes: Arc<OwnNodes>,
+    bytes: usize,
+}
+
+impl Drop for WatchRoom {
+    fn drop(&mut self) {
+        self.nodes.watched.fetch_sub(self.bytes, Ordering::SeqCst);
     }
 }
 

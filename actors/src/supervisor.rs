@@ -1,18 +1,22 @@
 //! The keeper: the root of the tree. It does no I/O; it starts the session actor again when a session is lost,
 //! passes on what becomes of sessions, and closes everything in order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::error::ConnectError;
+use crate::machine::Moment;
 use crate::messages::SessionEvent;
 pub(crate) use crate::primitives::PrimitivesMessage;
 use crate::primitives::{PrimitivesActor, PrimitivesArguments};
+use crate::randomness::Randomness;
 use crate::session::{SessionActor, SessionArguments, SessionMessage, SessionNews};
 use crate::zookeeper::Connect;
 
@@ -25,6 +29,22 @@ pub struct KeeperSettings {
     pub connect_timeout: Duration,
     /// The server's tickTime, where it is known.
     pub tick: Option<Duration>,
+    /// For the names of nodes, and so that many processes do not come back at once.
+    pub randomness: Randomness,
+    /// What follows when a session is lost.
+    pub restart: RestartPolicy,
+}
+
+/// How a keeper seeks the next session.
+///
+/// Credentials that are not taken any more end it at once: they do not become better by themselves, and whoever
+/// supervises the keeper may have others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// How long it rests between rounds of connecting.
+    pub backoff: Backoff,
+    /// How long it goes on without a session. For ever unless set.
+    pub give_up_after: Option<Duration>,
 }
 
 /// To the keeper's actor.
@@ -35,6 +55,9 @@ pub enum KeeperMessage {
     Close(RpcReplyPort<()>),
     /// The last handle and the last lease are gone.
     Abandoned,
+    /// This actor works under locks of this keeper. When the keeper closes, it is asked to end, and the locks stay
+    /// until it has; when the keeper dies, it is killed.
+    Adopt(ActorCell, Box<dyn Fn() + Send>),
     #[doc(hidden)]
     #[allow(private_interfaces)]
     Session(SessionNews),
@@ -70,6 +93,24 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
     let primitives = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
     guard.keep();
     Ok(Started { keeper, primitives, clock })
+}
+
+impl Started {
+    /// Links the keeper under a supervisor of the application.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::NoSupervisor`] when that is ending; the keeper is stopped then.
+    pub fn link(&self, supervisor: &ActorCell) -> Result<(), ConnectError> {
+        self.keeper.link(supervisor.clone());
+        match self.keeper.try_get_supervisor() {
+            Some(linked) if linked.get_id() == supervisor.get_id() => Ok(()),
+            Some(_) | None => {
+                self.keeper.stop(None);
+                Err(ConnectError::NoSupervisor)
+            }
+        }
+    }
 }
 
 /// A running keeper.
@@ -113,10 +154,17 @@ struct State {
     open: bool,
     /// Rounds of connecting, or sessions, that failed in a row.
     failures: u32,
+    /// When the last session was lost, until there is another.
+    without_since: Option<Moment>,
+    gave_up: Option<ConnectError>,
     first: Option<FirstSession>,
     subscribers: Vec<mpsc::UnboundedSender<SessionEvent>>,
     newest: Option<SessionEvent>,
     closing: Option<Vec<RpcReplyPort<()>>>,
+    /// Actors that work under locks, and how to end them.
+    adopted: HashMap<ActorId, Box<dyn Fn() + Send>>,
+    /// Nobody works under a lock any more.
+    closing_primitives: bool,
     /// Everything else is closed.
     closing_session: bool,
 }
@@ -128,7 +176,7 @@ impl KeeperActor {
         myself: ActorRef<KeeperMessage>,
         (settings, clock, first): (KeeperSettings, Clock, FirstSession),
     ) -> Result<State, ActorProcessingErr> {
-        let arguments = PrimitivesArguments { clock };
+        let arguments = PrimitivesArguments { clock, randomness: settings.randomness.clone() };
         let (primitives, _) =
             Actor::spawn_linked(None, PrimitivesActor, arguments, myself.get_cell()).await?;
         myself.cast(KeeperMessage::StartSession)?;
@@ -140,10 +188,14 @@ impl KeeperActor {
             epoch: 0,
             open: false,
             failures: 0,
+            without_since: None,
+            gave_up: None,
             first: Some(first),
             subscribers: Vec::new(),
             newest: None,
             closing: None,
+            adopted: HashMap::new(),
+            closing_primitives: false,
             closing_session: false,
         })
     }
@@ -156,19 +208,20 @@ impl KeeperActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             KeeperMessage::Subscribe(subscriber) => {
-                if state.newest.is_none_or(|newest| subscriber.send(newest).is_ok()) {
+                if state.newest.as_ref().is_none_or(|newest| subscriber.send(newest.clone()).is_ok()) {
                     state.subscribers.push(subscriber);
                 }
             }
             KeeperMessage::Close(reply) => state.close(Some(reply), &myself)?,
             KeeperMessage::Abandoned => state.close(None, &myself)?,
+            KeeperMessage::Adopt(actor, close) => state.adopt(actor, close, &myself),
             KeeperMessage::Session(news) => state.news(news)?,
             KeeperMessage::Unconnected(error) => match state.first.take() {
                 Some(first) => {
                     let _ = first.send(Err(error));
                     myself.stop(None);
                 }
-                None => warn!(%error, "no session"),
+                None => state.unconnected(error, &myself)?,
             },
             KeeperMessage::Missing(paths) => state.primitives.cast(PrimitivesMessage::Missing(paths))?,
             KeeperMessage::StartSession => state.start_session(&myself).await?,
@@ -178,7 +231,11 @@ impl KeeperActor {
                 for reply in state.closing.take().into_iter().flatten() {
                     let _ = reply.send(());
                 }
-                myself.stop(None);
+                if let Some(error) = state.gave_up.take() {
+                    // For its supervisor, who can find the `ConnectError` in it.
+                    return Err(error.into());
+                }
+                myself.stop(Some("closed".into()));
             }
         }
         Ok(())
@@ -211,10 +268,14 @@ impl KeeperActor {
             if state.closing_session {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
-                let wait = backoff(state.failures);
+                state.without_since.get_or_insert(state.clock.now());
+                let wait =
+                    state.settings.restart.backoff.rest(state.failures, state.settings.randomness.next());
                 state.failures = state.failures.saturating_add(1);
                 myself.send_after(wait, || KeeperMessage::StartSession);
             }
+        } else if state.adopted.remove(&id).is_some() {
+            state.close_primitives_when_alone(&myself)?;
         }
         Ok(())
     }
@@ -225,16 +286,47 @@ impl State {
         if self.closing.is_some() {
             return Ok(());
         }
+        let connect_timeout = match self.until_giving_up() {
+            Some(left) => left.clamp(SHORTEST_ROUND, self.settings.connect_timeout.max(SHORTEST_ROUND)),
+            None => self.settings.connect_timeout,
+        };
         let arguments = SessionArguments {
             keeper: myself.clone(),
             connector: self.settings.connector.clone(),
             clock: self.clock,
             epoch: self.epoch + 1,
-            connect_timeout: self.settings.connect_timeout,
+            connect_timeout,
             tick: self.settings.tick,
         };
         let (session, _) = Actor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await?;
         self.session = Some(session);
+        Ok(())
+    }
+
+    /// How much longer it tries; `None` when it tries for ever.
+    fn until_giving_up(&self) -> Option<Duration> {
+        let tried = self.clock.now().since(self.without_since?);
+        Some(self.settings.restart.give_up_after?.saturating_sub(tried))
+    }
+
+    fn unconnected(
+        &mut self,
+        error: ConnectError,
+        myself: &ActorRef<KeeperMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        let hopeless = match &error {
+            ConnectError::AuthFailed { .. }
+            | ConnectError::InvalidAddress { .. }
+            | ConnectError::InvalidOption { .. }
+            | ConnectError::NoSupervisor => true,
+            ConnectError::Unreachable { .. } => self.until_giving_up().is_some_and(|left| left.is_zero()),
+        };
+        warn!(%error, hopeless, "no session");
+        if hopeless && self.closing.is_none() {
+            self.tell(SessionEvent::GaveUp { error: error.clone() });
+            self.gave_up = Some(error);
+            self.close(None, myself)?;
+        }
         Ok(())
     }
 
@@ -251,6 +343,7 @@ impl State {
         let event = match &news {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
+                self.without_since = None;
                 SessionEvent::Connected { epoch: connection.epoch }
             }
             SessionNews::Suspended(epoch) => SessionEvent::Suspended { epoch: *epoch },
@@ -269,8 +362,8 @@ impl State {
     }
 
     fn tell(&mut self, event: SessionEvent) {
+        self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
         self.newest = Some(event);
-        self.subscribers.retain(|subscriber| subscriber.send(event).is_ok());
     }
 
     fn close(
@@ -281,6 +374,30 @@ impl State {
         let first = self.closing.is_none();
         self.closing.get_or_insert_default().extend(reply);
         if first {
+            self.adopted.values().for_each(|close| close());
+            self.close_primitives_when_alone(myself)?;
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, actor: ActorCell, close: Box<dyn Fn() + Send>, myself: &ActorRef<KeeperMessage>) {
+        actor.link(myself.get_cell());
+        // One that has ended meanwhile cannot be linked, and would never be heard of.
+        if actor.try_get_supervisor().is_none_or(|supervisor| supervisor.get_id() != myself.get_id()) {
+            return;
+        }
+        if self.closing.is_some() {
+            close();
+        }
+        self.adopted.insert(actor.get_id(), close);
+    }
+
+    fn close_primitives_when_alone(
+        &mut self,
+        myself: &ActorRef<KeeperMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        if self.closing.is_some() && self.adopted.is_empty() && !self.closing_primitives {
+            self.closing_primitives = true;
             self.primitives.call_and_forward(
                 PrimitivesMessage::Close,
                 myself,
@@ -303,9 +420,5 @@ impl State {
     }
 }
 
-/// Doubles from a tenth of a second to five, less a random part, so that many processes do not come back at once.
-fn backoff(failures: u32) -> Duration {
-    let full = Duration::from_millis(100 << failures.min(6)).min(Duration::from_secs(5));
-    let random = uuid::Uuid::new_v4().as_u128() as u32;
-    full.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
-}
+/// Of the last round of connecting before giving up.
+const SHORTEST_ROUND: Duration = Duration::from_millis(1);

@@ -13,7 +13,7 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, StreamExt};
 use zookeeper_client as zk;
 
-use crate::machine::protocol::{Failure, Inspection};
+use crate::machine::protocol::{Failure, Inspection, Root, TakeFailure};
 
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use zookeeper_client::SaslOptions;
@@ -32,7 +32,12 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn timeout(&self) -> Duration;
     /// Makes a sequential node; answers with the number that was appended and the transaction's id.
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)>;
-    /// Makes a directory and all that leads to it, the connection's chroot included. Not atomic, not ordered.
+    /// Makes ephemeral sequential nodes, all or none, in one transaction; answers with the numbers that were appended
+    /// and the transaction's id.
+    fn create_all(&self, prefixes: &[NewNode<'_>])
+    -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>>;
+    /// Makes a directory and all that leads to it, the connection's chroot included; an empty path is the chroot
+    /// itself. Not atomic, not ordered.
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()>;
     /// The names of a node's children, in no order.
     fn children(&self, path: &str) -> Answer<Vec<String>>;
@@ -40,12 +45,60 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn sync(&self, path: &str) -> Answer<()>;
     /// A node's data, and whose it is.
     fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)>;
-    /// Leaves a watch on a node; the inner future ends when it fires, and takes the watch back when dropped.
-    fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>>;
+    /// Leaves a watch on a node.
+    fn watch(&self, path: &str) -> Answer<Watching>;
+    /// A node's data and their version.
+    fn read_root(&self, path: &str) -> Answer<Root>;
+    /// The same, and leaves a watch on the data.
+    fn watch_root(&self, path: &str) -> Answer<(Root, Watching)>;
+    /// The names of a node's children, and leaves a watch on them.
+    fn watch_children(&self, path: &str) -> Answer<(Vec<String>, Watching)>;
+    /// Makes a node that outlives sessions. One that is there already is left as it is.
+    fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()>;
+    /// Replaces a node's data of whatever version.
+    fn write(&self, path: &str, data: &[u8]) -> Answer<()>;
+    /// Makes ephemeral nodes, all or none.
+    fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>>;
     /// Deletes a node of whatever version.
     fn delete(&self, path: &str) -> Answer<()>;
     /// A write through the quorum that changes nothing: checks that these nodes are there.
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;
+}
+
+/// A watch that is armed. Ends when it fires, and takes the watch back when dropped.
+pub type Watching = BoxFuture<'static, Fired>;
+
+/// What a semaphore takes in one transaction, and on which conditions.
+#[derive(Clone, Debug)]
+pub struct TakeRequest<'a> {
+    /// A node that must be there.
+    pub mutex: &'a str,
+    /// Whether it stays; otherwise it is deleted.
+    pub keep: bool,
+    /// A node that must be there, in this version.
+    pub root: (&'a str, i32),
+    /// The nodes to make.
+    pub leases: &'a [NewNode<'a>],
+}
+
+/// A node to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewNode<'a> {
+    /// Where.
+    pub path: &'a str,
+    /// What is in it.
+    pub data: &'a [u8],
+    /// Who may do what with it.
+    pub acl: &'a [Acl],
+}
+
+/// Why none of several nodes was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotCreated {
+    /// The one that failed the others, if it was one of them and the failure is definite.
+    pub culprit: Option<usize>,
+    /// What happened to it, or to the request.
+    pub failure: Failure,
 }
 
 /// How a watch ended.
@@ -209,8 +262,62 @@ impl ZooKeeper for Session {
         })
     }
 
+    fn create_all(
+        &self,
+        prefixes: &[NewNode<'_>],
+    ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+        let client = self.client.clone();
+        // The multi borrows its client, and the block owns both; so it owns what goes into it, too.
+        let own = |node: &NewNode<'_>| (node.path.to_owned(), node.data.to_vec(), node.acl.to_vec());
+        let nodes: Vec<_> = prefixes.iter().map(own).collect();
+        let failed = |error: zk::Error| NotCreated { culprit: None, failure: error.into() };
+        send(async move {
+            let mut multi = client.new_multi_writer();
+            for (prefix, data, acl) in &nodes {
+                let options = zk::CreateMode::EphemeralSequential.with_acls(zk::Acls::new(acl));
+                multi.add_create(prefix, data, &options).map_err(failed)?;
+            }
+            let results = multi.commit().await.map_err(|error| match error {
+                zk::MultiWriteError::OperationFailed { index, source } => {
+                    NotCreated { culprit: Some(index), failure: source.into() }
+                }
+                zk::MultiWriteError::RequestFailed { source } => failed(source),
+            })?;
+            let odd = |what: &str| NotCreated { culprit: None, failure: Failure::Unknown(what.to_owned()) };
+            let (mut sequences, mut czxid) = (Vec::with_capacity(nodes.len()), None);
+            for (result, (prefix, ..)) in results.into_iter().zip(&nodes) {
+                let zk::MultiWriteResult::Create { path, stat } = result else {
+                    return Err(odd("a create was answered by something else"));
+                };
+                let number = path.strip_prefix(prefix.as_str()).and_then(|number| number.parse().ok());
+                sequences.push(number.ok_or_else(|| odd("a node without a number"))?);
+                if czxid.is_none() {
+                    czxid = Some(match stat.is_invalid() {
+                        false => stat.czxid,
+                        // Servers before 3.7.2, 3.8.2 and 3.9.0 leave it out (ZOOKEEPER-4026). One transaction made
+                        // all nodes, so that one of them tells for all; when it does not, nobody knows.
+                        true => match client.get_data(&path).await {
+                            Ok((_, stat)) => stat.czxid,
+                            Err(error) => {
+                                return Err(match Failure::from(error) {
+                                    Failure::SessionGone => failed(zk::Error::SessionExpired),
+                                    other => odd(&format!("{other:?}")),
+                                });
+                            }
+                        },
+                    });
+                }
+            }
+            Ok((sequences, czxid.ok_or_else(|| odd("no answers"))?))
+        })
+    }
+
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()> {
         let (root, path, acl) = (self.root.clone(), format!("{}{path}", self.chroot), acl.to_vec());
+        if path.is_empty() {
+            // The root of all, which is always there.
+            return Box::pin(future::ready(Ok(())));
+        }
         let mode = match container {
             true => zk::CreateMode::Container,
             false => zk::CreateMode::Persistent,
@@ -236,26 +343,86 @@ impl ZooKeeper for Session {
         })
     }
 
-    fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>> {
+    fn watch(&self, path: &str) -> Answer<Watching> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move { Ok(fired(client.get_and_watch_data(&path).await?.2)) })
+    }
+
+    fn read_root(&self, path: &str) -> Answer<Root> {
         let (client, path) = (self.client.clone(), path.to_owned());
         submit(async move {
-            let (_, _, watcher) = client.get_and_watch_data(&path).await?;
-            let fired: BoxFuture<'static, Fired> = Box::pin(async move {
-                match watcher.changed().await.event_type {
-                    zk::EventType::NodeDeleted => Fired::Gone,
-                    zk::EventType::Session => Fired::Ended,
-                    zk::EventType::NodeCreated
-                    | zk::EventType::NodeDataChanged
-                    | zk::EventType::NodeChildrenChanged => Fired::Changed,
-                }
-            });
-            Ok(fired)
+            let (data, stat) = client.get_data(&path).await?;
+            Ok(Root { version: stat.version, data })
         })
+    }
+
+    fn watch_root(&self, path: &str) -> Answer<(Root, Watching)> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move {
+            let (data, stat, watcher) = client.get_and_watch_data(&path).await?;
+            Ok((Root { version: stat.version, data }, fired(watcher)))
+        })
+    }
+
+    fn watch_children(&self, path: &str) -> Answer<(Vec<String>, Watching)> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move {
+            let (children, watcher) = client.list_and_watch_children(&path).await?;
+            Ok((children, fired(watcher)))
+        })
+    }
+
+    fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()> {
+        let (client, path, data, acl) = (self.client.clone(), path.to_owned(), data.to_vec(), acl.to_vec());
+        submit(async move {
+            let options = zk::CreateMode::Persistent.with_acls(zk::Acls::new(&acl));
+            match client.create(&path, &data, &options).await {
+                Ok(_) | Err(zk::Error::NodeExists) => Ok(()),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn write(&self, path: &str, data: &[u8]) -> Answer<()> {
+        let (client, path, data) = (self.client.clone(), path.to_owned(), data.to_vec());
+        submit(async move { client.set_data(&path, &data, None).await.map(drop) })
     }
 
     fn delete(&self, path: &str) -> Answer<()> {
         let (client, path) = (self.client.clone(), path.to_owned());
         submit(async move { client.delete(&path, None).await })
+    }
+
+    fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>> {
+        let client = self.client.clone();
+        // The multi borrows its client, and the block owns both; so it owns what goes into it, too.
+        let (mutex, keep) = (take.mutex.to_owned(), take.keep);
+        let (root, version) = (take.root.0.to_owned(), take.root.1);
+        let own = |lease: &NewNode<'_>| (lease.path.to_owned(), lease.data.to_vec(), lease.acl.to_vec());
+        let leases: Vec<_> = take.leases.iter().map(own).collect();
+        let failed = |error: zk::Error| TakeFailure::Failed(error.into());
+        send(async move {
+            let mut multi = client.new_multi_writer();
+            match keep {
+                true => multi.add_check_version(&mutex, -1).map_err(failed)?,
+                false => multi.add_delete(&mutex, None).map_err(failed)?,
+            }
+            multi.add_check_version(&root, version).map_err(failed)?;
+            for (path, data, acl) in &leases {
+                let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::new(acl));
+                multi.add_create(path, data, &options).map_err(failed)?;
+            }
+            match multi.commit().await {
+                Ok(_) => Ok(()),
+                Err(zk::MultiWriteError::OperationFailed { index, source }) => Err(match (index, source) {
+                    (0, zk::Error::NoNode) => TakeFailure::MutexGone,
+                    (1, zk::Error::BadVersion) => TakeFailure::LimitChanged,
+                    (_, zk::Error::NoNode) => TakeFailure::RootGone,
+                    (_, error) => TakeFailure::Failed(error.into()),
+                }),
+                Err(zk::MultiWriteError::RequestFailed { source }) => Err(failed(source)),
+            }
+        })
     }
 
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
@@ -282,6 +449,18 @@ impl ZooKeeper for Session {
             }
         })
     }
+}
+
+fn fired(watcher: zk::OneshotWatcher) -> Watching {
+    Box::pin(async move {
+        match watcher.changed().await.event_type {
+            zk::EventType::NodeDeleted => Fired::Gone,
+            zk::EventType::Session => Fired::Ended,
+            zk::EventType::NodeCreated
+            | zk::EventType::NodeDataChanged
+            | zk::EventType::NodeChildrenChanged => Fired::Changed,
+        }
+    })
 }
 
 /// Sends a request now. `zookeeper_client` does so when its method is called, and that is at the first poll of the

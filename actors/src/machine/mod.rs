@@ -4,13 +4,29 @@
 #![deny(clippy::disallowed_methods)]
 
 mod contender;
+pub mod multi;
 pub mod protocol;
 pub mod queue;
+pub mod semaphore;
 pub mod session;
+pub mod singleton;
+pub mod tenure;
 pub mod znode;
 
 use std::ops::Add;
 use std::time::Duration;
+
+/// What drives one path's requests; a driver needs no more of it.
+pub trait Machine: Send + 'static {
+    /// The one way in. Commands are to be carried out in the order in which they come.
+    fn handle(&mut self, event: protocol::Event, now: Moment, out: &mut Vec<protocol::Command>);
+    /// When [`Event::Wake`](protocol::Event::Wake) is due next.
+    fn wakeup(&self) -> Option<Moment>;
+    /// Nobody wants anything, and no node is left to clean up.
+    fn is_idle(&self) -> bool;
+    /// Grants may be given out.
+    fn is_up(&self) -> bool;
+}
 
 /// A point in time on the clock of whoever drives a machine: nanoseconds since that clock's origin.
 ///

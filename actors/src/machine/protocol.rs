@@ -1,7 +1,8 @@
-//! What goes into a lock's machine and what comes out: data, so that a test compares it and a reader prints it.
+//! What goes into a lock's or a semaphore's machine and what comes out: data, so that a test compares it and a reader
+//! prints it.
 
 use super::Moment;
-use super::znode::{Attempt, Mode, Patterns, Znode};
+use super::znode::{Attempt, Dialect, Mode, Patterns, Znode};
 
 /// Names one request for a lock, from the call until its node is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,10 +26,25 @@ impl Ticket {
 pub struct Request {
     /// How the path is wanted.
     pub mode: Mode,
+    /// Whose names the node goes by.
+    pub dialect: Dialect,
     /// Further name endings that count as contenders.
     pub patterns: Patterns,
     /// Whether the node goes with the session.
     pub ephemeral: bool,
+    /// How long to wait.
+    pub wait: Wait,
+}
+
+/// What a caller asks of a semaphore.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PermitRequest {
+    /// How many permits, all or nothing. At least one.
+    pub count: u32,
+    /// The number of permits that there are, as far as the caller knows; `None` takes what is stored.
+    pub limit: Option<u32>,
+    /// The caller's number was found to be the stored one before: from then on what is stored counts.
+    pub agreed: bool,
     /// How long to wait.
     pub wait: Wait,
 }
@@ -53,6 +69,13 @@ pub enum Event {
         ticket: Ticket,
         /// What is wanted.
         request: Request,
+    },
+    /// Somebody wants permits of a semaphore.
+    AcquirePermits {
+        /// New, and used once.
+        ticket: Ticket,
+        /// What is wanted.
+        request: PermitRequest,
     },
     /// Somebody no longer wants it. Nothing happens to a lock that is already held.
     Cancel(Ticket),
@@ -99,9 +122,33 @@ pub enum Event {
     },
     /// Answer to [`Command::Delete`].
     Deleted(Attempt, Result<(), Failure>),
+    /// Answer to [`Command::Survey`].
+    Surveyed {
+        /// Which.
+        survey: Attempt,
+        /// The semaphore's root, if it was asked for.
+        root: Option<Result<Root, Failure>>,
+        /// The names of all leases, if they were asked for.
+        leases: Option<Result<Vec<String>, Failure>>,
+    },
+    /// What a survey watches has changed: the root's data, or else the leases.
+    Disturbed {
+        /// Which survey left the watch.
+        survey: Attempt,
+        /// The root's data.
+        root: bool,
+    },
+    /// Answer to [`Command::MakeRoot`].
+    RootMade(Attempt, Result<(), Failure>),
+    /// Answer to [`Command::Take`].
+    Taken(Attempt, Result<(), TakeFailure>),
+    /// Answer to [`Command::FindLeases`].
+    LeasesFound(Attempt, Result<Vec<String>, Failure>),
+    /// Answer to [`Command::Return`].
+    Returned(String, Result<(), Failure>),
     /// A heartbeat did not find these nodes of ours.
-    Missing(Vec<Znode>),
-    /// The time that [`Queue::wakeup`](super::queue::Queue::wakeup) named has come.
+    Missing(Vec<String>),
+    /// The time that [`Machine::wakeup`](super::Machine::wakeup) named has come.
     Wake,
 }
 
@@ -121,6 +168,28 @@ pub struct Inspection {
     pub czxid: i64,
     /// The session that it goes with; zero for none.
     pub owner: i64,
+}
+
+/// What the root of a semaphore tells.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Root {
+    /// Counts the changes of its data.
+    pub version: i32,
+    /// Its data: how many permits there are, in decimal digits, or anything else.
+    pub data: Vec<u8>,
+}
+
+/// Why no lease was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TakeFailure {
+    /// The mutex's node is not there any more.
+    MutexGone,
+    /// The root is not there any more.
+    RootGone,
+    /// The root's data is not what it was.
+    LimitChanged,
+    /// Anything else.
+    Failed(Failure),
 }
 
 /// Why a request to ZooKeeper did not succeed.
@@ -159,6 +228,55 @@ pub enum Command {
     Delete(Attempt, Znode),
     /// This node of ours is to be checked by the heartbeats from now on.
     Track(Znode),
+    /// Read a semaphore's root, list its leases, or both, with watches or without. The watches of an earlier survey
+    /// that are left again are replaced.
+    Survey {
+        /// Which.
+        survey: Attempt,
+        /// The root's data.
+        root: Sight,
+        /// The names of the leases.
+        leases: Sight,
+    },
+    /// The watches of surveys are no longer needed.
+    Calm,
+    /// Make the root with this number of permits, and what leads to it.
+    MakeRoot {
+        /// Whose answer it is.
+        survey: Attempt,
+        /// For whom.
+        ticket: Ticket,
+        /// How many permits there are.
+        limit: u32,
+    },
+    /// Make these leases, all or none, if the mutex is still held and the root's version is this.
+    Take {
+        /// Which.
+        take: Attempt,
+        /// Of the root.
+        version: i32,
+        /// The mutex's node.
+        mutex: Znode,
+        /// Whether it stays; otherwise it goes with the success.
+        keep: bool,
+        /// The names, each with whom it is for.
+        leases: Vec<(Ticket, String)>,
+    },
+    /// Sync and list the leases: whether a take of unknown outcome was carried out.
+    FindLeases(Attempt),
+    /// Delete a lease.
+    Return(String),
+    /// This lease of ours is to be checked by the heartbeats from now on.
+    TrackLease(String),
+    /// The permits are held.
+    GrantPermits {
+        /// By whom.
+        ticket: Ticket,
+        /// The names of the leases.
+        leases: Vec<String>,
+        /// The transaction that made the mutex's node: it orders the turns.
+        czxid: i64,
+    },
     /// The lock is held.
     Grant {
         /// By whom.
@@ -187,6 +305,17 @@ pub enum Command {
     },
 }
 
+/// How a survey looks at something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sight {
+    /// Not at all.
+    Skip,
+    /// Once.
+    Look,
+    /// And is told of the next change.
+    Watch,
+}
+
 /// Why a request is not granted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -202,6 +331,26 @@ pub enum Refusal {
     Closed,
     /// The directory is running out of sequence numbers.
     Exhausted,
+    /// This contender and the one that asked could hold at the same time.
+    MixedDialects(Znode),
+    /// No permits are wanted.
+    NoPermits,
+    /// The semaphore has fewer permits than are wanted.
+    TooMany {
+        /// How many are wanted.
+        count: u32,
+        /// How many there are.
+        limit: u32,
+    },
+    /// The semaphore has another number of permits than the caller says.
+    LimitMismatch {
+        /// The number that is stored.
+        stored: i64,
+        /// The caller's.
+        given: u32,
+    },
+    /// Nobody has stored how many permits the semaphore has.
+    NoLimit,
     /// The access list forbids a step; on this node, or on the directory.
     NoAuth(Option<Znode>),
     /// The server said no.

@@ -1,10 +1,13 @@
 //! The queue of one lock path, as one process sees it: all its local contenders, and who is ahead of them.
 //!
 //! A contender is an ephemeral sequential child; the lowest blocking number holds. Sequence numbers count
-//! creates, so for a contender that has listed once, the set ahead only shrinks: names are crossed off, nobody
-//! lists again. A local contender that leaves is crossed off at once, before the server has confirmed it: this
-//! process' nodes are then the front of the queue, and whichever of them the server still shows, nobody else can
-//! be first. That makes hand-off within a process free of round trips while the order stays the cluster's.
+//! creates, so for a contender that has listed once, the set ahead only shrinks, and names are crossed off. Who waits
+//! sees only its predecessor go. When everybody takes his turn, those before it went earlier, unseen: one list tells,
+//! where several were left.
+//!
+//! A local contender that leaves is crossed off at once, before the server has confirmed it: this process' nodes are
+//! then the front of the queue, and whichever of them the server still shows, nobody else can be first. That makes
+//! hand-off within a process free of round trips while the order stays the cluster's.
 //!
 //! The recipe is ZooKeeper's ("Recipes and Solutions", Locks) with kazoo's names; what differs is argued above.
 
@@ -16,10 +19,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Moment;
 use super::contender::{Contender, Stage};
 use super::protocol::{Command, Event, Refusal, Request, Ticket, Wait};
 use super::znode::{Attempt, Instance, Znode};
+use super::{Machine, Moment};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +30,7 @@ pub struct Queue {
     instance: Instance,
     link: Link,
     closed: bool,
-    /// Attempts count up in the order in which creates are sent.
+    /// Attempts count up in the order in which they are made.
     next: Attempt,
     /// The first attempt of this session; own nodes of earlier ones are as foreign as anybody's.
     epoch_start: Attempt,
@@ -37,6 +40,10 @@ pub struct Queue {
     placed: BTreeMap<Znode, Attempt>,
     /// Names of others that a list showed and nothing has crossed off since.
     foreign: BTreeSet<Znode>,
+    /// The last name that was crossed off. Names before it may have gone as well, unseen.
+    gone: Option<Znode>,
+    /// The list that will tell, and the own node up to which it does.
+    review: Option<(Attempt, Znode)>,
     watched: BTreeSet<Znode>,
     alarms: BTreeSet<(Moment, Alarm)>,
 }
@@ -80,28 +87,28 @@ impl Queue {
             tickets: BTreeMap::new(),
             placed: BTreeMap::new(),
             foreign: BTreeSet::new(),
+            gone: None,
+            review: None,
             watched: BTreeSet::new(),
             alarms: BTreeSet::new(),
         }
     }
+}
 
-    /// When [`Event::Wake`] is due next.
-    pub fn wakeup(&self) -> Option<Moment> {
+impl Machine for Queue {
+    fn wakeup(&self) -> Option<Moment> {
         self.alarms.first().map(|(moment, _)| *moment)
     }
 
-    /// Nobody wants anything, and no node is left to clean up.
-    pub fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.contenders.is_empty()
     }
 
-    /// Grants may be given out.
-    pub fn is_up(&self) -> bool {
+    fn is_up(&self) -> bool {
         matches!(self.link, Link::Up { .. })
     }
 
-    /// The one way in. Commands are to be carried out in the order in which they come.
-    pub fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
+    fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         self.ring(now, out);
         match event {
             Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
@@ -123,17 +130,30 @@ impl Queue {
             Event::Fired { node, gone } => self.fired(node, gone, out),
             Event::Deleted(attempt, result) => self.deleted(attempt, result, now, out),
             // All of them before anybody is granted: the next in line may be among them.
-            Event::Missing(nodes) => {
+            Event::Missing(names) => {
                 let instance = self.instance;
-                for attempt in nodes.iter().filter_map(|node| instance.attempt(node)) {
+                for attempt in names.iter().filter_map(|name| instance.attempt(name)) {
                     self.missing(attempt, out);
                 }
             }
             Event::Wake => {}
+            Event::AcquirePermits { ticket, .. } => {
+                out.push(Command::Refuse(ticket, Refusal::Rejected("this is a lock".into())));
+                out.push(Command::Forget { ticket, confirmed: true });
+            }
+            // Answers to what only a semaphore asks.
+            Event::Surveyed { .. }
+            | Event::Disturbed { .. }
+            | Event::RootMade(..)
+            | Event::Taken(..)
+            | Event::LeasesFound(..)
+            | Event::Returned(..) => {}
         }
         self.advance(out);
     }
+}
 
+impl Queue {
     fn acquire(&mut self, ticket: Ticket, request: Request, now: Moment, out: &mut Vec<Command>) {
         let refusal = match (request.wait, self.link) {
             _ if self.closed => Some(Refusal::Closed),
@@ -229,6 +249,7 @@ impl Queue {
         self.link = Link::Down;
         self.epoch_start = self.next;
         self.watched.clear();
+        (self.gone, self.review) = (None, None);
         // For a node that outlives the session, this process' others become strangers until the server drops them.
         let outliving = self.contenders.values().any(|contender| !contender.request.ephemeral);
         self.foreign.retain(|_| outliving);
@@ -276,7 +297,7 @@ impl Queue {
     // ---- looking things up ----
 
     fn standing(&self, node: &Znode) -> Standing {
-        let Some(attempt) = self.instance.attempt(node) else { return Standing::Foreign };
+        let Some(attempt) = self.instance.attempt(node.name()) else { return Standing::Foreign };
         match self.contenders.get(&attempt) {
             Some(contender) if contender.wanted => Standing::Local(attempt),
             Some(_) => Standing::Left,

@@ -1,0 +1,402 @@
+use super::*;
+use crate::machine::protocol::{Created, Root, Sight, TakeFailure};
+use crate::machine::znode::{Dialect, Mode, Znode};
+
+/// A semaphore with a session, and the answers of a server.
+struct Test {
+    machine: Semaphore,
+    now: Moment,
+}
+
+const FOREVER: Wait = Wait::Forever;
+
+impl Test {
+    fn new() -> Test {
+        let machine = Semaphore::new(Instance::new(7 << 48));
+        let mut test = Test { machine, now: Moment(0) };
+        assert_eq!(test.on(Event::Connected { session: 1 }), []);
+        test
+    }
+
+    /// With the root of two permits known, from a turn that is over.
+    fn warm() -> Test {
+        let mut test = Test::new();
+        let _ = test.acquire(90, 1, FOREVER);
+        test.granted(0, 0);
+        test.surveyed(0, Some(2), &[]);
+        test.taken(2);
+        let released = test.on(Event::Release(Ticket(90)));
+        assert_eq!(released, [Command::Return(test.lease(1))]);
+        assert_eq!(test.on(Event::Returned(test.lease(1), Ok(()))), [forget(90, true)]);
+        test
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Command> {
+        let mut out = Vec::new();
+        self.machine.handle(event, self.now, &mut out);
+        out
+    }
+
+    fn acquire(&mut self, ticket: u64, count: u32, wait: Wait) -> Vec<Command> {
+        let request = PermitRequest { count, limit: Some(2), agreed: false, wait };
+        self.on(Event::AcquirePermits { ticket: Ticket(ticket), request })
+    }
+
+    fn mutex(&self, attempt: u64, sequence: u64) -> Znode {
+        let prefix = Instance::new(7 << 48).prefix(Attempt(attempt), Dialect::Kazoo, Mode::Lock);
+        Znode::parse(&format!("{prefix}{sequence:010}")).expect("a contender")
+    }
+
+    fn lease(&self, attempt: u64) -> String {
+        Instance::new(7 << 48).lease(Attempt(attempt))
+    }
+
+    fn entered(&mut self, attempt: u64, sequence: u64, ahead: &[&str]) -> Vec<Command> {
+        let node = self.mutex(attempt, sequence);
+        let mut children: Vec<String> = ahead.iter().map(|name| name.to_string()).collect();
+        children.push(node.name().to_owned());
+        let czxid = 100 + sequence as i64;
+        let created = Ok(Created { node, czxid });
+        self.on(Event::Entered { attempt: Attempt(attempt), created, children: Ok(children) })
+    }
+
+    /// The mutex is ours at once.
+    fn granted(&mut self, attempt: u64, sequence: u64) {
+        let node = self.mutex(attempt, sequence);
+        assert_eq!(self.entered(attempt, sequence, &[]), [Command::Track(node)]);
+    }
+
+    fn surveyed(&mut self, survey: u64, permits: Option<u32>, leases: &[&str]) -> Vec<Command> {
+        let root = permits.map(|permits| Ok(Root { version: 0, data: permits.to_string().into_bytes() }));
+        let leases = Some(Ok(leases.iter().map(|name| name.to_string()).collect()));
+        self.on(Event::Surveyed { survey: Attempt(survey), root, leases })
+    }
+
+    fn taken(&mut self, take: u64) -> Vec<Command> {
+        self.on(Event::Taken(Attempt(take), Ok(())))
+    }
+
+    fn take(
+        &self,
+        take: u64,
+        mutex: (u64, u64),
+        keep: bool,
+        leases: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Command {
+        let leases = leases.into_iter().map(|(ticket, lease)| (Ticket(ticket), self.lease(lease))).collect();
+        let mutex = self.mutex(mutex.0, mutex.1);
+        Command::Take { take: Attempt(take), version: 0, mutex, keep, leases }
+    }
+
+    fn grant(&self, ticket: u64, leases: &[u64], czxid: i64) -> Command {
+        let leases = leases.iter().map(|lease| self.lease(*lease)).collect();
+        Command::GrantPermits { ticket: Ticket(ticket), leases, czxid }
+    }
+}
+
+fn survey(survey: u64, root: Sight, leases: Sight) -> Command {
+    Command::Survey { survey: Attempt(survey), root, leases }
+}
+
+fn enter(attempt: u64, ticket: u64) -> Command {
+    Command::Enter(Attempt(attempt), Ticket(ticket))
+}
+
+fn forget(ticket: u64, confirmed: bool) -> Command {
+    Command::Forget { ticket: Ticket(ticket), confirmed }
+}
+
+fn refuse(ticket: u64, refusal: Refusal) -> Command {
+    Command::Refuse(Ticket(ticket), refusal)
+}
+
+#[test]
+fn the_first_one_makes_the_root_with_its_number() {
+    let mut test = Test::new();
+    let first = test.acquire(1, 1, FOREVER);
+    assert_eq!(first, [enter(0, 1), survey(0, Sight::Look, Sight::Look)]);
+    test.granted(0, 0);
+    let missing = Event::Surveyed {
+        survey: Attempt(0),
+        root: Some(Err(Failure::NoNode)),
+        leases: Some(Err(Failure::NoNode)),
+    };
+    let make = Command::MakeRoot { survey: Attempt(1), ticket: Ticket(1), limit: 2 };
+    assert_eq!(test.on(missing), [make]);
+    let made = test.on(Event::RootMade(Attempt(1), Ok(())));
+    assert_eq!(made, [survey(2, Sight::Look, Sight::Watch)]);
+    assert_eq!(test.surveyed(2, Some(2), &[]), [test.take(4, (0, 0), false, [(1, 3)])]);
+    let grant = [Command::TrackLease(test.lease(3)), test.grant(1, &[3], 100), Command::Calm];
+    assert_eq!(test.taken(4), grant);
+    assert!(!test.machine.is_idle());
+}
+
+/// In line for the mutex behind three strangers, until the nearest goes.
+fn behind_many() -> (Test, [Znode; 3]) {
+    let mut test = Test::warm();
+    let _ = test.acquire(1, 1, FOREVER);
+    let names = [6, 7, 8].map(|number| format!("{:032x}__lock__{number:010}", 9));
+    let _ = test.entered(1, 9, &names.each_ref().map(String::as_str));
+    assert_eq!(test.surveyed(3, None, &[]), []);
+    let ahead = names.map(|name| Znode::parse(&name).expect("a contender"));
+    let gone = test.on(Event::Fired { node: ahead[2].clone(), gone: true });
+    assert_eq!(gone, [Command::List(Attempt(1)), survey(4, Sight::Skip, Sight::Look)]);
+    (test, ahead)
+}
+
+#[test]
+fn the_list_that_shows_the_turn_and_that_of_the_leases_fly_together() {
+    let (mut test, _) = behind_many();
+    let own = test.mutex(1, 9).name().to_owned();
+    assert_eq!(test.on(Event::Listed(Attempt(1), Ok(vec![own]))), []);
+    assert_eq!(test.surveyed(4, None, &[]), [test.take(6, (1, 9), false, [(1, 5)])]);
+}
+
+#[test]
+fn leases_that_were_listed_while_others_were_ahead_do_not_count() {
+    let (mut test, ahead) = behind_many();
+    let listed = vec![ahead[0].name().to_owned(), test.mutex(1, 9).name().to_owned()];
+    assert_eq!(test.on(Event::Listed(Attempt(1), Ok(listed))), [Command::Watch(ahead[0].clone())]);
+    assert_eq!(test.surveyed(4, None, &[]), []);
+    let turn = test.on(Event::Fired { node: ahead[0].clone(), gone: true });
+    assert_eq!(turn, [survey(5, Sight::Skip, Sight::Watch)]);
+}
+
+#[test]
+fn a_free_permit_costs_two_flights_and_a_delete() {
+    let mut test = Test::warm();
+    let flight = test.acquire(1, 2, FOREVER);
+    assert_eq!(flight, [enter(1, 1), survey(3, Sight::Skip, Sight::Look)]);
+    test.granted(1, 1);
+    assert_eq!(test.surveyed(3, None, &[]), [test.take(6, (1, 1), false, [(1, 4), (1, 5)])]);
+    let leases = [4, 5].map(|lease| Command::TrackLease(test.lease(lease)));
+    assert_eq!(test.taken(6), [&leases[..], &[test.grant(1, &[4, 5], 101)]].concat());
+    let released = test.on(Event::Release(Ticket(1)));
+    assert_eq!(released, [4, 5].map(|lease| Command::Return(test.lease(lease))));
+    assert_eq!(test.on(Event::Returned(test.lease(4), Ok(()))), []);
+    assert_eq!(test.on(Event::Returned(test.lease(5), Err(Failure::NoNode))), [forget(1, true)]);
+    assert!(test.machine.is_idle());
+}
+
+#[test]
+fn what_was_seen_before_the_mutex_was_ours_does_not_count() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    let other = format!("{:032x}__lock__{:010}", 1, 1);
+    let queued = test.entered(1, 2, &[&other]);
+    let watch = Command::Watch(Znode::parse(&other).expect("a contender"));
+    assert_eq!(queued, [Command::Track(test.mutex(1, 2)), watch, Command::Queued(Ticket(1), 1)]);
+    assert_eq!(test.surveyed(3, None, &[]), [], "it was free then");
+    let node = Znode::parse(&other).expect("a contender");
+    let first = test.on(Event::Fired { node, gone: true });
+    assert_eq!(first, [survey(4, Sight::Skip, Sight::Watch)]);
+    let full = test.surveyed(4, None, &["a", "b"]);
+    assert_eq!(full, [survey(5, Sight::Watch, Sight::Skip)], "the other one has taken the last");
+}
+
+/// The first in line wants two, and one of two is free.
+fn full() -> Test {
+    let mut test = Test::warm();
+    test.acquire(1, 2, FOREVER);
+    test.acquire(2, 1, FOREVER);
+    test.granted(1, 1);
+    assert_eq!(test.surveyed(3, None, &["x"]), [survey(4, Sight::Watch, Sight::Watch)]);
+    let told = test.surveyed(4, Some(2), &["x"]);
+    assert_eq!(told, [Command::Queued(Ticket(1), 0), Command::Queued(Ticket(2), 1)]);
+    test
+}
+
+#[test]
+fn nobody_overtakes_who_wants_more_than_there_is_and_the_mutex_is_kept() {
+    let mut test = full();
+    assert_eq!(test.acquire(3, 1, Wait::Try), [refuse(3, Refusal::Contended), forget(3, true)]);
+    let disturbed = test.on(Event::Disturbed { survey: Attempt(4), root: false });
+    assert_eq!(disturbed, [survey(5, Sight::Skip, Sight::Watch)]);
+    assert_eq!(test.surveyed(5, None, &[]), [test.take(8, (1, 1), true, [(1, 6), (1, 7)])]);
+    let granted = test.taken(8);
+    assert!(granted.contains(&test.grant(1, &[6, 7], 101)));
+    assert_eq!(granted.last(), Some(&survey(9, Sight::Skip, Sight::Watch)), "the second waits for its turn");
+}
+
+#[test]
+fn whoever_comes_next_is_served_when_the_first_in_line_gives_up() {
+    let mut test = full();
+    let cancelled = test.on(Event::Cancel(Ticket(1)));
+    let refused = [refuse(1, Refusal::Cancelled), forget(1, true)];
+    assert_eq!(cancelled, [&refused[..], &[survey(5, Sight::Skip, Sight::Watch)]].concat());
+    assert_eq!(test.surveyed(5, None, &["x"]), [test.take(7, (1, 1), false, [(2, 6)])]);
+}
+
+#[test]
+fn the_mutex_is_given_up_when_nobody_waits_any_more() {
+    let mut test = full();
+    test.on(Event::Cancel(Ticket(1)));
+    let last = test.on(Event::Cancel(Ticket(2)));
+    assert_eq!(
+        last,
+        [
+            refuse(2, Refusal::Cancelled),
+            forget(2, true),
+            Command::Calm,
+            Command::Delete(Attempt(1), test.mutex(1, 1))
+        ]
+    );
+    assert!(!test.machine.is_idle(), "until its node is gone");
+    assert_eq!(test.on(Event::Deleted(Attempt(1), Ok(()))), []);
+    assert!(test.machine.is_idle());
+}
+
+#[test]
+fn a_change_of_the_limit_is_seen_by_who_waits_and_by_who_takes() {
+    let mut test = full();
+    let disturbed = test.on(Event::Disturbed { survey: Attempt(4), root: true });
+    assert_eq!(disturbed, [survey(5, Sight::Look, Sight::Watch)]);
+    let take = test.take(9, (1, 1), false, [(1, 6), (1, 7), (2, 8)]);
+    assert_eq!(test.surveyed(5, Some(4), &["x"]), [take]);
+    let again = test.on(Event::Taken(Attempt(9), Err(TakeFailure::LimitChanged)));
+    assert_eq!(again, [Command::Track(test.mutex(1, 1)), survey(10, Sight::Look, Sight::Watch)]);
+    let refused = test.surveyed(10, Some(1), &[]);
+    let never = refuse(1, Refusal::TooMany { count: 2, limit: 1 });
+    assert_eq!(refused[..2], [never, forget(1, true)]);
+    assert_eq!(refused[2..], [test.take(12, (1, 1), false, [(2, 11)])]);
+}
+
+#[test]
+fn the_number_of_a_handle_is_compared_with_the_stored_one_unless_that_is_none() {
+    let mut test = Test::new();
+    test.acquire(1, 1, FOREVER);
+    test.granted(0, 0);
+    let mismatch = refuse(1, Refusal::LimitMismatch { stored: 5, given: 2 });
+    assert_eq!(test.surveyed(0, Some(5), &[])[..2], [mismatch, forget(1, true)]);
+
+    let mut test = Test::new();
+    let request = PermitRequest { count: 1, limit: None, agreed: false, wait: FOREVER };
+    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.acquire(2, 1, FOREVER);
+    test.granted(0, 0);
+    let root = Some(Ok(Root { version: 3, data: b"anything".to_vec() }));
+    let found = test.on(Event::Surveyed { survey: Attempt(0), root, leases: Some(Ok(vec!["x".into()])) });
+    assert_eq!(found[..2], [refuse(1, Refusal::NoLimit), forget(1, true)]);
+    assert!(matches!(&found[2], Command::Take { version: 3, leases, .. } if leases[0].0 == Ticket(2)));
+}
+
+#[test]
+fn a_cancel_while_the_leases_are_being_made_gives_them_back() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    assert_eq!(test.on(Event::Cancel(Ticket(1))), [refuse(1, Refusal::Cancelled)]);
+    let back = test.taken(5);
+    assert_eq!(back, [Command::TrackLease(test.lease(4)), Command::Return(test.lease(4))]);
+    assert_eq!(test.on(Event::Returned(test.lease(4), Ok(()))), [forget(1, true)]);
+    assert!(test.machine.is_idle());
+}
+
+#[test]
+fn after_an_unknown_outcome_the_leases_are_looked_for() {
+    for there in [true, false] {
+        let mut test = Test::warm();
+        test.acquire(1, 1, FOREVER);
+        test.granted(1, 1);
+        test.surveyed(3, None, &[]);
+        let unknown = Err(TakeFailure::Failed(Failure::Unknown("reset".into())));
+        assert_eq!(test.on(Event::Taken(Attempt(5), unknown)), [Command::FindLeases(Attempt(5))]);
+        let names = if there { vec![test.lease(4)] } else { vec![test.lease(1)] };
+        let found = test.on(Event::LeasesFound(Attempt(5), Ok(names)));
+        match there {
+            true => assert_eq!(found, [Command::TrackLease(test.lease(4)), test.grant(1, &[4], 101)]),
+            false => {
+                let again = [Command::Track(test.mutex(1, 1)), survey(6, Sight::Skip, Sight::Watch)];
+                assert_eq!(found, again);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mutex_that_was_taken_away_is_queued_for_again() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    let gone = test.on(Event::Taken(Attempt(5), Err(TakeFailure::MutexGone)));
+    let node = test.mutex(1, 1);
+    assert_eq!(gone[..2], [Command::Track(node.clone()), Command::Delete(Attempt(1), node)]);
+    assert_eq!(gone[2..], [enter(2, 1), survey(6, Sight::Skip, Sight::Look)]);
+}
+
+#[test]
+fn nothing_is_granted_while_the_session_is_in_doubt() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    assert_eq!(test.on(Event::Suspended), []);
+    assert_eq!(test.taken(5), [Command::TrackLease(test.lease(4))]);
+    assert_eq!(test.acquire(2, 1, Wait::Try), [refuse(2, Refusal::Suspended), forget(2, true)]);
+    assert_eq!(test.on(Event::Resumed), [test.grant(1, &[4], 101)]);
+    assert_eq!(test.on(Event::Suspended), [Command::Suspend(Ticket(1))]);
+    assert_eq!(test.on(Event::Resumed), [Command::Resume(Ticket(1))]);
+}
+
+#[test]
+fn with_the_session_holders_lose_and_waiters_wait_on() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    test.taken(5);
+    test.acquire(2, 1, FOREVER);
+    test.granted(2, 2);
+    test.surveyed(6, None, &["x"]);
+    assert_eq!(test.on(Event::Lost), [Command::Lose(Ticket(1)), forget(1, false)]);
+    let again = test.on(Event::Connected { session: 2 });
+    assert_eq!(again, [enter(3, 2), survey(9, Sight::Look, Sight::Look)]);
+    assert_eq!(test.on(Event::Release(Ticket(1))), [forget(1, false)]);
+}
+
+#[test]
+fn permits_are_lost_as_a_whole_when_one_of_their_leases_is_gone() {
+    let mut test = Test::warm();
+    test.acquire(1, 2, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &[]);
+    test.taken(6);
+    let lost = test.on(Event::Missing(vec![test.lease(4)]));
+    let back = [4, 5].map(|lease| Command::Return(test.lease(lease)));
+    assert_eq!(lost, [&[Command::Lose(Ticket(1))], &back[..]].concat());
+}
+
+#[test]
+fn a_try_looks_before_it_stands_in_line_and_does_not_wait_for_long() {
+    let mut test = Test::warm();
+    assert_eq!(test.acquire(1, 1, Wait::Try), [survey(3, Sight::Skip, Sight::Look)]);
+    let full = test.surveyed(3, None, &["x", "y"]);
+    assert_eq!(full, [refuse(1, Refusal::Contended), forget(1, true)]);
+
+    test.acquire(2, 1, Wait::Try);
+    let free = test.surveyed(4, None, &["x"]);
+    assert_eq!(free, [enter(1, 2), survey(5, Sight::Skip, Sight::Look)]);
+    let other = format!("{:032x}__lock__{:010}", 1, 1);
+    test.entered(1, 2, &[&other]);
+    test.now = test.now + PATIENCE;
+    assert_eq!(test.machine.wakeup(), Some(test.now));
+    let given_up = test.on(Event::Wake);
+    assert_eq!(given_up[..2], [refuse(2, Refusal::Contended), forget(2, true)]);
+    assert!(given_up.contains(&Command::Delete(Attempt(1), test.mutex(1, 2))));
+}
+
+#[test]
+fn one_deadline_covers_it_all() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, Wait::Until(Moment(5)));
+    test.granted(1, 1);
+    test.surveyed(3, None, &["x", "y"]);
+    test.surveyed(4, Some(2), &["x", "y"]);
+    test.now = Moment(5);
+    let late = test.on(Event::Wake);
+    assert_eq!(late[..2], [refuse(1, Refusal::TimedOut), forget(1, true)]);
+    assert_eq!(late[2..], [Command::Calm, Command::Delete(Attempt(1), test.mutex(1, 1))]);
+    assert_eq!(test.acquire(2, 1, Wait::Until(Moment(5))), [refuse(2, Refusal::TimedOut), forget(2, true)]);
+}

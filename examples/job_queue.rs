@@ -1,0 +1,117 @@
+//! Two clerks, in sessions of their own, work off the same jobs, each under the job's lock, so that no job is worked
+//! on by both at once. The locks come by message: no handler waits, and a clerk waits for many locks at a time.
+//!
+//! `cargo run --example job_queue` starts a ZooKeeper inside the process; with an address behind `--` it uses a real
+//! one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use lockkeeper::{Keeper, LockEvent, LockGuard, SessionEvent, Ticket};
+use lockkeeper_embedded::Embedded;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const JOBS: [&str; 4] = ["invoices", "reminders", "payroll", "archive"];
+
+/// What a clerk hears.
+enum Message {
+    Job(&'static str),
+    Lock(&'static str, LockEvent<LockGuard>),
+    Done(Ticket),
+    Session(SessionEvent),
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Message {}
+
+struct Clerk;
+
+struct State {
+    name: &'static str,
+    keeper: Keeper,
+    /// What is being worked on. Dropping a guard releases its lock; so does the death of the clerk.
+    guards: HashMap<Ticket, LockGuard>,
+    finished: mpsc::UnboundedSender<()>,
+}
+
+#[ractor::actor(message = Message, state = State, arguments = State)]
+impl Clerk {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        state: State,
+    ) -> std::result::Result<State, ActorProcessingErr> {
+        state.keeper.subscribe(&myself, Message::Session);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> std::result::Result<(), ActorProcessingErr> {
+        let name = state.name;
+        match message {
+            Message::Job(job) => {
+                let lock = state.keeper.lock(&format!("/jobs/{job}"))?;
+                lock.acquire().forward(&myself, move |event| Message::Lock(job, event));
+            }
+            Message::Lock(job, LockEvent::Acquired { ticket, guard }) => {
+                println!("  {name} works on {job} under token {:#x}", guard.token().as_u64());
+                // The work goes on beside the clerk, and no longer than the lease.
+                let work = guard.term();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                        () = work.lost() => {}
+                    }
+                    let _ = myself.cast(Message::Done(ticket));
+                });
+                state.guards.insert(ticket, guard);
+            }
+            Message::Lock(job, LockEvent::Released(_)) => {
+                println!("  {name} is done with {job}");
+                state.finished.send(())?;
+            }
+            Message::Lock(job, LockEvent::Queued { ahead, .. }) if ahead > 0 => {
+                println!("  {name} waits for {job}");
+            }
+            Message::Lock(_, LockEvent::Queued { .. }) => {}
+            Message::Lock(job, other) => println!("  {name}, about {job}: {other:?}"),
+            Message::Done(ticket) => drop(state.guards.remove(&ticket)),
+            Message::Session(event) => println!("  {name} hears {event:?}"),
+        }
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let embedded = Embedded::start().await?;
+    let address = std::env::args().nth(1).unwrap_or_else(|| embedded.address());
+    println!("ZooKeeper at {address}; two clerks, the same {} jobs for both:", JOBS.len());
+    let (sender, mut finished) = mpsc::unbounded_channel();
+    let mut clerks = Vec::new();
+    for name in ["ada", "ben"] {
+        let keeper = Keeper::options().identifier(name).connect(&address).await?;
+        let state = State { name, keeper: keeper.clone(), guards: HashMap::new(), finished: sender.clone() };
+        let (clerk, _) = Actor::spawn(None, Clerk, state).await?;
+        for job in JOBS {
+            clerk.cast(Message::Job(job))?;
+        }
+        clerks.push((clerk, keeper));
+    }
+    for _ in 0..2 * JOBS.len() {
+        finished.recv().await.ok_or("a clerk has died")?;
+    }
+    println!("every job was done twice, and never by both at once");
+    for (clerk, keeper) in clerks {
+        clerk.stop_and_wait(None, None).await?;
+        keeper.close().await;
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Three processes, one scheduler. The process that runs it is killed, and another one takes over; that one is asked
+//! to leave, and the third takes over at once.
+//!
+//! `cargo run --example singleton` starts a ZooKeeper inside the first process; with an address behind `--` it uses a
+//! real one.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use lockkeeper::{Contender, Keeper, Leaders, SingletonOptions, Term, TermEvent};
+use lockkeeper_embedded::Embedded;
+use ractor::{ActorProcessingErr, ActorRef};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const PATH: &str = "/singletons/scheduler";
+/// How long each of them may work.
+const WORK: Duration = Duration::from_millis(500);
+const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["member", address, name] => member(address, name).await,
+        [address] => cluster(address).await,
+        _ => {
+            // A short tick, so that sessions may be short.
+            let embedded = Embedded::options().tick(Duration::from_millis(200)).start().await?;
+            cluster(&embedded.address()).await
+        }
+    }
+}
+
+/// What each process does.
+async fn member(address: &str, name: &str) -> Result<()> {
+    let keeper = Keeper::options().session_timeout(SESSION_TIMEOUT).connect(address).await?;
+    let options = SingletonOptions::new().advertise(name);
+    let scheduler = keeper.singleton_with(PATH, options)?;
+    let name = name.to_owned();
+    let candidate = scheduler.run(move |term| (Scheduler, (name.clone(), term)), |event| Some(event));
+
+    // Until the parent closes our standard input: time to leave, in good order.
+    tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
+    candidate.shutdown().await;
+    keeper.close().await;
+    Ok(())
+}
+
+/// The actor that runs once in the cluster.
+struct Scheduler;
+
+#[ractor::actor(message = TermEvent, state = (String, Term), arguments = (String, Term))]
+impl Scheduler {
+    async fn pre_start(
+        &self,
+        _: ActorRef<TermEvent>,
+        (name, term): (String, Term),
+    ) -> std::result::Result<(String, Term), ActorProcessingErr> {
+        println!("    {name}: the scheduler runs here, under token {:#x}", term.token().as_u64());
+        Ok((name, term))
+    }
+
+    /// The connection is in doubt, or is not any more.
+    async fn handle(
+        &self,
+        _: ActorRef<TermEvent>,
+        event: TermEvent,
+        (name, _): &mut (String, Term),
+    ) -> std::result::Result<(), ActorProcessingErr> {
+        println!("    {name}: {event:?}");
+        Ok(())
+    }
+
+    /// Before anybody else can run it.
+    async fn post_stop(
+        &self,
+        _: ActorRef<TermEvent>,
+        (name, term): &mut (String, Term),
+    ) -> std::result::Result<(), ActorProcessingErr> {
+        println!("    {name}: the scheduler stops here, the lock is {:?}", term.state());
+        Ok(())
+    }
+}
+
+/// The three processes, seen from outside.
+async fn cluster(address: &str) -> Result<()> {
+    println!("ZooKeeper at {address}, session timeout {SESSION_TIMEOUT:?}");
+    let observer = Keeper::connect(address).await?;
+    let mut leaders = observer.singleton(PATH)?.leaders();
+    let mut members = Vec::new();
+    for name in ["one", "two", "three"] {
+        members.push((name, start(address, name)?));
+    }
+    let first = next(&mut leaders).await?;
+    println!("{} leads", first.identifier);
+    tokio::time::sleep(WORK).await;
+
+    println!("kill -9 {}", first.identifier);
+    let killed = Instant::now();
+    process(&mut members, &first)?.kill()?;
+    let second = next(&mut leaders).await?;
+    println!("{} leads, {:.1} s later", second.identifier, killed.elapsed().as_secs_f64());
+    tokio::time::sleep(WORK).await;
+
+    println!("{} is asked to leave", second.identifier);
+    let asked = Instant::now();
+    drop(process(&mut members, &second)?.stdin.take());
+    let third = next(&mut leaders).await?;
+    println!("{} leads, {} ms later", third.identifier, asked.elapsed().as_millis());
+    tokio::time::sleep(WORK).await;
+    println!("tokens grow: {}", first.token < second.token && second.token < third.token);
+
+    for (_, process) in &mut members {
+        drop(process.stdin.take());
+        process.wait()?;
+    }
+    observer.close().await;
+    Ok(())
+}
+
+fn start(address: &str, name: &str) -> Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    Ok(command.args(["member", address, name]).stdin(Stdio::piped()).spawn()?)
+}
+
+fn process<'a>(members: &'a mut [(&str, Child)], leader: &Contender) -> Result<&'a mut Child> {
+    let found = members.iter_mut().find(|(name, _)| *name == leader.identifier);
+    Ok(&mut found.ok_or("somebody else leads")?.1)
+}
+
+/// The next one who leads; there may be nobody in between.
+async fn next(leaders: &mut Leaders) -> Result<Contender> {
+    while let Some(leader) = leaders.next().await {
+        if let Some(leader) = leader? {
+            return Ok(leader);
+        }
+    }
+    Err("the keeper is closed".into())
+}

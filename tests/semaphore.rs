@@ -1,0 +1,250 @@
+//! What is particular to a semaphore: how many hold at once, whole requests, limits.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use common::{TestServer, eventually, shared, unique_path};
+use lockkeeper::{AcquireError, AcquireTimeoutError, Keeper, LeaseState, Semaphore, TryAcquireError};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn connect(address: &str) -> Keeper {
+    (Keeper::options().session_timeout(Duration::from_secs(10)).identifier("ours").connect(address).await)
+        .expect("the test's server takes connections")
+}
+
+async fn semaphore(path: &str, permits: u32) -> Semaphore {
+    connect(&shared().address()).await.semaphore(path, permits).expect("a path and a number")
+}
+
+/// Waits until so many leases are there.
+async fn leased(semaphore: &Semaphore, count: usize) {
+    eventually("there are as many leases", SOON, async || {
+        semaphore.lease_holders().await.is_ok_and(|holders| holders.len() == count)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn as_many_hold_as_there_are_permits_from_whatever_process() {
+    let path = unique_path("permits");
+    let (one, two) = (semaphore(&path, 3).await, semaphore(&path, 3).await);
+    let first = one.acquire().await.expect("free");
+    let second = two.acquire().await.expect("free");
+    let third = one.try_acquire().await.expect("free");
+    assert_eq!(first.state(), LeaseState::Held);
+    for handle in [&one, &two] {
+        assert_eq!(handle.try_acquire().await.err(), Some(TryAcquireError::Contended));
+        let late = handle.acquire_timeout(Duration::from_millis(100)).await;
+        assert_eq!(late.err(), Some(AcquireTimeoutError::TimedOut));
+    }
+    let waiting = tokio::spawn(two.acquire());
+    first.release().await.expect("released");
+    let fourth = timeout(SOON, waiting).await.expect("its turn").expect("no panic").expect("granted");
+    leased(&one, 3).await;
+    for permit in [second, third, fourth] {
+        permit.release().await.expect("released");
+    }
+    assert_eq!(one.lease_holders().await.expect("connected"), []);
+}
+
+#[tokio::test]
+async fn many_permits_are_taken_together_or_not_at_all() {
+    let path = unique_path("many");
+    let pool = semaphore(&path, 4).await;
+    let three = pool.acquire_many(3).await.expect("free");
+    assert_eq!((three.count(), three.nodes().len()), (3, 3));
+    assert_eq!(pool.try_acquire_many(2).await.err(), Some(TryAcquireError::Contended));
+    leased(&pool, 3).await;
+    let one = pool.try_acquire().await.expect("one is free");
+    let waiting = tokio::spawn(pool.acquire_many(2));
+    one.release().await.expect("released");
+    // One is free, two are wanted, and nobody overtakes.
+    eventually("the first in line keeps what is free", SOON, async || {
+        pool.try_acquire().await.err() == Some(TryAcquireError::Contended)
+    })
+    .await;
+    assert!(!waiting.is_finished());
+    three.release().await.expect("released");
+    let two = timeout(SOON, waiting).await.expect("its turn").expect("no panic").expect("granted");
+    leased(&pool, 2).await;
+    two.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn requests_that_can_never_be_served_are_refused_before_anything_is_written() {
+    let path = unique_path("never");
+    let pool = semaphore(&path, 2).await;
+    let error = pool.acquire_many(3).await.expect_err("more than there are");
+    assert_eq!(error, AcquireError::TooManyPermits { path: path.clone(), count: 3, limit: 2 });
+    assert_eq!(pool.acquire_many(0).await.err(), Some(AcquireError::NoPermits { path: path.clone() }));
+    let keeper = connect(&shared().address()).await;
+    assert!(keeper.semaphore(&path, 0).is_err());
+    assert!(keeper.semaphore("no-slash", 1).is_err());
+    let stored = keeper.semaphore_stored(&path).expect("a path");
+    assert_eq!(stored.acquire().await.err(), Some(AcquireError::NoLimit { path: path.clone() }));
+    assert_eq!(stored.lease_holders().await.expect("connected"), []);
+}
+
+#[tokio::test]
+async fn a_handle_with_another_number_errs_every_time_and_one_without_takes_what_is_stored() {
+    let path = unique_path("mismatch");
+    let pool = semaphore(&path, 2).await;
+    let permit = pool.acquire().await.expect("free");
+    let other = semaphore(&path, 3).await;
+    let mismatch = AcquireError::LimitMismatch { path: path.clone(), stored: 2, given: 3 };
+    for _ in 0..2 {
+        assert_eq!(other.acquire().await.err(), Some(mismatch.clone()));
+        assert_eq!(other.try_acquire().await.err(), Some(TryAcquireError::Failed(mismatch.clone())));
+    }
+    let stored = connect(&shared().address()).await.semaphore_stored(&path).expect("a path");
+    let second = stored.acquire().await.expect("the second of two");
+    assert_eq!(stored.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    drop((permit, second));
+    leased(&pool, 0).await;
+}
+
+#[tokio::test]
+async fn a_resize_wakes_who_waits_and_revokes_nothing() {
+    let path = unique_path("resize");
+    let (pool, other) = (semaphore(&path, 1).await, semaphore(&path, 1).await);
+    let first = pool.acquire().await.expect("free");
+    let waiting = [tokio::spawn(other.acquire()), tokio::spawn(pool.acquire())];
+    let waited = async || {
+        let before = other.try_acquire().await.err() == Some(TryAcquireError::Contended);
+        before && waiting.iter().all(|task| !task.is_finished())
+    };
+    eventually("two wait", SOON, waited).await;
+    pool.resize(3).await.expect("connected");
+    let mut permits = vec![first];
+    for task in waiting {
+        permits.push(timeout(SOON, task).await.expect("woken").expect("no panic").expect("granted"));
+    }
+    other.resize(1).await.expect("connected");
+    assert!(permits.iter().all(|permit| permit.state() == LeaseState::Held));
+    permits.pop().expect("three").release().await.expect("released");
+    permits.pop().expect("two").release().await.expect("released");
+    assert_eq!(pool.try_acquire().await.err(), Some(TryAcquireError::Contended), "one is still held");
+    let many = pool.acquire_many(2).await.expect_err("more than there are now");
+    assert_eq!(many, AcquireError::TooManyPermits { path: path.clone(), count: 2, limit: 1 });
+    permits.pop().expect("one").release().await.expect("released");
+    let again = other.try_acquire().await.expect("free");
+    again.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn a_cancel_at_any_moment_leaves_no_lease() {
+    let server = TestServer::start();
+    let path = unique_path("cancel");
+    let pool = connect(&server.address()).await.semaphore(&path, 2).expect("a path");
+    for delay in 0..40 {
+        let task = tokio::spawn(pool.acquire_many(2));
+        tokio::time::sleep(Duration::from_micros(delay * 100)).await;
+        task.abort();
+        drop(task.await);
+    }
+    leased(&pool, 0).await;
+    let both = timeout(SOON, pool.acquire_many(2)).await.expect("nothing is left").expect("granted");
+    both.release().await.expect("released");
+    eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;
+}
+
+#[tokio::test]
+async fn only_one_process_watches_however_many_wait() {
+    let server = TestServer::start();
+    let path = unique_path("watches");
+    let mut waiting = JoinSet::new();
+    let pool = connect(&server.address()).await.semaphore(&path, 1).expect("a path");
+    let permit = pool.acquire().await.expect("free");
+    for _ in 0..4 {
+        let process = connect(&server.address()).await.semaphore(&path, 1).expect("a path");
+        for _ in 0..5 {
+            waiting.spawn(process.acquire());
+        }
+    }
+    // Leases and limit by the first process, and each of the others its predecessor.
+    eventually("everybody waits", SOON, async || server.mntr("zk_watch_count") == 2 + 3).await;
+    permit.release().await.expect("released");
+    while let Some(done) = timeout(SOON, waiting.join_next()).await.expect("everybody gets a turn") {
+        drop(done.expect("no panic").expect("granted"));
+    }
+    leased(&pool, 0).await;
+    eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_holds_of_one_permit() {
+    random_holds(1, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_holds_of_three_permits() {
+    random_holds(3, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_holds_of_eight_permits() {
+    random_holds(8, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_holds_of_three_permits_that_are_six_at_times() {
+    random_holds(3, true).await;
+}
+
+/// A hundred contenders in four processes, some of whom give up.
+async fn random_holds(permits: u32, resized: bool) {
+    let server = TestServer::start();
+    let path = unique_path("random");
+    let inside = Arc::new(AtomicI64::new(0));
+    // What is held under the higher number may go on when it is lowered again.
+    let most = i64::from(permits) * if resized { 2 } else { 1 };
+    let mut pools = Vec::new();
+    for _ in 0..4 {
+        let pool = connect(&server.address()).await.semaphore(&path, permits).expect("a path");
+        // Then it follows what is stored.
+        pool.acquire().await.expect("free").release().await.expect("released");
+        pools.push(pool);
+    }
+    let mut workers = JoinSet::new();
+    for worker in 0..100_u64 {
+        let (pool, inside) = (pools[worker as usize % 4].clone(), inside.clone());
+        workers.spawn(async move {
+            let mut seed = worker * 2 + 1;
+            for _ in 0..4 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let random = seed >> 33;
+                let many = 1 + (random % u64::from(permits)) as u32;
+                let permit = match random % 5 {
+                    0 => pool.acquire_many_timeout(many, Duration::from_millis(random % 50)).await.ok(),
+                    1 => pool.try_acquire().await.ok(),
+                    _ => Some(pool.acquire_many(many).await.expect("granted")),
+                };
+                let Some(permit) = permit else { continue };
+                let count = permit.count() as i64;
+                let now = inside.fetch_add(count, Ordering::SeqCst) + count;
+                assert!(now <= most, "{now} permits of {permits} are held at once");
+                tokio::time::sleep(Duration::from_micros(random % 2000)).await;
+                inside.fetch_sub(count, Ordering::SeqCst);
+                drop(permit);
+            }
+        });
+    }
+    let all = timeout(Duration::from_secs(60), workers.join_all());
+    let resizes = async {
+        for number in (0..20).map(|round| if round % 2 == 0 { 2 * permits } else { permits }) {
+            if resized {
+                pools[0].resize(number).await.expect("connected");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    tokio::join!(all, resizes).0.expect("everybody gets their turns");
+    leased(&pools[0], 0).await;
+    eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;
+}
