@@ -1,9 +1,12 @@
 //! Processes, sessions and a server, and everything that may happen to them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use lockkeeper_actors::machine::protocol::{Command, Created, Event, Inspection, Request, Ticket, Wait};
+use lockkeeper_actors::machine::protocol::{
+    Command, Created, Event, Inspection, Request, Ticket, Wait,
+};
 use lockkeeper_actors::machine::znode::{Attempt, Mode, Patterns};
 
 use super::process::{Answer, Ask, Asked, Call, DEADLINE, Lease, News, No, Process, Session, Word};
@@ -13,7 +16,6 @@ use super::twins::Twin;
 /// One row of the table: who wants what, and how much may go wrong.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    pub name: &'static str,
     /// A process each, and its requests in the order in which they are made.
     pub wants: &'static [&'static [Want]],
     /// The number that the directory's next child gets, where there is a directory.
@@ -60,6 +62,28 @@ pub struct Budget {
     pub removals: u8,
     /// A foreign client, kazoo for one, queues in this mode, holds and leaves; it goes without warning, too.
     pub peers: u8,
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults = [
+            ("cuts", self.cuts),
+            ("doubts", self.doubts),
+            ("losses", self.losses),
+            ("crashes", self.crashes),
+            ("cancels", self.cancels),
+            ("timeouts", self.timeouts),
+            ("closes", self.closes),
+            ("refusals", self.refusals),
+            ("lags", self.lags),
+            ("touches", self.touches),
+            ("deletions", self.deletions),
+            ("removals", self.removals),
+            ("peers", self.peers),
+        ];
+        let text = faults.iter().filter(|(_, times)| *times > 0).map(|(fault, times)| format!("{times} {fault}"));
+        f.write_str(&text.collect::<Vec<_>>().join(", "))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -131,6 +155,8 @@ pub enum Action {
     Connect(usize),
     Crash(usize),
     Close(usize),
+    /// A process that is closed and has nothing left to do ends its session.
+    End(usize),
     /// Time goes on to what the process waits for next.
     Tick(usize),
     Wake(usize),
@@ -152,9 +178,7 @@ impl World {
             .collect();
         let mut world = World {
             server: Server::new(scenario.next.map(|next| Directory { next, nodes: Vec::new() })),
-            sessions: (0..processes.len())
-                .map(|process| (process as u8 + 1, Session::new(process)))
-                .collect(),
+            sessions: (0..processes.len()).map(|process| (process as u8 + 1, Session::new(process))).collect(),
             next_session: processes.len() as u8 + 1,
             processes,
             left: scenario.budget,
@@ -257,8 +281,10 @@ impl World {
             if !process.missing.is_empty() {
                 actions.push(Action::HearMissing(number));
             }
-            if process.current.is_none() && !process.closed {
-                actions.push(Action::Connect(number));
+            match process.current {
+                None if !process.closed => actions.push(Action::Connect(number)),
+                Some(_) if process.closed && process.queue.is_idle() => actions.push(Action::End(number)),
+                Some(_) | None => {}
             }
             match process.queue.wakeup() {
                 Some(due) if due <= process.now => actions.push(Action::Wake(number)),
@@ -276,8 +302,7 @@ impl World {
                     actions.push(Action::Hear(id));
                 }
                 let seen = self.server.seen(id);
-                let gone =
-                    |name: &Name| seen.is_none_or(|seen| seen.nodes.iter().all(|node| node.name != *name));
+                let gone = |name: &Name| seen.is_none_or(|seen| seen.nodes.iter().all(|node| node.name != *name));
                 let armed = session.watches.iter().filter(|(_, armed)| **armed);
                 actions.extend(armed.filter(|(name, _)| gone(name)).map(|(name, _)| Action::Fire(id, *name)));
                 if !session.connected && session.lease != Lease::Lost {
@@ -375,11 +400,7 @@ impl World {
             }
             Action::Lose(id) => {
                 self.left.losses -= 1;
-                let session = self.session(id);
-                session.lease = Lease::Lost;
-                let process = session.process;
-                self.processes[process].current = None;
-                self.tell(id, News::Lost(id));
+                self.lose(id);
             }
             Action::Expire(id) => {
                 self.server.expire(id);
@@ -415,6 +436,11 @@ impl World {
                 self.left.closes -= 1;
                 self.processes[process].closed = true;
                 self.feed(scenario, process, Event::Close);
+            }
+            Action::End(process) => {
+                if let Some(id) = self.processes[process].current {
+                    self.lose(id);
+                }
             }
             Action::Tick(process) => {
                 let process = &mut self.processes[process];
@@ -462,6 +488,14 @@ impl World {
         let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
         let request = Request { mode, patterns: Patterns::from([]), ephemeral, wait };
         self.feed(scenario, process, Event::Acquire { ticket: Ticket::numbered(ticket as u64), request });
+    }
+
+    fn lose(&mut self, id: u8) {
+        let session = self.session(id);
+        session.lease = Lease::Lost;
+        let process = session.process;
+        self.processes[process].current = None;
+        self.tell(id, News::Lost(id));
     }
 
     fn tell(&mut self, id: u8, news: News) {
@@ -541,7 +575,8 @@ impl World {
     /// A session that is over is of no more interest once nobody uses it.
     fn bury(&mut self, id: u8) {
         let session = &self.sessions[&id];
-        if session.expired && self.processes[session.process].using != Some(id) {
+        let process = &self.processes[session.process];
+        if session.expired && process.using != Some(id) && !process.news.contains(&News::Connected(id)) {
             self.sessions.remove(&id);
         }
     }
@@ -750,11 +785,10 @@ impl World {
             Command::Forget { ticket, confirmed } => {
                 let attempt = self.asked(number, ticket).attempt;
                 let mut nodes = self.server.nodes().iter();
-                let there =
-                    nodes.any(|node| node.name.author == number as u8 && Some(node.name.attempt) == attempt);
+                let there = nodes.any(|node| node.name.author == number as u8 && Some(node.name.attempt) == attempt);
                 let asked = self.asked(number, ticket);
                 let told = matches!(asked.word, Word::Refused | Word::Lost | Word::Released);
-                if asked.forgotten || !told || (confirmed && there) {
+                if asked.forgotten || !told || (asked.word == Word::Released && confirmed && there) {
                     self.flaws.insert(Flaw::Answer);
                 }
                 self.asked(number, ticket).forgotten = true;
@@ -812,8 +846,7 @@ fn named(mode: Mode) -> Mode {
 
 impl Scenario {
     fn peer_modes(&self) -> impl Iterator<Item = Mode> {
-        let modes: BTreeSet<Mode> =
-            self.wants.iter().flat_map(|wants| wants.iter()).map(|want| named(want.mode)).collect();
+        let modes: BTreeSet<Mode> = self.wants.iter().flat_map(|wants| wants.iter()).map(|want| named(want.mode)).collect();
         modes.into_iter()
     }
 }
