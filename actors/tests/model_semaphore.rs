@@ -1,0 +1,205 @@
+//! The semaphore's machine under an adversary: the real machine, with what its driver does around it, before a small
+//! pure ZooKeeper.
+//!
+//! Searched to the end (`stateright`) where few things can go wrong; walked at random, from printed seeds, where many
+//! can. `LOCKKEEPER_MODEL_WALKS=100000` makes it a longer run, with that many walks a row and more searches. Whole
+//! tables are printed with `--nocapture`. Not part of this world: access lists, processes that die or are closed, and
+//! the proofs of the lease, which is taken to end before the server drops its session.
+
+#[path = "model_semaphore/driver.rs"]
+mod driver;
+#[path = "model_semaphore/process.rs"]
+mod process;
+#[path = "model_semaphore/properties.rs"]
+mod properties;
+#[path = "model_semaphore/server.rs"]
+mod server;
+#[path = "model_semaphore/twins.rs"]
+mod twins;
+#[path = "model_semaphore/world.rs"]
+mod world;
+
+use std::time::Instant;
+
+use lockkeeper_actors::machine::protocol::Wait;
+use properties::*;
+use stateright::{Checker, Model};
+use twins::Twin::{self, *};
+use world::{Action, Budget, Scenario, Want, World};
+
+const NONE: Budget = Budget {
+    cuts: 0,
+    doubts: 0,
+    losses: 0,
+    cancels: 0,
+    timeouts: 0,
+    refusals: 0,
+    lags: 0,
+    deletions: 0,
+    removals: 0,
+    resizes: 0,
+    peer: 0,
+};
+
+/// A handle that follows what is stored, and its variants.
+const ONE: Want = Want { count: 1, limit: Some(1), agreed: true, wait: Wait::Forever };
+const TWO: Want = Want { count: 2, limit: Some(2), ..ONE };
+const TIMED: Want = Want { wait: Wait::Until(process::DEADLINE), limit: None, ..ONE };
+const TRY: Want = Want { wait: Wait::Try, limit: None, ..ONE };
+
+type Wants = &'static [&'static [Want]];
+
+const APIECE: Wants = &[&[ONE], &[ONE]];
+const CROWD: Wants = &[&[ONE, TWO, TRY], &[TIMED, ONE, TWO]];
+
+/// Searched to the end: two processes with a request each, one permit.
+const SEARCHES: &[(&str, Budget)] = &[
+    ("nothing goes wrong", NONE),
+    ("one cancel", Budget { cancels: 1, ..NONE }),
+    ("one doubt", Budget { doubts: 1, ..NONE }),
+    ("one refusal", Budget { refusals: 1, ..NONE }),
+    ("one resize", Budget { resizes: 1, ..NONE }),
+    ("one lagging follower", Budget { lags: 1, ..NONE }),
+    ("one lost connection", Budget { cuts: 1, ..NONE }),
+    ("a client of kazoo", Budget { peer: 1, ..NONE }),
+];
+
+/// The same, in a longer run.
+const LONG_SEARCHES: &[(&str, Budget)] = &[
+    ("one node deleted", Budget { deletions: 1, ..NONE }),
+    ("the root or the mutex gone", Budget { removals: 1, ..NONE }),
+    ("one lost session", Budget { losses: 1, ..NONE }),
+];
+
+const CALM: Budget =
+    Budget { cuts: 2, doubts: 2, losses: 1, cancels: 2, timeouts: 1, refusals: 1, lags: 2, ..NONE };
+const RESIZED: Budget = Budget { resizes: 2, peer: 2, ..CALM };
+const MEDDLED: Budget = Budget { deletions: 2, removals: 1, ..RESIZED };
+
+/// Walked at random, with each of these numbers of permits on the root or without a root: two processes with three
+/// requests each.
+const WALKS: &[(&str, Budget)] = &[
+    ("connections, sessions, cancels, deadlines, refusals, lags", CALM),
+    ("the same, resizes, and a client of kazoo", RESIZED),
+    ("the same, and an operator who deletes", MEDDLED),
+];
+const LIMITS: [Option<u32>; 4] = [Some(1), Some(2), Some(3), None];
+
+/// Asks for a longer run, with this number of walks a row.
+const LONGER: &str = "LOCKKEEPER_MODEL_WALKS";
+
+/// What catches each twin, and in what trouble.
+const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
+    (TakesWithoutMutex, CROWD, Some(1), Budget { deletions: 1, ..NONE }, EXCLUSION),
+    (TakesAnyLimit, CROWD, Some(2), Budget { resizes: 1, ..NONE }, EXCLUSION),
+    (LeasesOverlooked, CROWD, Some(1), NONE, EXCLUSION),
+    (RewritingOverlooked, CROWD, Some(1), Budget { resizes: 1, ..NONE }, TRUTH),
+    (RewritingOverlooked, CROWD, Some(2), Budget { removals: 1, ..NONE }, EXCLUSION),
+    (DisturbanceLost, CROWD, Some(1), NONE, WAKING),
+    (ResizeUnseen, CROWD, Some(1), Budget { resizes: 1, ..NONE }, WAKING),
+    (CancelSwallowedDuringTake, CROWD, Some(1), Budget { cancels: 1, ..NONE }, ANSWERS),
+    (UnknownTakeTakenForNo, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
+    (LookFindsNothing, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
+    (OneLeaseForgotten, CROWD, Some(2), NONE, GHOSTS),
+    (GrantedWhileSuspended, CROWD, Some(1), Budget { doubts: 1, ..NONE }, CERTAINTY),
+    (MutexKept, CROWD, Some(1), NONE, GHOSTS),
+    (WatchesKept, CROWD, Some(1), NONE, WATCHES),
+    (MissingSwallowed, CROWD, Some(1), Budget { deletions: 1, ..NONE }, BACKING),
+    (MutexWatchLost, CROWD, Some(1), NONE, WAKING),
+    (WakeSwallowed, APIECE, Some(1), Budget { refusals: 1, ..NONE }, RESTING),
+    (LossSwallowed, CROWD, Some(1), Budget { losses: 1, ..NONE }, WAKING),
+    (HeadPassedOver, CROWD, Some(2), NONE, ORDER),
+];
+
+#[test]
+fn searched_to_the_end() {
+    println!("{:<25} {:>9} {:>9} {:>6} {:>8}", "may go wrong", "states", "unique", "depth", "seconds");
+    let long = if longer().is_some() { LONG_SEARCHES } else { &[] };
+    for &(name, budget) in SEARCHES.iter().chain(long) {
+        let scenario = Scenario { wants: APIECE, limit: Some(1), budget, twin: None };
+        let begun = Instant::now();
+        let checker = scenario.checker().spawn_bfs().join();
+        let (states, unique, depth) =
+            (checker.state_count(), checker.unique_state_count(), checker.max_depth());
+        println!("{name:<25} {states:>9} {unique:>9} {depth:>6} {:>8.1}", begun.elapsed().as_secs_f32());
+        let found = checker.discoveries().into_iter().next();
+        assert!(checker.is_done() && found.is_none(), "{:?}", found.map(|(p, way)| (p, way.into_actions())));
+    }
+}
+
+#[test]
+fn walked_at_random() {
+    let walks = longer().unwrap_or(1500);
+    println!("{:<60} {:>7} {:>9} {:>8}", "may go wrong", "walks", "steps", "seconds");
+    for &(name, budget) in WALKS {
+        let (begun, mut steps) = (Instant::now(), 0);
+        for seed in 0..walks {
+            let limit = LIMITS[seed as usize % LIMITS.len()];
+            let scenario = Scenario { wants: CROWD, limit, budget, twin: None };
+            let (broken, way) = walk(&scenario, seed);
+            steps += way.len();
+            assert_eq!(broken, None, "seed {seed}: {way:?}");
+        }
+        println!("{name:<60} {walks:>7} {steps:>9} {:>8.1}", begun.elapsed().as_secs_f32());
+    }
+}
+
+#[test]
+fn every_broken_twin_is_caught() {
+    println!("{:<26} {:<32} {:>8}", "twin", "caught by", "by walk");
+    for &(twin, wants, limit, budget, property) in TWINS {
+        let scenario = Scenario { wants, limit, budget, twin: Some(twin) };
+        let caught = (0..2000).find(|seed| walk(&scenario, *seed).0 == Some(property));
+        let caught = caught.unwrap_or_else(|| panic!("{twin:?} is not caught by {property:?}"));
+        println!("{:<26} {property:<32} {caught:>8}", format!("{twin:?}"));
+        let whole = Scenario { twin: None, ..scenario };
+        assert_eq!(walk(&whole, caught).0, None, "without its fault");
+    }
+}
+
+fn longer() -> Option<u64> {
+    std::env::var(LONGER).ok().map(|text| text.parse().expect("a number of walks"))
+}
+
+/// What is broken at the end of this seed's walk, and the way there.
+fn walk(scenario: &Scenario, seed: u64) -> (Option<&'static str>, Vec<Action>) {
+    let mut random = Random(seed);
+    let (mut world, mut way, mut actions) = (World::new(scenario), Vec::new(), Vec::new());
+    // Some walks are calm and some are not.
+    let calm = random.below(6) + 1;
+    for step in 0..STEPS {
+        actions.clear();
+        world.due(scenario, &mut actions);
+        let over = step >= STEPS / 2;
+        if !over && (actions.is_empty() || random.below(calm) == 0) {
+            actions.clear();
+            world.actions(scenario, &mut actions);
+        }
+        if actions.is_empty() {
+            return (None, way);
+        }
+        let action = actions.swap_remove(random.below(actions.len()));
+        way.push(action.clone());
+        world.apply(scenario, action);
+        if let Some(broken) = world.broken(scenario) {
+            return (Some(broken), way);
+        }
+    }
+    (Some(RESTING), way)
+}
+
+/// In the second half of a walk nothing is asked for and nothing goes wrong: it must come to rest.
+const STEPS: usize = 600;
+
+/// Sebastiano Vigna's splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((word ^ (word >> 31)) % bound as u64) as usize
+    }
+}

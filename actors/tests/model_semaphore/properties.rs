@@ -1,0 +1,156 @@
+//! What must hold of a semaphore, whatever happens.
+
+use lockkeeper_actors::machine::protocol::Wait;
+use stateright::{Model, Property};
+
+use super::process::{DEADLINE, Lease, Process, Word};
+use super::server::Spot;
+use super::world::{Action, Scenario, World};
+
+pub const EXCLUSION: &str = "no permit beyond the limit";
+pub const BACKING: &str = "all leases behind every guard";
+pub const GHOSTS: &str = "no ghost";
+pub const WAKING: &str = "no lost wake-up";
+/// Of random walks only.
+pub const RESTING: &str = "it comes to rest";
+pub const ORDER: &str = "local order";
+pub const CERTAINTY: &str = "no grant in doubt";
+pub const ANSWERS: &str = "one answer each";
+pub const TRUTH: &str = "true answers";
+pub const WATCHES: &str = "only the mutex' holder watches";
+
+impl Model for Scenario {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::new(self)]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        world.actions(self, actions);
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        let mut next = world.clone();
+        next.apply(self, action);
+        next.flaws.extend(next.broken(self));
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Scenario>> {
+        vec![
+            Property::always(EXCLUSION, |_, world: &World| !world.flaws.contains(EXCLUSION)),
+            Property::always(BACKING, |_, world: &World| !world.flaws.contains(BACKING)),
+            Property::always(GHOSTS, |_, world: &World| !world.flaws.contains(GHOSTS)),
+            Property::always(WAKING, |_, world: &World| !world.flaws.contains(WAKING)),
+            Property::always(ORDER, |_, world: &World| !world.flaws.contains(ORDER)),
+            Property::always(CERTAINTY, |_, world: &World| !world.flaws.contains(CERTAINTY)),
+            Property::always(ANSWERS, |_, world: &World| !world.flaws.contains(ANSWERS)),
+            Property::always(TRUTH, |_, world: &World| !world.flaws.contains(TRUTH)),
+            Property::always(WATCHES, |_, world: &World| !world.flaws.contains(WATCHES)),
+        ]
+    }
+}
+
+impl World {
+    /// What does not hold in this state, if anything.
+    pub fn broken(&self, scenario: &Scenario) -> Option<&'static str> {
+        if let Some(flaw) = self.flaws.first() {
+            return Some(flaw);
+        }
+        if !self.backs(scenario) {
+            return Some(BACKING);
+        }
+        if !self.is_quiet(scenario) {
+            return None;
+        }
+        [(GHOSTS, self.is_clean()), (WAKING, self.has_woken(scenario)), (WATCHES, self.is_calm())]
+            .into_iter()
+            .find_map(|(property, holds)| (!holds).then_some(property))
+    }
+
+    /// Nothing is on its way, and nothing is in doubt.
+    pub fn is_quiet(&self, scenario: &Scenario) -> bool {
+        let mut due = Vec::new();
+        self.due(scenario, &mut due);
+        due.is_empty()
+    }
+
+    /// The leases of whoever holds are there, and go with its session.
+    fn backs(&self, scenario: &Scenario) -> bool {
+        let tree = self.server.now();
+        self.guards().all(|(leases, session)| {
+            leases.iter().all(|lease| {
+                tree.leases().any(|(name, owner)| name == lease && owner == session)
+                    || self.struck.contains(lease) && !self.is_quiet(scenario)
+            })
+        })
+    }
+
+    /// Every lease is held by somebody, and every contender for the mutex has somebody who waits.
+    fn is_clean(&self) -> bool {
+        let tree = self.server.now();
+        tree.leases().all(|(name, owner)| {
+            self.owner(owner).is_none_or(|process| {
+                process.asked.iter().any(|asked| match &asked.word {
+                    Word::Granted { leases, .. } => leases.contains(name),
+                    Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Released => false,
+                })
+            })
+        }) && tree.contenders().iter().all(|node| {
+            let waits = |process: &Process| process.asked.iter().any(|asked| asked.word == Word::Waiting);
+            self.owner(node.owner).is_none_or(waits)
+        })
+    }
+
+    /// Whoever waits has a foreign contender ahead, or too few permits in its turn, and time left; nothing remains of
+    /// whoever is done.
+    fn has_woken(&self, scenario: &Scenario) -> bool {
+        let tree = self.server.now();
+        self.processes.iter().enumerate().all(|(number, process)| {
+            let done = process.asked.iter().all(|asked| match asked.word {
+                Word::Unasked | Word::Waiting => true,
+                Word::Granted { .. } => !asked.forgotten,
+                Word::Refused | Word::Lost | Word::Released => asked.forgotten,
+            });
+            let mut waiting = process.asked.iter().zip(scenario.wants[number]);
+            let waiting = waiting.by_ref().filter(|(asked, _)| asked.word == Word::Waiting);
+            let mut wants = waiting.map(|(_, want)| want).peekable();
+            let Some(head) = wants.peek().copied() else { return done };
+            let in_time = wants.all(|want| match want.wait {
+                Wait::Try => false,
+                Wait::Until(_) => process.now < DEADLINE,
+                Wait::Forever => true,
+            });
+            let mine = tree.contenders().iter().position(|node| Some(node.owner) == process.using);
+            let fits = tree.root.as_ref().is_none_or(|root| {
+                root.leases.len() + head.count as usize <= root.limit as usize || head.count > root.limit
+            });
+            done && in_time && mine.is_some_and(|ahead| ahead > 0 || !fits)
+        })
+    }
+
+    fn is_calm(&self) -> bool {
+        let first = self.server.now().contenders().first().map(|node| node.owner);
+        self.server.watches.iter().all(|watch| match watch.spot {
+            Spot::Contender(_) => true,
+            Spot::Limit | Spot::Leases => watch.stray || Some(watch.session) == first,
+        })
+    }
+
+    fn owner(&self, session: u8) -> Option<&Process> {
+        self.sessions.get(&session).map(|session| &self.processes[session.process])
+    }
+
+    /// Guards that do not read `Lost`.
+    fn guards(&self) -> impl Iterator<Item = (&Vec<String>, u8)> {
+        self.processes.iter().flat_map(|process| &process.asked).filter_map(|asked| match &asked.word {
+            Word::Granted { leases, session } => {
+                let lease = self.sessions.get(session).map(|session| session.lease);
+                lease.filter(|lease| *lease != Lease::Lost).map(|_| (leases, *session))
+            }
+            Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Released => None,
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! Broken twins: each alters one event on its way in, one command on its way out, or one check of the server.
+
+use lockkeeper_actors::machine::protocol::{Command, Event, Leases, Root, TakeFailure};
+
+use super::driver::is_taking;
+use super::process::place;
+use super::world::World;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twin {
+    /// The server does not check the mutex.
+    TakesWithoutMutex,
+    /// The server does not check the limit's version.
+    TakesAnyLimit,
+    /// As if nobody had a lease: what an early survey might show.
+    LeasesOverlooked,
+    /// A limit that was once read is taken for the limit.
+    RewritingOverlooked,
+    DisturbanceLost,
+    ResizeUnseen,
+    CancelSwallowedDuringTake,
+    UnknownTakeTakenForNo,
+    LookFindsNothing,
+    OneLeaseForgotten,
+    GrantedWhileSuspended,
+    MutexKept,
+    WatchesKept,
+    MissingSwallowed,
+    MutexWatchLost,
+    WakeSwallowed,
+    LossSwallowed,
+    HeadPassedOver,
+}
+
+impl Twin {
+    pub fn event(self, world: &World, number: usize, event: Event) -> Option<Event> {
+        match (self, event) {
+            (
+                Twin::LeasesOverlooked,
+                Event::Surveyed { survey, root, leases: Some(Ok(Leases { written, .. })) },
+            ) => {
+                let leases = Some(Ok(Leases { names: Vec::new(), written }));
+                Some(Event::Surveyed { survey, root, leases })
+            }
+            (Twin::RewritingOverlooked, Event::Surveyed { survey, root, leases }) => {
+                let root = root.map(|root| root.map(|root| Root { written: 0, ..root }));
+                let leases = leases.map(|leases| leases.map(|leases| Leases { written: 0, ..leases }));
+                Some(Event::Surveyed { survey, root, leases })
+            }
+            (Twin::DisturbanceLost, Event::Disturbed { root: false, .. }) => None,
+            (Twin::ResizeUnseen, Event::Disturbed { root: true, .. }) => None,
+            (Twin::CancelSwallowedDuringTake, Event::Cancel(_)) if is_taking(world, number) => None,
+            (Twin::UnknownTakeTakenForNo, Event::Taken(take, Err(TakeFailure::Failed(_)))) => {
+                Some(Event::Taken(take, Err(TakeFailure::LimitChanged)))
+            }
+            (Twin::LookFindsNothing, Event::LeasesFound(take, Ok(_))) => {
+                Some(Event::LeasesFound(take, Ok(Vec::new())))
+            }
+            (Twin::GrantedWhileSuspended, Event::Suspended) => None,
+            (Twin::MissingSwallowed, Event::Missing(_)) => None,
+            (Twin::MutexWatchLost, Event::Fired { .. }) => None,
+            (Twin::WakeSwallowed, Event::Wake) => None,
+            (Twin::LossSwallowed, Event::Lost) => None,
+            (_, event) => Some(event),
+        }
+    }
+
+    pub fn command(self, world: &World, number: usize, command: Command) -> Option<Command> {
+        match (self, command) {
+            (Twin::OneLeaseForgotten, Command::Return(lease)) => {
+                let session = world.processes[number].using.and_then(|id| world.sessions.get(&id));
+                let other = session.is_some_and(|session| !session.calls.is_empty());
+                (!other).then_some(Command::Return(lease))
+            }
+            (Twin::MutexKept, Command::Take { take, version, mutex, keep: _, leases }) => {
+                Some(Command::Take { take, version, mutex, keep: true, leases })
+            }
+            (Twin::HeadPassedOver, Command::GrantPermits { ticket, .. }) if place(ticket) == Some(0) => None,
+            (Twin::WatchesKept, Command::Calm) => None,
+            (_, command) => Some(command),
+        }
+    }
+}
