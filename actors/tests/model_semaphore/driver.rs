@@ -192,7 +192,7 @@ impl World {
             Command::Enter(attempt, ticket) => {
                 // Its options are those of the request.
                 if self.processes[number].known(ticket).is_some() {
-                    let prefix = instance(number).prefix(attempt, Mode::Lock);
+                    let prefix = instance(number).prefix(attempt, Dialect::Kazoo, Mode::Lock);
                     self.submit(number, Purpose::Enter(attempt), [Ask::Create(prefix), Ask::List]);
                 }
             }
