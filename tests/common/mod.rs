@@ -8,7 +8,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod ensemble;
-mod guardian;
+pub mod guardian;
 mod java;
 pub mod kazoo;
 mod kazoo_process;

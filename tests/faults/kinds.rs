@@ -9,6 +9,7 @@ use lockkeeper::{
 };
 
 /// One row: where it is, who may not hold beside it, and how to ask for it.
+#[derive(Debug)]
 pub struct Kind {
     pub name: &'static str,
     pub path: &'static str,
