@@ -92,6 +92,7 @@ async fn reset_all(stage: &Stage, _: usize) {
 }
 
 async fn black_hole(stage: &Stage, victim: usize, sessions: f64) {
+    hold(stage, victim).await;
     let proxies = &stage.clients[victim].proxies;
     proxies.iter().for_each(|proxy| proxy.black_hole(true));
     sleep(SESSION.mul_f64(sessions)).await;
@@ -131,6 +132,7 @@ async fn slow(stage: &Stage, victim: usize, sessions: f64) {
 }
 
 async fn paused(stage: &Stage, victim: usize, sessions: f64) {
+    hold(stage, victim).await;
     stage.clients[victim].pause();
     sleep(SESSION.mul_f64(sessions)).await;
     stage.clients[victim].resume();
@@ -236,7 +238,7 @@ async fn rolling_restart(stage: &Stage) {
 
 /// Until the leader has let sessions of the follower end, and the follower has understood. What it sends still arrives
 /// if it is only `deaf`.
-async fn follower_cut_off(stage: &Stage, victim: usize, deaf: bool) {
+pub async fn follower_cut_off(stage: &Stage, victim: usize, deaf: bool) {
     let (leader, follower) = (member(stage, Role::Leader), member(stage, Role::Follower));
     stay_at_and_hold(stage, victim, follower).await;
     let link = stage.link(follower, leader);
@@ -272,15 +274,15 @@ async fn stay_at_and_hold(stage: &Stage, victim: usize, server: usize) {
     hold(stage, victim).await;
 }
 
-/// Has a client keep the lock that all want. It may take too long in coming: then it is left at that.
-pub async fn hold(stage: &Stage, client: usize) {
+/// Has a client keep the lock that all want, and tells whether it got it in time.
+pub async fn hold(stage: &Stage, client: usize) -> bool {
     let begun = now();
     stage.clients[client].order(Order::Hold);
     let holds = async || {
         let last = stage.resource.seen().last.get(&client).copied();
         last.is_some_and(|(at, kind)| at > begun && kind == "lock")
     };
-    let _ = within(SESSION, holds).await;
+    within(2 * SESSION, holds).await.is_some()
 }
 
 async fn links_reset(stage: &Stage) {

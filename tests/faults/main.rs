@@ -73,7 +73,11 @@ async fn whatever_goes_wrong_nobody_holds_beside_another_and_all_go_on() {
     assert_eq!(findings.faults(), [""; 0]);
     assert_eq!(seen.violations, [""; 0]);
     let enough = 20 * summary.injected;
-    assert!(findings.grants.len() > enough, "{} grants, where there should be more than {enough}", findings.grants.len());
+    assert!(
+        findings.grants.len() > enough,
+        "{} grants, where there should be more than {enough}",
+        findings.grants.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -81,11 +85,26 @@ async fn a_client_that_does_not_hear_of_its_loss_is_found() {
     let _alone = ALONE.lock().await;
     let stage = Stage::start(&[Twin::Deaf, Twin::None, Twin::None], now()).await;
     stage.recovered(now()).await.expect("they work");
-    fault::hold(&stage, 0).await;
+    assert!(fault::hold(&stage, 0).await);
     stage.clients[0].pause();
     sleep(2 * SESSION).await;
     stage.clients[0].resume();
     sleep(SESSION / 4).await;
+    let histories = stage.end().await.expect("all end");
+    assert_ne!(history::check(&histories).overlaps, [""; 0]);
+    assert_ne!(stage.resource.seen().violations, [""; 0]);
+}
+
+/// Of an ensemble only: it shows that the fault is one, and why heartbeats are writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_client_that_believes_what_a_follower_lets_it_read_is_found() {
+    let _alone = ALONE.lock().await;
+    let stage = Stage::start(&[Twin::FollowerReads, Twin::None, Twin::None], now()).await;
+    if let Servers::One(_) = stage.servers {
+        return;
+    }
+    stage.recovered(now()).await.expect("they work");
+    fault::follower_cut_off(&stage, 0, false).await;
     let histories = stage.end().await.expect("all end");
     assert_ne!(history::check(&histories).overlaps, [""; 0]);
     assert_ne!(stage.resource.seen().violations, [""; 0]);
@@ -179,6 +198,9 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Summary { seed, injected, longest: (longest, name), longest_rest, .. } = self;
         writeln!(f, "LOCKKEEPER_FAULTS_SEED={seed}: {injected} faults")?;
-        writeln!(f, "longest recovery: {longest:?}, after {name:?}; longest until nothing was left: {longest_rest:?}")
+        writeln!(
+            f,
+            "longest recovery: {longest:?}, after {name:?}; longest until nothing was left: {longest_rest:?}"
+        )
     }
 }

@@ -21,7 +21,7 @@ use super::resource::Resource;
 use super::twins::Twin;
 use super::worker::{self, Order, Settings};
 
-/// What clients ask for.
+/// The session timeout that clients ask for.
 pub const SESSION: Duration = Duration::from_secs(2);
 
 /// How long a leader and a follower wait for each other: longer than a session lasts, so that a follower which is cut
@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub const SYNC: Duration = TICK.saturating_mul(SYNC_TICKS);
 
 /// How soon after a fault every client works again, and how soon nothing is left of what was held.
-pub const RECOVERY: Duration = Duration::from_secs(20);
+pub const RECOVERY: Duration = SESSION.saturating_mul(5);
 
 pub struct Stage {
     pub servers: Servers,
@@ -94,7 +94,6 @@ pub struct Client {
     /// One in front of each server.
     pub proxies: Vec<Proxy>,
     launches: AtomicU32,
-    twin: Twin,
 }
 
 impl Stage {
@@ -235,7 +234,7 @@ impl Client {
             ["env".into(), setting, binary.into()].into_iter().chain(rest.map(Into::into)).collect()
         });
         fs::write(guardian.directory().join(worker::SETTINGS), settings.write()).expect("a directory");
-        Client { guardian, proxies, launches: AtomicU32::new(0), twin: settings.twin }
+        Client { guardian, proxies, launches: AtomicU32::new(0) }
     }
 
     pub fn launch(&self) {
@@ -257,10 +256,6 @@ impl Client {
 
     pub fn has_ended(&self) -> bool {
         self.guardian.child_has_ended()
-    }
-
-    pub fn is_honest(&self) -> bool {
-        self.twin == Twin::None
     }
 
     /// In one piece: the client reads at any moment.

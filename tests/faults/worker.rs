@@ -168,6 +168,7 @@ impl Worker {
     async fn turn(&mut self, order: Order) {
         let kind = match order {
             Order::Hold => &KINDS[0],
+            _ if self.reader.is_some() => &KINDS[0],
             Order::Work | Order::Rest | Order::Die(_) | Order::Stop => self.dice.pick(KINDS),
         };
         let patience = match (order, self.dice.below(10)) {
