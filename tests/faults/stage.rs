@@ -218,6 +218,9 @@ pub async fn within(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -
         if tokio::time::timeout_at(begun + limit, condition()).await.ok()? {
             return Some(begun.elapsed());
         }
+        if begun.elapsed() >= limit {
+            return None;
+        }
         sleep(Duration::from_millis(5)).await;
     }
 }

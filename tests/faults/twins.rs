@@ -45,7 +45,8 @@ impl FollowerReads {
 
     pub fn ask(&self, path: &'static str) -> Asked {
         let (client, session) = (self.client.clone(), self.session);
-        async move {
+        // A task of its own: what it makes is deleted also when nobody waits any more.
+        let task = tokio::spawn(async move {
             let acl = zk::Acls::anyone_all();
             client.mkdir(path, &zk::CreateMode::Persistent.with_acls(acl)).await.ok();
             let options = zk::CreateMode::EphemeralSequential.with_acls(acl);
@@ -53,6 +54,7 @@ impl FollowerReads {
             let said = |error: zk::Error| error.to_string();
             let (stat, number) = client.create(&prefix, b"", &options).await.map_err(said)?;
             let own = format!("{number}");
+            let node = Node { client: client.clone(), path: format!("{prefix}{own}") };
             loop {
                 let mut names = client.list_children(path).await.map_err(said)?;
                 names.sort_by_key(|name| name[name.len().saturating_sub(10)..].to_owned());
@@ -63,14 +65,12 @@ impl FollowerReads {
             }
             let begun = Instant::now();
             let lease = Arc::new(Lease { begun, until: AtomicU64::new(0) });
-            let node = format!("{prefix}{own}");
-            let (reader, read) = (client.clone(), node.clone());
-            tokio::spawn(keep(Arc::downgrade(&lease), reader, read, session));
+            tokio::spawn(keep(Arc::downgrade(&lease), client, node.path.clone(), session));
             lease.believe(begun, session);
             let token = u64::try_from(stat.czxid).expect("positive");
-            Ok(Some(Box::new(Guard { lease, client, node, token }) as Box<dyn Held>))
-        }
-        .boxed()
+            Ok(Some(Box::new(Guard { lease, _node: node, token }) as Box<dyn Held>))
+        });
+        task.map(|done| done.unwrap_or_else(|panicked| Err(panicked.to_string()))).boxed()
     }
 }
 
@@ -100,9 +100,26 @@ impl Lease {
 
 struct Guard {
     lease: Arc<Lease>,
-    client: zk::Client,
-    node: String,
+    _node: Node,
     token: u64,
+}
+
+/// Deleted when dropped.
+struct Node {
+    client: zk::Client,
+    path: String,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let (client, path) = (self.client.clone(), self.path.clone());
+        tokio::spawn(async move {
+            let gone = |answer| matches!(answer, Ok(()) | Err(zk::Error::NoNode | zk::Error::SessionExpired));
+            while !gone(client.delete(&path, None).await) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
 }
 
 impl Held for Guard {
@@ -122,9 +139,6 @@ impl Held for Guard {
     }
 
     fn release(self: Box<Self>) -> BoxFuture<'static, ()> {
-        async move {
-            let _ = self.client.delete(&self.node, None).await;
-        }
-        .boxed()
+        futures::future::ready(()).boxed()
     }
 }
