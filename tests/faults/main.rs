@@ -142,12 +142,20 @@ struct Summary {
     times: Vec<(history::Time, history::Time)>,
     longest: (Duration, &'static str),
     longest_rest: Duration,
+    longest_election: Duration,
 }
 
 impl Summary {
     fn new(seed: u64) -> Summary {
-        let longest = (Duration::ZERO, "nothing");
-        Summary { seed, rounds: 0, injected: 0, times: Vec::new(), longest, longest_rest: Duration::ZERO }
+        Summary {
+            seed,
+            rounds: 0,
+            injected: 0,
+            times: Vec::new(),
+            longest: (Duration::ZERO, "nothing"),
+            longest_rest: Duration::ZERO,
+            longest_election: Duration::ZERO,
+        }
     }
 
     /// One fault, with a victim that holds in every second case; then everybody works again, and then nothing is left.
@@ -158,8 +166,9 @@ impl Summary {
         }
         let begun = now();
         (fault.inflict)(stage, victim).await;
-        let over = now();
         stage.order_all(Order::Work);
+        self.longest_election = self.longest_election.max(stage.servers_serve().await);
+        let over = now();
         self.injected += 1;
         self.times.push((begun, over));
         self.recovery(fault.name, stage.recovered(over).await);
@@ -199,7 +208,7 @@ impl Summary {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Summary { seed, injected, longest: (longest, name), longest_rest, .. } = self;
+        let Summary { seed, injected, longest: (longest, name), longest_rest, longest_election, .. } = self;
         writeln!(f, "LOCKKEEPER_FAULTS_SEED={seed}: {injected} faults")?;
         writeln!(
             f,

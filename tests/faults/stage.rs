@@ -33,6 +33,9 @@ pub const SYNC: Duration = TICK.saturating_mul(SYNC_TICKS);
 /// How soon after a fault every client works again, and how soon nothing is left of what was held.
 pub const RECOVERY: Duration = SESSION.saturating_mul(5);
 
+/// How soon the servers agree on a leader.
+const ELECTION: Duration = Duration::from_secs(60);
+
 pub struct Stage {
     pub servers: Servers,
     pub clients: Vec<Client>,
@@ -146,6 +149,14 @@ impl Stage {
 
     pub fn order_all(&self, order: Order) {
         self.clients.iter().for_each(|client| client.order(order));
+    }
+
+    /// Waits until every server serves, and tells how long that took: an election is not the clients' affair.
+    pub async fn servers_serve(&self) -> Duration {
+        let Servers::Three { ensemble, .. } = &self.servers else { return Duration::ZERO };
+        let took =
+            within(ELECTION, async || blocking(|| ensemble.members().iter().all(|m| m.mode().is_some())));
+        took.await.unwrap_or_else(|| panic!("the ensemble does not serve {ELECTION:?} after a fault"))
     }
 
     /// Waits until every client has written to the resource again, and tells how long that took.
