@@ -210,6 +210,7 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Summary { seed, injected, longest: (longest, name), longest_rest, longest_election, .. } = self;
         writeln!(f, "LOCKKEEPER_FAULTS_SEED={seed}: {injected} faults")?;
+        writeln!(f, "longest until all servers served again: {longest_election:?}")?;
         writeln!(
             f,
             "longest recovery: {longest:?}, after {name:?}; longest until nothing was left: {longest_rest:?}"
