@@ -274,6 +274,10 @@ impl Worker {
             LeaseState::Suspended => true,
             LeaseState::Lost => {
                 self.writer.write(kind, guard.token(), 0).await;
+                sleep(self.dice.time(20)).await;
+                if promise(guard).0 != LeaseState::Lost {
+                    self.write(&Entry::Failed("a lost guard says that it holds".into()));
+                }
                 false
             }
         }
