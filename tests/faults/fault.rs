@@ -278,10 +278,7 @@ async fn stay_at_and_hold(stage: &Stage, victim: usize, server: usize) {
 pub async fn hold(stage: &Stage, client: usize) -> bool {
     let begun = now();
     stage.clients[client].order(Order::Hold);
-    let holds = async || {
-        let last = stage.resource.seen().last.get(&client).copied();
-        last.is_some_and(|(at, kind)| at > begun && kind == "lock")
-    };
+    let holds = async || stage.resource.seen().kept.get(&client).is_some_and(|at| *at > begun);
     within(2 * SESSION, holds).await.is_some()
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use dice::Dice;
 use fault::{FAULTS, Fault};
 use history::{Findings, now};
-use stage::{SESSION, Servers, Stage};
+use stage::{Recovery, SESSION, Servers, Stage};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use twins::Twin;
@@ -84,7 +84,7 @@ async fn whatever_goes_wrong_nobody_holds_beside_another_and_all_go_on() {
 async fn a_client_that_does_not_hear_of_its_loss_is_found() {
     let _alone = ALONE.lock().await;
     let stage = Stage::start(&[Twin::Deaf, Twin::None, Twin::None], now()).await;
-    stage.recovered(now()).await.expect("they work");
+    stage.recovered(now()).await.unwrap_or_else(|reason| panic!("{reason}"));
     assert!(fault::hold(&stage, 0).await);
     stage.clients[0].pause();
     sleep(2 * SESSION).await;
@@ -103,7 +103,7 @@ async fn a_client_that_believes_what_a_follower_lets_it_read_is_found() {
     if let Servers::One(_) = stage.servers {
         return;
     }
-    stage.recovered(now()).await.expect("they work");
+    stage.recovered(now()).await.unwrap_or_else(|reason| panic!("{reason}"));
     // It does not know what to do about a request that fails, so it has none when it is moved.
     stage.nothing_left().await.expect("they release");
     stage.clients[1..].iter().for_each(|client| client.order(Order::Work));
@@ -119,7 +119,7 @@ async fn a_client_that_leaves_its_node_is_found() {
     let stage = Stage::start(&[Twin::Leaver, Twin::None], now()).await;
     let since = now();
     let worked = stage::within(stage::RECOVERY, async || {
-        stage.resource.seen().last.get(&0).is_some_and(|(at, _)| *at > since)
+        stage.resource.seen().last.get(&0).is_some_and(|at| *at > since)
     });
     worked.await.expect("it gets a lock");
     let left = tokio::time::timeout(3 * SESSION, stage.nothing_left()).await;
@@ -166,9 +166,8 @@ impl Summary {
         }
         let begun = now();
         (fault.inflict)(stage, victim).await;
-        stage.order_all(Order::Work);
-        self.longest_election = self.longest_election.max(stage.servers_serve().await);
         let over = now();
+        stage.order_all(Order::Work);
         self.injected += 1;
         self.times.push((begun, over));
         self.recovery(fault.name, stage.recovered(over).await);
@@ -179,11 +178,12 @@ impl Summary {
         stage.order_all(Order::Work);
     }
 
-    fn recovery(&mut self, name: &'static str, took: Result<Duration, String>) {
+    fn recovery(&mut self, name: &'static str, took: Result<Recovery, String>) {
         match took {
-            Ok(took) => {
-                println!("{name}: all hold again after {took:?}");
-                self.longest = self.longest.max((took, name));
+            Ok(Recovery { election, clients }) => {
+                println!("{name}: all servers serve after {election:?}, all clients hold {clients:?} later");
+                self.longest_election = self.longest_election.max(election);
+                self.longest = self.longest.max((clients, name));
             }
             Err(reason) => panic!("{self}after {name:?}: {reason}"),
         }

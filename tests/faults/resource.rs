@@ -23,8 +23,10 @@ pub struct Resource {
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     largest: BTreeMap<&'static str, u64>,
-    /// Of each client, when it last wrote, and what.
-    pub last: BTreeMap<usize, (Time, &'static str)>,
+    /// Of each client, when it last wrote.
+    pub last: BTreeMap<usize, Time>,
+    /// Of each client that was told to keep a lock, when it last wrote under it.
+    pub kept: BTreeMap<usize, Time>,
     pub taken: u64,
     /// Writes that came after the end of their lease, and after somebody else's: what tokens are for.
     pub refused: u64,
@@ -72,8 +74,8 @@ impl Writer {
     }
 
     /// Writes under a token, with what the guard promises: until when nobody else holds. Tells whether it was taken.
-    pub async fn write(&mut self, kind: &Kind, token: u64, promise: Time) -> bool {
-        let line = format!("{} {} {token} {promise}\n", self.client, kind.name);
+    pub async fn write(&mut self, kind: &Kind, token: u64, promise: Time, keeps: bool) -> bool {
+        let line = format!("{} {} {token} {promise} {keeps}\n", self.client, kind.name);
         self.writes.write_all(line.as_bytes()).await.expect("the resource is there");
         let mut answer = String::new();
         self.answers.read_line(&mut answer).await.expect("the resource is there");
@@ -97,7 +99,7 @@ impl Seen {
         }
         let newest = self.largest.entry(kind.name).or_default();
         *newest = token.max(*newest);
-        self.last.insert(client, (at, kind.name));
+        self.last.insert(client, at);
         self.taken += 1;
         true
     }
@@ -111,8 +113,17 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
             let (answers, mut writes) = stream.into_split();
             let mut lines = BufReader::new(answers).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                let Some((client, kind, token, promise)) = parse(&line) else { return };
-                let taken = lock(&seen).write(client, kind, token, promise, now());
+                let Some((client, kind, token, promise, keeps)) = parse(&line) else { return };
+                let taken = {
+                    // The time is read under the lock, so that it grows from write to write.
+                    let mut seen = lock(&seen);
+                    let at = now();
+                    let taken = seen.write(client, kind, token, promise, at);
+                    if taken && keeps {
+                        seen.kept.insert(client, at);
+                    }
+                    taken
+                };
                 let answer: &[u8] = if taken { b"taken\n" } else { b"refused\n" };
                 if writes.write_all(answer).await.is_err() {
                     return;
@@ -122,11 +133,12 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
     }
 }
 
-fn parse(line: &str) -> Option<(usize, &'static Kind, u64, Time)> {
+fn parse(line: &str) -> Option<(usize, &'static Kind, u64, Time, bool)> {
     let mut words = line.split(' ');
     let client = words.next()?.parse().ok()?;
     let kind = Kind::named(words.next()?)?;
-    Some((client, kind, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    let token = words.next()?.parse().ok()?;
+    Some((client, kind, token, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {

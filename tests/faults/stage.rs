@@ -79,12 +79,28 @@ impl Servers {
         Servers::Three { ensemble, links: links.into_inner().unwrap_or_else(PoisonError::into_inner) }
     }
 
+    /// Whether all of them do.
+    fn serve(&self) -> bool {
+        match self {
+            Servers::One(_) => true,
+            Servers::Three { ensemble, .. } => {
+                ensemble.members().iter().all(|member| member.mode().is_some())
+            }
+        }
+    }
+
     pub fn addresses(&self) -> Vec<String> {
         match self {
             Servers::One(server) => vec![server.address()],
             Servers::Three { ensemble, .. } => ensemble.members().iter().map(Server::address).collect(),
         }
     }
+}
+
+/// How long it took until all was well again.
+pub struct Recovery {
+    pub election: Duration,
+    pub clients: Duration,
 }
 
 /// What blocks for a while, without keeping the proxies and the resource from their work.
@@ -151,27 +167,36 @@ impl Stage {
         self.clients.iter().for_each(|client| client.order(order));
     }
 
-    /// Waits until every server serves, and tells how long that took: an election is not the clients' affair.
-    pub async fn servers_serve(&self) -> Duration {
-        let Servers::Three { ensemble, .. } = &self.servers else { return Duration::ZERO };
-        let took =
-            within(ELECTION, async || blocking(|| ensemble.members().iter().all(|m| m.mode().is_some())));
-        took.await.unwrap_or_else(|| panic!("the ensemble does not serve {ELECTION:?} after a fault"))
-    }
-
-    /// Waits until every client has written to the resource again, and tells how long that took.
-    pub async fn recovered(&self, since: Time) -> Result<Duration, String> {
-        let all = 0..self.clients.len();
+    /// Waits until every client has written to the resource again, and tells how long that took from when the servers
+    /// served again: an election is not the clients' affair.
+    pub async fn recovered(&self, since: Time) -> Result<Recovery, String> {
         let late = || {
             let last = self.resource.seen().last;
-            let back = |client: &usize| last.get(client).is_some_and(|(at, _)| *at > since);
-            all.clone().filter(|client| !back(client)).collect::<Vec<_>>()
+            let back = |client: &usize| last.get(client).is_some_and(|at| *at > since);
+            (0..self.clients.len()).filter(|client| !back(client)).collect::<Vec<_>>()
         };
-        let took = within(RECOVERY, async || late().is_empty()).await;
-        took.ok_or_else(|| {
-            let said: Vec<String> = late().into_iter().map(|client| self.clients[client].tail()).collect();
-            format!("after {RECOVERY:?} clients {:?} do not hold again:\n{}", late(), said.join("\n"))
-        })
+        let begun = Instant::now();
+        let mut serving = begun;
+        loop {
+            if late().is_empty() {
+                return Ok(Recovery { election: serving - begun, clients: serving.elapsed() });
+            }
+            let (serve, now) = (blocking(|| self.servers.serve()), Instant::now());
+            if !serve {
+                serving = now;
+            }
+            if now - serving >= RECOVERY || now - begun >= ELECTION {
+                let tails: Vec<String> =
+                    late().into_iter().map(|client| self.clients[client].tail()).collect();
+                return Err(format!(
+                    "{:?} after the servers serve, clients {:?} do not hold:\n{}",
+                    now - serving,
+                    late(),
+                    tails.join("\n")
+                ));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Has everybody release what they have and ask for nothing, and waits until the server shows no node of theirs:

@@ -226,7 +226,7 @@ impl Worker {
         let uses = self.dice.below(4);
         let mut used = 0;
         while used <= uses || (order == Order::Hold && self.orders.now() == order) {
-            if !self.use_it(kind, &*guard).await {
+            if !self.use_it(kind, &*guard, order == Order::Hold).await {
                 return;
             }
             self.die_at(Moment::Used, order, 5).await;
@@ -256,7 +256,7 @@ impl Worker {
 
     /// Writes to the resource if the guard says so, and even when it does not: as a process would that was stopped
     /// between the look and the write. Tells whether the guard is still worth having.
-    async fn use_it(&mut self, kind: &'static Kind, guard: &dyn Held) -> bool {
+    async fn use_it(&mut self, kind: &'static Kind, guard: &dyn Held, keeps: bool) -> bool {
         let (state, until) = match self.twin {
             Twin::Deaf => (LeaseState::Held, now() + 1_000_000),
             Twin::None | Twin::Leaver | Twin::FollowerReads => promise(guard),
@@ -269,11 +269,11 @@ impl Worker {
         match state {
             // A resource that knows better ends it.
             LeaseState::Held => {
-                self.writer.write(kind, guard.token(), until).await || self.twin == Twin::Deaf
+                self.writer.write(kind, guard.token(), until, keeps).await || self.twin == Twin::Deaf
             }
             LeaseState::Suspended => true,
             LeaseState::Lost => {
-                self.writer.write(kind, guard.token(), 0).await;
+                self.writer.write(kind, guard.token(), 0, false).await;
                 sleep(self.dice.time(20)).await;
                 if promise(guard).0 != LeaseState::Lost {
                     self.write(&Entry::Failed("a lost guard says that it holds".into()));
@@ -295,8 +295,8 @@ impl Worker {
     }
 }
 
-/// What a guard says, and until when it promises that nobody else holds, on the clock that all processes share. The
-/// state is read last: so what comes before it was promised by a guard that was not lost.
+/// What a guard says, and until when it promises that nobody else holds, on the clock that all processes share. A guard
+/// that does not say that it is lost promises at least the moment before it was asked.
 fn promise(guard: &dyn Held) -> (LeaseState, Time) {
     // In this order, so that the promise is at most as long as it was meant.
     let (time, instant) = (now(), Instant::now());
