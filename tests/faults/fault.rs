@@ -50,6 +50,7 @@ pub const FAULTS: &[Fault] = &[
     fault!(Any, "a half-open connection", half_open),
     fault!(Any, "no replies", no_replies),
     fault!(Any, "replies lost, then a reset", replies_lost),
+    fault!(Any, "requests lost, then a reset", |stage, _| requests_lost(stage)),
     fault!(Any, "slow replies", |stage, victim| slow(stage, victim, 0.1)),
     fault!(Any, "replies slower than heartbeats", |stage, victim| slow(stage, victim, 0.2)),
     fault!(Any, "a client paused for a moment", |stage, victim| paused(stage, victim, 0.4)),
@@ -120,6 +121,21 @@ async fn replies_lost(stage: &Stage, victim: usize) {
         sleep(stage.dice(|dice| dice.time(60))).await;
         proxies.iter().for_each(|proxy| proxy.cut());
         sleep(stage.dice(|dice| dice.time(200))).await;
+    }
+}
+
+/// Of all clients. What a hole has swallowed is gone with the connection.
+async fn requests_lost(stage: &Stage) {
+    for _ in 0..8 {
+        for proxy in stage.clients.iter().flat_map(|client| &client.proxies) {
+            proxy.black_hole(true);
+        }
+        sleep(stage.dice(|dice| dice.time(40))).await;
+        for proxy in stage.clients.iter().flat_map(|client| &client.proxies) {
+            proxy.cut();
+            proxy.black_hole(false);
+        }
+        sleep(stage.dice(|dice| dice.time(300))).await;
     }
 }
 
