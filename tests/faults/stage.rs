@@ -34,7 +34,7 @@ pub const SYNC: Duration = TICK.saturating_mul(SYNC_TICKS);
 pub const RECOVERY: Duration = SESSION.saturating_mul(5);
 
 /// How soon the servers agree on a leader.
-const ELECTION: Duration = Duration::from_secs(60);
+const ELECTION: Duration = Duration::from_secs(30);
 
 pub struct Stage {
     pub servers: Servers,
@@ -79,14 +79,16 @@ impl Servers {
         Servers::Three { ensemble, links: links.into_inner().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Whether all of them do.
-    fn serve(&self) -> bool {
-        match self {
-            Servers::One(_) => true,
-            Servers::Three { ensemble, .. } => {
-                ensemble.members().iter().all(|member| member.mode().is_some())
+    /// Whether each of them makes a session, which takes a quorum: one that says that it leads or follows may still be
+    /// busy with an election.
+    async fn serve(&self) -> bool {
+        for address in self.addresses() {
+            let session = zk::Client::connector().with_session_timeout(SESSION).connect(&address).await;
+            if session.is_err() {
+                return false;
             }
         }
+        true
     }
 
     pub fn addresses(&self) -> Vec<String> {
@@ -101,6 +103,15 @@ impl Servers {
 pub struct Recovery {
     pub election: Duration,
     pub clients: Duration,
+}
+
+/// Why it did not become well.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The servers made no session in all that time.
+    Standstill,
+    /// Some clients have not come back although the servers have.
+    Clients(String),
 }
 
 /// What blocks for a while, without keeping the proxies and the resource from their work.
@@ -167,9 +178,19 @@ impl Stage {
         self.clients.iter().for_each(|client| client.order(order));
     }
 
+    /// Starts servers that have come to a standstill again, all at once. A restart one by one would be a fault more.
+    pub fn restart_servers(&self) {
+        let Servers::Three { ensemble, .. } = &self.servers else { return };
+        blocking(|| {
+            ensemble.members().iter().for_each(Server::stop);
+            ensemble.members().iter().for_each(Server::relaunch);
+            ensemble.members().iter().for_each(Server::wait_until_serving);
+        });
+    }
+
     /// Waits until every client has written to the resource again, and tells how long that took from when the servers
     /// served again: an election is not the clients' affair.
-    pub async fn recovered(&self, since: Time) -> Result<Recovery, String> {
+    pub async fn recovered(&self, since: Time) -> Result<Recovery, Trouble> {
         let late = || {
             let last = self.resource.seen().last;
             let back = |client: &usize| last.get(client).is_some_and(|at| *at > since);
@@ -181,19 +202,24 @@ impl Stage {
             if late().is_empty() {
                 return Ok(Recovery { election: serving - begun, clients: serving.elapsed() });
             }
-            let (serve, now) = (blocking(|| self.servers.serve()), Instant::now());
+            let serve = tokio::time::timeout(SESSION, self.servers.serve()).await.unwrap_or(false);
+            let now = Instant::now();
             if !serve {
                 serving = now;
             }
-            if now - serving >= RECOVERY || now - begun >= ELECTION {
+            if now - begun >= ELECTION && serving == now {
+                return Err(Trouble::Standstill);
+            }
+            if now - serving >= RECOVERY {
                 let tails: Vec<String> =
                     late().into_iter().map(|client| self.clients[client].tail()).collect();
-                return Err(format!(
-                    "{:?} after the servers serve, clients {:?} do not hold:\n{}",
+                let nodes = tokio::time::timeout(RECOVERY, self.nodes()).await;
+                return Err(Trouble::Clients(format!(
+                    "{:?} after the servers serve, clients {:?} do not hold; nodes: {nodes:?}\n{}",
                     now - serving,
                     late(),
                     tails.join("\n")
-                ));
+                )));
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -228,7 +254,16 @@ impl Stage {
                 Err(error) => return Err(error),
             }
             match client.list_children(path).await {
-                Ok(children) => nodes.extend(children.into_iter().map(|child| format!("{path}/{child}"))),
+                Ok(children) => {
+                    for child in children {
+                        let node = format!("{path}/{child}");
+                        match client.get_data(&node).await {
+                            Ok((_, stat)) => nodes.push(format!("{node} of {:#x}", stat.ephemeral_owner)),
+                            Err(zk::Error::NoNode) => {}
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
                 Err(zk::Error::NoNode) => {}
                 Err(error) => return Err(error),
             }
@@ -316,7 +351,7 @@ impl Client {
         let read = |name: &str| fs::read_to_string(self.file(name)).unwrap_or_default();
         let last = |text: String| {
             let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(12)..].join("\n")
+            lines[lines.len().saturating_sub(25)..].join("\n")
         };
         let order = read(worker::ORDER);
         format!("told to {order} at {}\n{}\n{}", now(), last(read(worker::HISTORY)), last(read(&log)))

@@ -4,7 +4,6 @@
 //! that it may be killed or stopped at any moment.
 
 use std::fs::{self, File, OpenOptions};
-use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -118,6 +117,8 @@ impl Settings {
 
 /// Works until it is told to stop.
 pub async fn work(directory: &Path) {
+    let filter = tracing_subscriber::EnvFilter::new("lockkeeper_actors=debug,zookeeper_client=info");
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
     let settings = fs::read_to_string(directory.join(SETTINGS)).expect("the settings");
     let settings = Settings::read(&settings).expect("settings");
     let history = OpenOptions::new().append(true).create(true).open(directory.join(HISTORY));
@@ -326,11 +327,9 @@ impl Orders {
         Order::read(&text).expect("an order")
     }
 
-    fn other_than(&self, order: Order) -> impl Future<Output = ()> {
-        async move {
-            while self.now() == order {
-                sleep(POLL).await;
-            }
+    async fn other_than(&self, order: Order) {
+        while self.now() == order {
+            sleep(POLL).await;
         }
     }
 }
