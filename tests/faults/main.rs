@@ -4,7 +4,8 @@
 //! Every client writes down what its guards promise and until when; the histories are checked against each other, and
 //! writes to a resource outside against their tokens. `LOCKKEEPER_TEST_SERVER=ensemble` makes it three real servers
 //! with proxies between them; otherwise it is one, and what takes three is left out. `LOCKKEEPER_FAULTS_SECONDS`
-//! makes it longer, `LOCKKEEPER_FAULTS_SEED` repeats the order of an earlier run.
+//! makes it longer, `LOCKKEEPER_FAULTS_SEED` repeats the order of an earlier run, and `LOCKKEEPER_FAULTS_ONLY` takes
+//! the faults whose names contain a text.
 
 #[path = "../common/mod.rs"]
 mod common;
