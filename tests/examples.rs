@@ -54,6 +54,36 @@ async fn a_service_without_actors_hands_over() {
     }
 }
 
+#[tokio::test]
+async fn a_holder_that_comes_late_is_refused_by_a_row_an_object_and_a_node() {
+    for (example, kept) in [
+        ("fenced_row", "balance: 130\n"),
+        ("fenced_object", "object: from the next\n"),
+        ("fenced_znode", "node: from the next\n"),
+    ] {
+        let said = run(example, &[&shared().one_address()]).await;
+        let done: Vec<bool> =
+            (said.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse().ok())).collect();
+        assert_eq!(done, [true, true, false], "{said}");
+        assert!(said.ends_with(kept), "{said}");
+    }
+}
+
+#[test]
+fn the_page_on_safety_quotes_the_examples_as_they_are() {
+    let page = include_str!("../docs/safety.md");
+    for (example, function) in [
+        (include_str!("../examples/fenced_row.rs"), "fn deposit("),
+        (include_str!("../examples/fenced_object.rs"), "fn put("),
+        (include_str!("../examples/fenced_znode.rs"), "async fn set("),
+    ] {
+        let begin = example.find(function).expect("the function");
+        let end = example[begin..].find("\n}\n").expect("its end") + "\n}\n".len();
+        let quoted = format!("```rust\n{}```\n", &example[begin..begin + end]);
+        assert!(page.contains(&quoted), "not on the page:\n{quoted}");
+    }
+}
+
 /// Runs an example with the command that the README gives.
 async fn run(name: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));

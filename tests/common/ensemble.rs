@@ -19,7 +19,13 @@ impl Ensemble {
 
     /// The same with other options, which all members get.
     pub fn start_with(options: &ServerOptions) -> Ensemble {
-        Ensemble::try_start(options).unwrap_or_else(|reason| panic!("{reason}"))
+        Ensemble::start_linked(options, &|_, _, port| port)
+    }
+
+    /// The same with other links between the members: `link(from, to, port)` is the port that `from` finds the quorum
+    /// port of `to` at, which really is `port`. With a proxy there, a follower can be cut off from its leader.
+    pub fn start_linked(options: &ServerOptions, link: &dyn Fn(usize, usize, u16) -> u16) -> Ensemble {
+        Ensemble::try_start(options, link).unwrap_or_else(|reason| panic!("{reason}"))
     }
 
     /// The addresses of all members, separated by commas.
@@ -73,19 +79,27 @@ const INIT_LIMIT: u32 = 25;
 const SYNC_LIMIT: u32 = 5;
 
 impl Ensemble {
-    fn try_start(options: &ServerOptions) -> Result<Ensemble, String> {
+    fn try_start(
+        options: &ServerOptions,
+        link: &dyn Fn(usize, usize, u16) -> u16,
+    ) -> Result<Ensemble, String> {
         let mut attempt = 1;
         loop {
             let reserved = ports::reserve(3 * SIZE);
             let (clients, peers) = reserved.ports.split_at(SIZE);
-            let mut config = vec![format!("initLimit={INIT_LIMIT}"), format!("syncLimit={SYNC_LIMIT}")];
-            for (number, ports) in peers.chunks(2).enumerate() {
-                config.push(format!("server.{}=127.0.0.1:{}:{}", number + 1, ports[0], ports[1]));
-            }
+            let config = |member: usize| {
+                let mut config = vec![format!("initLimit={INIT_LIMIT}"), format!("syncLimit={SYNC_LIMIT}")];
+                for (number, ports) in peers.chunks(2).enumerate() {
+                    let own = number == member;
+                    let quorum = if own { ports[0] } else { link(member, number, ports[0]) };
+                    config.push(format!("server.{}=127.0.0.1:{quorum}:{}", number + 1, ports[1]));
+                }
+                config
+            };
             let members = clients
                 .iter()
                 .enumerate()
-                .map(|(number, port)| Server::prepare(*port, options, &config, Some(number + 1)))
+                .map(|(number, port)| Server::prepare(*port, options, &config(number), Some(number + 1)))
                 .collect::<Result<Vec<_>, _>>()?;
             let ensemble = Ensemble { members };
             drop(reserved);

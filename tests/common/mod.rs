@@ -9,7 +9,7 @@
 
 pub mod curator;
 pub mod ensemble;
-mod guardian;
+pub mod guardian;
 mod java;
 pub mod kazoo;
 mod kazoo_process;

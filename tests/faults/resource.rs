@@ -1,0 +1,168 @@
+//! What the locks protect: a resource outside of all clients, which compares tokens.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::history::{Time, now};
+use super::kinds::{KINDS, Kind};
+
+/// A service on loopback: refuses a write whose token is smaller than that of a conflicting write it has taken.
+pub struct Resource {
+    address: String,
+    seen: Arc<Mutex<Seen>>,
+    serving: JoinHandle<()>,
+}
+
+/// What it has seen so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    largest: BTreeMap<&'static str, u64>,
+    /// Of each client, when it last wrote.
+    pub last: BTreeMap<usize, Time>,
+    /// Of each client that was told to keep a lock, when it last wrote under it.
+    pub kept: BTreeMap<usize, Time>,
+    pub taken: u64,
+    /// Writes that came after the end of their lease, and after somebody else's: what tokens are for.
+    pub refused: u64,
+    /// The same, while the writer's guard still promised to be alone: what must not be.
+    pub violations: Vec<String>,
+}
+
+impl Resource {
+    pub async fn start() -> Resource {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let serving = tokio::spawn(serve(listener, seen.clone()));
+        Resource { address, seen, serving }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn seen(&self) -> Seen {
+        lock(&self.seen).clone()
+    }
+}
+
+impl Drop for Resource {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// A client's connection to it.
+pub struct Writer {
+    client: usize,
+    answers: BufReader<OwnedReadHalf>,
+    writes: OwnedWriteHalf,
+}
+
+impl Writer {
+    pub async fn connect(address: &str, client: usize) -> Writer {
+        let stream = TcpStream::connect(address).await.expect("the resource is there");
+        stream.set_nodelay(true).expect("a TCP stream");
+        let (answers, writes) = stream.into_split();
+        Writer { client, answers: BufReader::new(answers), writes }
+    }
+
+    /// Writes under a token, with what the guard promises: until when nobody else holds. Tells whether it was taken.
+    pub async fn write(&mut self, kind: &Kind, token: u64, promise: Time, keeps: bool) -> bool {
+        let line = format!("{} {} {token} {promise} {keeps}\n", self.client, kind.name);
+        self.writes.write_all(line.as_bytes()).await.expect("the resource is there");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).await.expect("the resource is there");
+        answer == "taken\n"
+    }
+}
+
+impl Seen {
+    fn write(&mut self, client: usize, kind: &'static Kind, token: u64, promise: Time, at: Time) -> bool {
+        let conflicting = KINDS.iter().filter(|other| other.conflicts(kind));
+        let largest = conflicting.filter_map(|other| self.largest.get(other.name)).max();
+        if let Some(largest) = largest.filter(|largest| **largest > token) {
+            if at < promise {
+                self.violations.push(format!(
+                    "client {client} wrote at {at} as {} under {token:#x}, sure until {promise}, after {largest:#x}",
+                    kind.name
+                ));
+            }
+            self.refused += 1;
+            return false;
+        }
+        let newest = self.largest.entry(kind.name).or_default();
+        *newest = token.max(*newest);
+        self.last.insert(client, at);
+        self.taken += 1;
+        true
+    }
+}
+
+async fn serve(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            // A client that is killed ends its connection, within a line perhaps.
+            let (answers, mut writes) = stream.into_split();
+            let mut lines = BufReader::new(answers).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let Some((client, kind, token, promise, keeps)) = parse(&line) else { return };
+                let taken = {
+                    // The time is read under the lock, so that it grows from write to write.
+                    let mut seen = lock(&seen);
+                    let at = now();
+                    let taken = seen.write(client, kind, token, promise, at);
+                    if taken && keeps {
+                        seen.kept.insert(client, at);
+                    }
+                    taken
+                };
+                let answer: &[u8] = if taken { b"taken\n" } else { b"refused\n" };
+                if writes.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn parse(line: &str) -> Option<(usize, &'static Kind, u64, Time, bool)> {
+    let mut words = line.split(' ');
+    let client = words.next()?.parse().ok()?;
+    let kind = Kind::named(words.next()?)?;
+    let token = words.next()?.parse().ok()?;
+    Some((client, kind, token, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_smaller_token_behind_a_larger_one_is_refused_and_told_apart_by_its_promise() {
+        let (lock, read, write) = (&KINDS[0], &KINDS[1], &KINDS[2]);
+        let mut seen = Seen::default();
+        assert!(seen.write(0, lock, 5, 100, 1));
+        assert!(seen.write(0, lock, 5, 100, 2), "the same holder again");
+        assert!(seen.write(1, lock, 6, 100, 3));
+        assert!(!seen.write(0, lock, 5, 4, 4), "behind the end of its promise");
+        assert_eq!((seen.refused, seen.violations.len()), (1, 0));
+        assert!(!seen.write(0, lock, 5, 5, 4), "before it");
+        assert_eq!((seen.refused, seen.violations.len()), (2, 1));
+
+        assert!(seen.write(0, read, 9, 100, 5));
+        assert!(seen.write(1, read, 8, 100, 6), "readers do not compare with readers");
+        assert!(!seen.write(2, write, 8, 100, 7), "but writers do");
+        assert_eq!(seen.violations.len(), 2);
+    }
+}

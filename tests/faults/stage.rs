@@ -1,0 +1,363 @@
+//! Everything a run has: servers, clients in processes of their own, proxies between all of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use lockkeeper_embedded::Proxy;
+use tokio::time::{Instant, sleep};
+use zookeeper_client as zk;
+
+use super::common::guardian::Guardian;
+use super::common::{Ensemble, Server, ServerOptions, TestServer};
+use super::dice::Dice;
+use super::history::{Entry, Time, now};
+use super::kinds::KINDS;
+use super::resource::Resource;
+use super::twins::Twin;
+use super::worker::{self, Order, Settings};
+
+/// The session timeout that clients ask for.
+pub const SESSION: Duration = Duration::from_secs(2);
+
+/// How long a leader and a follower wait for each other: longer than a session lasts, so that a follower which is cut
+/// off goes on answering while its leader lets sessions end.
+const SYNC_TICKS: u32 = 15;
+const TICK: Duration = Duration::from_millis(200);
+pub const SYNC: Duration = TICK.saturating_mul(SYNC_TICKS);
+
+/// How soon after a fault every client works again, and how soon nothing is left of what was held.
+pub const RECOVERY: Duration = SESSION.saturating_mul(5);
+
+/// How soon the servers agree on a leader.
+const ELECTION: Duration = Duration::from_secs(30);
+
+pub struct Stage {
+    pub servers: Servers,
+    pub clients: Vec<Client>,
+    pub resource: Resource,
+    dice: Mutex<Dice>,
+}
+
+pub enum Servers {
+    /// Embedded, or standalone.
+    One(TestServer),
+    Three {
+        ensemble: Ensemble,
+        /// What stands between a member and the quorum port of another, by both their numbers.
+        links: BTreeMap<(usize, usize), Proxy>,
+    },
+}
+
+impl Servers {
+    /// The kind that `LOCKKEEPER_TEST_SERVER` asks for.
+    pub fn start() -> Servers {
+        match std::env::var("LOCKKEEPER_TEST_SERVER").as_deref() {
+            Ok("ensemble") => Servers::three(),
+            Ok(_) | Err(_) => Servers::One(TestServer::start()),
+        }
+    }
+
+    fn three() -> Servers {
+        let options = ServerOptions {
+            tick_ms: u32::try_from(TICK.as_millis()).expect("it is short"),
+            config: vec![format!("syncLimit={SYNC_TICKS}")],
+            ..ServerOptions::default()
+        };
+        let links = Mutex::new(BTreeMap::new());
+        let link = |from, to, port| {
+            let proxy = block_on(Proxy::start(format!("127.0.0.1:{port}"))).expect("a free port");
+            let found_at = proxy.address().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+            links.lock().unwrap_or_else(PoisonError::into_inner).insert((from, to), proxy);
+            found_at.expect("a port")
+        };
+        let ensemble = blocking(|| Ensemble::start_linked(&options, &link));
+        Servers::Three { ensemble, links: links.into_inner().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Whether each of them makes a session, which takes a quorum: one that says that it leads or follows may still be
+    /// busy with an election.
+    async fn serve(&self) -> bool {
+        for address in self.addresses() {
+            let session = zk::Client::connector().with_session_timeout(SESSION).connect(&address).await;
+            if session.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub fn addresses(&self) -> Vec<String> {
+        match self {
+            Servers::One(server) => vec![server.address()],
+            Servers::Three { ensemble, .. } => ensemble.members().iter().map(Server::address).collect(),
+        }
+    }
+}
+
+/// How long it took until all was well again.
+pub struct Recovery {
+    pub election: Duration,
+    pub clients: Duration,
+}
+
+/// Why it did not become well.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The servers made no session in all that time.
+    Standstill,
+    /// Some clients have not come back although the servers have.
+    Clients(String),
+}
+
+/// What blocks for a while, without keeping the proxies and the resource from their work.
+pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
+}
+
+pub struct Client {
+    guardian: Guardian,
+    /// One in front of each server.
+    pub proxies: Vec<Proxy>,
+    launches: AtomicU32,
+}
+
+impl Stage {
+    /// Servers, and one client of each kind, all at work.
+    pub async fn start(twins: &[Twin], seed: u64) -> Stage {
+        let servers = Servers::start();
+        let resource = Resource::start().await;
+        let mut clients = Vec::new();
+        for (number, twin) in twins.iter().enumerate() {
+            let mut proxies = Vec::new();
+            for address in servers.addresses() {
+                proxies.push(Proxy::start(address).await.expect("a free port"));
+            }
+            let addresses: Vec<String> = proxies.iter().map(Proxy::address).collect();
+            let settings = Settings {
+                client: number,
+                zookeeper: addresses.join(","),
+                resource: resource.address().to_owned(),
+                session: SESSION,
+                tick: (number % 2 == 1).then_some(TICK),
+                seed: seed ^ (number as u64) << 32,
+                twin: *twin,
+            };
+            clients.push(Client::start(&settings, proxies));
+        }
+        let stage = Stage { servers, clients, resource, dice: Mutex::new(Dice::new(seed)) };
+        stage.order_all(Order::Work);
+        stage.clients.iter().for_each(Client::launch);
+        stage
+    }
+
+    pub fn ensemble(&self) -> &Ensemble {
+        match &self.servers {
+            Servers::Three { ensemble, .. } => ensemble,
+            Servers::One(_) => panic!("this fault needs three servers"),
+        }
+    }
+
+    /// What stands between one member and the other's quorum port. A connection is made by whoever follows.
+    pub fn link(&self, follower: usize, leader: usize) -> &Proxy {
+        match &self.servers {
+            Servers::Three { links, .. } => &links[&(follower, leader)],
+            Servers::One(_) => panic!("this fault needs three servers"),
+        }
+    }
+
+    pub fn dice<T>(&self, throw: impl FnOnce(&mut Dice) -> T) -> T {
+        throw(&mut self.dice.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn order_all(&self, order: Order) {
+        self.clients.iter().for_each(|client| client.order(order));
+    }
+
+    /// Starts servers that have come to a standstill again, all at once. A restart one by one would be a fault more.
+    pub fn restart_servers(&self) {
+        let Servers::Three { ensemble, .. } = &self.servers else { return };
+        blocking(|| {
+            ensemble.members().iter().for_each(Server::stop);
+            ensemble.members().iter().for_each(Server::relaunch);
+            ensemble.members().iter().for_each(Server::wait_until_serving);
+        });
+    }
+
+    /// Waits until every client has written to the resource again, and tells how long that took from when the servers
+    /// served again: an election is not the clients' affair.
+    pub async fn recovered(&self, since: Time) -> Result<Recovery, Trouble> {
+        let late = || {
+            let last = self.resource.seen().last;
+            let back = |client: &usize| last.get(client).is_some_and(|at| *at > since);
+            (0..self.clients.len()).filter(|client| !back(client)).collect::<Vec<_>>()
+        };
+        let begun = Instant::now();
+        let mut serving = begun;
+        loop {
+            if late().is_empty() {
+                return Ok(Recovery { election: serving - begun, clients: serving.elapsed() });
+            }
+            let serve = tokio::time::timeout(SESSION, self.servers.serve()).await.unwrap_or(false);
+            let now = Instant::now();
+            if !serve {
+                serving = now;
+            }
+            if now - begun >= ELECTION && serving == now {
+                return Err(Trouble::Standstill);
+            }
+            if now - serving >= RECOVERY {
+                let tails: Vec<String> =
+                    late().into_iter().map(|client| self.clients[client].tail()).collect();
+                let nodes = tokio::time::timeout(RECOVERY, self.nodes()).await;
+                return Err(Trouble::Clients(format!(
+                    "{:?} after the servers serve, clients {:?} do not hold; nodes: {nodes:?}\n{}",
+                    now - serving,
+                    late(),
+                    tails.join("\n")
+                )));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Has everybody release what they have and ask for nothing, and waits until the server shows no node of theirs:
+    /// while the sessions live on, so that it is the clients who took them away.
+    pub async fn nothing_left(&self) -> Result<Duration, String> {
+        self.order_all(Order::Rest);
+        let mut left = Vec::new();
+        let took = within(RECOVERY, async || {
+            match self.nodes().await {
+                Ok(nodes) => left = nodes,
+                // The ensemble may still be busy with an election.
+                Err(error) => left = vec![error.to_string()],
+            }
+            left.is_empty()
+        })
+        .await;
+        took.ok_or_else(|| format!("after {RECOVERY:?} of rest there still is: {left:?}"))
+    }
+
+    async fn nodes(&self) -> Result<Vec<String>, zk::Error> {
+        let mut connector = zk::Client::connector().with_session_timeout(Duration::from_secs(10));
+        connector = connector.with_connection_timeout(Duration::from_secs(5));
+        let client = connector.connect(&self.servers.addresses().join(",")).await?;
+        let mut nodes = Vec::new();
+        let paths: std::collections::BTreeSet<&str> = KINDS.iter().map(|kind| kind.path).collect();
+        for path in paths {
+            match client.sync(path).await {
+                Ok(()) | Err(zk::Error::NoNode) => {}
+                Err(error) => return Err(error),
+            }
+            match client.list_children(path).await {
+                Ok(children) => {
+                    for child in children {
+                        let node = format!("{path}/{child}");
+                        match client.get_data(&node).await {
+                            Ok((_, stat)) => nodes.push(format!("{node} of {:#x}", stat.ephemeral_owner)),
+                            Err(zk::Error::NoNode) => {}
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                Err(zk::Error::NoNode) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Ends all clients, and tells what they have written down.
+    pub async fn end(&self) -> Result<Vec<Vec<Entry>>, String> {
+        self.order_all(Order::Stop);
+        for client in &self.clients {
+            let ended = within(RECOVERY, async || client.has_ended()).await;
+            ended.ok_or_else(|| format!("a client does not end:\n{}", client.tail()))?;
+        }
+        Ok(self.clients.iter().map(Client::history).collect())
+    }
+}
+
+/// Waits for it, and tells how long it took, or nothing.
+pub async fn within(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> Option<Duration> {
+    let begun = Instant::now();
+    loop {
+        if tokio::time::timeout_at(begun + limit, condition()).await.ok()? {
+            return Some(begun.elapsed());
+        }
+        if begun.elapsed() >= limit {
+            return None;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Client {
+    fn start(settings: &Settings, proxies: Vec<Proxy>) -> Client {
+        let binary = std::env::current_exe().expect("this binary");
+        let guardian = Guardian::new("lockkeeper-faults", |directory| {
+            let mut setting = std::ffi::OsString::from(worker::DIRECTORY);
+            setting.push("=");
+            setting.push(directory);
+            // The one test that is not a test.
+            let rest = ["client_process", "--exact", "--nocapture"];
+            ["env".into(), setting, binary.into()].into_iter().chain(rest.map(Into::into)).collect()
+        });
+        fs::write(guardian.directory().join(worker::SETTINGS), settings.write()).expect("a directory");
+        Client { guardian, proxies, launches: AtomicU32::new(0) }
+    }
+
+    pub fn launch(&self) {
+        let number = self.launches.fetch_add(1, Ordering::SeqCst);
+        self.guardian.launch(&format!("log-{number}"));
+    }
+
+    pub fn kill(&self) {
+        blocking(|| self.guardian.kill());
+    }
+
+    pub fn pause(&self) {
+        blocking(|| self.guardian.pause());
+    }
+
+    pub fn resume(&self) {
+        blocking(|| self.guardian.resume());
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.guardian.child_has_ended()
+    }
+
+    /// In one piece: the client reads at any moment.
+    pub fn order(&self, order: Order) {
+        let (new, path) = (self.file("order-new"), self.file(worker::ORDER));
+        fs::write(&new, order.write()).and_then(|()| fs::rename(new, path)).expect("a directory");
+    }
+
+    /// A last line that a kill has cut short is left out.
+    pub fn history(&self) -> Vec<Entry> {
+        let text = fs::read_to_string(self.file(worker::HISTORY)).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map(|(whole, _)| whole).unwrap_or_default();
+        whole.lines().map(|line| line.parse().unwrap_or_else(|error| panic!("{error}"))).collect()
+    }
+
+    /// The ends of its history and of its log.
+    pub fn tail(&self) -> String {
+        let log = format!("log-{}", self.launches.load(Ordering::SeqCst).saturating_sub(1));
+        let read = |name: &str| fs::read_to_string(self.file(name)).unwrap_or_default();
+        let last = |text: String| {
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(25)..].join("\n")
+        };
+        let order = read(worker::ORDER);
+        format!("told to {order} at {}\n{}\n{}", now(), last(read(worker::HISTORY)), last(read(&log)))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.guardian.directory().join(name)
+    }
+}

@@ -1,0 +1,335 @@
+//! The client: a process that takes locks, uses them, and does as it is told.
+//!
+//! It is this test binary once more. What it is told stands in files of its directory, and so does what it has done, so
+//! that it may be killed or stopped at any moment.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lockkeeper::{Keeper, LeaseState};
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::time::sleep;
+
+use super::dice::Dice;
+use super::history::{Entry, Time, now};
+use super::kinds::{Held, KINDS, Kind, Patience};
+use super::resource::Writer;
+use super::twins::{self, Twin};
+
+/// The environment variable that makes a worker of the test binary: its directory.
+pub const DIRECTORY: &str = "LOCKKEEPER_FAULTS_WORKER";
+pub const SETTINGS: &str = "settings";
+pub const ORDER: &str = "order";
+pub const HISTORY: &str = "history";
+
+/// What it is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Take locks of all kinds, briefly, one after the other.
+    Work,
+    /// Take the lock that all want and keep it.
+    Hold,
+    /// Release what you have, and ask for nothing.
+    Rest,
+    /// Kill yourself when you get there.
+    Die(Moment),
+    Stop,
+}
+
+/// A moment in the life of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// While the create or the list is on its way, or just before, or after.
+    Asked,
+    /// While somebody else is ahead.
+    Queued,
+    GaveUp,
+    Cancelled,
+    Granted,
+    Used,
+    /// While the delete is on its way.
+    Releasing,
+    /// The same, for a guard that was dropped.
+    Dropped,
+    Released,
+}
+
+impl Moment {
+    pub const ALL: [Moment; 9] = [
+        Moment::Asked,
+        Moment::Queued,
+        Moment::GaveUp,
+        Moment::Cancelled,
+        Moment::Granted,
+        Moment::Used,
+        Moment::Releasing,
+        Moment::Dropped,
+        Moment::Released,
+    ];
+}
+
+impl Order {
+    pub fn write(self) -> String {
+        format!("{self:?}")
+    }
+
+    fn read(text: &str) -> Option<Order> {
+        let moments = Moment::ALL.map(Order::Die);
+        let mut all = [Order::Work, Order::Hold, Order::Rest, Order::Stop].into_iter().chain(moments);
+        all.find(|order| order.write() == text)
+    }
+}
+
+/// What a worker needs to know, one value a line.
+pub struct Settings {
+    pub client: usize,
+    pub zookeeper: String,
+    pub resource: String,
+    pub session: Duration,
+    /// The servers' tickTime, for clients that are told.
+    pub tick: Option<Duration>,
+    pub seed: u64,
+    pub twin: Twin,
+}
+
+impl Settings {
+    pub fn write(&self) -> String {
+        let tick = self.tick.map_or(0, |tick| tick.as_millis());
+        let Settings { client, zookeeper, resource, session, seed, twin, .. } = self;
+        format!("{client}\n{zookeeper}\n{resource}\n{}\n{tick}\n{seed}\n{twin:?}\n", session.as_millis())
+    }
+
+    fn read(text: &str) -> Option<Settings> {
+        let mut lines = text.lines();
+        Some(Settings {
+            client: lines.next()?.parse().ok()?,
+            zookeeper: lines.next()?.to_owned(),
+            resource: lines.next()?.to_owned(),
+            session: lines.next()?.parse().map(Duration::from_millis).ok()?,
+            tick: Some(lines.next()?.parse().map(Duration::from_millis).ok()?).filter(|tick| !tick.is_zero()),
+            seed: lines.next()?.parse().ok()?,
+            twin: Twin::read(lines.next()?)?,
+        })
+    }
+}
+
+/// Works until it is told to stop.
+pub async fn work(directory: &Path) {
+    let filter = tracing_subscriber::EnvFilter::new("lockkeeper_actors=debug,zookeeper_client=info");
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    let settings = fs::read_to_string(directory.join(SETTINGS)).expect("the settings");
+    let settings = Settings::read(&settings).expect("settings");
+    let history = OpenOptions::new().append(true).create(true).open(directory.join(HISTORY));
+    let mut history = history.expect("a history");
+    write(&mut history, &Entry::Started(now()));
+    let Settings { client, session, tick, twin, .. } = settings;
+    let writer = Writer::connect(&settings.resource, client).await;
+    let options = Keeper::options()
+        .session_timeout(session)
+        .connect_timeout(Duration::from_secs(60))
+        .identifier(format!("client-{client}"));
+    let options = tick.into_iter().fold(options, |options, tick| options.tick_time(tick));
+    let keeper = options.connect(&settings.zookeeper).await.expect("ZooKeeper comes back in time");
+    let reader = match twin {
+        Twin::FollowerReads => Some(twins::FollowerReads::connect(&settings.zookeeper, session).await),
+        Twin::None | Twin::Deaf | Twin::Leaver => None,
+    };
+    let dice = Dice::new(settings.seed ^ now());
+    let orders = Orders { path: directory.join(ORDER) };
+    let mut worker = Worker { keeper, reader, orders, history, writer, dice, twin };
+    loop {
+        let order = worker.orders.now();
+        match order {
+            Order::Stop => break,
+            Order::Rest => sleep(POLL).await,
+            Order::Work | Order::Hold | Order::Die(_) => worker.turn(order).await,
+        }
+    }
+    worker.keeper.close().await;
+}
+
+struct Worker {
+    keeper: Keeper,
+    /// Only a broken twin has it.
+    reader: Option<twins::FollowerReads>,
+    orders: Orders,
+    history: File,
+    writer: Writer,
+    dice: Dice,
+    twin: Twin,
+}
+
+/// How often the order is read while there is nothing else to do.
+const POLL: Duration = Duration::from_millis(4);
+
+impl Worker {
+    /// Asks for a lock, uses it for a while when it comes, and releases it, each in one of the ways there are.
+    async fn turn(&mut self, order: Order) {
+        let kind = match order {
+            Order::Hold => &KINDS[0],
+            _ if self.reader.is_some() => &KINDS[0],
+            Order::Work | Order::Rest | Order::Die(_) | Order::Stop => self.dice.pick(KINDS),
+        };
+        let patience = match (order, self.dice.below(10)) {
+            (Order::Die(Moment::GaveUp), _) => Patience::Until(self.dice.time(20)),
+            (Order::Hold | Order::Die(_), _) | (_, 0..=5) => Patience::Forever,
+            (_, 6 | 7) => Patience::Until(self.dice.time(300)),
+            (_, 8) => Patience::Try,
+            (_, _) => return self.cancel(kind, order).await,
+        };
+        if let Order::Die(Moment::Asked | Moment::Queued | Moment::Cancelled) = order {
+            return self.cancel(kind, order).await;
+        }
+        let asked = self.ask(kind, patience);
+        let answer = tokio::select! {
+            answer = asked => answer,
+            // Dropping the request cancels it.
+            () = self.orders.other_than(order) => return,
+        };
+        match answer {
+            Ok(Some(guard)) => self.hold(kind, guard, order).await,
+            Ok(None) => {
+                self.write(&Entry::Refused(now()));
+                self.die_at(Moment::GaveUp, order, 10).await;
+            }
+            Err(reason) => self.write(&Entry::Failed(reason)),
+        }
+    }
+
+    fn ask(&self, kind: &'static Kind, patience: Patience) -> super::kinds::Asked {
+        match &self.reader {
+            Some(reader) => reader.ask(kind.path),
+            None => (kind.ask)(&self.keeper, kind.path, patience),
+        }
+    }
+
+    /// Asks, and drops the request soon.
+    async fn cancel(&mut self, kind: &'static Kind, order: Order) {
+        let soon = match order {
+            Order::Die(Moment::Asked) => self.dice.time(6),
+            Order::Die(Moment::Queued) => Duration::from_millis(15) + self.dice.time(40),
+            Order::Work | Order::Hold | Order::Rest | Order::Die(_) | Order::Stop => self.dice.time(30),
+        };
+        let asked = self.ask(kind, Patience::Forever);
+        // A guard that comes in time is dropped unseen, and that releases it.
+        let _ = tokio::time::timeout(soon, unless_granted(asked)).await;
+        self.die_at(Moment::Asked, order, 0).await;
+        self.die_at(Moment::Queued, order, 0).await;
+        self.write(&Entry::Refused(now()));
+        self.die_at(Moment::Cancelled, order, 6).await;
+    }
+
+    async fn hold(&mut self, kind: &'static Kind, guard: Box<dyn Held>, order: Order) {
+        self.write(&Entry::Acquired { at: now(), kind: kind.name, token: guard.token() });
+        self.die_at(Moment::Granted, order, 0).await;
+        let uses = self.dice.below(4);
+        let mut used = 0;
+        while used <= uses || (order == Order::Hold && self.orders.now() == order) {
+            if !self.use_it(kind, &*guard, order == Order::Hold).await {
+                return;
+            }
+            self.die_at(Moment::Used, order, 5).await;
+            sleep(self.dice.time(6)).await;
+            used += 1;
+        }
+        self.write(&Entry::Releasing(now()));
+        if self.twin == Twin::Leaver {
+            return std::mem::forget(guard);
+        }
+        let confirmed = match order {
+            Order::Die(moment) => moment != Moment::Dropped,
+            Order::Work | Order::Hold | Order::Rest | Order::Stop => self.dice.below(2) == 0,
+        };
+        if !confirmed {
+            drop(guard);
+            return self.die_at(Moment::Dropped, order, 6).await;
+        }
+        if order == Order::Die(Moment::Releasing) {
+            let soon = self.dice.time(4);
+            let _ = tokio::time::timeout(soon, guard.release()).await;
+            return self.die_at(Moment::Releasing, order, 0).await;
+        }
+        guard.release().await;
+        self.die_at(Moment::Released, order, 0).await;
+    }
+
+    /// Writes to the resource if the guard says so, and even when it does not: as a process would that was stopped
+    /// between the look and the write. Tells whether the guard is still worth having.
+    async fn use_it(&mut self, kind: &'static Kind, guard: &dyn Held, keeps: bool) -> bool {
+        let (state, until) = match self.twin {
+            Twin::Deaf => (LeaseState::Held, now() + 1_000_000),
+            Twin::None | Twin::Leaver | Twin::FollowerReads => promise(guard),
+        };
+        let entry = match state {
+            LeaseState::Held | LeaseState::Suspended => Entry::Promised(until),
+            LeaseState::Lost => Entry::Lost(now()),
+        };
+        self.write(&entry);
+        match state {
+            // A resource that knows better ends it.
+            LeaseState::Held => {
+                self.writer.write(kind, guard.token(), until, keeps).await || self.twin == Twin::Deaf
+            }
+            LeaseState::Suspended => true,
+            LeaseState::Lost => {
+                self.writer.write(kind, guard.token(), 0, false).await;
+                sleep(self.dice.time(20)).await;
+                if promise(guard).0 != LeaseState::Lost {
+                    self.write(&Entry::Failed("a lost guard says that it holds".into()));
+                }
+                false
+            }
+        }
+    }
+
+    async fn die_at(&mut self, moment: Moment, order: Order, within: u64) {
+        if order == Order::Die(moment) {
+            sleep(self.dice.time(within)).await;
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
+    }
+
+    fn write(&mut self, entry: &Entry) {
+        write(&mut self.history, entry);
+    }
+}
+
+/// What a guard says, and until when it promises that nobody else holds, on the clock that all processes share. A guard
+/// that does not say that it is lost promises at least the moment before it was asked.
+fn promise(guard: &dyn Held) -> (LeaseState, Time) {
+    // In this order, so that the promise is at most as long as it was meant.
+    let (time, instant) = (now(), Instant::now());
+    let left = guard.valid_until().map(|until| until.saturating_duration_since(instant));
+    let left = left.expect("its node goes with its session").as_nanos();
+    (guard.state(), time + u64::try_from(left).expect("it is short"))
+}
+
+/// Ends with a refusal, or never.
+async fn unless_granted(asked: super::kinds::Asked) {
+    if let Ok(Some(_guard)) = asked.await {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn write(history: &mut File, entry: &Entry) {
+    history.write_all(format!("{entry}\n").as_bytes()).expect("the history can be written");
+}
+
+struct Orders {
+    path: PathBuf,
+}
+
+impl Orders {
+    fn now(&self) -> Order {
+        let text = fs::read_to_string(&self.path).expect("an order");
+        Order::read(&text).expect("an order")
+    }
+
+    async fn other_than(&self, order: Order) {
+        while self.now() == order {
+            sleep(POLL).await;
+        }
+    }
+}
