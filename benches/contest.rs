@@ -18,7 +18,8 @@ pub struct Contest<S> {
     contestants: Vec<(&'static str, Run<S>)>,
 }
 
-type Run<S> = Box<dyn Fn(&S) -> BoxFuture<'static, Result<()>> + Send>;
+/// Tells how long it took.
+type Run<S> = Box<dyn Fn(&S) -> BoxFuture<'static, Result<Duration>> + Send>;
 
 /// Cycles per second: one number a round for each contestant.
 pub struct Outcome {
@@ -54,13 +55,31 @@ impl<S: Send + 'static> Contest<S> {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let cycles = self.cycles;
-        let start = move |sessions: &S| -> BoxFuture<'static, Result<()>> {
+        let start = move |sessions: &S| -> BoxFuture<'static, Result<Duration>> {
+            let begun = Instant::now();
             let starters = starters(sessions);
             let share = cycles / starters.len();
             let tasks: Vec<_> = starters.into_iter().map(|one| tokio::spawn(run(one, share))).collect();
-            Box::pin(async move { try_join_all(tasks).await?.into_iter().collect() })
+            Box::pin(async move {
+                try_join_all(tasks).await?.into_iter().collect::<Result<()>>()?;
+                Ok(begun.elapsed())
+            })
         };
         self.contestants.push((name, Box::new(start)));
+        self
+    }
+
+    /// One that shares out the cycles, and takes its time, by itself.
+    pub fn enter_timed<F>(
+        mut self,
+        name: &'static str,
+        run: impl Fn(&S, usize) -> F + Send + 'static,
+    ) -> Contest<S>
+    where
+        F: Future<Output = Result<Duration>> + Send + 'static,
+    {
+        let cycles = self.cycles;
+        self.contestants.push((name, Box::new(move |sessions| Box::pin(run(sessions, cycles)))));
         self
     }
 
@@ -68,7 +87,7 @@ impl<S: Send + 'static> Contest<S> {
     /// comes from its session's address in memory, and in one order out of five it sends two requests that come
     /// together in one packet; otherwise the second waits for the first one's answer. Over many sessions such luck
     /// is shared out evenly.
-    pub async fn hold<F>(self, bench: &Bench, connect: fn(Bench) -> F) -> Result<Outcome>
+    pub async fn hold<F>(self, bench: &Bench, connect: impl Fn(Bench) -> F) -> Result<Outcome>
     where
         F: Future<Output = Result<S>> + Send,
     {
@@ -81,9 +100,7 @@ impl<S: Send + 'static> Contest<S> {
                 // Everybody comes first, and behind everybody else, in some lap.
                 for turn in 0..count {
                     let turn = (round + lap + turn) % count;
-                    let begun = Instant::now();
-                    self.contestants[turn].1(&sessions).await?;
-                    times[turn] += begun.elapsed();
+                    times[turn] += self.contestants[turn].1(&sessions).await?;
                 }
             }
             kept.push(sessions);

@@ -1,9 +1,12 @@
 //! How fast the lock is, beside what the same client and server can do at best, measured in the same run.
 //!
-//! `cargo bench --bench lock` runs all parts in a good minute; `cargo bench --bench lock -- uncontended
+//! `cargo bench --bench lock` runs all parts in a few minutes; `cargo bench --bench lock -- uncontended
 //! handoff` runs those. Each part takes turns with its floors, so that whatever slows the machine down slows all of
 //! them: trust the ratios, the absolute numbers are for orientation. A missed expectation is printed, and is no
 //! failure.
+//!
+//! `strangers`, `readers`, `semaphore` and `packets` have kazoo beside them, which is installed in a virtual environment
+//! of Python's; run as a test (`cargo test --benches`), they go without.
 //!
 //! It starts a ZooKeeper server, or uses the one that `LOCKKEEPER_BENCH_SERVER` names, where
 //! the directories that it makes stay behind.
@@ -14,6 +17,8 @@ mod contended;
 mod contest;
 mod floors;
 mod handoff;
+mod kazoo;
+mod many;
 mod packets;
 mod paths;
 mod plain;
@@ -58,11 +63,14 @@ const TASKS: usize = 64;
 
 type Part = fn(Bench) -> BoxFuture<'static, Result<()>>;
 
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 8] = [
     ("uncontended", |bench| Box::pin(uncontended::run(bench))),
     ("paths", |bench| Box::pin(paths::run(bench))),
     ("contended", |bench| Box::pin(contended::run(bench))),
     ("handoff", |bench| Box::pin(handoff::run(bench))),
+    ("strangers", |bench| Box::pin(many::strangers(bench))),
+    ("readers", |bench| Box::pin(many::readers(bench))),
+    ("semaphore", |bench| Box::pin(many::semaphore(bench))),
     ("packets", |bench| Box::pin(packets::run(bench))),
 ];
 
@@ -96,7 +104,7 @@ async fn main() -> Result<()> {
     }
     println!("client   Tokio, {} worker threads", tokio::runtime::Handle::current().metrics().num_workers());
     if quick {
-        println!("quick    far too few rounds to tell anything; `cargo bench` measures");
+        println!("quick    far too few rounds to tell anything, and without kazoo; `cargo bench` measures");
     }
     let bench = Bench { address, quick };
     for (name, part) in parts {

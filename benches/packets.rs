@@ -5,36 +5,65 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::kazoo::{Crowd, Kazoo};
 use crate::report::{self, Expectation, Row};
-use crate::{Bench, Result, common, uncontended};
+use crate::{Bench, Result, common, many, uncontended};
 
 const CYCLES: usize = 1000;
 
 pub async fn run(bench: Bench) -> Result<()> {
+    let cycles = bench.times(CYCLES);
     let keeper = bench.keeper().await?;
+    let mut rows = Vec::new();
+
     let lock = keeper.lock(&common::unique_path("packets"))?;
     // Makes the directory, which only the first one has to.
-    lock.acquire().await?.release().await?;
-    let cycles = bench.times(CYCLES);
+    uncontended::released(lock.clone(), 1).await?;
+    let row = count(&bench, "lock", cycles, Expectation::AtMost(3.0), uncontended::released(lock, cycles));
+    rows.push(row.await?);
 
-    let title = format!("Packets to the server, over {cycles} cycles");
-    let (Some(before), begun) = (received(&bench).await?, Instant::now()) else {
-        report::print(&title, &[Row::new("not measured", "no answer to mntr")]);
-        return Ok(());
-    };
-    uncontended::released(lock, cycles).await?;
-    let (busy, lasted) = (received(&bench).await?.unwrap_or(before) - before, begun.elapsed());
-    // The same time at rest: heartbeats, pings, and the one question that is asked in either.
-    let before = received(&bench).await?.unwrap_or_default();
-    tokio::time::sleep(lasted).await;
-    let idle = received(&bench).await?.unwrap_or(before) - before;
+    let pool = keeper.semaphore(&common::unique_path("packets"), many::PERMITS)?;
+    many::permits(pool.clone(), 1).await?;
+    let row = count(&bench, "semaphore", cycles, Expectation::AtMost(5.0), many::permits(pool, cycles));
+    rows.push(row.await?);
+
+    if !bench.quick {
+        let crowd = Crowd {
+            recipe: "Semaphore",
+            path: common::unique_path("packets"),
+            limit: Some(many::PERMITS),
+            clients: 1,
+            threads: 1,
+        };
+        let kazoo = Kazoo::start(&bench).await?;
+        kazoo.cycles(&crowd, 1).await?;
+        rows.push(count(&bench, "kazoo's semaphore", cycles, None, kazoo.cycles(&crowd, cycles)).await?);
+    }
     keeper.close().await;
-
-    let per_cycle = (busy - idle) as f64 / cycles as f64;
-    let row = Row::new("acquire → release().await", format!("{per_cycle:.3} a cycle"));
-    let text = format!("{busy}, less {idle} in the same time at rest");
-    report::print(&title, &[row.with(text, per_cycle, Expectation::AtMost(3.0))]);
+    report::print(&format!("Packets to the server, over {cycles} cycles, acquire → release().await"), &rows);
     Ok(())
+}
+
+/// What `work` costs, less what the same time at rest does: heartbeats, pings, and the one question that is asked in
+/// either.
+async fn count<T>(
+    bench: &Bench,
+    name: &str,
+    cycles: usize,
+    expected: impl Into<Option<Expectation>>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<Row> {
+    let (Some(before), begun) = (received(bench).await?, Instant::now()) else {
+        return Ok(Row::new(name, "no answer to mntr"));
+    };
+    work.await?;
+    let (busy, lasted) = (received(bench).await?.unwrap_or(before) - before, begun.elapsed());
+    let before = received(bench).await?.unwrap_or_default();
+    tokio::time::sleep(lasted).await;
+    let idle = received(bench).await?.unwrap_or(before) - before;
+    let per_cycle = (busy - idle) as f64 / cycles as f64;
+    let text = format!("{busy}, less {idle} in the same time at rest");
+    Ok(Row::new(name, format!("{per_cycle:.3} a cycle")).with(text, per_cycle, expected))
 }
 
 /// `None` from a server that does not take this question.

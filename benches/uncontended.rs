@@ -1,6 +1,6 @@
 //! One task takes and releases a lock that nobody else wants.
 
-use lockkeeper::Lock;
+use lockkeeper::{Access, Lock};
 use zookeeper_client::Client;
 
 use crate::contest::Contest;
@@ -54,7 +54,7 @@ async fn connect(bench: Bench) -> Result<Sessions> {
 }
 
 /// Each waits until its node is gone.
-pub async fn released(lock: Lock, cycles: usize) -> Result<()> {
+pub async fn released<M: Access>(lock: Lock<M>, cycles: usize) -> Result<()> {
     for _ in 0..cycles {
         lock.acquire().await?.release().await?;
     }

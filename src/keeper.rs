@@ -9,7 +9,8 @@ use futures::Stream;
 use lockkeeper_actors::Randomness;
 use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::error::ConnectError;
-use lockkeeper_actors::machine::znode::InvalidName;
+use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::machine::znode::{InvalidName, Mode};
 use lockkeeper_actors::messages::{Lifeline, SessionEvent};
 use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
@@ -21,6 +22,7 @@ use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
+use crate::multi_lock::MultiLock;
 use crate::read_write::ReadWriteLock;
 use crate::semaphore::Semaphore;
 use crate::singleton::{Singleton, SingletonOptions};
@@ -57,6 +59,17 @@ pub(crate) struct Shared {
     pub lifeline: Arc<Lifeline>,
     pub identifier: Vec<u8>,
     pub acl: Vec<Acl>,
+}
+
+impl Shared {
+    /// Zero is one try; a time too long to be counted is none.
+    pub fn wait(&self, timeout: Duration) -> Wait {
+        match u64::try_from(timeout.as_nanos()) {
+            Ok(0) => Wait::Try,
+            Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.started.clock.now() + timeout),
+            Ok(_) | Err(_) => Wait::Forever,
+        }
+    }
 }
 
 impl Keeper {
@@ -131,6 +144,64 @@ impl Keeper {
     /// The same with options of its own.
     pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
         Ok(Singleton::new(self.lock_with(path, options.lock.clone())?, &options))
+    }
+
+    /// A handle to the exclusive locks on several paths, to be had all or none. No I/O: the paths are checked, nothing
+    /// else.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// let accounts = keeper.multi_lock(["/accounts/alice", "/accounts/bob"])?;
+    /// let guard = accounts.acquire().await?;
+    /// for (path, token) in guard.tokens() {
+    ///     println!("{path} is held under token {token}");
+    /// }
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// No path, one that cannot be locked, one that is named twice, or more than fit into one request.
+    pub fn multi_lock<S: AsRef<str>>(
+        &self,
+        paths: impl IntoIterator<Item = S>,
+    ) -> Result<MultiLock, InvalidLock> {
+        self.multi_lock_with(paths.into_iter().map(|path| (path, Mode::Lock)), LockOptions::default())
+    }
+
+    /// The same with a mode for each path, and with options for all of them. `Mode::Lock` is the exclusive lock;
+    /// `Mode::Read` and `Mode::Write` are the sides of a [`ReadWriteLock`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// use lockkeeper::{LockOptions, Mode};
+    ///
+    /// let paths = [("/config", Mode::Read), ("/index", Mode::Write)];
+    /// let options = LockOptions::new().identifier("indexer-3");
+    /// let guard = keeper.multi_lock_with(paths, options)?.acquire().await?;
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`multi_lock`](Keeper::multi_lock); and nodes that outlive sessions, because what a lost session leaves of
+    /// them cannot be taken together again.
+    pub fn multi_lock_with<S: AsRef<str>>(
+        &self,
+        paths: impl IntoIterator<Item = (S, Mode)>,
+        options: LockOptions,
+    ) -> Result<MultiLock, InvalidLock> {
+        MultiLock::new(self, paths, options)
     }
 
     /// A handle to the semaphore at `path`, which has this many permits. No I/O: the arguments are checked, nothing

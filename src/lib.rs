@@ -3,6 +3,7 @@
 mod guard;
 mod keeper;
 mod lock;
+mod multi_lock;
 mod pending;
 mod read_write;
 mod run;
@@ -13,7 +14,10 @@ mod subscribe;
 pub use guard::{Access, Exclusive, Guard, LockGuard, Permit, Pooled, Read, ReadGuard, Write, WriteGuard};
 pub use keeper::{Events, Keeper, KeeperOptions};
 pub use lock::{InvalidLock, Lock, LockOptions};
-pub use pending::{Acquire, AcquireTimeout, AcquireTimeoutError, Pending, TryAcquire, TryAcquireError};
+pub use multi_lock::{MultiGuard, MultiLock};
+pub use pending::{
+    Acquire, AcquireTimeout, AcquireTimeoutError, Pending, Target, TryAcquire, TryAcquireError,
+};
 pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
 pub use run::{Ended, Run};
 pub use semaphore::Semaphore;
@@ -26,7 +30,7 @@ pub use lockkeeper_actors::error::{
 };
 pub use lockkeeper_actors::job::TermEvent;
 pub use lockkeeper_actors::lease::{FencingToken, LeaseState, Term};
-pub use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, Mode};
+pub use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode};
 pub use lockkeeper_actors::messages::{
     Contender, LeaseHolder, LockEvent, LockMessage, Refused, SessionEvent, Ticket,
 };

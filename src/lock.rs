@@ -7,16 +7,19 @@ use std::time::Duration;
 use lockkeeper_actors::PrimitivesMessage;
 use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::{InvalidName, InvalidPattern, Mode, check_patterns};
-use lockkeeper_actors::messages::{Contender, ContenderOptions, LockMessage, Place, Ticket};
+use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode, check_patterns};
+use lockkeeper_actors::messages::{
+    AcquireRequest, Contender, ContenderOptions, Listener, LockEvent, LockMessage, Place, Ticket,
+};
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, RpcReplyPort};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::guard::Guard;
 use crate::guard::{Access, Exclusive};
 use crate::keeper::{Keeper, Shared};
-use crate::pending::{Acquire, AcquireTimeout, Pending, TryAcquire};
+use crate::pending::{Acquire, AcquireTimeout, Hear, Pending, Target, TryAcquire, sealed};
 
 /// A handle to a lock, exclusive unless it says otherwise. Cheap to clone; all clones, and all handles of the same
 /// path, stand in one queue.
@@ -98,34 +101,18 @@ impl<M: Access> Lock<M> {
     ///
     /// As [`acquire`](Lock::acquire).
     pub fn acquire_timeout(&self, timeout: Duration) -> AcquireTimeout<M> {
-        Pending::new(self.clone(), self.until(timeout))
+        Pending::new(self.clone(), self.shared.wait(timeout))
     }
 }
 
 impl<M> Lock<M> {
     pub(crate) fn at(keeper: &Keeper, place: Place, mode: Mode, options: LockOptions) -> Lock<M> {
         let shared = keeper.shared.clone();
-        let options = ContenderOptions {
-            mode,
-            identifier: options.identifier.unwrap_or_else(|| shared.identifier.clone()),
-            patterns: options.patterns.into(),
-            ephemeral: options.ephemeral,
-            container: options.container,
-            acl: options.acl.unwrap_or_else(|| shared.acl.clone()),
-        };
+        let options = options.contender(&shared, mode);
         let handle = Handle { place, primitives: shared.started.primitives.clone() };
         // Refused by a keeper that is closed; then so is everything that follows.
         let _ = handle.primitives.cast(PrimitivesMessage::Open(handle.place.clone()));
         Lock { shared, handle: Arc::new(handle), options: Arc::new(options), mode: PhantomData }
-    }
-
-    /// One deadline, from now on.
-    pub(crate) fn until(&self, timeout: Duration) -> Wait {
-        match u64::try_from(timeout.as_nanos()) {
-            Ok(0) => Wait::Try,
-            Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.shared.started.clock.now() + timeout),
-            Ok(_) | Err(_) => Wait::Forever,
-        }
     }
 
     /// The lock's path, without the connection's chroot.
@@ -169,6 +156,16 @@ impl<M> Lock<M> {
         self.handle.primitives.cast(PrimitivesMessage::Lock(self.handle.place.clone(), message)).is_ok()
     }
 
+    /// A request that is not sent yet.
+    pub(crate) fn prepare(&self, ticket: Ticket, wait: Wait, mut hear: Hear<Guard<M>>) -> AcquireRequest
+    where
+        M: 'static,
+    {
+        let hear = move |event: LockEvent| hear(event.map_guard(Guard::new));
+        let listener = Listener::new(ticket, self.path().into(), hear);
+        AcquireRequest::new(ticket, self.options.clone(), wait, listener, self.shared.lifeline.clone())
+    }
+
     pub(crate) fn options(&self) -> &Arc<ContenderOptions> {
         &self.options
     }
@@ -180,6 +177,24 @@ impl<M> Lock<M> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply.into()));
         answer.await.unwrap_or(Err(ContendersError::Disconnected))
+    }
+}
+
+impl<M: 'static> sealed::Target for Lock<M> {}
+
+impl<M: 'static> Target for Lock<M> {
+    type Guard = Guard<M>;
+
+    fn request(&self, ticket: Ticket, wait: Wait, hear: Hear<Guard<M>>) {
+        self.send(LockMessage::Acquire(self.prepare(ticket, wait, hear)));
+    }
+
+    fn withdraw(&self, ticket: Ticket) {
+        self.cancel(ticket);
+    }
+
+    fn name(&self) -> String {
+        self.path().to_owned()
     }
 }
 
@@ -200,6 +215,7 @@ impl Drop for Handle {
 #[derive(Clone, Debug)]
 pub struct LockOptions {
     identifier: Option<Vec<u8>>,
+    dialect: Dialect,
     patterns: Vec<String>,
     ephemeral: bool,
     container: bool,
@@ -208,7 +224,14 @@ pub struct LockOptions {
 
 impl Default for LockOptions {
     fn default() -> LockOptions {
-        LockOptions { identifier: None, patterns: Vec::new(), ephemeral: true, container: false, acl: None }
+        LockOptions {
+            identifier: None,
+            dialect: Dialect::Kazoo,
+            patterns: Vec::new(),
+            ephemeral: true,
+            container: false,
+            acl: None,
+        }
     }
 }
 
@@ -223,8 +246,21 @@ impl LockOptions {
         LockOptions { identifier: Some(identifier.into().into_bytes()), ..self }
     }
 
+    /// With whose clients the lock shares its queue: kazoo's unless set. With [`Dialect::Curator`], a
+    /// [`Lock`] and Curator's `InterProcessMutex` exclude each other, and so do a
+    /// [`ReadWriteLock`](crate::ReadWriteLock) and its `InterProcessReadWriteLock`; all clients of one path have to
+    /// choose alike.
+    ///
+    /// A lock that finds a contender of another kind on its path withdraws, and answers
+    /// [`MixedDialects`](crate::AcquireError::MixedDialects). That is one-sided: one of kazoo or Curator that comes
+    /// later does not know ours, and may hold beside it.
+    pub fn dialect(self, dialect: Dialect) -> Self {
+        LockOptions { dialect, ..self }
+    }
+
     /// Further contenders to wait for: nodes whose names end in one of these texts and a sequence number, as kazoo's
-    /// `extra_lock_patterns`. `-lock-` covers Curator and go-zookeeper.
+    /// `extra_lock_patterns`. `-lock-` covers Curator and go-zookeeper, which wait for ours only if those are named
+    /// like theirs: see [`dialect`](LockOptions::dialect).
     pub fn extra_lock_patterns<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> Self {
         LockOptions { patterns: patterns.into_iter().map(Into::into).collect(), ..self }
     }
@@ -248,6 +284,23 @@ impl LockOptions {
         LockOptions { acl: Some(acl), ..self }
     }
 
+    /// For a contender in this mode, with what the keeper says where these do not.
+    pub(crate) fn contender(self, shared: &Shared, mode: Mode) -> ContenderOptions {
+        ContenderOptions {
+            mode,
+            dialect: self.dialect,
+            identifier: self.identifier.unwrap_or_else(|| shared.identifier.clone()),
+            patterns: self.patterns.into(),
+            ephemeral: self.ephemeral,
+            container: self.container,
+            acl: self.acl.unwrap_or_else(|| shared.acl.clone()),
+        }
+    }
+
+    pub(crate) fn is_ephemeral(&self) -> bool {
+        self.ephemeral
+    }
+
     pub(crate) fn check(&self) -> Result<(), InvalidLock> {
         check_patterns(&self.patterns)?;
         match &self.identifier {
@@ -269,6 +322,9 @@ impl LockOptions {
         self.check()?;
         if !self.patterns.is_empty() {
             return Err(InvalidLock::NotForSemaphores { option: "extra lock patterns" });
+        }
+        if self.dialect != Dialect::Kazoo {
+            return Err(InvalidLock::NotForSemaphores { option: "dialect but kazoo's" });
         }
         if !self.ephemeral {
             return Err(InvalidLock::NotForSemaphores { option: "nodes that outlive sessions" });
@@ -294,6 +350,25 @@ pub enum InvalidLock {
     #[error("an identifier of {bytes} bytes does not fit into a node of less than 1 MiB")]
     Identifier {
         /// How long it is.
+        bytes: usize,
+    },
+    /// Several locks at once, but none is named.
+    #[error("no path is named to be locked")]
+    NoPaths,
+    /// Several locks at once, and one of them twice: the request would wait for itself.
+    #[error("{path:?} is named twice, and would wait for itself")]
+    Twice {
+        /// The path.
+        path: String,
+    },
+    /// Several locks at once, of nodes that outlive sessions: after a lost session they could not be taken together
+    /// again.
+    #[error("several locks that are taken together go with the session")]
+    Outlives,
+    /// Several locks at once, too many for the one request that takes them.
+    #[error("a request of {bytes} bytes for all paths is larger than ZooKeeper's 1 MiB")]
+    TooLarge {
+        /// How long it would be.
         bytes: usize,
     },
     /// A semaphore of zero permits.

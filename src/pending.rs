@@ -1,67 +1,70 @@
-//! A request for a lock on its way, to be awaited or to be answered by message.
+//! A request on its way, to be awaited or to be answered by message.
 
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::{Either, select};
 use lockkeeper_actors::error::AcquireError;
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::messages::{
-    AcquireRequest, Listener, LockEvent, LockMessage, Permits, Refused, Ticket,
-};
+use lockkeeper_actors::messages::{LockEvent, Refused, Ticket};
 use ractor::{ActorRef, Message};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::guard::{Exclusive, Guard};
+use crate::guard::Exclusive;
 use crate::lock::Lock;
 
 /// What [`Lock::acquire`] returns.
-pub type Acquire<M = Exclusive> = Pending<AcquireError, M>;
+pub type Acquire<M = Exclusive> = Pending<AcquireError, Lock<M>>;
 /// What [`Lock::try_acquire`] returns.
-pub type TryAcquire<M = Exclusive> = Pending<TryAcquireError, M>;
+pub type TryAcquire<M = Exclusive> = Pending<TryAcquireError, Lock<M>>;
 /// What [`Lock::acquire_timeout`] returns.
-pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, M>;
+pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, Lock<M>>;
 
-/// A request for a lock: await it, or have it answered [by message](Pending::forward).
+/// A request for a lock, or for several at once: await it, or have it answered [by message](Pending::forward).
 ///
-/// Nothing is sent before the first poll. Dropped after that, it cancels the request, and a lock that was granted
-/// meanwhile is released.
+/// Nothing is sent before the first poll. Dropped after that, it cancels the request, and what was granted meanwhile
+/// is released.
 #[must_use = "futures do nothing unless polled"]
-pub struct Pending<E, M = Exclusive> {
-    lock: Lock<M>,
+pub struct Pending<E, T: Target = Lock> {
+    target: T,
     wait: Wait,
-    permits: Option<Claim>,
-    stage: Stage<M>,
+    stage: Stage<T::Guard>,
     error: PhantomData<fn() -> E>,
 }
 
-/// What is wanted of a semaphore.
-pub(crate) struct Claim {
-    pub count: u32,
-    pub limit: Option<u32>,
-    /// Shared by the clones of a handle: once granted, what is stored counts.
-    pub agreed: Arc<AtomicBool>,
-}
-
-enum Stage<M> {
+enum Stage<G> {
     New,
-    Sent(Ticket, oneshot::Receiver<Result<Guard<M>, Refused>>),
+    Sent(Ticket, oneshot::Receiver<Result<G, Refused>>),
     Done,
 }
 
-impl<E, M: 'static> Pending<E, M> {
-    pub(crate) fn new(lock: Lock<M>, wait: Wait) -> Pending<E, M> {
-        Pending { lock, wait, permits: None, stage: Stage::New, error: PhantomData }
-    }
+/// What can be acquired. Not to be implemented elsewhere.
+pub trait Target: sealed::Target + Send + Unpin + 'static {
+    /// What its holder has in hand.
+    type Guard: Send + 'static;
+    /// Sends a request.
+    #[doc(hidden)]
+    fn request(&self, ticket: Ticket, wait: Wait, hear: Hear<Self::Guard>);
+    /// Takes it back.
+    #[doc(hidden)]
+    fn withdraw(&self, ticket: Ticket);
+    /// Its path, for errors.
+    #[doc(hidden)]
+    fn name(&self) -> String;
+}
 
-    pub(crate) fn claim(mut self, claim: Claim) -> Pending<E, M> {
-        self.permits = Some(claim);
-        self
+pub(crate) type Hear<G> = Box<dyn FnMut(LockEvent<G>) + Send>;
+
+pub(crate) mod sealed {
+    pub trait Target {}
+}
+
+impl<E, T: Target> Pending<E, T> {
+    pub(crate) fn new(target: T, wait: Wait) -> Pending<E, T> {
+        Pending { target, wait, stage: Stage::New, error: PhantomData }
     }
 
     /// Sends the request, and its events to `actor`, as messages of its own kind that `convert` makes of them. For
@@ -89,56 +92,45 @@ impl<E, M: 'static> Pending<E, M> {
     /// # Panics
     ///
     /// Outside a Tokio runtime.
-    pub fn forward<T: Message>(
-        self,
-        actor: &ActorRef<T>,
-        convert: impl Fn(LockEvent<Guard<M>>) -> T + Send + 'static,
-    ) -> Ticket {
-        let (lock, asker, actor) = (self.lock.clone(), actor.clone(), actor.clone());
+    pub fn forward<M: Message>(
+        mut self,
+        actor: &ActorRef<M>,
+        convert: impl Fn(LockEvent<T::Guard>) -> M + Send + 'static,
+    ) -> Ticket
+    where
+        E: 'static,
+    {
+        let (asker, actor) = (actor.clone(), actor.clone());
         let (listening, done) = oneshot::channel::<()>();
-        let ticket = self.listen(move |event| {
+        let ticket = self.send(move |event| {
             // Goes with this closure, when nothing more is to be heard.
             let _listening = &listening;
             let _ = actor.cast(convert(event));
         });
         tokio::spawn(async move {
             match select(pin!(asker.wait(None)), done).await {
-                Either::Left(_) => lock.cancel(ticket),
+                Either::Left(_) => self.target.withdraw(ticket),
                 Either::Right(_) => {}
             }
         });
         ticket
     }
 
-    /// Sends the request, and its events to `hear`, which runs inside the lock's actor: it must hand them on, and
-    /// never block.
-    pub fn listen(mut self, mut hear: impl FnMut(LockEvent<Guard<M>>) + Send + 'static) -> Ticket {
-        self.send(move |event| hear(event.map_guard(Guard::new)))
+    /// Sends the request, and its events to `hear`, which runs inside the actor that serves it: it must hand them on,
+    /// and never block.
+    pub fn listen(mut self, hear: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
+        self.send(hear)
     }
 
-    fn send(&mut self, mut hear: impl FnMut(LockEvent) + Send + 'static) -> Ticket {
-        let (ticket, lifeline) = (Ticket::new(), self.lock.shared.lifeline.clone());
-        let agreed = self.permits.as_ref().map(|claim| claim.agreed.clone());
-        let hear = move |event| {
-            if let (LockEvent::Acquired { .. }, Some(agreed)) = (&event, &agreed) {
-                agreed.store(true, Ordering::Relaxed);
-            }
-            hear(event);
-        };
-        let listener = Listener::new(ticket, self.lock.path().into(), hear);
-        let options = self.lock.options().clone();
-        let mut request = AcquireRequest::new(ticket, options, self.wait, listener, lifeline);
-        if let Some(Claim { count, limit, agreed }) = &self.permits {
-            let (count, limit, agreed) = (*count, *limit, agreed.load(Ordering::Relaxed));
-            request = request.permits(Permits { count, limit, agreed });
-        }
-        self.lock.send(LockMessage::Acquire(request));
+    fn send(&mut self, hear: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
+        let ticket = Ticket::new();
+        self.target.request(ticket, self.wait, Box::new(hear));
         ticket
     }
 }
 
-impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
-    type Output = Result<Guard<M>, E>;
+impl<E: FromRefused, T: Target> Future for Pending<E, T> {
+    type Output = Result<T::Guard, E>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Stage::New = self.stage {
@@ -146,7 +138,7 @@ impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
             let mut reply = Some(reply);
             let ticket = self.send(move |event| {
                 let answer = match event {
-                    LockEvent::Acquired { guard, .. } => Ok(Guard::new(guard)),
+                    LockEvent::Acquired { guard, .. } => Ok(guard),
                     LockEvent::Refused(_, refused) => Err(refused),
                     _ => return,
                 };
@@ -160,7 +152,7 @@ impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(answered) => answered,
         };
-        let path = || self.lock.path().to_owned();
+        let path = || self.target.name();
         let result = match answered {
             Ok(Ok(guard)) => Ok(guard),
             Ok(Err(refused)) => Err(E::from_refused(path(), refused)),
@@ -171,10 +163,10 @@ impl<E: FromRefused, M: 'static> Future for Pending<E, M> {
     }
 }
 
-impl<E, M> Drop for Pending<E, M> {
+impl<E, T: Target> Drop for Pending<E, T> {
     fn drop(&mut self) {
         if let Stage::Sent(ticket, _) = &self.stage {
-            self.lock.cancel(*ticket);
+            self.target.withdraw(*ticket);
         }
     }
 }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockkeeper_actors::error::{ContendersError, ResizeError};
+use lockkeeper_actors::error::{AcquireError, ContendersError, ResizeError};
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{InvalidName, Mode, check_path};
-use lockkeeper_actors::messages::{LeaseHolder, LockMessage, Place, Ticket};
+use lockkeeper_actors::messages::{LeaseHolder, LockEvent, LockMessage, Permits, Place, Ticket};
 use tokio::sync::oneshot;
 
-use crate::guard::Pooled;
+use crate::guard::{Permit, Pooled};
 use crate::keeper::Keeper;
 use crate::lock::{InvalidLock, Lock, LockOptions};
-use crate::pending::{Acquire, AcquireTimeout, Claim, Pending, TryAcquire};
+use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
 
 /// A handle to a semaphore, on the wire of kazoo's `Semaphore`. Cheap to clone.
 ///
@@ -75,7 +75,7 @@ impl Semaphore {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn acquire(&self) -> Acquire<Pooled> {
+    pub fn acquire(&self) -> Pending<AcquireError, Claim> {
         self.acquire_many(1)
     }
 
@@ -85,8 +85,8 @@ impl Semaphore {
     ///
     /// [`TooManyPermits`](crate::AcquireError::TooManyPermits) when there are not as many, also when that is so
     /// because the semaphore was resized meanwhile.
-    pub fn acquire_many(&self, count: u32) -> Acquire<Pooled> {
-        Pending::new(self.lock.clone(), Wait::Forever).claim(self.claim(count))
+    pub fn acquire_many(&self, count: u32) -> Pending<AcquireError, Claim> {
+        Pending::new(self.claim(count), Wait::Forever)
     }
 
     /// Takes a permit if one is free that nobody waits for. Writes nothing if none is.
@@ -102,13 +102,13 @@ impl Semaphore {
     /// # Cancel safety
     ///
     /// As [`acquire`](Semaphore::acquire).
-    pub fn try_acquire(&self) -> TryAcquire<Pooled> {
+    pub fn try_acquire(&self) -> Pending<TryAcquireError, Claim> {
         self.try_acquire_many(1)
     }
 
     /// The same for `count` permits, all or none.
-    pub fn try_acquire_many(&self, count: u32) -> TryAcquire<Pooled> {
-        Pending::new(self.lock.clone(), Wait::Try).claim(self.claim(count))
+    pub fn try_acquire_many(&self, count: u32) -> Pending<TryAcquireError, Claim> {
+        Pending::new(self.claim(count), Wait::Try)
     }
 
     /// Waits for a permit, until `timeout` after this call. One deadline covers it all, a lost session included.
@@ -121,13 +121,13 @@ impl Semaphore {
     /// # Cancel safety
     ///
     /// As [`acquire`](Semaphore::acquire).
-    pub fn acquire_timeout(&self, timeout: Duration) -> AcquireTimeout<Pooled> {
+    pub fn acquire_timeout(&self, timeout: Duration) -> Pending<AcquireTimeoutError, Claim> {
         self.acquire_many_timeout(1, timeout)
     }
 
     /// The same for `count` permits, all or none.
-    pub fn acquire_many_timeout(&self, count: u32, timeout: Duration) -> AcquireTimeout<Pooled> {
-        Pending::new(self.lock.clone(), self.lock.until(timeout)).claim(self.claim(count))
+    pub fn acquire_many_timeout(&self, count: u32, timeout: Duration) -> Pending<AcquireTimeoutError, Claim> {
+        Pending::new(self.claim(count), self.lock.shared.wait(timeout))
     }
 
     /// Changes how many permits there are, for all handles that have had permits. Waiting requests of all processes
@@ -169,7 +169,41 @@ impl Semaphore {
     }
 
     fn claim(&self, count: u32) -> Claim {
-        Claim { count, limit: self.limit, agreed: self.agreed.clone() }
+        Claim { semaphore: self.clone(), count }
+    }
+}
+
+/// So many permits of a semaphore, all or none.
+#[derive(Clone)]
+pub struct Claim {
+    semaphore: Semaphore,
+    count: u32,
+}
+
+impl sealed::Target for Claim {}
+
+impl Target for Claim {
+    type Guard = Permit;
+
+    fn request(&self, ticket: Ticket, wait: Wait, mut hear: Hear<Permit>) {
+        let Semaphore { lock, limit, agreed } = &self.semaphore;
+        let permits = Permits { count: self.count, limit: *limit, agreed: agreed.load(Ordering::Relaxed) };
+        let agreed = agreed.clone();
+        let hear = Box::new(move |event| {
+            if let LockEvent::Acquired { .. } = &event {
+                agreed.store(true, Ordering::Relaxed);
+            }
+            hear(event);
+        });
+        lock.send(LockMessage::Acquire(lock.prepare(ticket, wait, hear).permits(permits)));
+    }
+
+    fn withdraw(&self, ticket: Ticket) {
+        self.semaphore.cancel(ticket);
+    }
+
+    fn name(&self) -> String {
+        self.semaphore.path().to_owned()
     }
 }
 

@@ -136,8 +136,8 @@ async fn our_nodes_look_like_kazoos() {
 async fn names_that_kazoo_would_not_count_do_not_count() {
     let (kazoo, _keeper, lock, path) = pair("others").await;
     kazoo.ensure_path(&path).await.expect("made");
-    for name in ["config", "__lock__", "x__lock__12", "é", "_c_1-lock-", "y__rlock__"] {
-        let sequence = name.ends_with('-') || name.starts_with('y');
+    for name in ["config", "__lock__", "x__lock__12", "é", "_c_1-__LOCK__", "y__rlock__"] {
+        let sequence = name.starts_with("_c") || name.starts_with('y');
         let how = Create { sequence, ..Create::default() };
         kazoo.create(&format!("{path}/{name}"), b"\xff", how).await.expect("made");
     }
@@ -187,4 +187,69 @@ async fn queued(lock: &ReadWriteLock, count: usize) {
         lock.read().contenders().await.is_ok_and(|contenders| contenders.len() == count)
     })
     .await;
+}
+
+#[tokio::test]
+async fn kazoo_on_one_of_several_paths_is_waited_for_and_waits() {
+    let (kazoo, keeper) = (Kazoo::start(&shared().address()).await, connect().await);
+    let paths = [unique_path("several"), unique_path("several")];
+    let (multi, seen) = (keeper.multi_lock(&paths).expect("paths"), keeper.lock(&paths[1]).expect("a path"));
+    let standing = async |count: usize| {
+        eventually("the contenders stand in the queue", Duration::from_secs(10), async || {
+            seen.contenders().await.is_ok_and(|contenders| contenders.len() == count)
+        })
+        .await;
+    };
+    let theirs = kazoo.acquire(&paths[1], Kind::Lock, Acquire::default()).await.expect("free");
+    assert_eq!(multi.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    let waiting = tokio::spawn(multi.acquire());
+    standing(2).await;
+    assert!(!waiting.is_finished());
+    let impatient = Acquire { blocking: false, ..Acquire::default() };
+    let free = kazoo.acquire(&paths[0], Kind::Lock, impatient.clone()).await;
+    assert!(free.is_err(), "it has its place, and holds it");
+    assert_eq!(kazoo.release(theirs).await, Ok(true));
+    let guard = waiting.await.expect("no panic").expect("our turn");
+
+    let waiting = kazoo.start_acquire(&paths[1], Kind::Lock, Acquire::default());
+    standing(2).await;
+    assert!(!waiting.is_finished());
+    guard.release().await.expect("released");
+    assert_eq!(kazoo.release(waiting.await.expect("kazoo's turn")).await, Ok(true));
+    let free = kazoo.acquire(&paths[0], Kind::Lock, impatient).await.expect("nobody is left");
+    assert_eq!(kazoo.release(free).await, Ok(true));
+}
+
+/// Two of ours want both paths, in different orders, and kazoo wants either.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_paths_at_once_and_kazoo_hold_each_path_one_at_a_time() {
+    const ROUNDS: usize = 20;
+    let paths = [unique_path("both"), unique_path("both")];
+    let held: Arc<[AtomicBool; 2]> = Arc::default();
+    let mut workers = tokio::task::JoinSet::new();
+    for number in 0..2 {
+        let kazoo = Kazoo::start(&shared().address()).await;
+        let (path, theirs) = (paths[number].clone(), held.clone());
+        workers.spawn(async move {
+            for _ in 0..ROUNDS {
+                let lock = kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("kazoo's turn");
+                assert!(!theirs[number].swap(true, Ordering::SeqCst), "two hold at once");
+                assert!(theirs[number].swap(false, Ordering::SeqCst));
+                kazoo.release(lock).await.expect("released");
+            }
+        });
+        let named = if number == 0 { [&paths[0], &paths[1]] } else { [&paths[1], &paths[0]] };
+        let (multi, ours) = (connect().await.multi_lock(named).expect("paths"), held.clone());
+        workers.spawn(async move {
+            for _ in 0..ROUNDS {
+                let guard = multi.acquire().await.expect("our turn");
+                assert!(ours.iter().all(|held| !held.swap(true, Ordering::SeqCst)), "two hold at once");
+                tokio::task::yield_now().await;
+                assert!(ours.iter().all(|held| held.swap(false, Ordering::SeqCst)));
+                drop(guard);
+            }
+        });
+    }
+    let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody gets their turns");
 }

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use common::{eventually, proxied, shared, unique_path};
-use lockkeeper::{Keeper, Lock, LockEvent, LockGuard, Refused, SessionEvent, Ticket};
+use lockkeeper::{
+    AcquireError, Keeper, Lock, LockEvent, LockGuard, Pending, Refused, SessionEvent, Target, Ticket,
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -247,6 +249,110 @@ async fn an_actor_that_dies_takes_its_requests_back_and_what_it_holds_is_release
         death(&holding);
         holding.contenders(0).await;
     }
+}
+
+/// Passes on what it hears.
+struct Ear;
+
+struct Sound(&'static str);
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Sound {}
+
+type Ears = mpsc::UnboundedSender<&'static str>;
+
+#[ractor::actor(message = Sound, state = Ears, arguments = Ears)]
+impl Ear {
+    async fn pre_start(&self, _: ActorRef<Sound>, heard: Ears) -> Result<Ears, ActorProcessingErr> {
+        Ok(heard)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Sound>,
+        Sound(event): Sound,
+        heard: &mut Ears,
+    ) -> Result<(), ActorProcessingErr> {
+        let _ = heard.send(event);
+        Ok(())
+    }
+}
+
+/// What it was; a guard is dropped.
+fn sound<G>(event: LockEvent<G>) -> Sound {
+    Sound(match event {
+        LockEvent::Queued { .. } => "queued",
+        LockEvent::Acquired { .. } => "acquired",
+        LockEvent::Released(_) => "released",
+        LockEvent::Refused(_, Refused::Cancelled) => "cancelled",
+        _ => "something else",
+    })
+}
+
+/// Acquired while it is free, and released by dropping the guard; then cancelled, or taken back by a death, while
+/// it is taken.
+async fn by_message<T: Target, G>(
+    what: &str,
+    ask: impl Fn() -> Pending<AcquireError, T>,
+    cancel: impl Fn(Ticket),
+    take: impl AsyncFn() -> G,
+) {
+    let (sender, mut heard) = mpsc::unbounded_channel();
+    let (ear, _) = Actor::spawn(None, Ear, sender).await.expect("it starts");
+    let mut hear = async |expected: &str| {
+        // Those that may come before, or not at all.
+        let passing = ["queued", "something else"];
+        let heard = async {
+            loop {
+                match heard.recv().await.expect("it lives") {
+                    event if event != expected && passing.contains(&event) => {}
+                    event => return event,
+                }
+            }
+        };
+        assert_eq!(timeout(SOON, heard).await, Ok(expected), "{what}");
+    };
+    ask().forward(&ear, sound);
+    hear("acquired").await;
+    hear("released").await;
+    let guard = take().await;
+    let ticket = ask().forward(&ear, sound);
+    hear("queued").await;
+    cancel(ticket);
+    hear("cancelled").await;
+    ask().forward(&ear, sound);
+    hear("queued").await;
+    ear.kill();
+    drop(guard);
+    // The dead one is not in the way.
+    drop(timeout(SOON, take()).await.expect("it is free"));
+}
+
+#[tokio::test]
+async fn everything_that_can_be_acquired_comes_by_message() {
+    let options = Keeper::options().session_timeout(Duration::from_secs(20));
+    let keeper = options.clone().connect(&shared().address()).await.expect("connected");
+    let other = options.connect(&shared().address()).await.expect("connected");
+    let path = &unique_path("everything");
+    let (good, granted) = ("a good path", "connected");
+
+    let both = [&keeper, &other].map(|keeper| keeper.lock(path).expect(good));
+    let take = async || both[1].acquire().await.expect(granted);
+    by_message("lock", || both[0].acquire(), |ticket| both[0].cancel(ticket), take).await;
+
+    let rw = [&keeper, &other].map(|keeper| keeper.read_write(&format!("{path}-rw")).expect(good));
+    let take = async || rw[1].write().acquire().await.expect(granted);
+    by_message("read", || rw[0].read().acquire(), |ticket| rw[0].read().cancel(ticket), take).await;
+    by_message("write", || rw[0].write().acquire(), |ticket| rw[0].write().cancel(ticket), take).await;
+
+    let pools = [&keeper, &other].map(|keeper| keeper.semaphore(&format!("{path}-pool"), 1).expect(good));
+    let take = async || pools[1].acquire().await.expect(granted);
+    by_message("semaphore", || pools[0].acquire(), |ticket| pools[0].cancel(ticket), take).await;
+
+    let paths = [format!("{path}-one"), format!("{path}-two")];
+    let multis = [&keeper, &other].map(|keeper| keeper.multi_lock(&paths).expect(good));
+    let take = async || multis[1].acquire().await.expect(granted);
+    by_message("multi-lock", || multis[0].acquire(), |ticket| multis[0].cancel(ticket), take).await;
 }
 
 /// Hears session events.

@@ -15,11 +15,12 @@ use lockkeeper::actors::Randomness;
 use lockkeeper::actors::error::AcquireError;
 use lockkeeper::actors::lease::{Lease, LeaseState};
 use lockkeeper::actors::machine::protocol::Wait;
-use lockkeeper::actors::machine::znode::Mode;
+use lockkeeper::actors::machine::znode::{Dialect, Mode};
 use lockkeeper::actors::messages::{
     AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Place, Refused,
     SessionEvent, Ticket,
 };
+use lockkeeper::actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
 use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 use lockkeeper::actors::zookeeper::{Acl, AuthId, Connect, Connected, Connector, Permission, Unconnected};
 use lockkeeper::{ConnectError, Keeper};
@@ -56,29 +57,41 @@ impl Test {
 
     fn acquire(&self) -> mpsc::UnboundedReceiver<LockEvent> {
         let (sender, events) = mpsc::unbounded_channel();
-        let options = ContenderOptions {
-            mode: Mode::Lock,
-            identifier: Vec::new(),
-            patterns: Arc::from([]),
-            ephemeral: true,
-            container: false,
-            acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
-        };
         let ticket = Ticket::new();
         let listener = Listener::new(ticket, self.path.clone(), move |event| {
             let _ = sender.send(event);
         });
         let lifeline = self.lifeline.clone();
-        let request = AcquireRequest::new(ticket, Arc::new(options), Wait::Forever, listener, lifeline);
+        let request = AcquireRequest::new(ticket, options(), Wait::Forever, listener, lifeline);
         let message = PrimitivesMessage::Lock(Place::lock(&self.path), LockMessage::Acquire(request));
         self.started.primitives.cast(message).expect("it runs");
         events
     }
 
+    /// The lock and another one, whose actor runs already, both at once; tells where the other one is.
+    fn acquire_two(&self, name: &str) -> (mpsc::UnboundedReceiver<LockEvent<MultiLease>>, Arc<str>) {
+        let (sender, events) = mpsc::unbounded_channel();
+        let (ticket, other): (_, Arc<str>) = (Ticket::new(), unique_path(name).into());
+        let listener = Listener::new(ticket, "both".into(), move |event| {
+            let _ = sender.send(event);
+        });
+        let parts = [&self.path, &other].map(|path| MultiPart { path: path.clone(), options: options() });
+        let request = MultiRequest::new(ticket, parts.into(), Wait::Forever, listener, self.lifeline.clone());
+        let open = PrimitivesMessage::Open(Place::lock(&other));
+        self.started.primitives.cast(open).expect("it runs");
+        let message = PrimitivesMessage::Multi(MultiMessage::Acquire(request));
+        self.started.primitives.cast(message).expect("it runs");
+        (events, other)
+    }
+
     async fn no_nodes(&self) {
+        self.no_nodes_at(&self.path).await;
+    }
+
+    async fn no_nodes_at(&self, path: &str) {
         eventually("every node is gone", SOON, async || {
             self.observer.sync("/").await.expect("connected");
-            self.observer.list_children(&self.path).await.is_ok_and(|children| children.is_empty())
+            self.observer.list_children(path).await.is_ok_and(|children| children.is_empty())
         })
         .await;
     }
@@ -88,6 +101,18 @@ impl Test {
         self.started.keeper.cast(KeeperMessage::Subscribe(sender)).expect("it runs");
         events
     }
+}
+
+fn options() -> Arc<ContenderOptions> {
+    Arc::new(ContenderOptions {
+        mode: Mode::Lock,
+        dialect: Dialect::Kazoo,
+        identifier: Vec::new(),
+        patterns: Arc::from([]),
+        ephemeral: true,
+        container: false,
+        acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
+    })
 }
 
 async fn lease(events: &mut mpsc::UnboundedReceiver<LockEvent>) -> Lease {
@@ -123,6 +148,45 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
     assert!(again.token() > held.token());
     assert!(held.release().await.is_err());
     assert_eq!(again.state(), LeaseState::Held);
+}
+
+#[tokio::test]
+async fn a_request_for_several_locks_gives_back_what_it_had_whichever_of_its_actors_is_killed() {
+    for victim in ["the other lock's", "the request's"] {
+        let test = Test::new("several").await;
+        let held = lease(&mut test.acquire()).await;
+        let (mut events, other) = test.acquire_two("several-other");
+        let told = timeout(SOON, events.recv()).await;
+        assert!(matches!(told, Ok(Some(LockEvent::Queued { ahead: 1, .. }))), "{told:?}");
+        // In the order in which they began.
+        let mut actors = test.started.primitives.get_children();
+        actors.sort_by_key(|actor| actor.get_id().pid());
+        actors[if victim == "the request's" { 2 } else { 1 }].kill();
+        let told = timeout(SOON, events.recv()).await;
+        let Ok(Some(LockEvent::Refused(_, Refused::Failed(AcquireError::Stopped { .. })))) = told else {
+            panic!("{victim} is killed, but {told:?}");
+        };
+        test.no_nodes_at(&other).await;
+        assert_eq!(held.state(), LeaseState::Held, "{victim}");
+        held.release().await.expect("released");
+        test.no_nodes().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_several_locks_whose_actor_is_killed_keeps_what_it_was_granted() {
+    let test = Test::new("several").await;
+    let (mut events, other) = test.acquire_two("several-other");
+    let told = timeout(SOON, events.recv()).await;
+    let Ok(Some(LockEvent::Acquired { guard, .. })) = told else { panic!("not granted, but {told:?}") };
+    let mut actors = test.started.primitives.get_children();
+    actors.sort_by_key(|actor| actor.get_id().pid());
+    actors[2].kill();
+    assert!(timeout(SOON, events.recv()).await.expect("the end").is_none(), "nobody tells any more");
+    assert_eq!(guard.state(), LeaseState::Held);
+    guard.release().await.expect("released");
+    test.no_nodes().await;
+    test.no_nodes_at(&other).await;
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ fn children_of_any_name_and_data_never_break_a_queue() {
             "__lock__12",
             "__lock__00000000001x",
             "x__rlock__0000000000",
-            "x-lock-0000000000",
+            "x-LOCK-0000000000",
             "-0000000001",
             "9999999999",
             "-9999999999",

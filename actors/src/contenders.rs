@@ -23,8 +23,7 @@ pub(crate) async fn list(
         Err(failure) => return Err(ContendersError::new(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
-    // A writer waits for all there are.
-    nodes.retain(|node| node.blocks(Mode::Write, &patterns));
+    nodes.retain(|node| is_contender(node, &patterns));
     nodes.sort();
     let reads: Vec<_> = nodes.iter().map(|node| client.read(&format!("{path}/{}", node.name()))).collect();
     let mut contenders = Vec::with_capacity(nodes.len());
@@ -96,7 +95,11 @@ async fn first_name(
 
 fn first_of(children: &[String], patterns: &Patterns) -> Option<Znode> {
     let nodes = children.iter().filter_map(|name| Znode::parse(name));
-    nodes.filter(|node| node.blocks(Mode::Write, patterns)).min()
+    nodes.filter(|node| is_contender(node, patterns)).min()
+}
+
+fn is_contender(node: &Znode, patterns: &Patterns) -> bool {
+    node.mode().is_some() || node.matches(patterns)
 }
 
 fn contender(node: &Znode, position: usize, data: &[u8], found: &Inspection) -> Contender {

@@ -21,6 +21,14 @@ pub enum AcquireError {
         /// The lock's directory.
         path: String,
     },
+    /// Somebody on the same path keeps to rules by which both could hold at the same time: a client of another dialect,
+    /// or a read/write lock beside a mutex in Curator's. Nothing is left of the request. Choose that dialect, or
+    /// name its contenders as extra lock patterns.
+    #[error("{contender:?} belongs to another kind of lock, and the two would not exclude each other")]
+    MixedDialects {
+        /// Their node.
+        contender: String,
+    },
     /// Permits were asked for, but none of them.
     #[error("no permits of {path:?} are no request")]
     NoPermits {

@@ -120,13 +120,7 @@ impl Lease {
     /// Runs `work` for as long as the lease lasts: its result, or `Err(Lost)` when the lease ended first, and then
     /// `work` is dropped where it stood. Work that never awaits cannot be cut short.
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
-        if self.state() == LeaseState::Lost {
-            return Err(Lost);
-        }
-        match select(pin!(work), pin!(self.lost())).await {
-            Either::Left((done, _)) if self.state() != LeaseState::Lost => Ok(done),
-            Either::Left(_) | Either::Right(_) => Err(Lost),
-        }
+        protect(|| self.state(), self.lost(), work).await
     }
 
     /// A view of this lease, for those who work under it.
@@ -232,6 +226,21 @@ impl fmt::Debug for Term {
             .field("node", &self.node())
             .field("token", &self.token())
             .finish_non_exhaustive()
+    }
+}
+
+/// Runs `work` until it is done or lost.
+pub(crate) async fn protect<F: Future>(
+    state: impl Fn() -> LeaseState,
+    lost: impl Future<Output = ()>,
+    work: F,
+) -> Result<F::Output, Lost> {
+    if state() == LeaseState::Lost {
+        return Err(Lost);
+    }
+    match select(pin!(work), pin!(lost)).await {
+        Either::Left((done, _)) if state() != LeaseState::Lost => Ok(done),
+        Either::Left(_) | Either::Right(_) => Err(Lost),
     }
 }
 

@@ -5,8 +5,9 @@
 //! ```text
 //! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
 //! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
-//! ├─ Primitives       (supervisor) one LockActor per lock or semaphore     lock.rs, machine/queue.rs,
+//! ├─ Primitives       (supervisor) one LockActor per lock or semaphore,    lock.rs, machine/queue.rs,
 //! │                                                                        machine/semaphore.rs
+//! │                   one MultiActor per request for several paths         multi.rs, machine/multi.rs
 //! └─ Singleton        one per candidate; above it, while it serves:        singleton.rs, machine/singleton.rs
 //!    └─ Tenure        one actor of the application under one lease         tenure.rs, machine/tenure.rs
 //! ```
@@ -28,6 +29,7 @@ mod leases;
 mod lock;
 pub mod machine;
 pub mod messages;
+pub mod multi;
 mod primitives;
 mod randomness;
 mod session;

@@ -3,6 +3,7 @@
 //! Nothing is decided here. Messages and answers become events, commands become requests and replies.
 
 mod commands;
+mod joint;
 mod leases;
 mod link;
 
@@ -16,8 +17,9 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tracing::{Span, debug, warn};
 
+pub(crate) use self::joint::{Entrant, Joint, Together};
 use self::leases::Survey;
-use self::link::{Session, Watch};
+use self::link::Session;
 
 use crate::clock::Clock;
 use crate::error::{ContendersError, ReleaseError, ResizeError};
@@ -51,6 +53,8 @@ pub(crate) enum LockActorMessage {
     Event(u64, Event),
     /// A watch is armed; the future ends when it fires.
     Armed(u64, Znode, BoxFuture<'static, Fired>),
+    /// Nodes of this path and others are to be made together.
+    Together(Together),
     /// An answer, and watches that are armed.
     Surveyed(u64, Survey),
     Wake,
@@ -84,6 +88,8 @@ struct Entry {
     /// Until the lease takes it.
     lifeline: Option<Arc<Lifeline>>,
     hold: Option<Hold>,
+    /// Who has its node made, unless its own actor does.
+    joint: Option<Joint>,
     release: Vec<RpcReplyPort<Result<(), ReleaseError>>>,
 }
 
@@ -159,12 +165,13 @@ impl State {
             LockActorMessage::Event(epoch, event) => {
                 if let Some(session) = self.connection.as_mut().filter(|s| s.connection.epoch == epoch) {
                     if let Event::Fired { node, .. } | Event::Watched(node, Err(_)) = &event {
-                        session.unwatch(node, &self.directory);
+                        session.unwatch(node);
                     }
                     self.feed(event, myself);
                 }
             }
             LockActorMessage::Armed(epoch, node, fired) => self.armed(epoch, node, fired, myself),
+            LockActorMessage::Together(together) => self.make_together(together),
             LockActorMessage::Surveyed(epoch, survey) => self.surveyed(epoch, survey, myself),
             LockActorMessage::Wake => {
                 self.wake = None;
@@ -190,6 +197,7 @@ impl State {
             listener: Some(request.listener),
             lifeline: Some(request.lifeline),
             hold: None,
+            joint: request.joint,
             release: Vec::new(),
         };
         self.requests.insert(ticket, entry);
@@ -260,9 +268,7 @@ impl State {
             };
             let _ = actor.cast(LockActorMessage::Event(epoch, event));
         });
-        if let Watch::Armed(before) = std::mem::replace(watch, Watch::Armed(task)) {
-            before.abort();
-        }
+        watch.armed(task);
         self.feed(Event::Watched(node, Ok(())), myself);
     }
 

@@ -11,9 +11,10 @@ use tracing::{Span, debug_span, warn};
 
 use crate::error::{AcquireError, ConnectError, ContendersError, ReleaseError, ResizeError};
 use crate::lease::{FencingToken, Lease};
+use crate::lock::Joint;
 pub use crate::machine::protocol::Ticket;
 use crate::machine::protocol::{Event, PermitRequest, Request, Wait};
-use crate::machine::znode::{Mode, Patterns};
+use crate::machine::znode::{Dialect, Mode, Patterns};
 use crate::supervisor::KeeperMessage;
 use crate::zookeeper::Acl;
 
@@ -69,6 +70,7 @@ pub struct AcquireRequest {
     pub(crate) wait: Wait,
     pub(crate) permits: Option<Permits>,
     pub(crate) listener: Listener,
+    pub(crate) joint: Option<Joint>,
     pub(crate) lifeline: Arc<Lifeline>,
     /// A child of the caller's span, from the call until nothing is left of the request.
     pub(crate) span: Span,
@@ -89,12 +91,17 @@ impl AcquireRequest {
         lifeline: Arc<Lifeline>,
     ) -> AcquireRequest {
         let span = debug_span!("lock", path = %listener.path, %ticket);
-        AcquireRequest { ticket, options, wait, permits: None, listener, lifeline, span }
+        AcquireRequest { ticket, options, wait, permits: None, listener, joint: None, lifeline, span }
     }
 
     /// Makes it a request for permits of a semaphore.
     pub fn permits(self, permits: Permits) -> AcquireRequest {
         AcquireRequest { permits: Some(permits), ..self }
+    }
+
+    /// Has its node made together with others'.
+    pub(crate) fn joint(self, joint: Joint) -> AcquireRequest {
+        AcquireRequest { joint: Some(joint), ..self }
     }
 
     pub(crate) fn event(&self) -> Event {
@@ -104,9 +111,9 @@ impl AcquireRequest {
                 Event::AcquirePermits { ticket, request: PermitRequest { count, limit, agreed, wait } }
             }
             None => {
-                let ContenderOptions { mode, ephemeral, .. } = *self.options;
+                let ContenderOptions { mode, dialect, ephemeral, .. } = *self.options;
                 let patterns = self.options.patterns.clone();
-                Event::Acquire { ticket, request: Request { mode, patterns, ephemeral, wait } }
+                Event::Acquire { ticket, request: Request { mode, dialect, patterns, ephemeral, wait } }
             }
         }
     }
@@ -183,6 +190,8 @@ const MUTEX: &str = "-__lock__";
 pub struct ContenderOptions {
     /// How the path is wanted.
     pub mode: Mode,
+    /// Whose names the node goes by.
+    pub dialect: Dialect,
     /// The node's data: who this is, for people.
     pub identifier: Vec<u8>,
     /// Further name endings that count as contenders.
@@ -258,20 +267,24 @@ pub enum Refused {
 
 /// Hears what becomes of one request. Runs inside the lock's actor, so it must pass events on, and never block. One
 /// that panics is not called again, and its request is cancelled, or released; nobody else notices.
-pub struct Listener {
-    hear: Option<Box<dyn FnMut(LockEvent) + Send>>,
+pub struct Listener<G = Lease> {
+    hear: Option<Box<dyn FnMut(LockEvent<G>) + Send>>,
     ticket: Ticket,
     path: Arc<str>,
 }
 
-impl Listener {
+impl<G> Listener<G> {
     /// Hears the events of `ticket`, on what is at `path`.
-    pub fn new(ticket: Ticket, path: Arc<str>, hear: impl FnMut(LockEvent) + Send + 'static) -> Listener {
+    pub fn new(
+        ticket: Ticket,
+        path: Arc<str>,
+        hear: impl FnMut(LockEvent<G>) + Send + 'static,
+    ) -> Listener<G> {
         Listener { hear: Some(Box::new(hear)), ticket, path }
     }
 
     /// Says whether it is still listening.
-    pub(crate) fn tell(&mut self, event: LockEvent) -> bool {
+    pub(crate) fn tell(&mut self, event: LockEvent<G>) -> bool {
         let Some(mut hear) = self.hear.take() else { return false };
         // What the closure leaves half done is its own, and it is not called again.
         let heard = catch_unwind(AssertUnwindSafe(move || {
@@ -286,13 +299,18 @@ impl Listener {
     }
 
     /// The last event.
-    pub(crate) fn conclude(mut self, event: LockEvent) {
+    pub(crate) fn conclude(mut self, event: LockEvent<G>) {
         self.tell(event);
+        self.hear = None;
+    }
+
+    /// No last event: what there is to say is said by others.
+    pub(crate) fn silence(mut self) {
         self.hear = None;
     }
 }
 
-impl Drop for Listener {
+impl<G> Drop for Listener<G> {
     /// Dropped without a last word: its actor was killed, or has panicked.
     fn drop(&mut self) {
         let error = AcquireError::Stopped { path: self.path.to_string() };

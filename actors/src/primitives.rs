@@ -13,8 +13,10 @@ use crate::clock::Clock;
 use crate::error::AcquireError;
 use crate::lock::{LockActor, LockActorMessage, LockArguments};
 use crate::machine::protocol::Failure;
+use crate::machine::protocol::Ticket;
 use crate::machine::znode::Instance;
 use crate::messages::{LockEvent, LockMessage, Place, Refused};
+use crate::multi::{MultiActor, MultiActorMessage, MultiArguments, MultiMessage};
 use crate::randomness::Randomness;
 use crate::session::{Connection, SessionNews};
 use crate::zookeeper::ZooKeeper;
@@ -27,6 +29,8 @@ pub enum PrimitivesMessage {
     Dropped(Place),
     /// For the actor of this place.
     Lock(Place, LockMessage),
+    /// For whoever acquires several paths at once.
+    Multi(MultiMessage),
     #[doc(hidden)]
     #[allow(private_interfaces)]
     Session(SessionNews),
@@ -53,6 +57,8 @@ pub(crate) struct State {
     randomness: Randomness,
     locks: BTreeMap<Place, Entry>,
     places: HashMap<ActorId, Place>,
+    multis: BTreeMap<Ticket, ActorRef<MultiActorMessage>>,
+    tickets: HashMap<ActorId, Ticket>,
     connection: Option<Connection>,
     suspended: bool,
     /// Cleaning up after actors that died. Ended with the session, which takes their nodes away.
@@ -82,6 +88,8 @@ impl PrimitivesActor {
             randomness: arguments.randomness,
             locks: BTreeMap::new(),
             places: HashMap::new(),
+            multis: BTreeMap::new(),
+            tickets: HashMap::new(),
             connection: None,
             suspended: false,
             sweeps: JoinSet::new(),
@@ -120,6 +128,7 @@ impl PrimitivesActor {
                     let _ = entry.actor.cast(LockActorMessage::Public(message));
                 }
             },
+            PrimitivesMessage::Multi(message) => state.multi(message, &myself).await?,
             PrimitivesMessage::Session(news) => state.session(news),
             PrimitivesMessage::Missing(paths) => state.missing(&paths),
             PrimitivesMessage::Retired { place, generation } => {
@@ -181,6 +190,33 @@ impl State {
         self.locks.get_mut(&place).ok_or_else(|| "an entry that was made is there".into())
     }
 
+    async fn multi(
+        &mut self,
+        message: MultiMessage,
+        myself: &ActorRef<PrimitivesMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            MultiMessage::Acquire(request) if self.closed => request.refuse(AcquireError::Closed),
+            MultiMessage::Acquire(request) if self.multis.contains_key(&request.ticket()) => {
+                // The listener says that it was not served; the first use of the ticket goes on.
+                warn!(ticket = %request.ticket(), "a ticket was used twice");
+            }
+            MultiMessage::Acquire(request) => {
+                let (ticket, arguments) =
+                    (request.ticket(), MultiArguments { request, primitives: myself.clone() });
+                let (actor, _) = Actor::spawn_linked(None, MultiActor, arguments, myself.get_cell()).await?;
+                self.tickets.insert(actor.get_id(), ticket);
+                self.multis.insert(ticket, actor);
+            }
+            MultiMessage::Cancel(ticket) => {
+                if let Some(actor) = self.multis.get(&ticket) {
+                    let _ = actor.cast(MultiActorMessage::Cancel);
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn spawn(
         &self,
         place: Place,
@@ -240,6 +276,10 @@ impl State {
         reason: &str,
         myself: &ActorRef<PrimitivesMessage>,
     ) -> Result<(), ActorProcessingErr> {
+        if let Some(ticket) = self.tickets.remove(&actor.get_id()) {
+            // Whatever it had asked for, it has given back.
+            self.multis.remove(&ticket);
+        }
         let Some(place) = self.places.remove(&actor.get_id()) else { return Ok(()) };
         let Some(entry) = self.locks.remove(&place) else { return Ok(()) };
         warn!(path = %place.path, reason, "a lock actor died");
@@ -258,7 +298,7 @@ impl State {
     }
 
     fn close_when_empty(&mut self) {
-        if self.locks.is_empty() {
+        if self.locks.is_empty() && self.multis.is_empty() {
             if let Some(reply) = self.closing.take() {
                 self.connection = None;
                 self.sweeps.abort_all();

@@ -416,22 +416,11 @@ impl OwnNodes {
         (batch, sent)
     }
 
-    /// Takes room for a watch on this path, if there is any.
-    pub fn reserve_watch(&self, path: &str) -> bool {
-        let used = self.watched.fetch_add(path.len(), Ordering::SeqCst) + path.len();
-        if used > WATCH_BYTES {
-            self.free_watch(path);
-        }
-        used <= WATCH_BYTES
-    }
-
-    /// The same; the room is given back when what this returns is dropped.
+    /// Takes room for a watch on this path, if there is any, until what this returns is dropped.
     pub fn room_for_watch(self: &Arc<OwnNodes>, path: &str) -> Option<WatchRoom> {
-        self.reserve_watch(path).then(|| WatchRoom { nodes: self.clone(), path: path.to_owned() })
-    }
-
-    pub fn free_watch(&self, path: &str) {
-        self.watched.fetch_sub(path.len(), Ordering::SeqCst);
+        let room = WatchRoom { nodes: self.clone(), bytes: path.len() };
+        let used = self.watched.fetch_add(room.bytes, Ordering::SeqCst) + room.bytes;
+        (used <= WATCH_BYTES).then_some(room)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
@@ -443,12 +432,12 @@ impl OwnNodes {
 /// Room for one watch, taken.
 pub(crate) struct WatchRoom {
     nodes: Arc<OwnNodes>,
-    path: String,
+    bytes: usize,
 }
 
 impl Drop for WatchRoom {
     fn drop(&mut self) {
-        self.nodes.free_watch(&self.path);
+        self.nodes.watched.fetch_sub(self.bytes, Ordering::SeqCst);
     }
 }
 

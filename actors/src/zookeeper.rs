@@ -32,6 +32,10 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn timeout(&self) -> Duration;
     /// Makes a sequential node; answers with the number that was appended and the transaction's id.
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)>;
+    /// Makes ephemeral sequential nodes, all or none, in one transaction; answers with the numbers that were appended
+    /// and the transaction's id.
+    fn create_all(&self, prefixes: &[NewNode<'_>])
+    -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>>;
     /// Makes a directory and all that leads to it, the connection's chroot included; an empty path is the chroot
     /// itself. Not atomic, not ordered.
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()>;
@@ -86,6 +90,15 @@ pub struct NewNode<'a> {
     pub data: &'a [u8],
     /// Who may do what with it.
     pub acl: &'a [Acl],
+}
+
+/// Why none of several nodes was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotCreated {
+    /// The one that failed the others, if it was one of them and the failure is definite.
+    pub culprit: Option<usize>,
+    /// What happened to it, or to the request.
+    pub failure: Failure,
 }
 
 /// How a watch ended.
@@ -246,6 +259,56 @@ impl ZooKeeper for Session {
             let options = mode.with_acls(zk::Acls::new(&acl));
             let (stat, sequence) = client.create(&prefix, &data, &options).await?;
             Ok((sequence.into_i64(), stat.czxid))
+        })
+    }
+
+    fn create_all(
+        &self,
+        prefixes: &[NewNode<'_>],
+    ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+        let client = self.client.clone();
+        // The multi borrows its client, and the block owns both; so it owns what goes into it, too.
+        let own = |node: &NewNode<'_>| (node.path.to_owned(), node.data.to_vec(), node.acl.to_vec());
+        let nodes: Vec<_> = prefixes.iter().map(own).collect();
+        let failed = |error: zk::Error| NotCreated { culprit: None, failure: error.into() };
+        send(async move {
+            let mut multi = client.new_multi_writer();
+            for (prefix, data, acl) in &nodes {
+                let options = zk::CreateMode::EphemeralSequential.with_acls(zk::Acls::new(acl));
+                multi.add_create(prefix, data, &options).map_err(failed)?;
+            }
+            let results = multi.commit().await.map_err(|error| match error {
+                zk::MultiWriteError::OperationFailed { index, source } => {
+                    NotCreated { culprit: Some(index), failure: source.into() }
+                }
+                zk::MultiWriteError::RequestFailed { source } => failed(source),
+            })?;
+            let odd = |what: &str| NotCreated { culprit: None, failure: Failure::Unknown(what.to_owned()) };
+            let (mut sequences, mut czxid) = (Vec::with_capacity(nodes.len()), None);
+            for (result, (prefix, ..)) in results.into_iter().zip(&nodes) {
+                let zk::MultiWriteResult::Create { path, stat } = result else {
+                    return Err(odd("a create was answered by something else"));
+                };
+                let number = path.strip_prefix(prefix.as_str()).and_then(|number| number.parse().ok());
+                sequences.push(number.ok_or_else(|| odd("a node without a number"))?);
+                if czxid.is_none() {
+                    czxid = Some(match stat.is_invalid() {
+                        false => stat.czxid,
+                        // Servers before 3.7.2, 3.8.2 and 3.9.0 leave it out (ZOOKEEPER-4026). One transaction made
+                        // all nodes, so that one of them tells for all; when it does not, nobody knows.
+                        true => match client.get_data(&path).await {
+                            Ok((_, stat)) => stat.czxid,
+                            Err(error) => {
+                                return Err(match Failure::from(error) {
+                                    Failure::SessionGone => failed(zk::Error::SessionExpired),
+                                    other => odd(&format!("{other:?}")),
+                                });
+                            }
+                        },
+                    });
+                }
+            }
+            Ok((sequences, czxid.ok_or_else(|| odd("no answers"))?))
         })
     }
 

@@ -171,7 +171,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A python that can import kazoo. This blocks, for seconds when it has to install it.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     // The failure is kept too, or else every test would wait for it again.
     static PYTHON_WITH_KAZOO: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = PYTHON_WITH_KAZOO.get_or_init(|| match env::var_os(PYTHON) {

@@ -7,6 +7,7 @@
 // something is unused.
 #![allow(dead_code, unused_imports)]
 
+pub mod curator;
 pub mod ensemble;
 mod guardian;
 mod java;
@@ -21,8 +22,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+pub use curator::{Curator, CuratorKind};
 pub use ensemble::Ensemble;
 pub use kazoo::{Acquire, Create, Handle, Kazoo, Kind, Pending, Stat};
+pub use kazoo_process::python;
 pub use lockkeeper_embedded::Proxy;
 pub use server::{Server, ServerOptions};
 pub use target::{TestServer, proxied, shared};

@@ -6,7 +6,7 @@ use ractor::ActorRef;
 use tracing::{debug, warn};
 
 use super::link::full;
-use super::{LockActorMessage, State};
+use super::{Entrant, LockActorMessage, State};
 use crate::error::{AcquireError, ReleaseError};
 use crate::lease::{FencingToken, Grant, Hold, Lease};
 use crate::machine::protocol::{Command, Created, Event, Failure, Refusal, Ticket};
@@ -22,7 +22,7 @@ impl State {
             Command::List(attempt) => {
                 self.submit(|zk| zk.client.children(&path), move |r| Event::Listed(attempt, r))
             }
-            Command::Enter(attempt, ticket) => self.enter(attempt, ticket),
+            Command::Enter(attempt, ticket) => self.enter(attempt, ticket, myself),
             Command::MakeDirectory(attempt, ticket) => {
                 let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else {
                     return;
@@ -51,7 +51,7 @@ impl State {
             }
             Command::Unwatch(node) => {
                 if let Some(session) = &mut self.connection {
-                    session.unwatch(&node, &path);
+                    session.unwatch(&node);
                 }
             }
             Command::Delete(attempt, node) => {
@@ -143,13 +143,18 @@ impl State {
         }
     }
 
-    /// Create and list, sent together.
-    fn enter(&mut self, attempt: Attempt, ticket: Ticket) {
+    /// Create and list, sent together; or somebody else does it.
+    fn enter(&mut self, attempt: Attempt, ticket: Ticket, myself: &ActorRef<LockActorMessage>) {
         let (path, instance) = (self.directory.clone(), self.arguments.instance);
-        let Some(options) = self.requests.get(&ticket).map(|entry| entry.options.clone()) else { return };
-        let name = instance.prefix(attempt, options.mode);
+        let Some(entry) = self.requests.get(&ticket) else { return };
+        let options = entry.options.clone();
+        let name = instance.prefix(attempt, options.dialect, options.mode);
         let Some(session) = &self.connection else { return };
         let (epoch, client) = (session.connection.epoch, &session.connection.client);
+        if let Some(joint) = &entry.joint {
+            let (actor, otherwise) = (myself.clone(), Entrant::withdrawn());
+            return joint(Entrant { epoch, path, attempt, name, options, actor, otherwise });
+        }
         let prefix = format!("{path}/{name}");
         let create = client.create(&prefix, &options.identifier, options.ephemeral, &options.acl);
         let list = client.children(&path);
@@ -243,6 +248,9 @@ fn refused(path: &str, directory: &str, refusal: Refusal) -> Refused {
         Refusal::Cancelled => Refused::Cancelled,
         Refusal::Closed => Refused::Failed(AcquireError::Closed),
         Refusal::Exhausted => Refused::Failed(AcquireError::SequenceExhausted { path: directory.to_owned() }),
+        Refusal::MixedDialects(node) => {
+            Refused::Failed(AcquireError::MixedDialects { contender: full(directory, &node) })
+        }
         Refusal::NoAuth(None) => Refused::Failed(AcquireError::NoAuth { path }),
         Refusal::NoAuth(Some(node)) => Refused::Failed(AcquireError::NoAuth { path: full(directory, &node) }),
         Refusal::NoPermits => Refused::Failed(AcquireError::NoPermits { path }),

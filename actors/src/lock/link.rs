@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::LockActorMessage;
 use crate::machine::protocol::{Event, Failure};
 use crate::machine::znode::{Attempt, Znode};
-use crate::session::Connection;
+use crate::session::{Connection, WatchRoom};
 use crate::zookeeper::{Fired, Watching};
 
 /// A session, and everything that must not outlive it.
@@ -27,9 +27,27 @@ pub(super) struct Session {
     pub tasks: JoinSet<()>,
 }
 
-pub(super) enum Watch {
-    Arming,
-    Armed(AbortHandle),
+/// A watch on a contender ahead, armed when it has a task. Gives its room back when it is dropped.
+pub(super) struct Watch {
+    task: Option<AbortHandle>,
+    _room: WatchRoom,
+}
+
+impl Watch {
+    /// The task ends when the watch fires; it follows whatever watch was armed before.
+    pub fn armed(&mut self, task: AbortHandle) {
+        if let Some(before) = self.task.replace(task) {
+            before.abort();
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
 }
 
 impl Session {
@@ -54,17 +72,15 @@ impl Session {
 
     pub fn watch(&mut self, node: Znode, path: &str) {
         let (epoch, client, target) = (self.connection.epoch, &self.connection.client, full(path, &node));
-        if !self.connection.nodes.reserve_watch(&target) {
+        let Some(room) = self.connection.nodes.room_for_watch(&target) else {
             let read = client.read(&target);
             return self.expect(Box::pin(async move {
                 let result = read.await.and(Err(Failure::Refused("no room for another watch".into())));
                 LockActorMessage::Event(epoch, Event::Watched(node, result))
             }));
-        }
+        };
         let answer = client.watch(&target);
-        if self.watches.insert(node.clone(), Watch::Arming).is_some() {
-            self.connection.nodes.free_watch(&target);
-        }
+        self.watches.insert(node.clone(), Watch { task: None, _room: room });
         self.expect(Box::pin(async move {
             match answer.await {
                 Ok(fired) => LockActorMessage::Armed(epoch, node, fired),
@@ -73,13 +89,8 @@ impl Session {
         }));
     }
 
-    pub fn unwatch(&mut self, node: &Znode, path: &str) {
-        if let Some(watch) = self.watches.remove(node) {
-            self.connection.nodes.free_watch(&full(path, node));
-            if let Watch::Armed(task) = watch {
-                task.abort();
-            }
-        }
+    pub fn unwatch(&mut self, node: &Znode) {
+        self.watches.remove(node);
         while self.tasks.try_join_next().is_some() {}
     }
 

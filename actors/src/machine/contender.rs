@@ -47,8 +47,32 @@ impl Contender {
         Contender { ticket, request, wanted: true, node: None, stage: Stage::Idle }
     }
 
+    /// The transaction that made its node, where that is known.
+    pub fn czxid(&self) -> Option<i64> {
+        match self.stage {
+            Stage::Listing { czxid }
+            | Stage::Waiting { czxid }
+            | Stage::Held { czxid }
+            | Stage::Unverified { czxid, .. } => Some(czxid),
+            Stage::Idle
+            | Stage::Peeking
+            | Stage::Entering
+            | Stage::MakingDirectory
+            | Stage::Looking
+            | Stage::Inspecting
+            | Stage::Leaving => None,
+        }
+    }
+
     /// Whether this contender waits for `node` when that stands ahead.
     pub fn waits_for(&self, node: &Znode) -> bool {
-        node.blocks(self.request.mode, &self.request.patterns)
+        let Request { dialect, mode, patterns, .. } = &self.request;
+        node.blocks(*dialect, *mode, patterns)
+    }
+
+    /// Whether this contender and the one of `node` could hold at the same time.
+    pub fn clashes(&self, node: &Znode) -> bool {
+        let Request { dialect, mode, patterns, .. } = &self.request;
+        node.clashes(*dialect, *mode, patterns)
     }
 }

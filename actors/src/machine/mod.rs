@@ -4,6 +4,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod contender;
+pub mod multi;
 pub mod protocol;
 pub mod queue;
 pub mod semaphore;

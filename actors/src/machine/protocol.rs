@@ -2,7 +2,7 @@
 //! prints it.
 
 use super::Moment;
-use super::znode::{Attempt, Mode, Patterns, Znode};
+use super::znode::{Attempt, Dialect, Mode, Patterns, Znode};
 
 /// Names one request for a lock, from the call until its node is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,6 +13,8 @@ pub struct Ticket(pub(crate) u64);
 pub struct Request {
     /// How the path is wanted.
     pub mode: Mode,
+    /// Whose names the node goes by.
+    pub dialect: Dialect,
     /// Further name endings that count as contenders.
     pub patterns: Patterns,
     /// Whether the node goes with the session.
@@ -316,6 +318,8 @@ pub enum Refusal {
     Closed,
     /// The directory is running out of sequence numbers.
     Exhausted,
+    /// This contender and the one that asked could hold at the same time.
+    MixedDialects(Znode),
     /// No permits are wanted.
     NoPermits,
     /// The semaphore has fewer permits than are wanted.

@@ -1,10 +1,13 @@
 //! The queue of one lock path, as one process sees it: all its local contenders, and who is ahead of them.
 //!
 //! A contender is an ephemeral sequential child; the lowest blocking number holds. Sequence numbers count
-//! creates, so for a contender that has listed once, the set ahead only shrinks: names are crossed off, nobody
-//! lists again. A local contender that leaves is crossed off at once, before the server has confirmed it: this
-//! process' nodes are then the front of the queue, and whichever of them the server still shows, nobody else can
-//! be first. That makes hand-off within a process free of round trips while the order stays the cluster's.
+//! creates, so for a contender that has listed once, the set ahead only shrinks, and names are crossed off. Who waits
+//! sees only its predecessor go. When everybody takes his turn, those before it went earlier, unseen: one list tells,
+//! where several were left.
+//!
+//! A local contender that leaves is crossed off at once, before the server has confirmed it: this process' nodes are
+//! then the front of the queue, and whichever of them the server still shows, nobody else can be first. That makes
+//! hand-off within a process free of round trips while the order stays the cluster's.
 //!
 //! The recipe is ZooKeeper's ("Recipes and Solutions", Locks) with kazoo's names; what differs is argued above.
 
@@ -27,7 +30,7 @@ pub struct Queue {
     instance: Instance,
     link: Link,
     closed: bool,
-    /// Attempts count up in the order in which creates are sent.
+    /// Attempts count up in the order in which they are made.
     next: Attempt,
     /// The first attempt of this session; own nodes of earlier ones are as foreign as anybody's.
     epoch_start: Attempt,
@@ -37,6 +40,10 @@ pub struct Queue {
     placed: BTreeMap<Znode, Attempt>,
     /// Names of others that a list showed and nothing has crossed off since.
     foreign: BTreeSet<Znode>,
+    /// The last name that was crossed off. Names before it may have gone as well, unseen.
+    gone: Option<Znode>,
+    /// The list that will tell, and the own node up to which it does.
+    review: Option<(Attempt, Znode)>,
     watched: BTreeSet<Znode>,
     alarms: BTreeSet<(Moment, Alarm)>,
 }
@@ -80,6 +87,8 @@ impl Queue {
             tickets: BTreeMap::new(),
             placed: BTreeMap::new(),
             foreign: BTreeSet::new(),
+            gone: None,
+            review: None,
             watched: BTreeSet::new(),
             alarms: BTreeSet::new(),
         }
@@ -240,6 +249,7 @@ impl Queue {
         self.link = Link::Down;
         self.epoch_start = self.next;
         self.watched.clear();
+        (self.gone, self.review) = (None, None);
         // For a node that outlives the session, this process' others become strangers until the server drops them.
         let outliving = self.contenders.values().any(|contender| !contender.request.ephemeral);
         self.foreign.retain(|_| outliving);

@@ -1,10 +1,11 @@
 //! Names: which paths may be locked, what a contender's node is called, who blocks whom.
 //!
-//! The wire is kazoo's (`kazoo/recipe/lock.py`, version 2.11): a contender is a child whose name ends in a
-//! marker and the sequence number that ZooKeeper appends.
+//! The wire is kazoo's (`kazoo/recipe/lock.py`, version 2.11) or, by choice, Apache Curator's (`InterProcessMutex` and
+//! `InterProcessReadWriteLock`, version 5.4): a contender is a child whose name ends in a marker and the sequence
+//! number that ZooKeeper appends.
 
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use thiserror::Error;
 
@@ -12,41 +13,75 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Mode {
-    /// Alone among locks and writers: kazoo's `Lock`. Does not wait for readers.
+    /// Alone among locks: kazoo's `Lock`, Curator's `InterProcessMutex`. Does not wait for readers.
     Lock,
-    /// Beside other readers: kazoo's `ReadLock`.
+    /// Beside other readers: kazoo's `ReadLock`, the read lock of Curator's `InterProcessReadWriteLock`.
     Read,
-    /// Alone among readers, writers and locks: kazoo's `WriteLock`. Its nodes are named like a lock's.
+    /// Alone among readers and writers: kazoo's `WriteLock`, the write lock of Curator's `InterProcessReadWriteLock`.
     Write,
 }
 
-const EXCLUSIVE: &str = "__lock__";
-const SHARED: &str = "__rlock__";
-
 impl Mode {
-    /// The table: what a contender's node is called, and whose it waits for.
-    fn row(self) -> (&'static str, &'static [&'static str]) {
+    /// Whoever is let into the queue behind a contender in this mode waits for it, in whatever mode.
+    pub fn blocks_all(self) -> bool {
         match self {
-            Mode::Lock => (EXCLUSIVE, &[EXCLUSIVE]),
-            Mode::Read => (SHARED, &[EXCLUSIVE]),
-            Mode::Write => (EXCLUSIVE, &[EXCLUSIVE, SHARED]),
+            Mode::Lock | Mode::Write => true,
+            Mode::Read => false,
         }
     }
+}
 
-    /// What stands between the unique prefix and the sequence number.
-    pub fn marker(self) -> &'static str {
-        self.row().0
-    }
+/// Whose names a contender's node goes by, and so with whose clients it shares a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Those of kazoo, ZooKeeper's Python library: `{uuid}__lock__{number}`, and `__rlock__` for readers.
+    #[default]
+    Kazoo,
+    /// Those of Apache Curator's `InterProcessMutex` and `InterProcessReadWriteLock`: `_c_{uuid}-lock-{number}`, and
+    /// `__READ__` and `__WRIT__`. One of its threads that acquires to read while it holds to write, and then stops
+    /// writing, is not waited for by writers that were in line by then: not by Curator's (5.4), and not by ours.
+    Curator,
+}
 
-    /// The markers of the contenders that this one waits for.
-    fn blocked_by(self) -> &'static [&'static str] {
-        self.row().1
-    }
+const KAZOO_LOCK: &str = "__lock__";
+const KAZOO_READ: &str = "__rlock__";
+const CURATOR_LOCK: &str = "-lock-";
+const CURATOR_READ: &str = "-__READ__";
+const CURATOR_WRITE: &str = "-__WRIT__";
 
-    /// Whoever comes behind a contender in this mode waits for it, in whatever mode.
-    pub fn blocks_all(self) -> bool {
-        self.marker() == EXCLUSIVE
-    }
+/// Every marker, and what a node with it is to people who list contenders: kazoo's writers are named like its locks.
+const MARKERS: [(&str, Mode); 5] = [
+    (KAZOO_LOCK, Mode::Lock),
+    (KAZOO_READ, Mode::Read),
+    (CURATOR_LOCK, Mode::Lock),
+    (CURATOR_READ, Mode::Read),
+    (CURATOR_WRITE, Mode::Write),
+];
+
+/// A row of the exclusion table, all in markers.
+struct Row {
+    /// Ends the name of a contender's node, before its number.
+    own: &'static str,
+    /// Of the contenders that this one waits for.
+    blocked_by: &'static [&'static str],
+    /// Of all that keep to the same rules, so that one of two waits for the other wherever it must.
+    family: &'static [&'static str],
+}
+
+/// The table. Curator's mutex and its read/write lock pass each other by on one path, so they are two families.
+fn row(dialect: Dialect, mode: Mode) -> Row {
+    const KAZOO: &[&str] = &[KAZOO_LOCK, KAZOO_READ];
+    const CURATOR: &[&str] = &[CURATOR_READ, CURATOR_WRITE];
+    let (own, blocked_by, family): (_, &'static [&'static str], _) = match (dialect, mode) {
+        (Dialect::Kazoo, Mode::Lock) => (KAZOO_LOCK, &[KAZOO_LOCK], KAZOO),
+        (Dialect::Kazoo, Mode::Read) => (KAZOO_READ, &[KAZOO_LOCK], KAZOO),
+        (Dialect::Kazoo, Mode::Write) => (KAZOO_LOCK, KAZOO, KAZOO),
+        (Dialect::Curator, Mode::Lock) => (CURATOR_LOCK, &[CURATOR_LOCK], &[CURATOR_LOCK][..]),
+        (Dialect::Curator, Mode::Read) => (CURATOR_READ, &[CURATOR_WRITE], CURATOR),
+        (Dialect::Curator, Mode::Write) => (CURATOR_WRITE, CURATOR, CURATOR),
+    };
+    Row { own, blocked_by, family }
 }
 
 /// Further name endings that count as contenders; plain text, never a pattern language.
@@ -150,8 +185,15 @@ impl Instance {
     }
 
     /// The name without its sequence number, as it is sent with the create.
-    pub fn prefix(self, attempt: Attempt, mode: Mode) -> String {
-        format!("{:032x}{}", self.0 | u128::from(attempt.0), mode.marker())
+    pub fn prefix(self, attempt: Attempt, dialect: Dialect, mode: Mode) -> String {
+        let (digits, marker) = (format!("{:032x}", self.0 | u128::from(attempt.0)), row(dialect, mode).own);
+        match dialect {
+            Dialect::Kazoo => format!("{digits}{marker}"),
+            Dialect::Curator => {
+                let [a, b, c, d, e] = UUID_GROUPS.map(|group| &digits[group]);
+                format!("{PROTECTED}{a}-{b}-{c}-{d}-{e}{marker}")
+            }
+        }
     }
 
     /// The name of a semaphore's lease, which has no sequence number.
@@ -161,11 +203,18 @@ impl Instance {
 
     /// Which attempt of this queue made the node, if one did.
     pub fn attempt(self, name: &str) -> Option<Attempt> {
-        let unique = u128::from_str_radix(name.get(..32)?, 16).ok()?;
+        let unique = match name.strip_prefix(PROTECTED) {
+            Some(rest) => u128::from_str_radix(&rest.get(..36)?.replace('-', ""), 16).ok()?,
+            None => u128::from_str_radix(name.get(..32)?, 16).ok()?,
+        };
         (unique >> ATTEMPT_BITS << ATTEMPT_BITS == self.0)
             .then_some(Attempt((unique & ((1 << ATTEMPT_BITS) - 1)) as u64))
     }
 }
+
+/// What Curator puts before the UUID of a create that it protects from a lost answer.
+const PROTECTED: &str = "_c_";
+const UUID_GROUPS: [Range<usize>; 5] = [0..8, 8..12, 12..16, 16..20, 20..32];
 
 impl fmt::Debug for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,7 +222,7 @@ impl fmt::Debug for Instance {
     }
 }
 
-/// One try of a queue to make one node. They count up in the order in which the creates are sent.
+/// One try of a queue to make one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u64);
 
@@ -216,18 +265,33 @@ impl Znode {
         self.sequence
     }
 
-    /// What the name tells of the mode, for a listing shown to people: a writer's name is a lock's.
+    /// What the name tells of the mode, for a listing shown to people; `None` when it is no contender's of any
+    /// dialect.
     pub fn mode(&self) -> Option<Mode> {
-        [Mode::Lock, Mode::Read].into_iter().find(|mode| self.stem().ends_with(mode.marker()))
+        let stem = self.stem();
+        MARKERS.into_iter().find(|(marker, _)| stem.ends_with(marker)).map(|(_, mode)| mode)
     }
 
-    /// Whether a contender in this mode, counting these extra patterns, waits for this node when it stands ahead.
-    pub fn blocks(&self, mode: Mode, patterns: &[String]) -> bool {
+    /// Whether it ends in one of these extra patterns and a number.
+    pub fn matches(&self, patterns: &[String]) -> bool {
         let stem = self.stem();
         // A pattern may itself end in the dash that reads like a sign.
         let ten_places = &self.name[..self.name.len() - 10];
-        mode.blocked_by().iter().any(|marker| stem.ends_with(marker))
-            || patterns.iter().any(|p| stem.ends_with(p.as_str()) || ten_places.ends_with(p.as_str()))
+        patterns.iter().any(|p| stem.ends_with(p.as_str()) || ten_places.ends_with(p.as_str()))
+    }
+
+    /// Whether a contender of this kind, counting these extra patterns, waits for this node when it stands ahead.
+    pub fn blocks(&self, dialect: Dialect, mode: Mode, patterns: &[String]) -> bool {
+        let stem = self.stem();
+        row(dialect, mode).blocked_by.iter().any(|marker| stem.ends_with(marker)) || self.matches(patterns)
+    }
+
+    /// Whether this is a contender that keeps to other rules than one of this kind, and whom no extra pattern
+    /// covers: the two could hold at the same time.
+    pub fn clashes(&self, dialect: Dialect, mode: Mode, patterns: &[String]) -> bool {
+        let stem = self.stem();
+        let related = row(dialect, mode).family.iter().any(|marker| stem.ends_with(marker));
+        self.mode().is_some() && !related && !self.matches(patterns)
     }
 
     /// The number is near the end of what a directory can give out (or past it), where order means nothing.
@@ -281,26 +345,57 @@ mod tests {
         for (mode, for_lock, for_reader) in
             [(Mode::Lock, true, false), (Mode::Read, true, false), (Mode::Write, true, true)]
         {
-            assert_eq!(
-                (lock.blocks(mode, &[]), reader.blocks(mode, &[])),
-                (for_lock, for_reader),
-                "{mode:?}"
-            );
+            let blocks = |node: &Znode| node.blocks(Dialect::Kazoo, mode, &[]);
+            assert_eq!((blocks(&lock), blocks(&reader)), (for_lock, for_reader), "{mode:?}");
+        }
+    }
+
+    /// One line a kind: `w` for whom it waits for, `x` for whom it cannot stand in one queue with, `-` for whom it
+    /// passes.
+    #[test]
+    fn the_whole_table() {
+        let nodes = [KAZOO_LOCK, KAZOO_READ, CURATOR_LOCK, CURATOR_READ, CURATOR_WRITE]
+            .map(|marker| node(&format!("{marker}0000000007")));
+        for (dialect, mode, expected) in [
+            (Dialect::Kazoo, Mode::Lock, "w-xxx"),
+            (Dialect::Kazoo, Mode::Read, "w-xxx"),
+            (Dialect::Kazoo, Mode::Write, "wwxxx"),
+            (Dialect::Curator, Mode::Lock, "xxwxx"),
+            (Dialect::Curator, Mode::Read, "xxx-w"),
+            (Dialect::Curator, Mode::Write, "xxxww"),
+        ] {
+            let standing =
+                |node: &Znode| match (node.blocks(dialect, mode, &[]), node.clashes(dialect, mode, &[])) {
+                    (true, false) => 'w',
+                    (false, true) => 'x',
+                    (false, false) => '-',
+                    (true, true) => '?',
+                };
+            assert_eq!(nodes.iter().map(standing).collect::<String>(), expected, "{dialect:?} {mode:?}");
         }
     }
 
     #[test]
+    fn an_extra_pattern_turns_a_clash_into_waiting() {
+        let (lock, patterns) = (node("-lock-0000000007"), ["-lock-".to_owned()]);
+        assert!(!lock.clashes(Dialect::Kazoo, Mode::Lock, &patterns));
+        assert!(lock.blocks(Dialect::Kazoo, Mode::Lock, &patterns));
+        assert!(!node("config0000000007").clashes(Dialect::Kazoo, Mode::Lock, &[]), "nobody's contender");
+    }
+
+    #[test]
     fn a_lock_waits_for_locks_only() {
-        assert!(node("__lock__0000000007").blocks(Mode::Lock, &[]));
-        assert!(!node("__rlock__0000000007").blocks(Mode::Lock, &[]));
-        assert!(!node("-lock-0000000007").blocks(Mode::Lock, &[]));
-        assert!(node("-lock-0000000007").blocks(Mode::Lock, &["-lock-".into()]));
+        let blocks = |tail, patterns: &[String]| node(tail).blocks(Dialect::Kazoo, Mode::Lock, patterns);
+        assert!(blocks("__lock__0000000007", &[]));
+        assert!(!blocks("__rlock__0000000007", &[]));
+        assert!(!blocks("-lock-0000000007", &[]));
+        assert!(blocks("-lock-0000000007", &["-lock-".into()]));
     }
 
     #[test]
     fn extra_patterns_are_plain_text() {
-        assert!(node("a[0000000001").blocks(Mode::Lock, &["a[".into()]));
-        assert!(!node("ab0000000001").blocks(Mode::Lock, &["a.".into()]));
+        assert!(node("a[0000000001").matches(&["a[".into()]));
+        assert!(!node("ab0000000001").matches(&["a.".into()]));
         assert!(check_patterns(&[String::new()]).is_err());
         assert!(check_patterns(&["a/b".into()]).is_err());
     }
@@ -320,19 +415,27 @@ mod tests {
         {
             let node = node(tail);
             assert!(node.is_exhausted(), "{tail}");
-            assert!(node.blocks(Mode::Lock, &[]), "{tail}");
+            assert!(node.blocks(Dialect::Kazoo, Mode::Lock, &[]), "{tail}");
         }
         assert!(!node("__lock__2146000000").is_exhausted());
         assert_eq!(node("_c_x-lock-0000000003").sequence(), 3, "Curator's dash is not a sign");
+        let wrapped = node("-lock--2147483648");
+        assert!(wrapped.is_exhausted() && wrapped.blocks(Dialect::Curator, Mode::Lock, &[]));
     }
 
     #[test]
     fn a_queue_knows_its_own_nodes_and_no_others() {
         let instance = Instance::new(u128::from_str_radix(UUID, 16).expect("hex"));
-        let name = format!("{}{:010}", instance.prefix(Attempt(5), Mode::Lock), 9);
-        assert_eq!(instance.attempt(&name), Some(Attempt(5)));
-        assert!(name.is_ascii() && name.len() == 32 + 8 + 10, "kazoo's shape: {name}");
-        assert_eq!(Instance::new(1 << 100).attempt(&name), None);
-        assert_eq!(instance.attempt("é__lock__0000000001"), None);
+        let names = [Dialect::Kazoo, Dialect::Curator].map(|dialect| {
+            let name = format!("{}{:010}", instance.prefix(Attempt(5), dialect, Mode::Lock), 9);
+            assert_eq!(instance.attempt(&name), Some(Attempt(5)), "{name}");
+            assert_eq!(Instance::new(1 << 100).attempt(&name), None, "{name}");
+            name
+        });
+        assert_eq!(names[0], "c95a8f1fbd1c4c3f8b3e000000000005__lock__0000000009");
+        assert_eq!(names[1], "_c_c95a8f1f-bd1c-4c3f-8b3e-000000000005-lock-0000000009");
+        for name in ["é__lock__0000000001", "_c_é-lock-0000000001", "_c_-lock-0000000001", ""] {
+            assert_eq!(instance.attempt(name), None, "{name}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What ZooKeeper answers, and what follows from it.
 
+use std::collections::BTreeSet;
+
 use super::{Alarm, Link, Queue, RETRY, Standing};
 use crate::machine::contender::Stage;
 use crate::machine::protocol::{Command, Created, Failure, Inspection, Refusal, Wait};
@@ -61,20 +63,26 @@ impl Queue {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
+        if let Some((_, node)) = self.review.take_if(|(asked, _)| *asked == attempt) {
+            return self.reviewed(attempt, node, result, out);
+        }
         match self.stage(attempt) {
             Some(Stage::Listing { czxid }) => self.place(attempt, czxid, result, now, out),
             Some(Stage::Peeking) => match result {
                 Ok(children) => {
                     let contender = &self.contenders[&attempt];
-                    let contended = children.iter().filter_map(|name| Znode::parse(name)).any(|node| {
-                        contender.waits_for(&node) && !matches!(self.standing(&node), Standing::Left)
-                    });
-                    match contended {
-                        true => self.fail(attempt, Refusal::Contended, out),
-                        false => self.enter(attempt, out),
+                    let mut siblings: Vec<Znode> =
+                        children.iter().filter_map(|name| Znode::parse(name)).collect();
+                    siblings.retain(|node| !matches!(self.standing(node), Standing::Left));
+                    if let Some(other) = siblings.iter().find(|node| contender.clashes(node)) {
+                        self.fail(attempt, Refusal::MixedDialects(other.clone()), out)
+                    } else if siblings.iter().any(|node| contender.waits_for(node)) {
+                        self.fail(attempt, Refusal::Contended, out)
+                    } else {
+                        self.proceed(attempt, Stage::Entering, out)
                     }
                 }
-                Err(Failure::NoNode) => self.enter(attempt, out),
+                Err(Failure::NoNode) => self.proceed(attempt, Stage::Entering, out),
                 Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
                 Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
                 Err(Failure::Unknown(_) | Failure::SessionGone) => {
@@ -82,6 +90,38 @@ impl Queue {
                 }
             },
             _ => {}
+        }
+    }
+
+    /// Whoever stood before `node` and is not in the list has gone; who came behind may be missing from it.
+    fn reviewed(
+        &mut self,
+        attempt: Attempt,
+        node: Znode,
+        result: Result<Vec<String>, Failure>,
+        out: &mut Vec<Command>,
+    ) {
+        let there: BTreeSet<Znode> = match result {
+            Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
+            // The directory went, and all nodes with it.
+            Err(Failure::NoNode) => BTreeSet::new(),
+            Err(Failure::Unknown(_)) => {
+                self.review = Some((attempt, node));
+                return out.push(Command::List(attempt));
+            }
+            // Its loss will be told, and settles it.
+            Err(Failure::SessionGone) => return self.review = Some((attempt, node)),
+            // One by one, then.
+            Err(Failure::NoAuth | Failure::Refused(_)) => return self.gone = None,
+        };
+        let ahead: Vec<Znode> = self.foreign.range(..&node).cloned().collect();
+        for other in ahead.iter().filter(|other| !there.contains(other)) {
+            self.cross_off(other);
+        }
+        self.gone = None;
+        let waiting = matches!(self.stage(attempt), Some(Stage::Waiting { .. }));
+        if waiting && !there.contains(&node) {
+            self.missing(attempt, out);
         }
     }
 
@@ -262,6 +302,10 @@ impl Queue {
         if node.is_exhausted() || siblings.iter().any(wrapped) {
             return self.give_up(attempt, Refusal::Exhausted, out);
         }
+        let stays = |other: &&Znode| !matches!(self.standing(other), Standing::Left);
+        if let Some(other) = siblings.iter().filter(stays).find(|other| contender.clashes(other)) {
+            return self.give_up(attempt, Refusal::MixedDialects(other.clone()), out);
+        }
         for other in siblings.into_iter().filter(|other| *other < node) {
             match self.standing(&other) {
                 Standing::Local(owner) => self.sight(owner, other),
@@ -271,10 +315,11 @@ impl Queue {
                 }
             }
         }
-        // Creates are numbered in the order in which they are sent, unless the directory was made again in between;
-        // then what stood in the old one is gone.
+        // Within a directory, numbers grow as transactions do. A node that came earlier under a larger number stood in
+        // one that has been deleted and made again since, and is gone.
+        let earlier = |owner: &Attempt| self.contenders[owner].czxid().is_some_and(|other| other < czxid);
         let outlived: Vec<Attempt> = (self.placed.range(&node..))
-            .filter(|(other, owner)| **owner < attempt && other.sequence() > node.sequence())
+            .filter(|(other, owner)| other.sequence() > node.sequence() && earlier(owner))
             .map(|(_, owner)| *owner)
             .collect();
         for owner in outlived {

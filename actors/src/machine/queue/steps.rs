@@ -14,14 +14,22 @@ impl Queue {
         let mut needed = BTreeSet::new();
         let mut granted = Vec::new();
         let mut ahead: Vec<&Znode> = Vec::new();
+        let mut unsure = None;
         for (node, attempt) in &self.placed {
             let contender = &self.contenders[attempt];
             if let Stage::Waiting { czxid } = contender.stage {
                 // Behind somebody local no watch is needed: that one's leaving is an event here.
                 if !ahead.iter().any(|local| contender.waits_for(local)) {
-                    match self.foreign.range(..node).rev().find(|other| contender.waits_for(other)) {
+                    let mut blocking =
+                        self.foreign.range(..node).rev().filter(|other| contender.waits_for(other));
+                    match blocking.next() {
                         Some(nearest) => {
                             needed.insert(nearest.clone());
+                            if self.gone.as_ref().is_some_and(|gone| nearest < gone)
+                                && blocking.next().is_some()
+                            {
+                                unsure = Some((*attempt, node.clone()));
+                            }
                         }
                         None if self.is_up() => granted.push((*attempt, node.clone(), czxid)),
                         None => {}
@@ -38,6 +46,14 @@ impl Queue {
             self.silence(attempt);
             out.push(Command::Grant { ticket: self.contenders[&attempt].ticket, node, czxid });
         }
+        if let (None, Some((attempt, node))) = (&self.review, unsure) {
+            out.push(Command::List(attempt));
+            self.review = Some((attempt, node));
+        }
+        // Its answer will show whom to watch.
+        if self.review.is_some() {
+            needed.retain(|node| self.watched.contains(node));
+        }
         for node in self.watched.difference(&needed) {
             out.push(Command::Unwatch(node.clone()));
         }
@@ -48,6 +64,7 @@ impl Queue {
         // What a list showed matters to those who have listed; whoever comes later lists anew.
         if !self.foreign.is_empty() && self.placed.values().all(|attempt| self.is_held(*attempt)) {
             self.foreign.clear();
+            self.gone = None;
         }
     }
 
@@ -84,14 +101,6 @@ impl Queue {
             (_, Wait::Until(_) | Wait::Forever) => Stage::Entering,
         };
         self.proceed(attempt, stage, out);
-    }
-
-    /// After a look that found nobody. The attempt is numbered now, when its create is sent.
-    pub(super) fn enter(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
-        if let Some(contender) = self.contenders.remove(&attempt) {
-            let attempt = self.insert(contender);
-            self.proceed(attempt, Stage::Entering, out);
-        }
     }
 
     pub(super) fn proceed(&mut self, attempt: Attempt, stage: Stage, out: &mut Vec<Command>) {
@@ -235,6 +244,7 @@ impl Queue {
     pub(super) fn cross_off(&mut self, node: &Znode) {
         self.foreign.remove(node);
         self.watched.remove(node);
+        self.gone = self.gone.take().max(Some(node.clone()));
     }
 
     pub(super) fn tell_holders(&self, tell: fn(Ticket) -> Command, out: &mut Vec<Command>) {

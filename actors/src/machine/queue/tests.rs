@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::protocol::{Created, Failure, Inspection};
-use crate::machine::znode::{Mode, Patterns};
+use crate::machine::znode::{Dialect, Mode, Patterns};
 
 const SESSION: i64 = 77;
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,7 +34,8 @@ impl Test {
 
     /// The node that an attempt makes, with this sequence number.
     fn own(&self, attempt: u64, sequence: i64) -> Znode {
-        let name = format!("{}{sequence:010}", self.instance.prefix(Attempt(attempt), Mode::Lock));
+        let name =
+            format!("{}{sequence:010}", self.instance.prefix(Attempt(attempt), Dialect::Kazoo, Mode::Lock));
         Znode::parse(&name).expect("a contender's name")
     }
 
@@ -69,7 +70,8 @@ impl Test {
 }
 
 fn request(ephemeral: bool, wait: Wait) -> Request {
-    Request { mode: Mode::Lock, patterns: Patterns::from([]), ephemeral, wait }
+    let (mode, dialect) = (Mode::Lock, Dialect::Kazoo);
+    Request { mode, dialect, patterns: Patterns::from([]), ephemeral, wait }
 }
 
 fn enter(attempt: u64, ticket: u64) -> Command {
@@ -116,6 +118,75 @@ fn only_the_nearest_stranger_is_watched_and_its_end_grants_without_a_read() {
     let next = test.on(Event::Fired { node: foreign(4), gone: true });
     assert_eq!(next, [Command::Watch(foreign(2))]);
     assert_eq!(test.on(Event::Watched(foreign(2), Err(Failure::NoNode))), [test.grant(0, 0, 5)]);
+}
+
+/// A waiter behind four strangers, of whom the nearest goes.
+fn reviewing() -> Test {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.entered(0, 5, &[&foreign(1), &foreign(2), &foreign(3), &foreign(4)]);
+    assert_eq!(test.on(Event::Fired { node: foreign(4), gone: true }), [Command::List(Attempt(0))]);
+    test
+}
+
+fn listed(nodes: &[&Znode]) -> Event {
+    Event::Listed(Attempt(0), Ok(nodes.iter().map(|node| node.name().to_owned()).collect()))
+}
+
+#[test]
+fn one_list_tells_who_is_left_of_many() {
+    let mut test = reviewing();
+    assert_eq!(test.on(listed(&[&test.own(0, 5)])), [test.grant(0, 0, 5)]);
+
+    let mut test = reviewing();
+    let own = test.own(0, 5);
+    let watch = |sequence| [Command::Watch(foreign(sequence))];
+    assert_eq!(test.on(listed(&[&foreign(1), &foreign(3), &own])), watch(3));
+    assert_eq!(test.on(Event::Fired { node: foreign(3), gone: true }), watch(1));
+    assert_eq!(test.on(Event::Fired { node: foreign(1), gone: true }), [test.grant(0, 0, 5)]);
+
+    // Also when the next had gone before it was watched.
+    let mut test = reviewing();
+    assert_eq!(test.on(listed(&[&foreign(1), &foreign(2), &foreign(3), &own])), watch(3));
+    let gone = test.on(Event::Watched(foreign(3), Err(Failure::NoNode)));
+    assert_eq!(gone, [Command::List(Attempt(0))]);
+}
+
+#[test]
+fn a_list_that_fails_is_repeated_or_done_without() {
+    let mut test = reviewing();
+    assert_eq!(test.on(Event::Listed(Attempt(0), unknown())), [Command::List(Attempt(0))]);
+    let refused = Err(Failure::Refused("too long".into()));
+    assert_eq!(test.on(Event::Listed(Attempt(0), refused)), [Command::Watch(foreign(3))]);
+}
+
+#[test]
+fn a_list_without_the_own_node_grants_nothing() {
+    for answer in [Ok(Vec::new()), Err(Failure::NoNode)] {
+        let mut test = reviewing();
+        let again = test.on(Event::Listed(Attempt(0), answer));
+        assert_eq!(again, [test.delete(0, 5), enter(1, 0)]);
+    }
+}
+
+#[test]
+fn an_older_list_crosses_off_nobody_who_came_later() {
+    let mut test = reviewing();
+    test.acquire(1, Wait::Forever);
+    test.entered(1, 7, &[&test.own(0, 5), &foreign(6)]);
+    assert_eq!(test.on(listed(&[&test.own(0, 5)])), [test.grant(0, 0, 5)]);
+    let released = test.on(Event::Release(Ticket(0)));
+    assert_eq!(released, [test.delete(0, 5), Command::Watch(foreign(6))]);
+}
+
+#[test]
+fn a_waiter_that_gives_up_takes_its_list_along_but_not_what_it_shows() {
+    let mut test = reviewing();
+    test.acquire(1, Wait::Forever);
+    let own = test.own(0, 5);
+    test.entered(1, 6, &[&foreign(1), &own]);
+    test.on(Event::Cancel(Ticket(0)));
+    assert_eq!(test.on(listed(&[&own])), [test.grant(1, 1, 6)]);
 }
 
 #[test]
@@ -216,8 +287,8 @@ fn a_try_reads_before_it_writes() {
         [refuse(0, Refusal::Contended), forget(0, true)]
     );
     assert_eq!(test.acquire(1, Wait::Try), [Command::List(Attempt(1))]);
-    assert_eq!(test.on(Event::Listed(Attempt(1), Err(Failure::NoNode))), [enter(2, 1)]);
-    assert_eq!(test.entered(2, 5, &[]), [test.track(2, 5), test.grant(1, 2, 5)]);
+    assert_eq!(test.on(Event::Listed(Attempt(1), Err(Failure::NoNode))), [enter(1, 1)]);
+    assert_eq!(test.entered(1, 5, &[]), [test.track(1, 5), test.grant(1, 1, 5)]);
     // What is known needs no read.
     assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Contended), forget(2, true)]);
     test.on(Event::Suspended);
@@ -228,9 +299,9 @@ fn a_try_reads_before_it_writes() {
 fn a_try_that_is_overtaken_leaves_nothing() {
     let mut test = Test::new();
     test.acquire(0, Wait::Try);
-    assert_eq!(test.on(Event::Listed(Attempt(0), Ok(vec![]))), [enter(1, 0)]);
-    let overtaken = test.entered(1, 5, &[&foreign(4)]);
-    assert!(overtaken.contains(&test.delete(1, 5)), "{overtaken:?}");
+    assert_eq!(test.on(Event::Listed(Attempt(0), Ok(vec![]))), [enter(0, 0)]);
+    let overtaken = test.entered(0, 5, &[&foreign(4)]);
+    assert!(overtaken.contains(&test.delete(0, 5)), "{overtaken:?}");
     assert!(overtaken.contains(&refuse(0, Refusal::Contended)), "{overtaken:?}");
 }
 
@@ -374,11 +445,26 @@ fn closing_does_not_wait_for_a_delete_that_is_refused() {
 #[test]
 fn a_smaller_number_shows_that_the_directory_was_made_again_and_what_stood_in_it_is_gone() {
     let mut test = Test::new();
-    test.held(0, 5);
+    let old = test.held(0, 5);
     test.acquire(1, Wait::Forever);
-    let entered = test.entered(1, 0, &[]);
-    let lost = [Command::Lose(Ticket(0)), test.delete(0, 5)];
-    assert_eq!(entered, [&lost[..], &[test.track(1, 0), test.grant(1, 1, 0)]].concat());
+    let node = test.own(1, 0);
+    let (created, children) = (Ok(Created { node: node.clone(), czxid: 200 }), Ok(vec![node.name().into()]));
+    let entered = test.on(Event::Entered { attempt: Attempt(1), created, children });
+    let lost = [Command::Lose(Ticket(0)), Command::Delete(Attempt(0), old)];
+    let granted = [test.track(1, 0), Command::Grant { ticket: Ticket(1), node, czxid: 200 }];
+    assert_eq!(entered, [&lost[..], &granted].concat());
+}
+
+#[test]
+fn answers_in_another_order_than_the_creates_show_nothing_of_the_kind() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.acquire(1, Wait::Forever);
+    let (first, second) = (test.own(1, 5), test.own(0, 6));
+    // The list of the second shows the first.
+    assert_eq!(test.entered(0, 6, &[&first]), [test.track(0, 6), Command::Queued(Ticket(0), 1)]);
+    assert_eq!(test.entered(1, 5, &[&second]), [test.track(1, 5), test.grant(1, 1, 5)]);
+    assert_eq!(test.on(Event::Release(Ticket(1))), [test.delete(1, 5), test.grant(0, 0, 6)]);
 }
 
 #[test]
@@ -464,7 +550,7 @@ fn closing_answers_everybody_and_deletes_everything() {
 fn join(test: &mut Test, ticket: u64, mode: Mode, sequence: i64, children: &[&Znode]) -> Vec<Command> {
     let request = Request { mode, ..request(true, Wait::Forever) };
     test.on(Event::Acquire { ticket: Ticket(ticket), request });
-    let name = format!("{}{sequence:010}", test.instance.prefix(Attempt(ticket), mode));
+    let name = format!("{}{sequence:010}", test.instance.prefix(Attempt(ticket), Dialect::Kazoo, mode));
     let node = Znode::parse(&name).expect("a contender's name");
     let children = Ok(children.iter().map(|node| node.name().to_owned()).collect());
     let created = Ok(Created { node, czxid: 100 + sequence });
@@ -512,4 +598,47 @@ fn readers_behind_one_strange_writer_share_one_watch() {
         assert!(!entered.contains(&watch), "{entered:?}");
     }
     assert_eq!(granted(&test.on(Event::Fired { node: foreign(1), gone: true })), [0, 1, 2, 3]);
+}
+
+fn mutex_of_curator(sequence: i64) -> Znode {
+    Znode::parse(&format!("_c_{:032x}-lock-{sequence:010}", 7)).expect("a contender's name")
+}
+
+#[test]
+fn a_contender_beside_one_of_another_dialect_withdraws() {
+    for (sequence, place) in [(4, "ahead"), (6, "behind")] {
+        let mut test = Test::new();
+        let other = mutex_of_curator(sequence);
+        test.acquire(0, Wait::Forever);
+        let withdrawn = [test.delete(0, 5), refuse(0, Refusal::MixedDialects(other.clone()))];
+        assert_eq!(test.entered(0, 5, &[&foreign(3), &other]), withdrawn, "{place}");
+    }
+}
+
+#[test]
+fn a_try_beside_one_of_another_dialect_writes_nothing() {
+    let mut test = Test::new();
+    let other = mutex_of_curator(4);
+    test.acquire(0, Wait::Try);
+    let children = Ok(vec![foreign(3).name().to_owned(), other.name().to_owned()]);
+    let refused = [refuse(0, Refusal::MixedDialects(other)), forget(0, true)];
+    assert_eq!(test.on(Event::Listed(Attempt(0), children)), refused);
+}
+
+#[test]
+fn one_of_another_dialect_that_has_left_is_in_nobodys_way() {
+    let mut test = Test::new();
+    let curators = Request { dialect: Dialect::Curator, ..request(true, Wait::Forever) };
+    test.on(Event::Acquire { ticket: Ticket(0), request: curators });
+    let name = format!("{}{:010}", test.instance.prefix(Attempt(0), Dialect::Curator, Mode::Lock), 5);
+    let node = Znode::parse(&name).expect("a contender's name");
+    let (created, children) = (Ok(Created { node: node.clone(), czxid: 105 }), Ok(vec![name]));
+    let entered = test.on(Event::Entered { attempt: Attempt(0), created, children });
+    assert_eq!(granted(&entered), [0]);
+    test.acquire(1, Wait::Forever);
+    let withdrawn = [test.delete(1, 6), refuse(1, Refusal::MixedDialects(node.clone()))];
+    assert_eq!(test.entered(1, 6, &[&node]), withdrawn, "while it is held");
+    test.on(Event::Release(Ticket(0)));
+    test.acquire(2, Wait::Forever);
+    assert_eq!(granted(&test.entered(2, 7, &[&node])), [2], "its delete is on the way");
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::machine::protocol::{Created, Root, Sight, TakeFailure};
-use crate::machine::znode::{Mode, Znode};
+use crate::machine::znode::{Dialect, Mode, Znode};
 
 /// A semaphore with a session, and the answers of a server.
 struct Test {
@@ -43,7 +43,7 @@ impl Test {
     }
 
     fn mutex(&self, attempt: u64, sequence: u64) -> Znode {
-        let prefix = Instance::new(7 << 48).prefix(Attempt(attempt), Mode::Lock);
+        let prefix = Instance::new(7 << 48).prefix(Attempt(attempt), Dialect::Kazoo, Mode::Lock);
         Znode::parse(&format!("{prefix}{sequence:010}")).expect("a contender")
     }
 
@@ -129,6 +129,37 @@ fn the_first_one_makes_the_root_with_its_number() {
     let grant = [Command::TrackLease(test.lease(3)), test.grant(1, &[3], 100), Command::Calm];
     assert_eq!(test.taken(4), grant);
     assert!(!test.machine.is_idle());
+}
+
+/// In line for the mutex behind three strangers, until the nearest goes.
+fn behind_many() -> (Test, [Znode; 3]) {
+    let mut test = Test::warm();
+    let _ = test.acquire(1, 1, FOREVER);
+    let names = [6, 7, 8].map(|number| format!("{:032x}__lock__{number:010}", 9));
+    let _ = test.entered(1, 9, &names.each_ref().map(String::as_str));
+    assert_eq!(test.surveyed(3, None, &[]), []);
+    let ahead = names.map(|name| Znode::parse(&name).expect("a contender"));
+    let gone = test.on(Event::Fired { node: ahead[2].clone(), gone: true });
+    assert_eq!(gone, [Command::List(Attempt(1)), survey(4, Sight::Skip, Sight::Look)]);
+    (test, ahead)
+}
+
+#[test]
+fn the_list_that_shows_the_turn_and_that_of_the_leases_fly_together() {
+    let (mut test, _) = behind_many();
+    let own = test.mutex(1, 9).name().to_owned();
+    assert_eq!(test.on(Event::Listed(Attempt(1), Ok(vec![own]))), []);
+    assert_eq!(test.surveyed(4, None, &[]), [test.take(6, (1, 9), false, [(1, 5)])]);
+}
+
+#[test]
+fn leases_that_were_listed_while_others_were_ahead_do_not_count() {
+    let (mut test, ahead) = behind_many();
+    let listed = vec![ahead[0].name().to_owned(), test.mutex(1, 9).name().to_owned()];
+    assert_eq!(test.on(Event::Listed(Attempt(1), Ok(listed))), [Command::Watch(ahead[0].clone())]);
+    assert_eq!(test.surveyed(4, None, &[]), []);
+    let turn = test.on(Event::Fired { node: ahead[0].clone(), gone: true });
+    assert_eq!(turn, [survey(5, Sight::Skip, Sight::Watch)]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{Alarm, Limit, Link, PATIENCE, RETRY, Semaphore, Stage};
 use crate::machine::protocol::{
     Command, Event, Failure, PermitRequest, Refusal, Request, Root, Sight, TakeFailure, Ticket, Wait,
 };
-use crate::machine::znode::{Attempt, Mode, Patterns, Znode};
+use crate::machine::znode::{Attempt, Dialect, Mode, Patterns, Znode};
 use crate::machine::{Machine, Moment};
 
 /// One contender for the mutex, and what it found out.
@@ -92,7 +92,8 @@ impl Semaphore {
             full: None,
         });
         let patterns = Patterns::default();
-        let request = Request { mode: Mode::Lock, patterns, ephemeral: true, wait: Wait::Forever };
+        let (mode, dialect) = (Mode::Lock, Dialect::Kazoo);
+        let request = Request { mode, dialect, patterns, ephemeral: true, wait: Wait::Forever };
         self.mutex(Event::Acquire { ticket, request }, now, out);
     }
 
@@ -152,8 +153,12 @@ impl Semaphore {
                 | Command::Suspend(_)
                 | Command::Resume(_)
                 | Command::Forget { .. } => {}
-                Command::List(_)
-                | Command::Look(_)
+                // The same: it may show that everybody ahead has gone.
+                Command::List(_) => {
+                    out.push(command);
+                    self.look(self.unknown_root(), Sight::Look, out);
+                }
+                Command::Look(_)
                 | Command::Inspect(..)
                 | Command::Watch(_)
                 | Command::Unwatch(_)

@@ -1,0 +1,76 @@
+//! Several granted locks in one holder's hands.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Instant;
+
+use futures::future::{join_all, select_all};
+
+use crate::error::{Lost, ReleaseError};
+use crate::lease::{FencingToken, Lease, LeaseState, protect};
+use crate::machine::protocol::Ticket;
+
+/// Several held locks. Dropping it releases all of them in the background.
+#[must_use = "dropping the lease releases the locks"]
+pub struct MultiLease {
+    ticket: Ticket,
+    leases: Vec<Lease>,
+}
+
+impl MultiLease {
+    pub(crate) fn new(ticket: Ticket, leases: Vec<Lease>) -> MultiLease {
+        MultiLease { ticket, leases }
+    }
+
+    /// The request that this lease answers.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// The lease of every path, in the order of the request.
+    pub fn leases(&self) -> &[Lease] {
+        &self.leases
+    }
+
+    /// Each path with its fencing token, in the order of the request.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, FencingToken)> {
+        self.leases.iter().map(|lease| (lease.path(), lease.token()))
+    }
+
+    /// The worst of all.
+    pub fn state(&self) -> LeaseState {
+        let is = |state| self.leases.iter().any(|lease| lease.state() == state);
+        match (is(LeaseState::Lost), is(LeaseState::Suspended)) {
+            (true, _) => LeaseState::Lost,
+            (false, true) => LeaseState::Suspended,
+            (false, false) => LeaseState::Held,
+        }
+    }
+
+    /// The earliest of all.
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.leases.iter().filter_map(Lease::valid_until).min()
+    }
+
+    /// Ends when any of them is lost. Cancel safe.
+    pub async fn lost(&self) {
+        select_all(self.leases.iter().map(|lease| Box::pin(lease.lost()))).await;
+    }
+
+    /// Runs `work` for as long as all of them last, as [`Lease::protect`] does.
+    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+        protect(|| self.state(), self.lost(), work).await
+    }
+
+    /// Releases all of them, at once, and waits until the server has confirmed each. The release goes on when this
+    /// future is dropped.
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        join_all(self.leases.into_iter().map(Lease::release)).await.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for MultiLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.leases).finish()
+    }
+}

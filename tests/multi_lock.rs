@@ -1,0 +1,651 @@
+//! Several locks at once: all of them or none, in one order with everybody else, and nothing left behind.
+
+mod common;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use common::{TestServer, eventually, proxied, shared, unique_path};
+use lockkeeper::{
+    Acl, AcquireError, AcquireTimeoutError, AuthId, Dialect, InvalidLock, Keeper, LeaseState, Lock,
+    LockEvent, LockOptions, Lost, Mode, MultiGuard, MultiLock, Pending, Permission, Refused, ReleaseError,
+    TryAcquireError,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use zookeeper_client as zk;
+
+/// Nothing waits for this to pass, unless it fails.
+const LIMIT: Duration = Duration::from_secs(60);
+/// A session that ends soon after its connection.
+const SHORT: Duration = Duration::from_secs(2);
+
+async fn connect() -> Keeper {
+    connect_to(&shared().address(), Duration::from_secs(20)).await
+}
+
+async fn connect_to(address: &str, session: Duration) -> Keeper {
+    (Keeper::options().session_timeout(session).connect(address).await)
+        .expect("the test's server takes connections")
+}
+
+/// Paths that no other test uses, under a directory that is not there yet.
+fn paths<const N: usize>(name: &str) -> [String; N] {
+    let directory = unique_path(name);
+    std::array::from_fn(|number| format!("{directory}/{number}"))
+}
+
+fn all(keeper: &Keeper, paths: &[String]) -> MultiLock {
+    keeper.multi_lock(paths).expect("paths")
+}
+
+fn one(keeper: &Keeper, path: &str) -> Lock {
+    keeper.lock(path).expect("a path")
+}
+
+/// Waits until so many contenders stand on a path.
+async fn standing(keeper: &Keeper, path: &str, count: usize) {
+    let lock = one(keeper, path);
+    eventually(&format!("{count} contenders on {path}"), LIMIT, async || {
+        lock.contenders().await.is_ok_and(|contenders| contenders.len() == count)
+    })
+    .await;
+}
+
+async fn nothing_left(keeper: &Keeper, paths: &[String]) {
+    for path in paths {
+        standing(keeper, path, 0).await;
+    }
+}
+
+async fn no_watch_left(server: &TestServer) {
+    eventually("no watch is left", LIMIT, async || server.mntr("zk_watch_count") == 0).await;
+}
+
+type Events = mpsc::UnboundedReceiver<LockEvent<MultiGuard>>;
+
+fn listen<E>(acquire: Pending<E, MultiLock>) -> (lockkeeper::Ticket, Events) {
+    let (sender, events) = mpsc::unbounded_channel();
+    let ticket = acquire.listen(move |event| {
+        let _ = sender.send(event);
+    });
+    (ticket, events)
+}
+
+async fn next(events: &mut Events) -> LockEvent<MultiGuard> {
+    timeout(LIMIT, events.recv()).await.expect("an event").expect("more events")
+}
+
+/// The guard, after any word on the queue.
+async fn granted(events: &mut Events) -> MultiGuard {
+    loop {
+        match next(events).await {
+            LockEvent::Queued { .. } => {}
+            LockEvent::Acquired { guard, .. } => return guard,
+            other => panic!("no grant, but {other:?}"),
+        }
+    }
+}
+
+// ---- what it does ----
+
+#[tokio::test]
+async fn all_paths_are_held_under_one_guard_with_a_token_each_and_released_together() {
+    let (keeper, other, paths) = (connect().await, connect().await, paths::<3>("held"));
+    let before = one(&keeper, &paths[1]).acquire().await.expect("free");
+    let earlier = before.token();
+    before.release().await.expect("released");
+
+    let guard = all(&keeper, &paths).acquire().await.expect("free");
+    assert_eq!(guard.state(), LeaseState::Held);
+    assert!(guard.valid_until().is_some_and(|end| end > Instant::now()));
+    assert!(guard.tokens().map(|(path, _)| path).eq(&paths), "in the order of the request");
+    assert!(guard.token(&paths[1]).is_some_and(|token| token > earlier), "tokens of a path grow");
+    assert_eq!(guard.token("/another"), None);
+    for (path, node) in paths.iter().zip(guard.nodes()) {
+        assert!(node.starts_with(path.as_str()), "{node}");
+        let seen = one(&other, path);
+        assert_eq!(seen.try_acquire().await.err(), Some(TryAcquireError::Contended));
+        let [contender] = &seen.contenders().await.expect("connected")[..] else { panic!("one contender") };
+        assert_eq!(Some(contender.token), guard.token(path));
+    }
+    assert_eq!(guard.protect(async { 7 }).await, Ok(7));
+
+    let tokens: Vec<_> = guard.tokens().map(|(path, token)| (path.to_owned(), token)).collect();
+    let waiting: Vec<_> = paths.iter().map(|path| tokio::spawn(one(&other, path).acquire())).collect();
+    for path in &paths {
+        standing(&keeper, path, 2).await;
+    }
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    guard.release().await.expect("released");
+    for (task, (_, token)) in waiting.into_iter().zip(tokens) {
+        let next = timeout(LIMIT, task).await.expect("in time").expect("no panic").expect("granted");
+        assert!(next.token() > token);
+        next.release().await.expect("released");
+    }
+    drop(all(&keeper, &paths).acquire().await.expect("free"));
+    nothing_left(&other, &paths).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_without_asking_the_server() {
+    let proxy = proxied().await;
+    let keeper = connect_to(&proxy.address(), Duration::from_secs(20)).await;
+    proxy.black_hole(true);
+    let refusal = |paths: &[&str]| keeper.multi_lock(paths).err();
+    assert_eq!(refusal(&[]), Some(InvalidLock::NoPaths));
+    assert_eq!(refusal(&["/a", "/b", "/a"]), Some(InvalidLock::Twice { path: "/a".into() }));
+    assert!(matches!(refusal(&["/a", "b"]), Some(InvalidLock::Name(_))));
+    let with = |options| keeper.multi_lock_with([("/a", Mode::Read)], options).err();
+    assert_eq!(with(LockOptions::new().ephemeral(false)), Some(InvalidLock::Outlives));
+    assert!(matches!(with(LockOptions::new().extra_lock_patterns([""])), Some(InvalidLock::Pattern(_))));
+    let many = (0..40).map(|number| (format!("/{number}"), Mode::Lock));
+    let large = LockOptions::new().identifier("x".repeat(32 * 1024));
+    assert!(matches!(keeper.multi_lock_with(many, large).err(), Some(InvalidLock::TooLarge { .. })));
+}
+
+#[tokio::test]
+async fn each_path_has_its_mode() {
+    let (keeper, other, [index, log]) = (connect().await, connect().await, paths("modes"));
+    let options = LockOptions::new().identifier("reindex");
+    let multi = keeper.multi_lock_with([(&index, Mode::Write), (&log, Mode::Read)], options).expect("paths");
+    let guard = multi.acquire().await.expect("free");
+    let (index, log) = (other.read_write(&index).expect("a path"), other.read_write(&log).expect("a path"));
+    assert_eq!(index.read().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert_eq!(log.write().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    let beside = log.read().try_acquire().await.expect("beside a reader");
+    let contenders = log.read().contenders().await.expect("connected");
+    assert_eq!((contenders[0].mode, contenders[0].identifier.as_str()), (Mode::Read, "reindex"));
+    assert_eq!(multi.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    drop(guard);
+    let again = timeout(LIMIT, multi.acquire()).await.expect("in time").expect("granted");
+    again.release().await.expect("released");
+    beside.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn a_try_on_paths_of_which_one_is_taken_writes_nothing() {
+    let (keeper, other, paths) = (connect().await, connect().await, paths::<3>("try"));
+    let multi = all(&keeper, &paths);
+    multi.try_acquire().await.expect("free").release().await.expect("released");
+    let held = one(&other, &paths[2]).acquire().await.expect("free");
+    let server = zk::Client::connect(&shared().address()).await.expect("a server");
+    let changes = async || {
+        let mut changes = Vec::new();
+        for path in &paths {
+            let stat = server.check_stat(path).await.expect("a stat").expect("a directory");
+            changes.push((stat.cversion, stat.pzxid));
+        }
+        changes
+    };
+    let before = changes().await;
+    assert_eq!(multi.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert_eq!(multi.acquire_timeout(Duration::ZERO).await.err(), Some(AcquireTimeoutError::TimedOut));
+    assert_eq!(changes().await, before);
+    held.release().await.expect("released");
+    multi.try_acquire().await.expect("free").release().await.expect("released");
+}
+
+#[tokio::test]
+async fn one_deadline_for_all_paths_and_what_was_held_meanwhile_is_given_back() {
+    let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("deadline"));
+    let held = one(&other, &paths[1]).acquire().await.expect("free");
+    let (limit, begun) = (Duration::from_millis(200), Instant::now());
+    let refused = all(&keeper, &paths).acquire_timeout(limit).await.err();
+    assert_eq!(refused, Some(AcquireTimeoutError::TimedOut));
+    assert!((limit..limit + Duration::from_secs(5)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    // At once for this process, because hand-off within it is free.
+    one(&keeper, &paths[0]).try_acquire().await.expect("given back").release().await.expect("released");
+    held.release().await.expect("released");
+    nothing_left(&other, &paths).await;
+}
+
+#[tokio::test]
+async fn an_actor_gets_its_word_by_message_and_cancels_by_ticket() {
+    let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("message"));
+    let ahead = all(&other, &paths).acquire().await.expect("free");
+    let multi = all(&keeper, &paths);
+    let (ticket, mut events) = listen(multi.acquire());
+    let told = next(&mut events).await;
+    assert!(matches!(told, LockEvent::Queued { ticket: of, ahead: 2 } if of == ticket), "{told:?}");
+    multi.cancel(ticket);
+    let told = next(&mut events).await;
+    assert!(matches!(told, LockEvent::Refused(of, Refused::Cancelled) if of == ticket), "{told:?}");
+    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "nothing follows");
+    for path in &paths {
+        standing(&other, path, 1).await;
+    }
+
+    // Before it can have been handled.
+    let (early, mut events) = listen(multi.acquire());
+    multi.cancel(early);
+    assert!(matches!(next(&mut events).await, LockEvent::Refused(_, Refused::Cancelled)));
+
+    let (ticket, mut events) = listen(multi.acquire());
+    next(&mut events).await;
+    ahead.release().await.expect("released");
+    let guard = granted(&mut events).await;
+    assert_eq!(guard.ticket(), ticket);
+    multi.cancel(ticket);
+    assert_eq!(guard.state(), LeaseState::Held, "a holder is not cancelled");
+    guard.release().await.expect("released");
+    let told = next(&mut events).await;
+    assert!(matches!(told, LockEvent::Released(of) if of == ticket), "{told:?}");
+    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "nothing follows");
+    nothing_left(&other, &paths).await;
+}
+
+// ---- many at once ----
+
+/// Sees from outside who is on a path: readers count up, a writer takes all of it.
+#[derive(Default)]
+struct Witness {
+    inside: AtomicI64,
+    newest: AtomicU64,
+}
+
+impl Witness {
+    fn enter(&self, mode: Mode, token: u64) {
+        match mode {
+            Mode::Read => {
+                assert!(self.inside.fetch_add(1, Ordering::SeqCst) >= 0, "no writer beside a reader");
+                assert!(self.newest.load(Ordering::SeqCst) < token, "later than all writers");
+            }
+            _ => {
+                assert_eq!(self.inside.swap(-1, Ordering::SeqCst), 0, "a writer is alone");
+                assert!(self.newest.swap(token, Ordering::SeqCst) < token, "tokens grow");
+            }
+        }
+    }
+
+    fn leave(&self, mode: Mode) {
+        match mode {
+            Mode::Read => assert!(self.inside.fetch_sub(1, Ordering::SeqCst) > 0, "no writer came"),
+            _ => assert_eq!(self.inside.swap(0, Ordering::SeqCst), -1, "nobody came"),
+        }
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % limit
+    }
+
+    /// Some paths, in no order, each to be written or read.
+    fn subset(&mut self, paths: usize) -> Vec<(usize, Mode)> {
+        let mut rest: Vec<usize> = (0..paths).collect();
+        let count = 1 + self.below(paths.min(4));
+        let mode = |number| if number == 0 { Mode::Read } else { Mode::Write };
+        (0..count).map(|_| (rest.swap_remove(self.below(rest.len())), mode(self.below(3)))).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_subsets_from_many_sessions_exclude_each_other_and_never_deadlock() {
+    const ROUNDS: usize = 40;
+    let server = TestServer::start();
+    let paths = Arc::new(paths::<6>("random"));
+    let witnesses: Arc<[Witness; 6]> = Arc::default();
+    let (mut keepers, mut workers) = (Vec::new(), JoinSet::new());
+    for session in 0..6 {
+        let keeper = connect_to(&server.address(), Duration::from_secs(20)).await;
+        for worker in 0..2 {
+            let (keeper, paths, witnesses) = (keeper.clone(), paths.clone(), witnesses.clone());
+            workers.spawn(async move {
+                let mut random = Random(2 * session + worker);
+                for _ in 0..ROUNDS {
+                    let subset = random.subset(6);
+                    let named = subset.iter().map(|(path, mode)| (&paths[*path], *mode));
+                    let multi = keeper.multi_lock_with(named, LockOptions::new()).expect("paths");
+                    let patience = Duration::from_micros(random.below(20_000) as u64);
+                    let guard = match random.below(8) {
+                        0 => multi.try_acquire().await.ok(),
+                        1 => multi.acquire_timeout(patience).await.ok(),
+                        2 => timeout(patience, multi.acquire())
+                            .await
+                            .ok()
+                            .map(|granted| granted.expect("granted")),
+                        _ => Some(multi.acquire().await.expect("granted")),
+                    };
+                    let Some(guard) = guard else { continue };
+                    for (path, mode) in &subset {
+                        let token = guard.token(&paths[*path]).expect("asked for").as_u64();
+                        witnesses[*path].enter(*mode, token);
+                    }
+                    tokio::task::yield_now().await;
+                    for (path, mode) in &subset {
+                        witnesses[*path].leave(*mode);
+                    }
+                    drop(guard);
+                }
+            });
+        }
+        keepers.push(keeper);
+    }
+    timeout(LIMIT, workers.join_all()).await.expect("nobody waits for ever");
+    nothing_left(&keepers[0], &paths[..]).await;
+    no_watch_left(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_names_does_not_matter_and_single_locks_stand_in_between() {
+    let (paths, mut workers) = (paths::<2>("order"), JoinSet::new());
+    let witnesses: Arc<[Witness; 2]> = Arc::default();
+    for worker in 0..6 {
+        let (keeper, paths, witnesses) = (connect().await, paths.clone(), witnesses.clone());
+        workers.spawn(async move {
+            let backwards: Vec<String> = paths.iter().rev().cloned().collect();
+            for _ in 0..25 {
+                let token = |guard: &MultiGuard, path: &str| guard.token(path).expect("asked for").as_u64();
+                match worker % 3 {
+                    0 | 1 => {
+                        let named = if worker % 3 == 0 { &paths[..] } else { &backwards[..] };
+                        let guard = all(&keeper, named).acquire().await.expect("granted");
+                        for (path, witness) in paths.iter().zip(&*witnesses) {
+                            witness.enter(Mode::Lock, token(&guard, path));
+                        }
+                        tokio::task::yield_now().await;
+                        witnesses.iter().for_each(|witness| witness.leave(Mode::Lock));
+                    }
+                    _ => {
+                        let guard = one(&keeper, &paths[worker % 2]).acquire().await.expect("granted");
+                        witnesses[worker % 2].enter(Mode::Lock, guard.token().as_u64());
+                        tokio::task::yield_now().await;
+                        witnesses[worker % 2].leave(Mode::Lock);
+                    }
+                }
+            }
+        });
+    }
+    timeout(LIMIT, workers.join_all()).await.expect("nobody waits for ever");
+    nothing_left(&connect().await, &paths).await;
+}
+
+#[tokio::test]
+async fn waiting_costs_one_watch_a_path_and_local_ones_ahead_cost_none() {
+    let server = TestServer::start();
+    let address = server.address();
+    let [theirs, ours] = [(); 2].map(|()| connect_to(&address, Duration::from_secs(20)));
+    let (theirs, ours, paths) = (theirs.await, ours.await, paths::<3>("watches"));
+    let held = all(&theirs, &paths).acquire().await.expect("free");
+    let multi = all(&ours, &paths);
+    let mut waiting: Vec<_> = (0..4).map(|_| listen(multi.acquire())).collect();
+    for path in &paths {
+        standing(&theirs, path, 5).await;
+    }
+    eventually("one watch a path", LIMIT, async || server.mntr("zk_watch_count") == 3).await;
+    held.release().await.expect("released");
+    for (_, events) in &mut waiting {
+        drop(granted(events).await);
+    }
+    nothing_left(&theirs, &paths).await;
+    assert_eq!(server.mntr("zk_watch_count"), 0);
+}
+
+#[tokio::test]
+async fn requests_dropped_at_random_leave_no_node_and_no_task() {
+    let (keeper, other, paths) = (connect().await, connect().await, paths::<3>("dropped"));
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let before = tasks.num_alive_tasks();
+    let multi = all(&keeper, &paths);
+    let mut random = Random(7);
+    for _ in 0..300 {
+        let patience = Duration::from_micros(random.below(2_500) as u64);
+        drop(timeout(patience, multi.acquire()).await);
+    }
+    for _ in 0..50 {
+        let mut acquire = pin!(multi.acquire());
+        assert!(acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let guard = timeout(LIMIT, multi.acquire()).await.expect("nobody is left in the way");
+    guard.expect("free").release().await.expect("released");
+    nothing_left(&other, &paths).await;
+    eventually("every task is gone", LIMIT, async || tasks.num_alive_tasks() <= before).await;
+}
+
+// ---- when something is wrong ----
+
+#[tokio::test]
+async fn directories_that_are_missing_are_made_and_all_is_asked_again() {
+    let (keeper, [missing, there, deeper]) = (connect().await, paths("missing"));
+    one(&keeper, &there).acquire().await.expect("free").release().await.expect("released");
+    let deeper = format!("{deeper}/down/below");
+    let multi = all(&keeper, &[there.clone(), missing.clone(), deeper.clone()]);
+    let guard = timeout(LIMIT, multi.acquire()).await.expect("in time").expect("free");
+    for path in [there, missing, deeper] {
+        standing(&keeper, &path, 1).await;
+    }
+    guard.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn one_path_that_may_not_be_locked_is_told_and_the_others_are_given_back() {
+    let (keeper, [open, private]) = (connect().await, paths("no-right"));
+    one(&keeper, &open).acquire().await.expect("free").release().await.expect("released");
+    let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
+    let owner = owner.connect(&shared().address()).await.expect("a server");
+    let creator = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
+    owner.create(&private, b"", &creator).await.expect("a new node");
+    for named in [[&open, &private], [&private, &open]] {
+        let multi = keeper.multi_lock(named).expect("paths");
+        let error = AcquireError::NoAuth { path: private.clone() };
+        let acquire = timeout(LIMIT, multi.acquire()).await.expect("an answer");
+        assert_eq!(acquire.err(), Some(error.clone()));
+        assert_eq!(multi.try_acquire().await.err(), Some(TryAcquireError::Failed(error)));
+        standing(&keeper, &open, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn one_path_of_another_dialect_gives_the_others_back() {
+    let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("dialect"));
+    let options = LockOptions::new().dialect(Dialect::Curator);
+    let curators = other.lock_with(&paths[1], options).expect("a path");
+    let held = curators.acquire().await.expect("free");
+    let multi = all(&keeper, &paths);
+    let refused = timeout(LIMIT, multi.acquire()).await.expect("an answer").err();
+    assert_eq!(refused, Some(AcquireError::MixedDialects { contender: held.node().to_owned() }));
+    standing(&other, &paths[0], 0).await;
+    standing(&other, &paths[1], 1).await;
+}
+
+#[tokio::test]
+async fn a_transaction_whose_answer_is_lost_is_found_again_and_granted_once() {
+    let (proxy, paths) = (proxied().await, paths::<2>("lost-answer"));
+    let keeper = connect_to(&proxy.address(), Duration::from_secs(20)).await;
+    let other = connect().await;
+    let multi = all(&keeper, &paths);
+    multi.acquire().await.expect("free").release().await.expect("released");
+    proxy.drop_replies_then_cut();
+    let (_, mut events) = listen(multi.acquire());
+    for path in &paths {
+        standing(&other, path, 1).await;
+    }
+    let seen = one(&other, &paths[0]).contenders().await.expect("connected");
+    assert!(events.try_recv().is_err(), "nobody here can know");
+    proxy.cut();
+    let guard = granted(&mut events).await;
+    assert_eq!(guard.token(&paths[0]), Some(seen[0].token), "the same node");
+    for path in &paths {
+        standing(&other, path, 1).await;
+    }
+    guard.release().await.expect("released");
+    nothing_left(&other, &paths).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_never_arrived_is_sent_again_and_one_given_up_in_doubt_leaves_nothing() {
+    let (proxy, paths) = (proxied().await, paths::<2>("never-arrived"));
+    let keeper = connect_to(&proxy.address(), Duration::from_secs(20)).await;
+    let other = connect().await;
+    let multi = all(&keeper, &paths);
+    multi.acquire().await.expect("free").release().await.expect("released");
+    proxy.black_hole(true);
+    let (_, mut events) = listen(multi.acquire());
+    proxy.cut();
+    proxy.black_hole(false);
+    granted(&mut events).await.release().await.expect("released");
+
+    proxy.drop_replies_then_cut();
+    let (ticket, mut events) = listen(multi.acquire());
+    for path in &paths {
+        standing(&other, path, 1).await;
+    }
+    multi.cancel(ticket);
+    assert!(matches!(next(&mut events).await, LockEvent::Refused(_, Refused::Cancelled)));
+    proxy.cut();
+    nothing_left(&other, &paths).await;
+}
+
+#[tokio::test]
+async fn a_lost_session_costs_a_holder_all_and_a_waiter_its_places_but_not_its_turn() {
+    let (proxy, paths) = (proxied().await, paths::<2>("lost"));
+    let (keeper, other) = (connect_to(&proxy.address(), SHORT).await, connect().await);
+    let multi = all(&keeper, &paths);
+    let (ticket, mut events) = listen(multi.acquire());
+    let guard = granted(&mut events).await;
+    // One path free, the other one not.
+    let half = [paths[0].clone(), unique_path("lost-free")];
+    let (_, mut waiting) = listen(all(&keeper, &half).acquire());
+    assert!(matches!(next(&mut waiting).await, LockEvent::Queued { ahead: 1, .. }));
+    let theirs = tokio::spawn(all(&other, &paths).acquire());
+    standing(&other, &paths[1], 2).await;
+
+    proxy.refuse(true);
+    proxy.cut();
+    let told = next(&mut events).await;
+    assert!(matches!(told, LockEvent::Suspended(of) if of == ticket), "{told:?}");
+    assert_eq!(guard.state(), LeaseState::Suspended);
+    timeout(LIMIT, guard.lost()).await.expect("its lease ends");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    assert_eq!(guard.protect(async {}).await, Err(Lost));
+    let theirs = timeout(LIMIT, theirs).await.expect("in time").expect("no panic").expect("granted");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    let told = next(&mut events).await;
+    assert!(matches!(told, LockEvent::Lost(of) if of == ticket), "{told:?}");
+    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "nothing follows");
+    assert_eq!(guard.release().await, Err(ReleaseError::Lost));
+
+    proxy.refuse(false);
+    standing(&other, &half[1], 1).await;
+    assert!(matches!(next(&mut waiting).await, LockEvent::Queued { .. }), "told anew");
+    theirs.release().await.expect("released");
+    granted(&mut waiting).await.release().await.expect("released");
+    nothing_left(&other, &[&paths[..], &half[..]].concat()).await;
+}
+
+#[tokio::test]
+async fn a_reset_connection_costs_a_holder_and_a_waiter_nothing() {
+    let (proxy, paths) = (proxied().await, paths::<2>("reset"));
+    let (keeper, other) = (connect_to(&proxy.address(), Duration::from_secs(20)).await, connect().await);
+    let (_, mut holding) = listen(all(&keeper, &paths).acquire());
+    let guard = granted(&mut holding).await;
+    let (_, mut waiting) = listen(all(&keeper, &paths).acquire());
+    next(&mut waiting).await;
+    let before = one(&other, &paths[1]).contenders().await.expect("connected");
+    proxy.cut();
+    assert!(matches!(next(&mut holding).await, LockEvent::Suspended(_)));
+    assert!(matches!(next(&mut holding).await, LockEvent::Resumed(_)));
+    assert_eq!(guard.state(), LeaseState::Held);
+    assert_eq!(one(&other, &paths[1]).contenders().await.expect("connected"), before);
+    guard.release().await.expect("released");
+    granted(&mut waiting).await.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn a_node_deleted_by_hand_makes_a_waiter_enter_all_anew_and_costs_a_holder_its_guard() {
+    let (keeper, other, paths) =
+        (connect_to(&shared().address(), SHORT).await, connect().await, paths::<2>("by-hand"));
+    let server = zk::Client::connect(&shared().address()).await.expect("a server");
+    let held = one(&other, &paths[1]).acquire().await.expect("free");
+    let (_, mut events) = listen(all(&keeper, &paths).acquire());
+    next(&mut events).await;
+    let contenders = one(&other, &paths[1]).contenders().await.expect("connected");
+    let first = one(&other, &paths[0]).contenders().await.expect("connected")[0].clone();
+    // It holds the other path by then.
+    server.delete(&format!("{}/{}", paths[1], contenders[1].name), None).await.expect("deleted");
+    assert!(matches!(next(&mut events).await, LockEvent::Queued { ahead: 1, .. }), "told anew");
+    eventually("both places are new", LIMIT, async || {
+        let now = one(&other, &paths[0]).contenders().await.expect("connected");
+        matches!(&now[..], [only] if only.token > first.token)
+    })
+    .await;
+    held.release().await.expect("released");
+    let guard = granted(&mut events).await;
+    let node = guard.nodes().next().expect("two nodes").to_owned();
+    server.delete(&node, None).await.expect("deleted");
+    timeout(LIMIT, guard.lost()).await.expect("a heartbeat finds out");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    assert!(matches!(next(&mut events).await, LockEvent::Lost(_)));
+    drop(guard);
+    nothing_left(&other, &paths).await;
+}
+
+#[tokio::test]
+async fn closing_answers_who_waits_and_ends_who_holds() {
+    let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("closing"));
+    let guard = all(&keeper, &paths).acquire().await.expect("free");
+    let (_, mut waiting) = listen(all(&keeper, &paths).acquire());
+    next(&mut waiting).await;
+    timeout(LIMIT, keeper.close()).await.expect("it closes");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    let told = next(&mut waiting).await;
+    assert!(matches!(told, LockEvent::Refused(_, Refused::Failed(AcquireError::Closed))), "{told:?}");
+    let closed = timeout(LIMIT, all(&keeper, &paths).acquire()).await.expect("an answer").err();
+    assert!(matches!(closed, Some(AcquireError::Closed | AcquireError::Stopped { .. })), "{closed:?}");
+    nothing_left(&other, &paths).await;
+}
+
+#[tokio::test]
+async fn the_last_guard_keeps_the_session_open_and_its_drop_closes_it() {
+    let (other, paths) = (connect().await, paths::<2>("last"));
+    let keeper = connect().await;
+    let mut session = keeper.events();
+    let guard = all(&keeper, &paths).acquire().await.expect("free");
+    drop(keeper);
+    assert!(one(&other, &paths[0]).try_acquire().await.is_err(), "it is held");
+    assert_eq!(guard.state(), LeaseState::Held);
+    drop(guard);
+    let closed = async { while futures::StreamExt::next(&mut session).await.is_some() {} };
+    timeout(LIMIT, closed).await.expect("it closes");
+    nothing_left(&other, &paths).await;
+}
+
+#[tokio::test]
+async fn a_listener_that_panics_gives_all_back_and_nothing_else_is_hurt() {
+    let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("panics"));
+    let held = one(&other, &paths[0]).acquire().await.expect("free");
+    all(&keeper, &paths).acquire().listen(|event| panic!("on {event:?}, as the test means it to"));
+    standing(&other, &paths[1], 0).await;
+    held.release().await.expect("released");
+    let guard = timeout(LIMIT, all(&keeper, &paths).acquire()).await.expect("in time").expect("free");
+    guard.release().await.expect("released");
+    nothing_left(&other, &paths).await;
+}
+
+#[tokio::test]
+async fn access_lists_and_options_reach_every_node() {
+    let (keeper, paths) = (connect().await, paths::<2>("options"));
+    let acl = vec![
+        Acl::new(Permission::ALL, AuthId::anyone()),
+        Acl::new(Permission::READ, AuthId::new("ip", "127.0.0.1")),
+    ];
+    let options = LockOptions::new().acl(acl.clone()).identifier("both");
+    let named = paths.iter().map(|path| (path, Mode::Lock));
+    let guard = keeper.multi_lock_with(named, options).expect("paths").acquire().await.expect("free");
+    let server = zk::Client::connect(&shared().address()).await.expect("a server");
+    for node in guard.nodes() {
+        let (found, stat) = server.get_acl(node).await.expect("an access list");
+        assert_eq!(found, acl);
+        assert_ne!(stat.ephemeral_owner, 0);
+        assert_eq!(server.get_data(node).await.expect("data").0, b"both");
+    }
+}
