@@ -135,17 +135,6 @@ impl Keeper {
         })
     }
 
-    /// A handle to the actor that runs once in the cluster, on the lock `path`. No I/O: the path is checked, nothing
-    /// else.
-    pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidName> {
-        Ok(Singleton::new(self.lock(path)?, &SingletonOptions::default()))
-    }
-
-    /// The same with options of its own.
-    pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
-        Ok(Singleton::new(self.lock_with(path, options.lock.clone())?, &options))
-    }
-
     /// A handle to the exclusive locks on several paths, to be had all or none. No I/O: the paths are checked, nothing
     /// else.
     ///
@@ -202,6 +191,17 @@ impl Keeper {
         options: LockOptions,
     ) -> Result<MultiLock, InvalidLock> {
         MultiLock::new(self, paths, options)
+    }
+
+    /// A handle to the actor that runs once in the cluster, on the lock `path`. No I/O: the path is checked, nothing
+    /// else.
+    pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidName> {
+        Ok(Singleton::new(self.lock(path)?, &SingletonOptions::default()))
+    }
+
+    /// The same with options of its own.
+    pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
+        Ok(Singleton::new(self.lock_with(path, options.lock.clone())?, &options))
     }
 
     /// A handle to the semaphore at `path`, which has this many permits. No I/O: the arguments are checked, nothing

@@ -42,7 +42,7 @@ enum Stage<G> {
 }
 
 /// What can be acquired. Not to be implemented elsewhere.
-pub trait Target: sealed::Target + Send + Unpin + 'static {
+pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
     /// What its holder has in hand.
     type Guard: Send + 'static;
     /// Sends a request.
@@ -93,23 +93,20 @@ impl<E, T: Target> Pending<E, T> {
     ///
     /// Outside a Tokio runtime.
     pub fn forward<M: Message>(
-        mut self,
+        self,
         actor: &ActorRef<M>,
         convert: impl Fn(LockEvent<T::Guard>) -> M + Send + 'static,
-    ) -> Ticket
-    where
-        E: 'static,
-    {
-        let (asker, actor) = (actor.clone(), actor.clone());
+    ) -> Ticket {
+        let (target, asker, actor) = (self.target.clone(), actor.clone(), actor.clone());
         let (listening, done) = oneshot::channel::<()>();
-        let ticket = self.send(move |event| {
+        let ticket = self.listen(move |event| {
             // Goes with this closure, when nothing more is to be heard.
             let _listening = &listening;
             let _ = actor.cast(convert(event));
         });
         tokio::spawn(async move {
             match select(pin!(asker.wait(None)), done).await {
-                Either::Left(_) => self.target.withdraw(ticket),
+                Either::Left(_) => target.withdraw(ticket),
                 Either::Right(_) => {}
             }
         });

@@ -23,7 +23,7 @@ pub(crate) async fn list(
         Err(failure) => return Err(ContendersError::new(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
-    nodes.retain(|node| is_contender(node, &patterns));
+    nodes.retain(|node| counts(node, &patterns));
     nodes.sort();
     let reads: Vec<_> = nodes.iter().map(|node| client.read(&format!("{path}/{}", node.name()))).collect();
     let mut contenders = Vec::with_capacity(nodes.len());
@@ -95,10 +95,11 @@ async fn first_name(
 
 fn first_of(children: &[String], patterns: &Patterns) -> Option<Znode> {
     let nodes = children.iter().filter_map(|name| Znode::parse(name));
-    nodes.filter(|node| is_contender(node, patterns)).min()
+    nodes.filter(|node| counts(node, patterns)).min()
 }
 
-fn is_contender(node: &Znode, patterns: &Patterns) -> bool {
+/// Whoever it waits for and who waits for it.
+fn counts(node: &Znode, patterns: &Patterns) -> bool {
     node.mode().is_some() || node.matches(patterns)
 }
 

@@ -175,6 +175,21 @@ impl fmt::Debug for Lease {
     }
 }
 
+/// Runs `work` until it is done or lost.
+pub(crate) async fn protect<F: Future>(
+    state: impl Fn() -> LeaseState,
+    lost: impl Future<Output = ()>,
+    work: F,
+) -> Result<F::Output, Lost> {
+    if state() == LeaseState::Lost {
+        return Err(Lost);
+    }
+    match select(pin!(work), pin!(lost)).await {
+        Either::Left((done, _)) if state() != LeaseState::Lost => Ok(done),
+        Either::Left(_) | Either::Right(_) => Err(Lost),
+    }
+}
+
 /// A view of a lease: what those who work under it may know. Keeps nothing locked, and may outlive the lease.
 #[derive(Clone)]
 pub struct Term(Arc<Grant>);
@@ -226,21 +241,6 @@ impl fmt::Debug for Term {
             .field("node", &self.node())
             .field("token", &self.token())
             .finish_non_exhaustive()
-    }
-}
-
-/// Runs `work` until it is done or lost.
-pub(crate) async fn protect<F: Future>(
-    state: impl Fn() -> LeaseState,
-    lost: impl Future<Output = ()>,
-    work: F,
-) -> Result<F::Output, Lost> {
-    if state() == LeaseState::Lost {
-        return Err(Lost);
-    }
-    match select(pin!(work), pin!(lost)).await {
-        Either::Left((done, _)) if state() != LeaseState::Lost => Ok(done),
-        Either::Left(_) | Either::Right(_) => Err(Lost),
     }
 }
 

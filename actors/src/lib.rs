@@ -7,7 +7,7 @@
 //! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
 //! ├─ Primitives       (supervisor) one LockActor per lock or semaphore,    lock.rs, machine/queue.rs,
 //! │                                                                        machine/semaphore.rs
-//! │                   one MultiActor per request for several paths         multi.rs, machine/multi.rs
+//! │                  one MultiActor per request for several paths          multi.rs, machine/multi.rs
 //! └─ Singleton        one per candidate; above it, while it serves:        singleton.rs, machine/singleton.rs
 //!    └─ Tenure        one actor of the application under one lease         tenure.rs, machine/tenure.rs
 //! ```

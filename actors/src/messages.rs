@@ -304,8 +304,8 @@ impl<G> Listener<G> {
         self.hear = None;
     }
 
-    /// No last event: what there is to say is said by others.
-    pub(crate) fn silence(mut self) {
+    /// Without a last word: the guard outlives whoever could say it.
+    pub(crate) fn leave(mut self) {
         self.hear = None;
     }
 }

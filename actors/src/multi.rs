@@ -116,7 +116,6 @@ struct Part {
     entrant: Option<Entrant>,
     lease: Option<Lease>,
     refused: Option<Refused>,
-    released: bool,
 }
 
 #[ractor::actor(message = MultiActorMessage, state = State, arguments = MultiArguments)]
@@ -138,7 +137,6 @@ impl MultiActor {
             entrant: None,
             lease: None,
             refused: None,
-            released: false,
         };
         myself.cast(MultiActorMessage::Start)?;
         Ok(State {
@@ -211,13 +209,11 @@ impl State {
             LockEvent::Suspended(_) => MultiEvent::Suspended(part),
             LockEvent::Resumed(_) => MultiEvent::Resumed(part),
             LockEvent::Lost(_) => MultiEvent::Lost(part),
+            // Its listener goes next.
+            LockEvent::Released(_) => return,
             LockEvent::Refused(_, refused) => {
                 self.parts[part].refused = Some(refused);
                 MultiEvent::Refused(part)
-            }
-            LockEvent::Released(_) => {
-                self.parts[part].released = true;
-                return;
             }
         };
         self.feed(event, myself);
@@ -250,6 +246,7 @@ impl State {
             MultiCommand::Suspend => self.tell(LockEvent::Suspended(ticket), myself),
             MultiCommand::Resume => self.tell(LockEvent::Resumed(ticket), myself),
             MultiCommand::Lose => self.conclude(LockEvent::Lost(ticket)),
+            MultiCommand::Released => self.conclude(LockEvent::Released(ticket)),
             MultiCommand::Refuse(reason) => {
                 let refused = match reason {
                     Reason::Cancelled => Refused::Cancelled,
@@ -325,11 +322,7 @@ impl Drop for State {
             match self.lifeline {
                 // Not granted: it says that the actor was stopped.
                 Some(_) => drop(listener),
-                None if self.parts.iter().all(|part| part.released) => {
-                    listener.conclude(LockEvent::Released(self.ticket))
-                }
-                // Whoever holds it sees for himself.
-                None => listener.silence(),
+                None => listener.leave(),
             }
         }
         for part in &self.parts {

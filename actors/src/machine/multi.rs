@@ -103,6 +103,8 @@ pub enum MultiCommand {
     Resume,
     /// A holder no longer holds all of them.
     Lose,
+    /// All were released, and the server has confirmed it.
+    Released,
     /// Not granted.
     Refuse(Reason),
     /// Nothing is left to be done.
@@ -188,7 +190,7 @@ impl Multi {
                 self.over.insert(part);
                 if self.over.len() == self.parts.len() {
                     self.stage = Stage::Done;
-                    out.push(MultiCommand::End);
+                    out.extend([MultiCommand::Released, MultiCommand::End]);
                 }
             }
             // Holding is not cancelled; the rest belongs to the way here.
@@ -376,6 +378,6 @@ mod tests {
         let mut multi = granted();
         assert_eq!(on(&mut multi, MultiEvent::Over(1)), []);
         assert_eq!(on(&mut multi, MultiEvent::Over(1)), []);
-        assert_eq!(on(&mut multi, MultiEvent::Over(0)), [MultiCommand::End]);
+        assert_eq!(on(&mut multi, MultiEvent::Over(0)), [MultiCommand::Released, MultiCommand::End]);
     }
 }
