@@ -566,7 +566,7 @@ fn asking_for_contenders_makes_nothing() {
 fn foreign_contenders_count_where_their_pattern_is_given_and_as_plain_text() {
     run(async {
         let (keeper, server) = (connect().await, Observer::new().await);
-        for (name, pattern) in [("x-lock-", "-lock-"), ("a[", "a["), ("x(.*)", "(.*)")] {
+        for (name, pattern) in [("x-mutex-", "-mutex-"), ("a[", "a["), ("x(.*)", "(.*)")] {
             let path = unique_path("patterns");
             server.make(&path).await;
             let foreign = format!("{path}/{name}");
