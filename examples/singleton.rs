@@ -39,7 +39,7 @@ async fn member(address: &str, name: &str) -> Result<()> {
     let options = SingletonOptions::new().advertise(name);
     let scheduler = keeper.singleton_with(PATH, options)?;
     let name = name.to_owned();
-    let candidate = scheduler.run(move |term| (Scheduler, (name.clone(), term)), |event| Some(event));
+    let candidate = scheduler.run(move |term| (Scheduler, (name.clone(), term)), Some);
 
     // Until the parent closes our standard input: time to leave, in good order.
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;

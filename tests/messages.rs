@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use common::{eventually, proxied, shared, unique_path};
-use lockkeeper::{Keeper, Lock, LockEvent, LockGuard, Refused, SessionEvent, Ticket};
+use lockkeeper::{
+    AcquireError, Keeper, Lock, LockEvent, LockGuard, Pending, Refused, SessionEvent, Target, Ticket,
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -88,6 +90,8 @@ impl Clerk {
                     LockEvent::Queued { ticket, .. } => Heard::Queued(ticket),
                     LockEvent::Released(ticket) => Heard::Released(ticket),
                     LockEvent::Refused(ticket, refused) => Heard::Refused(ticket, refused),
+                    // A machine that is slow, and not what is tested here.
+                    LockEvent::Suspended(_) | LockEvent::Resumed(_) => return Ok(()),
                     other => Heard::Other(format!("{other:?}")),
                 };
                 let _ = state.heard.send(heard);
@@ -112,8 +116,9 @@ struct Test {
 impl Test {
     async fn new(name: &str, drop_at_once: bool) -> Test {
         let path = unique_path(name);
-        let keeper = Keeper::connect(&shared().address()).await.expect("connected");
-        let other = Keeper::connect(&shared().address()).await.expect("connected");
+        let options = Keeper::options().session_timeout(Duration::from_secs(20));
+        let keeper = options.clone().connect(&shared().address()).await.expect("connected");
+        let other = options.connect(&shared().address()).await.expect("connected");
         let (sender, heard) = mpsc::unbounded_channel();
         let lock = keeper.lock(&path).expect("a good path");
         let state = State { lock, heard: sender, guards: HashMap::new(), drop_at_once };
@@ -211,7 +216,8 @@ async fn dropping_a_guard_is_confirmed_by_message() {
     assert!(test.other.try_acquire().await.is_err());
     test.tell(Message::Drop(ticket));
     assert_eq!(test.hear().await, Heard::Released(ticket));
-    test.other.try_acquire().await.expect("it is free").release().await.expect("held");
+    let free = timeout(SOON, test.other.acquire()).await.expect("it is free");
+    free.expect("connected").release().await.expect("held");
 }
 
 #[tokio::test]
@@ -243,6 +249,110 @@ async fn an_actor_that_dies_takes_its_requests_back_and_what_it_holds_is_release
         death(&holding);
         holding.contenders(0).await;
     }
+}
+
+/// Passes on what it hears.
+struct Ear;
+
+struct Sound(&'static str);
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Sound {}
+
+type Ears = mpsc::UnboundedSender<&'static str>;
+
+#[ractor::actor(message = Sound, state = Ears, arguments = Ears)]
+impl Ear {
+    async fn pre_start(&self, _: ActorRef<Sound>, heard: Ears) -> Result<Ears, ActorProcessingErr> {
+        Ok(heard)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Sound>,
+        Sound(event): Sound,
+        heard: &mut Ears,
+    ) -> Result<(), ActorProcessingErr> {
+        let _ = heard.send(event);
+        Ok(())
+    }
+}
+
+/// What it was; a guard is dropped.
+fn sound<G>(event: LockEvent<G>) -> Sound {
+    Sound(match event {
+        LockEvent::Queued { .. } => "queued",
+        LockEvent::Acquired { .. } => "acquired",
+        LockEvent::Released(_) => "released",
+        LockEvent::Refused(_, Refused::Cancelled) => "cancelled",
+        _ => "something else",
+    })
+}
+
+/// Acquired while it is free, and released by dropping the guard; then cancelled, or taken back by a death, while
+/// it is taken.
+async fn by_message<T: Target, G>(
+    what: &str,
+    ask: impl Fn() -> Pending<AcquireError, T>,
+    cancel: impl Fn(Ticket),
+    take: impl AsyncFn() -> G,
+) {
+    let (sender, mut heard) = mpsc::unbounded_channel();
+    let (ear, _) = Actor::spawn(None, Ear, sender).await.expect("it starts");
+    let mut hear = async |expected: &str| {
+        // Those that may come before, or not at all.
+        let passing = ["queued", "something else"];
+        let heard = async {
+            loop {
+                match heard.recv().await.expect("it lives") {
+                    event if event != expected && passing.contains(&event) => {}
+                    event => return event,
+                }
+            }
+        };
+        assert_eq!(timeout(SOON, heard).await, Ok(expected), "{what}");
+    };
+    ask().forward(&ear, sound);
+    hear("acquired").await;
+    hear("released").await;
+    let guard = take().await;
+    let ticket = ask().forward(&ear, sound);
+    hear("queued").await;
+    cancel(ticket);
+    hear("cancelled").await;
+    ask().forward(&ear, sound);
+    hear("queued").await;
+    ear.kill();
+    drop(guard);
+    // The dead one is not in the way.
+    drop(timeout(SOON, take()).await.expect("it is free"));
+}
+
+#[tokio::test]
+async fn everything_that_can_be_acquired_comes_by_message() {
+    let options = Keeper::options().session_timeout(Duration::from_secs(20));
+    let keeper = options.clone().connect(&shared().address()).await.expect("connected");
+    let other = options.connect(&shared().address()).await.expect("connected");
+    let path = &unique_path("everything");
+    let (good, granted) = ("a good path", "connected");
+
+    let both = [&keeper, &other].map(|keeper| keeper.lock(path).expect(good));
+    let take = async || both[1].acquire().await.expect(granted);
+    by_message("lock", || both[0].acquire(), |ticket| both[0].cancel(ticket), take).await;
+
+    let rw = [&keeper, &other].map(|keeper| keeper.read_write(&format!("{path}-rw")).expect(good));
+    let take = async || rw[1].write().acquire().await.expect(granted);
+    by_message("read", || rw[0].read().acquire(), |ticket| rw[0].read().cancel(ticket), take).await;
+    by_message("write", || rw[0].write().acquire(), |ticket| rw[0].write().cancel(ticket), take).await;
+
+    let pools = [&keeper, &other].map(|keeper| keeper.semaphore(&format!("{path}-pool"), 1).expect(good));
+    let take = async || pools[1].acquire().await.expect(granted);
+    by_message("semaphore", || pools[0].acquire(), |ticket| pools[0].cancel(ticket), take).await;
+
+    let paths = [format!("{path}-one"), format!("{path}-two")];
+    let multis = [&keeper, &other].map(|keeper| keeper.multi_lock(&paths).expect(good));
+    let take = async || multis[1].acquire().await.expect(granted);
+    by_message("multi-lock", || multis[0].acquire(), |ticket| multis[0].cancel(ticket), take).await;
 }
 
 /// Hears session events.
@@ -285,41 +395,44 @@ async fn watcher(keeper: &Keeper) -> (ActorRef<Session>, mpsc::UnboundedReceiver
     (actor, events)
 }
 
+/// Everything that was heard until `last`, which is heard in time.
+async fn until(events: &mut mpsc::UnboundedReceiver<SessionEvent>, last: SessionEvent) -> Vec<SessionEvent> {
+    let mut heard = Vec::new();
+    while heard.last() != Some(&last) {
+        heard.push(timeout(SOON, events.recv()).await.expect("in time").expect("it goes on"));
+    }
+    heard
+}
+
 #[tokio::test]
 async fn every_subscriber_hears_every_session_event_in_order_and_a_late_one_the_newest_first() {
     use SessionEvent::{Closed, Connected, Lost, Resumed, Suspended};
     let proxy = proxied().await;
-    let options = Keeper::options().session_timeout(Duration::from_secs(2));
+    let options = Keeper::options().session_timeout(Duration::from_secs(4));
     let keeper = options.connect(&proxy.address()).await.expect("connected");
-    let mut early = [watcher(&keeper).await, watcher(&keeper).await];
-    let mut all = async |expected: SessionEvent| {
-        for (_, events) in &mut early {
-            assert_eq!(timeout(SOON, events.recv()).await.expect("in time").as_ref(), Some(&expected));
-        }
-    };
-    all(Connected { epoch: 1 }).await;
+    let ((_one, mut one), (_two, mut two)) = (watcher(&keeper).await, watcher(&keeper).await);
+    let mut heard = until(&mut one, Connected { epoch: 1 }).await;
+    // A slow machine may add interruptions of its own.
     for _ in 0..3 {
         proxy.refuse(true);
         proxy.cut();
-        all(Suspended { epoch: 1 }).await;
+        heard.extend(until(&mut one, Suspended { epoch: 1 }).await);
         proxy.refuse(false);
-        all(Resumed { epoch: 1 }).await;
+        heard.extend(until(&mut one, Resumed { epoch: 1 }).await);
     }
-    let (_actor, mut late) = watcher(&keeper).await;
-    assert_eq!(timeout(SOON, late.recv()).await.expect("in time"), Some(Resumed { epoch: 1 }));
+    let (_late, mut late) = watcher(&keeper).await;
     proxy.refuse(true);
     proxy.cut();
-    all(Suspended { epoch: 1 }).await;
-    all(Lost { epoch: 1 }).await;
+    heard.extend(until(&mut one, Lost { epoch: 1 }).await);
     proxy.refuse(false);
-    all(Connected { epoch: 2 }).await;
+    heard.extend(until(&mut one, Connected { epoch: 2 }).await);
     keeper.close().await;
-    let closing = [Lost { epoch: 2 }, Closed];
-    for expected in
-        [Suspended { epoch: 1 }, Lost { epoch: 1 }, Connected { epoch: 2 }].into_iter().chain(closing)
-    {
-        assert_eq!(timeout(SOON, late.recv()).await.expect("in time"), Some(expected));
-    }
+    heard.extend(until(&mut one, Closed).await);
+    assert!(heard.len() >= 11, "{heard:?}");
+    assert_eq!(until(&mut two, Closed).await, heard);
+    let heard_late = until(&mut late, Closed).await;
+    assert!(heard.ends_with(&heard_late), "{heard_late:?} is not the end of {heard:?}");
+    assert!(heard_late.len() >= 5 && heard_late.len() < heard.len(), "{heard_late:?}");
 }
 
 #[tokio::test]

@@ -234,6 +234,8 @@ async fn an_actor_gets_its_word_by_message_and_cancels_by_ticket() {
     multi.cancel(ticket);
     assert_eq!(guard.state(), LeaseState::Held, "a holder is not cancelled");
     guard.release().await.expect("released");
+    let told = next(&mut events).await;
+    assert!(matches!(told, LockEvent::Released(of) if of == ticket), "{told:?}");
     assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "nothing follows");
     nothing_left(&other, &paths).await;
 }
