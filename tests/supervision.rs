@@ -40,7 +40,7 @@ impl Test {
         let started = supervisor::start(settings).await.expect("the test's server takes connections");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
         let path: Arc<str> = unique_path(name).into();
-        started.primitives.cast(PrimitivesMessage::Open(path.clone())).expect("it runs");
+        started.primitives.cast(PrimitivesMessage::Open(Place { kind: Kind::Lock, path: path.clone() })).expect("it runs");
         let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
         Test { started, lifeline, path, observer }
     }
@@ -61,7 +61,7 @@ impl Test {
         });
         let lifeline = self.lifeline.clone();
         let request = AcquireRequest::new(ticket, Arc::new(options), Wait::Forever, listener, lifeline);
-        let message = PrimitivesMessage::Lock(self.path.clone(), LockMessage::Acquire(request));
+        let message = PrimitivesMessage::Lock(Place { kind: Kind::Lock, path: self.path.clone() }, LockMessage::Acquire(request));
         self.started.primitives.cast(message).expect("it runs");
         events
     }

@@ -1,0 +1,286 @@
+//! The kinds of locks that the promises are made for: how each is opened, who keeps it out, where its nodes stand.
+//!
+//! A promise is a function that takes a [`Kind`]; `promises!` makes a test of it for each kind of a set, so that
+//! `a_free_lock_is_granted::read_lock` says which promise was broken, and by whom. The tests see every kind through
+//! [`Locking`] and [`Holding`]; what only one kind has is tested elsewhere.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lockkeeper::{
+    Access, AcquireError, AcquireTimeoutError, ContendersError, FencingToken, Guard, InvalidLock, Keeper,
+    LeaseState, Lock, LockEvent, LockOptions, Lost, ReleaseError, Semaphore, Ticket, TryAcquireError,
+};
+use ractor::ActorRef;
+
+use super::hearing::Heard;
+
+/// A row of the table: a kind of lock, as the promises see it.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    pub open: fn(&Keeper, &str) -> Result<AnyLock, InvalidLock>,
+    pub open_with: Open,
+    /// One that keeps it out while it is held, and is kept out by it.
+    pub rival: Open,
+    /// What is locked by one that is opened at a path.
+    pub paths: fn(&str) -> Vec<String>,
+    /// What `Queued` tells behind so many rivals that hold and so many of the same kind that wait.
+    pub ahead: fn(usize, usize) -> usize,
+    /// It holds by leases in the path itself, and queues in a directory beside it.
+    pub leases: bool,
+}
+
+pub type Open = fn(&Keeper, &str, LockOptions) -> Result<AnyLock, InvalidLock>;
+
+pub fn lock() -> Kind {
+    Kind {
+        open: |keeper, path| Ok(Arc::new(keeper.lock(path)?)),
+        open_with: |keeper, path, options| Ok(Arc::new(keeper.lock_with(path, options)?)),
+        rival: |keeper, path, options| Ok(Arc::new(keeper.lock_with(path, options)?)),
+        paths: |path| vec![path.to_owned()],
+        ahead: |rivals, waiting| rivals + waiting,
+        leases: false,
+    }
+}
+
+pub fn write_lock() -> Kind {
+    Kind {
+        open: |keeper, path| Ok(Arc::new(keeper.read_write(path)?.write().clone())),
+        open_with: write_with,
+        rival: write_with,
+        ..lock()
+    }
+}
+
+/// Readers do not keep each other out: who does is a writer.
+pub fn read_lock() -> Kind {
+    Kind {
+        open: |keeper, path| Ok(Arc::new(keeper.read_write(path)?.read().clone())),
+        open_with: |keeper, path, options| Ok(Arc::new(keeper.read_write_with(path, options)?.read().clone())),
+        rival: write_with,
+        ahead: |rivals, _| rivals,
+        ..lock()
+    }
+}
+
+/// A semaphore of one.
+pub fn semaphore() -> Kind {
+    let open_with: Open = |keeper, path, options| Ok(Arc::new(keeper.semaphore_with(path, 1, options)?));
+    Kind {
+        open: |keeper, path| Ok(Arc::new(keeper.semaphore(path, 1)?)),
+        open_with,
+        rival: open_with,
+        // Who holds permits is in no queue.
+        ahead: |_, waiting| waiting,
+        leases: true,
+        ..lock()
+    }
+}
+
+fn write_with(keeper: &Keeper, path: &str, options: LockOptions) -> Result<AnyLock, InvalidLock> {
+    Ok(Arc::new(keeper.read_write_with(path, options)?.write().clone()))
+}
+
+/// Makes the tests: for each set of kinds, the promises that are made for it.
+///
+/// | set | a promise that needs |
+/// |---|---|
+/// | `every_kind` | nothing |
+/// | `exclusive` | that the kind keeps itself out |
+/// | `in_order` | that places are taken across keepers in the order of asking, and only by one at a time |
+/// | `queued` | contenders in the path itself: listed, with patterns, and on request outliving sessions |
+/// | `only_lock`, `only_semaphore` | what has nothing to do with the kind, or with no other one |
+macro_rules! promises {
+    ($($set:ident: $($promise:ident),+ $(,)?;)+) => { $($( for_kinds!($set $promise); )+)+ };
+}
+
+/// The sets: where a new kind is added.
+macro_rules! for_kinds {
+    (every_kind $promise:ident) => { for_kinds!(lock, write_lock, read_lock, semaphore: $promise); };
+    (exclusive $promise:ident) => { for_kinds!(lock, write_lock, semaphore: $promise); };
+    (in_order $promise:ident) => { for_kinds!(lock, write_lock: $promise); };
+    (queued $promise:ident) => { for_kinds!(lock, write_lock, read_lock: $promise); };
+    (only_lock $promise:ident) => { for_kinds!(lock: $promise); };
+    (only_semaphore $promise:ident) => { for_kinds!(semaphore: $promise); };
+    ($($kind:ident),+: $promise:ident) => {
+        mod $promise {
+            $(
+                #[test]
+                fn $kind() {
+                    $crate::common::run(super::$promise($crate::common::kinds::$kind()));
+                }
+            )+
+        }
+    };
+}
+
+pub type AnyLock = Arc<dyn Locking>;
+
+/// What a handle of every kind can do.
+pub trait Locking: Send + Sync + 'static {
+    fn acquire(&self) -> BoxFuture<'static, Result<AnyGuard, AcquireError>>;
+    fn try_acquire(&self) -> BoxFuture<'static, Result<AnyGuard, TryAcquireError>>;
+    fn acquire_timeout(
+        &self,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<AnyGuard, AcquireTimeoutError>>;
+    fn listen(&self, wait: Wait, hear: Hear) -> Ticket;
+    fn forward(&self, wait: Wait, actor: &ActorRef<Heard>) -> Ticket;
+    fn cancel(&self, ticket: Ticket);
+    /// How many its own question for who is there tells of.
+    fn listed(&self) -> BoxFuture<'_, Result<usize, ContendersError>>;
+}
+
+pub type Hear = Box<dyn FnMut(LockEvent<AnyGuard>) + Send>;
+
+/// Which of the three calls.
+#[derive(Clone, Copy)]
+pub enum Wait {
+    Forever,
+    Try,
+    For(Duration),
+}
+
+/// What a guard of every kind can do.
+pub trait Holding: Send + Sync + 'static {
+    fn paths(&self) -> Vec<String>;
+    fn nodes(&self) -> Vec<String>;
+    fn token(&self) -> FencingToken;
+    fn ticket(&self) -> Ticket;
+    fn state(&self) -> LeaseState;
+    fn valid_until(&self) -> Option<Instant>;
+    fn lost(&self) -> BoxFuture<'_, ()>;
+    fn protect<'a>(&'a self, work: BoxFuture<'a, u32>) -> BoxFuture<'a, Result<u32, Lost>>;
+    fn release_it(self: Box<Self>) -> BoxFuture<'static, Result<(), ReleaseError>>;
+}
+
+/// A guard of some kind. Dropping it releases.
+#[must_use]
+pub struct AnyGuard(Box<dyn Holding>);
+
+impl AnyGuard {
+    pub fn release(self) -> BoxFuture<'static, Result<(), ReleaseError>> {
+        self.0.release_it()
+    }
+
+    /// The first of its nodes.
+    pub fn node(&self) -> String {
+        self.nodes().swap_remove(0)
+    }
+}
+
+impl Deref for AnyGuard {
+    type Target = dyn Holding;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for AnyGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AnyGuard({:?}, {:?})", self.nodes(), self.state())
+    }
+}
+
+impl<M: 'static> From<Guard<M>> for AnyGuard {
+    fn from(guard: Guard<M>) -> AnyGuard {
+        AnyGuard(Box::new(guard))
+    }
+}
+
+impl<M: 'static> Holding for Guard<M> {
+    fn paths(&self) -> Vec<String> {
+        vec![self.path().to_owned()]
+    }
+
+    fn nodes(&self) -> Vec<String> {
+        vec![self.node().to_owned()]
+    }
+
+    fn token(&self) -> FencingToken {
+        Guard::token(self)
+    }
+
+    fn ticket(&self) -> Ticket {
+        Guard::ticket(self)
+    }
+
+    fn state(&self) -> LeaseState {
+        Guard::state(self)
+    }
+
+    fn valid_until(&self) -> Option<Instant> {
+        Guard::valid_until(self)
+    }
+
+    fn lost(&self) -> BoxFuture<'_, ()> {
+        Guard::lost(self).boxed()
+    }
+
+    fn protect<'a>(&'a self, work: BoxFuture<'a, u32>) -> BoxFuture<'a, Result<u32, Lost>> {
+        Guard::protect(self, work).boxed()
+    }
+
+    fn release_it(self: Box<Self>) -> BoxFuture<'static, Result<(), ReleaseError>> {
+        Guard::release(*self).boxed()
+    }
+}
+
+/// The handles' methods have the same names, and are no trait of the library.
+macro_rules! locking {
+    ([$($mode:ident: $bound:ident)?] $handle:ty, $listed:ident) => {
+        impl $(<$mode: $bound>)? Locking for $handle {
+            fn acquire(&self) -> BoxFuture<'static, Result<AnyGuard, AcquireError>> {
+                let acquire = <$handle>::acquire(self);
+                async { acquire.await.map(AnyGuard::from) }.boxed()
+            }
+
+            fn try_acquire(&self) -> BoxFuture<'static, Result<AnyGuard, TryAcquireError>> {
+                let acquire = <$handle>::try_acquire(self);
+                async { acquire.await.map(AnyGuard::from) }.boxed()
+            }
+
+            fn acquire_timeout(
+                &self,
+                timeout: Duration,
+            ) -> BoxFuture<'static, Result<AnyGuard, AcquireTimeoutError>> {
+                let acquire = <$handle>::acquire_timeout(self, timeout);
+                async { acquire.await.map(AnyGuard::from) }.boxed()
+            }
+
+            fn listen(&self, wait: Wait, mut hear: Hear) -> Ticket {
+                let hear = move |event: LockEvent<_>| hear(event.map_guard(AnyGuard::from));
+                match wait {
+                    Wait::Forever => <$handle>::acquire(self).listen(hear),
+                    Wait::Try => <$handle>::try_acquire(self).listen(hear),
+                    Wait::For(timeout) => <$handle>::acquire_timeout(self, timeout).listen(hear),
+                }
+            }
+
+            fn forward(&self, wait: Wait, actor: &ActorRef<Heard>) -> Ticket {
+                let convert = |event: LockEvent<_>| Heard(event.map_guard(AnyGuard::from));
+                match wait {
+                    Wait::Forever => <$handle>::acquire(self).forward(actor, convert),
+                    Wait::Try => <$handle>::try_acquire(self).forward(actor, convert),
+                    Wait::For(timeout) => <$handle>::acquire_timeout(self, timeout).forward(actor, convert),
+                }
+            }
+
+            fn cancel(&self, ticket: Ticket) {
+                <$handle>::cancel(self, ticket);
+            }
+
+            fn listed(&self) -> BoxFuture<'_, Result<usize, ContendersError>> {
+                async { self.$listed().await.map(|who| who.len()) }.boxed()
+            }
+        }
+    };
+}
+
+locking!([M: Access] Lock<M>, contenders);
+locking!([] Semaphore, lease_holders);

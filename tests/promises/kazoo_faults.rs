@@ -1,0 +1,259 @@
+//! Faults of kazoo's locks that their users reported, and that ours must not have.
+//!
+//! | kazoo | here |
+//! |---|---|
+//! | nobody is told of a session lost while holding, and somebody else acquires | [`the_worst_a_holder_whose_session_is_lost_is_told_before_somebody_else_holds`] |
+//! | 1. a clean-up that fails leaves the node, and blocks everybody | [`one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone`] |
+//! | 2. after a create in doubt and a timeout, a stale name is deleted and the new node leaked | [`two_after_a_create_in_doubt_and_a_timeout_no_node_is_left`] |
+//! | 3. the time limit begins again at every wake-up | [`three_one_deadline_covers_a_wait_with_many_wake_ups`] |
+//! | 4. a node with the own prefix is adopted, whatever session it belongs to | [`four_a_node_of_an_older_session_is_not_adopted`] |
+//! | 5. an attempt that does not wait writes twice and reads once, however obvious the answer | [`five_a_try_that_is_refused_asks_once_and_writes_nothing`] |
+//! | 6. all children are listed at every wake-up, and a watch is left behind after a timeout | [`six_a_wake_up_lists_nothing`], [`six_a_timeout_leaves_no_watch`] |
+//! | 7. a release that fails leaves the lock's own state out of step | [`seven_after_a_release_in_doubt_the_lock_is_as_good_as_new`] |
+//! | semaphore: a try is refused while others queue for the mutex, although permits are free | `tests/semaphore.rs` |
+//! | semaphore: a cancel does not reach who queues for the mutex | [`semaphore_a_cancel_reaches_who_queues_for_the_mutex`] |
+//!
+//! A semaphore has to list its leases at every wake-up: its children are what it waits for.
+
+use std::time::{Duration, Instant};
+
+use lockkeeper::{Acl, AuthId, Permission, AcquireTimeoutError, LeaseState, Refused, ReleaseError, SessionEvent, TryAcquireError};
+use tokio::time::{sleep_until, timeout};
+
+use crate::common::hearing::{acquired, granted, listen, listen_for, queued, refused, session_event};
+use crate::common::kinds::{Kind, Wait};
+use crate::common::site::{Observer, Site};
+use crate::common::{
+    LONG, SHORT, SOON, TestServer, connect, connect_through, eventually, options, proxied, refusal,
+};
+
+promises! {
+    every_kind:
+        the_worst_a_holder_whose_session_is_lost_is_told_before_somebody_else_holds,
+        one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone,
+        two_after_a_create_in_doubt_and_a_timeout_no_node_is_left,
+        three_one_deadline_covers_a_wait_with_many_wake_ups,
+        four_a_node_of_an_older_session_is_not_adopted,
+        five_a_try_that_is_refused_asks_once_and_writes_nothing,
+        six_a_timeout_leaves_no_watch,
+        seven_after_a_release_in_doubt_the_lock_is_as_good_as_new;
+    queued:
+        six_a_wake_up_lists_nothing;
+    only_semaphore:
+        semaphore_a_cancel_reaches_who_queues_for_the_mutex;
+}
+
+async fn the_worst_a_holder_whose_session_is_lost_is_told_before_somebody_else_holds(kind: Kind) {
+    let (site, proxy) = (kind.site("worst").await, proxied().await);
+    let (cut_off, other) = (connect_through(&proxy, SHORT).await, connect().await);
+    let guard = site.rival(&cut_off).acquire().await.expect("a free lock");
+    let waiting = tokio::spawn({
+        let acquire = site.lock(&other).acquire();
+        async { (acquire.await.expect("its turn"), Instant::now()) }
+    });
+    site.until_nodes(2).await;
+    proxy.black_hole(true);
+    guard.lost().await;
+    let told = Instant::now();
+    let (next, granted) = timeout(SOON, waiting).await.expect("the session ends").expect("no panic");
+    assert!(told < granted, "told {:?} after somebody else was granted", told - granted);
+    assert_eq!((guard.state(), next.state()), (LeaseState::Lost, LeaseState::Held));
+    assert!(next.token() > guard.token());
+}
+
+async fn one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone(kind: Kind) {
+    let (site, proxy) = (kind.site("clean-up").await, proxied().await);
+    let (cut_off, other) = (connect_through(&proxy, LONG).await, connect().await);
+    let guard = site.rival(&other).acquire().await.expect("a free lock");
+    for arrives in [false, true] {
+        let (ticket, mut events) = listen(&site.lock(&cut_off));
+        queued(&mut events).await;
+        site.until_nodes(2).await;
+        match arrives {
+            false => proxy.black_hole(true),
+            true => proxy.drop_replies_then_cut(),
+        }
+        site.lock(&cut_off).cancel(ticket);
+        assert_eq!(refused(&mut events).await, (ticket, Refused::Cancelled));
+        // Whether the server got the delete or not, its answer is lost.
+        match arrives {
+            false => site.until_nodes(2).await,
+            true => site.until_only(&[&guard]).await,
+        }
+        proxy.cut();
+        proxy.black_hole(false);
+        site.until_only(&[&guard]).await;
+    }
+    // Nobody is in the way, in the same session.
+    drop(guard);
+    drop(site.rival(&other).acquire_timeout(SOON).await.expect("a free lock"));
+    drop(site.lock(&cut_off).acquire_timeout(SOON).await.expect("a free lock"));
+    site.until_only(&[]).await;
+}
+
+async fn two_after_a_create_in_doubt_and_a_timeout_no_node_is_left(kind: Kind) {
+    let (site, proxy) = (kind.site("stale").await, proxied().await);
+    let (doubtful, other) = (connect_through(&proxy, LONG).await, connect().await);
+    let guard = site.rival(&other).acquire().await.expect("a free lock");
+    for (way, limit) in [("after it was found again", 1500), ("while it is in doubt", 300)] {
+        proxy.drop_replies_then_cut();
+        let (ticket, mut events) = listen_for(&site.lock(&doubtful), Wait::For(Duration::from_millis(limit)));
+        site.until_nodes(2).await;
+        match limit {
+            300 => {
+                assert_eq!(refused(&mut events).await, (ticket, Refused::TimedOut), "{way}");
+                proxy.cut();
+            }
+            _ => {
+                proxy.cut();
+                assert_eq!(refused(&mut events).await, (ticket, Refused::TimedOut), "{way}");
+            }
+        }
+        site.until_only(&[&guard]).await;
+    }
+    drop(guard);
+    drop(site.rival(&other).acquire_timeout(SOON).await.expect("a free lock"));
+}
+
+async fn three_one_deadline_covers_a_wait_with_many_wake_ups(kind: Kind) {
+    let (site, keeper) = (kind.site("deadline").await, connect().await);
+    site.make().await;
+    let mut ahead = Vec::new();
+    for _ in 0..4 {
+        ahead.push(site.obstruct().await);
+    }
+    let begun = Instant::now();
+    let acquire = tokio::spawn(site.lock(&keeper).acquire_timeout(Duration::from_secs(3)));
+    // Each that leaves wakes the waiter; the last stays.
+    for leaves in (1..4).rev() {
+        site.until_watched(&ahead[leaves]).await;
+        sleep_until((begun + Duration::from_millis(900) * (4 - leaves as u32)).into()).await;
+        site.clear(&ahead[leaves]).await;
+    }
+    let refused = refusal(acquire.await.expect("no panic"));
+    assert_eq!(refused, AcquireTimeoutError::TimedOut);
+    let took = begun.elapsed();
+    // A time that began again at a wake-up would end after 5.7 seconds.
+    assert!((Duration::from_secs(3)..Duration::from_millis(5500)).contains(&took), "{took:?}");
+    assert_eq!(site.nodes().await, [ahead[0].node.as_str()]);
+}
+
+async fn four_a_node_of_an_older_session_is_not_adopted(kind: Kind) {
+    let (site, proxy) = (kind.site("adopt").await, proxied().await);
+    let keeper = connect_through(&proxy, SHORT).await;
+    site.make().await;
+    // Carried out, and nobody here can know.
+    proxy.drop_replies_then_cut();
+    let (_, mut events) = listen(&site.lock(&keeper));
+    site.until_nodes(1).await;
+    let old = site.nodes().await;
+    let session = site.server.owner(&old[0]).await;
+    let mut told = keeper.events();
+    session_event(&mut told, SessionEvent::Lost { epoch: 1 }).await;
+    proxy.cut();
+    let guard = granted(&mut events).await;
+    for node in guard.nodes() {
+        assert!(!old.contains(&node), "the old node goes with the old session");
+        assert_ne!(site.server.owner(&node).await, session);
+    }
+    site.until_only(&[&guard]).await;
+    assert_eq!(guard.release().await, Ok(()));
+}
+
+async fn five_a_try_that_is_refused_asks_once_and_writes_nothing(kind: Kind) {
+    const TRIES: i64 = 50;
+    let server = TestServer::start();
+    let quiet = options().session_timeout(Duration::from_secs(60));
+    let keeper = quiet.connect(&server.address()).await.expect("a server");
+    let site = Site { kind, path: "/try".into(), server: Observer::of(&server).await };
+    let _guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let lock = site.lock(&keeper);
+    assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Contended);
+    let directories = site.directories();
+    let written = async || site.server.stat(&directories[0]).await.expect("the directory").cversion;
+    let (before, packets) = (written().await, server.mntr("zk_packets_received"));
+    for _ in 0..TRIES {
+        assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Contended);
+    }
+    // Heartbeats and the questions of this test are packets as well.
+    let packets = server.mntr("zk_packets_received") - packets;
+    assert!((TRIES..TRIES + 20).contains(&packets), "{packets} packets for {TRIES} tries");
+    assert_eq!(written().await, before);
+}
+
+async fn six_a_wake_up_lists_nothing(kind: Kind) {
+    let (site, keeper) = (kind.site("wake-up").await, connect().await);
+    site.make().await;
+    let ahead = [site.obstruct().await, site.obstruct().await, site.obstruct().await];
+    let (_, mut events) = listen(&site.lock(&keeper));
+    assert_eq!(queued(&mut events).await, 3);
+    // From now on whoever lists is refused, and would say so.
+    let unlisted = Permission::CREATE | Permission::WRITE | Permission::DELETE | Permission::ADMIN;
+    let unlisted = [Acl::new(unlisted, AuthId::anyone())];
+    site.server.0.set_acl(&site.path, &unlisted, None).await.expect("another access list");
+    for obstacle in ahead.iter().rev() {
+        site.until_watched(obstacle).await;
+        assert!(events.try_recv().is_err(), "it waits");
+        site.clear(obstacle).await;
+    }
+    let guard = acquired(&mut events).await;
+    assert_eq!((guard.state(), guard.release().await), (LeaseState::Held, Ok(())));
+    let another = site.lock(&keeper).acquire().await;
+    assert!(another.is_err(), "who has to list sees that it cannot");
+}
+
+async fn six_a_timeout_leaves_no_watch(kind: Kind) {
+    let (site, keeper) = (kind.site("watch").await, connect().await);
+    site.make().await;
+    let ahead = site.obstruct().await;
+    let (_, mut events) = listen_for(&site.lock(&keeper), Wait::For(Duration::from_secs(1)));
+    site.until_watched(&ahead).await;
+    assert_eq!(refused(&mut events).await.1, Refused::TimedOut);
+    site.until_unwatched().await;
+    assert_eq!(site.nodes().await, [ahead.node.as_str()]);
+}
+
+async fn seven_after_a_release_in_doubt_the_lock_is_as_good_as_new(kind: Kind) {
+    let (site, proxy) = (kind.site("release").await, proxied().await);
+    let (keeper, other) = (connect_through(&proxy, LONG).await, connect().await);
+    let lock = site.lock(&keeper);
+    for arrives in [true, false] {
+        let guard = lock.acquire().await.expect("a free lock");
+        match arrives {
+            true => proxy.drop_replies_then_cut(),
+            false => proxy.black_hole(true),
+        }
+        let release = tokio::spawn(guard.release());
+        match arrives {
+            true => site.until_only(&[]).await,
+            false => site.until_nodes(1).await,
+        }
+        assert!(!release.is_finished(), "nobody here can know");
+        proxy.cut();
+        proxy.black_hole(false);
+        assert_eq!(release.await.expect("no panic"), Ok::<(), ReleaseError>(()));
+        assert_eq!(site.nodes().await, [""; 0]);
+        // Neither the others nor its own handle find anybody in the way.
+        drop(site.rival(&other).try_acquire().await.expect("a free lock"));
+        drop(lock.acquire_timeout(SOON).await.expect("a free lock"));
+        site.until_only(&[]).await;
+        eventually("the connection is sure again", SOON, async || lock.listed().await == Ok(0)).await;
+    }
+}
+
+async fn semaphore_a_cancel_reaches_who_queues_for_the_mutex(kind: Kind) {
+    let (site, first, second) = (kind.site("mutex").await, connect().await, connect().await);
+    let guard = site.lock(&first).acquire().await.expect("a free permit");
+    // One waits with the mutex in hand, the other one for the mutex.
+    let (_, mut with) = listen(&site.lock(&first));
+    queued(&mut with).await;
+    let (ticket, mut without) = listen(&site.lock(&second));
+    assert_eq!(queued(&mut without).await, 1);
+    site.until_nodes(3).await;
+    site.lock(&second).cancel(ticket);
+    assert_eq!(refused(&mut without).await, (ticket, Refused::Cancelled));
+    site.until_nodes(2).await;
+    drop(guard);
+    drop(acquired(&mut with).await);
+    site.until_only(&[]).await;
+}
