@@ -81,6 +81,8 @@ struct Entry {
     /// Until the lease takes it.
     lifeline: Option<Arc<Lifeline>>,
     hold: Option<Hold>,
+    /// It was granted, and its lease has ended since.
+    lost: bool,
     release: Vec<RpcReplyPort<Result<(), ReleaseError>>>,
 }
 
@@ -184,6 +186,7 @@ impl State {
             listener: Some(request.listener),
             lifeline: Some(request.lifeline),
             hold: None,
+            lost: false,
             release: Vec::new(),
         };
         self.requests.insert(ticket, entry);
@@ -196,7 +199,8 @@ impl State {
         reply: Option<RpcReplyPort<Result<(), ReleaseError>>>,
         myself: &ActorRef<LockActorMessage>,
     ) {
-        match self.requests.get_mut(&ticket) {
+        // What is left of a lost one is cleaned up, and that confirms nothing to its holder.
+        match self.requests.get_mut(&ticket).filter(|entry| !entry.lost) {
             Some(entry) => {
                 entry.span.in_scope(|| debug!("released"));
                 entry.release.extend(reply);
