@@ -18,7 +18,7 @@ pub enum AcquireError {
     /// The lock's directory has given out nearly all of its sequence numbers, and must be deleted and made anew.
     #[error("{path:?} is running out of sequence numbers, and must be made anew")]
     SequenceExhausted {
-        /// The lock's directory.
+        /// The lock's directory, or that of a semaphore's mutex.
         path: String,
     },
     /// Permits were asked for, but none of them.
