@@ -25,7 +25,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lockkeeper::{Keeper, KeeperOptions};
+use lockkeeper::{Keeper, KeeperOptions, SessionEvent};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 pub use ensemble::Ensemble;
@@ -65,6 +65,19 @@ pub async fn connect_for(session: Duration) -> Keeper {
 
 pub async fn connect_through(proxy: &Proxy, session: Duration) -> Keeper {
     options().session_timeout(session).connect(&proxy.address()).await.expect("a server")
+}
+
+/// A keeper that has lost its session, and has failed to get another one more than once.
+pub async fn absent_for_several_rounds(proxy: &Proxy) -> Keeper {
+    let impatient = options().session_timeout(SHORT).connect_timeout(Duration::from_millis(100));
+    let keeper = impatient.connect(&proxy.address()).await.expect("a server");
+    let mut events = keeper.events();
+    proxy.refuse(true);
+    proxy.cut();
+    hearing::session_event(&mut events, SessionEvent::Lost { epoch: 1 }).await;
+    let tries = proxy.accepted();
+    eventually("it goes on trying", SOON, async || proxy.accepted() > tries + 2).await;
+    keeper
 }
 
 /// Why it was not granted.

@@ -87,7 +87,11 @@ impl Kind {
     }
 
     pub async fn site_at(self, path: &str) -> Site {
-        Site { kind: self, path: path.to_owned(), server: Observer::new().await }
+        self.site_on(shared(), path).await
+    }
+
+    pub async fn site_on(self, server: &TestServer, path: &str) -> Site {
+        Site { kind: self, path: path.to_owned(), server: Observer::of(server).await }
     }
 }
 

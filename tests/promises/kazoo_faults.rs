@@ -2,12 +2,12 @@
 //!
 //! | kazoo | here |
 //! |---|---|
-//! | nobody is told of a session lost while holding, and somebody else acquires | [`the_worst_a_holder_whose_session_is_lost_is_told_before_somebody_else_holds`] |
+//! | nobody is told of a session lost while holding, and somebody else acquires | [`losing::a_holder_cut_off_reads_suspended_and_then_lost_before_anybody_else_is_granted`](super::losing) |
 //! | 1. a clean-up that fails leaves the node, and blocks everybody | [`one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone`] |
 //! | 2. after a create in doubt and a timeout, a stale name is deleted and the new node leaked | [`two_after_a_create_in_doubt_and_a_timeout_no_node_is_left`] |
 //! | 3. the time limit begins again at every wake-up | [`three_one_deadline_covers_a_wait_with_many_wake_ups`] |
 //! | 4. a node with the own prefix is adopted, whatever session it belongs to | [`four_a_node_of_an_older_session_is_not_adopted`] |
-//! | 5. an attempt that does not wait writes twice and reads once, however obvious the answer | [`five_a_try_that_is_refused_asks_once_and_writes_nothing`] |
+//! | 5. an attempt that does not wait writes twice and reads once, however obvious the answer | [`acquiring::a_try_at_a_contended_lock_answers_contended_and_writes_nothing`](super::acquiring) |
 //! | 6. all children are listed at every wake-up, and a watch is left behind after a timeout | [`six_a_wake_up_lists_nothing`], [`six_a_timeout_leaves_no_watch`] |
 //! | 7. a release that fails leaves the lock's own state out of step | [`seven_after_a_release_in_doubt_the_lock_is_as_good_as_new`] |
 //! | semaphore: a try is refused while others queue for the mutex, although permits are free | `tests/semaphore.rs` |
@@ -17,48 +17,27 @@
 
 use std::time::{Duration, Instant};
 
-use lockkeeper::{Acl, AuthId, Permission, AcquireTimeoutError, LeaseState, Refused, ReleaseError, SessionEvent, TryAcquireError};
-use tokio::time::{sleep_until, timeout};
+use lockkeeper::{Acl, AuthId, Permission, AcquireTimeoutError, LeaseState, Refused, ReleaseError, SessionEvent};
+use tokio::time::sleep_until;
 
 use crate::common::hearing::{acquired, granted, listen, listen_for, queued, refused, session_event};
 use crate::common::kinds::{Kind, Wait};
-use crate::common::site::{Observer, Site};
 use crate::common::{
-    LONG, SHORT, SOON, TestServer, connect, connect_through, eventually, options, proxied, refusal,
+    LONG, SHORT, SOON, connect, connect_through, eventually, proxied, refusal,
 };
 
 promises! {
     every_kind:
-        the_worst_a_holder_whose_session_is_lost_is_told_before_somebody_else_holds,
         one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone,
         two_after_a_create_in_doubt_and_a_timeout_no_node_is_left,
         three_one_deadline_covers_a_wait_with_many_wake_ups,
         four_a_node_of_an_older_session_is_not_adopted,
-        five_a_try_that_is_refused_asks_once_and_writes_nothing,
         six_a_timeout_leaves_no_watch,
         seven_after_a_release_in_doubt_the_lock_is_as_good_as_new;
     queued:
         six_a_wake_up_lists_nothing;
     only_semaphore:
         semaphore_a_cancel_reaches_who_queues_for_the_mutex;
-}
-
-async fn the_worst_a_holder_whose_session_is_lost_is_told_before_somebody_else_holds(kind: Kind) {
-    let (site, proxy) = (kind.site("worst").await, proxied().await);
-    let (cut_off, other) = (connect_through(&proxy, SHORT).await, connect().await);
-    let guard = site.rival(&cut_off).acquire().await.expect("a free lock");
-    let waiting = tokio::spawn({
-        let acquire = site.lock(&other).acquire();
-        async { (acquire.await.expect("its turn"), Instant::now()) }
-    });
-    site.until_nodes(2).await;
-    proxy.black_hole(true);
-    guard.lost().await;
-    let told = Instant::now();
-    let (next, granted) = timeout(SOON, waiting).await.expect("the session ends").expect("no panic");
-    assert!(told < granted, "told {:?} after somebody else was granted", told - granted);
-    assert_eq!((guard.state(), next.state()), (LeaseState::Lost, LeaseState::Held));
-    assert!(next.token() > guard.token());
 }
 
 async fn one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone(kind: Kind) {
@@ -158,27 +137,8 @@ async fn four_a_node_of_an_older_session_is_not_adopted(kind: Kind) {
     }
     site.until_only(&[&guard]).await;
     assert_eq!(guard.release().await, Ok(()));
-}
-
-async fn five_a_try_that_is_refused_asks_once_and_writes_nothing(kind: Kind) {
-    const TRIES: i64 = 50;
-    let server = TestServer::start();
-    let quiet = options().session_timeout(Duration::from_secs(60));
-    let keeper = quiet.connect(&server.address()).await.expect("a server");
-    let site = Site { kind, path: "/try".into(), server: Observer::of(&server).await };
-    let _guard = site.rival(&keeper).acquire().await.expect("a free lock");
-    let lock = site.lock(&keeper);
-    assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Contended);
-    let directories = site.directories();
-    let written = async || site.server.stat(&directories[0]).await.expect("the directory").cversion;
-    let (before, packets) = (written().await, server.mntr("zk_packets_received"));
-    for _ in 0..TRIES {
-        assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Contended);
-    }
-    // Heartbeats and the questions of this test are packets as well.
-    let packets = server.mntr("zk_packets_received") - packets;
-    assert!((TRIES..TRIES + 20).contains(&packets), "{packets} packets for {TRIES} tries");
-    assert_eq!(written().await, before);
+    assert!(events.recv().await.is_none(), "nothing follows");
+    site.until_only(&[]).await;
 }
 
 async fn six_a_wake_up_lists_nothing(kind: Kind) {

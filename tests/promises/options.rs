@@ -9,13 +9,14 @@ use tokio::time::timeout;
 use zookeeper_client as zk;
 
 use crate::common::kinds::Kind;
-use crate::common::site::{Observer, Site};
-use crate::common::{SOON, TestServer, connect, eventually, options, refusal, shared, unique_path};
+use crate::common::{SOON, connect, eventually, options, refusal, shared, unique_path};
 
 promises! {
     every_kind:
         an_access_list_keeps_everybody_else_out,
-        a_chroot_is_made_when_a_lock_needs_it_and_shows_in_no_path,
+        a_chroot_is_made_when_a_lock_needs_it_and_shows_in_no_path;
+    // The root of a semaphore stays, because it stores the number of permits.
+    queued:
         directories_made_as_containers_go_when_they_have_been_emptied;
 }
 
@@ -67,13 +68,9 @@ async fn a_chroot_is_made_when_a_lock_needs_it_and_shows_in_no_path(kind: Kind) 
 }
 
 async fn directories_made_as_containers_go_when_they_have_been_emptied(kind: Kind) {
-    let server = TestServer::start();
-    let keeper = options().connect(&server.address()).await.expect("a server");
-    let site = async |path: &str| {
-        let server = Observer::of(&server).await;
-        Site { kind, path: path.to_owned(), server }
-    };
-    let (plain, container) = (site("/plain/below").await, site("/container/below").await);
+    let (keeper, above) = (connect().await, unique_path("container"));
+    let container = kind.site_at(&format!("{above}/below")).await;
+    let plain = kind.site("plain").await;
     let guard = plain.lock(&keeper).acquire().await.expect("a free lock");
     assert_eq!(guard.release().await, Ok(()));
     for _ in 0..2 {
@@ -81,7 +78,7 @@ async fn directories_made_as_containers_go_when_they_have_been_emptied(kind: Kin
         let guard = container.lock_with(&keeper, options).acquire().await.expect("a free lock");
         assert_eq!(container.nodes().await, guard.nodes());
         assert_eq!(guard.release().await, Ok(()));
-        let gone = async || container.server.stat("/container").await.is_none();
+        let gone = async || container.server.stat(&above).await.is_none();
         eventually("the container and all that led to it are gone", SOON, gone).await;
     }
     for directory in plain.directories() {
