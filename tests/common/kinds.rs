@@ -60,7 +60,9 @@ pub fn write_lock() -> Kind {
 pub fn read_lock() -> Kind {
     Kind {
         open: |keeper, path| Ok(Arc::new(keeper.read_write(path)?.read().clone())),
-        open_with: |keeper, path, options| Ok(Arc::new(keeper.read_write_with(path, options)?.read().clone())),
+        open_with: |keeper, path, options| {
+            Ok(Arc::new(keeper.read_write_with(path, options)?.read().clone()))
+        },
         rival: write_with,
         ahead: |rivals, _| rivals,
         ..lock()
@@ -93,20 +95,18 @@ fn write_with(keeper: &Keeper, path: &str, options: LockOptions) -> Result<AnyLo
 /// | `exclusive` | that the kind keeps itself out |
 /// | `in_order` | that places are taken across keepers in the order of asking, and only by one at a time |
 /// | `queued` | contenders in the path itself: listed, with patterns, and on request outliving sessions |
-/// | `only_lock`, `only_semaphore` | what has nothing to do with the kind, or with no other one |
+/// | `[lock, semaphore]` | what the kind has little to do with, or has alone |
 macro_rules! promises {
-    ($($set:ident: $($promise:ident),+ $(,)?;)+) => { $($( for_kinds!($set $promise); )+)+ };
+    ($($set:tt: $($promise:ident),+ $(,)?;)+) => { $($( for_kinds!($set $promise); )+)+ };
 }
 
 /// The sets: where a new kind is added.
 macro_rules! for_kinds {
-    (every_kind $promise:ident) => { for_kinds!(lock, write_lock, read_lock, semaphore: $promise); };
-    (exclusive $promise:ident) => { for_kinds!(lock, write_lock, semaphore: $promise); };
-    (in_order $promise:ident) => { for_kinds!(lock, write_lock: $promise); };
-    (queued $promise:ident) => { for_kinds!(lock, write_lock, read_lock: $promise); };
-    (only_lock $promise:ident) => { for_kinds!(lock: $promise); };
-    (only_semaphore $promise:ident) => { for_kinds!(semaphore: $promise); };
-    ($($kind:ident),+: $promise:ident) => {
+    (every_kind $promise:ident) => { for_kinds!([lock, write_lock, read_lock, semaphore] $promise); };
+    (exclusive $promise:ident) => { for_kinds!([lock, write_lock, semaphore] $promise); };
+    (in_order $promise:ident) => { for_kinds!([lock, write_lock] $promise); };
+    (queued $promise:ident) => { for_kinds!([lock, write_lock, read_lock] $promise); };
+    ([$($kind:ident),+] $promise:ident) => {
         mod $promise {
             $(
                 #[test]
@@ -124,10 +124,8 @@ pub type AnyLock = Arc<dyn Locking>;
 pub trait Locking: Send + Sync + 'static {
     fn acquire(&self) -> BoxFuture<'static, Result<AnyGuard, AcquireError>>;
     fn try_acquire(&self) -> BoxFuture<'static, Result<AnyGuard, TryAcquireError>>;
-    fn acquire_timeout(
-        &self,
-        timeout: Duration,
-    ) -> BoxFuture<'static, Result<AnyGuard, AcquireTimeoutError>>;
+    fn acquire_timeout(&self, timeout: Duration)
+    -> BoxFuture<'static, Result<AnyGuard, AcquireTimeoutError>>;
     fn listen(&self, wait: Wait, hear: Hear) -> Ticket;
     fn forward(&self, wait: Wait, actor: &ActorRef<Heard>) -> Ticket;
     fn cancel(&self, ticket: Ticket);

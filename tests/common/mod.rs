@@ -63,6 +63,10 @@ pub async fn connect_for(session: Duration) -> Keeper {
     options().session_timeout(session).connect(&shared().address()).await.expect("a server")
 }
 
+pub async fn connect_to(server: &TestServer) -> Keeper {
+    options().connect(&server.address()).await.expect("a server")
+}
+
 pub async fn connect_through(proxy: &Proxy, session: Duration) -> Keeper {
     options().session_timeout(session).connect(&proxy.address()).await.expect("a server")
 }
@@ -70,7 +74,14 @@ pub async fn connect_through(proxy: &Proxy, session: Duration) -> Keeper {
 /// A keeper that has lost its session, and has failed to get another one more than once.
 pub async fn absent_for_several_rounds(proxy: &Proxy) -> Keeper {
     let impatient = options().session_timeout(SHORT).connect_timeout(Duration::from_millis(100));
-    let keeper = impatient.connect(&proxy.address()).await.expect("a server");
+    let mut keeper = None;
+    // A busy machine does not always connect in so little time.
+    eventually("it is connected", SOON, async || {
+        keeper = impatient.clone().connect(&proxy.address()).await.ok();
+        keeper.is_some()
+    })
+    .await;
+    let keeper = keeper.expect("a server");
     let mut events = keeper.events();
     proxy.refuse(true);
     proxy.cut();

@@ -142,7 +142,11 @@ impl Site {
 
     /// Waits until the nodes of these guards are there, and no other.
     pub async fn until_only(&self, guards: &[&AnyGuard]) {
-        let mut expected: Vec<_> = guards.iter().flat_map(|guard| guard.nodes()).collect();
+        self.until_just(guards.iter().flat_map(|guard| guard.nodes()).collect()).await;
+    }
+
+    /// Waits until these nodes are there, and no other.
+    pub async fn until_just(&self, mut expected: Vec<String>) {
         expected.sort();
         let what = format!("{} has just {expected:?}", self.path);
         eventually(&what, SOON, async || {
@@ -170,8 +174,9 @@ impl Site {
             true => {
                 let lease = format!("{path}/{}", uuid::Uuid::new_v4().simple());
                 let node = self.server.create(&lease, b"", zk::CreateMode::Ephemeral).await;
-                // On its data and on its children.
-                Obstacle { node, watched: path, watches: 2 }
+                // On its data and on its children; a real server does not show the latter.
+                let watches = if let TestServer::Embedded(_) = shared() { 2 } else { 1 };
+                Obstacle { node, watched: path, watches }
             }
             false => {
                 let node = self.server.contender(&path, b"").await;
@@ -200,7 +205,8 @@ impl Site {
         let directories = self.directories();
         let here = |line: &str| {
             let below = |directory: &String| {
-                line.strip_prefix(directory.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                line.strip_prefix(directory.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
             directories.iter().any(below)
         };

@@ -118,10 +118,8 @@ async fn who_gives_up_lets_those_behind_pass(kind: Kind) {
     assert!(second.try_recv().is_err(), "it is still held");
     drop(guard);
     // Which of them comes first is not the same for all kinds.
-    let (second, third) = tokio::join!(
-        async { drop(acquired(&mut second).await) },
-        async { drop(acquired(&mut third).await) }
-    );
+    let (second, third) =
+        tokio::join!(async { drop(acquired(&mut second).await) }, async { drop(acquired(&mut third).await) });
     let ((), ()) = (second, third);
     site.until_only(&[]).await;
 }

@@ -5,9 +5,7 @@ use zookeeper_client as zk;
 
 use crate::common::hearing::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
-use crate::common::{
-    SHORT, SOON, connect, connect_through, eventually, options, proxied, refusal, shared,
-};
+use crate::common::{SHORT, SOON, connect, connect_through, eventually, options, proxied, refusal, shared};
 
 promises! {
     every_kind:

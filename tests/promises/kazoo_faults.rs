@@ -17,14 +17,14 @@
 
 use std::time::{Duration, Instant};
 
-use lockkeeper::{Acl, AuthId, Permission, AcquireTimeoutError, LeaseState, Refused, ReleaseError, SessionEvent};
+use lockkeeper::{
+    Acl, AcquireTimeoutError, AuthId, LeaseState, Permission, Refused, ReleaseError, SessionEvent,
+};
 use tokio::time::sleep_until;
 
 use crate::common::hearing::{acquired, granted, listen, listen_for, queued, refused, session_event};
 use crate::common::kinds::{Kind, Wait};
-use crate::common::{
-    LONG, SHORT, SOON, connect, connect_through, eventually, proxied, refusal,
-};
+use crate::common::{LONG, SHORT, SOON, connect, connect_through, eventually, proxied, refusal};
 
 promises! {
     every_kind:
@@ -36,7 +36,7 @@ promises! {
         seven_after_a_release_in_doubt_the_lock_is_as_good_as_new;
     queued:
         six_a_wake_up_lists_nothing;
-    only_semaphore:
+    [semaphore]:
         semaphore_a_cancel_reaches_who_queues_for_the_mutex;
 }
 
@@ -114,7 +114,7 @@ async fn three_one_deadline_covers_a_wait_with_many_wake_ups(kind: Kind) {
     let took = begun.elapsed();
     // A time that began again at a wake-up would end after 5.7 seconds.
     assert!((Duration::from_secs(3)..Duration::from_millis(5500)).contains(&took), "{took:?}");
-    assert_eq!(site.nodes().await, [ahead[0].node.as_str()]);
+    site.until_just(vec![ahead[0].node.clone()]).await;
 }
 
 async fn four_a_node_of_an_older_session_is_not_adopted(kind: Kind) {
@@ -170,7 +170,7 @@ async fn six_a_timeout_leaves_no_watch(kind: Kind) {
     site.until_watched(&ahead).await;
     assert_eq!(refused(&mut events).await.1, Refused::TimedOut);
     site.until_unwatched().await;
-    assert_eq!(site.nodes().await, [ahead.node.as_str()]);
+    site.until_just(vec![ahead.node]).await;
 }
 
 async fn seven_after_a_release_in_doubt_the_lock_is_as_good_as_new(kind: Kind) {

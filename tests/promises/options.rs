@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use lockkeeper::{
-    Acl, AcquireError, AuthId, ContendersError, LockOptions, Permission, TryAcquireError,
-};
+use lockkeeper::{Acl, AcquireError, AuthId, ContendersError, LockOptions, Permission, TryAcquireError};
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
@@ -28,10 +26,9 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
     let owner = owner.connect(&address).await.expect("a server");
     let listed = auth().acl(acl()).connect(&address).await.expect("a server");
     let unlisted = auth().connect(&address).await.expect("a server");
-    for (name, owners, options) in [
-        ("acl-keeper", &listed, LockOptions::new()),
-        ("acl-lock", &unlisted, LockOptions::new().acl(acl())),
-    ] {
+    for (name, owners, options) in
+        [("acl-keeper", &listed, LockOptions::new()), ("acl-lock", &unlisted, LockOptions::new().acl(acl()))]
+    {
         let site = kind.site(name).await;
         let guard = site.lock_with(owners, options).acquire().await.expect("a free lock");
         for node in [site.directories(), guard.nodes()].concat() {

@@ -22,15 +22,15 @@ promises! {
         a_node_ahead_that_goes_while_the_connection_is_broken_is_noticed_afterwards,
         while_the_connection_is_in_doubt_a_try_is_refused_at_once_and_a_waiter_waits,
         a_keeper_finds_back_from_a_long_absence_of_the_server;
-    only_lock:
+    [lock, semaphore]:
         a_restarted_server_never_lets_two_hold;
-    only_semaphore:
-        a_restarted_server_never_gives_a_permit_twice;
 }
 
 async fn a_reset_connection_costs_a_holder_nothing(kind: Kind) {
     let (site, proxy) = (kind.site("reset-holder").await, proxied().await);
     let keeper = connect_through(&proxy, LONG).await;
+    let mut session = keeper.events();
+    assert_eq!(session.next().await, Some(SessionEvent::Connected { epoch: 1 }));
     let (ticket, mut events) = listen(&site.lock(&keeper));
     let guard = acquired(&mut events).await;
     let (token, nodes) = (guard.token(), guard.nodes());
@@ -40,6 +40,8 @@ async fn a_reset_connection_costs_a_holder_nothing(kind: Kind) {
         assert!(matches!(told, Some(LockEvent::Suspended(of)) if of == ticket), "{told:?}");
         let told = events.recv().await;
         assert!(matches!(told, Some(LockEvent::Resumed(of)) if of == ticket), "{told:?}");
+        assert_eq!(session.next().await, Some(SessionEvent::Suspended { epoch: 1 }));
+        assert_eq!(session.next().await, Some(SessionEvent::Resumed { epoch: 1 }));
         assert_eq!((guard.state(), guard.token()), (LeaseState::Held, token));
         assert_eq!(site.nodes().await, nodes);
     }
@@ -115,14 +117,6 @@ async fn a_keeper_finds_back_from_a_long_absence_of_the_server(kind: Kind) {
 }
 
 async fn a_restarted_server_never_lets_two_hold(kind: Kind) {
-    never_lets_two_hold(kind).await;
-}
-
-async fn a_restarted_server_never_gives_a_permit_twice(kind: Kind) {
-    never_lets_two_hold(kind).await;
-}
-
-async fn never_lets_two_hold(kind: Kind) {
     let server = TestServer::start();
     let session = options().session_timeout(Duration::from_secs(6));
     let holding = session.clone().connect(&server.address()).await.expect("a server");

@@ -11,7 +11,9 @@ use zookeeper_client as zk;
 
 use crate::common::hearing::{acquired, granted, listen, queued};
 use crate::common::kinds::Kind;
-use crate::common::{LONG, SOON, connect, connect_for, connect_through, eventually, proxied, refusal, unique_path};
+use crate::common::{
+    LONG, SOON, connect, connect_for, connect_through, eventually, proxied, refusal, unique_path,
+};
 
 promises! {
     every_kind:
@@ -21,7 +23,7 @@ promises! {
     exclusive:
         a_directory_deleted_under_everybody_is_made_again_and_everybody_is_served;
     // Names that block a writer are strangers to a lock.
-    only_lock:
+    [lock]:
         children_of_any_name_and_data_never_break_a_queue;
 }
 
