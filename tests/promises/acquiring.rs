@@ -67,7 +67,9 @@ async fn an_acquire_with_a_timeout_answers_timed_out_and_leaves_neither_node_nor
     let guard = site.rival(&keeper).acquire().await.expect("a free lock");
     for keeper in [&keeper, &other] {
         let begun = Instant::now();
-        let acquire = site.lock(keeper).acquire_timeout(Duration::from_millis(300));
+        // An actor without handles ends, and its watches with it.
+        let lock = site.lock(keeper);
+        let acquire = lock.acquire_timeout(Duration::from_millis(300));
         assert_eq!(refusal(acquire.await), AcquireTimeoutError::TimedOut);
         assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
         site.until_only(&[&guard]).await;

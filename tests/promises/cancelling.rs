@@ -24,7 +24,9 @@ async fn dropping_the_future_while_it_waits_leaves_no_node(kind: Kind) {
     let (site, keeper, other) = (kind.site("drop").await, connect().await, connect().await);
     let guard = site.rival(&keeper).acquire().await.expect("a free lock");
     for keeper in [&keeper, &other] {
-        let waiting = tokio::spawn(site.lock(keeper).acquire());
+        // An actor without handles ends, and its watches with it.
+        let lock = site.lock(keeper);
+        let waiting = tokio::spawn(lock.acquire());
         site.until_nodes(2).await;
         waiting.abort();
         site.until_only(&[&guard]).await;
@@ -81,6 +83,8 @@ async fn a_cancelled_ticket_is_refused_and_leaves_no_node(kind: Kind) {
         let ticket = lock.forward(Wait::Forever, &actor);
         lock.cancel(ticket);
         assert_eq!(refused(&mut heard).await, (ticket, Refused::Cancelled));
+        // Whatever was sent for it is answered before this.
+        lock.listed().await.expect("an answer");
         site.until_only(&[&guard]).await;
     }
     actor.stop(None);

@@ -74,20 +74,24 @@ async fn two_after_a_create_in_doubt_and_a_timeout_no_node_is_left(kind: Kind) {
     let (site, proxy) = (kind.site("stale").await, proxied().await);
     let (doubtful, other) = (connect_through(&proxy, LONG).await, connect().await);
     let guard = site.rival(&other).acquire().await.expect("a free lock");
-    for (way, limit) in [("after it was found again", 1500), ("while it is in doubt", 300)] {
+    for way in ["while its answer is awaited", "while it is looked for", "after it was found"] {
         proxy.drop_replies_then_cut();
-        let (ticket, mut events) = listen_for(&site.lock(&doubtful), Wait::For(Duration::from_millis(limit)));
+        let limit = Wait::For(Duration::from_millis(500));
+        let (ticket, mut events) = listen_for(&site.lock(&doubtful), limit);
         site.until_nodes(2).await;
-        match limit {
-            300 => {
-                assert_eq!(refused(&mut events).await, (ticket, Refused::TimedOut), "{way}");
+        match way {
+            "while its answer is awaited" => {}
+            "while it is looked for" => {
+                proxy.black_hole(true);
                 proxy.cut();
             }
-            _ => {
-                proxy.cut();
-                assert_eq!(refused(&mut events).await, (ticket, Refused::TimedOut), "{way}");
-            }
+            _ => proxy.cut(),
         }
+        assert_eq!(refused(&mut events).await, (ticket, Refused::TimedOut), "{way}");
+        if way == "while its answer is awaited" {
+            proxy.cut();
+        }
+        proxy.black_hole(false);
         site.until_only(&[&guard]).await;
     }
     drop(guard);
@@ -166,7 +170,9 @@ async fn six_a_timeout_leaves_no_watch(kind: Kind) {
     let (site, keeper) = (kind.site("watch").await, connect().await);
     site.make().await;
     let ahead = site.obstruct().await;
-    let (_, mut events) = listen_for(&site.lock(&keeper), Wait::For(Duration::from_secs(1)));
+    // An actor without handles ends, and its watches with it.
+    let lock = site.lock(&keeper);
+    let (_, mut events) = listen_for(&lock, Wait::For(Duration::from_secs(1)));
     site.until_watched(&ahead).await;
     assert_eq!(refused(&mut events).await.1, Refused::TimedOut);
     site.until_unwatched().await;
