@@ -1,56 +1,48 @@
 //! Actors that are killed: what they held is lost, what they left behind is cleaned up, and the next one serves.
 
-#[macro_use]
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use common::kinds;
-use common::site::Site;
-use common::{LONG, SOON, shared};
+use common::{eventually, shared, unique_path};
 use lockkeeper::actors::PrimitivesMessage;
 use lockkeeper::actors::error::AcquireError;
 use lockkeeper::actors::lease::{Lease, LeaseState};
 use lockkeeper::actors::machine::protocol::Wait;
 use lockkeeper::actors::machine::znode::Mode;
 use lockkeeper::actors::messages::{
-    AcquireRequest, ContenderOptions, Kind, Lifeline, Listener, LockEvent, LockMessage, Permits, Place,
-    Refused, SessionEvent, Ticket,
+    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Refused, SessionEvent,
+    Ticket,
 };
 use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
 use lockkeeper::actors::zookeeper::{Acl, AuthId, Connector, Permission};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-promises! {
-    [lock, semaphore]:
-        a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node,
-        a_session_actor_that_is_killed_ends_its_session_and_the_next_one_begins,
-        when_the_primitives_are_killed_the_keeper_ends_and_with_it_the_session;
-}
+const SOON: Duration = Duration::from_secs(10);
 
-/// A keeper with one lock or semaphore of one, from the inside.
+/// A keeper with one lock path, from the inside.
 struct Test {
     started: Started,
     lifeline: Arc<Lifeline>,
-    place: Place,
-    site: Site,
+    path: Arc<str>,
+    observer: zookeeper_client::Client,
 }
 
 impl Test {
-    async fn new(kind: kinds::Kind, name: &str) -> Test {
+    async fn new(name: &str) -> Test {
         let settings = KeeperSettings {
-            connector: Arc::new(Connector::new(&shared().address(), LONG)),
+            connector: Arc::new(Connector::new(&shared().address(), Duration::from_secs(20))),
             connect_timeout: SOON,
             tick: None,
         };
         let started = supervisor::start(settings).await.expect("the test's server takes connections");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
-        let site = kind.site(name).await;
-        let what = if kind.leases { Kind::Semaphore } else { Kind::Lock };
-        let place = Place { kind: what, path: site.path.as_str().into() };
-        started.primitives.cast(PrimitivesMessage::Open(place.clone())).expect("it runs");
-        Test { started, lifeline, place, site }
+        let path: Arc<str> = unique_path(name).into();
+        started.primitives.cast(PrimitivesMessage::Open(path.clone())).expect("it runs");
+        let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
+        Test { started, lifeline, path, observer }
     }
 
     fn acquire(&self) -> mpsc::UnboundedReceiver<LockEvent> {
@@ -64,17 +56,22 @@ impl Test {
             acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
         };
         let ticket = Ticket::new();
-        let listener = Listener::new(ticket, self.place.path.clone(), move |event| {
+        let listener = Listener::new(ticket, self.path.clone(), move |event| {
             let _ = sender.send(event);
         });
         let lifeline = self.lifeline.clone();
-        let mut request = AcquireRequest::new(ticket, Arc::new(options), Wait::Forever, listener, lifeline);
-        if self.place.kind == Kind::Semaphore {
-            request = request.permits(Permits { count: 1, limit: Some(1), agreed: false });
-        }
-        let message = PrimitivesMessage::Lock(self.place.clone(), LockMessage::Acquire(request));
+        let request = AcquireRequest::new(ticket, Arc::new(options), Wait::Forever, listener, lifeline);
+        let message = PrimitivesMessage::Lock(self.path.clone(), LockMessage::Acquire(request));
         self.started.primitives.cast(message).expect("it runs");
         events
+    }
+
+    async fn no_nodes(&self) {
+        eventually("every node is gone", SOON, async || {
+            self.observer.sync("/").await.expect("connected");
+            self.observer.list_children(&self.path).await.is_ok_and(|children| children.is_empty())
+        })
+        .await;
     }
 
     fn events(&self) -> mpsc::UnboundedReceiver<SessionEvent> {
@@ -94,11 +91,12 @@ async fn lease(events: &mut mpsc::UnboundedReceiver<LockEvent>) -> Lease {
     }
 }
 
-async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node(kind: kinds::Kind) {
-    let test = Test::new(kind, "killed").await;
+#[tokio::test]
+async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
+    let test = Test::new("killed").await;
     let held = lease(&mut test.acquire()).await;
     let mut waiting = test.acquire();
-    assert!(matches!(timeout(SOON, waiting.recv()).await, Ok(Some(LockEvent::Queued { .. }))));
+    assert!(matches!(timeout(SOON, waiting.recv()).await, Ok(Some(LockEvent::Queued { ahead: 1, .. }))));
     let mut session = test.events();
     for actor in test.started.primitives.get_children() {
         actor.kill();
@@ -106,10 +104,10 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node(kind: k
     timeout(SOON, held.lost()).await.expect("its actor is gone");
     assert_eq!(held.state(), LeaseState::Lost);
     let told = timeout(SOON, waiting.recv()).await.expect("it is told");
-    let stopped = Refused::Failed(AcquireError::Stopped { path: test.place.path.to_string() });
+    let stopped = Refused::Failed(AcquireError::Stopped { path: test.path.to_string() });
     assert!(matches!(&told, Some(LockEvent::Refused(_, why)) if *why == stopped), "{told:?}");
     // The session lives on, and the nodes go all the same.
-    test.site.until_only(&[]).await;
+    test.no_nodes().await;
     assert_eq!(session.recv().await, Some(SessionEvent::Connected { epoch: 1 }));
     assert!(session.try_recv().is_err(), "nothing happened to the session");
     let again = lease(&mut test.acquire()).await;
@@ -118,8 +116,9 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node(kind: k
     assert_eq!(again.state(), LeaseState::Held);
 }
 
-async fn a_session_actor_that_is_killed_ends_its_session_and_the_next_one_begins(kind: kinds::Kind) {
-    let test = Test::new(kind, "session").await;
+#[tokio::test]
+async fn a_session_actor_that_is_killed_ends_its_session_and_the_next_one_begins() {
+    let test = Test::new("session").await;
     let mut session = test.events();
     let held = lease(&mut test.acquire()).await;
     let mut waiting = test.acquire();
@@ -140,13 +139,14 @@ async fn a_session_actor_that_is_killed_ends_its_session_and_the_next_one_begins
     assert!(lease(&mut waiting).await.token() > held.token());
 }
 
-async fn when_the_primitives_are_killed_the_keeper_ends_and_with_it_the_session(kind: kinds::Kind) {
-    let test = Test::new(kind, "primitives").await;
+#[tokio::test]
+async fn when_the_primitives_are_killed_the_keeper_ends_and_with_it_the_session() {
+    let test = Test::new("primitives").await;
     let mut session = test.events();
     let held = lease(&mut test.acquire()).await;
     test.started.primitives.kill();
     timeout(SOON, held.lost()).await.expect("everything is gone");
     assert_eq!(session.recv().await, Some(SessionEvent::Connected { epoch: 1 }));
     assert_eq!(timeout(SOON, session.recv()).await, Ok(Some(SessionEvent::Closed)));
-    test.site.until_only(&[]).await;
+    test.no_nodes().await;
 }
