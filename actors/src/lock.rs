@@ -81,9 +81,9 @@ struct Entry {
     /// Until the lease takes it.
     lifeline: Option<Arc<Lifeline>>,
     hold: Option<Hold>,
+    release: Vec<RpcReplyPort<Result<(), ReleaseError>>>,
     /// It was granted, and its lease has ended since.
     lost: bool,
-    release: Vec<RpcReplyPort<Result<(), ReleaseError>>>,
 }
 
 #[ractor::actor(message = LockActorMessage, state = State, arguments = LockArguments)]
@@ -186,8 +186,8 @@ impl State {
             listener: Some(request.listener),
             lifeline: Some(request.lifeline),
             hold: None,
-            lost: false,
             release: Vec::new(),
+            lost: false,
         };
         self.requests.insert(ticket, entry);
         self.feed(event, myself);

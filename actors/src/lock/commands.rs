@@ -241,8 +241,7 @@ fn refused(path: &str, directory: &str, refusal: Refusal) -> Refused {
         Refusal::TimedOut => Refused::TimedOut,
         Refusal::Cancelled => Refused::Cancelled,
         Refusal::Closed => Refused::Failed(AcquireError::Closed),
-        // A semaphore has it from the directory of its mutex.
-        Refusal::Exhausted => Refused::Failed(AcquireError::SequenceExhausted { path: directory.to_owned() }),
+        Refusal::Exhausted => Refused::Failed(AcquireError::SequenceExhausted { path }),
         Refusal::NoAuth(None) => Refused::Failed(AcquireError::NoAuth { path }),
         Refusal::NoAuth(Some(node)) => Refused::Failed(AcquireError::NoAuth { path: full(directory, &node) }),
         Refusal::NoPermits => Refused::Failed(AcquireError::NoPermits { path }),
