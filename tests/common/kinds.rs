@@ -229,17 +229,20 @@ impl<M: 'static> Holding for Guard<M> {
     }
 }
 
-/// The handles' methods have the same names, and are no trait of the library.
+/// The handles' methods have the same names, and are no trait of the library. `$this` is what they are called on,
+/// `$listed` asks who is there.
 macro_rules! locking {
-    ([$($mode:ident: $bound:ident)?] $handle:ty, $listed:ident) => {
+    ([$($mode:ident: $bound:ident)?] $handle:ty, |$this:ident| $lock:expr, $listed:expr) => {
         impl $(<$mode: $bound>)? Locking for $handle {
             fn acquire(&self) -> BoxFuture<'static, Result<AnyGuard, AcquireError>> {
-                let acquire = <$handle>::acquire(self);
+                let $this = self;
+                let acquire = $lock.acquire();
                 async { acquire.await.map(AnyGuard::from) }.boxed()
             }
 
             fn try_acquire(&self) -> BoxFuture<'static, Result<AnyGuard, TryAcquireError>> {
-                let acquire = <$handle>::try_acquire(self);
+                let $this = self;
+                let acquire = $lock.try_acquire();
                 async { acquire.await.map(AnyGuard::from) }.boxed()
             }
 
@@ -247,38 +250,43 @@ macro_rules! locking {
                 &self,
                 timeout: Duration,
             ) -> BoxFuture<'static, Result<AnyGuard, AcquireTimeoutError>> {
-                let acquire = <$handle>::acquire_timeout(self, timeout);
+                let $this = self;
+                let acquire = $lock.acquire_timeout(timeout);
                 async { acquire.await.map(AnyGuard::from) }.boxed()
             }
 
             fn listen(&self, wait: Wait, mut hear: Hear) -> Ticket {
+                let $this = self;
                 let hear = move |event: LockEvent<_>| hear(event.map_guard(AnyGuard::from));
                 match wait {
-                    Wait::Forever => <$handle>::acquire(self).listen(hear),
-                    Wait::Try => <$handle>::try_acquire(self).listen(hear),
-                    Wait::For(timeout) => <$handle>::acquire_timeout(self, timeout).listen(hear),
+                    Wait::Forever => $lock.acquire().listen(hear),
+                    Wait::Try => $lock.try_acquire().listen(hear),
+                    Wait::For(timeout) => $lock.acquire_timeout(timeout).listen(hear),
                 }
             }
 
             fn forward(&self, wait: Wait, actor: &ActorRef<Heard>) -> Ticket {
+                let $this = self;
                 let convert = |event: LockEvent<_>| Heard(event.map_guard(AnyGuard::from));
                 match wait {
-                    Wait::Forever => <$handle>::acquire(self).forward(actor, convert),
-                    Wait::Try => <$handle>::try_acquire(self).forward(actor, convert),
-                    Wait::For(timeout) => <$handle>::acquire_timeout(self, timeout).forward(actor, convert),
+                    Wait::Forever => $lock.acquire().forward(actor, convert),
+                    Wait::Try => $lock.try_acquire().forward(actor, convert),
+                    Wait::For(timeout) => $lock.acquire_timeout(timeout).forward(actor, convert),
                 }
             }
 
             fn cancel(&self, ticket: Ticket) {
-                <$handle>::cancel(self, ticket);
+                let $this = self;
+                $lock.cancel(ticket);
             }
 
             fn listed(&self) -> BoxFuture<'_, Result<usize, ContendersError>> {
-                async { self.$listed().await.map(|who| who.len()) }.boxed()
+                let $this = self;
+                async { $listed.await.map(|who| who.len()) }.boxed()
             }
         }
     };
 }
 
-locking!([M: Access] Lock<M>, contenders);
-locking!([] Semaphore, lease_holders);
+locking!([M: Access] Lock<M>, |this| this, this.contenders());
+locking!([] Semaphore, |this| this, this.lease_holders());

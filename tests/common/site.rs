@@ -146,15 +146,17 @@ impl Site {
     }
 
     /// Waits until these nodes are there, and no other.
-    pub async fn until_just(&self, mut expected: Vec<String>) {
-        expected.sort();
+    pub async fn until_just(&self, expected: Vec<String>) {
         let what = format!("{} has just {expected:?}", self.path);
-        eventually(&what, SOON, async || {
-            let mut nodes = self.nodes().await;
-            nodes.sort();
-            nodes == expected
-        })
-        .await;
+        eventually(&what, SOON, async || self.has_only(&expected).await).await;
+    }
+
+    /// Whether these nodes are there, and no other.
+    pub async fn has_only(&self, expected: &[String]) -> bool {
+        let (mut nodes, mut expected) = (self.nodes().await, expected.to_vec());
+        nodes.sort();
+        expected.sort();
+        nodes == expected
     }
 
     /// Makes what the first to acquire would make, so that an acquire makes nothing but its own nodes.

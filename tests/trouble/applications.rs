@@ -11,7 +11,9 @@ use crate::common::{SHORT, SOON, connect, options, refusal, shared};
 promises! {
     every_kind:
         a_lock_held_by_a_runtime_that_is_shut_down_is_free_again_with_its_session,
-        a_listener_that_panics_ends_its_own_request_and_nothing_else,
+        a_listener_that_panics_ends_its_own_request_and_nothing_else;
+    // Those that have an actor of their own for a path, which their listeners run in.
+    [lock, write_lock, read_lock, semaphore]:
         an_actor_that_dies_costs_the_guards_of_its_path_and_leaves_no_node;
 }
 

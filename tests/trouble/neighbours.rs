@@ -82,7 +82,7 @@ async fn changes_to_the_node_ahead_grant_nothing(kind: Kind) {
     site.make().await;
     let ahead = site.obstruct().await;
     let (_, mut events) = listen(&site.lock(&keeper));
-    assert_eq!(queued(&mut events).await, (kind.ahead)(1, 0));
+    queued(&mut events).await;
     for _ in 0..3 {
         site.until_watched(&ahead).await;
         site.touch(&ahead).await;
@@ -130,7 +130,7 @@ async fn waiters_for_whom_there_is_no_room_to_watch_get_their_locks_all_the_same
         site.make().await;
         let ahead = site.obstruct().await;
         let (_, mut events) = listen(&site.lock(&keeper));
-        assert_eq!(queued(&mut events).await, (kind.ahead)(1, 0));
+        queued(&mut events).await;
         waiting.push((site, ahead, events));
     }
     proxy.cut();
