@@ -54,7 +54,10 @@ async fn a_guard_is_held_for_many_session_timeouts(kind: Kind) {
 
 async fn a_guard_goes_wherever_its_owner_goes(kind: Kind) {
     fn anywhere<T: Send + Sync + 'static>() {}
-    (anywhere::<LockGuard>(), anywhere::<ReadGuard>(), anywhere::<WriteGuard>(), anywhere::<Permit>());
+    anywhere::<LockGuard>();
+    anywhere::<ReadGuard>();
+    anywhere::<WriteGuard>();
+    anywhere::<Permit>();
     let (site, keeper) = (kind.site("send").await, connect().await);
     let guard = site.lock(&keeper).acquire().await.expect("a free lock");
     drop(keeper);
