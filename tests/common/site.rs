@@ -21,7 +21,13 @@ impl Observer {
         Observer(zk::Client::connect(&server.address()).await.expect("a server"))
     }
 
+    /// Its member of an ensemble may be behind; what was confirmed to anybody shows in what is asked after this.
+    async fn catch_up(&self) {
+        self.0.sync("/").await.expect("a server");
+    }
+
     pub async fn stat(&self, path: &str) -> Option<zk::Stat> {
+        self.catch_up().await;
         self.0.check_stat(path).await.expect("a stat")
     }
 
@@ -32,6 +38,7 @@ impl Observer {
 
     /// The paths of the nodes in a directory, in the order of their numbers; none where there is no directory.
     pub async fn nodes(&self, directory: &str) -> Vec<String> {
+        self.catch_up().await;
         let mut names = match self.0.list_children(directory).await {
             Err(zk::Error::NoNode) => Vec::new(),
             names => names.expect("a list"),
