@@ -147,7 +147,8 @@ async fn a_restarted_server_never_lets_two_hold(kind: Kind) {
     }
     let (first, second) = waiter.await.expect("no panic");
     assert!(matches!(first, None | Some(LeaseState::Lost)), "granted while the other one was {first:?}");
-    assert_eq!(second.release().await, Ok(()));
+    let released = second.release().await;
+    assert!(matches!(released, Ok(()) | Err(ReleaseError::Lost)), "{released:?}");
 }
 
 #[test]
