@@ -9,14 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use common::{TestServer, eventually, shared, unique_path};
+use common::{SOON, TestServer, connect, connect_to, eventually, unique_path};
 use lockkeeper::{Keeper, Lock, LockOptions};
 use tokio::task::JoinSet;
-
-async fn connect(address: &str) -> Keeper {
-    (Keeper::options().session_timeout(Duration::from_secs(10)).connect(address).await)
-        .expect("the test's server takes connections")
-}
 
 /// Sees every holder of one lock from outside.
 #[derive(Default)]
@@ -47,7 +42,7 @@ async fn sixty_four_contenders_in_eight_sessions_hold_one_at_a_time_under_growin
     let mut keepers = Vec::new();
     let mut workers = JoinSet::new();
     for _ in 0..8 {
-        let keeper = connect(&server.address()).await;
+        let keeper = connect_to(&server).await;
         for _ in 0..8 {
             let (lock, witness) = (keeper.lock(&path).expect("a path"), witness.clone());
             workers.spawn(async move {
@@ -62,18 +57,17 @@ async fn sixty_four_contenders_in_eight_sessions_hold_one_at_a_time_under_growin
     tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody gets their turns");
     assert_eq!(witness.grants.load(Ordering::SeqCst), 8 * 8 * 10);
     let lock = keepers[0].lock(&path).expect("a path");
-    eventually("every node is gone", Duration::from_secs(10), async || {
+    eventually("every node is gone", SOON, async || {
         lock.contenders().await.is_ok_and(|contenders| contenders.is_empty())
     })
     .await;
-    eventually("no watch is left", Duration::from_secs(10), async || server.mntr("zk_watch_count") == 0)
-        .await;
+    eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;
 }
 
 #[tokio::test]
 async fn the_queue_is_first_come_first_served_across_sessions() {
     let path = unique_path("order");
-    let keepers = [connect(&shared().address()).await, connect(&shared().address()).await];
+    let keepers = [connect().await, connect().await];
     let holder = keepers[0].lock(&path).expect("a path").acquire().await.expect("free");
     let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let mut waiting = JoinSet::new();
@@ -85,7 +79,7 @@ async fn the_queue_is_first_come_first_served_across_sessions() {
             said.send(place).expect("the test listens");
             drop(guard);
         });
-        eventually("the contender stands in the queue", Duration::from_secs(10), async || {
+        eventually("the contender stands in the queue", SOON, async || {
             seen.contenders().await.is_ok_and(|contenders| contenders.len() == place + 2)
         })
         .await;
@@ -99,7 +93,7 @@ async fn the_queue_is_first_come_first_served_across_sessions() {
 /// Futures dropped at any stage of acquiring leave nothing behind, and nobody out.
 #[tokio::test]
 async fn requests_dropped_at_random_leave_no_node_and_no_task() {
-    let keeper = connect(&shared().address()).await;
+    let keeper = connect().await;
     let lock = keeper.lock(&unique_path("dropped")).expect("a path");
     lock.acquire().await.expect("free").release().await.expect("released");
     let tasks = tokio::runtime::Handle::current().metrics();
@@ -117,30 +111,29 @@ async fn requests_dropped_at_random_leave_no_node_and_no_task() {
         let mut acquire = pin!(lock.acquire());
         assert!(acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
-    let guard = tokio::time::timeout(Duration::from_secs(10), lock.acquire()).await;
+    let guard = tokio::time::timeout(SOON, lock.acquire()).await;
     guard.expect("nobody is left in the way").expect("free").release().await.expect("released");
-    eventually("every node is gone", Duration::from_secs(10), async || {
+    eventually("every node is gone", SOON, async || {
         lock.contenders().await.is_ok_and(|contenders| contenders.is_empty())
     })
     .await;
-    eventually("every task is gone", Duration::from_secs(10), async || tasks.num_alive_tasks() <= before)
-        .await;
+    eventually("every task is gone", SOON, async || tasks.num_alive_tasks() <= before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_paths_locked_once_leave_no_actor_no_task_and_no_memory() {
     const PATHS: u64 = 100_000;
     let server = TestServer::start();
-    let keeper = connect(&server.address()).await;
+    let keeper = connect_to(&server).await;
     let tasks = tokio::runtime::Handle::current().metrics();
     // What the allocator keeps for the busiest moment is there after some thousand paths.
     lock_and_release(&keeper, 0, PATHS / 5).await;
-    eventually("the actors end", Duration::from_secs(10), async || tasks.num_alive_tasks() < 50).await;
+    eventually("the actors end", SOON, async || tasks.num_alive_tasks() < 50).await;
     let before = resident_kilobytes();
     lock_and_release(&keeper, PATHS / 5, PATHS).await;
-    eventually("the actors end", Duration::from_secs(10), async || tasks.num_alive_tasks() < 50).await;
+    eventually("the actors end", SOON, async || tasks.num_alive_tasks() < 50).await;
     // A single word kept for each path would be more. An embedded server takes its nodes away a little later.
-    eventually("memory is back where it was", Duration::from_secs(10), async || {
+    eventually("memory is back where it was", SOON, async || {
         resident_kilobytes().saturating_sub(before) < 8 * PATHS / 1024 + 4096
     })
     .await;

@@ -6,23 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{TestServer, eventually, shared, unique_path};
-use lockkeeper::{Keeper, Mode, ReadWriteLock, TryAcquireError};
+use common::{SOON, TestServer, connect, connect_to, eventually, unique_path};
+use lockkeeper::{Mode, ReadWriteLock, TryAcquireError};
 use tokio::task::JoinSet;
 
-async fn connect(address: &str) -> Keeper {
-    (Keeper::options().session_timeout(Duration::from_secs(10)).connect(address).await)
-        .expect("the test's server takes connections")
-}
-
 async fn pair(path: &str) -> [ReadWriteLock; 2] {
-    let keepers = [connect(&shared().address()).await, connect(&shared().address()).await];
+    let keepers = [connect().await, connect().await];
     keepers.map(|keeper| keeper.read_write(path).expect("a path"))
 }
 
 /// Waits until so many contenders stand in the queue.
 async fn queued(lock: &ReadWriteLock, count: usize) {
-    eventually("the contenders stand in the queue", Duration::from_secs(10), async || {
+    eventually("the contenders stand in the queue", SOON, async || {
         lock.read().contenders().await.is_ok_and(|contenders| contenders.len() == count)
     })
     .await;
@@ -61,7 +56,7 @@ async fn a_reader_does_not_pass_a_writer_that_waits_and_goes_at_once_when_that_g
     assert!(reading.iter().all(|task| !task.is_finished()));
     writing.abort();
     for task in reading {
-        let guard = tokio::time::timeout(Duration::from_secs(10), task).await;
+        let guard = tokio::time::timeout(SOON, task).await;
         guard.expect("let in").expect("no panic").expect("granted").release().await.expect("released");
     }
     reader.release().await.expect("released");
@@ -71,16 +66,15 @@ async fn a_reader_does_not_pass_a_writer_that_waits_and_goes_at_once_when_that_g
 async fn many_readers_behind_one_writer_leave_one_watch() {
     let server = TestServer::start();
     let path = unique_path("watch");
-    let writer = connect(&server.address()).await.read_write(&path).expect("a path");
-    let readers = connect(&server.address()).await.read_write(&path).expect("a path");
+    let writer = connect_to(&server).await.read_write(&path).expect("a path");
+    let readers = connect_to(&server).await.read_write(&path).expect("a path");
     let written = writer.write().acquire().await.expect("free");
     let mut reading = JoinSet::new();
     for _ in 0..20 {
         reading.spawn(readers.read().acquire());
     }
     queued(&readers, 21).await;
-    eventually("one watch is left", Duration::from_secs(10), async || server.mntr("zk_watch_count") == 1)
-        .await;
+    eventually("one watch is left", SOON, async || server.mntr("zk_watch_count") == 1).await;
     written.release().await.expect("released");
     let guards = reading.join_all().await;
     assert_eq!(guards.iter().filter(|guard| guard.is_ok()).count(), 20);
@@ -95,7 +89,7 @@ async fn random_readers_and_writers_never_overlap_wrongly() {
     let (inside, newest) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut workers = JoinSet::new();
     for worker in 0..8_u64 {
-        let lock = connect(&server.address()).await.read_write(&path).expect("a path");
+        let lock = connect_to(&server).await.read_write(&path).expect("a path");
         let (inside, newest) = (inside.clone(), newest.clone());
         workers.spawn(async move {
             let mut seed = worker + 1;
@@ -122,6 +116,5 @@ async fn random_readers_and_writers_never_overlap_wrongly() {
     let all = tokio::time::timeout(Duration::from_secs(60), workers.join_all()).await;
     let locks = all.expect("everybody gets their turns");
     queued(&locks[0], 0).await;
-    eventually("no watch is left", Duration::from_secs(10), async || server.mntr("zk_watch_count") == 0)
-        .await;
+    eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;
 }

@@ -18,7 +18,7 @@ pub enum AcquireError {
     /// The lock's directory has given out nearly all of its sequence numbers, and must be deleted and made anew.
     #[error("{path:?} is running out of sequence numbers, and must be made anew")]
     SequenceExhausted {
-        /// The lock's directory.
+        /// The lock's directory, or that of a semaphore's mutex.
         path: String,
     },
     /// Somebody on the same path keeps to rules by which both could hold at the same time: a client of another dialect,

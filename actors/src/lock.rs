@@ -91,6 +91,8 @@ struct Entry {
     /// Who has its node made, unless its own actor does.
     joint: Option<Joint>,
     release: Vec<RpcReplyPort<Result<(), ReleaseError>>>,
+    /// It was granted, and its lease has ended since.
+    lost: bool,
 }
 
 #[ractor::actor(message = LockActorMessage, state = State, arguments = LockArguments)]
@@ -199,6 +201,7 @@ impl State {
             hold: None,
             joint: request.joint,
             release: Vec::new(),
+            lost: false,
         };
         self.requests.insert(ticket, entry);
         self.feed(event, myself);
@@ -210,7 +213,8 @@ impl State {
         reply: Option<RpcReplyPort<Result<(), ReleaseError>>>,
         myself: &ActorRef<LockActorMessage>,
     ) {
-        match self.requests.get_mut(&ticket) {
+        // What is left of a lost one is cleaned up, and that confirms nothing to its holder.
+        match self.requests.get_mut(&ticket).filter(|entry| !entry.lost) {
             Some(entry) => {
                 entry.span.in_scope(|| debug!("released"));
                 entry.release.extend(reply);

@@ -135,7 +135,7 @@ impl State {
             Command::Lose(ticket) => {
                 self.note(ticket, |epoch| warn!(%path, %ticket, epoch, "lost"));
                 if let Some(entry) = self.requests.get_mut(&ticket) {
-                    entry.hold = None;
+                    (entry.hold, entry.lost) = (None, true);
                 }
                 self.conclude(ticket, LockEvent::Lost(ticket));
             }

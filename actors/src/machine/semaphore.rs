@@ -311,6 +311,7 @@ impl Semaphore {
                 Stage::Peeking(_) | Stage::Waiting => {}
             }
         }
+        self.tell_again();
         self.mutex(Event::Lost, now, out);
     }
 
@@ -423,6 +424,15 @@ impl Semaphore {
         if let Some(claim) = self.claims.get_mut(&ticket) {
             claim.stage = Stage::Waiting;
             self.line.insert(claim.arrival, ticket);
+        }
+    }
+
+    /// Whoever is in line is told anew how many are ahead.
+    fn tell_again(&mut self) {
+        for ticket in self.line.values() {
+            if let Some(claim) = self.claims.get_mut(ticket) {
+                claim.queued = false;
+            }
         }
     }
 

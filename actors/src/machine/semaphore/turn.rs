@@ -143,7 +143,11 @@ impl Semaphore {
                 }
             }
             Command::Queued(ticket, ahead) if current(ticket) => {
-                self.turn.iter_mut().for_each(|turn| turn.ahead = Some(ahead));
+                let before = self.turn.as_mut().and_then(|turn| turn.ahead.replace(ahead));
+                // Its node was deleted, and the new one stands at the tail.
+                if before.is_some() {
+                    self.tell_again();
+                }
             }
             Command::Refuse(ticket, refusal) if current(ticket) => {
                 self.turn = None;
@@ -155,6 +159,7 @@ impl Semaphore {
                 if let Some(turn) = self.turn.take() {
                     calm(&turn, out);
                 }
+                self.tell_again();
             }
             // Of turns that are over; and the session's ups and downs are told to claims, not to turns.
             Command::Grant { .. }

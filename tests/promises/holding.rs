@@ -1,0 +1,115 @@
+//! Having a lock, and giving it back.
+
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt, StreamExt};
+use lockkeeper::{LeaseState, LockGuard, Permit, ReadGuard, ReleaseError, SessionEvent, WriteGuard};
+use tokio::time::sleep;
+
+use crate::common::kinds::Kind;
+use crate::common::{SHORT, SOON, connect, connect_for, eventually};
+
+promises! {
+    every_kind:
+        a_held_guard_is_valid_for_a_while_and_at_most_for_the_session_timeout,
+        a_guard_is_held_for_many_session_timeouts,
+        a_guard_goes_wherever_its_owner_goes,
+        the_node_is_gone_when_a_release_returns,
+        a_release_goes_on_when_its_future_is_dropped,
+        a_node_that_is_gone_already_counts_as_released,
+        a_guard_releases_at_the_end_of_its_scope;
+}
+
+async fn a_held_guard_is_valid_for_a_while_and_at_most_for_the_session_timeout(kind: Kind) {
+    let session = Duration::from_secs(4);
+    let (site, keeper) = (kind.site("valid").await, connect_for(session).await);
+    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    let first = guard.valid_until().expect("an end");
+    eventually("heartbeats move the end of the lease on", SOON, async || {
+        let (before, until) = (Instant::now(), guard.valid_until().expect("an end"));
+        if guard.state() == LeaseState::Held {
+            assert!(until > before, "held, but over since {:?}", before - until);
+            assert!(until <= Instant::now() + session, "{:?} ahead", until - before);
+        }
+        until > first
+    })
+    .await;
+}
+
+async fn a_guard_is_held_for_many_session_timeouts(kind: Kind) {
+    let (site, keeper) = (kind.site("long").await, connect_for(SHORT).await);
+    let mut events = keeper.events();
+    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    // It is cut short when the lease ends first.
+    let long_held = guard.protect(sleep(3 * SHORT).map(|()| 3).boxed());
+    assert_eq!(long_held.await, Ok(3));
+    eventually("it is held", SOON, async || guard.state() == LeaseState::Held).await;
+    assert_eq!(guard.release().await, Ok(()));
+    while let Some(event) = events.next().now_or_never().flatten() {
+        // Doubts that pass are the machine's.
+        let passes = matches!(event, SessionEvent::Suspended { .. } | SessionEvent::Resumed { .. });
+        assert!(passes || event == SessionEvent::Connected { epoch: 1 }, "{event:?}");
+    }
+}
+
+async fn a_guard_goes_wherever_its_owner_goes(kind: Kind) {
+    fn anywhere<T: Send + Sync + 'static>() {}
+    anywhere::<LockGuard>();
+    anywhere::<ReadGuard>();
+    anywhere::<WriteGuard>();
+    anywhere::<Permit>();
+    let (site, keeper) = (kind.site("send").await, connect().await);
+    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    drop(keeper);
+    let thread = std::thread::spawn(move || {
+        assert_eq!(guard.state(), LeaseState::Held);
+        drop(guard);
+    });
+    thread.join().expect("a guard needs no runtime around it");
+    site.until_only(&[]).await;
+}
+
+async fn the_node_is_gone_when_a_release_returns(kind: Kind) {
+    let (site, keeper) = (kind.site("release").await, connect().await);
+    let lock = site.lock(&keeper);
+    for _ in 0..10 {
+        let guard = lock.acquire().await.expect("a free lock");
+        assert_eq!(site.nodes().await, guard.nodes());
+        assert_eq!(guard.release().await, Ok(()));
+        assert_eq!(site.nodes().await, [""; 0]);
+    }
+}
+
+async fn a_release_goes_on_when_its_future_is_dropped(kind: Kind) {
+    let (site, keeper) = (kind.site("release-dropped").await, connect().await);
+    let lock = site.lock(&keeper);
+    for polled in [true, false] {
+        let mut release = lock.acquire().await.expect("a free lock").release();
+        if polled {
+            assert!(futures::poll!(&mut release).is_pending());
+        }
+        drop(release);
+        site.until_only(&[]).await;
+    }
+}
+
+async fn a_node_that_is_gone_already_counts_as_released(kind: Kind) {
+    let (site, keeper) = (kind.site("gone").await, connect().await);
+    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    site.server.delete(&guard.node()).await;
+    // A heartbeat that comes in between has noticed.
+    let released = guard.release().await;
+    assert!(matches!(released, Ok(()) | Err(ReleaseError::Lost)), "{released:?}");
+    drop(site.lock(&keeper).try_acquire().await.expect("a free lock"));
+}
+
+async fn a_guard_releases_at_the_end_of_its_scope(kind: Kind) {
+    let (site, keeper, other) = (kind.site("scope").await, connect().await, connect().await);
+    {
+        let _guard = site.lock(&keeper).acquire().await.expect("a free lock");
+        site.until_nodes(1).await;
+    }
+    let next = site.rival(&other).acquire_timeout(SOON).await;
+    drop(next.expect("a lock that is free again"));
+    site.until_only(&[]).await;
+}

@@ -1,0 +1,171 @@
+//! Sessions that end, and nodes and directories that somebody deletes.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use lockkeeper::{LeaseState, LockEvent, Lost, ReleaseError, SessionEvent};
+use tokio::time::timeout;
+
+use crate::common::hearing::{acquired, granted, listen, queued, session_event};
+use crate::common::kinds::Kind;
+use crate::common::{SHORT, SOON, connect, connect_for, connect_through, eventually, proxied};
+
+promises! {
+    every_kind:
+        a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_gets_the_lock_in_the_end,
+        a_holder_cut_off_reads_suspended_and_then_lost_before_anybody_else_is_granted,
+        a_holder_whose_node_is_deleted_reads_lost_at_a_heartbeat,
+        a_waiter_whose_node_is_deleted_queues_again,
+        a_waiter_whose_node_is_deleted_together_with_the_holders_queues_again,
+        a_directory_that_was_deleted_is_made_again_and_tokens_go_on_growing,
+        protected_work_ends_with_the_lease;
+}
+
+/// For those who are to notice soon when a node is gone.
+const BRISK: Duration = Duration::from_secs(4);
+
+async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_gets_the_lock_in_the_end(kind: Kind) {
+    let (site, keeper, proxy) = (kind.site("waiter-lost").await, connect().await, proxied().await);
+    let cut_off = connect_through(&proxy, SHORT).await;
+    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let (_, mut waiter) = listen(&site.lock(&cut_off));
+    assert_eq!(queued(&mut waiter).await, (kind.ahead)(1, 0));
+    let (_, mut later) = listen(&site.rival(&keeper));
+    queued(&mut later).await;
+
+    let mut session = cut_off.events();
+    proxy.black_hole(true);
+    session_event(&mut session, SessionEvent::Lost { epoch: 1 }).await;
+    proxy.black_hole(false);
+    let ahead = queued(&mut waiter).await;
+    assert!(ahead > (kind.ahead)(1, 0), "whoever came later stands ahead now: {ahead}");
+    drop(guard);
+    let guard = acquired(&mut later).await;
+    assert!(waiter.try_recv().is_err(), "it is not its turn yet");
+    drop(guard);
+    assert_eq!(acquired(&mut waiter).await.state(), LeaseState::Held);
+}
+
+async fn a_holder_cut_off_reads_suspended_and_then_lost_before_anybody_else_is_granted(kind: Kind) {
+    let (site, keeper, proxy) = (kind.site("holder-lost").await, connect().await, proxied().await);
+    let cut_off = connect_through(&proxy, SHORT).await;
+    let (ticket, mut events) = listen(&site.lock(&cut_off));
+    let guard = acquired(&mut events).await;
+    let (_, mut waiter) = listen(&site.rival(&keeper));
+    queued(&mut waiter).await;
+
+    proxy.black_hole(true);
+    eventually("it reads suspended", SOON, async || guard.state() == LeaseState::Suspended).await;
+    let until = guard.valid_until().expect("the end of the lease");
+    assert!(waiter.try_recv().is_err(), "nobody else can hold it yet");
+
+    let other = acquired(&mut waiter).await;
+    let granted = Instant::now();
+    assert_eq!(guard.state(), LeaseState::Lost);
+    assert!(until < granted, "granted {:?} before the lease ended", until - granted);
+    assert!(other.token() > guard.token());
+    timeout(SOON, guard.lost()).await.expect("it is lost already");
+    let mut told = Vec::new();
+    while let Some(event) = events.recv().await {
+        told.push(event);
+    }
+    let [.., LockEvent::Suspended(first), LockEvent::Lost(last)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((*first, *last), (ticket, ticket));
+
+    proxy.black_hole(false);
+    assert_eq!(guard.state(), LeaseState::Lost, "for good");
+    assert_eq!(guard.release().await, Err(ReleaseError::Lost));
+    drop(other);
+    drop(site.lock(&cut_off).acquire().await.expect("a lock, in the next session"));
+}
+
+async fn a_holder_whose_node_is_deleted_reads_lost_at_a_heartbeat(kind: Kind) {
+    let (site, keeper) = (kind.site("holder-deleted").await, connect_for(BRISK).await);
+    let lock = site.lock(&keeper);
+    let (ticket, mut events) = listen(&lock);
+    let guard = acquired(&mut events).await;
+    site.server.delete(&guard.node()).await;
+    timeout(SOON, guard.lost()).await.expect("it is noticed at a heartbeat");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    let lost = events.recv().await;
+    assert!(matches!(lost, Some(LockEvent::Lost(told)) if told == ticket), "{lost:?}");
+    // The session has lost nothing else.
+    assert_eq!(guard.release().await, Err(ReleaseError::Lost));
+    drop(lock.acquire_timeout(SOON).await.expect("a free lock"));
+    site.until_only(&[]).await;
+}
+
+async fn a_waiter_whose_node_is_deleted_queues_again(kind: Kind) {
+    let (site, keeper, other) =
+        (kind.site("waiter-deleted").await, connect().await, connect_for(BRISK).await);
+    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let (_, mut waiter) = listen(&site.lock(&other));
+    assert_eq!(queued(&mut waiter).await, (kind.ahead)(1, 0));
+    let mut deleted = site.nodes().await;
+    deleted.retain(|node| !guard.nodes().contains(node));
+    site.delete_together(&deleted).await;
+    assert_eq!(queued(&mut waiter).await, (kind.ahead)(1, 0));
+    site.until_nodes(2).await;
+    let nodes = site.nodes().await;
+    assert!(deleted.iter().all(|node| !nodes.contains(node)), "they have nodes of their own");
+    drop(guard);
+    assert_eq!(acquired(&mut waiter).await.state(), LeaseState::Held);
+}
+
+async fn a_waiter_whose_node_is_deleted_together_with_the_holders_queues_again(kind: Kind) {
+    let (site, keeper) = (kind.site("both-deleted").await, connect_for(BRISK).await);
+    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let (_, mut events) = listen(&site.lock(&keeper));
+    assert_eq!(queued(&mut events).await, (kind.ahead)(1, 0));
+    site.delete_all().await;
+    timeout(SOON, guard.lost()).await.expect("it is noticed at a heartbeat");
+    let next = granted(&mut events).await;
+    assert_eq!(site.nodes().await, next.nodes(), "granted on nodes that are known to be gone");
+    assert_eq!(next.state(), LeaseState::Held);
+}
+
+async fn a_directory_that_was_deleted_is_made_again_and_tokens_go_on_growing(kind: Kind) {
+    let (site, keeper, other) = (kind.site("directory").await, connect().await, connect().await);
+    let mut tokens = Vec::new();
+    for round in 0..3 {
+        for keeper in [&keeper, &other] {
+            let guard = site.lock(keeper).acquire().await.expect("a free lock");
+            tokens.push(guard.token());
+            guard.release().await.expect("a release");
+        }
+        if round == 1 {
+            site.delete_all().await;
+        }
+    }
+    assert!(tokens.is_sorted_by(|earlier, later| earlier < later), "{tokens:?}");
+}
+
+async fn protected_work_ends_with_the_lease(kind: Kind) {
+    let (site, proxy) = (kind.site("protect").await, proxied().await);
+    let keeper = connect_through(&proxy, SHORT).await;
+    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    assert_eq!(guard.protect(async { 42 }.boxed()).await, Ok(42));
+
+    proxy.black_hole(true);
+    let dropped = Arc::new(AtomicBool::new(false));
+    let set = OnDrop(dropped.clone());
+    let work = async move {
+        let _set = set;
+        pending().await
+    };
+    assert_eq!(guard.protect(work.boxed()).await, Err(Lost));
+    assert!(dropped.load(Ordering::SeqCst), "the work is dropped where it stood");
+    assert_eq!(guard.protect(async { unreachable!("it is lost already") }.boxed()).await, Err(Lost));
+}
+
+/// Sets the flag when it is dropped.
+struct OnDrop(Arc<AtomicBool>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,81 @@
+//! Without an await: requests, answers and releases as messages.
+
+use std::time::Duration;
+
+use lockkeeper::{LeaseState, LockMessage, Refused};
+use tokio::sync::oneshot;
+
+use crate::common::hearing::{Ear, acquired, listen, queued, refused};
+use crate::common::kinds::{Kind, Wait};
+use crate::common::{LONG, SOON, connect, connect_through, eventually, proxied};
+
+promises! {
+    every_kind:
+        an_actor_is_told_of_its_lock_by_message_and_releases_by_dropping_the_guard;
+    // A semaphore's actor is not reached from outside.
+    queued:
+        a_lock_is_asked_and_released_by_message,
+        a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_one_is_granted;
+}
+
+async fn an_actor_is_told_of_its_lock_by_message_and_releases_by_dropping_the_guard(kind: Kind) {
+    let (site, keeper) = (kind.site("actor").await, connect().await);
+    let (lock, rival) = (site.lock(&keeper), site.rival(&keeper));
+    let (actor, mut heard) = Ear::start().await;
+    let first = rival.forward(Wait::Forever, &actor);
+    let guard = acquired(&mut heard).await;
+    assert_eq!(guard.ticket(), first);
+    let second = lock.forward(Wait::Forever, &actor);
+    assert_eq!(queued(&mut heard).await, (kind.ahead)(1, 0));
+    let tried = lock.forward(Wait::Try, &actor);
+    assert_eq!(refused(&mut heard).await, (tried, Refused::Contended));
+    let timed = lock.forward(Wait::For(Duration::from_millis(500)), &actor);
+    assert_eq!(queued(&mut heard).await, (kind.ahead)(1, 1));
+    assert_eq!(refused(&mut heard).await, (timed, Refused::TimedOut));
+
+    drop(guard);
+    let guard = acquired(&mut heard).await;
+    assert_eq!(guard.ticket(), second);
+    drop(guard);
+    site.until_only(&[]).await;
+
+    // An actor that is gone drops what it is sent.
+    actor.stop_and_wait(None, None).await.expect("it stops");
+    lock.forward(Wait::Forever, &actor);
+    drop(rival.acquire_timeout(SOON).await.expect("a lock that nobody kept"));
+}
+
+async fn a_lock_is_asked_and_released_by_message(kind: Kind) {
+    let (site, keeper) = (kind.site("message").await, connect().await);
+    let queue = site.queue(&keeper);
+    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let (waiting, mut events) = listen(&site.lock(&keeper));
+    assert_eq!(queued(&mut events).await, 1);
+
+    let (reply, answer) = oneshot::channel();
+    queue.send(LockMessage::Contenders([].into(), reply.into()));
+    let contenders = answer.await.expect("a reply").expect("an answer");
+    assert_eq!(contenders.len(), 2);
+    assert_eq!(contenders[0].token, guard.token());
+
+    queue.send(LockMessage::Cancel(waiting));
+    assert_eq!(refused(&mut events).await, (waiting, Refused::Cancelled));
+
+    let (reply, answer) = oneshot::channel();
+    queue.send(LockMessage::Release(guard.ticket(), Some(reply.into())));
+    assert_eq!(answer.await.expect("a reply"), Ok(()));
+    assert_eq!(site.nodes().await, [""; 0]);
+    eventually("its guard reads lost", SOON, async || guard.state() == LeaseState::Lost).await;
+}
+
+async fn a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_one_is_granted(kind: Kind) {
+    let (site, proxy) = (kind.site("message-release").await, proxied().await);
+    let keeper = connect_through(&proxy, LONG).await;
+    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let (_, mut next) = listen(&site.lock(&keeper));
+    assert_eq!(queued(&mut next).await, 1);
+    proxy.hold_replies(true);
+    site.queue(&keeper).send(LockMessage::Release(guard.ticket(), None));
+    let next = acquired(&mut next).await;
+    assert_eq!((guard.state(), next.state()), (LeaseState::Lost, LeaseState::Held));
+}

@@ -1,0 +1,88 @@
+//! What can be chosen, and what can be left out.
+
+use std::time::Duration;
+
+use lockkeeper::{Acl, AcquireError, AuthId, ContendersError, LockOptions, Permission, TryAcquireError};
+use tokio::time::timeout;
+use zookeeper_client as zk;
+
+use crate::common::kinds::Kind;
+use crate::common::{SOON, connect, eventually, options, refusal, shared, unique_path};
+
+promises! {
+    every_kind:
+        an_access_list_keeps_everybody_else_out,
+        a_chroot_is_made_when_a_lock_needs_it_and_shows_in_no_path;
+    // The root of a semaphore stays, because it stores the number of permits.
+    queued:
+        directories_made_as_containers_go_when_they_have_been_emptied;
+}
+
+async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
+    let address = shared().address();
+    let acl = || vec![Acl::new(Permission::ALL, AuthId::authed())];
+    let auth = || options().auth("digest", b"owner:secret");
+    let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
+    let owner = owner.connect(&address).await.expect("a server");
+    let listed = auth().acl(acl()).connect(&address).await.expect("a server");
+    let unlisted = auth().connect(&address).await.expect("a server");
+    for (name, owners, options) in
+        [("acl-keeper", &listed, LockOptions::new()), ("acl-lock", &unlisted, LockOptions::new().acl(acl()))]
+    {
+        let site = kind.site(name).await;
+        let guard = site.lock_with(owners, options).acquire().await.expect("a free lock");
+        for node in [site.directories(), guard.nodes()].concat() {
+            let (list, _) = owner.get_acl(&node).await.expect("an access list");
+            let [entry] = &list[..] else { panic!("{list:?}") };
+            assert_eq!((entry.scheme(), entry.permission()), ("digest", Permission::ALL));
+            assert!(entry.id().starts_with("owner:"), "{entry:?}");
+        }
+        let stranger = site.lock(&connect().await);
+        let paths = (kind.paths)(&site.path);
+        let refused = refusal(stranger.acquire().await);
+        assert!(matches!(&refused, AcquireError::NoAuth { path } if paths.contains(path)), "{refused:?}");
+        let TryAcquireError::Failed(refused) = refusal(stranger.try_acquire().await) else {
+            panic!("a failure")
+        };
+        assert!(matches!(&refused, AcquireError::NoAuth { path } if paths.contains(path)), "{refused:?}");
+        let path = paths[0].clone();
+        assert_eq!(stranger.listed().await, Err(ContendersError::NoAuth { path }));
+        assert_eq!(guard.release().await, Ok(()));
+    }
+}
+
+async fn a_chroot_is_made_when_a_lock_needs_it_and_shows_in_no_path(kind: Kind) {
+    let root = unique_path("chroot");
+    let inside = "/locks/ledger";
+    let site = kind.site_at(&format!("{root}/app{inside}")).await;
+    let address = format!("{}{root}/app", shared().address());
+    let keeper = options().session_timeout(Duration::from_secs(4)).connect(&address).await;
+    let lock = (kind.open)(&keeper.expect("a server"), inside).expect("a path");
+    assert_eq!(lock.listed().await, Ok(0));
+    assert_eq!(site.server.stat(&root).await, None);
+    let guard = lock.acquire().await.expect("a free lock");
+    assert_eq!(guard.paths(), (kind.paths)(inside));
+    let nodes: Vec<_> = guard.nodes().iter().map(|node| format!("{root}/app{node}")).collect();
+    assert_eq!(site.nodes().await, nodes);
+    site.server.delete(&nodes[0]).await;
+    timeout(SOON, guard.lost()).await.expect("it is checked where it is");
+}
+
+async fn directories_made_as_containers_go_when_they_have_been_emptied(kind: Kind) {
+    let (keeper, above) = (connect().await, unique_path("container"));
+    let container = kind.site_at(&format!("{above}/below")).await;
+    let plain = kind.site("plain").await;
+    let guard = plain.lock(&keeper).acquire().await.expect("a free lock");
+    assert_eq!(guard.release().await, Ok(()));
+    for _ in 0..2 {
+        let options = LockOptions::new().container_directories(true);
+        let guard = container.lock_with(&keeper, options).acquire().await.expect("a free lock");
+        assert_eq!(container.nodes().await, guard.nodes());
+        assert_eq!(guard.release().await, Ok(()));
+        let gone = async || container.server.stat(&above).await.is_none();
+        eventually("the container and all that led to it are gone", SOON, gone).await;
+    }
+    for directory in plain.directories() {
+        assert!(plain.server.stat(&directory).await.is_some());
+    }
+}

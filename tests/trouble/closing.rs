@@ -1,0 +1,145 @@
+//! Keepers that close, and keepers that nobody has any more.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use lockkeeper::{
+    AcquireError, AcquireTimeoutError, ContendersError, LeaseState, LockEvent, LockOptions, Refused,
+    ReleaseError, SessionEvent, TryAcquireError,
+};
+use tokio::time::timeout;
+
+use crate::common::hearing::{acquired, listen, queued, session_event};
+use crate::common::kinds::Kind;
+use crate::common::site::is_known;
+use crate::common::{
+    LONG, SHORT, SLACK, SOON, absent_for_several_rounds, connect, connect_for, connect_through, eventually,
+    proxied, refusal,
+};
+
+promises! {
+    every_kind:
+        closing_answers_everybody_and_leaves_nothing,
+        a_keeper_that_is_closed_refuses_at_once_and_for_good,
+        closing_without_a_connection_ends_with_the_session,
+        closing_while_the_next_session_is_sought_answers_everybody_at_once,
+        dropping_all_handles_closes_the_session_but_a_guard_keeps_it_open,
+        a_request_under_way_keeps_the_session_open_without_any_handle;
+    queued:
+        closing_deletes_nodes_that_would_outlive_the_session;
+}
+
+async fn closing_answers_everybody_and_leaves_nothing(kind: Kind) {
+    let proxy = proxied().await;
+    let (keeper, other) = (connect_through(&proxy, LONG).await, connect().await);
+    let (held, contended) = (kind.site("close-held").await, kind.site("close-contended").await);
+    let guard = held.rival(&keeper).acquire().await.expect("a free lock");
+    let theirs = contended.rival(&other).acquire().await.expect("a free lock");
+    let local = tokio::spawn(held.lock(&keeper).acquire());
+    let remote = tokio::spawn(contended.lock(&keeper).acquire_timeout(LONG));
+    let (ticket, mut heard) = listen(&contended.lock(&keeper));
+    held.until_nodes(2).await;
+    queued(&mut heard).await;
+    let session = held.server.owner(&guard.node()).await;
+    assert!(is_known(session));
+    let mut events = keeper.events();
+
+    timeout(SOON, keeper.close()).await.expect("the server is there");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    assert_eq!(refusal(local.await.expect("no panic")), AcquireError::Closed);
+    let refused = AcquireTimeoutError::Failed(AcquireError::Closed);
+    assert_eq!(refusal(remote.await.expect("no panic")), refused);
+    let told = heard.recv().await;
+    let closed = Refused::Failed(AcquireError::Closed);
+    let refused = matches!(&told, Some(LockEvent::Refused(of, why)) if *of == ticket && *why == closed);
+    assert!(refused, "{told:?}");
+    assert_eq!(held.nodes().await, [""; 0]);
+    assert!(contended.has_only(&theirs.nodes()).await);
+    session_event(&mut events, SessionEvent::Closed).await;
+    assert_eq!(events.next().await, None);
+    eventually("the session is gone", SOON, async || !is_known(session)).await;
+    eventually("the connection is gone", SOON, async || proxy.open() == 0).await;
+    timeout(SOON, guard.lost()).await.expect("it is lost already");
+    assert_eq!(guard.release().await, Err(ReleaseError::Lost));
+}
+
+async fn a_keeper_that_is_closed_refuses_at_once_and_for_good(kind: Kind) {
+    let (site, keeper) = (kind.site("closed").await, connect().await);
+    let lock = site.lock(&keeper);
+    drop(lock.acquire().await.expect("a free lock"));
+    keeper.close().await;
+    let late = kind.site("late").await.lock(&keeper);
+    for lock in [&lock, &late] {
+        let error = refusal(timeout(SLACK, lock.acquire()).await.expect("an answer at once"));
+        assert!(matches!(error, AcquireError::Closed | AcquireError::Stopped { .. }), "{error:?}");
+        let tried = timeout(SLACK, lock.try_acquire()).await.expect("an answer at once");
+        assert!(matches!(refusal(tried), TryAcquireError::Failed(_)));
+        assert_eq!(lock.listed().await, Err(ContendersError::Disconnected));
+    }
+    timeout(SLACK, keeper.close()).await.expect("it is closed already");
+    assert_eq!(keeper.events().next().await, None);
+}
+
+async fn closing_deletes_nodes_that_would_outlive_the_session(kind: Kind) {
+    let (site, keeper) = (kind.site("close-outlives").await, connect().await);
+    let lock = site.lock_with(&keeper, LockOptions::new().ephemeral(false));
+    let guard = lock.acquire().await.expect("a free lock");
+    timeout(SOON, keeper.close()).await.expect("the server is there");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    assert_eq!(site.nodes().await, [""; 0]);
+}
+
+async fn closing_without_a_connection_ends_with_the_session(kind: Kind) {
+    let (site, proxy) = (kind.site("close-cut-off").await, proxied().await);
+    let (keeper, other) = (connect_through(&proxy, SHORT).await, connect().await);
+    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let waiter = tokio::spawn(site.lock(&keeper).acquire());
+    site.until_nodes(2).await;
+    proxy.black_hole(true);
+    timeout(SOON, keeper.close()).await.expect("no longer than the session");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    assert_eq!(refusal(waiter.await.expect("no panic")), AcquireError::Closed);
+    // The server ends the session by itself.
+    site.until_only(&[]).await;
+    drop(site.lock(&other).acquire().await.expect("a free lock"));
+}
+
+async fn closing_while_the_next_session_is_sought_answers_everybody_at_once(kind: Kind) {
+    let (site, proxy) = (kind.site("close-lost").await, proxied().await);
+    let keeper = absent_for_several_rounds(&proxy).await;
+    let (_, mut waiter) = listen(&site.lock(&keeper));
+    timeout(SLACK, keeper.close()).await.expect("there is nothing to wait for");
+    let told = waiter.recv().await;
+    let closed = Refused::Failed(AcquireError::Closed);
+    assert!(matches!(&told, Some(LockEvent::Refused(_, why)) if *why == closed), "{told:?}");
+    proxy.refuse(false);
+    assert_eq!(keeper.events().next().await, None);
+    eventually("nobody goes on trying", SOON, async || proxy.open() == 0).await;
+}
+
+async fn dropping_all_handles_closes_the_session_but_a_guard_keeps_it_open(kind: Kind) {
+    let (site, keeper) = (kind.site("dropped").await, connect_for(Duration::from_secs(4)).await);
+    let lock = site.lock(&keeper);
+    let guard = lock.acquire().await.expect("a free lock");
+    let session = site.server.owner(&guard.node()).await;
+    let until = guard.valid_until();
+    drop((keeper.clone(), keeper, lock));
+    eventually("heartbeats go on", SOON, async || guard.valid_until() > until).await;
+    assert_ne!(guard.state(), LeaseState::Lost);
+    assert!(is_known(session));
+    drop(guard);
+    site.until_only(&[]).await;
+    eventually("the session is gone", SOON, async || !is_known(session)).await;
+}
+
+async fn a_request_under_way_keeps_the_session_open_without_any_handle(kind: Kind) {
+    let (site, other) = (kind.site("pending").await, connect().await);
+    let guard = site.rival(&other).acquire().await.expect("a free lock");
+    let (_, mut events) = {
+        let keeper = connect().await;
+        listen(&site.lock(&keeper))
+    };
+    queued(&mut events).await;
+    drop(guard);
+    assert_eq!(acquired(&mut events).await.state(), LeaseState::Held);
+}

@@ -1,0 +1,179 @@
+//! What others leave, change and delete in the directory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lockkeeper::{AcquireError, AcquireTimeoutError, LeaseState, Mode, ReleaseError, TryAcquireError};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use zookeeper_client as zk;
+
+use crate::common::hearing::{acquired, granted, listen, queued};
+use crate::common::kinds::Kind;
+use crate::common::{
+    LONG, SOON, connect, connect_for, connect_through, eventually, proxied, refusal, unique_path,
+};
+
+promises! {
+    every_kind:
+        changes_to_the_node_ahead_grant_nothing,
+        numbers_past_the_wrap_are_told_and_not_compared,
+        waiters_for_whom_there_is_no_room_to_watch_get_their_locks_all_the_same;
+    exclusive:
+        a_directory_deleted_under_everybody_is_made_again_and_everybody_is_served;
+    // Names that block a writer are strangers to a lock.
+    [lock]:
+        children_of_any_name_and_data_never_break_a_queue;
+}
+
+const UUID: &str = "0123456789abcdef0123456789abcdef";
+
+async fn children_of_any_name_and_data_never_break_a_queue(kind: Kind) {
+    let (site, keeper, other) = (kind.site("strange").await, connect().await, connect().await);
+    let (server, path) = (&site.server, &site.path);
+    site.make().await;
+    let names = [
+        "notes",
+        "0",
+        "-",
+        "__lock__",
+        "__lock__12",
+        "__lock__00000000001x",
+        "x__rlock__0000000000",
+        "x-LOCK-0000000000",
+        "-0000000001",
+        "9999999999",
+        "-9999999999",
+        "ключ",
+        "a b[.*",
+    ];
+    for name in names {
+        server.create(&format!("{path}/{name}"), b"\xff\xfe\x00", zk::CreateMode::Persistent).await;
+    }
+    // These are contenders, whatever else they are.
+    let mut ahead = Vec::new();
+    for prefix in ["__lock__", "ключ__lock__", "x__rlock____lock__"] {
+        let foreign = format!("{path}/{prefix}");
+        ahead.push(server.create(&foreign, b"\xc3\x28", zk::CreateMode::EphemeralSequential).await);
+    }
+    let lock = site.lock(&keeper);
+    assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Contended);
+    let (_, mut first) = listen(&lock);
+    assert_eq!(queued(&mut first).await, ahead.len());
+    let (_, mut second) = listen(&site.lock(&other));
+    assert_eq!(queued(&mut second).await, ahead.len() + 1);
+    let contenders = site.queue(&keeper).contenders().await.expect("an answer");
+    let locks: Vec<_> = contenders.iter().filter(|contender| contender.mode == Mode::Lock).collect();
+    assert_eq!(locks.len(), ahead.len() + 2);
+    assert_eq!(locks[0].identifier, "\u{fffd}(");
+
+    for foreign in [1, 0, 2] {
+        assert!(first.try_recv().is_err(), "somebody is ahead");
+        server.delete(&ahead[foreign]).await;
+    }
+    drop(acquired(&mut first).await);
+    drop(acquired(&mut second).await);
+    site.until_nodes(names.len()).await;
+}
+
+async fn changes_to_the_node_ahead_grant_nothing(kind: Kind) {
+    let (site, keeper) = (kind.site("changed").await, connect().await);
+    site.make().await;
+    let ahead = site.obstruct().await;
+    let (_, mut events) = listen(&site.lock(&keeper));
+    queued(&mut events).await;
+    for _ in 0..3 {
+        site.until_watched(&ahead).await;
+        site.touch(&ahead).await;
+    }
+    site.until_watched(&ahead).await;
+    assert!(events.try_recv().is_err(), "it is still there");
+    site.clear(&ahead).await;
+    assert_eq!(acquired(&mut events).await.state(), LeaseState::Held);
+}
+
+async fn numbers_past_the_wrap_are_told_and_not_compared(kind: Kind) {
+    let keeper = connect().await;
+    for name in ["__lock__-2147483648", "__lock__-999999999", "__lock__-000000001"] {
+        let site = kind.site("wrap").await;
+        site.make().await;
+        let queue = site.directories().pop().expect("a directory of contenders");
+        let wrapped = format!("{queue}/{UUID}{name}");
+        site.server.create(&wrapped, b"", zk::CreateMode::Ephemeral).await;
+        // One that is nobody's contender says nothing.
+        let stranger = format!("{queue}/{UUID}-2147483648");
+        site.server.create(&stranger, b"", zk::CreateMode::Ephemeral).await;
+
+        let lock = site.lock(&keeper);
+        let refused = AcquireError::SequenceExhausted { path: queue.clone() };
+        assert!(refused.to_string().contains(&queue), "{refused}");
+        let acquire = timeout(SOON, lock.acquire()).await.expect("an answer");
+        assert_eq!(refusal(acquire), refused);
+        let acquire = lock.acquire_timeout(LONG).await;
+        assert_eq!(refusal(acquire), AcquireTimeoutError::Failed(refused));
+        let left = async || site.server.nodes(&queue).await.len() == 2;
+        eventually("own nodes are gone", SOON, left).await;
+
+        site.server.delete(&wrapped).await;
+        drop(lock.acquire().await.expect("a free lock"));
+    }
+}
+
+async fn waiters_for_whom_there_is_no_room_to_watch_get_their_locks_all_the_same(kind: Kind) {
+    let proxy = proxied().await;
+    let keeper = connect_through(&proxy, LONG).await;
+    let mut waiting = Vec::new();
+    // Watches on 128 KiB of paths would keep the client from resuming its session.
+    for _ in 0..6 {
+        let site = kind.site_at(&format!("{}{}", unique_path("room"), "x".repeat(30_000))).await;
+        site.make().await;
+        let ahead = site.obstruct().await;
+        let (_, mut events) = listen(&site.lock(&keeper));
+        queued(&mut events).await;
+        waiting.push((site, ahead, events));
+    }
+    proxy.cut();
+    eventually("it has connected again", SOON, async || proxy.accepted() > 1 && proxy.open() == 1).await;
+    for (site, ahead, events) in &mut waiting {
+        assert!(events.try_recv().is_err(), "somebody is ahead");
+        site.clear(ahead).await;
+        let guard = timeout(SOON, acquired(events)).await.expect("a look a second");
+        assert_eq!(guard.state(), LeaseState::Held);
+    }
+}
+
+async fn a_directory_deleted_under_everybody_is_made_again_and_everybody_is_served(kind: Kind) {
+    const BRISK: Duration = Duration::from_secs(4);
+    let (holding, waiting) = (connect_for(BRISK).await, connect_for(BRISK).await);
+    let site = Arc::new(kind.site("deleted").await);
+    let guard = site.rival(&holding).acquire().await.expect("a free lock");
+    let holders = Arc::new(AtomicUsize::new(0));
+    let mut waiters = JoinSet::new();
+    for keeper in [&holding, &waiting] {
+        let lock = site.lock(keeper);
+        let (_, mut events) = listen(&lock);
+        queued(&mut events).await;
+        let (site, holders) = (site.clone(), holders.clone());
+        waiters.spawn(async move {
+            let mut guard = granted(&mut events).await;
+            // That the own node went as well is noticed at the next heartbeat.
+            while site.server.stat(&guard.node()).await.is_none() {
+                timeout(SOON, guard.lost()).await.expect("a heartbeat");
+                guard = lock.acquire().await.expect("a lock, in the end");
+            }
+            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "one holds at a time");
+            site.server.stat(&guard.node()).await;
+            holders.fetch_sub(1, Ordering::SeqCst);
+            let token = guard.token();
+            assert_eq!(guard.release().await, Ok(()));
+            token
+        });
+    }
+    site.delete_all().await;
+    timeout(SOON, guard.lost()).await.expect("it is noticed at a heartbeat");
+    let tokens = waiters.join_all().await;
+    assert!(tokens.iter().all(|token| *token > guard.token()), "tokens go on growing");
+    assert_eq!(guard.release().await, Err(ReleaseError::Lost));
+    site.until_only(&[]).await;
+}
