@@ -374,7 +374,9 @@ impl Link {
                         }
                     };
                     for (_, watcher) in inner.watches.remove(&path).into_iter().flatten() {
-                        told.push(Box::new(move || drop(watcher.send(fired))));
+                        told.push(Box::new(move || {
+                            let _ = watcher.send(fired);
+                        }));
                     }
                 }
                 Down::Closed if inner.closing => self.end(&mut inner, &mut told),
@@ -416,7 +418,9 @@ impl Link {
         match inner.first.take() {
             Some(first) => {
                 let states = inner.states.subscribe();
-                told.push(Box::new(move || drop(first.send(Ok(states)))));
+                told.push(Box::new(move || {
+                    let _ = first.send(Ok(states));
+                }));
             }
             None => {
                 let _ = inner.states.send(LinkState::Up);
@@ -464,10 +468,13 @@ impl Link {
     fn end(&self, inner: &mut Inner, told: &mut Told) {
         self.hang_up(inner);
         inner.phase = Phase::Ended;
-        let flights = std::mem::take(&mut inner.under_way).into_iter().chain(std::mem::take(&mut inner.queued));
+        let flights =
+            std::mem::take(&mut inner.under_way).into_iter().chain(std::mem::take(&mut inner.queued));
         flights.for_each(|flight| flight.fail(Failure::SessionGone, told));
         for (_, watcher) in std::mem::take(&mut inner.watches).into_values().flatten() {
-            told.push(Box::new(move || drop(watcher.send(Fired::Ended))));
+            told.push(Box::new(move || {
+                let _ = watcher.send(Fired::Ended);
+            }));
         }
         let _ = inner.states.send(LinkState::Ended);
     }
@@ -481,9 +488,7 @@ impl Link {
         let mut inner = self.inner.lock().unwrap();
         inner.closing = true;
         match inner.phase {
-            Phase::Up => {
-                self.transmit(&mut inner, Flight::new(Request::CloseSession, None, Waiter::Nobody))
-            }
+            Phase::Up => self.transmit(&mut inner, Flight::new(Request::CloseSession, None, Waiter::Nobody)),
             Phase::Beginning | Phase::Down | Phase::Resuming => self.end(&mut inner, &mut told),
             Phase::Ended => {}
         }
@@ -500,7 +505,9 @@ impl Link {
     ) {
         let result = result.map_err(failure);
         match (flight.waiter, result) {
-            (Waiter::Reply(waiter), result) => told.push(Box::new(move || drop(waiter.send(result)))),
+            (Waiter::Reply(waiter), result) => told.push(Box::new(move || {
+                let _ = waiter.send(result);
+            })),
             (Waiter::Watch(path, waiter), Ok(_)) => {
                 let (fire, fired) = oneshot::channel();
                 inner.next_watch += 1;
@@ -510,11 +517,13 @@ impl Link {
                     let _watch = watch;
                     fired.await.unwrap_or(Fired::Ended)
                 });
-                told.push(Box::new(move || drop(waiter.send(Ok(fired)))));
+                told.push(Box::new(move || {
+                    let _ = waiter.send(Ok(fired));
+                }));
             }
-            (Waiter::Watch(_, waiter), Err(failure)) => {
-                told.push(Box::new(move || drop(waiter.send(Err(failure)))))
-            }
+            (Waiter::Watch(_, waiter), Err(failure)) => told.push(Box::new(move || {
+                let _ = waiter.send(Err(failure));
+            })),
             (Waiter::Nobody, _) => {}
         }
     }
@@ -524,10 +533,7 @@ impl Link {
 const RETRY: Time = 200;
 
 impl Inner {
-    fn new(
-        now: Time,
-        first: oneshot::Sender<Result<watch::Receiver<LinkState>, Unconnected>>,
-    ) -> Inner {
+    fn new(now: Time, first: oneshot::Sender<Result<watch::Receiver<LinkState>, Unconnected>>) -> Inner {
         Inner {
             phase: Phase::Beginning,
             wire: None,
@@ -557,8 +563,12 @@ impl Flight {
 
     fn fail(self, failure: Failure, told: &mut Told) {
         match self.waiter {
-            Waiter::Reply(waiter) => told.push(Box::new(move || drop(waiter.send(Err(failure))))),
-            Waiter::Watch(_, waiter) => told.push(Box::new(move || drop(waiter.send(Err(failure))))),
+            Waiter::Reply(waiter) => told.push(Box::new(move || {
+                let _ = waiter.send(Err(failure));
+            })),
+            Waiter::Watch(_, waiter) => told.push(Box::new(move || {
+                let _ = waiter.send(Err(failure));
+            })),
             Waiter::Nobody => {}
         }
     }

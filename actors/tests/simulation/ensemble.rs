@@ -11,11 +11,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
+use lockkeeper_embedded::SessionId;
 use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Moment, Output, Server};
 use lockkeeper_embedded::wire::{
     ConnectReply, ConnectRequest, ErrorCode, EventKind, OpResult, Read, Reply, Request, Write,
 };
-use lockkeeper_embedded::SessionId;
 
 use crate::random::Random;
 
@@ -49,7 +49,6 @@ pub enum Down {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub owner: i64,
-    pub czxid: i64,
     pub sequence: i64,
 }
 
@@ -246,7 +245,10 @@ impl Ensemble {
     }
 
     pub fn take_delivery(&mut self, process: usize, upto: Time) -> Option<(Wire, Down)> {
-        self.deliveries[process].first_entry().filter(|first| first.key().0 <= upto).map(|first| first.remove())
+        self.deliveries[process]
+            .first_entry()
+            .filter(|first| first.key().0 <= upto)
+            .map(|first| first.remove())
     }
 
     // ---- time ----
@@ -282,7 +284,8 @@ impl Ensemble {
             }
             Happening::Touched(sessions) => sessions.into_iter().for_each(|session| self.touch(session)),
             Happening::Expiry => {
-                let over = |(session, tracked): (&i64, &Tracked)| (tracked.ends <= self.now).then_some(*session);
+                let over =
+                    |(session, tracked): (&i64, &Tracked)| (tracked.ends <= self.now).then_some(*session);
                 let over: Vec<i64> = self.sessions.iter().filter_map(over).collect();
                 for session in over {
                     self.order(Entry::Expire { session, tampered: false });
@@ -334,8 +337,9 @@ impl Ensemble {
                 return;
             };
             let input = Input::Request { connection: connection.core, xid: *xid, request: request.clone() };
-            let replica = connection.replica;
+            let (replica, core) = (connection.replica, connection.core);
             let outputs = self.replicas[replica].handle(input);
+            assert!(!outputs.is_empty(), "{core:?} of {wire:?} is there and answers");
             self.put_out(replica, outputs);
         }
     }
@@ -370,7 +374,9 @@ impl Ensemble {
                 if tracked.is_none_or(|tracked| tracked.owner != Some(wire)) {
                     let open = self.wires[&wire].open;
                     self.close(wire);
-                    return if open { self.down(wire, Down::Closed) };
+                    return if open {
+                        self.down(wire, Down::Closed)
+                    };
                 }
                 match request {
                     Request::Sync { path } => self.order(Entry::Sync { wire, xid, path }),
@@ -445,7 +451,9 @@ impl Ensemble {
                     self.replicas[at].handle(Input::Request { connection, xid, request: request.clone() });
                 if at == 0 {
                     let answer = outputs.iter().find_map(|output| match output {
-                        Output::Reply { connection: c, result, .. } if *c == connection => Some(result.clone()),
+                        Output::Reply { connection: c, result, .. } if *c == connection => {
+                            Some(result.clone())
+                        }
                         _ => None,
                     });
                     self.note(session, request, answer);
@@ -470,6 +478,7 @@ impl Ensemble {
     }
 
     fn put_out(&mut self, at: usize, outputs: Vec<Output>) {
+        let mut answered = Vec::new();
         for output in outputs {
             let replica = &mut self.replicas[at];
             match output {
@@ -483,7 +492,7 @@ impl Ensemble {
                     let waiting = self.wires.get_mut(&wire).and_then(|c| c.waiting.pop_front());
                     assert_eq!(waiting.map(|(xid, _)| xid), Some(xid), "answers come in the requests' order");
                     self.down(wire, Down::Reply { xid, zxid, result });
-                    self.serve(wire);
+                    answered.push(wire);
                 }
                 Output::Event { connection, zxid, kind, path } => {
                     if let Some(wire) = replica.real.get(&connection).copied() {
@@ -501,6 +510,8 @@ impl Ensemble {
                 Output::Text { .. } => {}
             }
         }
+        // What stood behind a write can be read now.
+        answered.into_iter().for_each(|wire| self.serve(wire));
     }
 
     fn down(&mut self, wire: Wire, packet: Down) {
@@ -523,7 +534,9 @@ impl Ensemble {
         let replica = &mut self.replicas[at];
         replica.real.remove(&core);
         replica.handle(Input::Closed { connection: core });
-        let Some(session) = session.filter(|session| replica.bound.get(session) == Some(&core)) else { return };
+        let Some(session) = session.filter(|session| replica.bound.get(session) == Some(&core)) else {
+            return;
+        };
         replica.bound.remove(&session);
         let nobody = replica.connection();
         let password = self.passwords.get(&session).map(|password| password.to_vec()).unwrap_or_default();
@@ -568,7 +581,7 @@ impl Ensemble {
             match (write, result) {
                 (Write::Create { path: prefix, flags: 2 | 3, .. }, OpResult::CreateStat(path, stat)) => {
                     let sequence = path[prefix.len()..].parse().unwrap_or_default();
-                    let node = Node { owner: stat.ephemeral_owner, czxid: stat.czxid, sequence };
+                    let node = Node { owner: stat.ephemeral_owner, sequence };
                     self.nodes.insert(path, node);
                 }
                 (Write::Delete { path, .. }, OpResult::Delete) if self.nodes.remove(&path).is_some() => {
@@ -591,10 +604,6 @@ impl Ensemble {
 
     pub fn live_sessions(&self) -> usize {
         self.sessions.len()
-    }
-
-    pub fn has_session(&self, session: i64) -> bool {
-        self.sessions.contains_key(&session)
     }
 
     /// Watches on all servers.
@@ -632,7 +641,8 @@ impl Ensemble {
         connection.mute = true;
         let process = connection.process;
         self.deliveries[process].retain(|_, (other, _)| *other != wire);
-        self.happenings.retain(|_, happening| !matches!(happening, Happening::Arrive(other, _) if *other == wire));
+        self.happenings
+            .retain(|_, happening| !matches!(happening, Happening::Arrive(other, _) if *other == wire));
     }
 
     /// Holds packets up, towards the server or towards the client, and those behind them.
@@ -707,8 +717,12 @@ impl Ensemble {
             | Happening::Touched(_)
             | Happening::Expiry => false,
         };
-        let held: Vec<_> =
-            self.happenings.iter().filter(|((at, _), h)| *at < until && between(h)).map(|(k, _)| *k).collect();
+        let held: Vec<_> = self
+            .happenings
+            .iter()
+            .filter(|((at, _), h)| *at < until && between(h))
+            .map(|(k, _)| *k)
+            .collect();
         for key in held {
             if let Some(happening) = self.happenings.remove(&key) {
                 self.happenings.insert((until, key.1), happening);
@@ -800,7 +814,8 @@ impl Replica {
     }
 
     fn connect(&mut self, connection: ConnectionId, request: ConnectRequest) -> Vec<Output> {
-        let mut outputs = self.handle(Input::Opened { connection, peer: SocketAddr::from(([127, 0, 0, 1], 1)) });
+        let mut outputs =
+            self.handle(Input::Opened { connection, peer: SocketAddr::from(([127, 0, 0, 1], 1)) });
         outputs.extend(self.handle(Input::Connect { connection, request }));
         outputs
     }
@@ -825,10 +840,7 @@ impl Entry {
 }
 
 fn goes_to_leader(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Write(_) | Request::Multi(_) | Request::CloseSession | Request::Sync { .. }
-    )
+    matches!(request, Request::Write(_) | Request::Multi(_) | Request::CloseSession | Request::Sync { .. })
 }
 
 fn no_session() -> ConnectRequest {

@@ -38,7 +38,13 @@ pub fn plan(random: &mut Random, processes: usize) -> Vec<Planned> {
 }
 
 /// Strikes a process. One that is to be killed is the caller's to kill, and a deadline comes by itself.
-pub fn strike(fault: Fault, process: &mut Process, world: &std::sync::Mutex<World>, now: Time, random: &mut Random) {
+pub fn strike(
+    fault: Fault,
+    process: &mut Process,
+    world: &std::sync::Mutex<World>,
+    now: Time,
+    random: &mut Random,
+) {
     let host = process.host().clone();
     let stages = host.stages();
     let up = host.up();

@@ -150,7 +150,9 @@ impl Total {
 const SEED: &str = "LOCKKEEPER_SIMULATION_SEED";
 
 fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
 }
 
 /// Once for all tests: the panics that are meant are not printed, and can be had from the log.
@@ -159,7 +161,8 @@ fn prepare() {
     ONCE.call_once(|| {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            let (literal, text) = (panic.payload().downcast_ref::<&str>(), panic.payload().downcast_ref::<String>());
+            let (literal, text) =
+                (panic.payload().downcast_ref::<&str>(), panic.payload().downcast_ref::<String>());
             let text = literal.copied().or(text.map(String::as_str)).unwrap_or_default();
             if !text.starts_with("injected: ") {
                 print(panic);

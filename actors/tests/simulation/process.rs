@@ -171,7 +171,9 @@ impl Host {
     fn panic(&self, fault: Fault, above: Fault, target: &'static str) -> ! {
         self.strike(fault);
         if self.arms.above.swap(false, Ordering::Relaxed) {
-            SABOTAGE.with_borrow_mut(|sabotage| *sabotage = Some(Sabotage { process: self.index, target, above }));
+            SABOTAGE.with_borrow_mut(|sabotage| {
+                *sabotage = Some(Sabotage { process: self.index, target, above })
+            });
         }
         panic!("injected: {fault:?}");
     }

@@ -119,7 +119,8 @@ impl Connect for TwistedConnector {
                     _ => state,
                 }
             });
-            let client = Twisted { inner: client, twin, cuts, early: Mutex::new(None), kept: Mutex::default() };
+            let client =
+                Twisted { inner: client, twin, cuts, early: Mutex::new(None), kept: Mutex::default() };
             Ok(Connected { client: Arc::new(client), states: states.boxed() })
         })
     }

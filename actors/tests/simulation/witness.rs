@@ -1,6 +1,7 @@
 //! Watches from outside, sees all processes and the leader, and tells what was promised and not kept.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Weak};
 
 use lockkeeper_actors::lease::LeaseState;
@@ -10,10 +11,16 @@ use crate::callers::{Guard, KINDS};
 use crate::ensemble::{Ensemble, Time};
 
 /// A promise that was not kept.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Violation {
     pub checker: Checker,
     pub text: String,
+}
+
+impl fmt::Debug for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.checker, self.text)
+    }
 }
 
 /// The promises, one by one.
@@ -127,14 +134,8 @@ impl Witness {
 
     pub fn asked(&mut self, process: usize, deadline: Option<Time>) -> u64 {
         let key = self.requests.len() as u64;
-        let request = Request {
-            process,
-            deadline,
-            cancelled: None,
-            answered: false,
-            over: false,
-            panicked: false,
-        };
+        let request =
+            Request { process, deadline, cancelled: None, answered: false, over: false, panicked: false };
         self.requests.insert(key, request);
         key
     }
@@ -156,10 +157,16 @@ impl Witness {
             Word::Failed => false,
         };
         if wrong || before.1 {
-            self.violated(Checker::Answers, format!("request {key} heard {word:?} at {now} after {before:?}"));
+            self.violated(
+                Checker::Answers,
+                format!("request {key} heard {word:?} at {now} after {before:?}"),
+            );
         }
         if late {
-            self.violated(Checker::Deadline, format!("request {key} was granted at {now}, after its deadline"));
+            self.violated(
+                Checker::Deadline,
+                format!("request {key} was granted at {now}, after its deadline"),
+            );
         }
         self.note(now, process, || format!("request {key} hears {word:?}"));
     }
@@ -205,7 +212,10 @@ impl Witness {
             guard: Arc::downgrade(guard),
         };
         if state != LeaseState::Held {
-            self.violated(Checker::DeadGrant, format!("{} was granted at {now}, and reads {state:?}", grant.node));
+            self.violated(
+                Checker::DeadGrant,
+                format!("{} was granted at {now}, and reads {state:?}", grant.node),
+            );
         }
         let (node, token) = (grant.node.clone(), grant.token);
         self.note(now, process, || format!("granted {node} with token {token}"));
@@ -225,7 +235,10 @@ impl Witness {
 
     pub fn released(&mut self, node: &str, there: bool, now: Time) {
         if there {
-            self.violated(Checker::Release, format!("{node} was confirmed to be released at {now}, and is there"));
+            self.violated(
+                Checker::Release,
+                format!("{node} was confirmed to be released at {now}, and is there"),
+            );
         }
     }
 
@@ -251,7 +264,8 @@ impl Witness {
 
     /// Reads the leases of a process, by its own clock.
     pub fn read(&mut self, process: usize, now: Time, to_time: impl Fn(std::time::Instant) -> Time) {
-        for grant in self.grants.iter_mut().filter(|grant| grant.process == process && grant.ended.is_none()) {
+        for grant in self.grants.iter_mut().filter(|grant| grant.process == process && grant.ended.is_none())
+        {
             let Some(guard) = grant.guard.upgrade() else { continue };
             let state = guard.lease().state();
             if grant.state != LeaseState::Lost && state == LeaseState::Lost {
@@ -276,7 +290,8 @@ impl Witness {
                     wrong.push((Checker::Deadline, format!("request {key} is past its deadline at {now}")));
                 }
                 if due(request.cancelled) {
-                    wrong.push((Checker::Answers, format!("request {key} was cancelled, and waits at {now}")));
+                    wrong
+                        .push((Checker::Answers, format!("request {key} was cancelled, and waits at {now}")));
                 }
             }
         }
@@ -295,7 +310,10 @@ impl Witness {
             }
             match ensemble.nodes.get(&grant.node) {
                 None if gone.is_none_or(|gone| gone.at <= grant.at) => {
-                    wrong.push((Checker::DeadGrant, format!("{} was granted at {}, and is not there", grant.node, grant.at)));
+                    wrong.push((
+                        Checker::DeadGrant,
+                        format!("{} was granted at {}, and is not there", grant.node, grant.at),
+                    ));
                 }
                 None => {}
                 Some(own) => {
@@ -306,7 +324,10 @@ impl Witness {
                             && (!path.contains("__rlock__") || grant.mode != Mode::Read)
                     });
                     if let Some((path, _)) = ahead {
-                        wrong.push((Checker::Queue, format!("{} was granted at {} behind {path}", grant.node, grant.at)));
+                        wrong.push((
+                            Checker::Queue,
+                            format!("{} was granted at {} behind {path}", grant.node, grant.at),
+                        ));
                     }
                 }
             }
@@ -316,12 +337,18 @@ impl Witness {
                     continue;
                 }
                 if earlier.token >= grant.token {
-                    wrong.push((Checker::Tokens, format!("{} has no larger token than {}", grant.node, earlier.node)));
+                    wrong.push((
+                        Checker::Tokens,
+                        format!("{} has no larger token than {}", grant.node, earlier.node),
+                    ));
                 }
                 if earlier.ended.is_none_or(|ended| ended > grant.at) && earlier.until > grant.at {
                     wrong.push((
                         Checker::Validity,
-                        format!("{} was granted at {}, {} is good until {}", grant.node, grant.at, earlier.node, earlier.until),
+                        format!(
+                            "{} was granted at {}, {} is good until {}",
+                            grant.node, grant.at, earlier.node, earlier.until
+                        ),
                     ));
                 }
             }
@@ -334,7 +361,10 @@ impl Witness {
                 if one.conflicts(other) && !tampered {
                     wrong.push((
                         Checker::Exclusion,
-                        format!("at {now} {} reads {:?} and {} {:?}", one.node, one.state, other.node, other.state),
+                        format!(
+                            "at {now} {} reads {:?} and {} {:?}",
+                            one.node, one.state, other.node, other.state
+                        ),
                     ));
                 }
             }
