@@ -13,7 +13,7 @@ use lockkeeper_actors::messages::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::coverage::Fault;
-use crate::ensemble::Time;
+use crate::ensemble::{SESSION_TIMEOUT, Time};
 use crate::process::{Host, Opened, Wanted};
 use crate::random::Random;
 use crate::witness::Word;
@@ -130,7 +130,10 @@ impl Plan {
             wait,
             cancel,
             vanish: random.percent(50),
-            hold: if host.quick { random.between(0, 300) } else { random.between(0, 1500) },
+            hold: match random.percent(4) {
+                true => 3 * SESSION_TIMEOUT / 2,
+                false => random.between(0, if host.quick { 300 } else { 1500 }),
+            },
             attentive: random.percent(70),
             release,
         }

@@ -113,6 +113,13 @@ impl Lane {
         self.last = self.last.max(at + self.extra).max(self.stalled);
         self.last
     }
+
+    /// What was held up keeps its place before what comes behind it.
+    fn passed(&mut self, held: bool, until: Time) {
+        if held {
+            self.last = self.last.max(until);
+        }
+    }
 }
 
 struct Replica {
@@ -650,32 +657,16 @@ impl Ensemble {
         let Some(connection) = self.wires.get_mut(&wire) else { return };
         let lane = if up { &mut connection.up } else { &mut connection.down };
         lane.stalled = until;
-        let process = connection.process;
         // What is on its way is held up too, in its order.
-        if up {
-            let ours: Vec<_> = self
-                .happenings
-                .iter()
-                .filter(|((at, _), h)| *at < until && matches!(h, Happening::Arrive(w, _) if *w == wire))
-                .map(|(key, _)| *key)
-                .collect();
-            for key in ours {
-                if let Some(happening) = self.happenings.remove(&key) {
-                    self.happenings.insert((until, key.1), happening);
-                }
-            }
-        } else {
-            let ours: Vec<_> = self.deliveries[process]
-                .iter()
-                .filter(|((at, _), (other, _))| *at < until && *other == wire)
-                .map(|(key, _)| *key)
-                .collect();
-            for key in ours {
-                if let Some(delivery) = self.deliveries[process].remove(&key) {
-                    self.deliveries[process].insert((until, key.1), delivery);
-                }
-            }
-        }
+        let held = match up {
+            true => hold_up(
+                &mut self.happenings,
+                until,
+                |happening| matches!(happening, Happening::Arrive(other, _) | Happening::HungUp(other) if *other == wire),
+            ),
+            false => hold_up(&mut self.deliveries[connection.process], until, |(other, _)| *other == wire),
+        };
+        lane.passed(held, until);
     }
 
     /// Makes a connection slow, or as fast as before.
@@ -689,9 +680,20 @@ impl Ensemble {
     pub fn cut_off(&mut self, wire: Wire, until: Time) -> bool {
         let at = self.wires.get(&wire).map_or(0, |connection| connection.replica);
         if at != 0 {
-            self.replicas[at].from_leader.stalled = until;
-            self.replicas[at].to_leader.stalled = until;
-            self.hold_back(at, until);
+            let wires = &self.wires;
+            let replica = &mut self.replicas[at];
+            (replica.from_leader.stalled, replica.to_leader.stalled) = (until, until);
+            let held = hold_up(&mut self.happenings, until, |happening| match happening {
+                Happening::Learn { replica, .. } | Happening::PingArrives(replica) => *replica == at,
+                Happening::AtLeader(wire, _) => wires[wire].replica == at,
+                Happening::Arrive(..)
+                | Happening::HungUp(_)
+                | Happening::LeaderPings
+                | Happening::Touched(_)
+                | Happening::Expiry => false,
+            });
+            replica.from_leader.passed(held, until);
+            replica.to_leader.passed(held, until);
         }
         at != 0
     }
@@ -703,31 +705,6 @@ impl Ensemble {
             self.replicas[at].from_leader.extra = extra;
         }
         at != 0
-    }
-
-    /// What is on its way between a follower and the leader waits too.
-    fn hold_back(&mut self, follower: usize, until: Time) {
-        let between = |happening: &Happening| match happening {
-            Happening::Learn { replica, .. } => *replica == follower,
-            Happening::PingArrives(replica) => *replica == follower,
-            Happening::AtLeader(wire, _) => self.wires[wire].replica == follower,
-            Happening::Arrive(..)
-            | Happening::HungUp(_)
-            | Happening::LeaderPings
-            | Happening::Touched(_)
-            | Happening::Expiry => false,
-        };
-        let held: Vec<_> = self
-            .happenings
-            .iter()
-            .filter(|((at, _), h)| *at < until && between(h))
-            .map(|(k, _)| *k)
-            .collect();
-        for key in held {
-            if let Some(happening) = self.happenings.remove(&key) {
-                self.happenings.insert((until, key.1), happening);
-            }
-        }
     }
 
     /// All servers stop, and are back at `until` with what they had; every session then has its whole timeout.
@@ -837,6 +814,18 @@ impl Entry {
             Entry::Expire { session, tampered } => format!("{session:x} expires, by hand: {tampered}"),
         }
     }
+}
+
+/// Puts off what would come earlier. Tells whether there was anything.
+fn hold_up<T>(queue: &mut BTreeMap<(Time, u64), T>, until: Time, which: impl Fn(&T) -> bool) -> bool {
+    let early = queue.range(..(until, 0)).filter(|(_, packet)| which(packet));
+    let early: Vec<(Time, u64)> = early.map(|(key, _)| *key).collect();
+    for key in &early {
+        if let Some(packet) = queue.remove(key) {
+            queue.insert((until, key.1), packet);
+        }
+    }
+    !early.is_empty()
 }
 
 fn goes_to_leader(request: &Request) -> bool {

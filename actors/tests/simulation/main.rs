@@ -48,7 +48,9 @@ fn no_promise_is_broken_in_any_schedule() {
             if seed >= schedules {
                 break;
             }
+            let named = Named(seed);
             let outcome = run(seed, Twin::None, false);
+            std::mem::forget(named);
             if !outcome.violations.is_empty() {
                 failed.store(true, Ordering::Relaxed);
                 eprintln!("seed {seed}: {:#?}\nreplay it with {SEED}={seed}", outcome.violations);
@@ -118,6 +120,15 @@ fn every_broken_twin_is_caught() {
         }
     }
     assert!(escaped.is_empty(), "{escaped:#?}");
+}
+
+/// Tells which schedule it was that panicked.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        eprintln!("schedule {} panicked; replay it with {SEED}={}", self.0, self.0);
+    }
 }
 
 #[derive(Default)]

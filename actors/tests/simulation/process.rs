@@ -125,6 +125,11 @@ impl Host {
         self.wanted.lock().unwrap().values().any(|wanted| wanted.path == path && wanted.tried)
     }
 
+    pub fn has_deadline(&self, time: std::ops::Range<Time>) -> bool {
+        let wanted = self.wanted.lock().unwrap();
+        wanted.values().filter_map(|wanted| wanted.deadline).any(|deadline| time.contains(&deadline))
+    }
+
     pub fn cancel(&self, key: u64) -> bool {
         let now = self.now();
         self.strike(Fault::Cancelled);
@@ -268,9 +273,10 @@ impl Process {
                 }
             }
             tokio::time::sleep_until(host.at(until)).await;
-            let links = host.links.lock().unwrap().clone();
-            links.iter().for_each(|link| link.tick());
-            host.links.lock().unwrap().retain(|link| !link.is_ended());
+            let mut links = host.links.lock().unwrap();
+            links.iter().for_each(Link::tick);
+            links.retain(|link| !link.is_ended());
+            drop(links);
             self.read();
             host.world().witness.check_answers(self.index, until);
         });

@@ -110,12 +110,8 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
         let until = now + LATENCY;
         world.lock().unwrap().ensemble.run(until);
         for process in running.iter_mut().flatten().filter(|process| process.paused_until.is_none()) {
-            let (host, stages) = (process.host().clone(), process.host().stages());
-            let due = |wanted: &crate::process::Wanted| {
-                wanted.deadline.is_some_and(|deadline| (now..until).contains(&deadline))
-            };
-            if host.wanted.lock().unwrap().values().any(due) {
-                world.lock().unwrap().coverage.mark(Fault::Deadline, stages);
+            if process.host().has_deadline(now..until) {
+                process.host().strike(Fault::Deadline);
             }
             process.run(now, until);
         }

@@ -1,6 +1,6 @@
 //! Watches from outside, sees all processes and the leader, and tells what was promised and not kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
 
@@ -8,7 +8,7 @@ use lockkeeper_actors::lease::LeaseState;
 use lockkeeper_actors::machine::znode::Mode;
 
 use crate::callers::{Guard, KINDS};
-use crate::ensemble::{Ensemble, Time};
+use crate::ensemble::{Ensemble, SESSION_TIMEOUT, Time};
 
 /// A promise that was not kept.
 #[derive(Clone)]
@@ -36,6 +36,8 @@ pub enum Checker {
     Queue,
     /// A grant whose node, or session, is not there; or one that did not read `Held`.
     DeadGrant,
+    /// A guard that is good, and its node is gone; or that still reads `Held` long after somebody deleted it.
+    Backing,
     /// A request that is not answered exactly once, or after its last word, or not at once when cancelled.
     Answers,
     /// An answer after the deadline, or a grant.
@@ -57,6 +59,10 @@ pub enum Checker {
 pub struct Witness {
     requests: BTreeMap<u64, Request>,
     grants: Vec<Grant>,
+    /// Those that had not ended when they were looked at last.
+    open: Vec<usize>,
+    /// Requests that were not answered when they were looked at last.
+    unanswered: BTreeSet<u64>,
     /// Grants that no check has seen yet.
     fresh: Vec<usize>,
     pub violations: Vec<Violation>,
@@ -107,11 +113,16 @@ pub enum Word {
     Failed,
 }
 
+/// How long a lease may read `Held` after its node was deleted by hand.
+pub const NOTICED: Time = SESSION_TIMEOUT;
+
 impl Witness {
     pub fn new(history: bool) -> Witness {
         Witness {
             requests: BTreeMap::new(),
             grants: Vec::new(),
+            open: Vec::new(),
+            unanswered: BTreeSet::new(),
             fresh: Vec::new(),
             violations: Vec::new(),
             granted: 0,
@@ -137,6 +148,7 @@ impl Witness {
         let request =
             Request { process, deadline, cancelled: None, answered: false, over: false, panicked: false };
         self.requests.insert(key, request);
+        self.unanswered.insert(key);
         key
     }
 
@@ -221,6 +233,7 @@ impl Witness {
         self.note(now, process, || format!("granted {node} with token {token}"));
         self.granted += 1;
         self.fresh.push(self.grants.len());
+        self.open.push(self.grants.len());
         self.grants.push(grant);
         self.grants.len() - 1
     }
@@ -253,7 +266,11 @@ impl Witness {
     }
 
     pub fn holds(&self, process: usize) -> bool {
-        self.grants.iter().any(|grant| grant.process == process && grant.is_live())
+        self.live().any(|grant| grant.process == process)
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Grant> {
+        self.open.iter().map(|grant| &self.grants[*grant]).filter(|grant| grant.is_live())
     }
 
     pub fn listeners(&self) -> usize {
@@ -264,8 +281,13 @@ impl Witness {
 
     /// Reads the leases of a process, by its own clock.
     pub fn read(&mut self, process: usize, now: Time, to_time: impl Fn(std::time::Instant) -> Time) {
-        for grant in self.grants.iter_mut().filter(|grant| grant.process == process && grant.ended.is_none())
-        {
+        let grants = &mut self.grants;
+        self.open.retain(|grant| grants[*grant].ended.is_none());
+        for grant in &self.open {
+            let grant = &mut grants[*grant];
+            if grant.process != process {
+                continue;
+            }
             let Some(guard) = grant.guard.upgrade() else { continue };
             let state = guard.lease().state();
             if grant.state != LeaseState::Lost && state == LeaseState::Lost {
@@ -283,16 +305,18 @@ impl Witness {
     /// Whoever has been running must have been answered in time.
     pub fn check_answers(&mut self, process: usize, now: Time) {
         let mut wrong = Vec::new();
-        for (key, request) in self.requests.iter().filter(|(_, r)| r.process == process) {
+        let requests = &self.requests;
+        self.unanswered.retain(|key| requests.get(key).is_some_and(|r| !r.answered && !r.panicked));
+        for key in &self.unanswered {
+            let Some(request) = requests.get(key).filter(|request| request.process == process) else {
+                continue;
+            };
             let due = |at: Option<Time>| at.is_some_and(|at| now > at + 1);
-            if !request.answered && !request.panicked {
-                if due(request.deadline) {
-                    wrong.push((Checker::Deadline, format!("request {key} is past its deadline at {now}")));
-                }
-                if due(request.cancelled) {
-                    wrong
-                        .push((Checker::Answers, format!("request {key} was cancelled, and waits at {now}")));
-                }
+            if due(request.deadline) {
+                wrong.push((Checker::Deadline, format!("request {key} is past its deadline at {now}")));
+            }
+            if due(request.cancelled) {
+                wrong.push((Checker::Answers, format!("request {key} was cancelled, and waits at {now}")));
             }
         }
         wrong.into_iter().for_each(|(checker, text)| self.violated(checker, text));
@@ -353,7 +377,17 @@ impl Witness {
                 }
             }
         }
-        let live: Vec<&Grant> = self.grants.iter().filter(|g| g.is_live() && running(g.process)).collect();
+        let live: Vec<&Grant> = self.live().filter(|grant| running(grant.process)).collect();
+        for grant in &live {
+            let Some(gone) = ensemble.gone.get(&grant.node) else { continue };
+            let noticed = if gone.tampered { gone.at + NOTICED } else { gone.at };
+            if now > noticed && grant.state == LeaseState::Held || !gone.tampered {
+                wrong.push((
+                    Checker::Backing,
+                    format!("{} reads {:?} at {now}, and is gone since {}", grant.node, grant.state, gone.at),
+                ));
+            }
+        }
         for (index, one) in live.iter().enumerate() {
             for other in &live[index + 1..] {
                 let tampered =
