@@ -2,9 +2,11 @@
 //! one that died.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -247,7 +249,16 @@ impl State {
             let client = connection.client.clone();
             connection.nodes.untrack_all(&path, entry.instance);
             while self.sweeps.try_join_next().is_some() {}
-            self.sweeps.spawn(sweep(client, path.clone(), entry.instance));
+            let (swept, instance) = (path.clone(), entry.instance);
+            self.sweeps.spawn(async move {
+                // Nobody watches over this, and the node would block the path for as long as the session lives.
+                let again =
+                    || AssertUnwindSafe(sweep(client.clone(), swept.clone(), instance)).catch_unwind();
+                while again().await.is_err() {
+                    warn!(path = %swept, "cleaning up after a dead actor panicked, and begins anew");
+                    tokio::time::sleep(SWEEP_RETRY).await;
+                }
+            });
         }
         if entry.handles > 0 && !self.closed {
             let again = self.entry(path, myself).await?;
