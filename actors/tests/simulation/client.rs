@@ -340,6 +340,10 @@ impl Link {
         self.inner.lock().unwrap().phase == Phase::Ended
     }
 
+    pub fn watches(&self) -> usize {
+        self.inner.lock().unwrap().watches.len()
+    }
+
     pub fn stages(&self) -> Vec<Stage> {
         let inner = self.inner.lock().unwrap();
         let flights = inner.under_way.iter().chain(&inner.queued).filter_map(|flight| flight.stage);

@@ -21,17 +21,16 @@ pub struct Planned {
 /// How long a fault waits for its stage.
 pub const PATIENCE: Time = 2000;
 
-pub fn plan(random: &mut Random, processes: usize) -> Vec<Planned> {
+/// Half of them are `favoured`, if anything is.
+pub fn plan(random: &mut Random, processes: usize, favoured: &[(Fault, Option<Stage>)]) -> Vec<Planned> {
     let mut after = random.between(0, 1500);
     let mut planned = Vec::new();
     for _ in 0..random.between(3, 10) {
         let (Some(fault), Some(stage)) = (random.pick(&FAULTS), random.pick(&STAGES)) else { break };
-        planned.push(Planned {
-            after,
-            fault: *fault,
-            process: random.between(0, processes as u64 - 1) as usize,
-            stage: random.percent(70).then_some(*stage),
-        });
+        let any = (*fault, random.percent(70).then_some(*stage));
+        let (fault, stage) = if random.percent(50) { *random.pick(favoured).unwrap_or(&any) } else { any };
+        let process = random.between(0, processes as u64 - 1) as usize;
+        planned.push(Planned { after, fault, process, stage });
         after += random.between(0, 3000);
     }
     planned

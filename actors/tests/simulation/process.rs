@@ -323,6 +323,11 @@ impl Process {
         self.host.close.notify_one();
     }
 
+    /// Armed, as far as the client knows.
+    pub fn watches(&self) -> usize {
+        self.host.links.lock().unwrap().iter().map(|link| link.watches()).sum()
+    }
+
     pub fn tasks(&self) -> usize {
         self.runtime.metrics().num_alive_tasks()
     }

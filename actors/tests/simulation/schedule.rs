@@ -53,7 +53,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
         quick: random.percent(50),
         twin,
     };
-    let mut planned = faults::plan(&mut random, processes);
+    let mut planned = faults::plan(&mut random, processes, twin.favours());
     planned.reverse();
     let peace = planned.first().map_or(0, |last| last.after) + random.between(1000, 8000);
     let witness = Witness::new(history);
@@ -122,6 +122,9 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
         let mut guard = world.lock().unwrap();
         let World { ensemble, witness, .. } = &mut *guard;
         witness.settle(now, ensemble, awake);
+        for process in running.iter().flatten() {
+            witness.check_watches(process.host().index, process.watches(), now);
+        }
         let listeners = witness.listeners();
         let mut late = |bound, checker, what: &dyn Fn() -> String| {
             if now > since + bound {

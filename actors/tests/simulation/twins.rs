@@ -15,6 +15,7 @@ use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, Unconnected, ZooKeeper,
 };
 
+use crate::coverage::{Fault, Stage};
 use crate::witness::Checker;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,31 @@ pub const TWINS: [(Twin, &[Checker]); 18] = [
 ];
 
 impl Twin {
+    /// What the twin does shows only under some faults: they are half of those in its schedules.
+    pub fn favours(self) -> &'static [(Fault, Option<Stage>)] {
+        match self {
+            Twin::LostCreateIsForgotten => &[(Fault::CutAfter, Some(Stage::Entering))],
+            Twin::SyncIsSkipped => &[(Fault::Lag, None), (Fault::CutAfter, Some(Stage::Entering))],
+            Twin::CheckIsARead | Twin::CheckIsBelieved | Twin::TimeoutIsDoubled => {
+                &[(Fault::CutOff, Some(Stage::Held)), (Fault::HalfOpen, Some(Stage::Held))]
+            }
+            Twin::WatchIsLostOnReconnect => &[(Fault::CutAfter, Some(Stage::Waiting))],
+            Twin::ChangeIsTakenForGone => &[(Fault::NodeWritten, Some(Stage::Held))],
+            Twin::LostDeleteIsForgotten => &[(Fault::CutBefore, Some(Stage::Leaving))],
+            Twin::TokenFromSequence => &[(Fault::DirectoryDeleted, None)],
+            Twin::MissingIsIgnored => &[(Fault::NodeDeleted, Some(Stage::Held))],
+            Twin::None
+            | Twin::ResumedAfterLoss
+            | Twin::WatchNeverFires
+            | Twin::WatchIsKept
+            | Twin::DeleteIsSwallowed
+            | Twin::ListIsEmpty
+            | Twin::ListIsTooEarly
+            | Twin::SessionIsKept
+            | Twin::CancelIsSwallowed => &[],
+        }
+    }
+
     pub fn connector(self, inner: Arc<dyn Connect>) -> Arc<dyn Connect> {
         match self {
             Twin::None | Twin::CancelIsSwallowed => inner,

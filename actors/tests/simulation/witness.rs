@@ -48,7 +48,7 @@ pub enum Checker {
     Progress,
     /// All have gone, and a contender's node has not.
     Orphans,
-    /// All have gone, and a watch has not.
+    /// More watches than there are who wait; or all have gone, and a watch has not.
     Watches,
     /// All is closed, and a session is not.
     Sessions,
@@ -320,6 +320,17 @@ impl Witness {
             }
         }
         wrong.into_iter().for_each(|(checker, text)| self.violated(checker, text));
+    }
+
+    /// A watch is for somebody who waits.
+    pub fn check_watches(&mut self, process: usize, watches: usize, now: Time) {
+        let waiting =
+            |key: &&u64| self.requests.get(key).is_some_and(|r| r.process == process && !r.answered);
+        let waiting = self.unanswered.iter().filter(waiting).count();
+        if watches > waiting {
+            let text = format!("at {now} process {process} has {watches} watches for {waiting} who wait");
+            self.violated(Checker::Watches, text);
+        }
     }
 
     /// After every process has run up to `now`, or stands still.
