@@ -163,22 +163,21 @@ impl Host {
     /// A lock's actor, which sends a request, panics if it is to.
     pub fn may_panic(&self) {
         if self.arms.lock.swap(false, Ordering::Relaxed) {
-            self.panic(Fault::LockPanics, Fault::PrimitivesPanics, "lockkeeper_actors::primitives");
+            self.panic(Fault::LockPanics, Fault::PrimitivesPanics, "a lock actor died");
         }
     }
 
     pub fn session_may_panic(&self) {
         if self.arms.session.swap(false, Ordering::Relaxed) {
-            self.panic(Fault::SessionPanics, Fault::KeeperPanics, "lockkeeper_actors::supervisor");
+            self.panic(Fault::SessionPanics, Fault::KeeperPanics, "the session actor ended");
         }
     }
 
-    fn panic(&self, fault: Fault, above: Fault, target: &'static str) -> ! {
+    fn panic(&self, fault: Fault, above: Fault, says: &'static str) -> ! {
         self.strike(fault);
         if self.arms.above.swap(false, Ordering::Relaxed) {
-            SABOTAGE.with_borrow_mut(|sabotage| {
-                *sabotage = Some(Sabotage { process: self.index, target, above })
-            });
+            SABOTAGE
+                .with_borrow_mut(|sabotage| *sabotage = Some(Sabotage { process: self.index, says, above }));
         }
         panic!("injected: {fault:?}");
     }
@@ -398,7 +397,8 @@ thread_local! {
 
 struct Sabotage {
     process: usize,
-    target: &'static str,
+    /// In its handler, and nowhere else.
+    says: &'static str,
     above: Fault,
 }
 
@@ -410,6 +410,17 @@ pub fn disarm() {
 /// Panics inside the actors that make no requests: whoever writes the log runs in them.
 pub struct Saboteur;
 
+/// An event's message.
+struct Said(String);
+
+impl tracing::field::Visit for Said {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
+
 impl tracing::Subscriber for Saboteur {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         let target = metadata.target();
@@ -418,8 +429,11 @@ impl tracing::Subscriber for Saboteur {
 
     fn event(&self, event: &tracing::Event<'_>) {
         let Some(host) = SABOTEUR.with_borrow(|current| current.clone()) else { return };
-        let meant = |s: &mut Sabotage| s.process == host.index && s.target == event.metadata().target();
-        let sabotage = SABOTAGE.with_borrow_mut(|sabotage| sabotage.take_if(meant));
+        let sabotage = SABOTAGE.with_borrow_mut(|sabotage| {
+            let mut said = Said(String::new());
+            event.record(&mut said);
+            sabotage.take_if(|sabotage| sabotage.process == host.index && sabotage.says == said.0)
+        });
         if let Some(Sabotage { above, .. }) = sabotage {
             host.strike(above);
             drop(host);
