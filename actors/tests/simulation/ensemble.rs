@@ -68,6 +68,8 @@ pub struct Ensemble {
     /// Packets on their way to each process.
     deliveries: Vec<BTreeMap<(Time, u64), (Wire, Down)>>,
     wires: BTreeMap<Wire, Connection>,
+    /// How much longer answers take to each process.
+    slow: Vec<Time>,
     replicas: Vec<Replica>,
     log: Vec<Entry>,
     /// When each session ends, at the leader.
@@ -144,8 +146,7 @@ struct Tracked {
 #[derive(Clone)]
 enum Entry {
     Begin { wire: Option<Wire>, timeout: Time },
-    Resume { wire: Wire, request: ConnectRequest },
-    Request { session: i64, xid: i32, request: Request },
+    Request { session: i64, wire: Option<Wire>, xid: i32, request: Request },
     Sync { wire: Wire, xid: i32, path: String },
     Expire { session: i64, tampered: bool },
 }
@@ -154,7 +155,16 @@ enum Happening {
     Arrive(Wire, Up),
     HungUp(Wire),
     AtLeader(Wire, Up),
-    Learn { replica: usize, upto: usize },
+    /// The leader's word whether a session that is to be resumed is alive.
+    Validated {
+        wire: Wire,
+        request: ConnectRequest,
+        alive: bool,
+    },
+    Learn {
+        replica: usize,
+        upto: usize,
+    },
     LeaderPings,
     PingArrives(usize),
     Touched(BTreeSet<i64>),
@@ -189,6 +199,7 @@ impl Ensemble {
             happenings: BTreeMap::new(),
             deliveries: (0..processes).map(|_| BTreeMap::new()).collect(),
             wires: BTreeMap::new(),
+            slow: vec![0; processes],
             replicas: (0..replicas).map(|_| replica()).collect(),
             log: Vec::new(),
             sessions: BTreeMap::new(),
@@ -220,7 +231,7 @@ impl Ensemble {
             session: None,
             waiting: VecDeque::new(),
             up: Lane::default(),
-            down: Lane::default(),
+            down: Lane { extra: self.slow[process], ..Lane::default() },
             open: true,
             deaf: false,
             mute: false,
@@ -275,6 +286,7 @@ impl Ensemble {
             Happening::Arrive(wire, packet) => self.arrive(wire, packet),
             Happening::HungUp(wire) => self.close(wire),
             Happening::AtLeader(wire, packet) => self.at_leader(wire, packet),
+            Happening::Validated { wire, request, alive } => self.validated(wire, request, alive),
             Happening::Learn { replica, upto } => self.learn(replica, upto),
             Happening::LeaderPings => {
                 for follower in 1..self.replicas.len() {
@@ -347,7 +359,7 @@ impl Ensemble {
             let (replica, core) = (connection.replica, connection.core);
             let outputs = self.replicas[replica].handle(input);
             assert!(!outputs.is_empty(), "{core:?} of {wire:?} is there and answers");
-            self.put_out(replica, outputs);
+            self.put_out(replica, outputs, Some(wire));
         }
     }
 
@@ -373,7 +385,10 @@ impl Ensemble {
                 if let Some(tracked) = self.sessions.get_mut(&request.session) {
                     tracked.owner = Some(wire);
                 }
-                self.order(Entry::Resume { wire, request });
+                let alive = self.sessions.contains_key(&request.session);
+                // By the same link as what the leader orders; but that may be here, and not be applied.
+                let arrival = self.replicas[self.wires[&wire].replica].from_leader.stalled.max(self.now + 1);
+                self.at(arrival, Happening::Validated { wire, request, alive });
             }
             Up::Request { xid, request } => {
                 let session = self.wires[&wire].session.unwrap_or_default();
@@ -387,10 +402,31 @@ impl Ensemble {
                 }
                 match request {
                     Request::Sync { path } => self.order(Entry::Sync { wire, xid, path }),
-                    request => self.order(Entry::Request { session, xid, request }),
+                    request => self.order(Entry::Request { session, wire: Some(wire), xid, request }),
                 }
             }
         }
+    }
+
+    fn validated(&mut self, wire: Wire, request: ConnectRequest, alive: bool) {
+        let Some(connection) = self.wires.get_mut(&wire).filter(|connection| connection.open) else { return };
+        let (at, core, session) = (connection.replica, connection.core, request.session);
+        let known = self.replicas[at].core.has_session(SessionId(session));
+        if alive && known {
+            connection.session = Some(session);
+            let replica = &mut self.replicas[at];
+            replica.real.insert(core, wire);
+            let outputs = replica.connect(core, request);
+            replica.bound.insert(session, core);
+            return self.put_out(at, outputs, None);
+        }
+        connection.open = false;
+        if !alive {
+            let refusal =
+                ConnectReply { timeout_ms: 0, session: 0, password: [0; 16], tells_read_only: true };
+            self.down(wire, Down::Connected(refusal));
+        }
+        self.down(wire, Down::Closed);
     }
 
     fn order(&mut self, entry: Entry) {
@@ -436,23 +472,9 @@ impl Ensemble {
                 if let Some(connection) = wire.and_then(|wire| self.wires.get_mut(&wire)) {
                     connection.session = Some(session);
                 }
-                self.put_out(at, outputs);
+                self.put_out(at, outputs, None);
             }
-            Entry::Resume { wire, request } => {
-                let Some(core) = here(&wire) else { return };
-                let session = request.session;
-                let replica = &mut self.replicas[at];
-                replica.real.insert(core, wire);
-                let outputs = replica.connect(core, request);
-                if session_of(&outputs).is_some() {
-                    replica.bound.insert(session, core);
-                    if let Some(connection) = self.wires.get_mut(&wire) {
-                        connection.session = Some(session);
-                    }
-                }
-                self.put_out(at, outputs);
-            }
-            Entry::Request { session, xid, request } => {
+            Entry::Request { session, wire, xid, request } => {
                 let Some(connection) = self.replicas[at].bound.get(&session).copied() else { return };
                 let outputs =
                     self.replicas[at].handle(Input::Request { connection, xid, request: request.clone() });
@@ -465,13 +487,13 @@ impl Ensemble {
                     });
                     self.note(session, request, answer);
                 }
-                self.put_out(at, outputs);
+                self.put_out(at, outputs, wire);
             }
             Entry::Sync { wire, xid, path } => {
                 let Some(connection) = here(&wire) else { return };
                 let request = Request::Sync { path };
                 let outputs = self.replicas[at].handle(Input::Request { connection, xid, request });
-                self.put_out(at, outputs);
+                self.put_out(at, outputs, Some(wire));
             }
             Entry::Expire { session, tampered } => {
                 let outputs = self.replicas[at].handle(Input::Expire { session: SessionId(session) });
@@ -479,12 +501,13 @@ impl Ensemble {
                     self.sessions.remove(&session);
                     self.session_gone(session, tampered);
                 }
-                self.put_out(at, outputs);
+                self.put_out(at, outputs, None);
             }
         }
     }
 
-    fn put_out(&mut self, at: usize, outputs: Vec<Output>) {
+    /// An answer is for the connection that asked, and not for one that came after it.
+    fn put_out(&mut self, at: usize, outputs: Vec<Output>, asked: Option<Wire>) {
         let mut answered = Vec::new();
         for output in outputs {
             let replica = &mut self.replicas[at];
@@ -495,7 +518,8 @@ impl Ensemble {
                     }
                 }
                 Output::Reply { connection, xid, zxid, result } => {
-                    let Some(wire) = replica.real.get(&connection).copied() else { continue };
+                    let wire = replica.real.get(&connection).copied();
+                    let Some(wire) = wire.filter(|wire| asked == Some(*wire)) else { continue };
                     let waiting = self.wires.get_mut(&wire).and_then(|c| c.waiting.pop_front());
                     assert_eq!(waiting.map(|(xid, _)| xid), Some(xid), "answers come in the requests' order");
                     self.down(wire, Down::Reply { xid, zxid, result });
@@ -669,10 +693,11 @@ impl Ensemble {
         lane.passed(held, until);
     }
 
-    /// Makes a connection slow, or as fast as before.
+    /// Makes a process' connection slow, and those that follow it.
     pub fn slow(&mut self, wire: Wire, extra: Time) {
         if let Some(connection) = self.wires.get_mut(&wire) {
             connection.down.extra = extra;
+            self.slow[connection.process] = extra;
         }
     }
 
@@ -689,6 +714,7 @@ impl Ensemble {
                 Happening::Arrive(..)
                 | Happening::HungUp(_)
                 | Happening::LeaderPings
+                | Happening::Validated { .. }
                 | Happening::Touched(_)
                 | Happening::Expiry => false,
             });
@@ -716,6 +742,7 @@ impl Ensemble {
         }
         self.happenings.retain(|_, happening| match happening {
             Happening::AtLeader(..)
+            | Happening::Validated { .. }
             | Happening::Learn { .. }
             | Happening::PingArrives(_)
             | Happening::Touched(_) => false,
@@ -757,11 +784,12 @@ impl Ensemble {
 
     fn operate(&mut self, write: Write) {
         let session = self.operator;
-        self.order(Entry::Request { session, xid: 0, request: Request::Write(write) });
+        self.order(Entry::Request { session, wire: None, xid: 0, request: Request::Write(write) });
     }
 
     /// Ends every fault that goes on.
     pub fn heal(&mut self) {
+        self.slow.fill(0);
         for connection in self.wires.values_mut() {
             for lane in [&mut connection.up, &mut connection.down] {
                 (lane.stalled, lane.extra) = (0, 0);
@@ -808,7 +836,6 @@ impl Entry {
     fn describe(&self) -> String {
         match self {
             Entry::Begin { .. } => "a session begins".into(),
-            Entry::Resume { request, .. } => format!("{:x} resumes", request.session),
             Entry::Request { session, request, .. } => format!("{session:x} {request:?}"),
             Entry::Sync { path, .. } => format!("sync {path}"),
             Entry::Expire { session, tampered } => format!("{session:x} expires, by hand: {tampered}"),

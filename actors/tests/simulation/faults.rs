@@ -25,11 +25,20 @@ pub const PATIENCE: Time = 2000;
 pub fn plan(random: &mut Random, processes: usize, favoured: &[(Fault, Option<Stage>)]) -> Vec<Planned> {
     let mut after = random.between(0, 1500);
     let mut planned = Vec::new();
-    for _ in 0..random.between(3, 10) {
+    let processes = processes as u64 - 1;
+    for _ in 0..random.between(3, 9) {
         let (Some(fault), Some(stage)) = (random.pick(&FAULTS), random.pick(&STAGES)) else { break };
-        let any = (*fault, random.percent(70).then_some(*stage));
-        let (fault, stage) = if random.percent(50) { *random.pick(favoured).unwrap_or(&any) } else { any };
-        let process = random.between(0, processes as u64 - 1) as usize;
+        let mut fault = (*fault, random.percent(70).then_some(*stage));
+        let process = random.between(0, processes) as usize;
+        if random.percent(50) {
+            fault = *random.pick(favoured).unwrap_or(&fault);
+        } else if random.percent(30) {
+            // Few get into the stages behind a create of unknown outcome by themselves.
+            let cut = if random.percent(50) { Fault::CutAfter } else { Fault::CutBetween };
+            planned.push(Planned { after, fault: cut, process, stage: Some(Stage::Entering) });
+            fault.1 = random.pick(&[Stage::Looking, Stage::Inspecting, Stage::Listing]).copied();
+        }
+        let (fault, stage) = fault;
         planned.push(Planned { after, fault, process, stage });
         after += random.between(0, 3000);
     }
