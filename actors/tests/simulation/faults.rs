@@ -33,6 +33,10 @@ pub fn plan(random: &mut Random, processes: usize, favoured: &[(Fault, Option<St
         if random.percent(50) {
             fault = *random.pick(favoured).unwrap_or(&fault);
         } else if random.percent(30) {
+            if matches!(fault.0, Fault::SessionPanics | Fault::KeeperPanics) {
+                // So that a heartbeat is sent before the stage is over.
+                planned.push(Planned { after, fault: Fault::SlowAnswers, process, stage: None });
+            }
             // Few get into the stages behind a create of unknown outcome by themselves.
             let cut = if random.percent(50) { Fault::CutAfter } else { Fault::CutBetween };
             planned.push(Planned { after, fault: cut, process, stage: Some(Stage::Entering) });
@@ -123,6 +127,11 @@ pub fn strike(
         (Fault::LockPanics | Fault::PrimitivesPanics, _) => {
             host.arms.lock.store(true, Ordering::Relaxed);
             host.arms.above.store(fault == Fault::PrimitivesPanics, Ordering::Relaxed);
+            false
+        }
+        (Fault::KeeperPanics, _) if random.percent(50) => {
+            // At the next end of a session, whatever ends it.
+            host.keeper_panics();
             false
         }
         (Fault::SessionPanics | Fault::KeeperPanics, _) => {

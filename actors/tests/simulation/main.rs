@@ -89,7 +89,7 @@ fn no_promise_is_broken_in_any_schedule() {
 #[test]
 fn the_same_seed_has_the_same_history() {
     prepare();
-    for seed in 0..200 {
+    for seed in 0..100 {
         let (first, second) = (run(seed, Twin::None, true), run(seed, Twin::None, true));
         for (line, (one, other)) in first.history.iter().zip(&second.history).enumerate() {
             assert_eq!(one, other, "seed {seed}, line {line}");
@@ -101,7 +101,7 @@ fn the_same_seed_has_the_same_history() {
 #[test]
 fn every_broken_twin_is_caught() {
     prepare();
-    const SEEDS: u64 = 300;
+    const SEEDS: u64 = 1000;
     let mut escaped = Vec::new();
     for (twin, expected) in TWINS {
         let caught = (0..SEEDS).find_map(|seed| {
@@ -112,7 +112,7 @@ fn every_broken_twin_is_caught() {
         match caught {
             Some((seed, by)) => {
                 println!("{:24} caught by {by:?}, in schedule {seed}", format!("{twin:?}"));
-                if !by.iter().any(|checker| expected.contains(checker)) && !expected.is_empty() {
+                if !by.iter().any(|checker| expected.contains(checker)) {
                     escaped.push((twin, format!("caught by {by:?} only")));
                 }
             }

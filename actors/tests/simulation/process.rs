@@ -173,11 +173,19 @@ impl Host {
         }
     }
 
+    pub fn keeper_panics(&self) {
+        self.panic_above(Fault::KeeperPanics, "the session actor ended");
+    }
+
+    /// The actor above panics when it writes that the one below has died.
+    fn panic_above(&self, above: Fault, says: &'static str) {
+        SABOTAGE.with_borrow_mut(|sabotage| *sabotage = Some(Sabotage { process: self.index, says, above }));
+    }
+
     fn panic(&self, fault: Fault, above: Fault, says: &'static str) -> ! {
         self.strike(fault);
         if self.arms.above.swap(false, Ordering::Relaxed) {
-            SABOTAGE
-                .with_borrow_mut(|sabotage| *sabotage = Some(Sabotage { process: self.index, says, above }));
+            self.panic_above(above, says);
         }
         panic!("injected: {fault:?}");
     }

@@ -42,6 +42,7 @@ enum Phase {
 }
 
 pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
+    disarm();
     let mut random = Random::new(seed);
     let processes = random.between(2, 3) as usize;
     let replicas = if random.percent(25) { 1 } else { 3 };
@@ -55,7 +56,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
     };
     let mut planned = faults::plan(&mut random, processes, twin.favours());
     planned.reverse();
-    let peace = planned.first().map_or(0, |last| last.after) + random.between(1000, 8000);
+    let peace = planned.first().map_or(0, |last| last.after) + random.between(500, 4000);
     let witness = Witness::new(history);
     let world = Arc::new(Mutex::new(World { ensemble, witness, coverage: Coverage::default() }));
     let boot = |index, now, random: &mut Random| Process::boot(index, &world, now, random, character);
