@@ -112,8 +112,7 @@ impl Host {
 
     pub async fn opened(&self) -> Option<Arc<Opened>> {
         let mut opened = self.opened.subscribe();
-        let opened = opened.wait_for(Option::is_some).await.ok()?.clone();
-        opened
+        opened.wait_for(Option::is_some).await.ok()?.clone()
     }
 
     pub fn want(&self, key: u64, wanted: Wanted) {
