@@ -2,9 +2,11 @@
 //! one that died.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -287,7 +289,17 @@ impl State {
             while self.sweeps.try_join_next().is_some() {}
             for directory in place.directories() {
                 connection.nodes.untrack_all(&directory, entry.instance);
-                self.sweeps.spawn(sweep(connection.client.clone(), directory, entry.instance));
+                let (client, instance) = (connection.client.clone(), entry.instance);
+                self.sweeps.spawn(async move {
+                    // Nobody watches over this, and the node would block the path for as long as the session lives.
+                    let again = || {
+                        AssertUnwindSafe(sweep(client.clone(), directory.clone(), instance)).catch_unwind()
+                    };
+                    while again().await.is_err() {
+                        warn!(path = %directory, "cleaning up after a dead actor panicked, and begins anew");
+                        tokio::time::sleep(SWEEP_RETRY).await;
+                    }
+                });
             }
         }
         if entry.handles > 0 && !self.closed {

@@ -1,0 +1,313 @@
+//! Those who want locks: each asks, waits, gives up, holds, lets go, and asks again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockkeeper_actors::PrimitivesMessage;
+use lockkeeper_actors::lease::Lease;
+use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::machine::znode::Mode;
+use lockkeeper_actors::messages::{
+    AcquireRequest, ContenderOptions, Listener, LockEvent, LockMessage, Refused, Ticket,
+};
+use tokio::sync::{Notify, mpsc};
+
+use crate::coverage::Fault;
+use crate::ensemble::{SESSION_TIMEOUT, Time};
+use crate::process::{Host, Opened, Wanted};
+use crate::random::Random;
+use crate::witness::Word;
+
+/// What can be wanted. A kind is a row here.
+pub struct Kind {
+    pub path: &'static str,
+    pub mode: Mode,
+}
+
+pub const KINDS: [Kind; 3] = [
+    Kind { path: "/app/exclusive", mode: Mode::Lock },
+    Kind { path: "/app/shared", mode: Mode::Read },
+    Kind { path: "/app/shared", mode: Mode::Write },
+];
+
+pub const PATHS: [&str; 2] = ["/app/exclusive", "/app/shared"];
+
+/// A lease, and a word to the witness just before it goes.
+pub struct Guard {
+    lease: Option<Lease>,
+    grant: std::sync::OnceLock<usize>,
+    host: Arc<Host>,
+}
+
+impl Guard {
+    pub fn lease(&self) -> &Lease {
+        self.lease.as_ref().expect("taken only when the guard goes")
+    }
+
+    fn say_ended(&self) {
+        if let Some(grant) = self.grant.get().filter(|_| !self.host.is_dead()) {
+            let now = self.host.now();
+            self.host.world().witness.ended(*grant, now);
+        }
+    }
+
+    fn take(mut self) -> Option<Lease> {
+        self.say_ended();
+        self.lease.take()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.lease.is_some() {
+            self.say_ended();
+        }
+    }
+}
+
+/// One after the other, until the process is told that it is enough; then once more, and that must succeed.
+pub async fn caller(host: Arc<Host>, mut random: Random, first: Time) {
+    tokio::time::sleep(Duration::from_millis(first)).await;
+    loop {
+        let last = host.is_calm();
+        let Some(opened) = host.opened().await else { return };
+        // Whoever waited for a keeper does not go at the same moment as the others.
+        tokio::time::sleep(Duration::from_millis(first)).await;
+        let request = if last { Plan::last(&mut random) } else { Plan::random(&host, &mut random) };
+        let succeeded = call(&host, opened, request).await;
+        if last && succeeded {
+            return;
+        }
+        let pause = if last { 10 } else { random.between(0, 400) };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// What a caller is going to do.
+struct Plan {
+    kind: usize,
+    wait: Patience,
+    /// Gives up after so long.
+    cancel: Option<Time>,
+    /// Does not wait for the answer to that.
+    vanish: bool,
+    hold: Time,
+    /// Lets go when the lease is lost; otherwise it stays.
+    attentive: bool,
+    release: Release,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Try,
+    For(Time),
+    Forever,
+}
+
+#[derive(Clone, Copy)]
+enum Release {
+    Drop,
+    Await,
+    /// Asks for a confirmation, and does not wait for it.
+    AskOnly,
+}
+
+impl Plan {
+    fn random(host: &Host, random: &mut Random) -> Plan {
+        let wait = match random.between(0, 9) {
+            0..=1 => Patience::Try,
+            2..=4 => Patience::For(random.between(0, 4000)),
+            _ => Patience::Forever,
+        };
+        let cancel = random.percent(25).then(|| random.between(0, 3000));
+        let release = match random.between(0, 3) {
+            0 => Release::AskOnly,
+            1 => Release::Drop,
+            _ => Release::Await,
+        };
+        Plan {
+            kind: random.between(0, KINDS.len() as u64 - 1) as usize,
+            wait,
+            cancel,
+            vanish: random.percent(50),
+            hold: match random.percent(4) {
+                true => 3 * SESSION_TIMEOUT / 2,
+                false => random.between(0, if host.quick { 300 } else { 1500 }),
+            },
+            attentive: random.percent(70),
+            release,
+        }
+    }
+
+    fn last(random: &mut Random) -> Plan {
+        Plan {
+            kind: random.between(0, KINDS.len() as u64 - 1) as usize,
+            wait: Patience::Forever,
+            cancel: None,
+            vanish: false,
+            hold: 20,
+            attentive: true,
+            release: Release::Await,
+        }
+    }
+}
+
+enum Heard {
+    Acquired(Arc<Guard>),
+    Over,
+    News,
+}
+
+/// Tells whether the lock was held, and its release confirmed where that was asked for.
+async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
+    let kind = &KINDS[plan.kind];
+    let (deadline, wait) = match plan.wait {
+        Patience::Try => (None, Wait::Try),
+        Patience::Forever => (None, Wait::Forever),
+        Patience::For(time) => {
+            let wait = Wait::Until(opened.started.clock.now() + Duration::from_millis(time));
+            (Some(host.now() + time), wait)
+        }
+    };
+    let key = host.world().witness.asked(host.index, deadline);
+    let cancel = Arc::new(Notify::new());
+    let tried = plan.wait == Patience::Try;
+    host.want(key, Wanted { path: kind.path, tried, deadline, cancel: cancel.clone() });
+    let (ticket, path) = (Ticket::new(), Arc::<str>::from(kind.path));
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let listener = Listener::new(ticket, path.clone(), hear(host.clone(), key, plan.kind, tell));
+    let options = ContenderOptions {
+        mode: kind.mode,
+        identifier: Vec::new(),
+        patterns: Arc::from([]),
+        ephemeral: true,
+        container: false,
+        acl: Vec::new(),
+    };
+    let lifeline = opened.lifeline.clone();
+    let request = AcquireRequest::new(ticket, Arc::new(options), wait, listener, lifeline);
+    let primitives = opened.started.primitives.clone();
+    drop(opened);
+    let _ = primitives.cast(PrimitivesMessage::Lock(path.clone(), LockMessage::Acquire(request)));
+
+    let patience = tokio::time::sleep(Duration::from_millis(plan.cancel.unwrap_or(Time::MAX / 4)));
+    tokio::pin!(patience);
+    let mut cancelled = false;
+    let guard = loop {
+        tokio::select! {
+            biased;
+            word = told.recv() => match word {
+                Some(Heard::Acquired(guard)) => break Some(guard),
+                Some(Heard::News) => {}
+                Some(Heard::Over) | None => break None,
+            },
+            () = cancel.notified(), if !cancelled => cancelled = true,
+            () = &mut patience, if !cancelled => cancelled = true,
+        }
+        if cancelled && !host.world().witness.is_answered(key) && host.cancel(key) {
+            let _ = primitives.cast(host.twin.cancel(&path, ticket));
+            if plan.vanish {
+                break None;
+            }
+        }
+    };
+    host.wanted.lock().unwrap().remove(&key);
+    drop(primitives);
+    match guard {
+        Some(guard) => hold(host, guard, &plan).await,
+        None => false,
+    }
+}
+
+async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
+    let held = tokio::time::sleep(Duration::from_millis(plan.hold));
+    match plan.attentive {
+        true => tokio::select! {
+            biased;
+            () = guard.lease().lost() => {}
+            () = held => {}
+        },
+        false => held.await,
+    }
+    let Ok(guard) = Arc::try_unwrap(guard) else { unreachable!("nobody else keeps a guard") };
+    match plan.release {
+        Release::Drop => {
+            drop(guard);
+            true
+        }
+        Release::Await | Release::AskOnly => {
+            let node = guard.lease().node().to_owned();
+            let Some(lease) = guard.take() else { return false };
+            let released = lease.release();
+            if let Release::AskOnly = plan.release {
+                let _ = tokio::time::timeout(Duration::from_millis(10), released).await;
+                return true;
+            }
+            let confirmed = released.await.is_ok();
+            if confirmed {
+                let now = host.now();
+                let mut world = host.world();
+                let there = world.ensemble.nodes.contains_key(&node);
+                world.witness.released(&node, there, now);
+            }
+            confirmed
+        }
+    }
+}
+
+/// Hears for one request, and knows when it is let go of.
+fn hear(
+    host: Arc<Host>,
+    key: u64,
+    kind: usize,
+    tell: mpsc::UnboundedSender<Heard>,
+) -> impl FnMut(LockEvent) + Send + 'static {
+    let ear = Ear { host, key };
+    move |event| {
+        let host = &ear.host;
+        if host.is_dead() {
+            return;
+        }
+        let now = host.now();
+        let (word, heard) = match event {
+            LockEvent::Queued { .. } => (Word::Queued, Heard::News),
+            LockEvent::Acquired { guard, .. } => {
+                let guard = Guard { lease: Some(guard), grant: Default::default(), host: host.clone() };
+                let guard = Arc::new(guard);
+                let grant = host.world().witness.granted(host.index, kind, &guard, now);
+                let _ = guard.grant.set(grant);
+                (Word::Acquired, Heard::Acquired(guard))
+            }
+            LockEvent::Suspended(_) => (Word::Suspended, Heard::News),
+            LockEvent::Resumed(_) => (Word::Resumed, Heard::News),
+            LockEvent::Lost(_) => (Word::Lost, Heard::Over),
+            LockEvent::Refused(_, Refused::TimedOut) => (Word::TimedOut, Heard::Over),
+            LockEvent::Refused(_, Refused::Failed(_)) => (Word::Failed, Heard::Over),
+            LockEvent::Refused(..) => (Word::Refused, Heard::Over),
+            _ => unreachable!("no other event is known"),
+        };
+        host.world().witness.heard(key, word, now);
+        if host.listener_panics() {
+            host.world().witness.panicked(key);
+            host.strike(Fault::ListenerPanics);
+            drop(heard);
+            panic!("injected: a listener");
+        }
+        // A caller that has gone drops what it is told, and so does this.
+        let _ = tell.send(heard);
+    }
+}
+
+struct Ear {
+    host: Arc<Host>,
+    key: u64,
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        if !self.host.is_dead() {
+            let now = self.host.now();
+            self.host.world().witness.dropped(self.key, now);
+        }
+    }
+}

@@ -1,0 +1,628 @@
+//! The seam, over the simulated ensemble: what a ZooKeeper client library does, as the product's own client does it.
+//!
+//! Requests that are made while there is no connection wait for the next one; those under way when it breaks end with
+//! an unknown outcome. Pings after 0.15 session timeouts of silence, a connection is dead after 0.4, and the library
+//! gives the session up after 1.4 without a connection.
+//!
+//! A new request of the seam is a few lines: a [`Request`] of the embedded server, and what its reply means.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt};
+use lockkeeper_actors::machine::protocol::{Failure, Inspection};
+use lockkeeper_actors::zookeeper::{
+    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, Unconnected, ZooKeeper,
+};
+use lockkeeper_embedded::wire::{
+    self, ConnectRequest, CreateKind, ErrorCode, EventKind, OpResult, Read, Reply, Request, SetWatches, Write,
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::coverage::Stage;
+use crate::ensemble::{Down, SESSION_TIMEOUT, Time, Up, Wire, children};
+use crate::process::Host;
+
+/// Makes sessions for one process.
+pub struct Dialer(pub Arc<Host>);
+
+impl Connect for Dialer {
+    fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>> {
+        let host = self.0.clone();
+        let (first, connected) = oneshot::channel();
+        let inner = Mutex::new(Inner::new(host.now(), first));
+        let link = Arc::new(Link { host: host.clone(), inner, missed: AtomicBool::new(false) });
+        host.links.lock().unwrap().push(link.clone());
+        link.dial(&mut link.inner.lock().unwrap());
+        // Whoever stops waiting lets go of the session.
+        let seam = Seam { link, last: Mutex::new(Last::Other) };
+        Box::pin(async move {
+            let states = match connected.await {
+                Ok(Ok(states)) => states,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(Unconnected::Unreachable("the client is gone".into())),
+            };
+            let states = stream::unfold(states, |mut states| async move {
+                states.changed().await.ok()?;
+                let state = *states.borrow_and_update();
+                Some((state, states))
+            });
+            Ok(Connected { client: Arc::new(seam), states: states.boxed() })
+        })
+    }
+
+    fn address(&self) -> &str {
+        "simulated"
+    }
+}
+
+/// One session, as its users see it. Dropping it closes the session.
+struct Seam {
+    link: Arc<Link>,
+    last: Mutex<Last>,
+}
+
+/// What was sent last: two requests that belong together are one stage.
+#[derive(Clone, PartialEq, Eq)]
+enum Last {
+    Create(String),
+    Sync(String),
+    Other,
+}
+
+impl Drop for Seam {
+    fn drop(&mut self) {
+        self.link.close();
+    }
+}
+
+impl ZooKeeper for Seam {
+    fn session(&self) -> i64 {
+        self.link.inner.lock().unwrap().session
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(SESSION_TIMEOUT)
+    }
+
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, _acl: &[Acl]) -> Answer<(i64, i64)> {
+        let directory = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
+        *self.last.lock().unwrap() = Last::Create(directory.to_owned());
+        let flags = if ephemeral { 3 } else { 2 };
+        let (length, write) = (prefix.len(), create(prefix, data, flags));
+        self.ask(Stage::Entering, write, move |reply| match reply {
+            Reply::PathStat(path, stat) => {
+                path[length..].parse().map(|sequence| (sequence, stat.czxid)).map_err(|_| unexpected(&path))
+            }
+            other => Err(unexpected(&other)),
+        })
+    }
+
+    fn make_directories(&self, path: &str, _container: bool, _acl: &[Acl]) -> Answer<()> {
+        let parts = path.match_indices('/').skip(1).map(|(end, _)| path[..end].to_owned());
+        let parts: Vec<String> = parts.chain([path.to_owned()]).collect();
+        let (link, first) = (self.link.clone(), parts.first().cloned().unwrap_or_default());
+        let mut answer = self.ask(Stage::MakingDirectory, create(&first, b"", 0), Ok);
+        Box::pin(async move {
+            for part in parts.into_iter().skip(1).map(Some).chain([None]) {
+                match answer.await {
+                    Ok(_) => {}
+                    Err(Failure::Refused(reason)) if reason == ErrorCode::NodeExists.to_string() => {}
+                    Err(failure) => return Err(failure),
+                }
+                let Some(part) = part else { break };
+                answer = link.ask(Stage::MakingDirectory, create(&part, b"", 0), Ok);
+            }
+            Ok(())
+        })
+    }
+
+    fn children(&self, path: &str) -> Answer<Vec<String>> {
+        let last = std::mem::replace(&mut *self.last.lock().unwrap(), Last::Other);
+        let stage = match last {
+            Last::Create(directory) if directory == path => Stage::Entering,
+            Last::Sync(directory) if directory == path => Stage::Looking,
+            Last::Create(_) | Last::Sync(_) | Last::Other => match self.link.host.is_tried(path) {
+                true => Stage::Peeking,
+                false => Stage::Listing,
+            },
+        };
+        self.ask(stage, children(path), |reply| match reply {
+            Reply::Children(names) => Ok(names.iter().map(|name| name.to_string()).collect()),
+            other => Err(unexpected(&other)),
+        })
+    }
+
+    fn sync(&self, path: &str) -> Answer<()> {
+        *self.last.lock().unwrap() = Last::Sync(path.to_owned());
+        self.ask(Stage::Looking, Request::Sync { path: path.to_owned() }, |_| Ok(()))
+    }
+
+    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)> {
+        let request = Request::Read { op: Read::GetData { path: path.to_owned() }, watch: false };
+        // Those of the session's actor, which looks for nodes that a heartbeat missed, are no contender's.
+        let stage = (!self.link.missed.load(Ordering::Relaxed)).then_some(Stage::Inspecting);
+        self.link.ask(stage, request, |reply| match reply {
+            Reply::Data(data, stat) => {
+                let inspection = Inspection { czxid: stat.czxid, owner: stat.ephemeral_owner };
+                Ok((data.map(|data| data.to_vec()).unwrap_or_default(), inspection))
+            }
+            other => Err(unexpected(&other)),
+        })
+    }
+
+    fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>> {
+        self.link.host.may_panic();
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Read { op: Read::GetData { path: path.to_owned() }, watch: true };
+        self.link.submit(Flight::new(request, Some(Stage::Waiting), Waiter::Watch(path.to_owned(), answer)));
+        Box::pin(answered.map(|answer| answer.unwrap_or(Err(Failure::SessionGone))))
+    }
+
+    fn delete(&self, path: &str) -> Answer<()> {
+        let request = Request::Write(Write::Delete { path: path.to_owned(), version: -1 });
+        self.ask(Stage::Leaving, request, |_| Ok(()))
+    }
+
+    fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
+        self.link.host.session_may_panic();
+        self.link.missed.store(false, Ordering::Relaxed);
+        let link = self.link.clone();
+        let anchor = std::iter::once("/zookeeper");
+        let checks = anchor.chain(paths.iter().map(String::as_str));
+        let checks = checks.map(|path| Write::Check { path: path.to_owned(), version: -1 }).collect();
+        let answer = self.link.ask(None, Request::Multi(checks), Ok);
+        Box::pin(async move {
+            let results = match answer.await {
+                Ok(Reply::Multi(results)) => results,
+                Ok(other) => return Err(CheckFailure::Failed(unexpected(&other))),
+                Err(failure) => return Err(CheckFailure::Failed(failure)),
+            };
+            let failed = results.iter().enumerate().find_map(|(index, result)| match result {
+                OpResult::Error(0) => None,
+                OpResult::Error(code) => Some((index, *code)),
+                _ => None,
+            });
+            match failed {
+                None => Ok(()),
+                Some((index, code)) if code == ErrorCode::NoNode as i32 && index > 0 => {
+                    link.missed.store(true, Ordering::Relaxed);
+                    Err(CheckFailure::Missing(index - 1))
+                }
+                Some((_, code)) => Err(CheckFailure::Failed(Failure::Refused(format!("error {code}")))),
+            }
+        })
+    }
+}
+
+impl Seam {
+    fn ask<T: Send + 'static>(
+        &self,
+        stage: Stage,
+        request: Request,
+        read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
+    ) -> Answer<T> {
+        self.link.host.may_panic();
+        self.link.ask(stage, request, read)
+    }
+}
+
+/// A client library's session.
+pub struct Link {
+    host: Arc<Host>,
+    inner: Mutex<Inner>,
+    /// The last heartbeat missed a node.
+    missed: AtomicBool,
+}
+
+struct Inner {
+    phase: Phase,
+    wire: Option<Wire>,
+    session: i64,
+    password: Vec<u8>,
+    last_zxid: i64,
+    next_xid: i32,
+    under_way: VecDeque<Flight>,
+    queued: VecDeque<Flight>,
+    watches: BTreeMap<String, Vec<(u64, oneshot::Sender<Fired>)>>,
+    next_watch: u64,
+    heard: Time,
+    sent: Time,
+    dialed: Time,
+    cut: Time,
+    states: watch::Sender<LinkState>,
+    first: Option<oneshot::Sender<Result<watch::Receiver<LinkState>, Unconnected>>>,
+    closing: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The first connection of a session that is not there yet.
+    Beginning,
+    Up,
+    Down,
+    Resuming,
+    Ended,
+}
+
+struct Flight {
+    xid: i32,
+    request: Request,
+    stage: Option<Stage>,
+    waiter: Waiter,
+}
+
+enum Waiter {
+    Reply(oneshot::Sender<Result<Reply, Failure>>),
+    Watch(String, oneshot::Sender<Result<BoxFuture<'static, Fired>, Failure>>),
+    Nobody,
+}
+
+/// What is told once the lock is free: those who hear may let go of things at once.
+type Told = Vec<Box<dyn FnOnce()>>;
+
+const PING: i32 = -2;
+const SET_WATCHES: i32 = -8;
+
+impl Link {
+    fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        stage: impl Into<Option<Stage>>,
+        request: Request,
+        read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
+    ) -> Answer<T> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Flight::new(request, stage.into(), Waiter::Reply(answer)));
+        Box::pin(answered.map(|answer| answer.unwrap_or(Err(Failure::SessionGone)).and_then(read)))
+    }
+
+    fn submit(&self, flight: Flight) {
+        let mut inner = self.inner.lock().unwrap();
+        match inner.phase {
+            Phase::Ended => {}
+            Phase::Up => self.transmit(&mut inner, flight),
+            Phase::Beginning | Phase::Down | Phase::Resuming => inner.queued.push_back(flight),
+        }
+    }
+
+    fn transmit(&self, inner: &mut Inner, mut flight: Flight) {
+        inner.next_xid += 1;
+        flight.xid = inner.next_xid;
+        let packet = Up::Request { xid: flight.xid, request: flight.request.clone() };
+        inner.under_way.push_back(flight);
+        self.send(inner, packet);
+    }
+
+    fn send(&self, inner: &mut Inner, packet: Up) {
+        let now = self.host.now();
+        inner.sent = now;
+        if let Some(wire) = inner.wire {
+            self.host.world().ensemble.send(wire, now, packet);
+        }
+    }
+
+    fn dial(&self, inner: &mut Inner) {
+        let now = self.host.now();
+        let wire = self.host.world().ensemble.open(self.host.index);
+        inner.wire = Some(wire);
+        inner.dialed = now;
+        let request = ConnectRequest {
+            last_zxid_seen: inner.last_zxid,
+            timeout_ms: SESSION_TIMEOUT as i32,
+            session: inner.session,
+            password: inner.password.clone(),
+            read_only: Some(false),
+        };
+        self.send(inner, Up::Connect(request));
+    }
+
+    fn hang_up(&self, inner: &mut Inner) {
+        if let Some(wire) = inner.wire.take() {
+            self.host.world().ensemble.hang_up(wire, self.host.now());
+        }
+    }
+
+    pub fn wire(&self) -> Option<Wire> {
+        self.inner.lock().unwrap().wire
+    }
+
+    /// Connected, with a session.
+    pub fn up(&self) -> Option<(Wire, i64)> {
+        let inner = self.inner.lock().unwrap();
+        inner.wire.filter(|_| inner.phase == Phase::Up && !inner.closing).map(|wire| (wire, inner.session))
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.inner.lock().unwrap().phase == Phase::Ended
+    }
+
+    pub fn watches(&self) -> usize {
+        self.inner.lock().unwrap().watches.len()
+    }
+
+    pub fn stages(&self) -> Vec<Stage> {
+        let inner = self.inner.lock().unwrap();
+        let flights = inner.under_way.iter().chain(&inner.queued).filter_map(|flight| flight.stage);
+        flights.chain((!inner.watches.is_empty()).then_some(Stage::Waiting)).collect()
+    }
+
+    pub fn deliver(self: &Arc<Self>, packet: Down) {
+        let (now, mut told) = (self.host.now(), Vec::new());
+        let mut inner = self.inner.lock().unwrap();
+        if inner.phase != Phase::Ended {
+            inner.heard = now;
+            match packet {
+                Down::Connected(reply) if reply.session == 0 => self.end(&mut inner, &mut told),
+                Down::Connected(reply) => {
+                    (inner.session, inner.password) = (reply.session, reply.password.to_vec());
+                    self.connected(&mut inner, &mut told);
+                }
+                Down::Reply { xid, zxid, result } => {
+                    inner.last_zxid = inner.last_zxid.max(zxid);
+                    if xid != PING && xid != SET_WATCHES {
+                        let flight = inner.under_way.pop_front();
+                        let flight = flight.filter(|flight| flight.xid == xid);
+                        self.answer(&mut inner, flight.expect("answers come in order"), result, &mut told);
+                    }
+                }
+                Down::Event { zxid, kind, path } => {
+                    inner.last_zxid = inner.last_zxid.max(zxid);
+                    let fired = match kind {
+                        EventKind::Deleted => Fired::Gone,
+                        EventKind::Created | EventKind::DataChanged | EventKind::ChildrenChanged => {
+                            Fired::Changed
+                        }
+                    };
+                    for (_, watcher) in inner.watches.remove(&path).into_iter().flatten() {
+                        told.push(Box::new(move || {
+                            let _ = watcher.send(fired);
+                        }));
+                    }
+                }
+                Down::Closed if inner.closing => self.end(&mut inner, &mut told),
+                Down::Closed => self.disconnected(&mut inner, &mut told),
+            }
+        }
+        drop(inner);
+        told.into_iter().for_each(|tell| tell());
+    }
+
+    /// Timers, at every step of the simulation.
+    pub fn tick(self: &Arc<Self>) {
+        let (now, mut told) = (self.host.now(), Vec::new());
+        let mut inner = self.inner.lock().unwrap();
+        let given_up = now >= inner.cut + SESSION_TIMEOUT * 14 / 10;
+        match inner.phase {
+            Phase::Up if now >= inner.heard + SESSION_TIMEOUT * 4 / 10 => {
+                self.disconnected(&mut inner, &mut told)
+            }
+            Phase::Up if now >= inner.sent + SESSION_TIMEOUT * 15 / 100 => {
+                self.send(&mut inner, Up::Request { xid: PING, request: Request::Ping });
+            }
+            Phase::Down | Phase::Resuming if given_up => self.end(&mut inner, &mut told),
+            Phase::Down if now >= inner.dialed + RETRY => {
+                inner.phase = Phase::Resuming;
+                self.dial(&mut inner);
+            }
+            Phase::Resuming | Phase::Beginning if now >= inner.dialed + SESSION_TIMEOUT / 3 => {
+                self.disconnected(&mut inner, &mut told)
+            }
+            Phase::Beginning | Phase::Up | Phase::Down | Phase::Resuming | Phase::Ended => {}
+        }
+        drop(inner);
+        told.into_iter().for_each(|tell| tell());
+    }
+
+    fn connected(&self, inner: &mut Inner, told: &mut Told) {
+        inner.phase = Phase::Up;
+        match inner.first.take() {
+            Some(first) => {
+                let states = inner.states.subscribe();
+                told.push(Box::new(move || {
+                    let _ = first.send(Ok(states));
+                }));
+            }
+            None => {
+                let _ = inner.states.send(LinkState::Up);
+            }
+        }
+        if !inner.watches.is_empty() {
+            let data = inner.watches.keys().cloned().collect();
+            let watches = SetWatches { relative_zxid: inner.last_zxid, data, ..SetWatches::default() };
+            self.send(inner, Up::Request { xid: SET_WATCHES, request: Request::SetWatches(watches) });
+        }
+        while let Some(flight) = inner.queued.pop_front() {
+            self.transmit(inner, flight);
+        }
+    }
+
+    fn disconnected(&self, inner: &mut Inner, told: &mut Told) {
+        let now = self.host.now();
+        self.hang_up(inner);
+        // The first try after a moment, the next ones after pauses.
+        inner.dialed = now;
+        match inner.phase {
+            Phase::Beginning => {
+                if let Some(first) = inner.first.take() {
+                    told.push(Box::new(move || {
+                        drop(first.send(Err(Unconnected::Unreachable("nobody answered".into()))))
+                    }));
+                }
+                return self.end(inner, told);
+            }
+            Phase::Up => {
+                inner.cut = now;
+                let _ = inner.states.send(LinkState::Down);
+            }
+            Phase::Down | Phase::Resuming | Phase::Ended => {}
+        }
+        if inner.closing {
+            return self.end(inner, told);
+        }
+        inner.phase = Phase::Down;
+        for flight in std::mem::take(&mut inner.under_way) {
+            flight.fail(Failure::Unknown("the connection was lost".into()), told);
+        }
+    }
+
+    fn end(&self, inner: &mut Inner, told: &mut Told) {
+        self.hang_up(inner);
+        inner.phase = Phase::Ended;
+        let flights =
+            std::mem::take(&mut inner.under_way).into_iter().chain(std::mem::take(&mut inner.queued));
+        flights.for_each(|flight| flight.fail(Failure::SessionGone, told));
+        for (_, watcher) in std::mem::take(&mut inner.watches).into_values().flatten() {
+            told.push(Box::new(move || {
+                let _ = watcher.send(Fired::Ended);
+            }));
+        }
+        let _ = inner.states.send(LinkState::Ended);
+    }
+
+    /// Nobody uses the session any more.
+    fn close(&self) {
+        if self.host.is_dead() {
+            return;
+        }
+        let mut told = Vec::new();
+        let mut inner = self.inner.lock().unwrap();
+        inner.closing = true;
+        match inner.phase {
+            Phase::Up => self.transmit(&mut inner, Flight::new(Request::CloseSession, None, Waiter::Nobody)),
+            Phase::Beginning | Phase::Down | Phase::Resuming => self.end(&mut inner, &mut told),
+            Phase::Ended => {}
+        }
+        drop(inner);
+        told.into_iter().for_each(|tell| tell());
+    }
+
+    fn answer(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        flight: Flight,
+        result: Result<Reply, ErrorCode>,
+        told: &mut Told,
+    ) {
+        let result = result.map_err(failure);
+        match (flight.waiter, result) {
+            (Waiter::Reply(waiter), result) => told.push(Box::new(move || {
+                let _ = waiter.send(result);
+            })),
+            (Waiter::Watch(path, waiter), Ok(_)) => {
+                let (fire, fired) = oneshot::channel();
+                inner.next_watch += 1;
+                let watch = TakenBack { link: self.clone(), path: path.clone(), id: inner.next_watch };
+                inner.watches.entry(path).or_default().push((inner.next_watch, fire));
+                let fired: BoxFuture<'static, Fired> = Box::pin(async move {
+                    let _watch = watch;
+                    fired.await.unwrap_or(Fired::Ended)
+                });
+                told.push(Box::new(move || {
+                    let _ = waiter.send(Ok(fired));
+                }));
+            }
+            (Waiter::Watch(_, waiter), Err(failure)) => told.push(Box::new(move || {
+                let _ = waiter.send(Err(failure));
+            })),
+            (Waiter::Nobody, _) => {}
+        }
+    }
+}
+
+/// Between tries to connect.
+const RETRY: Time = 200;
+
+impl Inner {
+    fn new(now: Time, first: oneshot::Sender<Result<watch::Receiver<LinkState>, Unconnected>>) -> Inner {
+        Inner {
+            phase: Phase::Beginning,
+            wire: None,
+            session: 0,
+            password: vec![0; 16],
+            last_zxid: 0,
+            next_xid: 0,
+            under_way: VecDeque::new(),
+            queued: VecDeque::new(),
+            watches: BTreeMap::new(),
+            next_watch: 0,
+            heard: now,
+            sent: now,
+            dialed: now,
+            cut: now,
+            states: watch::Sender::new(LinkState::Up),
+            first: Some(first),
+            closing: false,
+        }
+    }
+}
+
+impl Flight {
+    fn new(request: Request, stage: Option<Stage>, waiter: Waiter) -> Flight {
+        Flight { xid: 0, request, stage, waiter }
+    }
+
+    fn fail(self, failure: Failure, told: &mut Told) {
+        match self.waiter {
+            Waiter::Reply(waiter) => told.push(Box::new(move || {
+                let _ = waiter.send(Err(failure));
+            })),
+            Waiter::Watch(_, waiter) => told.push(Box::new(move || {
+                let _ = waiter.send(Err(failure));
+            })),
+            Waiter::Nobody => {}
+        }
+    }
+}
+
+/// Takes a watch back when it is dropped.
+struct TakenBack {
+    link: Arc<Link>,
+    path: String,
+    id: u64,
+}
+
+impl Drop for TakenBack {
+    fn drop(&mut self) {
+        if self.link.host.is_dead() {
+            return;
+        }
+        let mut inner = self.link.inner.lock().unwrap();
+        let Some(watchers) = inner.watches.get_mut(&self.path) else { return };
+        let before = watchers.len();
+        watchers.retain(|(id, _)| *id != self.id);
+        if before > 0 && watchers.is_empty() {
+            inner.watches.remove(&self.path);
+            if inner.phase == Phase::Up {
+                let request = Request::RemoveWatches { path: self.path.clone(), kind: 2 };
+                self.link.transmit(&mut inner, Flight::new(request, None, Waiter::Nobody));
+            }
+        }
+    }
+}
+
+fn create(path: &str, data: &[u8], flags: i32) -> Request {
+    let anyone = wire::Id { scheme: "world".into(), id: "anyone".into() };
+    Request::Write(Write::Create {
+        kind: CreateKind::WithStat,
+        path: path.to_owned(),
+        data: Some(data.into()),
+        acl: vec![wire::Acl { perms: 31, id: anyone }],
+        flags,
+    })
+}
+
+fn failure(error: ErrorCode) -> Failure {
+    match error {
+        ErrorCode::NoNode => Failure::NoNode,
+        ErrorCode::NoAuth => Failure::NoAuth,
+        other => Failure::Refused(other.to_string()),
+    }
+}
+
+fn unexpected(answer: &impl std::fmt::Debug) -> Failure {
+    Failure::Unknown(format!("an answer to something else: {answer:?}"))
+}

@@ -1,0 +1,710 @@
+//! A simulated ensemble and the network in front of it, in virtual time.
+//!
+//! Every replica is the embedded server's core, fed with one log: what the leader has ordered, each replica applies
+//! when it learns of it, so a follower that lags answers reads from an older state, its clients' writes wait for it,
+//! and its watches fire when it gets there. Time stands still inside the cores; sessions are the leader's business, as
+//! in ZooKeeper: a follower's clients are touched by the answers to the leader's pings, every half tick, so a
+//! follower that is cut off from the leader serves sessions which the leader lets expire.
+//!
+//! Every link is first-in-first-out, and takes at least [`LATENCY`] between a client and its server.
+
+mod broken;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use lockkeeper_embedded::SessionId;
+use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Moment, Output, Server};
+use lockkeeper_embedded::wire::{
+    ConnectReply, ConnectRequest, ErrorCode, EventKind, OpResult, Read, Reply, Request, Write,
+};
+
+use crate::random::Random;
+
+/// Virtual milliseconds.
+pub type Time = u64;
+
+/// The least time from a client to its server or back: as far as every process can run by itself.
+pub const LATENCY: Time = 50;
+pub const SESSION_TIMEOUT: Time = 6000;
+pub const TICK: Time = 600;
+
+/// A connection, from both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wire(u64);
+
+#[derive(Clone, Debug)]
+pub enum Up {
+    Connect(ConnectRequest),
+    Request { xid: i32, request: Request },
+}
+
+#[derive(Clone, Debug)]
+pub enum Down {
+    Connected(ConnectReply),
+    Reply { xid: i32, zxid: i64, result: Result<Reply, ErrorCode> },
+    Event { zxid: i64, kind: EventKind, path: String },
+    Closed,
+}
+
+/// What the leader knows of a contender's node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub owner: i64,
+    pub sequence: i64,
+}
+
+/// A contender's node that is there no more.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone {
+    pub at: Time,
+    /// An operator did it, behind its owner's back.
+    pub tampered: bool,
+}
+
+pub struct Ensemble {
+    now: Time,
+    sequence: u64,
+    random: Random,
+    happenings: BTreeMap<(Time, u64), Happening>,
+    /// Packets on their way to each process.
+    deliveries: Vec<BTreeMap<(Time, u64), (Wire, Down)>>,
+    wires: BTreeMap<Wire, Connection>,
+    /// How much longer answers take to each process.
+    slow: Vec<Time>,
+    replicas: Vec<Replica>,
+    log: Vec<Entry>,
+    /// When each session ends, at the leader.
+    sessions: BTreeMap<i64, Tracked>,
+    passwords: BTreeMap<i64, [u8; 16]>,
+    operator: i64,
+    /// Nobody can connect before.
+    down_until: Time,
+    /// Contenders' nodes, as the leader has them.
+    pub nodes: BTreeMap<String, Node>,
+    pub gone: BTreeMap<String, Gone>,
+    /// One line for everything that the leader ordered; only when somebody wants to read it.
+    pub history: Option<Vec<String>>,
+}
+
+struct Connection {
+    process: usize,
+    replica: usize,
+    core: ConnectionId,
+    session: Option<i64>,
+    /// Arrived, and not answered yet.
+    waiting: VecDeque<(i32, Request)>,
+    up: Lane,
+    down: Lane,
+    /// The server still has it.
+    open: bool,
+    /// The client has let go of it.
+    deaf: bool,
+    /// Packets vanish both ways, and nobody is told.
+    mute: bool,
+}
+
+/// One direction of a link.
+#[derive(Clone, Copy, Default)]
+struct Lane {
+    last: Time,
+    stalled: Time,
+    extra: Time,
+}
+
+impl Lane {
+    fn arrival(&mut self, at: Time) -> Time {
+        self.last = self.last.max(at + self.extra).max(self.stalled);
+        self.last
+    }
+
+    /// What was held up keeps its place before what comes behind it.
+    fn passed(&mut self, held: bool, until: Time) {
+        if held {
+            self.last = self.last.max(until);
+        }
+    }
+}
+
+struct Replica {
+    core: Server,
+    applied: usize,
+    from_leader: Lane,
+    to_leader: Lane,
+    next_connection: u64,
+    /// Every session has a connection in every core; that of a client which is elsewhere is nobody's.
+    bound: BTreeMap<i64, ConnectionId>,
+    real: BTreeMap<ConnectionId, Wire>,
+    touched: BTreeSet<i64>,
+}
+
+struct Tracked {
+    timeout: Time,
+    ends: Time,
+    /// The connection whose writes count.
+    owner: Option<Wire>,
+}
+
+#[derive(Clone)]
+enum Entry {
+    Begin { wire: Option<Wire>, timeout: Time },
+    Request { session: i64, wire: Option<Wire>, xid: i32, request: Request },
+    Sync { wire: Wire, xid: i32, path: String },
+    Expire { session: i64, tampered: bool },
+}
+
+enum Happening {
+    Arrive(Wire, Up),
+    HungUp(Wire),
+    AtLeader(Wire, Up),
+    /// The leader's word whether a session that is to be resumed is alive.
+    Validated {
+        wire: Wire,
+        request: ConnectRequest,
+        alive: bool,
+    },
+    Learn {
+        replica: usize,
+        upto: usize,
+    },
+    LeaderPings,
+    PingArrives(usize),
+    Touched(BTreeSet<i64>),
+    Expiry,
+}
+
+impl Ensemble {
+    pub fn new(mut random: Random, replicas: usize, processes: usize) -> Ensemble {
+        let config = Config {
+            tick: ms(TICK),
+            min_session_timeout: ms(2 * TICK),
+            max_session_timeout: ms(20 * TICK),
+            container_check: ms(60_000),
+            handshake_timeout: ms(60_000),
+            wall_clock: ms(1_700_000_000_000),
+            secret: random.next(),
+        };
+        let replica = || Replica {
+            core: Server::new(config.clone()),
+            applied: 0,
+            from_leader: Lane::default(),
+            to_leader: Lane::default(),
+            next_connection: 0,
+            bound: BTreeMap::new(),
+            real: BTreeMap::new(),
+            touched: BTreeSet::new(),
+        };
+        let mut ensemble = Ensemble {
+            now: 0,
+            sequence: 0,
+            random,
+            happenings: BTreeMap::new(),
+            deliveries: (0..processes).map(|_| BTreeMap::new()).collect(),
+            wires: BTreeMap::new(),
+            slow: vec![0; processes],
+            replicas: (0..replicas).map(|_| replica()).collect(),
+            log: Vec::new(),
+            sessions: BTreeMap::new(),
+            passwords: BTreeMap::new(),
+            operator: 0,
+            down_until: 0,
+            nodes: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            history: None,
+        };
+        ensemble.order(Entry::Begin { wire: None, timeout: SESSION_TIMEOUT });
+        ensemble.operator = ensemble.sessions.keys().next().copied().unwrap_or_default();
+        ensemble.sessions.clear();
+        ensemble.at(TICK / 2, Happening::LeaderPings);
+        ensemble.at(TICK, Happening::Expiry);
+        ensemble
+    }
+
+    // ---- for clients ----
+
+    pub fn open(&mut self, process: usize) -> Wire {
+        let replica = self.random.between(0, self.replicas.len() as u64 - 1) as usize;
+        self.sequence += 1;
+        let (wire, core) = (Wire(self.sequence), self.replicas[replica].connection());
+        let connection = Connection {
+            process,
+            replica,
+            core,
+            session: None,
+            waiting: VecDeque::new(),
+            up: Lane::default(),
+            down: Lane { extra: self.slow[process], ..Lane::default() },
+            open: true,
+            deaf: false,
+            mute: false,
+        };
+        self.wires.insert(wire, connection);
+        wire
+    }
+
+    pub fn send(&mut self, wire: Wire, now: Time, packet: Up) {
+        let latency = self.latency();
+        let Some(connection) = self.wires.get_mut(&wire).filter(|c| !c.mute && !c.deaf) else { return };
+        let arrival = connection.up.arrival(now + latency);
+        self.at(arrival, Happening::Arrive(wire, packet));
+    }
+
+    /// The client closes its side; the server hears of it in its turn.
+    pub fn hang_up(&mut self, wire: Wire, now: Time) {
+        let latency = self.latency();
+        let Some(connection) = self.wires.get_mut(&wire) else { return };
+        connection.deaf = true;
+        if !connection.mute {
+            let arrival = connection.up.arrival(now + latency);
+            self.at(arrival, Happening::HungUp(wire));
+        }
+    }
+
+    pub fn next_delivery(&self, process: usize) -> Option<Time> {
+        self.deliveries[process].keys().next().map(|(at, _)| *at)
+    }
+
+    pub fn take_delivery(&mut self, process: usize, upto: Time) -> Option<(Wire, Down)> {
+        self.deliveries[process]
+            .first_entry()
+            .filter(|first| first.key().0 <= upto)
+            .map(|first| first.remove())
+    }
+
+    // ---- time ----
+
+    /// Everything that happens before `until`.
+    pub fn run(&mut self, until: Time) {
+        while let Some(first) = self.happenings.first_entry().filter(|first| first.key().0 < until) {
+            let ((at, _), happening) = first.remove_entry();
+            self.now = self.now.max(at);
+            self.happen(happening);
+        }
+        self.now = until;
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrive(wire, packet) => self.arrive(wire, packet),
+            Happening::HungUp(wire) => self.close(wire),
+            Happening::AtLeader(wire, packet) => self.at_leader(wire, packet),
+            Happening::Validated { wire, request, alive } => self.validated(wire, request, alive),
+            Happening::Learn { replica, upto } => self.learn(replica, upto),
+            Happening::LeaderPings => {
+                for follower in 1..self.replicas.len() {
+                    let arrival = self.replicas[follower].from_leader.arrival(self.now + 1);
+                    self.at(arrival, Happening::PingArrives(follower));
+                }
+                self.at(self.now + TICK / 2, Happening::LeaderPings);
+            }
+            Happening::PingArrives(follower) => {
+                let replica = &mut self.replicas[follower];
+                let touched = std::mem::take(&mut replica.touched);
+                let arrival = replica.to_leader.arrival(self.now + 1);
+                self.at(arrival, Happening::Touched(touched));
+            }
+            Happening::Touched(sessions) => sessions.into_iter().for_each(|session| self.touch(session)),
+            Happening::Expiry => {
+                let over =
+                    |(session, tracked): (&i64, &Tracked)| (tracked.ends <= self.now).then_some(*session);
+                let over: Vec<i64> = self.sessions.iter().filter_map(over).collect();
+                for session in over {
+                    self.order(Entry::Expire { session, tampered: false });
+                }
+                self.at(self.now + TICK, Happening::Expiry);
+            }
+        }
+    }
+
+    fn arrive(&mut self, wire: Wire, packet: Up) {
+        let down = self.now < self.down_until;
+        let Some(connection) = self.wires.get_mut(&wire).filter(|connection| connection.open) else { return };
+        let replica = &mut self.replicas[connection.replica];
+        match &packet {
+            Up::Connect(request) => {
+                if down || request.last_zxid_seen > replica.core.last_zxid() {
+                    connection.open = false;
+                    return self.down(wire, Down::Closed);
+                }
+                let moved = |other: &Connection| other.open && other.session == Some(request.session);
+                let earlier: Vec<Wire> = self
+                    .wires
+                    .iter()
+                    .filter(|(_, other)| request.session != 0 && moved(other))
+                    .map(|(wire, _)| *wire)
+                    .collect();
+                earlier.into_iter().for_each(|wire| self.close(wire));
+                self.forward(wire, packet);
+            }
+            Up::Request { xid, request } => {
+                let Some(session) = connection.session else { return };
+                connection.waiting.push_back((*xid, request.clone()));
+                replica.touched.insert(session);
+                if connection.replica == 0 {
+                    self.touch(session);
+                }
+                match goes_to_leader(request) {
+                    true => self.forward(wire, packet),
+                    false => self.serve(wire),
+                }
+            }
+        }
+    }
+
+    /// Answers reads, up to the first request that waits for the leader.
+    fn serve(&mut self, wire: Wire) {
+        while let Some(connection) = self.wires.get(&wire).filter(|connection| connection.open) {
+            let Some((xid, request)) = connection.waiting.front().filter(|(_, r)| !goes_to_leader(r)) else {
+                return;
+            };
+            let input = Input::Request { connection: connection.core, xid: *xid, request: request.clone() };
+            let (replica, core) = (connection.replica, connection.core);
+            let outputs = self.replicas[replica].handle(input);
+            assert!(!outputs.is_empty(), "{core:?} of {wire:?} is there and answers");
+            self.put_out(replica, outputs, Some(wire));
+        }
+    }
+
+    fn forward(&mut self, wire: Wire, packet: Up) {
+        let replica = self.wires[&wire].replica;
+        match replica {
+            0 => self.at_leader(wire, packet),
+            _ => {
+                let arrival = self.replicas[replica].to_leader.arrival(self.now + 1);
+                self.at(arrival, Happening::AtLeader(wire, packet));
+            }
+        }
+    }
+
+    fn at_leader(&mut self, wire: Wire, packet: Up) {
+        match packet {
+            Up::Connect(request) if request.session == 0 => {
+                let timeout = (request.timeout_ms.max(0) as u64).clamp(2 * TICK, 20 * TICK);
+                self.order(Entry::Begin { wire: Some(wire), timeout });
+            }
+            Up::Connect(request) => {
+                self.touch(request.session);
+                if let Some(tracked) = self.sessions.get_mut(&request.session) {
+                    tracked.owner = Some(wire);
+                }
+                let alive = self.sessions.contains_key(&request.session);
+                // By the same link as what the leader orders; but that may be here, and not be applied.
+                let arrival = self.replicas[self.wires[&wire].replica].from_leader.stalled.max(self.now + 1);
+                self.at(arrival, Happening::Validated { wire, request, alive });
+            }
+            Up::Request { xid, request } => {
+                let session = self.wires[&wire].session.unwrap_or_default();
+                let tracked = self.sessions.get(&session);
+                if tracked.is_none_or(|tracked| tracked.owner != Some(wire)) {
+                    let open = self.wires[&wire].open;
+                    self.close(wire);
+                    return if open {
+                        self.down(wire, Down::Closed)
+                    };
+                }
+                match request {
+                    Request::Sync { path } => self.order(Entry::Sync { wire, xid, path }),
+                    request => self.order(Entry::Request { session, wire: Some(wire), xid, request }),
+                }
+            }
+        }
+    }
+
+    fn validated(&mut self, wire: Wire, request: ConnectRequest, alive: bool) {
+        let Some(connection) = self.wires.get_mut(&wire).filter(|connection| connection.open) else { return };
+        let (at, core, session) = (connection.replica, connection.core, request.session);
+        let known = self.replicas[at].core.has_session(SessionId(session));
+        if alive && known {
+            connection.session = Some(session);
+            let replica = &mut self.replicas[at];
+            replica.real.insert(core, wire);
+            let outputs = replica.connect(core, request);
+            replica.bound.insert(session, core);
+            return self.put_out(at, outputs, None);
+        }
+        connection.open = false;
+        if !alive {
+            let refusal =
+                ConnectReply { timeout_ms: 0, session: 0, password: [0; 16], tells_read_only: true };
+            self.down(wire, Down::Connected(refusal));
+        }
+        self.down(wire, Down::Closed);
+    }
+
+    fn order(&mut self, entry: Entry) {
+        if let Some(history) = &mut self.history {
+            history.push(format!("{:>7} leader: {}", self.now, entry.describe()));
+        }
+        self.log.push(entry);
+        let upto = self.log.len();
+        self.learn(0, upto);
+        for follower in 1..self.replicas.len() {
+            let arrival = self.replicas[follower].from_leader.arrival(self.now + 1);
+            self.at(arrival, Happening::Learn { replica: follower, upto });
+        }
+    }
+
+    fn learn(&mut self, replica: usize, upto: usize) {
+        while self.replicas[replica].applied < upto {
+            let entry = self.log[self.replicas[replica].applied].clone();
+            self.replicas[replica].applied += 1;
+            self.apply(replica, entry);
+        }
+    }
+
+    fn apply(&mut self, at: usize, entry: Entry) {
+        let here = |wire: &Wire| self.wires.get(wire).filter(|c| c.replica == at && c.open).map(|c| c.core);
+        match entry {
+            Entry::Begin { wire, timeout } => {
+                let client = wire.and_then(|wire| Some((wire, here(&wire)?)));
+                let core = client.map_or_else(|| self.replicas[at].connection(), |(_, core)| core);
+                let timeout_ms = timeout as i32;
+                let request = ConnectRequest { timeout_ms, ..no_session() };
+                let outputs = self.replicas[at].connect(core, request);
+                let Some((session, password)) = session_of(&outputs) else { return };
+                self.replicas[at].bound.insert(session, core);
+                if at == 0 {
+                    let ends = self.end(timeout);
+                    self.sessions.insert(session, Tracked { timeout, ends, owner: wire });
+                    self.passwords.insert(session, password);
+                }
+                if let Some((wire, core)) = client {
+                    self.replicas[at].real.insert(core, wire);
+                }
+                if let Some(connection) = wire.and_then(|wire| self.wires.get_mut(&wire)) {
+                    connection.session = Some(session);
+                }
+                self.put_out(at, outputs, None);
+            }
+            Entry::Request { session, wire, xid, request } => {
+                let Some(connection) = self.replicas[at].bound.get(&session).copied() else { return };
+                let outputs =
+                    self.replicas[at].handle(Input::Request { connection, xid, request: request.clone() });
+                if at == 0 {
+                    let answer = outputs.iter().find_map(|output| match output {
+                        Output::Reply { connection: c, result, .. } if *c == connection => {
+                            Some(result.clone())
+                        }
+                        _ => None,
+                    });
+                    self.note(session, request, answer);
+                }
+                self.put_out(at, outputs, wire);
+            }
+            Entry::Sync { wire, xid, path } => {
+                let Some(connection) = here(&wire) else { return };
+                let request = Request::Sync { path };
+                let outputs = self.replicas[at].handle(Input::Request { connection, xid, request });
+                self.put_out(at, outputs, Some(wire));
+            }
+            Entry::Expire { session, tampered } => {
+                let outputs = self.replicas[at].handle(Input::Expire { session: SessionId(session) });
+                if at == 0 {
+                    self.sessions.remove(&session);
+                    self.session_gone(session, tampered);
+                }
+                self.put_out(at, outputs, None);
+            }
+        }
+    }
+
+    /// An answer is for the connection that asked, and not for one that came after it.
+    fn put_out(&mut self, at: usize, outputs: Vec<Output>, asked: Option<Wire>) {
+        let mut answered = Vec::new();
+        for output in outputs {
+            let replica = &mut self.replicas[at];
+            match output {
+                Output::Connected { connection, reply } => {
+                    if let Some(wire) = replica.real.get(&connection).copied() {
+                        self.down(wire, Down::Connected(reply));
+                    }
+                }
+                Output::Reply { connection, xid, zxid, result } => {
+                    let wire = replica.real.get(&connection).copied();
+                    let Some(wire) = wire.filter(|wire| asked == Some(*wire)) else { continue };
+                    let waiting = self.wires.get_mut(&wire).and_then(|c| c.waiting.pop_front());
+                    assert_eq!(waiting.map(|(xid, _)| xid), Some(xid), "answers come in the requests' order");
+                    self.down(wire, Down::Reply { xid, zxid, result });
+                    answered.push(wire);
+                }
+                Output::Event { connection, zxid, kind, path } => {
+                    if let Some(wire) = replica.real.get(&connection).copied() {
+                        self.down(wire, Down::Event { zxid, kind, path });
+                    }
+                }
+                Output::Close { connection, .. } => {
+                    replica.bound.retain(|_, bound| *bound != connection);
+                    let Some(wire) = replica.real.remove(&connection) else { continue };
+                    if let Some(connection) = self.wires.get_mut(&wire) {
+                        connection.open = false;
+                    }
+                    self.down(wire, Down::Closed);
+                }
+                Output::Text { .. } => {}
+            }
+        }
+        // What stood behind a write can be read now.
+        answered.into_iter().for_each(|wire| self.serve(wire));
+    }
+
+    fn down(&mut self, wire: Wire, packet: Down) {
+        let latency = self.latency();
+        let Some(connection) = self.wires.get_mut(&wire).filter(|c| !c.mute && !c.deaf) else { return };
+        let arrival = connection.down.arrival(self.now + latency);
+        let process = connection.process;
+        self.sequence += 1;
+        self.deliveries[process].insert((arrival, self.sequence), (wire, packet));
+    }
+
+    /// The server's side of a connection ends; the session goes on.
+    fn close(&mut self, wire: Wire) {
+        let Some(connection) = self.wires.get_mut(&wire) else { return };
+        if !std::mem::replace(&mut connection.open, false) {
+            return;
+        }
+        connection.waiting.clear();
+        let (at, core, session) = (connection.replica, connection.core, connection.session);
+        let replica = &mut self.replicas[at];
+        replica.real.remove(&core);
+        replica.handle(Input::Closed { connection: core });
+        let Some(session) = session.filter(|session| replica.bound.get(session) == Some(&core)) else {
+            return;
+        };
+        replica.bound.remove(&session);
+        let nobody = replica.connection();
+        let password = self.passwords.get(&session).map(|password| password.to_vec()).unwrap_or_default();
+        let request = ConnectRequest { session, password, ..no_session() };
+        if session_of(&replica.connect(nobody, request)).is_some() {
+            replica.bound.insert(session, nobody);
+        }
+    }
+
+    // ---- sessions and nodes, as the leader knows them ----
+
+    fn touch(&mut self, session: i64) {
+        let Some(timeout) = self.sessions.get(&session).map(|tracked| tracked.timeout) else { return };
+        let ends = self.end(timeout);
+        if let Some(tracked) = self.sessions.get_mut(&session) {
+            tracked.ends = ends;
+        }
+    }
+
+    /// Rounded up to a tick, as the server buckets the ends of its sessions.
+    fn end(&self, timeout: Time) -> Time {
+        ((self.now + timeout) / TICK + 1) * TICK
+    }
+
+    fn note(&mut self, session: i64, request: Request, answer: Option<Result<Reply, ErrorCode>>) {
+        let writes = match request {
+            Request::Write(write) => vec![write],
+            Request::Multi(writes) => writes,
+            Request::CloseSession => {
+                self.sessions.remove(&session);
+                return self.session_gone(session, false);
+            }
+            _ => return,
+        };
+        let Some(Ok(reply)) = answer else { return };
+        let results = match reply {
+            Reply::Multi(results) => results,
+            Reply::PathStat(path, stat) => vec![OpResult::CreateStat(path, stat)],
+            _ => vec![OpResult::Delete],
+        };
+        for (write, result) in writes.into_iter().zip(results) {
+            match (write, result) {
+                (Write::Create { path: prefix, flags: 2 | 3, .. }, OpResult::CreateStat(path, stat)) => {
+                    let sequence = path[prefix.len()..].parse().unwrap_or_default();
+                    let node = Node { owner: stat.ephemeral_owner, sequence };
+                    self.nodes.insert(path, node);
+                }
+                (Write::Delete { path, .. }, OpResult::Delete) if self.nodes.remove(&path).is_some() => {
+                    let gone = Gone { at: self.now, tampered: session == self.operator };
+                    self.gone.insert(path, gone);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn session_gone(&mut self, session: i64, tampered: bool) {
+        let at = self.now;
+        let gone = |(path, node): (&String, &Node)| (node.owner == session).then(|| path.clone());
+        for path in self.nodes.iter().filter_map(gone).collect::<Vec<_>>() {
+            self.nodes.remove(&path);
+            self.gone.insert(path, Gone { at, tampered });
+        }
+    }
+
+    pub fn live_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Watches on all servers.
+    pub fn watches(&self) -> usize {
+        self.replicas.iter().flat_map(|replica| replica.core.sessions()).map(|session| session.watches).sum()
+    }
+
+    fn latency(&mut self) -> Time {
+        LATENCY + self.random.between(0, 2 * LATENCY)
+    }
+
+    fn at(&mut self, time: Time, happening: Happening) {
+        self.sequence += 1;
+        self.happenings.insert((time, self.sequence), happening);
+    }
+}
+
+impl Replica {
+    fn connection(&mut self) -> ConnectionId {
+        self.next_connection += 1;
+        ConnectionId(self.next_connection)
+    }
+
+    fn connect(&mut self, connection: ConnectionId, request: ConnectRequest) -> Vec<Output> {
+        let mut outputs =
+            self.handle(Input::Opened { connection, peer: SocketAddr::from(([127, 0, 0, 1], 1)) });
+        outputs.extend(self.handle(Input::Connect { connection, request }));
+        outputs
+    }
+
+    fn handle(&mut self, input: Input) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        self.core.handle(input, Moment(0), &mut outputs);
+        outputs
+    }
+}
+
+impl Entry {
+    fn describe(&self) -> String {
+        match self {
+            Entry::Begin { .. } => "a session begins".into(),
+            Entry::Request { session, request, .. } => format!("{session:x} {request:?}"),
+            Entry::Sync { path, .. } => format!("sync {path}"),
+            Entry::Expire { session, tampered } => format!("{session:x} expires, by hand: {tampered}"),
+        }
+    }
+}
+
+fn goes_to_leader(request: &Request) -> bool {
+    matches!(request, Request::Write(_) | Request::Multi(_) | Request::CloseSession | Request::Sync { .. })
+}
+
+fn no_session() -> ConnectRequest {
+    ConnectRequest { last_zxid_seen: 0, timeout_ms: 0, session: 0, password: vec![0; 16], read_only: None }
+}
+
+fn session_of(outputs: &[Output]) -> Option<(i64, [u8; 16])> {
+    outputs.iter().find_map(|output| match output {
+        Output::Connected { reply, .. } if reply.session != 0 => Some((reply.session, reply.password)),
+        _ => None,
+    })
+}
+
+fn ms(milliseconds: u64) -> std::time::Duration {
+    std::time::Duration::from_millis(milliseconds)
+}
+
+/// The children of a directory, as a read asks for them.
+pub fn children(path: &str) -> Request {
+    Request::Read { op: Read::GetChildren { path: path.to_owned() }, watch: false }
+}

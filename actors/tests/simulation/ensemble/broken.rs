@@ -1,0 +1,179 @@
+//! What can be done to an ensemble and its network.
+
+use std::collections::BTreeMap;
+
+use lockkeeper_embedded::wire::{Request, Write};
+
+use super::{Down, Ensemble, Entry, Happening, Lane, TICK, Time, Wire};
+
+impl Ensemble {
+    /// Breaks a connection so that both sides notice. Of what is on its way to the server, what would arrive before
+    /// `carried` is carried out all the same; no answer comes.
+    pub fn cut(&mut self, wire: Wire, carried: Time) {
+        let now = self.now;
+        let Some(connection) = self.wires.get_mut(&wire) else { return };
+        let process = connection.process;
+        connection.down = Lane::default();
+        self.deliveries[process].retain(|_, (other, _)| *other != wire);
+        self.happenings.retain(|(at, _), happening| {
+            *at < carried || !matches!(happening, Happening::Arrive(other, _) if *other == wire)
+        });
+        let last = self.happenings.iter().rev().find_map(|((at, _), happening)| {
+            matches!(happening, Happening::Arrive(other, _) if *other == wire).then_some(*at)
+        });
+        self.at(last.unwrap_or(now) + 1, Happening::HungUp(wire));
+        self.sequence += 1;
+        self.deliveries[process].insert((now + 1, self.sequence), (wire, Down::Closed));
+        if let Some(connection) = self.wires.get_mut(&wire) {
+            connection.deaf = true;
+        }
+    }
+
+    /// From now on nothing passes, and nobody is told.
+    pub fn half_open(&mut self, wire: Wire) {
+        let Some(connection) = self.wires.get_mut(&wire) else { return };
+        connection.mute = true;
+        let process = connection.process;
+        self.deliveries[process].retain(|_, (other, _)| *other != wire);
+        self.happenings
+            .retain(|_, happening| !matches!(happening, Happening::Arrive(other, _) if *other == wire));
+    }
+
+    /// Holds packets up, towards the server or towards the client, and those behind them.
+    pub fn stall(&mut self, wire: Wire, up: bool, until: Time) {
+        let Some(connection) = self.wires.get_mut(&wire) else { return };
+        let lane = if up { &mut connection.up } else { &mut connection.down };
+        lane.stalled = until;
+        // What is on its way is held up too, in its order.
+        let held = match up {
+            true => hold_up(
+                &mut self.happenings,
+                until,
+                |happening| matches!(happening, Happening::Arrive(other, _) | Happening::HungUp(other) if *other == wire),
+            ),
+            false => hold_up(&mut self.deliveries[connection.process], until, |(other, _)| *other == wire),
+        };
+        lane.passed(held, until);
+    }
+
+    /// Makes a process' connection slow, and those that follow it.
+    pub fn slow(&mut self, wire: Wire, extra: Time) {
+        if let Some(connection) = self.wires.get_mut(&wire) {
+            connection.down.extra = extra;
+            self.slow[connection.process] = extra;
+        }
+    }
+
+    /// Stalls the link between a client's follower and the leader. Tells whether the client is at a follower.
+    pub fn cut_off(&mut self, wire: Wire, until: Time) -> bool {
+        let at = self.wires.get(&wire).map_or(0, |connection| connection.replica);
+        if at != 0 {
+            let wires = &self.wires;
+            let replica = &mut self.replicas[at];
+            (replica.from_leader.stalled, replica.to_leader.stalled) = (until, until);
+            let held = hold_up(&mut self.happenings, until, |happening| match happening {
+                Happening::Learn { replica, .. } | Happening::PingArrives(replica) => *replica == at,
+                Happening::AtLeader(wire, _) => wires[wire].replica == at,
+                Happening::Arrive(..)
+                | Happening::HungUp(_)
+                | Happening::LeaderPings
+                | Happening::Validated { .. }
+                | Happening::Touched(_)
+                | Happening::Expiry => false,
+            });
+            replica.from_leader.passed(held, until);
+            replica.to_leader.passed(held, until);
+        }
+        at != 0
+    }
+
+    /// Makes a client's follower learn late, from now on. Tells whether the client is at a follower.
+    pub fn lag(&mut self, wire: Wire, extra: Time) -> bool {
+        let at = self.wires.get(&wire).map_or(0, |connection| connection.replica);
+        if at != 0 {
+            self.replicas[at].from_leader.extra = extra;
+        }
+        at != 0
+    }
+
+    /// All servers stop, and are back at `until` with what they had; every session then has its whole timeout.
+    pub fn restart(&mut self, until: Time) {
+        let wires: Vec<Wire> = self.wires.iter().filter(|(_, c)| c.open).map(|(wire, _)| *wire).collect();
+        for wire in wires {
+            self.cut(wire, 0);
+            self.close(wire);
+        }
+        self.happenings.retain(|_, happening| match happening {
+            Happening::AtLeader(..)
+            | Happening::Validated { .. }
+            | Happening::Learn { .. }
+            | Happening::PingArrives(_)
+            | Happening::Touched(_) => false,
+            Happening::Arrive(..) | Happening::HungUp(_) | Happening::LeaderPings | Happening::Expiry => true,
+        });
+        for replica in 0..self.replicas.len() {
+            self.learn(replica, self.log.len());
+            self.replicas[replica].touched.clear();
+            self.replicas[replica].from_leader = Lane::default();
+            self.replicas[replica].to_leader = Lane::default();
+        }
+        self.down_until = until;
+        for tracked in self.sessions.values_mut() {
+            tracked.ends = ((until + tracked.timeout) / TICK + 1) * TICK;
+        }
+    }
+
+    pub fn expire(&mut self, session: i64) {
+        if self.sessions.contains_key(&session) {
+            self.order(Entry::Expire { session, tampered: true });
+        }
+    }
+
+    pub fn delete_node(&mut self, path: &str) {
+        self.operate(Write::Delete { path: path.to_owned(), version: -1 });
+    }
+
+    pub fn write_node(&mut self, path: &str) {
+        self.operate(Write::SetData { path: path.to_owned(), data: Some(Vec::new().into()), version: -1 });
+    }
+
+    /// With everything in it.
+    pub fn delete_directory(&mut self, directory: &str) {
+        let inside = |path: &String| path.rsplit_once('/').is_some_and(|(parent, _)| parent == directory);
+        let children: Vec<String> = self.nodes.keys().filter(|path| inside(path)).cloned().collect();
+        children.iter().for_each(|child| self.delete_node(child));
+        self.delete_node(directory);
+    }
+
+    fn operate(&mut self, write: Write) {
+        let session = self.operator;
+        self.order(Entry::Request { session, wire: None, xid: 0, request: Request::Write(write) });
+    }
+
+    /// Ends every fault that goes on.
+    pub fn heal(&mut self) {
+        self.slow.fill(0);
+        for connection in self.wires.values_mut() {
+            for lane in [&mut connection.up, &mut connection.down] {
+                (lane.stalled, lane.extra) = (0, 0);
+            }
+        }
+        for replica in &mut self.replicas {
+            for lane in [&mut replica.from_leader, &mut replica.to_leader] {
+                (lane.stalled, lane.extra) = (0, 0);
+            }
+        }
+    }
+}
+
+/// Puts off what would come earlier. Tells whether there was anything.
+fn hold_up<T>(queue: &mut BTreeMap<(Time, u64), T>, until: Time, which: impl Fn(&T) -> bool) -> bool {
+    let early = queue.range(..(until, 0)).filter(|(_, packet)| which(packet));
+    let early: Vec<(Time, u64)> = early.map(|(key, _)| *key).collect();
+    for key in &early {
+        if let Some(packet) = queue.remove(key) {
+            queue.insert((until, key.1), packet);
+        }
+    }
+    !early.is_empty()
+}

@@ -1,0 +1,171 @@
+//! What goes wrong, when, and for whom.
+
+use std::sync::atomic::Ordering;
+
+use crate::callers::PATHS;
+use crate::coverage::{FAULTS, Fault, STAGES, Stage};
+use crate::ensemble::Time;
+use crate::process::{Process, World};
+use crate::random::Random;
+
+/// A fault that is to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Planned {
+    pub after: Time,
+    pub fault: Fault,
+    pub process: usize,
+    /// It waits for a contender of the process to get there, for a while.
+    pub stage: Option<Stage>,
+}
+
+/// How long a fault waits for its stage.
+pub const PATIENCE: Time = 2000;
+
+/// Half of them are `favoured`, if anything is.
+pub fn plan(random: &mut Random, processes: usize, favoured: &[(Fault, Option<Stage>)]) -> Vec<Planned> {
+    let mut after = random.between(0, 1500);
+    let mut planned = Vec::new();
+    let processes = processes as u64 - 1;
+    for _ in 0..random.between(3, 9) {
+        let (Some(fault), Some(stage)) = (random.pick(&FAULTS), random.pick(&STAGES)) else { break };
+        let mut fault = (*fault, random.percent(70).then_some(*stage));
+        let process = random.between(0, processes) as usize;
+        if random.percent(50) {
+            fault = *random.pick(favoured).unwrap_or(&fault);
+        } else if random.percent(30) {
+            if matches!(fault.0, Fault::SessionPanics | Fault::KeeperPanics) {
+                // So that a heartbeat is sent before the stage is over.
+                planned.push(Planned { after, fault: Fault::SlowAnswers, process, stage: None });
+            }
+            // Few get into the stages behind a create of unknown outcome by themselves.
+            let cut = if random.percent(50) { Fault::CutAfter } else { Fault::CutBetween };
+            planned.push(Planned { after, fault: cut, process, stage: Some(Stage::Entering) });
+            fault.1 = random.pick(&[Stage::Looking, Stage::Inspecting, Stage::Listing]).copied();
+        }
+        let (fault, stage) = fault;
+        planned.push(Planned { after, fault, process, stage });
+        after += random.between(0, 3000);
+    }
+    planned
+}
+
+/// Strikes a process. One that is to be killed is the caller's to kill, and a deadline comes by itself.
+pub fn strike(
+    fault: Fault,
+    process: &mut Process,
+    world: &std::sync::Mutex<World>,
+    now: Time,
+    random: &mut Random,
+) {
+    let host = process.host().clone();
+    let stages = host.stages();
+    let up = host.up();
+    let mut guard = world.lock().unwrap();
+    let World { ensemble, witness, coverage } = &mut *guard;
+    witness.note(now, host.index, || format!("{fault:?} in {stages:?}"));
+    let struck = match (fault, up) {
+        (Fault::CutBefore, Some((wire, _))) => {
+            ensemble.cut(wire, 0);
+            true
+        }
+        (Fault::CutAfter, Some((wire, _))) => {
+            ensemble.cut(wire, Time::MAX);
+            true
+        }
+        (Fault::CutBetween, Some((wire, _))) => {
+            ensemble.cut(wire, now + random.between(1, 150));
+            true
+        }
+        (Fault::HalfOpen, Some((wire, _))) => {
+            ensemble.half_open(wire);
+            true
+        }
+        (Fault::RequestsStall | Fault::AnswersStall, Some((wire, _))) => {
+            ensemble.stall(wire, fault == Fault::RequestsStall, now + random.between(200, 8000));
+            true
+        }
+        (Fault::SlowAnswers, Some((wire, _))) => {
+            ensemble.slow(wire, random.between(100, 1500));
+            true
+        }
+        (Fault::CutOff, Some((wire, _))) => ensemble.cut_off(wire, now + random.between(500, 12_000)),
+        (Fault::Lag, Some((wire, _))) => ensemble.lag(wire, random.between(100, 3000)),
+        (Fault::Expired, Some((_, session))) => {
+            ensemble.expire(session);
+            true
+        }
+        (Fault::NodeDeleted | Fault::NodeWritten, Some((_, session))) => {
+            let own = ensemble.nodes.iter().filter(|(_, node)| node.owner == session);
+            let own: Vec<String> = own.map(|(path, _)| path.clone()).collect();
+            match random.pick(&own) {
+                Some(node) if fault == Fault::NodeDeleted => ensemble.delete_node(node),
+                Some(node) => ensemble.write_node(node),
+                None => {}
+            }
+            !own.is_empty()
+        }
+        (Fault::Restart, _) => {
+            ensemble.restart(now + random.between(100, 4000));
+            true
+        }
+        (Fault::DirectoryDeleted, _) => {
+            if let Some(path) = random.pick(&PATHS) {
+                ensemble.delete_directory(path);
+            }
+            true
+        }
+        (Fault::Paused, _) => {
+            process.paused_until = Some(now + random.between(300, 12_000));
+            true
+        }
+        (Fault::Killed, _) => true,
+        // These strike when their occasion comes, and are counted then.
+        (Fault::ListenerPanics, _) => {
+            host.arms.listener.store(true, Ordering::Relaxed);
+            false
+        }
+        (Fault::LockPanics | Fault::PrimitivesPanics, _) => {
+            host.arms.lock.store(true, Ordering::Relaxed);
+            host.arms.above.store(fault == Fault::PrimitivesPanics, Ordering::Relaxed);
+            false
+        }
+        (Fault::KeeperPanics, _) if random.percent(50) => {
+            // At the next end of a session, whatever ends it.
+            host.keeper_panics();
+            false
+        }
+        (Fault::SessionPanics | Fault::KeeperPanics, _) => {
+            host.arms.session.store(true, Ordering::Relaxed);
+            host.arms.above.store(fault == Fault::KeeperPanics, Ordering::Relaxed);
+            false
+        }
+        (Fault::Cancelled, _) => {
+            let wanted = host.wanted.lock().unwrap();
+            let open = wanted.iter().filter(|(key, _)| !witness.is_answered(**key));
+            let open: Vec<_> = open.map(|(_, wanted)| wanted.cancel.clone()).collect();
+            if let Some(cancel) = random.pick(&open) {
+                cancel.notify_one();
+            }
+            false
+        }
+        (Fault::Deadline, _) => false,
+        (
+            Fault::CutBefore
+            | Fault::CutAfter
+            | Fault::CutBetween
+            | Fault::HalfOpen
+            | Fault::RequestsStall
+            | Fault::AnswersStall
+            | Fault::SlowAnswers
+            | Fault::CutOff
+            | Fault::Lag
+            | Fault::Expired
+            | Fault::NodeDeleted
+            | Fault::NodeWritten,
+            None,
+        ) => false,
+    };
+    if struck {
+        coverage.mark(fault, stages);
+    }
+}

@@ -1,0 +1,188 @@
+//! One schedule: processes and an ensemble in virtual time, faults, and then peace, in which everything must come to
+//! its end.
+
+use std::sync::{Arc, Mutex};
+
+use crate::coverage::{Coverage, Fault};
+use crate::ensemble::{Ensemble, LATENCY, SESSION_TIMEOUT, Time};
+use crate::faults::{self, PATIENCE};
+use crate::process::{Character, Process, World, disarm};
+use crate::random::Random;
+use crate::twins::Twin;
+use crate::witness::{Checker, Violation, Witness};
+
+/// Within so much time after the last fault every caller has held its lock once more.
+pub const PROGRESS: Time = 60_000;
+
+/// Within so much time after the last caller has gone, nothing is left on the servers.
+pub const CLEAN: Time = SESSION_TIMEOUT;
+
+/// Within so much time everything closes. A connect request that was held up may make a session which nobody uses, and
+/// that lasts its timeout.
+pub const CLOSED: Time = 20_000;
+
+pub struct Outcome {
+    pub violations: Vec<Violation>,
+    pub coverage: Coverage,
+    pub grants: u64,
+    pub lost: u64,
+    /// From the last fault to the last caller's success.
+    pub recovery: Time,
+    /// What the leader ordered, and what the processes saw; empty unless asked for.
+    pub history: Vec<String>,
+}
+
+enum Phase {
+    Faults,
+    /// Callers finish.
+    Calm,
+    /// Nobody wants anything any more.
+    Gone,
+    Closing,
+}
+
+pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
+    disarm();
+    let mut random = Random::new(seed);
+    let processes = random.between(2, 3) as usize;
+    let replicas = if random.percent(25) { 1 } else { 3 };
+    let mut ensemble = Ensemble::new(random.fork(), replicas, processes);
+    ensemble.history = history.then(Vec::new);
+    let character = Character {
+        callers: random.between(1, 3) as usize,
+        tick: random.percent(50),
+        quick: random.percent(50),
+        twin,
+    };
+    let mut planned = faults::plan(&mut random, processes, twin.favours());
+    planned.reverse();
+    let peace = planned.first().map_or(0, |last| last.after) + random.between(500, 4000);
+    let witness = Witness::new(history);
+    let world = Arc::new(Mutex::new(World { ensemble, witness, coverage: Coverage::default() }));
+    let boot = |index, now, random: &mut Random| Process::boot(index, &world, now, random, character);
+    let mut running: Vec<Result<Process, Time>> =
+        (0..processes).map(|index| Ok(boot(index, 0, &mut random))).collect();
+
+    let (mut now, mut phase, mut since, mut recovery) = (0, Phase::Faults, 0, 0);
+    loop {
+        // ---- what happens to the processes ----
+        if let Phase::Faults = phase {
+            while let Some(next) = planned.last().filter(|next| next.after <= now).copied() {
+                let Ok(process) = &mut running[next.process] else {
+                    planned.pop();
+                    continue;
+                };
+                if process.paused_until.is_none() {
+                    let there = next.stage.is_none_or(|stage| process.host().stages().contains(&stage));
+                    if !there && now < next.after + PATIENCE {
+                        break;
+                    }
+                    faults::strike(next.fault, process, &world, now, &mut random);
+                    if next.fault == Fault::Killed {
+                        let back = Err(now + random.between(500, 5000));
+                        if let Ok(process) = std::mem::replace(&mut running[next.process], back) {
+                            process.kill(now);
+                        }
+                    }
+                }
+                planned.pop();
+            }
+            if now >= peace && planned.is_empty() {
+                (phase, since) = (Phase::Calm, now);
+                world.lock().unwrap().ensemble.heal();
+                disarm();
+            }
+        }
+        let calm = !matches!(phase, Phase::Faults);
+        for (index, slot) in running.iter_mut().enumerate() {
+            match slot {
+                Err(back) if calm || *back <= now => *slot = Ok(boot(index, now, &mut random)),
+                Err(_) => {}
+                Ok(process) => {
+                    process.paused_until = process.paused_until.filter(|until| !calm && *until > now)
+                }
+            }
+            if let (true, Ok(process)) = (calm, &*slot) {
+                process.calm();
+            }
+        }
+
+        // ---- time goes on ----
+        let until = now + LATENCY;
+        world.lock().unwrap().ensemble.run(until);
+        for process in running.iter_mut().flatten().filter(|process| process.paused_until.is_none()) {
+            if process.host().has_deadline(now..until) {
+                process.host().strike(Fault::Deadline);
+            }
+            process.run(now, until);
+        }
+        now = until;
+
+        // ---- what is seen of it ----
+        let awake = |index: usize| matches!(&running[index], Ok(process) if process.paused_until.is_none());
+        let mut guard = world.lock().unwrap();
+        let World { ensemble, witness, .. } = &mut *guard;
+        witness.settle(now, ensemble, awake);
+        for process in running.iter().flatten() {
+            witness.check_watches(process.host().index, process.watches(), now);
+        }
+        let listeners = witness.listeners();
+        let mut late = |bound, checker, what: &dyn Fn() -> String| {
+            if now > since + bound {
+                witness.violated(checker, format!("at {now}: {}", what()));
+            }
+        };
+        match phase {
+            Phase::Faults => {}
+            Phase::Calm => {
+                let waiting = running.iter().flatten().filter(|process| !process.finished()).count();
+                if waiting == 0 {
+                    recovery = now - since;
+                    (phase, since) = (Phase::Gone, now);
+                } else {
+                    late(PROGRESS, Checker::Progress, &|| format!("callers of {waiting} processes wait"));
+                }
+            }
+            Phase::Gone => {
+                let (nodes, watches) = (ensemble.nodes.len(), ensemble.watches());
+                if nodes > 0 {
+                    late(CLEAN, Checker::Orphans, &|| format!("{:?}", ensemble.nodes));
+                } else if watches > 0 {
+                    late(CLEAN, Checker::Watches, &|| format!("{watches} watches"));
+                } else {
+                    (phase, since) = (Phase::Closing, now);
+                    running.iter().flatten().for_each(Process::close);
+                }
+            }
+            Phase::Closing => {
+                let tasks: usize = running.iter().flatten().map(Process::tasks).sum();
+                let sessions = ensemble.live_sessions();
+                if sessions > 0 {
+                    late(CLOSED, Checker::Sessions, &|| format!("{sessions} sessions"));
+                } else if tasks + listeners > 0 {
+                    late(CLOSED, Checker::Tasks, &|| format!("{tasks} tasks and {listeners} listeners"));
+                } else {
+                    break;
+                }
+            }
+        }
+        if !witness.violations.is_empty() {
+            break;
+        }
+    }
+    running.clear();
+    let World { ensemble, witness, coverage } = &mut *world.lock().unwrap();
+    let mut history = ensemble.history.take().unwrap_or_default();
+    // Of the actors that die with their supervisor, none is the first.
+    let mut seen = witness.history.take().unwrap_or_default();
+    seen.sort();
+    history.append(&mut seen);
+    Outcome {
+        violations: std::mem::take(&mut witness.violations),
+        coverage: std::mem::take(coverage),
+        grants: witness.granted,
+        lost: witness.lost,
+        recovery,
+        history,
+    }
+}

@@ -1,0 +1,297 @@
+//! Broken twins of what stands below the actors: each alters one thing on its way through the seam, or in a message,
+//! as a fault of the product would. A checker that does not catch them does not check.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::{self, BoxFuture};
+use futures::stream::StreamExt;
+use futures::{FutureExt, TryFutureExt};
+use lockkeeper_actors::PrimitivesMessage;
+use lockkeeper_actors::machine::protocol::{Failure, Inspection};
+use lockkeeper_actors::messages::{LockMessage, Ticket};
+use lockkeeper_actors::zookeeper::{
+    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, Unconnected, ZooKeeper,
+};
+
+use crate::coverage::{Fault, Stage};
+use crate::witness::Checker;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twin {
+    /// Nothing is altered.
+    None,
+    /// A create of unknown outcome is taken for one that was not carried out.
+    LostCreateIsForgotten,
+    /// Heartbeats are reads, which a follower answers without its leader.
+    CheckIsARead,
+    /// Heartbeats count as answered as soon as they are sent.
+    CheckIsBelieved,
+    /// The session's timeout is taken for twice as long.
+    TimeoutIsDoubled,
+    /// What the client says of the session's end is not heard, and heartbeats that fail are believed.
+    ResumedAfterLoss,
+    WatchNeverFires,
+    /// Watches that were armed before the connection broke do not fire any more.
+    WatchIsLostOnReconnect,
+    /// Any change of a watched node is taken for its end.
+    ChangeIsTakenForGone,
+    /// A watch that is not needed any more is not taken back.
+    WatchIsKept,
+    /// Deletes are not sent, and taken for done.
+    DeleteIsSwallowed,
+    /// A delete of unknown outcome is taken for done.
+    LostDeleteIsForgotten,
+    /// A list shows nobody.
+    ListIsEmpty,
+    /// The list is sent before the create, not behind it.
+    ListIsTooEarly,
+    /// The server is not brought up to date before it is asked what became of a create.
+    SyncIsSkipped,
+    /// The token is the sequence number, which begins anew with the directory.
+    TokenFromSequence,
+    /// A heartbeat does not notice that a node is gone.
+    MissingIsIgnored,
+    /// The last handle is dropped, and the session not closed.
+    SessionIsKept,
+    /// A cancel does not arrive.
+    CancelIsSwallowed,
+}
+
+/// All of them, with the checkers of which one is to catch it.
+pub const TWINS: [(Twin, &[Checker]); 18] = [
+    (Twin::LostCreateIsForgotten, &[Checker::Progress, Checker::Orphans]),
+    (Twin::CheckIsARead, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
+    (Twin::CheckIsBelieved, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
+    (Twin::TimeoutIsDoubled, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
+    (Twin::ResumedAfterLoss, &[Checker::Progress, Checker::Backing, Checker::Validity]),
+    (Twin::WatchNeverFires, &[Checker::Progress]),
+    (Twin::WatchIsLostOnReconnect, &[Checker::Progress]),
+    (Twin::ChangeIsTakenForGone, &[Checker::Queue, Checker::Validity, Checker::Exclusion]),
+    (Twin::WatchIsKept, &[Checker::Watches]),
+    (Twin::DeleteIsSwallowed, &[Checker::Release, Checker::Orphans, Checker::Progress]),
+    (Twin::LostDeleteIsForgotten, &[Checker::Release, Checker::Orphans, Checker::Progress]),
+    (Twin::ListIsEmpty, &[Checker::Queue, Checker::Validity, Checker::Exclusion]),
+    (Twin::ListIsTooEarly, &[Checker::Queue, Checker::Validity, Checker::Exclusion]),
+    (Twin::SyncIsSkipped, &[Checker::Progress, Checker::Orphans]),
+    (Twin::TokenFromSequence, &[Checker::Tokens]),
+    (Twin::MissingIsIgnored, &[Checker::Backing]),
+    (Twin::SessionIsKept, &[Checker::Sessions, Checker::Progress]),
+    (Twin::CancelIsSwallowed, &[Checker::Answers]),
+];
+
+impl Twin {
+    /// What the twin does shows only under some faults: they are half of those in its schedules.
+    pub fn favours(self) -> &'static [(Fault, Option<Stage>)] {
+        match self {
+            Twin::LostCreateIsForgotten => &[(Fault::CutAfter, Some(Stage::Entering))],
+            Twin::SyncIsSkipped => &[(Fault::Lag, None), (Fault::CutAfter, Some(Stage::Entering))],
+            Twin::CheckIsARead | Twin::CheckIsBelieved | Twin::TimeoutIsDoubled => {
+                &[(Fault::CutOff, Some(Stage::Held)), (Fault::HalfOpen, Some(Stage::Held))]
+            }
+            Twin::WatchIsLostOnReconnect => &[(Fault::CutAfter, Some(Stage::Waiting))],
+            Twin::ChangeIsTakenForGone => &[(Fault::NodeWritten, Some(Stage::Held))],
+            Twin::LostDeleteIsForgotten => &[(Fault::CutBefore, Some(Stage::Leaving))],
+            Twin::TokenFromSequence => &[(Fault::DirectoryDeleted, None)],
+            Twin::MissingIsIgnored => &[(Fault::NodeDeleted, Some(Stage::Held))],
+            Twin::None
+            | Twin::ResumedAfterLoss
+            | Twin::WatchNeverFires
+            | Twin::WatchIsKept
+            | Twin::DeleteIsSwallowed
+            | Twin::ListIsEmpty
+            | Twin::ListIsTooEarly
+            | Twin::SessionIsKept
+            | Twin::CancelIsSwallowed => &[],
+        }
+    }
+
+    pub fn connector(self, inner: Arc<dyn Connect>) -> Arc<dyn Connect> {
+        match self {
+            Twin::None | Twin::CancelIsSwallowed => inner,
+            twin => Arc::new(TwistedConnector { inner, twin }),
+        }
+    }
+
+    pub fn cancel(self, path: &Arc<str>, ticket: Ticket) -> PrimitivesMessage {
+        // One that nobody waits under is passed over.
+        let ticket = if self == Twin::CancelIsSwallowed { Ticket::new() } else { ticket };
+        PrimitivesMessage::Lock(path.clone(), LockMessage::Cancel(ticket))
+    }
+}
+
+struct TwistedConnector {
+    inner: Arc<dyn Connect>,
+    twin: Twin,
+}
+
+impl Connect for TwistedConnector {
+    fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>> {
+        let (connected, twin) = (self.inner.connect(), self.twin);
+        Box::pin(async move {
+            let Connected { client, states } = connected.await?;
+            if twin == Twin::SessionIsKept {
+                std::mem::forget(client.clone());
+            }
+            let cuts = Arc::new(AtomicU64::new(0));
+            let seen = cuts.clone();
+            let states = states.map(move |state| {
+                if state == LinkState::Down {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+                match twin {
+                    Twin::ResumedAfterLoss => LinkState::Up,
+                    _ => state,
+                }
+            });
+            let client =
+                Twisted { inner: client, twin, cuts, early: Mutex::new(None), kept: Mutex::default() };
+            Ok(Connected { client: Arc::new(client), states: states.boxed() })
+        })
+    }
+
+    fn address(&self) -> &str {
+        self.inner.address()
+    }
+}
+
+struct Twisted {
+    inner: Arc<dyn ZooKeeper>,
+    twin: Twin,
+    /// How often the connection has gone.
+    cuts: Arc<AtomicU64>,
+    early: Mutex<Option<Answer<Vec<String>>>>,
+    kept: Mutex<Vec<SharedFired>>,
+}
+
+type SharedFired = Arc<Mutex<BoxFuture<'static, Fired>>>;
+
+impl ZooKeeper for Twisted {
+    fn session(&self) -> i64 {
+        self.inner.session()
+    }
+
+    fn timeout(&self) -> Duration {
+        match self.twin {
+            Twin::TimeoutIsDoubled => self.inner.timeout() * 2,
+            _ => self.inner.timeout(),
+        }
+    }
+
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {
+        if self.twin == Twin::ListIsTooEarly {
+            let directory = prefix.rsplit_once('/').map_or("/", |(directory, _)| directory);
+            *self.early.lock().unwrap() = Some(self.inner.children(directory));
+        }
+        let twin = self.twin;
+        let answer = self.inner.create(prefix, data, ephemeral, acl);
+        let twisted = answer.map(move |answer| match (twin, answer) {
+            (Twin::LostCreateIsForgotten, Err(Failure::Unknown(_))) => Err(Failure::NoNode),
+            (Twin::TokenFromSequence, Ok((sequence, _))) => Ok((sequence, sequence)),
+            (_, answer) => answer,
+        });
+        Box::pin(twisted)
+    }
+
+    fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()> {
+        self.inner.make_directories(path, container, acl)
+    }
+
+    fn children(&self, path: &str) -> Answer<Vec<String>> {
+        let early = self.early.lock().unwrap().take();
+        let answer = early.unwrap_or_else(|| self.inner.children(path));
+        match self.twin {
+            Twin::ListIsEmpty => Box::pin(answer.map_ok(|_| Vec::new())),
+            _ => answer,
+        }
+    }
+
+    fn sync(&self, path: &str) -> Answer<()> {
+        match self.twin {
+            Twin::SyncIsSkipped => Box::pin(future::ready(Ok(()))),
+            _ => self.inner.sync(path),
+        }
+    }
+
+    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)> {
+        self.inner.read(path)
+    }
+
+    fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>> {
+        let answer = self.inner.watch(path);
+        match self.twin {
+            Twin::WatchNeverFires => Box::pin(answer.map_ok(|fired| {
+                let never: BoxFuture<'static, Fired> = Box::pin(fired.then(|_| future::pending()));
+                never
+            })),
+            Twin::WatchIsLostOnReconnect => {
+                let cuts = self.cuts.clone();
+                Box::pin(answer.map_ok(move |fired| {
+                    let before = cuts.load(Ordering::Relaxed);
+                    let fired: BoxFuture<'static, Fired> = Box::pin(async move {
+                        let fired = fired.await;
+                        if cuts.load(Ordering::Relaxed) > before {
+                            future::pending::<()>().await;
+                        }
+                        fired
+                    });
+                    fired
+                }))
+            }
+            Twin::ChangeIsTakenForGone => Box::pin(answer.map_ok(|fired| {
+                let gone: BoxFuture<'static, Fired> = Box::pin(fired.map(|fired| match fired {
+                    Fired::Gone | Fired::Changed => Fired::Gone,
+                    Fired::Ended => Fired::Ended,
+                }));
+                gone
+            })),
+            Twin::WatchIsKept => {
+                let shared: SharedFired = Arc::new(Mutex::new(Box::pin(future::pending())));
+                self.kept.lock().unwrap().push(shared.clone());
+                Box::pin(answer.map_ok(move |fired| {
+                    *shared.lock().unwrap() = fired;
+                    let fired: BoxFuture<'static, Fired> =
+                        Box::pin(future::poll_fn(move |context| shared.lock().unwrap().poll_unpin(context)));
+                    fired
+                }))
+            }
+            _ => answer,
+        }
+    }
+
+    fn delete(&self, path: &str) -> Answer<()> {
+        let done = |failure| match failure {
+            Failure::Unknown(_) => Ok(()),
+            failure => Err(failure),
+        };
+        match self.twin {
+            Twin::DeleteIsSwallowed => Box::pin(future::ready(Ok(()))),
+            Twin::LostDeleteIsForgotten => Box::pin(self.inner.delete(path).map(move |a| a.or_else(done))),
+            _ => self.inner.delete(path),
+        }
+    }
+
+    fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
+        match self.twin {
+            Twin::CheckIsBelieved => Box::pin(future::ready(Ok(()))),
+            Twin::ResumedAfterLoss => Box::pin(self.inner.check(paths).map(|_| Ok(()))),
+            Twin::MissingIsIgnored => Box::pin(self.inner.check(paths).map(|answer| match answer {
+                Err(CheckFailure::Missing(_)) => Ok(()),
+                answer => answer,
+            })),
+            Twin::CheckIsARead => {
+                let anchor = std::iter::once("/zookeeper").chain(paths.iter().map(String::as_str));
+                let reads: Vec<_> = anchor.map(|path| self.inner.read(path)).collect();
+                Box::pin(future::join_all(reads).map(|answers| {
+                    answers.into_iter().enumerate().try_for_each(|(index, answer)| match answer {
+                        Ok(_) => Ok(()),
+                        Err(Failure::NoNode) if index > 0 => Err(CheckFailure::Missing(index - 1)),
+                        Err(failure) => Err(CheckFailure::Failed(failure)),
+                    })
+                }))
+            }
+            _ => self.inner.check(paths),
+        }
+    }
+}
