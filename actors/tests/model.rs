@@ -169,24 +169,38 @@ fn the_queue_keeps_its_promises_within_every_budget() {
         let budget = if is_long() { long_budget } else { short_budget };
         let scenario = Scenario { wants, next, budget, twin: None, settled: Default::default() };
         let begun = std::time::Instant::now();
-        let checker = scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+        let checker =
+            scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
         for (promise, path) in checker.discoveries() {
             let kept = checker.model().properties().iter().any(|property| {
                 property.name == promise && matches!(property.expectation, Expectation::Sometimes)
             });
-            assert!(kept, "{name}, {budget}: {promise}: {:?}\n{:#?}", path.clone().into_actions(), path.last_state());
+            assert!(
+                kept,
+                "{name}, {budget}: {promise}: {:?}\n{:#?}",
+                path.clone().into_actions(),
+                path.last_state()
+            );
         }
         // Past the wrap nobody is.
         let served = checker.discovery(SERVED).is_some();
         assert_eq!(served, next != LAST, "{name}, {budget}: {SERVED}");
         let states = checker.unique_state_count();
         sum += states;
-        let _ = writeln!(table, "{name:<20} {:<45} {states:>10} {:>4}", budget.to_string(), begun.elapsed().as_secs());
+        let _ = writeln!(
+            table,
+            "{name:<20} {:<45} {states:>10} {:>4}",
+            budget.to_string(),
+            begun.elapsed().as_secs()
+        );
         if is_long() {
             eprintln!("{name:<20} {:<45} {states:>10} {:>4}", budget.to_string(), begun.elapsed().as_secs());
         }
     }
-    println!("{:<20} {:<45} {:>10}\n{table}{:<20} {:<45} {sum:>10}", "configuration", "budget", "states", "sum", "");
+    println!(
+        "{:<20} {:<45} {:>10}\n{table}{:<20} {:<45} {sum:>10}",
+        "configuration", "budget", "states", "sum", ""
+    );
 }
 
 #[test]
@@ -228,7 +242,8 @@ fn a_lease_ends_before_its_session() {
     for row in LEASES {
         let (steps, punctual, budget) = row[usize::from(is_long())];
         let scenario = lease::Scenario { steps, punctual, budget, twin: None };
-        let checker = scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+        let checker =
+            scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
         if let Some(path) = checker.discovery(lease::DEADLINE) {
             panic!("{steps} steps, {budget}: {:?}\n{:#?}", path.clone().into_actions(), path.last_state());
         }
@@ -237,7 +252,10 @@ fn a_lease_ends_before_its_session() {
         let timers = if punctual { "on time" } else { "or late" };
         let _ = writeln!(table, "{steps:>5} {timers:<10} {:<45} {states:>10}", budget.to_string());
     }
-    println!("{:>5} {:<10} {:<45} {:>10}\n{table}{:<62} {sum:>10}", "steps", "timers", "budget", "states", "sum");
+    println!(
+        "{:>5} {:<10} {:<45} {:>10}\n{table}{:<62} {sum:>10}",
+        "steps", "timers", "budget", "states", "sum"
+    );
 }
 
 #[test]

@@ -151,7 +151,9 @@ impl Model for Scenario {
 
     fn properties(&self) -> Vec<Property<Scenario>> {
         vec![
-            Property::always(DEADLINE, |_, world: &World| !world.expired || world.until <= Some(at(world.expiry))),
+            Property::always(DEADLINE, |_, world: &World| {
+                !world.expired || world.until <= Some(at(world.expiry))
+            }),
             Property::sometimes(PROVEN_BY_WRITES, |_, world: &World| {
                 !world.reconnected && world.until > Some(at(TIMEOUT))
             }),
@@ -221,7 +223,10 @@ impl World {
         let possible = [
             (
                 Action::Tick,
-                self.now < scenario.steps && !self.expired && (self.pinged || !served) && !(due && scenario.punctual),
+                self.now < scenario.steps
+                    && !self.expired
+                    && (self.pinged || !served)
+                    && !(due && scenario.punctual),
             ),
             (Action::Wake, due && !self.expired),
             (Action::FollowerHearsClient, served && !self.requests.is_empty()),
@@ -263,11 +268,15 @@ impl World {
                         self.up.push_back(Up::Touch);
                     }
                 }
-                Some(Down::Commit(sent)) if self.link == Link::Up => self.answers.push_back((sent, self.connection)),
+                Some(Down::Commit(sent)) if self.link == Link::Up => {
+                    self.answers.push_back((sent, self.connection))
+                }
                 Some(Down::Commit(_)) | None => {}
             },
             Action::LeaderHearsFollower => match self.up.pop_front() {
-                Some(Up::Write(sent)) if !self.deposed && !self.expired => self.down.push_back(Down::Commit(sent)),
+                Some(Up::Write(sent)) if !self.deposed && !self.expired => {
+                    self.down.push_back(Down::Commit(sent))
+                }
                 Some(Up::Touch) if !self.deposed => self.touch(),
                 Some(_) | None => {}
             },
@@ -283,7 +292,9 @@ impl World {
             Action::HearNews => {
                 if let Some(news) = self.news.pop_front() {
                     self.heard += u8::from(news != SessionInput::Disconnected);
-                    if (scenario.twin, news) == (Some(Twin::ReconnectProvesItsOwnTime), SessionInput::Reconnected) {
+                    if (scenario.twin, news)
+                        == (Some(Twin::ReconnectProvesItsOwnTime), SessionInput::Reconnected)
+                    {
                         self.input(SessionInput::Answered { sent: at(self.now) });
                         self.input(SessionInput::Disconnected);
                     }

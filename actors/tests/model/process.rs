@@ -44,7 +44,10 @@ pub enum Word {
     Cancelling,
     Refused,
     /// A guard is in its hands; it is of this session, if its node goes with the session.
-    Granted { name: Name, session: Option<u8> },
+    Granted {
+        name: Name,
+        session: Option<u8>,
+    },
     Lost,
     Released,
 }
@@ -101,11 +104,23 @@ pub enum Ask {
     },
     /// Its list comes right behind it.
     Sync,
-    List { attempt: u8 },
-    MakeDirectory { attempt: u8 },
-    Read { attempt: u8, name: Name },
-    Watch { name: Name },
-    Delete { attempt: u8, name: Name },
+    List {
+        attempt: u8,
+    },
+    MakeDirectory {
+        attempt: u8,
+    },
+    Read {
+        attempt: u8,
+        name: Name,
+    },
+    Watch {
+        name: Name,
+    },
+    Delete {
+        attempt: u8,
+        name: Name,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -193,7 +208,11 @@ impl Session {
     pub fn answered(&self) -> Option<usize> {
         let parts = match self.calls.front()?.ask {
             Ask::Create { .. } | Ask::Sync => 2,
-            Ask::List { .. } | Ask::MakeDirectory { .. } | Ask::Read { .. } | Ask::Watch { .. } | Ask::Delete { .. } => 1,
+            Ask::List { .. }
+            | Ask::MakeDirectory { .. }
+            | Ask::Read { .. }
+            | Ask::Watch { .. }
+            | Ask::Delete { .. } => 1,
         };
         self.calls.range(..parts).all(|call| call.answer.is_some()).then_some(parts)
     }

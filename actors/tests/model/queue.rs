@@ -46,14 +46,20 @@ impl Model for Scenario {
             Property::always(EXCLUSION, |scenario: &Scenario, world: &World| world.excludes(scenario)),
             Property::always(BACKING, |_, world: &World| world.backs()),
             Property::always(GHOSTS, |_, world: &World| !world.is_quiet() || world.is_clean()),
-            Property::always(WAKING, |scenario: &Scenario, world: &World| !world.is_quiet() || world.has_woken(scenario)),
+            Property::always(WAKING, |scenario: &Scenario, world: &World| {
+                !world.is_quiet() || world.has_woken(scenario)
+            }),
             Property::always(RESTING, |scenario: &Scenario, world: &World| world.comes_to_rest(scenario)),
             Property::always(ORDER, |_, world: &World| !world.flaws.contains(&Flaw::Order)),
             Property::always(TOKENS, |_, world: &World| !world.flaws.contains(&Flaw::Token)),
             Property::always(CERTAINTY, |_, world: &World| !world.flaws.contains(&Flaw::Doubt)),
             Property::always(ANSWERS, |_, world: &World| !world.flaws.contains(&Flaw::Answer)),
             Property::sometimes(SERVED, |_, world: &World| {
-                world.processes.iter().flat_map(|process| &process.asked).all(|asked| asked.word == Word::Released)
+                world
+                    .processes
+                    .iter()
+                    .flat_map(|process| &process.asked)
+                    .all(|asked| asked.word == Word::Released)
             }),
         ]
     }
@@ -118,7 +124,10 @@ impl World {
 
     /// Every node has somebody who wants it.
     fn is_clean(&self) -> bool {
-        self.server.nodes().iter().all(|node| node.name.author == PEER || node.belated || self.is_wanted(node))
+        self.server
+            .nodes()
+            .iter()
+            .all(|node| node.name.author == PEER || node.belated || self.is_wanted(node))
     }
 
     fn is_wanted(&self, node: &Node) -> bool {
@@ -129,7 +138,8 @@ impl World {
         }
         let mut asked = process.asked.iter();
         asked.any(|asked| {
-            asked.attempt == Some(node.name.attempt) && matches!(asked.word, Word::Waiting | Word::Granted { .. })
+            asked.attempt == Some(node.name.attempt)
+                && matches!(asked.word, Word::Waiting | Word::Granted { .. })
         })
     }
 
@@ -139,7 +149,9 @@ impl World {
             process.asked.iter().zip(scenario.wants[number]).all(|(asked, want)| match asked.word {
                 Word::Unasked => true,
                 Word::Waiting => {
-                    let own = |node: &&Node| node.name.author == number as u8 && Some(node.name.attempt) == asked.attempt;
+                    let own = |node: &&Node| {
+                        node.name.author == number as u8 && Some(node.name.attempt) == asked.attempt
+                    };
                     let in_time = match want.wait {
                         Wait::Try => false,
                         Wait::Until(_) => process.now < DEADLINE,
@@ -170,15 +182,23 @@ impl World {
     /// Guards that do not read `Lost`.
     fn guards(&self) -> impl Iterator<Item = Guard> {
         let alive = self.processes.iter().enumerate().filter(|(_, process)| process.alive);
-        alive.flat_map(|(process, state)| {
-            state.asked.iter().enumerate().filter_map(move |(ticket, asked)| match asked.word {
-                Word::Granted { name, session } => Some(Guard { process, ticket, name, session }),
-                Word::Unasked | Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost | Word::Released => None,
+        alive
+            .flat_map(|(process, state)| {
+                state.asked.iter().enumerate().filter_map(move |(ticket, asked)| match asked.word {
+                    Word::Granted { name, session } => Some(Guard { process, ticket, name, session }),
+                    Word::Unasked
+                    | Word::Waiting
+                    | Word::Cancelling
+                    | Word::Refused
+                    | Word::Lost
+                    | Word::Released => None,
+                })
             })
-        })
-        .filter(|guard| {
-            guard.session.is_none_or(|id| self.sessions.get(&id).is_some_and(|session| session.lease != Lease::Lost))
-        })
+            .filter(|guard| {
+                guard.session.is_none_or(|id| {
+                    self.sessions.get(&id).is_some_and(|session| session.lease != Lease::Lost)
+                })
+            })
     }
 }
 

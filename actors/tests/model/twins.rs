@@ -41,11 +41,17 @@ impl Twin {
             (Twin::GrantedWhileSuspended, Event::Suspended) => None,
             (Twin::MissingSwallowed, Event::Missing(_)) => None,
             (Twin::DeadlineSwallowed, Event::Wake) => None,
-            (Twin::OtherSessionAdopted, Event::Entered { attempt, created: Ok(created), children: Ok(names) }) => {
+            (
+                Twin::OtherSessionAdopted,
+                Event::Entered { attempt, created: Ok(created), children: Ok(names) },
+            ) => {
                 let session = world.processes[process].using.unwrap_or(0);
-                let other = |node: &Znode| world.server.find(Name::of(node)).is_some_and(|node| node.owner != session);
+                let other = |node: &Znode| {
+                    world.server.find(Name::of(node)).is_some_and(|node| node.owner != session)
+                };
                 let own = |node: &Znode| instance(process as u8).attempt(node.name()).is_some();
-                let found = names.iter().filter_map(|name| Znode::parse(name)).find(|node| own(node) && other(node));
+                let found =
+                    names.iter().filter_map(|name| Znode::parse(name)).find(|node| own(node) && other(node));
                 let created = found.map_or(created, |node| Created { czxid: czxid(world, &node), node });
                 Some(Event::Entered { attempt, created: Ok(created), children: Ok(names) })
             }
@@ -72,18 +78,33 @@ impl Twin {
             (Twin::WatchOnNothingTakenForArmed, Event::Watched(node, Err(Failure::NoNode))) => {
                 Some(Event::Watched(node, Ok(())))
             }
-            (Twin::ChangeTakenForGone, Event::Fired { node, gone: false }) => Some(Event::Fired { node, gone: true }),
-            (Twin::ComparedAcrossTheWrap, Event::Entered { attempt, created: Ok(created), children: Ok(names) }) => {
-                let node = shown(&created.node);
-                let names = names.iter().filter_map(|name| Znode::parse(name)).map(|node| shown(&node).name().to_owned());
-                Some(Event::Entered { attempt, created: Ok(Created { node, ..created }), children: Ok(names.collect()) })
+            (Twin::ChangeTakenForGone, Event::Fired { node, gone: false }) => {
+                Some(Event::Fired { node, gone: true })
             }
-            (Twin::ComparedAcrossTheWrap, Event::Watched(node, result)) => Some(Event::Watched(shown(&node), result)),
+            (
+                Twin::ComparedAcrossTheWrap,
+                Event::Entered { attempt, created: Ok(created), children: Ok(names) },
+            ) => {
+                let node = shown(&created.node);
+                let names = names
+                    .iter()
+                    .filter_map(|name| Znode::parse(name))
+                    .map(|node| shown(&node).name().to_owned());
+                Some(Event::Entered {
+                    attempt,
+                    created: Ok(Created { node, ..created }),
+                    children: Ok(names.collect()),
+                })
+            }
+            (Twin::ComparedAcrossTheWrap, Event::Watched(node, result)) => {
+                Some(Event::Watched(shown(&node), result))
+            }
             (Twin::ComparedAcrossTheWrap, Event::Fired { node, gone }) => {
                 Some(Event::Fired { node: shown(&node), gone })
             }
             (Twin::ReadersOverlooked, Event::Entered { attempt, created, children: Ok(names) }) => {
-                let visible = |name: &String| Znode::parse(name).and_then(|node| node.mode()) != Some(Mode::Read);
+                let visible =
+                    |name: &String| Znode::parse(name).and_then(|node| node.mode()) != Some(Mode::Read);
                 let children = Ok(names.into_iter().filter(visible).collect());
                 Some(Event::Entered { attempt, created, children })
             }
@@ -94,7 +115,9 @@ impl Twin {
                 let children = Ok(names.into_iter().filter(visible).collect());
                 Some(Event::Entered { attempt, created, children })
             }
-            (Twin::LookFindsNothing, Event::Looked(attempt, Ok(_))) => Some(Event::Looked(attempt, Ok(Vec::new()))),
+            (Twin::LookFindsNothing, Event::Looked(attempt, Ok(_))) => {
+                Some(Event::Looked(attempt, Ok(Vec::new())))
+            }
             (_, event) => Some(event),
         }
     }

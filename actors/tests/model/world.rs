@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use lockkeeper_actors::machine::protocol::{
-    Command, Created, Event, Inspection, Request, Ticket, Wait,
-};
 use lockkeeper_actors::machine::Machine;
+use lockkeeper_actors::machine::protocol::{Command, Created, Event, Inspection, Request, Ticket, Wait};
 use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Patterns};
 
 use super::process::{Answer, Ask, Asked, Call, DEADLINE, Lease, News, No, Process, Session, Word};
@@ -82,7 +80,8 @@ impl fmt::Display for Budget {
             ("removals", self.removals),
             ("peers", self.peers),
         ];
-        let text = faults.iter().filter(|(_, times)| *times > 0).map(|(fault, times)| format!("{times} {fault}"));
+        let text =
+            faults.iter().filter(|(_, times)| *times > 0).map(|(fault, times)| format!("{times} {fault}"));
         f.write_str(&text.collect::<Vec<_>>().join(", "))
     }
 }
@@ -179,7 +178,9 @@ impl World {
             .collect();
         let mut world = World {
             server: Server::new(scenario.next.map(|next| Directory { next, nodes: Vec::new() })),
-            sessions: (0..processes.len()).map(|process| (process as u8 + 1, Session::new(process))).collect(),
+            sessions: (0..processes.len())
+                .map(|process| (process as u8 + 1, Session::new(process)))
+                .collect(),
             next_session: processes.len() as u8 + 1,
             processes,
             left: scenario.budget,
@@ -303,7 +304,8 @@ impl World {
                     actions.push(Action::Hear(id));
                 }
                 let seen = self.server.seen(id);
-                let gone = |name: &Name| seen.is_none_or(|seen| seen.nodes.iter().all(|node| node.name != *name));
+                let gone =
+                    |name: &Name| seen.is_none_or(|seen| seen.nodes.iter().all(|node| node.name != *name));
                 let armed = session.watches.iter().filter(|(_, armed)| **armed);
                 actions.extend(armed.filter(|(name, _)| gone(name)).map(|(name, _)| Action::Fire(id, *name)));
                 if !session.connected && session.lease != Lease::Lost {
@@ -487,7 +489,8 @@ impl World {
         let Some(ticket) = asked.iter().position(|asked| asked.word == Word::Unasked) else { return };
         asked[ticket].word = Word::Waiting;
         let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
-        let request = Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::from([]), ephemeral, wait };
+        let request =
+            Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::from([]), ephemeral, wait };
         self.feed(scenario, process, Event::Acquire { ticket: Ticket::numbered(ticket as u64), request });
     }
 
@@ -786,7 +789,8 @@ impl World {
             Command::Forget { ticket, confirmed } => {
                 let attempt = self.asked(number, ticket).attempt;
                 let mut nodes = self.server.nodes().iter();
-                let there = nodes.any(|node| node.name.author == number as u8 && Some(node.name.attempt) == attempt);
+                let there =
+                    nodes.any(|node| node.name.author == number as u8 && Some(node.name.attempt) == attempt);
                 let asked = self.asked(number, ticket);
                 let told = matches!(asked.word, Word::Refused | Word::Lost | Word::Released);
                 if asked.forgotten || !told || (asked.word == Word::Released && confirmed && there) {
@@ -855,7 +859,8 @@ fn named(mode: Mode) -> Mode {
 
 impl Scenario {
     fn peer_modes(&self) -> impl Iterator<Item = Mode> {
-        let modes: BTreeSet<Mode> = self.wants.iter().flat_map(|wants| wants.iter()).map(|want| named(want.mode)).collect();
+        let modes: BTreeSet<Mode> =
+            self.wants.iter().flat_map(|wants| wants.iter()).map(|want| named(want.mode)).collect();
         modes.into_iter()
     }
 }
