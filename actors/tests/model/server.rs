@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lockkeeper_actors::machine::znode::{Attempt, Instance, Mode, Znode};
+use lockkeeper_actors::machine::znode::{Attempt, Dialect, Instance, Mode, Znode};
 
 /// A node's name, small enough to be copied: who made it and in which attempt, and the number it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,7 +26,7 @@ impl Name {
     }
 
     pub fn text(&self) -> String {
-        let prefix = instance(self.author).prefix(Attempt(self.attempt.into()), self.mode);
+        let prefix = instance(self.author).prefix(Attempt(self.attempt.into()), Dialect::Kazoo, self.mode);
         format!("{prefix}{:010}", self.sequence)
     }
 

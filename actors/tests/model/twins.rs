@@ -2,7 +2,7 @@
 //! one rule of its driver. The model must catch each.
 
 use lockkeeper_actors::machine::protocol::{Command, Created, Event, Failure};
-use lockkeeper_actors::machine::znode::{Attempt, Mode, Znode};
+use lockkeeper_actors::machine::znode::{Mode, Znode};
 
 use super::server::{Name, instance};
 use super::world::World;
@@ -49,7 +49,7 @@ impl Twin {
                 let other = |node: &Znode| {
                     world.server.find(Name::of(node)).is_some_and(|node| node.owner != session)
                 };
-                let own = |node: &Znode| instance(process as u8).attempt(node).is_some();
+                let own = |node: &Znode| instance(process as u8).attempt(node.name()).is_some();
                 let found =
                     names.iter().filter_map(|name| Znode::parse(name)).find(|node| own(node) && other(node));
                 let created = found.map_or(created, |node| Created { czxid: czxid(world, &node), node });
@@ -110,10 +110,8 @@ impl Twin {
             }
             (Twin::WaitersOverlooked, Event::Entered { attempt, created, children: Ok(names) }) => {
                 let first = names.iter().filter_map(|name| Znode::parse(name)).min();
-                let own = |name: &String| {
-                    Znode::parse(name).and_then(|node| instance(process as u8).attempt(&node))
-                };
-                let visible = |name: &String| Znode::parse(name) == first || own(name).is_some();
+                let own = |name: &String| instance(process as u8).attempt(name).is_some();
+                let visible = |name: &String| Znode::parse(name) == first || own(name);
                 let children = Ok(names.into_iter().filter(visible).collect());
                 Some(Event::Entered { attempt, created, children })
             }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use lockkeeper_actors::machine::Machine;
 use lockkeeper_actors::machine::protocol::{Command, Created, Event, Inspection, Request, Ticket, Wait};
-use lockkeeper_actors::machine::znode::{Attempt, Mode, Patterns};
+use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Patterns};
 
 use super::process::{Answer, Ask, Asked, Call, DEADLINE, Lease, News, No, Process, Session, Word};
 use super::server::{Directory, Name, Server};
@@ -376,8 +377,8 @@ impl World {
             }
             Action::HearMissing(process) => {
                 let names = self.processes[process].missing.pop_front().unwrap_or_default();
-                let nodes = names.iter().map(Name::node).collect();
-                self.feed(scenario, process, Event::Missing(nodes));
+                let names = names.iter().map(Name::text).collect();
+                self.feed(scenario, process, Event::Missing(names));
             }
             Action::Cut(id, kept) => {
                 self.left.cuts -= 1;
@@ -488,7 +489,8 @@ impl World {
         let Some(ticket) = asked.iter().position(|asked| asked.word == Word::Unasked) else { return };
         asked[ticket].word = Word::Waiting;
         let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
-        let request = Request { mode, patterns: Patterns::from([]), ephemeral, wait };
+        let request =
+            Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::from([]), ephemeral, wait };
         self.feed(scenario, process, Event::Acquire { ticket: Ticket::numbered(ticket as u64), request });
     }
 
@@ -796,6 +798,14 @@ impl World {
                 }
                 self.asked(number, ticket).forgotten = true;
             }
+            Command::Survey { .. }
+            | Command::Calm
+            | Command::MakeRoot { .. }
+            | Command::Take { .. }
+            | Command::FindLeases(_)
+            | Command::Return(_)
+            | Command::TrackLease(_)
+            | Command::GrantPermits { .. } => unreachable!("a lock has no permits"),
         }
     }
 
