@@ -110,6 +110,20 @@ async fn a_handle_with_another_number_errs_every_time_and_one_without_takes_what
 }
 
 #[tokio::test]
+async fn a_raised_limit_counts_at_once() {
+    let path = unique_path("raised");
+    let (pool, other) = (semaphore(&path, 1).await, semaphore(&path, 1).await);
+    pool.acquire().await.expect("free").release().await.expect("released");
+    other.resize(2).await.expect("connected");
+    let both =
+        timeout(SOON, pool.acquire_many(2)).await.expect("nobody else wants any").expect("there are two");
+    other.resize(3).await.expect("connected");
+    let third = pool.try_acquire().await.expect("there is one more");
+    drop((both, third));
+    leased(&pool, 0).await;
+}
+
+#[tokio::test]
 async fn a_resize_wakes_who_waits_and_revokes_nothing() {
     let path = unique_path("resize");
     let (pool, other) = (semaphore(&path, 1).await, semaphore(&path, 1).await);

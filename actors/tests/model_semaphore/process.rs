@@ -138,7 +138,7 @@ pub enum Answer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum No {
-    NoNode,
+    Missing,
     MutexGone,
     RootGone,
     LimitChanged,
@@ -152,7 +152,7 @@ pub enum No {
 impl No {
     pub fn failure(self) -> Failure {
         match self {
-            No::NoNode | No::MutexGone | No::RootGone | No::LimitChanged => Failure::NoNode,
+            No::Missing | No::MutexGone | No::RootGone | No::LimitChanged => Failure::NoNode,
             No::Refused => Failure::Refused(String::new()),
             No::Cut => Failure::Unknown(String::new()),
             No::SessionGone => Failure::SessionGone,

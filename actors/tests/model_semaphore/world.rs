@@ -578,8 +578,8 @@ impl World {
         }
         let mut watch = None;
         let seen = self.server.seen(id);
-        let none = Answer::No(No::NoNode);
-        let done = |there: bool| if there { Answer::Done } else { Answer::No(No::NoNode) };
+        let none = Answer::No(No::Missing);
+        let done = |there: bool| if there { Answer::Done } else { Answer::No(No::Missing) };
         let answer = match ask {
             Ask::Create(prefix) => match self.server.enter(prefix, id) {
                 Some((name, czxid)) => Answer::Created(name, czxid),

@@ -535,3 +535,17 @@ fn a_survey_that_is_late_does_not_count_when_the_mutex_came_later_still() {
     assert_eq!(first, [survey(4, Sight::Skip, Sight::Watch)]);
     assert_eq!(test.surveyed(3, None, &[]), [], "it was free before the other one's turn");
 }
+
+#[test]
+fn who_has_found_its_number_stored_follows_what_is_stored_while_it_waits() {
+    let mut test = Test::new();
+    assert_eq!(test.acquire(1, 1, FOREVER)[1], survey(0, Sight::Look, Sight::Look));
+    let other = format!("{:032x}__lock__{:010}", 1, 1);
+    test.entered(0, 2, &[&other]);
+    test.surveyed(0, Some(2), &[]);
+    test.written = 11;
+    let node = Znode::parse(&other).expect("a contender");
+    assert_eq!(test.on(Event::Fired { node, gone: true }), [survey(1, Sight::Skip, Sight::Watch)]);
+    assert_eq!(test.surveyed(1, None, &[]), [survey(2, Sight::Look, Sight::Watch)]);
+    assert!(matches!(test.surveyed(2, Some(3), &[])[..], [Command::Take { .. }]));
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Alarm, Limit, Link, PATIENCE, RETRY, Semaphore, Stage};
+use super::{Alarm, Claim, Limit, Link, PATIENCE, RETRY, Semaphore, Stage};
 use crate::machine::protocol::{
     Command, Event, Failure, Leases, PermitRequest, Refusal, Request, Root, Sight, TakeFailure, Ticket, Wait,
 };
@@ -219,6 +219,7 @@ impl Semaphore {
                 self.limit = Limit::Unknown;
             }
         }
+        self.agree(survey);
         let result = match (root, leases) {
             (Some(Err(failure)), _) | (_, Some(Err(failure))) => Err(failure),
             (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.names.len())),
@@ -459,6 +460,17 @@ impl Semaphore {
                 Some((false, false)) => self.look(Sight::Watch, Sight::Watch, out),
                 None => {}
             }
+        }
+    }
+
+    /// Whose number this survey has found to be the stored one follows what is stored from then on.
+    fn agree(&mut self, survey: Attempt) {
+        let Limit::Stored { permits: Some(stored), .. } = self.limit else { return };
+        let asked =
+            self.turn.as_ref().filter(|turn| turn.survey == Some(survey)).map_or(0, |turn| turn.asked);
+        let meant = |claim: &&mut Claim| claim.stage == Stage::Peeking(survey) || claim.arrival < asked;
+        for claim in self.claims.values_mut().filter(meant) {
+            claim.request.agreed |= claim.request.limit.map(i64::from) == Some(stored);
         }
     }
 
