@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{BoxStream, FuturesUnordered};
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
@@ -89,6 +91,8 @@ pub(crate) struct State {
 struct Live {
     connection: Connection,
     machine: Session,
+    /// To the pump, which brings their answers.
+    heartbeats: mpsc::UnboundedSender<BoxFuture<'static, SessionMessage>>,
     suspended: bool,
     /// Where the rotation over own nodes stands.
     cursor: String,
@@ -142,15 +146,10 @@ impl SessionActor {
 
 impl State {
     fn begin(&mut self, begun: Moment, connected: Connected, myself: &ActorRef<SessionMessage>) {
-        let Connected { client, mut states } = connected;
-        let pump = myself.clone();
-        self.tasks.spawn(async move {
-            while let Some(link) = states.next().await {
-                if pump.cast(SessionMessage::Link(link)).is_err() {
-                    return;
-                }
-            }
-        });
+        let Connected { client, states } = connected;
+        let (heartbeats, answers) = mpsc::unbounded_channel();
+        let actor = myself.clone();
+        self.tasks.spawn(pump(states, answers, move |message| actor.cast(message).is_ok()));
         let SessionArguments { clock, epoch, tick, .. } = self.arguments;
         let (now, mut commands) = (clock.now(), Vec::new());
         let machine = Session::new(begun, now, client.timeout(), tick, &mut commands);
@@ -164,7 +163,9 @@ impl State {
         let nodes = Arc::new(OwnNodes::default());
         let connection = Connection { epoch, client, lease, nodes };
         let cursor = String::new();
-        self.live = Some(Live { connection: connection.clone(), machine, suspended, cursor, bare: false });
+        let live =
+            Live { connection: connection.clone(), machine, heartbeats, suspended, cursor, bare: false };
+        self.live = Some(live);
         self.tell(SessionNews::Connected(connection));
         if suspended {
             self.tell(SessionNews::Suspended(epoch));
@@ -184,7 +185,7 @@ impl State {
         for command in commands {
             let Some(live) = &mut self.live else { return };
             match command {
-                SessionCommand::Beat(sent) => self.beat(sent, myself),
+                SessionCommand::Beat(sent) => self.beat(sent),
                 SessionCommand::Hold(until) => {
                     if !live.connection.lease.publish(until, false) {
                         return self.lose(myself);
@@ -207,16 +208,16 @@ impl State {
         }
     }
 
-    fn beat(&mut self, sent: Moment, myself: &ActorRef<SessionMessage>) {
+    fn beat(&mut self, sent: Moment) {
         let Some(live) = &mut self.live else { return };
-        let (client, myself) = (&live.connection.client, myself.clone());
+        let client = &live.connection.client;
         let room = if std::mem::take(&mut live.bare) { 0 } else { BATCH_BYTES };
         let (batch, answer) =
             live.connection.nodes.batch(&mut live.cursor, room, |batch| client.check(batch));
-        self.tasks.spawn(async move {
-            let result = answer.await;
-            let _ = myself.cast(SessionMessage::Beaten { sent, batch, result });
-        });
+        // The pump ends only with the session's state, and then nobody waits for the answer.
+        let _ = live
+            .heartbeats
+            .send(Box::pin(async move { SessionMessage::Beaten { sent, batch, result: answer.await } }));
     }
 
     fn beaten(
@@ -327,6 +328,37 @@ impl State {
                 let _ = myself.cast(SessionMessage::Wake);
             });
             self.wake = Some((due, task));
+        }
+    }
+}
+
+/// Brings news of the connection and answers to heartbeats, news first: an answer that came over a new connection must
+/// not be heard before that connection is, or it would be taken for the last one before the reconnect.
+async fn pump(
+    mut states: BoxStream<'static, LinkState>,
+    mut heartbeats: mpsc::UnboundedReceiver<BoxFuture<'static, SessionMessage>>,
+    tell: impl Fn(SessionMessage) -> bool,
+) {
+    let (mut answers, mut linked) = (FuturesUnordered::new(), true);
+    loop {
+        let message = tokio::select! {
+            biased;
+            link = states.next(), if linked => match link {
+                Some(link) => SessionMessage::Link(link),
+                None => {
+                    linked = false;
+                    continue;
+                }
+            },
+            Some(answer) = answers.next() => answer,
+            Some(heartbeat) = heartbeats.recv() => {
+                answers.push(heartbeat);
+                continue;
+            }
+            else => return,
+        };
+        if !tell(message) {
+            return;
         }
     }
 }
@@ -455,3 +487,46 @@ const RECONNECT: Duration = Duration::from_millis(50);
 
 /// How long closing waits for the server's good-bye.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures::stream;
+
+    use super::*;
+
+    /// The client tells of a new connection before it hands out an answer that came over it.
+    #[tokio::test]
+    async fn a_connection_is_told_of_before_the_answers_that_came_over_it() {
+        let (heartbeats, answers) = mpsc::unbounded_channel::<BoxFuture<'static, SessionMessage>>();
+        let (connected, reconnected) = futures::channel::oneshot::channel::<()>();
+        let links = stream::once(async move {
+            let _ = reconnected.await;
+            LinkState::Up
+        });
+        let (answered, answer) = futures::channel::oneshot::channel::<()>();
+        let told = RefCell::new(Vec::new());
+        let tell = |message: SessionMessage| {
+            told.borrow_mut().push(match message {
+                SessionMessage::Link(_) => "link",
+                SessionMessage::Beaten { .. } => "answer",
+                _ => "something else",
+            });
+            true
+        };
+        let beaten = async move {
+            let _ = answer.await;
+            SessionMessage::Beaten { sent: Moment(1), batch: Vec::new(), result: Ok(()) }
+        };
+        heartbeats.send(Box::pin(beaten)).expect("the pump receives");
+        drop(heartbeats);
+        let mut pump = Box::pin(pump(links.boxed(), answers, tell));
+        assert!(futures::poll!(pump.as_mut()).is_pending());
+        // Both are there when the pump looks, and the answer woke it.
+        connected.send(()).expect("the link is awaited");
+        answered.send(()).expect("the answer is awaited");
+        pump.await;
+        assert_eq!(*told.borrow(), ["link", "answer"]);
+    }
+}

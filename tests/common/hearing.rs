@@ -31,12 +31,22 @@ pub async fn queued(events: &mut Events) -> usize {
     }
 }
 
-/// That it is granted next.
+/// That it is granted next; the end of another request may be told before.
 pub async fn acquired(events: &mut Events) -> AnyGuard {
-    match events.recv().await {
-        Some(LockEvent::Acquired { guard, .. }) => guard,
-        other => panic!("it should be granted: {other:?}"),
+    loop {
+        match events.recv().await {
+            Some(LockEvent::Released(_)) => {}
+            Some(LockEvent::Acquired { guard, .. }) => return guard,
+            other => panic!("it should be granted: {other:?}"),
+        }
     }
+}
+
+/// That its release is confirmed, and nothing follows.
+pub async fn released(events: &mut Events) {
+    let told = events.recv().await;
+    assert!(matches!(told, Some(LockEvent::Released(_))), "it should be released: {told:?}");
+    assert!(events.recv().await.is_none(), "nothing follows");
 }
 
 /// The same, however often it queues before.
