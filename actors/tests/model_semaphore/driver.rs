@@ -4,7 +4,7 @@ use lockkeeper_actors::machine::Machine;
 use lockkeeper_actors::machine::protocol::{
     Command, Created, Event, Failure, Inspection, Leases, Refusal, Root, Sight, TakeFailure, Ticket, Wait,
 };
-use lockkeeper_actors::machine::znode::{Attempt, Mode, Znode};
+use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Znode};
 
 use super::process::{Answer, Ask, Call, DEADLINE, Lease, News, No, Purpose, Word, instance, place};
 use super::properties::{ANSWERS, CERTAINTY, ORDER, TRUTH};
@@ -345,7 +345,7 @@ impl World {
                 Refusal::NoLimit => scenario.limit.is_none() || self.left.removals < scenario.budget.removals,
                 Refusal::NoPermits | Refusal::Closed | Refusal::Exhausted => false,
                 Refusal::Suspended | Refusal::Cancelled | Refusal::Rejected(_) => true,
-                Refusal::NoAuth(_) => false,
+                Refusal::NoAuth(_) | Refusal::MixedDialects(_) => false,
             };
             if !truth && !lagging {
                 self.flaws.insert(TRUTH);
