@@ -446,6 +446,13 @@ impl KeeperOptions {
                 return refuse(option, format!("{time:?}"), "ZooKeeper counts milliseconds in 31 bits");
             }
         }
+        if let Some(tick) = self.tick.filter(|tick| *tick > self.session_timeout / 2) {
+            return refuse(
+                "a tick time",
+                format!("{tick:?}"),
+                "servers grant sessions of two ticks at least",
+            );
+        }
         if self.identifier.len() > MAX_IDENTIFIER {
             let value = format!("{} bytes", self.identifier.len());
             return refuse("an identifier", value, "a node has room for less than 1 MiB");

@@ -4,7 +4,6 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkeeper_actors::PrimitivesMessage;
 use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode, check_patterns};
@@ -12,7 +11,8 @@ use lockkeeper_actors::messages::{
     AcquireRequest, Contender, ContenderOptions, Listener, LockEvent, LockMessage, Place, Ticket,
 };
 use lockkeeper_actors::zookeeper::Acl;
-use ractor::{ActorRef, RpcReplyPort};
+use lockkeeper_actors::{PrimitivesMessage, refuse};
+use ractor::{ActorRef, MessagingErr, RpcReplyPort};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -153,7 +153,15 @@ impl<M> Lock<M> {
 
     /// `false` when the keeper is closed.
     pub(crate) fn try_send(&self, message: LockMessage) -> bool {
-        self.handle.primitives.cast(PrimitivesMessage::Lock(self.handle.place.clone(), message)).is_ok()
+        let message = PrimitivesMessage::Lock(self.handle.place.clone(), message);
+        match self.handle.primitives.cast(message) {
+            Ok(()) => true,
+            Err(MessagingErr::SendErr(PrimitivesMessage::Lock(_, message))) => {
+                refuse(message);
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     /// A request that is not sent yet.

@@ -13,6 +13,7 @@ use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{Mode, check_path};
 use lockkeeper_actors::messages::{Listener, LockEvent, Ticket};
 use lockkeeper_actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
+use ractor::MessagingErr;
 
 use crate::keeper::{Keeper, Shared};
 use crate::lock::{InvalidLock, LockOptions, MAX_IDENTIFIER};
@@ -57,7 +58,7 @@ impl MultiLock {
                 return Err(InvalidLock::Twice { path: path.to_string() });
             }
             let options = Arc::new(options.clone().contender(&shared, mode));
-            bytes += path.len() + options.identifier.len() + NODE_OVERHEAD + ACL_ENTRY * options.acl.len();
+            bytes += options.bytes(&path);
             parts.push(MultiPart { path, options });
         }
         match parts.is_empty() {
@@ -122,8 +123,10 @@ impl MultiLock {
     }
 
     fn send(&self, message: MultiMessage) {
-        // A closed keeper drops the message, and with it the listener in it.
-        let _ = self.shared.started.primitives.cast(PrimitivesMessage::Multi(message));
+        let sent = self.shared.started.primitives.cast(PrimitivesMessage::Multi(message));
+        if let Err(MessagingErr::SendErr(PrimitivesMessage::Multi(MultiMessage::Acquire(request)))) = sent {
+            request.refuse(AcquireError::Closed);
+        }
     }
 }
 
@@ -214,8 +217,3 @@ impl fmt::Debug for MultiGuard {
         f.debug_tuple("MultiGuard").field(&self.0).finish()
     }
 }
-
-/// What a create adds to its path and data on the wire: the node's name, headers, lengths, flags; and each entry of the
-/// access list, whose texts are counted with room to spare.
-const NODE_OVERHEAD: usize = 128;
-const ACL_ENTRY: usize = 128;

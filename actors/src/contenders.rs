@@ -9,7 +9,8 @@ use crate::lease::FencingToken;
 use crate::machine::protocol::{Failure, Inspection};
 use crate::machine::znode::{Mode, Patterns, Znode};
 use crate::messages::Contender;
-use crate::zookeeper::ZooKeeper;
+use crate::session::OwnNodes;
+use crate::zookeeper::{Answer, Fired, Watching, ZooKeeper};
 
 /// In the order of the queue. A directory that is not there has no contenders, and is not made.
 pub(crate) async fn list(
@@ -41,6 +42,7 @@ pub(crate) async fn list(
 /// The first in the queue, as soon as it is another than `known`: one with another token, or none.
 pub(crate) async fn first(
     client: Arc<dyn ZooKeeper>,
+    nodes: Arc<OwnNodes>,
     path: Arc<str>,
     patterns: Patterns,
     known: Option<Option<FencingToken>>,
@@ -50,6 +52,10 @@ pub(crate) async fn first(
             if known != Some(None) {
                 return Ok(None);
             }
+            let Some(_room) = nodes.room_for_watch(&path) else {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            };
             match client.watch_children(&path).await {
                 // Somebody may have come since the listing.
                 Ok((found, fired)) if first_of(&found.names, &patterns).is_none() => drop(fired.await),
@@ -61,7 +67,10 @@ pub(crate) async fn first(
             continue;
         };
         let name = format!("{path}/{}", node.name());
-        let (watch, read) = (client.watch(&name), client.read(&name));
+        let room = nodes.room_for_watch(&name);
+        let watch = room.as_ref().map(|_| client.watch(&name));
+        let read = client.read(&name);
+        let watch: Answer<Watching> = watch.unwrap_or_else(|| Box::pin(async { Ok(later()) }));
         match (watch.await, read.await) {
             (Ok(fired), Ok((data, found))) => {
                 let contender = contender(&node, 0, &data, &found);
@@ -78,7 +87,14 @@ pub(crate) async fn first(
     }
 }
 
-/// How often a directory that has never been made is looked for.
+fn later() -> Watching {
+    Box::pin(async {
+        tokio::time::sleep(LOOK).await;
+        Fired::Changed
+    })
+}
+
+/// How often a directory that has never been made is looked for, and one for whose watch there is no room.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 async fn first_name(

@@ -39,5 +39,5 @@ pub mod tenure;
 pub mod zookeeper;
 
 pub use clock::Clock;
-pub use primitives::PrimitivesMessage;
+pub use primitives::{PrimitivesMessage, refuse};
 pub use randomness::Randomness;

@@ -32,7 +32,7 @@ use crate::machine::{Machine, Moment};
 use crate::messages::{
     AcquireRequest, Contender, ContenderOptions, Kind, Lifeline, Listener, LockMessage, Place,
 };
-use crate::session::SessionNews;
+use crate::session::{Connection, SessionNews};
 use crate::supervisor::PrimitivesMessage;
 use crate::zookeeper::{Fired, ZooKeeper};
 use crate::{contenders, leases as questions};
@@ -305,9 +305,10 @@ impl State {
             let _ = reply.send(Err(ContendersError::Disconnected));
             return;
         };
-        let (client, path) = (session.connection.client.clone(), self.directory.clone());
+        let Connection { client, nodes, .. } = session.connection.clone();
+        let path = self.directory.clone();
         session.tasks.spawn(async move {
-            let answer = Box::pin(contenders::first(client, path, patterns, known));
+            let answer = Box::pin(contenders::first(client, nodes, path, patterns, known));
             let answered = match select(answer, Box::pin(reply.closed())).await {
                 Either::Left((answer, _)) => answer,
                 Either::Right(_) => return,

@@ -108,7 +108,8 @@ impl AcquireRequest {
         let (ticket, wait) = (self.ticket, self.wait);
         match self.permits {
             Some(Permits { count, limit, agreed }) => {
-                Event::AcquirePermits { ticket, request: PermitRequest { count, limit, agreed, wait } }
+                let bytes = self.options.bytes(&self.listener.path);
+                Event::AcquirePermits { ticket, request: PermitRequest { count, limit, agreed, bytes, wait } }
             }
             None => {
                 let ContenderOptions { mode, dialect, ephemeral, .. } = *self.options;
@@ -204,6 +205,16 @@ pub struct ContenderOptions {
     pub acl: Vec<Acl>,
 }
 
+impl ContenderOptions {
+    /// What a node of these options in this directory adds to a transaction, with room to spare.
+    pub fn bytes(&self, directory: &str) -> usize {
+        const NODE: usize = 128;
+        const ENTRY: usize = 32;
+        let acl = self.acl.iter().map(|entry| ENTRY + entry.scheme().len() + entry.id().len());
+        NODE + directory.len() + self.identifier.len() + acl.sum::<usize>()
+    }
+}
+
 /// What becomes of a request. After `Refused`, `Lost` and `Released` nothing follows.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -269,6 +280,8 @@ pub enum Refused {
 /// that panics is not called again, and its request is cancelled, or released; nobody else notices.
 pub struct Listener<G = Lease> {
     hear: Option<Box<dyn FnMut(LockEvent<G>) + Send>>,
+    /// It was told of a grant.
+    granted: bool,
     ticket: Ticket,
     path: Arc<str>,
 }
@@ -280,12 +293,13 @@ impl<G> Listener<G> {
         path: Arc<str>,
         hear: impl FnMut(LockEvent<G>) + Send + 'static,
     ) -> Listener<G> {
-        Listener { hear: Some(Box::new(hear)), ticket, path }
+        Listener { hear: Some(Box::new(hear)), granted: false, ticket, path }
     }
 
     /// Says whether it is still listening.
     pub(crate) fn tell(&mut self, event: LockEvent<G>) -> bool {
         let Some(mut hear) = self.hear.take() else { return false };
+        self.granted |= matches!(event, LockEvent::Acquired { .. });
         // What the closure leaves half done is its own, and it is not called again.
         let heard = catch_unwind(AssertUnwindSafe(move || {
             hear(event);
@@ -314,7 +328,10 @@ impl<G> Drop for Listener<G> {
     /// Dropped without a last word: its actor was killed, or has panicked.
     fn drop(&mut self) {
         let error = AcquireError::Stopped { path: self.path.to_string() };
-        self.tell(LockEvent::Refused(self.ticket, Refused::Failed(error)));
+        self.tell(match self.granted {
+            true => LockEvent::Lost(self.ticket),
+            false => LockEvent::Refused(self.ticket, Refused::Failed(error)),
+        });
     }
 }
 

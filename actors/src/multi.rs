@@ -65,7 +65,8 @@ impl MultiRequest {
         self.ticket
     }
 
-    pub(crate) fn refuse(self, error: AcquireError) {
+    /// Answers it.
+    pub fn refuse(self, error: AcquireError) {
         self.listener.conclude(LockEvent::Refused(self.ticket, Refused::Failed(error)));
     }
 }

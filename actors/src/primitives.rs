@@ -239,6 +239,8 @@ impl State {
     fn session(&mut self, news: SessionNews) {
         let current = self.connection.as_ref().map(|connection| connection.epoch);
         match &news {
+            // A clone would keep the session from being closed.
+            SessionNews::Connected(_) if self.closed && self.closing.is_none() => return,
             SessionNews::Connected(connection) => {
                 self.connection = Some(connection.clone());
                 self.suspended = false;
@@ -352,7 +354,8 @@ async fn sweep(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
 /// Between tries that the server refuses.
 const SWEEP_RETRY: Duration = Duration::from_secs(1);
 
-fn refuse(message: LockMessage) {
+/// Answers what comes too late.
+pub fn refuse(message: LockMessage) {
     match message {
         LockMessage::Acquire(request) => {
             let refused = Refused::Failed(AcquireError::Closed);

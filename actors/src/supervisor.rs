@@ -208,6 +208,7 @@ impl KeeperActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             KeeperMessage::Subscribe(subscriber) => {
+                state.subscribers.retain(|subscriber| !subscriber.is_closed());
                 if state.newest.as_ref().is_none_or(|newest| subscriber.send(newest.clone()).is_ok()) {
                     state.subscribers.push(subscriber);
                 }

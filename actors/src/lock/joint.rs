@@ -60,14 +60,15 @@ impl Entrant {
         format!("{}/{}", self.path, self.name)
     }
 
-    fn entered(mut self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) {
+    /// `false` when its queue's actor has died.
+    fn entered(mut self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) -> bool {
         self.otherwise = None;
-        self.tell(created, children);
+        self.tell(created, children)
     }
 
-    fn tell(&self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) {
+    fn tell(&self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) -> bool {
         let event = Event::Entered { attempt: self.attempt, created, children };
-        let _ = self.actor.cast(LockActorMessage::Event(self.epoch, event));
+        self.actor.cast(LockActorMessage::Event(self.epoch, event)).is_ok()
     }
 }
 
@@ -99,7 +100,7 @@ impl State {
                 acl: &entrant.options.acl,
             })
             .collect();
-        let created = client.create_all(&nodes);
+        let (created, cleaner) = (client.create_all(&nodes), client.clone());
         let lists: Vec<_> = together.entrants.iter().map(|entrant| client.children(&entrant.path)).collect();
         for entrant in &mut together.entrants {
             entrant.otherwise = Some(Failure::Unknown("the answer was not waited for".into()));
@@ -107,14 +108,21 @@ impl State {
         // Ended with the session, which takes the nodes away.
         session.tasks.spawn(async move {
             let (created, lists) = (created.await, join_all(lists).await);
-            together.settle(created, lists);
+            for node in together.settle(created, lists) {
+                while let Err(Failure::Unknown(_)) = cleaner.delete(&node).await {}
+            }
         });
         while session.tasks.try_join_next().is_some() {}
     }
 }
 
 impl Together {
-    fn settle(self, created: Result<(Vec<i64>, i64), NotCreated>, lists: Vec<Result<Vec<String>, Failure>>) {
+    /// Gives the nodes of queues whose actors have died meanwhile: who cleaned up after them came too early.
+    fn settle(
+        self,
+        created: Result<(Vec<i64>, i64), NotCreated>,
+        lists: Vec<Result<Vec<String>, Failure>>,
+    ) -> Vec<String> {
         let (mut back, mut told) = (Vec::new(), Vec::new());
         for (part, (mut entrant, list)) in self.entrants.into_iter().zip(lists).enumerate() {
             let outcome = match &created {
@@ -137,8 +145,13 @@ impl Together {
             told.push((entrant, outcome, list));
         }
         (self.answer)(back);
+        let mut left = Vec::new();
         for (entrant, outcome, list) in told {
-            entrant.entered(outcome, list);
+            let node = outcome.as_ref().ok().map(|made| format!("{}/{}", entrant.path, made.node.name()));
+            if !entrant.entered(outcome, list) {
+                left.extend(node);
+            }
         }
+        left
     }
 }

@@ -45,6 +45,8 @@ pub struct PermitRequest {
     pub limit: Option<u32>,
     /// The caller's number was found to be the stored one before: from then on what is stored counts.
     pub agreed: bool,
+    /// What each of its leases adds to a transaction.
+    pub bytes: usize,
     /// How long to wait.
     pub wait: Wait,
 }

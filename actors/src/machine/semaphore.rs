@@ -39,6 +39,8 @@ pub struct Semaphore {
     /// Counts claims, in the order of their service.
     arrivals: u64,
     claims: BTreeMap<Ticket, Claim>,
+    /// Claims that came before this have been told of the line.
+    told: u64,
     /// The claims that wait, or that a take is under way for.
     line: BTreeMap<u64, Ticket>,
     /// Own leases that are there, as far as is known, and whose they are; nobody's are being deleted.
@@ -106,6 +108,9 @@ enum Alarm {
 
 /// How long a request that was refused for a reason that may pass waits before it is sent again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A server takes requests of less than 1 MiB: a claim must fit into one, and several go together up to half of it.
+const MAX_TAKE: usize = 960 * 1024;
 
 /// How long a try that saw a free permit waits for those who are in line for it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -182,6 +187,7 @@ impl Semaphore {
             closed: false,
             next: Attempt(0),
             arrivals: 0,
+            told: 0,
             claims: BTreeMap::new(),
             line: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -200,6 +206,10 @@ impl Semaphore {
             _ if !request.agreed && request.limit.is_some_and(|limit| request.count > limit) => {
                 let limit = request.limit.unwrap_or_default();
                 Some(Refusal::TooMany { count: request.count, limit })
+            }
+            _ if request.count as usize > MAX_TAKE / request.bytes.max(1) => {
+                let reason = "its leases do not fit into one request of less than 1 MiB";
+                Some(Refusal::Rejected(reason.into()))
             }
             Wait::Try if !self.is_up() => Some(Refusal::Suspended),
             // What is free is kept for those who wait.
@@ -423,12 +433,14 @@ impl Semaphore {
     fn wait_again(&mut self, ticket: Ticket) {
         if let Some(claim) = self.claims.get_mut(&ticket) {
             claim.stage = Stage::Waiting;
+            self.told = self.told.min(claim.arrival);
             self.line.insert(claim.arrival, ticket);
         }
     }
 
     /// Whoever is in line is told anew how many are ahead.
     fn tell_again(&mut self) {
+        self.told = 0;
         for ticket in self.line.values() {
             if let Some(claim) = self.claims.get_mut(ticket) {
                 claim.queued = false;

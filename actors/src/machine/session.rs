@@ -107,7 +107,7 @@ impl Session {
     ) -> Session {
         let mut session = Session {
             timeout,
-            gap: tick.map_or(timeout * 3 / 10, |tick| tick * 3 / 4),
+            gap: tick.map_or(timeout * 3 / 10, |tick| tick.min(timeout / 2) * 3 / 4),
             state: State::Starting(now + timeout),
             proven: begun + timeout,
             connected: Some(now),

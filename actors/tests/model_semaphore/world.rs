@@ -463,7 +463,7 @@ impl World {
         let limits = self.server.now().root.as_ref().map(|root| root.limit).into_iter().collect();
         (asked[at].word, asked[at].limits, asked[at].free) = (Word::Waiting, limits, true);
         let Want { count, limit, agreed, wait } = scenario.wants[process][at];
-        let request = PermitRequest { count, limit, agreed, wait };
+        let request = PermitRequest { count, limit, agreed, bytes: 100, wait };
         // What is so now may be the reason for an answer at once.
         self.look_on(scenario);
         self.feed(scenario, process, Event::AcquirePermits { ticket: ticket(at), request });

@@ -40,7 +40,7 @@ impl Test {
     }
 
     fn acquire(&mut self, ticket: u64, count: u32, wait: Wait) -> Vec<Command> {
-        let request = PermitRequest { count, limit: Some(2), agreed: false, wait };
+        let request = PermitRequest { count, limit: Some(2), agreed: false, bytes: 100, wait };
         self.on(Event::AcquirePermits { ticket: Ticket(ticket), request })
     }
 
@@ -274,7 +274,7 @@ fn the_number_of_a_handle_is_compared_with_the_stored_one_unless_that_is_none() 
     assert_eq!(test.surveyed(0, Some(5), &[])[..2], [mismatch, forget(1, true)]);
 
     let mut test = Test::new();
-    let request = PermitRequest { count: 1, limit: None, agreed: false, wait: FOREVER };
+    let request = PermitRequest { count: 1, limit: None, agreed: false, bytes: 100, wait: FOREVER };
     test.on(Event::AcquirePermits { ticket: Ticket(1), request });
     test.acquire(2, 1, FOREVER);
     test.granted(0, 0);
@@ -473,7 +473,7 @@ fn closing_does_not_wait_for_an_answer_that_is_forbidden() {
 fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
     // Raised: the version that is remembered would forbid what is allowed.
     let mut test = Test::warm();
-    let request = PermitRequest { count: 3, limit: Some(2), agreed: true, wait: FOREVER };
+    let request = PermitRequest { count: 3, limit: Some(2), agreed: true, bytes: 100, wait: FOREVER };
     test.on(Event::AcquirePermits { ticket: Ticket(1), request });
     test.granted(1, 1);
     test.written = 11;
@@ -491,7 +491,7 @@ fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
 
     // A try is not told that there is none without another look.
     let mut test = Test::warm();
-    let request = PermitRequest { count: 1, limit: Some(2), agreed: true, wait: Wait::Try };
+    let request = PermitRequest { count: 1, limit: Some(2), agreed: true, bytes: 100, wait: Wait::Try };
     test.on(Event::AcquirePermits { ticket: Ticket(1), request });
     test.written = 11;
     assert_eq!(test.surveyed(3, None, &["x", "y"]), [survey(4, Sight::Look, Sight::Look)]);
@@ -516,7 +516,7 @@ fn a_mutex_of_an_earlier_turn_is_deleted_also_when_that_is_due_as_a_take_succeed
 fn who_asks_behind_the_look_is_not_refused_by_what_it_saw() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
-    let request = PermitRequest { count: 3, limit: Some(3), agreed: true, wait: FOREVER };
+    let request = PermitRequest { count: 3, limit: Some(3), agreed: true, bytes: 100, wait: FOREVER };
     test.on(Event::AcquirePermits { ticket: Ticket(2), request });
     test.granted(1, 1);
     assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);

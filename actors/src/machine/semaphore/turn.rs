@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Alarm, Claim, Limit, Link, PATIENCE, RETRY, Semaphore, Stage};
+use super::{Alarm, Claim, Limit, Link, MAX_TAKE, PATIENCE, RETRY, Semaphore, Stage};
 use crate::machine::protocol::{
     Command, Event, Failure, Leases, PermitRequest, Refusal, Request, Root, Sight, TakeFailure, Ticket, Wait,
 };
@@ -72,10 +72,14 @@ impl Semaphore {
         }
         let Some(turn) = &self.turn else { return };
         let Some(ahead) = turn.ahead.or(turn.full.map(|_| 0)) else { return };
-        for (position, ticket) in self.line.values().enumerate() {
-            let Some(claim) = self.claims.get_mut(ticket) else { continue };
+        // Those who came since the last time: a long line is not walked at every event.
+        let untold: Vec<Ticket> = self.line.range(self.told..).map(|(_, ticket)| *ticket).collect();
+        let first = self.line.len() - untold.len();
+        self.told = self.arrivals;
+        for (position, ticket) in untold.into_iter().enumerate() {
+            let Some(claim) = self.claims.get_mut(&ticket) else { continue };
             if claim.request.wait != Wait::Try && !std::mem::replace(&mut claim.queued, true) {
-                out.push(Command::Queued(*ticket, ahead + position));
+                out.push(Command::Queued(ticket, ahead + first + position));
             }
         }
     }
@@ -409,11 +413,12 @@ impl Semaphore {
         let Some(Turn { before, asked, mutex: Some((mutex, czxid)), .. }) = self.turn.clone() else { return };
         let Limit::Stored { version, .. } = self.limit else { return self.look_closely(out) };
         let (mut used, mut chosen, mut waiting) = (leases as u64, Vec::new(), false);
+        let (mut bytes, mut rest) = (0, false);
         let line: Vec<(u64, Ticket)> = self.line.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
         for (arrival, ticket) in line {
             let Some(claim) = self.claims.get(&ticket) else { continue };
-            let (count, wait, permits) =
-                (claim.request.count, claim.request.wait, self.permits(&claim.request));
+            let PermitRequest { count, wait, bytes: size, .. } = claim.request;
+            let permits = self.permits(&claim.request);
             if let (Ok(_), Some(claim)) = (&permits, self.claims.get_mut(&ticket)) {
                 claim.request.agreed = true;
             }
@@ -425,6 +430,12 @@ impl Semaphore {
                 }
                 Err(refusal) => self.give_up(ticket, refusal, out),
                 Ok(limit) if !waiting && used + u64::from(count) <= limit => {
+                    bytes += count as usize * size;
+                    // The rest follows in a transaction of its own.
+                    if bytes > MAX_TAKE / 2 && !chosen.is_empty() {
+                        rest = true;
+                        break;
+                    }
                     used += u64::from(count);
                     chosen.push((ticket, count));
                 }
@@ -441,7 +452,7 @@ impl Semaphore {
                     leases.push((ticket, self.instance.lease(self.count())));
                 }
             }
-            let (attempt, keep) = (self.count(), waiting);
+            let (attempt, keep) = (self.count(), waiting || rest);
             out.push(Command::Take {
                 take: attempt,
                 version,
