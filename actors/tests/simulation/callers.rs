@@ -6,9 +6,9 @@ use std::time::Duration;
 use lockkeeper_actors::PrimitivesMessage;
 use lockkeeper_actors::lease::Lease;
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::Mode;
+use lockkeeper_actors::machine::znode::{Dialect, Mode};
 use lockkeeper_actors::messages::{
-    AcquireRequest, ContenderOptions, Listener, LockEvent, LockMessage, Refused, Ticket,
+    AcquireRequest, ContenderOptions, Listener, LockEvent, LockMessage, Place, Refused, Ticket,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -173,11 +173,12 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
     let cancel = Arc::new(Notify::new());
     let tried = plan.wait == Patience::Try;
     host.want(key, Wanted { path: kind.path, tried, deadline, cancel: cancel.clone() });
-    let (ticket, path) = (Ticket::new(), Arc::<str>::from(kind.path));
+    let (ticket, place) = (Ticket::new(), Place::lock(kind.path));
     let (tell, mut told) = mpsc::unbounded_channel();
-    let listener = Listener::new(ticket, path.clone(), hear(host.clone(), key, plan.kind, tell));
+    let listener = Listener::new(ticket, place.path.clone(), hear(host.clone(), key, plan.kind, tell));
     let options = ContenderOptions {
         mode: kind.mode,
+        dialect: Dialect::Kazoo,
         identifier: Vec::new(),
         patterns: Arc::from([]),
         ephemeral: true,
@@ -188,7 +189,7 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
     let request = AcquireRequest::new(ticket, Arc::new(options), wait, listener, lifeline);
     let primitives = opened.started.primitives.clone();
     drop(opened);
-    let _ = primitives.cast(PrimitivesMessage::Lock(path.clone(), LockMessage::Acquire(request)));
+    let _ = primitives.cast(PrimitivesMessage::Lock(place.clone(), LockMessage::Acquire(request)));
 
     let patience = tokio::time::sleep(Duration::from_millis(plan.cancel.unwrap_or(Time::MAX / 4)));
     tokio::pin!(patience);
@@ -205,7 +206,7 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
             () = &mut patience, if !cancelled => cancelled = true,
         }
         if cancelled && !host.world().witness.is_answered(key) && host.cancel(key) {
-            let _ = primitives.cast(host.twin.cancel(&path, ticket));
+            let _ = primitives.cast(host.twin.cancel(&place, ticket));
             if plan.vanish {
                 break None;
             }
@@ -281,6 +282,7 @@ fn hear(
             LockEvent::Suspended(_) => (Word::Suspended, Heard::News),
             LockEvent::Resumed(_) => (Word::Resumed, Heard::News),
             LockEvent::Lost(_) => (Word::Lost, Heard::Over),
+            LockEvent::Released(_) => (Word::Released, Heard::Over),
             LockEvent::Refused(_, Refused::TimedOut) => (Word::TimedOut, Heard::Over),
             LockEvent::Refused(_, Refused::Failed(_)) => (Word::Failed, Heard::Over),
             LockEvent::Refused(..) => (Word::Refused, Heard::Over),

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
-use lockkeeper_actors::machine::protocol::{Failure, Inspection};
+use futures::{FutureExt, TryFutureExt};
+use lockkeeper_actors::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
 use lockkeeper_actors::zookeeper::{
-    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, Unconnected, ZooKeeper,
+    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, NewNode, NotCreated, TakeRequest,
+    Unconnected, Watching, ZooKeeper,
 };
 use lockkeeper_embedded::wire::{
     self, ConnectRequest, CreateKind, ErrorCode, EventKind, OpResult, Read, Reply, Request, SetWatches, Write,
@@ -102,6 +103,31 @@ impl ZooKeeper for Seam {
         })
     }
 
+    fn create_all(
+        &self,
+        prefixes: &[NewNode<'_>],
+    ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+        let lengths: Vec<usize> = prefixes.iter().map(|node| node.path.len()).collect();
+        let creates = prefixes.iter().map(|node| creation(node.path, node.data, 3)).collect();
+        let answer = self.ask(Stage::Entering, Request::Multi(creates), all);
+        let failed = |failure| NotCreated { culprit: None, failure };
+        Box::pin(async move {
+            let made = answer
+                .await
+                .map_err(failed)?
+                .map_err(|(index, code)| NotCreated { culprit: Some(index), failure: refusal(code) })?;
+            let (mut numbers, mut czxid) = (Vec::new(), 0);
+            for (result, length) in made.into_iter().zip(lengths) {
+                let OpResult::CreateStat(path, stat) = result else {
+                    return Err(failed(unexpected(&result)));
+                };
+                numbers.push(path[length..].parse().map_err(|_| failed(unexpected(&path)))?);
+                czxid = stat.czxid;
+            }
+            Ok((numbers, czxid))
+        })
+    }
+
     fn make_directories(&self, path: &str, _container: bool, _acl: &[Acl]) -> Answer<()> {
         let parts = path.match_indices('/').skip(1).map(|(end, _)| path[..end].to_owned());
         let parts: Vec<String> = parts.chain([path.to_owned()]).collect();
@@ -109,11 +135,7 @@ impl ZooKeeper for Seam {
         let mut answer = self.ask(Stage::MakingDirectory, create(&first, b"", 0), Ok);
         Box::pin(async move {
             for part in parts.into_iter().skip(1).map(Some).chain([None]) {
-                match answer.await {
-                    Ok(_) => {}
-                    Err(Failure::Refused(reason)) if reason == ErrorCode::NodeExists.to_string() => {}
-                    Err(failure) => return Err(failure),
-                }
+                there(answer.await)?;
                 let Some(part) = part else { break };
                 answer = link.ask(Stage::MakingDirectory, create(&part, b"", 0), Ok);
             }
@@ -155,12 +177,59 @@ impl ZooKeeper for Seam {
         })
     }
 
-    fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>> {
-        self.link.host.may_panic();
-        let (answer, answered) = oneshot::channel();
-        let request = Request::Read { op: Read::GetData { path: path.to_owned() }, watch: true };
-        self.link.submit(Flight::new(request, Some(Stage::Waiting), Waiter::Watch(path.to_owned(), answer)));
-        Box::pin(answered.map(|answer| answer.unwrap_or(Err(Failure::SessionGone))))
+    fn watch(&self, path: &str) -> Answer<Watching> {
+        let read = Read::GetData { path: path.to_owned() };
+        let request = Request::Read { op: read, watch: true };
+        Box::pin(
+            self.ask_and_watch(Stage::Waiting, Watched::data(path), request, Ok).map_ok(|(_, fired)| fired),
+        )
+    }
+
+    fn read_root(&self, path: &str) -> Answer<Root> {
+        let op = Read::GetData { path: path.to_owned() };
+        self.ask(None, Request::Read { op, watch: false }, root)
+    }
+
+    fn watch_root(&self, path: &str) -> Answer<(Root, Watching)> {
+        let op = Read::GetData { path: path.to_owned() };
+        self.ask_and_watch(None, Watched::data(path), Request::Read { op, watch: true }, root)
+    }
+
+    fn leases(&self, path: &str) -> Answer<Leases> {
+        self.ask(None, Request::GetChildren2 { path: path.to_owned(), watch: false }, leases)
+    }
+
+    fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)> {
+        let request = Request::GetChildren2 { path: path.to_owned(), watch: true };
+        self.ask_and_watch(None, Watched::children(path), request, leases)
+    }
+
+    fn make(&self, path: &str, data: &[u8], _acl: &[Acl]) -> Answer<()> {
+        Box::pin(self.ask(None, create(path, data, 0), |_| Ok(())).map(there))
+    }
+
+    fn write(&self, path: &str, data: &[u8]) -> Answer<()> {
+        let write = Write::SetData { path: path.to_owned(), data: Some(data.into()), version: -1 };
+        self.ask(None, Request::Write(write), |_| Ok(()))
+    }
+
+    fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>> {
+        let mutex = match take.keep {
+            true => Write::Check { path: take.mutex.to_owned(), version: -1 },
+            false => Write::Delete { path: take.mutex.to_owned(), version: -1 },
+        };
+        let root = Write::Check { path: take.root.0.to_owned(), version: take.root.1 };
+        let leases = take.leases.iter().map(|lease| creation(lease.path, lease.data, 1));
+        let answer = self.ask(None, Request::Multi([mutex, root].into_iter().chain(leases).collect()), all);
+        Box::pin(async move {
+            match answer.await.map_err(TakeFailure::Failed)? {
+                Ok(_) => Ok(()),
+                Err((0, NO_NODE)) => Err(TakeFailure::MutexGone),
+                Err((1, BAD_VERSION)) => Err(TakeFailure::LimitChanged),
+                Err((_, NO_NODE)) => Err(TakeFailure::RootGone),
+                Err((_, code)) => Err(TakeFailure::Failed(refusal(code))),
+            }
+        })
     }
 
     fn delete(&self, path: &str) -> Answer<()> {
@@ -175,25 +244,15 @@ impl ZooKeeper for Seam {
         let anchor = std::iter::once("/zookeeper");
         let checks = anchor.chain(paths.iter().map(String::as_str));
         let checks = checks.map(|path| Write::Check { path: path.to_owned(), version: -1 }).collect();
-        let answer = self.link.ask(None, Request::Multi(checks), Ok);
+        let answer = self.link.ask(None, Request::Multi(checks), all);
         Box::pin(async move {
-            let results = match answer.await {
-                Ok(Reply::Multi(results)) => results,
-                Ok(other) => return Err(CheckFailure::Failed(unexpected(&other))),
-                Err(failure) => return Err(CheckFailure::Failed(failure)),
-            };
-            let failed = results.iter().enumerate().find_map(|(index, result)| match result {
-                OpResult::Error(0) => None,
-                OpResult::Error(code) => Some((index, *code)),
-                _ => None,
-            });
-            match failed {
-                None => Ok(()),
-                Some((index, code)) if code == ErrorCode::NoNode as i32 && index > 0 => {
+            match answer.await.map_err(CheckFailure::Failed)? {
+                Ok(_) => Ok(()),
+                Err((index, NO_NODE)) if index > 0 => {
                     link.missed.store(true, Ordering::Relaxed);
                     Err(CheckFailure::Missing(index - 1))
                 }
-                Some((_, code)) => Err(CheckFailure::Failed(Failure::Refused(format!("error {code}")))),
+                Err((_, code)) => Err(CheckFailure::Failed(refusal(code))),
             }
         })
     }
@@ -202,12 +261,28 @@ impl ZooKeeper for Seam {
 impl Seam {
     fn ask<T: Send + 'static>(
         &self,
-        stage: Stage,
+        stage: impl Into<Option<Stage>>,
         request: Request,
         read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
     ) -> Answer<T> {
         self.link.host.may_panic();
         self.link.ask(stage, request, read)
+    }
+
+    fn ask_and_watch<T: Send + 'static>(
+        &self,
+        stage: impl Into<Option<Stage>>,
+        watched: Watched,
+        request: Request,
+        read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
+    ) -> Answer<(T, Watching)> {
+        self.link.host.may_panic();
+        let (answer, answered) = oneshot::channel();
+        self.link.submit(Flight::new(request, stage.into(), Waiter::Watch(watched, answer)));
+        Box::pin(answered.map(|answer| {
+            let (reply, fired) = answer.unwrap_or(Err(Failure::SessionGone))?;
+            Ok((read(reply)?, fired))
+        }))
     }
 }
 
@@ -228,7 +303,7 @@ struct Inner {
     next_xid: i32,
     under_way: VecDeque<Flight>,
     queued: VecDeque<Flight>,
-    watches: BTreeMap<String, Vec<(u64, oneshot::Sender<Fired>)>>,
+    watches: BTreeMap<Watched, Vec<(u64, oneshot::Sender<Fired>)>>,
     next_watch: u64,
     heard: Time,
     sent: Time,
@@ -258,8 +333,26 @@ struct Flight {
 
 enum Waiter {
     Reply(oneshot::Sender<Result<Reply, Failure>>),
-    Watch(String, oneshot::Sender<Result<BoxFuture<'static, Fired>, Failure>>),
+    Watch(Watched, oneshot::Sender<Result<(Reply, Watching), Failure>>),
     Nobody,
+}
+
+/// What a watch is on.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Watched {
+    path: String,
+    /// Otherwise the node itself.
+    children: bool,
+}
+
+impl Watched {
+    fn data(path: &str) -> Watched {
+        Watched { path: path.to_owned(), children: false }
+    }
+
+    fn children(path: &str) -> Watched {
+        Watched { path: path.to_owned(), children: true }
+    }
 }
 
 /// What is told once the lock is free: those who hear may let go of things at once.
@@ -371,16 +464,18 @@ impl Link {
                 }
                 Down::Event { zxid, kind, path } => {
                     inner.last_zxid = inner.last_zxid.max(zxid);
-                    let fired = match kind {
-                        EventKind::Deleted => Fired::Gone,
-                        EventKind::Created | EventKind::DataChanged | EventKind::ChildrenChanged => {
-                            Fired::Changed
-                        }
+                    let (data, children) = (Watched::data(&path), Watched::children(&path));
+                    let (fired, watched) = match kind {
+                        EventKind::Deleted => (Fired::Gone, vec![data, children]),
+                        EventKind::Created | EventKind::DataChanged => (Fired::Changed, vec![data]),
+                        EventKind::ChildrenChanged => (Fired::Changed, vec![children]),
                     };
-                    for (_, watcher) in inner.watches.remove(&path).into_iter().flatten() {
-                        told.push(Box::new(move || {
-                            let _ = watcher.send(fired);
-                        }));
+                    for watched in watched {
+                        for (_, watcher) in inner.watches.remove(&watched).into_iter().flatten() {
+                            told.push(Box::new(move || {
+                                let _ = watcher.send(fired);
+                            }));
+                        }
                     }
                 }
                 Down::Closed if inner.closing => self.end(&mut inner, &mut told),
@@ -431,8 +526,10 @@ impl Link {
             }
         }
         if !inner.watches.is_empty() {
-            let data = inner.watches.keys().cloned().collect();
-            let watches = SetWatches { relative_zxid: inner.last_zxid, data, ..SetWatches::default() };
+            let mut watches = SetWatches { relative_zxid: inner.last_zxid, ..SetWatches::default() };
+            for Watched { path, children } in inner.watches.keys().cloned() {
+                if children { watches.child.push(path) } else { watches.data.push(path) }
+            }
             self.send(inner, Up::Request { xid: SET_WATCHES, request: Request::SetWatches(watches) });
         }
         while let Some(flight) = inner.queued.pop_front() {
@@ -512,17 +609,17 @@ impl Link {
             (Waiter::Reply(waiter), result) => told.push(Box::new(move || {
                 let _ = waiter.send(result);
             })),
-            (Waiter::Watch(path, waiter), Ok(_)) => {
+            (Waiter::Watch(watched, waiter), Ok(reply)) => {
                 let (fire, fired) = oneshot::channel();
                 inner.next_watch += 1;
-                let watch = TakenBack { link: self.clone(), path: path.clone(), id: inner.next_watch };
-                inner.watches.entry(path).or_default().push((inner.next_watch, fire));
-                let fired: BoxFuture<'static, Fired> = Box::pin(async move {
+                let watch = TakenBack { link: self.clone(), watched: watched.clone(), id: inner.next_watch };
+                inner.watches.entry(watched).or_default().push((inner.next_watch, fire));
+                let fired: Watching = Box::pin(async move {
                     let _watch = watch;
                     fired.await.unwrap_or(Fired::Ended)
                 });
                 told.push(Box::new(move || {
-                    let _ = waiter.send(Ok(fired));
+                    let _ = waiter.send(Ok((reply, fired)));
                 }));
             }
             (Waiter::Watch(_, waiter), Err(failure)) => told.push(Box::new(move || {
@@ -581,7 +678,7 @@ impl Flight {
 /// Takes a watch back when it is dropped.
 struct TakenBack {
     link: Arc<Link>,
-    path: String,
+    watched: Watched,
     id: u64,
 }
 
@@ -591,13 +688,14 @@ impl Drop for TakenBack {
             return;
         }
         let mut inner = self.link.inner.lock().unwrap();
-        let Some(watchers) = inner.watches.get_mut(&self.path) else { return };
+        let Some(watchers) = inner.watches.get_mut(&self.watched) else { return };
         let before = watchers.len();
         watchers.retain(|(id, _)| *id != self.id);
         if before > 0 && watchers.is_empty() {
-            inner.watches.remove(&self.path);
+            inner.watches.remove(&self.watched);
             if inner.phase == Phase::Up {
-                let request = Request::RemoveWatches { path: self.path.clone(), kind: 2 };
+                let Watched { path, children } = self.watched.clone();
+                let request = Request::RemoveWatches { path, kind: if children { 1 } else { 2 } };
                 self.link.transmit(&mut inner, Flight::new(request, None, Waiter::Nobody));
             }
         }
@@ -605,14 +703,67 @@ impl Drop for TakenBack {
 }
 
 fn create(path: &str, data: &[u8], flags: i32) -> Request {
+    Request::Write(creation(path, data, flags))
+}
+
+fn creation(path: &str, data: &[u8], flags: i32) -> Write {
     let anyone = wire::Id { scheme: "world".into(), id: "anyone".into() };
-    Request::Write(Write::Create {
+    Write::Create {
         kind: CreateKind::WithStat,
         path: path.to_owned(),
         data: Some(data.into()),
         acl: vec![wire::Acl { perms: 31, id: anyone }],
         flags,
-    })
+    }
+}
+
+fn root(reply: Reply) -> Result<Root, Failure> {
+    match reply {
+        Reply::Data(data, stat) => {
+            let data = data.map(|data| data.to_vec()).unwrap_or_default();
+            Ok(Root { version: stat.version, written: stat.mzxid, data })
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn leases(reply: Reply) -> Result<Leases, Failure> {
+    match reply {
+        Reply::ChildrenStat(names, stat) => {
+            let names = names.iter().map(|name| name.to_string()).collect();
+            Ok(Leases { names, written: stat.mzxid })
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+const NO_NODE: i32 = ErrorCode::NoNode as i32;
+const BAD_VERSION: i32 = ErrorCode::BadVersion as i32;
+
+/// All that writes came to which succeed together; or else which of them did not, and why.
+fn all(reply: Reply) -> Result<Result<Vec<OpResult>, (usize, i32)>, Failure> {
+    let Reply::Multi(results) = reply else { return Err(unexpected(&reply)) };
+    let failed = results.iter().enumerate().find_map(|(index, result)| match result {
+        OpResult::Error(code) if *code != 0 => Some((index, *code)),
+        _ => None,
+    });
+    Ok(failed.map_or(Ok(results), Err))
+}
+
+fn refusal(code: i32) -> Failure {
+    match code {
+        NO_NODE => Failure::NoNode,
+        code => Failure::Refused(format!("error {code}")),
+    }
+}
+
+/// Made now, or before.
+fn there<T>(made: Result<T, Failure>) -> Result<(), Failure> {
+    match made {
+        Ok(_) => Ok(()),
+        Err(Failure::Refused(reason)) if reason == ErrorCode::NodeExists.to_string() => Ok(()),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn failure(error: ErrorCode) -> Failure {

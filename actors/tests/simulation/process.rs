@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
-use lockkeeper_actors::messages::{Lifeline, SessionEvent};
-use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, Started};
+use lockkeeper_actors::messages::{Lifeline, Place, SessionEvent};
+use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 use lockkeeper_actors::{PrimitivesMessage, Randomness};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -243,6 +243,7 @@ impl Process {
                 connect_timeout: Duration::from_secs(10),
                 tick: character.tick.then(|| Duration::from_millis(TICK)),
                 randomness: Randomness::new(random),
+                restart: RestartPolicy::default(),
             };
             tokio::spawn(keep(host.clone(), settings));
             host
@@ -360,7 +361,7 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
         let (subscriber, mut events) = mpsc::unbounded_channel();
         let _ = keeper.cast(KeeperMessage::Subscribe(subscriber));
         for path in PATHS {
-            let _ = primitives.cast(PrimitivesMessage::Open(path.into()));
+            let _ = primitives.cast(PrimitivesMessage::Open(Place::lock(path)));
         }
         let lifeline = Arc::new(Lifeline::new(keeper.clone()));
         host.opened.send_replace(Some(Arc::new(Opened { started, lifeline })));
@@ -379,7 +380,7 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
                 },
                 () = host.close.notified() => {
                     for path in PATHS {
-                        let _ = primitives.cast(PrimitivesMessage::Dropped(path.into()));
+                        let _ = primitives.cast(PrimitivesMessage::Dropped(Place::lock(path)));
                     }
                     if host.index % 2 == 0 {
                         let (reply, closed) = oneshot::channel();

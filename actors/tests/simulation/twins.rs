@@ -9,10 +9,11 @@ use futures::future::{self, BoxFuture};
 use futures::stream::StreamExt;
 use futures::{FutureExt, TryFutureExt};
 use lockkeeper_actors::PrimitivesMessage;
-use lockkeeper_actors::machine::protocol::{Failure, Inspection};
-use lockkeeper_actors::messages::{LockMessage, Ticket};
+use lockkeeper_actors::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
+use lockkeeper_actors::messages::{LockMessage, Place, Ticket};
 use lockkeeper_actors::zookeeper::{
-    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, Unconnected, ZooKeeper,
+    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, NewNode, NotCreated, TakeRequest,
+    Unconnected, Watching, ZooKeeper,
 };
 
 use crate::coverage::{Fault, Stage};
@@ -114,10 +115,10 @@ impl Twin {
         }
     }
 
-    pub fn cancel(self, path: &Arc<str>, ticket: Ticket) -> PrimitivesMessage {
+    pub fn cancel(self, place: &Place, ticket: Ticket) -> PrimitivesMessage {
         // One that nobody waits under is passed over.
         let ticket = if self == Twin::CancelIsSwallowed { Ticket::new() } else { ticket };
-        PrimitivesMessage::Lock(path.clone(), LockMessage::Cancel(ticket))
+        PrimitivesMessage::Lock(place.clone(), LockMessage::Cancel(ticket))
     }
 }
 
@@ -194,6 +195,13 @@ impl ZooKeeper for Twisted {
         Box::pin(twisted)
     }
 
+    fn create_all(
+        &self,
+        prefixes: &[NewNode<'_>],
+    ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+        self.inner.create_all(prefixes)
+    }
+
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()> {
         self.inner.make_directories(path, container, acl)
     }
@@ -258,6 +266,34 @@ impl ZooKeeper for Twisted {
             }
             _ => answer,
         }
+    }
+
+    fn read_root(&self, path: &str) -> Answer<Root> {
+        self.inner.read_root(path)
+    }
+
+    fn watch_root(&self, path: &str) -> Answer<(Root, Watching)> {
+        self.inner.watch_root(path)
+    }
+
+    fn leases(&self, path: &str) -> Answer<Leases> {
+        self.inner.leases(path)
+    }
+
+    fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)> {
+        self.inner.watch_children(path)
+    }
+
+    fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()> {
+        self.inner.make(path, data, acl)
+    }
+
+    fn write(&self, path: &str, data: &[u8]) -> Answer<()> {
+        self.inner.write(path, data)
+    }
+
+    fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>> {
+        self.inner.take(take)
     }
 
     fn delete(&self, path: &str) -> Answer<()> {

@@ -107,6 +107,7 @@ pub enum Word {
     Suspended,
     Resumed,
     Lost,
+    Released,
     TimedOut,
     Refused,
     /// The actor is gone, or the keeper.
@@ -158,14 +159,14 @@ impl Witness {
         match word {
             Word::Queued | Word::Suspended | Word::Resumed => {}
             Word::Acquired => request.answered = true,
-            Word::Lost | Word::TimedOut | Word::Refused | Word::Failed => {
+            Word::Lost | Word::Released | Word::TimedOut | Word::Refused | Word::Failed => {
                 (request.answered, request.over) = (true, true)
             }
         }
         let late = request.deadline.is_some_and(|deadline| now > deadline + 1) && word == Word::Acquired;
         let wrong = match word {
             Word::Queued | Word::Acquired | Word::TimedOut | Word::Refused => before.0,
-            Word::Suspended | Word::Resumed | Word::Lost => !before.0,
+            Word::Suspended | Word::Resumed | Word::Lost | Word::Released => !before.0,
             Word::Failed => false,
         };
         if wrong || before.1 {
