@@ -112,6 +112,10 @@ impl<M> Guard<M> {
     }
 
     /// Ends when the lease is lost. Cancel safe.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with its time enabled; so does [`protect`](Guard::protect).
     pub async fn lost(&self) {
         self.0.lost().await;
     }

@@ -1,5 +1,6 @@
 //! The connection, and where everything else comes from.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,7 +31,8 @@ use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
 ///
-/// When the last clone, the last [`Lock`] and the last guard are gone, it closes in the background.
+/// When the last clone, the last handle, the last guard, the last candidate and the last request are gone, it closes in
+/// the background.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -475,5 +477,20 @@ impl Stream for Events {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<SessionEvent>> {
         self.receiver.poll_recv(context)
+    }
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for KeeperOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Credentials are not for logs.
+        f.debug_struct("KeeperOptions")
+            .field("session_timeout", &self.session_timeout)
+            .finish_non_exhaustive()
     }
 }

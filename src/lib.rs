@@ -16,11 +16,11 @@ pub use keeper::{Events, Keeper, KeeperOptions};
 pub use lock::{InvalidLock, Lock, LockOptions};
 pub use multi_lock::{MultiGuard, MultiLock};
 pub use pending::{
-    Acquire, AcquireTimeout, AcquireTimeoutError, Pending, Target, TryAcquire, TryAcquireError,
+    Acquire, AcquireTimeout, AcquireTimeoutError, FromRefused, Pending, Target, TryAcquire, TryAcquireError,
 };
 pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
 pub use run::{Ended, Run};
-pub use semaphore::Semaphore;
+pub use semaphore::{Claim, Semaphore};
 pub use singleton::{Candidate, Leaders, Singleton, SingletonOptions};
 
 /// How it works, and what an actor application sends and receives.

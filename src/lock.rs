@@ -1,5 +1,6 @@
 //! Handles to locks.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -391,4 +392,10 @@ pub enum InvalidLock {
     /// The access list is empty.
     #[error("an access list with no entries would let nobody use what is made")]
     Acl,
+}
+
+impl<M> fmt::Debug for Lock<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").field("path", &self.path()).finish_non_exhaustive()
+    }
 }

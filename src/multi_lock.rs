@@ -217,3 +217,9 @@ impl fmt::Debug for MultiGuard {
         f.debug_tuple("MultiGuard").field(&self.0).finish()
     }
 }
+
+impl fmt::Debug for MultiLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MultiLock").field("paths", &self.name()).finish_non_exhaustive()
+    }
+}

@@ -1,5 +1,6 @@
 //! A request on its way, to be awaited or to be answered by message.
 
+use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
@@ -229,5 +230,11 @@ impl FromRefused for AcquireTimeoutError {
             Refused::Contended | Refused::Suspended | Refused::TimedOut => AcquireTimeoutError::TimedOut,
             other => AcquireTimeoutError::Failed(AcquireError::from_refused(path, other)),
         }
+    }
+}
+
+impl<E, T: Target> fmt::Debug for Pending<E, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending").field("target", &self.target.name()).finish_non_exhaustive()
     }
 }

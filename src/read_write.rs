@@ -16,7 +16,7 @@ pub type WriteLock = Lock<Write>;
 ///
 /// An exclusive [`Lock`] on the same path shares the queue, but does not wait for readers, and readers wait for it:
 /// that is kazoo's table. Do not mix them with readers on one path.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ReadWriteLock {
     pub(crate) read: ReadLock,
     pub(crate) write: WriteLock,

@@ -23,6 +23,9 @@ impl<M: 'static> Guard<M> {
     /// eighth is left, and at once when the lease is found lost. Tasks that it spawned are its own to end, and a
     /// handler that never awaits cannot be killed: then the token is what protects.
     ///
+    /// Children of an actor that ends by itself, or fails, are killed with it and end at their next await; the guard
+    /// does not wait for that. An actor whose children must not outlive the lock ends them before it ends.
+    ///
     /// The guard comes back when the actor has ended.
     ///
     /// ```

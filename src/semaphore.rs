@@ -1,5 +1,6 @@
 //! A number of permits that a cluster shares.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -136,7 +137,7 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`ResizeError`]; after `Failed` it may have been changed all the same.
+    /// [`ResizeError`]; after `Failed` and `Disconnected` it may have been changed all the same.
     ///
     /// # Cancel safety
     ///
@@ -212,4 +213,10 @@ fn check(path: &str) -> Result<(), InvalidName> {
     check_path(path)?;
     check_path(&Place::semaphore(path).queue())
         .map_err(|error| InvalidName { path: path.to_owned(), ..error })
+}
+
+impl fmt::Debug for Semaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Semaphore").field("path", &self.path()).finish_non_exhaustive()
+    }
 }

@@ -96,7 +96,8 @@ impl Singleton {
     ///   is left, and at once when the lease is found lost. Its children, linked to it, are killed with it. Tasks
     ///   that it spawned are its own to end;
     /// - when it fails or ends by itself, hands the lock to the next member. This one queues again, at the tail,
-    ///   after a [rest](SingletonOptions::backoff). Every run has a lock, and a token, of its own.
+    ///   after a [rest](SingletonOptions::backoff). Every run has a lock, and a token, of its own. Its children are
+    ///   killed with it, and end at their next await, which is not waited for.
     ///
     /// A handler that blocks its thread, and never awaits, cannot be killed; this process then starts no other one,
     /// and the token is what protects from it.
@@ -330,3 +331,9 @@ async fn next_leader(
 
 /// Between two looks while there is no answer.
 const RETRY: Duration = Duration::from_millis(100);
+
+impl fmt::Debug for Singleton {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Singleton").field("path", &self.path()).finish_non_exhaustive()
+    }
+}

@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use common::{TestServer, eventually, shared, unique_path};
-use lockkeeper::{AcquireError, AcquireTimeoutError, Keeper, LeaseState, Semaphore, TryAcquireError};
+use futures::StreamExt;
+use lockkeeper::{
+    AcquireError, AcquireTimeoutError, Keeper, LeaseState, LockOptions, Semaphore, SessionEvent,
+    TryAcquireError,
+};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -261,4 +265,34 @@ async fn random_holds(permits: u32, resized: bool) {
     tokio::join!(all, resizes).0.expect("everybody gets their turns");
     leased(&pools[0], 0).await;
     eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;
+}
+
+/// A server drops the connection that brings a larger request than 1 MiB.
+#[tokio::test]
+async fn leases_that_do_not_fit_into_one_request_are_made_in_several_or_refused() {
+    let server = TestServer::start();
+    let keeper = connect(&server.address()).await;
+    let mut events = keeper.events();
+    let large = LockOptions::new().identifier("x".repeat(400 * 1024));
+    let pool = keeper.semaphore_with(&unique_path("large"), 4, large).expect("a path");
+    let mut all = JoinSet::new();
+    for _ in 0..4 {
+        all.spawn(pool.acquire());
+    }
+    let mut permits = Vec::new();
+    while let Some(done) = timeout(SOON, all.join_next()).await.expect("everybody gets one") {
+        permits.push(done.expect("no panic").expect("granted"));
+    }
+    let never = pool.acquire_many(3).await.expect_err("more than 1 MiB");
+    assert!(matches!(&never, AcquireError::Rejected { reason, .. } if reason.contains("1 MiB")), "{never}");
+    let many = keeper.semaphore(&unique_path("many"), 20_000).expect("a path");
+    let never = many.acquire_many(12_000).await.expect_err("more than 1 MiB");
+    assert!(matches!(&never, AcquireError::Rejected { reason, .. } if reason.contains("1 MiB")), "{never}");
+    keeper.close().await;
+    let mut told = Vec::new();
+    while let Some(event) = events.next().await {
+        told.push(event);
+    }
+    let trouble = |event: &SessionEvent| matches!(event, SessionEvent::Suspended { .. });
+    assert!(!told.iter().any(trouble), "the session had no trouble: {told:?}");
 }

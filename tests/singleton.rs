@@ -8,8 +8,8 @@ use std::time::Duration;
 use common::{TestServer, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use lockkeeper::{
-    Candidate, CandidateState, Keeper, LeaseState, Reason, Singleton, SingletonOptions, Term, TermEvent,
-    Terms,
+    Candidate, CandidateState, Keeper, LeaseState, Reason, SessionEvent, Singleton, SingletonOptions, Term,
+    TermEvent, Terms,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
@@ -542,4 +542,30 @@ impl Listener {
         let _ = sender.send(leader);
         Ok(())
     }
+}
+
+/// The client resumes no session that watches more than 128 KiB of paths.
+#[tokio::test]
+async fn a_thousand_watched_singletons_do_not_cost_the_session() {
+    const PATHS: usize = 1000;
+    let (proxy, directory) = (proxied().await, unique_path(&"p".repeat(150)));
+    let holder = connect(&shared().address()).await;
+    let watcher = connect(&proxy.address()).await;
+    let guard = watcher.lock(&unique_path("mine")).expect("a path").acquire().await.expect("free");
+    let (mut candidates, mut watching) = (Vec::new(), Vec::new());
+    for number in 0..PATHS {
+        let path = format!("{directory}-{number}");
+        candidates.push(holder.lock(&path).expect("a path").acquire().await.expect("free"));
+        let mut leaders = watcher.singleton(&path).expect("a path").leaders();
+        assert!(leaders.next().await.expect("an answer").expect("connected").is_some());
+        // Whoever looks on leaves a watch.
+        watching.push(tokio::spawn(async move { leaders.next().await }));
+    }
+    let mut events = watcher.events();
+    assert_eq!(events.next().await, Some(SessionEvent::Connected { epoch: 1 }));
+    proxy.cut();
+    assert_eq!(events.next().await, Some(SessionEvent::Suspended { epoch: 1 }));
+    assert_eq!(events.next().await, Some(SessionEvent::Resumed { epoch: 1 }));
+    assert_eq!(guard.state(), LeaseState::Held);
+    watching.iter().for_each(|task| task.abort());
 }
