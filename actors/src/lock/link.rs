@@ -1,7 +1,9 @@
 //! A path's part of a session: answers in order, watches, and all that ends with it.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use ractor::ActorRef;
 use tokio::sync::mpsc;
@@ -56,7 +58,12 @@ impl Session {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             while let Some(answer) = queue.recv().await {
-                if actor.cast(answer.await).is_err() {
+                let Ok(answer) = AssertUnwindSafe(answer).catch_unwind().await else {
+                    // Nobody would pass on the answers behind it, and everybody would wait for ever: the actor goes
+                    // with this, and its supervisor cleans up.
+                    return actor.kill();
+                };
+                if actor.cast(answer).is_err() {
                     return;
                 }
             }

@@ -8,7 +8,7 @@ use lockkeeper_actors::lease::Lease;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{Dialect, Mode};
 use lockkeeper_actors::messages::{
-    AcquireRequest, ContenderOptions, Listener, LockEvent, LockMessage, Place, Refused, Ticket,
+    AcquireRequest, ContenderOptions, Listener, LockEvent, LockMessage, Permits, Place, Refused, Ticket,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -21,16 +21,32 @@ use crate::witness::Word;
 /// What can be wanted. A kind is a row here.
 pub struct Kind {
     pub path: &'static str,
-    pub mode: Mode,
+    pub what: What,
 }
 
-pub const KINDS: [Kind; 3] = [
-    Kind { path: "/app/exclusive", mode: Mode::Lock },
-    Kind { path: "/app/shared", mode: Mode::Read },
-    Kind { path: "/app/shared", mode: Mode::Write },
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Lock(Mode),
+    /// So many of a semaphore's [`LIMIT`].
+    Permits(u32),
+}
+
+pub const KINDS: [Kind; 5] = [
+    Kind { path: "/app/exclusive", what: What::Lock(Mode::Lock) },
+    Kind { path: "/app/shared", what: What::Lock(Mode::Read) },
+    Kind { path: "/app/shared", what: What::Lock(Mode::Write) },
+    Kind { path: SEMAPHORE, what: What::Permits(1) },
+    Kind { path: SEMAPHORE, what: What::Permits(2) },
 ];
 
-pub const PATHS: [&str; 2] = ["/app/exclusive", "/app/shared"];
+pub const SEMAPHORE: &str = "/app/permits";
+
+/// How many permits the semaphore has.
+pub const LIMIT: u32 = 2;
+
+pub fn places() -> [Place; 3] {
+    [Place::lock("/app/exclusive"), Place::lock("/app/shared"), Place::semaphore(SEMAPHORE)]
+}
 
 /// A lease, and a word to the witness just before it goes.
 pub struct Guard {
@@ -169,15 +185,22 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
             (Some(host.now() + time), wait)
         }
     };
-    let key = host.world().witness.asked(host.index, deadline);
+    let key = host.world().witness.asked(host.index, plan.kind, deadline);
     let cancel = Arc::new(Notify::new());
     let tried = plan.wait == Patience::Try;
     host.want(key, Wanted { path: kind.path, tried, deadline, cancel: cancel.clone() });
-    let (ticket, place) = (Ticket::new(), Place::lock(kind.path));
+    let ticket = Ticket::new();
+    let (place, mode, permits) = match kind.what {
+        What::Lock(mode) => (Place::lock(kind.path), mode, None),
+        What::Permits(count) => {
+            let permits = Permits { count, limit: Some(LIMIT), agreed: false };
+            (Place::semaphore(kind.path), Mode::Lock, Some(permits))
+        }
+    };
     let (tell, mut told) = mpsc::unbounded_channel();
     let listener = Listener::new(ticket, place.path.clone(), hear(host.clone(), key, plan.kind, tell));
     let options = ContenderOptions {
-        mode: kind.mode,
+        mode,
         dialect: Dialect::Kazoo,
         identifier: Vec::new(),
         patterns: Arc::from([]),
@@ -187,6 +210,10 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
     };
     let lifeline = opened.lifeline.clone();
     let request = AcquireRequest::new(ticket, Arc::new(options), wait, listener, lifeline);
+    let request = match permits {
+        Some(permits) => request.permits(permits),
+        None => request,
+    };
     let primitives = opened.started.primitives.clone();
     drop(opened);
     let _ = primitives.cast(PrimitivesMessage::Lock(place.clone(), LockMessage::Acquire(request)));
@@ -237,7 +264,7 @@ async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
             true
         }
         Release::Await | Release::AskOnly => {
-            let node = guard.lease().node().to_owned();
+            let nodes = guard.lease().nodes().to_vec();
             let Some(lease) = guard.take() else { return false };
             let released = lease.release();
             if let Release::AskOnly = plan.release {
@@ -248,8 +275,10 @@ async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
             if confirmed {
                 let now = host.now();
                 let mut world = host.world();
-                let there = world.ensemble.nodes.contains_key(&node);
-                world.witness.released(&node, there, now);
+                for node in nodes {
+                    let there = world.ensemble.nodes.contains_key(&node);
+                    world.witness.released(&node, there, now);
+                }
             }
             confirmed
         }

@@ -187,25 +187,25 @@ impl ZooKeeper for Seam {
 
     fn read_root(&self, path: &str) -> Answer<Root> {
         let op = Read::GetData { path: path.to_owned() };
-        self.ask(None, Request::Read { op, watch: false }, root)
+        self.ask(Stage::Surveying, Request::Read { op, watch: false }, root)
     }
 
     fn watch_root(&self, path: &str) -> Answer<(Root, Watching)> {
         let op = Read::GetData { path: path.to_owned() };
-        self.ask_and_watch(None, Watched::data(path), Request::Read { op, watch: true }, root)
+        self.ask_and_watch(Stage::Surveying, Watched::data(path), Request::Read { op, watch: true }, root)
     }
 
     fn leases(&self, path: &str) -> Answer<Leases> {
-        self.ask(None, Request::GetChildren2 { path: path.to_owned(), watch: false }, leases)
+        self.ask(Stage::Surveying, Request::GetChildren2 { path: path.to_owned(), watch: false }, leases)
     }
 
     fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)> {
         let request = Request::GetChildren2 { path: path.to_owned(), watch: true };
-        self.ask_and_watch(None, Watched::children(path), request, leases)
+        self.ask_and_watch(Stage::Surveying, Watched::children(path), request, leases)
     }
 
     fn make(&self, path: &str, data: &[u8], _acl: &[Acl]) -> Answer<()> {
-        Box::pin(self.ask(None, create(path, data, 0), |_| Ok(())).map(there))
+        Box::pin(self.ask(Stage::MakingDirectory, create(path, data, 0), |_| Ok(())).map(there))
     }
 
     fn write(&self, path: &str, data: &[u8]) -> Answer<()> {
@@ -220,7 +220,8 @@ impl ZooKeeper for Seam {
         };
         let root = Write::Check { path: take.root.0.to_owned(), version: take.root.1 };
         let leases = take.leases.iter().map(|lease| creation(lease.path, lease.data, 1));
-        let answer = self.ask(None, Request::Multi([mutex, root].into_iter().chain(leases).collect()), all);
+        let answer =
+            self.ask(Stage::Taking, Request::Multi([mutex, root].into_iter().chain(leases).collect()), all);
         Box::pin(async move {
             match answer.await.map_err(TakeFailure::Failed)? {
                 Ok(_) => Ok(()),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What a contender has under way, as the seam shows it: the stages of the queue's machine, but for that of nodes
-/// which outlive sessions.
+/// which outlive sessions, and those of the semaphore's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Wanted, and no session to ask.
@@ -18,9 +18,13 @@ pub enum Stage {
     Waiting,
     Held,
     Leaving,
+    /// Looks at a semaphore.
+    Surveying,
+    /// A transaction with a semaphore's leases.
+    Taking,
 }
 
-pub const STAGES: [Stage; 10] = [
+pub const STAGES: [Stage; 12] = [
     Stage::Idle,
     Stage::Peeking,
     Stage::Entering,
@@ -31,6 +35,8 @@ pub const STAGES: [Stage; 10] = [
     Stage::Waiting,
     Stage::Held,
     Stage::Leaving,
+    Stage::Surveying,
+    Stage::Taking,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

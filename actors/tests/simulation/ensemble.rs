@@ -51,7 +51,10 @@ pub enum Down {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub owner: i64,
+    /// Zero for a semaphore's lease, which has none.
     pub sequence: i64,
+    /// The transaction that made it.
+    pub made: i64,
 }
 
 /// A contender's node that is there no more.
@@ -60,6 +63,8 @@ pub struct Gone {
     pub at: Time,
     /// An operator did it, behind its owner's back.
     pub tampered: bool,
+    /// The transaction that made it.
+    pub made: i64,
 }
 
 pub struct Ensemble {
@@ -612,14 +617,16 @@ impl Ensemble {
         };
         for (write, result) in writes.into_iter().zip(results) {
             match (write, result) {
-                (Write::Create { path: prefix, flags: 2 | 3, .. }, OpResult::CreateStat(path, stat)) => {
+                (Write::Create { path: prefix, flags: 1..=3, .. }, OpResult::CreateStat(path, stat)) => {
                     let sequence = path[prefix.len()..].parse().unwrap_or_default();
-                    let node = Node { owner: stat.ephemeral_owner, sequence };
+                    let node = Node { owner: stat.ephemeral_owner, sequence, made: stat.czxid };
                     self.nodes.insert(path, node);
                 }
-                (Write::Delete { path, .. }, OpResult::Delete) if self.nodes.remove(&path).is_some() => {
-                    let gone = Gone { at: self.now, tampered: session == self.operator };
-                    self.gone.insert(path, gone);
+                (Write::Delete { path, .. }, OpResult::Delete) => {
+                    if let Some(Node { made, .. }) = self.nodes.remove(&path) {
+                        let gone = Gone { at: self.now, tampered: session == self.operator, made };
+                        self.gone.insert(path, gone);
+                    }
                 }
                 _ => {}
             }
@@ -630,8 +637,9 @@ impl Ensemble {
         let at = self.now;
         let gone = |(path, node): (&String, &Node)| (node.owner == session).then(|| path.clone());
         for path in self.nodes.iter().filter_map(gone).collect::<Vec<_>>() {
-            self.nodes.remove(&path);
-            self.gone.insert(path, Gone { at, tampered });
+            if let Some(Node { made, .. }) = self.nodes.remove(&path) {
+                self.gone.insert(path, Gone { at, tampered, made });
+            }
         }
     }
 

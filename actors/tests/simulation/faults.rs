@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::callers::PATHS;
+use crate::callers::{SEMAPHORE, places};
 use crate::coverage::{FAULTS, Fault, STAGES, Stage};
 use crate::ensemble::Time;
 use crate::process::{Process, World};
@@ -99,6 +99,8 @@ pub fn strike(
             let own: Vec<String> = own.map(|(path, _)| path.clone()).collect();
             match random.pick(&own) {
                 Some(node) if fault == Fault::NodeDeleted => ensemble.delete_node(node),
+                // Data that are no number leave the number of permits to those who ask.
+                Some(_) if random.percent(20) => ensemble.write_node(SEMAPHORE),
                 Some(node) => ensemble.write_node(node),
                 None => {}
             }
@@ -109,7 +111,9 @@ pub fn strike(
             true
         }
         (Fault::DirectoryDeleted, _) => {
-            if let Some(path) = random.pick(&PATHS) {
+            // A semaphore has two.
+            let directories = places().map(|place| [place.path.clone(), place.queue()]);
+            if let Some(path) = random.pick(&directories).and_then(|two| random.pick(two)) {
                 ensemble.delete_directory(path);
             }
             true

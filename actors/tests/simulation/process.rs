@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
-use lockkeeper_actors::messages::{Lifeline, Place, SessionEvent};
+use lockkeeper_actors::messages::{Lifeline, SessionEvent};
 use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 use lockkeeper_actors::{PrimitivesMessage, Randomness};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::callers::{PATHS, caller};
+use crate::callers::{caller, places};
 use crate::client::{Dialer, Link};
 use crate::coverage::{Coverage, Fault, Stage};
 use crate::ensemble::{Ensemble, TICK, Time};
@@ -196,6 +196,8 @@ pub struct Process {
     host: Arc<Host>,
     pub paused_until: Option<Time>,
     callers: usize,
+    /// For permits: a look, a transaction that takes them, or the question what became of one.
+    pub asking: bool,
 }
 
 impl Process {
@@ -248,7 +250,7 @@ impl Process {
             tokio::spawn(keep(host.clone(), settings));
             host
         });
-        Process { index, runtime, host, paused_until: None, callers: character.callers }
+        Process { index, runtime, host, paused_until: None, callers: character.callers, asking: false }
     }
 
     pub fn host(&self) -> &Arc<Host> {
@@ -259,7 +261,7 @@ impl Process {
     pub fn run(&mut self, from: Time, until: Time) {
         let host = &self.host;
         SABOTEUR.with_borrow_mut(|current| *current = Some(host.clone()));
-        self.runtime.block_on(async {
+        let asking = self.runtime.block_on(async {
             let behind = from.saturating_sub(host.now());
             if behind > 0 {
                 // The clock has jumped, and nobody has run yet.
@@ -281,12 +283,18 @@ impl Process {
             }
             tokio::time::sleep_until(host.at(until)).await;
             let mut links = host.links.lock().unwrap();
+            let mut stages = links.iter().flat_map(|link| link.stages());
+            // What the next line ends is answered, and nobody has heard of it yet.
+            let asking =
+                stages.any(|stage| matches!(stage, Stage::Surveying | Stage::Taking | Stage::Looking));
             links.iter().for_each(Link::tick);
             links.retain(|link| !link.is_ended());
             drop(links);
             self.read();
             host.world().witness.check_answers(self.index, until);
+            asking
         });
+        self.asking = asking;
         SABOTEUR.with_borrow_mut(|current| *current = None);
     }
 
@@ -360,8 +368,8 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
         let (keeper, primitives) = (started.keeper.clone(), started.primitives.clone());
         let (subscriber, mut events) = mpsc::unbounded_channel();
         let _ = keeper.cast(KeeperMessage::Subscribe(subscriber));
-        for path in PATHS {
-            let _ = primitives.cast(PrimitivesMessage::Open(Place::lock(path)));
+        for place in places() {
+            let _ = primitives.cast(PrimitivesMessage::Open(place));
         }
         let lifeline = Arc::new(Lifeline::new(keeper.clone()));
         host.opened.send_replace(Some(Arc::new(Opened { started, lifeline })));
@@ -379,8 +387,8 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
                     None => break,
                 },
                 () = host.close.notified() => {
-                    for path in PATHS {
-                        let _ = primitives.cast(PrimitivesMessage::Dropped(Place::lock(path)));
+                    for place in places() {
+                        let _ = primitives.cast(PrimitivesMessage::Dropped(place));
                     }
                     if host.index % 2 == 0 {
                         let (reply, closed) = oneshot::channel();

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::coverage::{Coverage, Fault};
-use crate::ensemble::{Ensemble, LATENCY, SESSION_TIMEOUT, Time};
+use crate::ensemble::{Ensemble, LATENCY, Time};
 use crate::faults::{self, PATIENCE};
 use crate::process::{Character, Process, World, disarm};
 use crate::random::Random;
@@ -14,8 +14,9 @@ use crate::witness::{Checker, Violation, Witness};
 /// Within so much time after the last fault every caller has held its lock once more.
 pub const PROGRESS: Time = 60_000;
 
-/// Within so much time after the last caller has gone, nothing is left on the servers.
-pub const CLEAN: Time = SESSION_TIMEOUT;
+/// Within so much time after the last caller has gone, nothing is left on the servers. A create that was held up may
+/// make a node whose session is nobody's any more, and that lasts the session's timeout.
+pub const CLEAN: Time = 20_000;
 
 /// Within so much time everything closes. A connect request that was held up may make a session which nobody uses, and
 /// that lasts its timeout.
@@ -124,7 +125,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
         let World { ensemble, witness, .. } = &mut *guard;
         witness.settle(now, ensemble, awake);
         for process in running.iter().flatten() {
-            witness.check_watches(process.host().index, process.watches(), now);
+            witness.check_watches(process.host().index, process.watches(), process.asking, now);
         }
         let listeners = witness.listeners();
         let mut late = |bound, checker, what: &dyn Fn() -> String| {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use lockkeeper_actors::lease::LeaseState;
 use lockkeeper_actors::machine::znode::Mode;
 
-use crate::callers::{Guard, KINDS};
+use crate::callers::{Guard, KINDS, LIMIT, SEMAPHORE, What};
 use crate::ensemble::{Ensemble, SESSION_TIMEOUT, Time};
 
 /// A promise that was not kept.
@@ -74,6 +74,7 @@ pub struct Witness {
 
 struct Request {
     process: usize,
+    kind: usize,
     deadline: Option<Time>,
     cancelled: Option<Time>,
     answered: bool,
@@ -86,9 +87,10 @@ struct Request {
 struct Grant {
     process: usize,
     path: &'static str,
-    mode: Mode,
+    what: What,
     token: u64,
-    node: String,
+    /// More than one when it has several permits.
+    nodes: Vec<String>,
     at: Time,
     /// Released, told to be lost, or its process killed.
     ended: Option<Time>,
@@ -144,10 +146,17 @@ impl Witness {
 
     // ---- what callers tell ----
 
-    pub fn asked(&mut self, process: usize, deadline: Option<Time>) -> u64 {
+    pub fn asked(&mut self, process: usize, kind: usize, deadline: Option<Time>) -> u64 {
         let key = self.requests.len() as u64;
-        let request =
-            Request { process, deadline, cancelled: None, answered: false, over: false, panicked: false };
+        let request = Request {
+            process,
+            kind,
+            deadline,
+            cancelled: None,
+            answered: false,
+            over: false,
+            panicked: false,
+        };
         self.requests.insert(key, request);
         self.unanswered.insert(key);
         key
@@ -215,9 +224,9 @@ impl Witness {
         let grant = Grant {
             process,
             path: KINDS[kind].path,
-            mode: KINDS[kind].mode,
+            what: KINDS[kind].what,
             token: guard.lease().token().as_u64(),
-            node: guard.lease().node().to_owned(),
+            nodes: guard.lease().nodes().to_vec(),
             at: now,
             ended: None,
             until: now,
@@ -227,11 +236,11 @@ impl Witness {
         if state != LeaseState::Held {
             self.violated(
                 Checker::DeadGrant,
-                format!("{} was granted at {now}, and reads {state:?}", grant.node),
+                format!("{:?} was granted at {now}, and reads {state:?}", grant.nodes),
             );
         }
-        let (node, token) = (grant.node.clone(), grant.token);
-        self.note(now, process, || format!("granted {node} with token {token}"));
+        let (nodes, token) = (grant.nodes.clone(), grant.token);
+        self.note(now, process, || format!("granted {nodes:?} with token {token}"));
         self.granted += 1;
         self.fresh.push(self.grants.len());
         self.open.push(self.grants.len());
@@ -240,10 +249,10 @@ impl Witness {
     }
 
     pub fn ended(&mut self, grant: usize, now: Time) {
-        let (process, node) = (self.grants[grant].process, self.grants[grant].node.clone());
+        let (process, nodes) = (self.grants[grant].process, self.grants[grant].nodes.clone());
         if self.grants[grant].ended.is_none() {
             self.grants[grant].ended = Some(now);
-            self.note(now, process, || format!("lets go of {node}"));
+            self.note(now, process, || format!("lets go of {nodes:?}"));
         }
     }
 
@@ -323,13 +332,20 @@ impl Witness {
         wrong.into_iter().for_each(|(checker, text)| self.violated(checker, text));
     }
 
-    /// A watch is for somebody who waits.
-    pub fn check_watches(&mut self, process: usize, watches: usize, now: Time) {
-        let waiting =
-            |key: &&u64| self.requests.get(key).is_some_and(|r| r.process == process && !r.answered);
-        let waiting = self.unanswered.iter().filter(waiting).count();
-        if watches > waiting {
-            let text = format!("at {now} process {process} has {watches} watches for {waiting} who wait");
+    /// A watch is for somebody who waits. Those who want permits have two together, until all is answered that
+    /// was asked for them, which cannot be called back: they are `asking`.
+    pub fn check_watches(&mut self, process: usize, watches: usize, asking: bool, now: Time) {
+        let waiting = self.unanswered.iter().filter_map(|key| self.requests.get(key));
+        let waiting = waiting.filter(|request| request.process == process && !request.answered);
+        let (permits, locks): (Vec<_>, Vec<_>) =
+            waiting.partition(|request| matches!(KINDS[request.kind].what, What::Permits(_)));
+        let due = locks.len() + if permits.is_empty() && !asking { 0 } else { 2 };
+        if watches > due {
+            let text = format!(
+                "at {now} process {process} has {watches} watches for {} who want locks, {} permits",
+                locks.len(),
+                permits.len()
+            );
             self.violated(Checker::Watches, text);
         }
     }
@@ -340,82 +356,113 @@ impl Witness {
         self.fresh.sort_by_key(|grant| self.grants[*grant].at);
         for index in std::mem::take(&mut self.fresh) {
             let grant = &self.grants[index];
-            let gone = ensemble.gone.get(&grant.node);
-            if gone.is_some_and(|gone| gone.tampered) {
+            if grant.is_tampered(ensemble) {
                 continue;
             }
-            match ensemble.nodes.get(&grant.node) {
-                None if gone.is_none_or(|gone| gone.at <= grant.at) => {
-                    wrong.push((
-                        Checker::DeadGrant,
-                        format!("{} was granted at {}, and is not there", grant.node, grant.at),
-                    ));
-                }
-                None => {}
-                Some(own) => {
-                    let ahead = ensemble.nodes.iter().find(|(path, other)| {
-                        path.rsplit_once('/').map(|(parent, _)| parent) == Some(grant.path)
-                            && other.sequence < own.sequence
-                            && other.owner != own.owner
-                            && (!path.contains("__rlock__") || grant.mode != Mode::Read)
-                    });
-                    if let Some((path, _)) = ahead {
-                        wrong.push((
-                            Checker::Queue,
-                            format!("{} was granted at {} behind {path}", grant.node, grant.at),
-                        ));
-                    }
+            for node in &grant.nodes {
+                let gone = ensemble.gone.get(node).is_none_or(|gone| gone.at <= grant.at);
+                if gone && !ensemble.nodes.contains_key(node) {
+                    let text = format!("{node} was granted at {}, and is not there", grant.at);
+                    wrong.push((Checker::DeadGrant, text));
                 }
             }
-            for earlier in self.grants.iter().filter(|earlier| earlier.conflicts(grant)) {
-                let before = (earlier.at, earlier.token) < (grant.at, grant.token) || earlier.at < grant.at;
-                if ensemble.gone.get(&earlier.node).is_some_and(|gone| gone.tampered) || !before {
-                    continue;
-                }
-                if earlier.token >= grant.token {
-                    wrong.push((
-                        Checker::Tokens,
-                        format!("{} has no larger token than {}", grant.node, earlier.node),
-                    ));
-                }
-                if earlier.ended.is_none_or(|ended| ended > grant.at) && earlier.until > grant.at {
-                    wrong.push((
-                        Checker::Validity,
-                        format!(
-                            "{} was granted at {}, {} is good until {}",
-                            grant.node, grant.at, earlier.node, earlier.until
-                        ),
-                    ));
-                }
+            match grant.what {
+                What::Lock(mode) => self.check_lock(grant, mode, ensemble, &mut wrong),
+                What::Permits(count) => self.check_permits(index, count, ensemble, &mut wrong),
             }
         }
         let live: Vec<&Grant> = self.live().filter(|grant| running(grant.process)).collect();
         for grant in &live {
-            let Some(gone) = ensemble.gone.get(&grant.node) else { continue };
-            let noticed = if gone.tampered { gone.at + NOTICED } else { gone.at };
-            if now > noticed && grant.state == LeaseState::Held || !gone.tampered {
-                wrong.push((
-                    Checker::Backing,
-                    format!("{} reads {:?} at {now}, and is gone since {}", grant.node, grant.state, gone.at),
-                ));
-            }
-        }
-        for (index, one) in live.iter().enumerate() {
-            for other in &live[index + 1..] {
-                let tampered =
-                    [one, other].iter().any(|g| ensemble.gone.get(&g.node).is_some_and(|gone| gone.tampered));
-                if one.conflicts(other) && !tampered {
-                    wrong.push((
-                        Checker::Exclusion,
-                        format!(
-                            "at {now} {} reads {:?} and {} {:?}",
-                            one.node, one.state, other.node, other.state
-                        ),
-                    ));
+            for (node, gone) in grant.nodes.iter().filter_map(|node| Some((node, ensemble.gone.get(node)?))) {
+                let noticed = if gone.tampered { gone.at + NOTICED } else { gone.at };
+                let tampered = grant.is_tampered(ensemble);
+                if now > noticed && grant.state == LeaseState::Held || !tampered {
+                    let text =
+                        format!("{node} reads {:?} at {now}, and is gone since {}", grant.state, gone.at);
+                    wrong.push((Checker::Backing, text));
                 }
             }
         }
+        let live: Vec<&Grant> = live.into_iter().filter(|grant| !grant.is_tampered(ensemble)).collect();
+        for (index, one) in live.iter().enumerate() {
+            for other in live[index + 1..].iter().filter(|other| one.conflicts(other)) {
+                let text = format!(
+                    "at {now} {:?} reads {:?} and {:?} {:?}",
+                    one.nodes, one.state, other.nodes, other.state
+                );
+                wrong.push((Checker::Exclusion, text));
+            }
+        }
+        let held: u32 = live.iter().map(|grant| grant.permits()).sum();
+        if held > LIMIT {
+            wrong.push((Checker::Exclusion, format!("at {now} {held} permits are held")));
+        }
+        let leases = ensemble.nodes.keys().filter(|path| parent(path) == Some(SEMAPHORE)).count();
+        if leases > LIMIT as usize {
+            wrong.push((Checker::Exclusion, format!("at {now} there are {leases} leases")));
+        }
         wrong.into_iter().for_each(|(checker, text)| self.violated(checker, text));
+    }
+
+    /// A lock's grant against all earlier ones that conflict, and against the queue.
+    fn check_lock(&self, grant: &Grant, mode: Mode, ensemble: &Ensemble, wrong: &mut Vec<(Checker, String)>) {
+        let own = grant.nodes.first().and_then(|node| ensemble.nodes.get(node));
+        let ahead = ensemble.nodes.iter().find(|(path, other)| {
+            parent(path) == Some(grant.path)
+                && own.is_some_and(|own| other.sequence < own.sequence && other.owner != own.owner)
+                && (!path.contains("__rlock__") || mode != Mode::Read)
+        });
+        if let Some((path, _)) = ahead {
+            let text = format!("{:?} was granted at {} behind {path}", grant.nodes, grant.at);
+            wrong.push((Checker::Queue, text));
+        }
+        for earlier in self.grants.iter().filter(|earlier| earlier.conflicts(grant)) {
+            let before = (earlier.at, earlier.token) < (grant.at, grant.token) || earlier.at < grant.at;
+            if earlier.is_tampered(ensemble) || !before {
+                continue;
+            }
+            if earlier.token >= grant.token {
+                let text = format!("{:?} has no larger token than {:?}", grant.nodes, earlier.nodes);
+                wrong.push((Checker::Tokens, text));
+            }
+            if earlier.is_good(grant.at) {
+                let text = format!(
+                    "{:?} was granted at {}, {:?} is good until {}",
+                    grant.nodes, grant.at, earlier.nodes, earlier.until
+                );
+                wrong.push((Checker::Validity, text));
+            }
+        }
+    }
+
+    /// Permits against all earlier ones. Whoever took its leases later, as the leader has it, has no smaller token;
+    /// it may hear of them earlier.
+    fn check_permits(
+        &self,
+        index: usize,
+        count: u32,
+        ensemble: &Ensemble,
+        wrong: &mut Vec<(Checker, String)>,
+    ) {
+        let grant = &self.grants[index];
+        let others = || self.grants.iter().enumerate().filter(|(_, other)| other.path == grant.path);
+        let good = |(other, earlier): (usize, &Grant)| {
+            let before = (earlier.at, other) < (grant.at, index);
+            let counts = before && earlier.is_good(grant.at) && !earlier.is_tampered(ensemble);
+            if counts { earlier.permits() } else { 0 }
+        };
+        let held: u32 = others().map(good).sum();
+        if held + count > LIMIT {
+            let text = format!("{:?} was granted at {} beside {held} permits", grant.nodes, grant.at);
+            wrong.push((Checker::Validity, text));
+        }
+        for (_, other) in others() {
+            let turns = other.made(ensemble).cmp(&grant.made(ensemble));
+            if turns.is_lt() && other.token > grant.token || turns.is_gt() && other.token < grant.token {
+                let text = format!("the tokens of {:?} and {:?} are not in order", grant.nodes, other.nodes);
+                wrong.push((Checker::Tokens, text));
+            }
+        }
     }
 }
 
@@ -424,10 +471,37 @@ impl Grant {
         self.ended.is_none() && self.state != LeaseState::Lost
     }
 
-    /// Kinds that share a path conflict unless both only read.
-    fn conflicts(&self, other: &Grant) -> bool {
-        self.path == other.path
-            && self.node != other.node
-            && !(self.mode == Mode::Read && other.mode == Mode::Read)
+    /// Whether its holder could believe in it at that time.
+    fn is_good(&self, at: Time) -> bool {
+        self.ended.is_none_or(|ended| ended > at) && self.until > at
     }
+
+    fn is_tampered(&self, ensemble: &Ensemble) -> bool {
+        self.nodes.iter().any(|node| ensemble.gone.get(node).is_some_and(|gone| gone.tampered))
+    }
+
+    /// The transaction that made its nodes.
+    fn made(&self, ensemble: &Ensemble) -> Option<i64> {
+        let node = self.nodes.first()?;
+        let there = ensemble.nodes.get(node).map(|node| node.made);
+        there.or_else(|| ensemble.gone.get(node).map(|gone| gone.made))
+    }
+
+    fn permits(&self) -> u32 {
+        match self.what {
+            What::Lock(_) => 0,
+            What::Permits(count) => count,
+        }
+    }
+
+    /// Locks that share a path conflict unless both only read.
+    fn conflicts(&self, other: &Grant) -> bool {
+        let reads = |grant: &Grant| grant.what == What::Lock(Mode::Read);
+        let locks = self.permits() + other.permits() == 0;
+        locks && self.path == other.path && self.nodes != other.nodes && !(reads(self) && reads(other))
+    }
+}
+
+fn parent(path: &str) -> Option<&str> {
+    path.rsplit_once('/').map(|(parent, _)| parent)
 }
