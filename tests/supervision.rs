@@ -151,26 +151,44 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
 }
 
 #[tokio::test]
-async fn a_request_for_several_locks_gives_back_what_it_had_whichever_of_its_actors_is_killed() {
-    for victim in ["the other lock's", "the request's"] {
-        let test = Test::new("several").await;
-        let held = lease(&mut test.acquire()).await;
-        let (mut events, other) = test.acquire_two("several-other");
-        let told = timeout(SOON, events.recv()).await;
-        assert!(matches!(told, Ok(Some(LockEvent::Queued { ahead: 1, .. }))), "{told:?}");
-        // In the order in which they began.
-        let mut actors = test.started.primitives.get_children();
-        actors.sort_by_key(|actor| actor.get_id().pid());
-        actors[if victim == "the request's" { 2 } else { 1 }].kill();
-        let told = timeout(SOON, events.recv()).await;
-        let Ok(Some(LockEvent::Refused(_, Refused::Failed(AcquireError::Stopped { .. })))) = told else {
-            panic!("{victim} is killed, but {told:?}");
-        };
-        test.no_nodes_at(&other).await;
-        assert_eq!(held.state(), LeaseState::Held, "{victim}");
-        held.release().await.expect("released");
-        test.no_nodes().await;
-    }
+async fn a_request_for_several_locks_whose_actor_is_killed_gives_back_what_it_had() {
+    let test = Test::new("several").await;
+    let held = lease(&mut test.acquire()).await;
+    let (mut events, other) = test.acquire_two("several-other");
+    let told = timeout(SOON, events.recv()).await;
+    assert!(matches!(told, Ok(Some(LockEvent::Queued { ahead: 1, .. }))), "{told:?}");
+    // In the order in which they began.
+    let mut actors = test.started.primitives.get_children();
+    actors.sort_by_key(|actor| actor.get_id().pid());
+    actors[2].kill();
+    let told = timeout(SOON, events.recv()).await;
+    let Ok(Some(LockEvent::Refused(_, Refused::Failed(AcquireError::Stopped { .. })))) = told else {
+        panic!("not refused, but {told:?}");
+    };
+    test.no_nodes_at(&other).await;
+    assert_eq!(held.state(), LeaseState::Held);
+    held.release().await.expect("released");
+    test.no_nodes().await;
+}
+
+#[tokio::test]
+async fn a_request_for_several_locks_queues_anew_when_the_actor_of_one_it_has_is_killed() {
+    let test = Test::new("several").await;
+    let held = lease(&mut test.acquire()).await;
+    let (mut events, other) = test.acquire_two("several-other");
+    let told = timeout(SOON, events.recv()).await;
+    assert!(matches!(told, Ok(Some(LockEvent::Queued { ahead: 1, .. }))), "{told:?}");
+    let mut actors = test.started.primitives.get_children();
+    actors.sort_by_key(|actor| actor.get_id().pid());
+    actors[1].kill();
+    let told = timeout(SOON, events.recv()).await;
+    assert!(matches!(told, Ok(Some(LockEvent::Queued { .. }))), "{told:?}");
+    held.release().await.expect("released");
+    let told = timeout(SOON, events.recv()).await;
+    let Ok(Some(LockEvent::Acquired { guard, .. })) = told else { panic!("not granted, but {told:?}") };
+    guard.release().await.expect("released");
+    test.no_nodes().await;
+    test.no_nodes_at(&other).await;
 }
 
 #[tokio::test]
