@@ -9,6 +9,8 @@
 //! `cargo test -p lockkeeper-actors --test model -- --nocapture` prints the tables. `LOCKKEEPER_MODEL=long` takes the
 //! larger budgets, and wants some minutes, an optimised build (`CARGO_PROFILE_TEST_OPT_LEVEL=3`) and some gigabytes.
 
+#![allow(clippy::disallowed_methods, reason = "how long it took is printed")]
+
 #[path = "model/lease.rs"]
 mod lease;
 #[path = "model/process.rs"]

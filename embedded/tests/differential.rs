@@ -21,7 +21,7 @@
 //! - Clock fields and ids: transactions are counted from the first one, sessions from the first one, and times only
 //!   compared with each other.
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../tests/common/servers/mod.rs"]
 mod common;
 mod raw;
 

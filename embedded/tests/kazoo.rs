@@ -1,6 +1,6 @@
 //! kazoo, unmodified, on this server. It needs a Python, so plain `cargo test` leaves it out.
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../tests/common/servers/mod.rs"]
 mod common;
 
 use std::time::Duration;

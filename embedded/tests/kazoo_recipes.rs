@@ -16,7 +16,7 @@ use lockkeeper_embedded::{Controls, Embedded, SessionId};
 
 const SCRIPT: &str = include_str!("kazoo_recipes.py");
 /// Only its tasks `setup` and `check`, which the tests with kazoo share.
-const INSTALLER: &str = include_str!("../../tests/common/kazoo_peer.py");
+const INSTALLER: &str = include_str!("../../tests/common/servers/kazoo_peer.py");
 const PYTHON: &str = "LOCKKEEPER_KAZOO_PYTHON";
 
 /// Nothing waits for this to pass; it ends a run that hangs.

@@ -75,7 +75,7 @@ fn connect_options_that_cannot_be_used_are_refused_by_value_without_asking_a_ser
             (Keeper::options().identifier("x".repeat(1024 * 1024)), "identifier of 1048576 bytes"),
             (Keeper::options().acl(vec![]), "access list of no entries"),
         ] {
-            let error = options.connect(&nobody()).await.err().expect(value);
+            let error = options.connect(&nobody()).await.expect_err(value);
             assert!(matches!(error, ConnectError::InvalidOption { .. }), "{error:?}");
             assert!(error.to_string().contains(value), "{error}");
         }
@@ -87,7 +87,7 @@ fn addresses_that_cannot_be_read_are_refused_by_name() {
     run(async {
         for address in ["", "127.0.0.1:port", "127.0.0.1:2181,", "127.0.0.1:2181/a//b"] {
             let connect = options().connect_timeout(Duration::from_secs(2)).connect(address);
-            let error = connect.await.err().expect(address);
+            let error = connect.await.expect_err(address);
             assert!(matches!(error, ConnectError::InvalidAddress { .. }), "{address:?}: {error:?}");
             assert!(error.to_string().contains(&format!("{address:?}")), "{error}");
         }
@@ -102,7 +102,7 @@ fn a_server_that_is_away_is_named_within_the_connect_timeout() {
         silent.black_hole(true);
         for address in [nobody(), refusing.address(), silent.address()] {
             let (limit, begun) = (Duration::from_millis(600), Instant::now());
-            let error = options().connect_timeout(limit).connect(&address).await.err().expect("an error");
+            let error = options().connect_timeout(limit).connect(&address).await.expect_err("an error");
             assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
             assert!(error.to_string().contains(&address), "{error}");
             assert!(begun.elapsed() < limit + SLACK, "{address}: {:?}", begun.elapsed());

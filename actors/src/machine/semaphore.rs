@@ -14,6 +14,7 @@
 //!
 //! The recipe is kazoo's (`kazoo/recipe/lock.py`, version 2.11, `Semaphore`).
 
+mod take;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -21,7 +22,8 @@ mod turn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use self::turn::{Take, Turn};
+use self::take::Take;
+use self::turn::Turn;
 use super::protocol::{Command, Event, Failure, PermitRequest, Refusal, Ticket, Wait};
 use super::queue::Queue;
 use super::znode::{Attempt, Instance};

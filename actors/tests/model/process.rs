@@ -134,7 +134,7 @@ pub enum Answer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum No {
-    NoNode,
+    Missing,
     /// A definite no, which passes.
     Refused,
     /// The connection went first.
@@ -145,7 +145,7 @@ pub enum No {
 impl No {
     pub fn failure(self) -> Failure {
         match self {
-            No::NoNode => Failure::NoNode,
+            No::Missing => Failure::NoNode,
             No::Refused => Failure::Refused(String::new()),
             No::Cut => Failure::Unknown(String::new()),
             No::SessionGone => Failure::SessionGone,

@@ -548,20 +548,20 @@ impl World {
         if ask.writes() || ask == Ask::Sync {
             self.server.refresh(id);
         }
-        let there = |found: bool| if found { Answer::Done } else { Answer::No(No::NoNode) };
+        let there = |found: bool| if found { Answer::Done } else { Answer::No(No::Missing) };
         let seen = self.server.seen(id);
         let find = |name: Name| seen.and_then(|seen| seen.nodes.iter().find(|node| node.name == name));
         match ask {
             Ask::Create { name, ephemeral, belated } => {
                 match self.server.create(name, if ephemeral { id } else { 0 }, belated) {
                     Some((name, czxid)) => Answer::Created(name, czxid),
-                    None => Answer::No(No::NoNode),
+                    None => Answer::No(No::Missing),
                 }
             }
             Ask::Sync => Answer::Done,
             Ask::List { .. } => match seen {
                 Some(seen) => Answer::Names(seen.nodes.iter().map(|node| node.name).collect()),
-                None => Answer::No(No::NoNode),
+                None => Answer::No(No::Missing),
             },
             Ask::MakeDirectory { .. } => {
                 self.server.make_directory();
@@ -569,7 +569,7 @@ impl World {
             }
             Ask::Read { name, .. } => match find(name) {
                 Some(node) => Answer::Found { czxid: node.czxid, owner: node.owner },
-                None => Answer::No(No::NoNode),
+                None => Answer::No(No::Missing),
             },
             Ask::Watch { name } => there(find(name).is_some()),
             Ask::Delete { name, .. } => there(self.server.delete(name)),

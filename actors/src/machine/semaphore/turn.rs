@@ -1,10 +1,8 @@
 //! A process' turn: from its place in the mutex' queue to the leases of its claims.
 
-use std::collections::BTreeSet;
-
-use super::{Alarm, Claim, Limit, Link, MAX_TAKE, PATIENCE, RETRY, Semaphore, Stage};
+use super::{Alarm, Limit, Link, PATIENCE, Semaphore, Stage};
 use crate::machine::protocol::{
-    Command, Event, Failure, Leases, PermitRequest, Refusal, Request, Root, Sight, TakeFailure, Ticket, Wait,
+    Command, Event, Failure, Leases, Refusal, Request, Root, Sight, Ticket, Wait,
 };
 use crate::machine::znode::{Attempt, Dialect, Mode, Patterns, Znode};
 use crate::machine::{Machine, Moment};
@@ -13,32 +11,22 @@ use crate::machine::{Machine, Moment};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Turn {
     /// Names the contender in the mutex' queue.
-    ticket: Ticket,
+    pub ticket: Ticket,
     /// How many contenders are ahead of it, once it has its place and as long as it waits.
-    ahead: Option<usize>,
+    pub ahead: Option<usize>,
     /// Its node and that node's transaction, once it is the first.
-    mutex: Option<(Znode, i64)>,
+    pub mutex: Option<(Znode, i64)>,
     /// Claims that came before this are served.
-    before: u64,
+    pub before: u64,
     /// Whose answer is awaited.
-    survey: Option<Attempt>,
+    pub survey: Option<Attempt>,
     /// Claims that came before this had come when it was sent.
-    asked: u64,
+    pub asked: u64,
     /// Which surveys left the watches that are armed.
-    root_watch: Option<Attempt>,
-    lease_watch: Option<Attempt>,
+    pub root_watch: Option<Attempt>,
+    pub lease_watch: Option<Attempt>,
     /// Who is the first in line and does not fit; both watches are armed then.
-    full: Option<Ticket>,
-}
-
-/// A transaction that makes leases, in flight.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Take {
-    attempt: Attempt,
-    leases: Vec<(Ticket, String)>,
-    mutex: Znode,
-    czxid: i64,
-    keep: bool,
+    pub full: Option<Ticket>,
 }
 
 impl Turn {
@@ -125,7 +113,7 @@ impl Semaphore {
     }
 
     /// A command of the mutex' queue; `at_once` when it follows from a list of the queue, with a survey behind it.
-    fn relay(&mut self, command: Command, at_once: bool, out: &mut Vec<Command>) {
+    pub(super) fn relay(&mut self, command: Command, at_once: bool, out: &mut Vec<Command>) {
         let current = |ticket: Ticket| self.turn.as_ref().is_some_and(|turn| turn.ticket == ticket);
         match command {
             // Made with the options of whoever is served first. What flies behind counts if this is granted at
@@ -283,228 +271,6 @@ impl Semaphore {
         }
     }
 
-    pub(super) fn taken(
-        &mut self,
-        attempt: Attempt,
-        result: Result<(), TakeFailure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) {
-        let Some(take) = self.take.take_if(|take| take.attempt == attempt) else { return };
-        match result {
-            Ok(()) => self.succeed(take, now, out),
-            Err(TakeFailure::Failed(Failure::Unknown(_))) => {
-                out.push(Command::FindLeases(attempt));
-                self.take = Some(take);
-            }
-            // Its loss will be told, and settles it.
-            Err(TakeFailure::Failed(Failure::SessionGone)) => self.take = Some(take),
-            Err(TakeFailure::MutexGone) => {
-                let name = take.mutex.name().to_owned();
-                self.put_back(&take, None, out);
-                self.mutex(Event::Missing(vec![name]), now, out);
-            }
-            Err(TakeFailure::LimitChanged | TakeFailure::RootGone | TakeFailure::Failed(Failure::NoNode)) => {
-                self.limit = Limit::Unknown;
-                self.put_back(&take, None, out);
-                self.look_closely(out);
-            }
-            Err(TakeFailure::Failed(Failure::NoAuth)) => {
-                self.put_back(&take, Some(Refusal::NoAuth(None)), out);
-                self.look_closely(out);
-            }
-            Err(TakeFailure::Failed(Failure::Refused(reason))) => {
-                self.put_back(&take, Some(Refusal::Rejected(reason)), out);
-                self.look_closely(out);
-            }
-        }
-    }
-
-    pub(super) fn leases_found(
-        &mut self,
-        attempt: Attempt,
-        result: Result<Vec<String>, Failure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) {
-        let Some(take) = self.take.take_if(|take| take.attempt == attempt) else { return };
-        match result {
-            Ok(names) if names.iter().any(|name| take.leases.iter().any(|(_, lease)| lease == name)) => {
-                self.succeed(take, now, out)
-            }
-            Ok(_) | Err(Failure::NoNode) => {
-                self.put_back(&take, None, out);
-                self.look_closely(out);
-            }
-            // The end of the session takes them away.
-            Err(Failure::NoAuth | Failure::Refused(_)) if self.closed => {
-                take.leases.iter().for_each(|(ticket, _)| self.remove(*ticket, false, out));
-            }
-            Err(failure) => {
-                self.take = Some(take);
-                match failure {
-                    Failure::Unknown(_) => out.push(Command::FindLeases(attempt)),
-                    Failure::NoAuth | Failure::Refused(_) => {
-                        self.alarms.insert((now + RETRY, Alarm::Find(attempt)));
-                    }
-                    // A missing root shows that the take was not carried out, or that its leases are gone.
-                    Failure::NoNode | Failure::SessionGone => {}
-                }
-            }
-        }
-    }
-
-    /// The leases are there.
-    fn succeed(&mut self, take: Take, now: Moment, out: &mut Vec<Command>) {
-        let tickets: BTreeSet<Ticket> = take.leases.iter().map(|(ticket, _)| *ticket).collect();
-        for (ticket, lease) in take.leases {
-            self.leases.insert(lease.clone(), Some(ticket));
-            out.push(Command::TrackLease(lease));
-        }
-        for ticket in tickets {
-            match self.claims.get(&ticket).map(|claim| (claim.stage, claim.arrival)) {
-                Some((Stage::Taking, _)) if self.is_up() => self.grant(ticket, take.czxid, out),
-                Some((Stage::Taking, arrival)) => {
-                    self.set(ticket, Stage::Taken { czxid: take.czxid });
-                    self.line.remove(&arrival);
-                }
-                Some(_) | None => self.give_back(ticket, out),
-            }
-        }
-        if take.keep {
-            return self.look_closely(out);
-        }
-        let Some(turn) = self.turn.take() else { return };
-        calm(&turn, out);
-        // The mutex went in the same transaction: its delete is done already.
-        let mut commands = Vec::new();
-        self.mutex.handle(Event::Release(turn.ticket), now, &mut commands);
-        for command in commands {
-            match command {
-                Command::Delete(attempt, node) if node == take.mutex => {
-                    self.mutex(Event::Deleted(attempt, Ok(())), now, out)
-                }
-                command => self.relay(command, false, out),
-            }
-        }
-    }
-
-    /// There are no leases: whoever still wants them stands in line again, or gets this answer.
-    fn put_back(&mut self, take: &Take, refusal: Option<Refusal>, out: &mut Vec<Command>) {
-        if !take.keep {
-            out.push(Command::Track(take.mutex.clone()));
-        }
-        for (ticket, _) in &take.leases {
-            match self.stage(*ticket) {
-                Some(Stage::Taking) => {
-                    self.set(*ticket, Stage::Waiting);
-                    if let Some(refusal) = &refusal {
-                        self.give_up(*ticket, refusal.clone(), out);
-                    }
-                }
-                Some(Stage::Abandoned) => self.remove(*ticket, true, out),
-                Some(_) | None => {}
-            }
-        }
-    }
-
-    /// Serves the line, as far as there are permits.
-    fn serve(&mut self, leases: usize, out: &mut Vec<Command>) {
-        let Some(Turn { before, asked, mutex: Some((mutex, czxid)), .. }) = self.turn.clone() else { return };
-        let Limit::Stored { version, .. } = self.limit else { return self.look_closely(out) };
-        let (mut used, mut chosen, mut waiting) = (leases as u64, Vec::new(), false);
-        let (mut bytes, mut rest) = (0, false);
-        let line: Vec<(u64, Ticket)> = self.line.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
-        for (arrival, ticket) in line {
-            let Some(claim) = self.claims.get(&ticket) else { continue };
-            let PermitRequest { count, wait, bytes: size, .. } = claim.request;
-            let permits = self.permits(&claim.request);
-            if let (Ok(_), Some(claim)) = (&permits, self.claims.get_mut(&ticket)) {
-                claim.request.agreed = true;
-            }
-            match permits {
-                // It may know of a limit that is newer than what was seen.
-                Err(_) if arrival >= asked => {
-                    self.limit = Limit::Unknown;
-                    return self.look_closely(out);
-                }
-                Err(refusal) => self.give_up(ticket, refusal, out),
-                Ok(limit) if !waiting && used + u64::from(count) <= limit => {
-                    bytes += count as usize * size;
-                    // The rest follows in a transaction of its own.
-                    if bytes > MAX_TAKE / 2 && !chosen.is_empty() {
-                        rest = true;
-                        break;
-                    }
-                    used += u64::from(count);
-                    chosen.push((ticket, count));
-                }
-                Ok(_) if wait == Wait::Try => self.give_up(ticket, Refusal::Contended, out),
-                // Nobody overtakes: otherwise who wants many would wait for ever.
-                Ok(_) => waiting = true,
-            }
-        }
-        if !chosen.is_empty() {
-            let mut leases = Vec::new();
-            for (ticket, count) in chosen {
-                self.set(ticket, Stage::Taking);
-                for _ in 0..count {
-                    leases.push((ticket, self.instance.lease(self.count())));
-                }
-            }
-            let (attempt, keep) = (self.count(), waiting || rest);
-            out.push(Command::Take {
-                take: attempt,
-                version,
-                mutex: mutex.clone(),
-                keep,
-                leases: leases.clone(),
-            });
-            self.take = Some(Take { attempt, leases, mutex, czxid, keep });
-        } else if waiting {
-            let watched =
-                self.turn.as_ref().map(|turn| (turn.root_watch.is_some(), turn.lease_watch.is_some()));
-            match watched {
-                Some((true, true)) => self.be_full(),
-                Some((false, true)) => self.look(Sight::Watch, Sight::Skip, out),
-                Some((true, false)) => self.look(Sight::Skip, Sight::Watch, out),
-                Some((false, false)) => self.look(Sight::Watch, Sight::Watch, out),
-                None => {}
-            }
-        }
-    }
-
-    /// Whose number this survey has found to be the stored one follows what is stored from then on.
-    fn agree(&mut self, survey: Attempt) {
-        let Limit::Stored { permits: Some(stored), .. } = self.limit else { return };
-        let asked =
-            self.turn.as_ref().filter(|turn| turn.survey == Some(survey)).map_or(0, |turn| turn.asked);
-        let meant = |claim: &&mut Claim| claim.stage == Stage::Peeking(survey) || claim.arrival < asked;
-        for claim in self.claims.values_mut().filter(meant) {
-            claim.request.agreed |= claim.request.limit.map(i64::from) == Some(stored);
-        }
-    }
-
-    /// How many permits there are for this request, if it can be served at all.
-    fn permits(&self, request: &PermitRequest) -> Result<u64, Refusal> {
-        let stored = match self.limit {
-            Limit::Unknown => None,
-            Limit::Stored { permits, .. } => permits,
-        };
-        let limit = match (stored, request.limit) {
-            (Some(stored), Some(given)) if !request.agreed && stored != i64::from(given) => {
-                return Err(Refusal::LimitMismatch { stored, given });
-            }
-            (Some(stored), _) => u32::try_from(stored.max(0)).unwrap_or(u32::MAX),
-            (None, Some(given)) => given,
-            (None, None) => return Err(Refusal::NoLimit),
-        };
-        match request.count > limit {
-            true => Err(Refusal::TooMany { count: request.count, limit }),
-            false => Ok(limit.into()),
-        }
-    }
-
     fn peeked(
         &mut self,
         ticket: Ticket,
@@ -556,7 +322,7 @@ impl Semaphore {
         }
     }
 
-    fn be_full(&mut self) {
+    pub(super) fn be_full(&mut self) {
         let head = self.head();
         if let Some(turn) = &mut self.turn {
             turn.full = head;
@@ -565,11 +331,11 @@ impl Semaphore {
 
     /// With the mutex in hand: the watch is of use if there are too few permits, and costs nothing if there are
     /// enough, because the leases that are made then fire it.
-    fn look_closely(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn look_closely(&mut self, out: &mut Vec<Command>) {
         self.look(self.unknown_root(), Sight::Watch, out);
     }
 
-    fn look(&mut self, root: Sight, leases: Sight, out: &mut Vec<Command>) {
+    pub(super) fn look(&mut self, root: Sight, leases: Sight, out: &mut Vec<Command>) {
         let (survey, asked) = (self.count(), self.arrivals);
         let Some(turn) = &mut self.turn else { return };
         (turn.survey, turn.asked, turn.full) = (Some(survey), asked, None);
@@ -598,14 +364,14 @@ impl Semaphore {
         self.line.first_key_value().map(|(_, ticket)| *ticket)
     }
 
-    fn count(&mut self) -> Attempt {
+    pub(super) fn count(&mut self) -> Attempt {
         let attempt = self.next;
         self.next = Attempt(attempt.0 + 1);
         attempt
     }
 }
 
-fn calm(turn: &Turn, out: &mut Vec<Command>) {
+pub(super) fn calm(turn: &Turn, out: &mut Vec<Command>) {
     if turn.root_watch.is_some() || turn.lease_watch.is_some() {
         out.push(Command::Calm);
     }
