@@ -160,6 +160,7 @@ impl ZooKeeper for Seam {
     }
 
     fn sync(&self, path: &str) -> Answer<()> {
+        self.link.host.sweep_may_panic();
         *self.last.lock().unwrap() = Last::Sync(path.to_owned());
         self.ask(Stage::Looking, Request::Sync { path: path.to_owned() }, |_| Ok(()))
     }

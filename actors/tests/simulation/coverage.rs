@@ -66,6 +66,8 @@ pub enum Fault {
     Deadline,
     ListenerPanics,
     LockPanics,
+    /// So does whoever cleans up after that.
+    SweepPanics,
     SessionPanics,
     PrimitivesPanics,
     KeeperPanics,
@@ -73,7 +75,7 @@ pub enum Fault {
     Killed,
 }
 
-pub const FAULTS: [Fault; 23] = [
+pub const FAULTS: [Fault; 24] = [
     Fault::CutBefore,
     Fault::CutAfter,
     Fault::CutBetween,
@@ -92,6 +94,7 @@ pub const FAULTS: [Fault; 23] = [
     Fault::Deadline,
     Fault::ListenerPanics,
     Fault::LockPanics,
+    Fault::SweepPanics,
     Fault::SessionPanics,
     Fault::PrimitivesPanics,
     Fault::KeeperPanics,
@@ -146,6 +149,7 @@ fn reachable(fault: Fault, stage: Stage) -> bool {
         | Fault::NodeDeleted
         | Fault::NodeWritten
         | Fault::LockPanics
+        | Fault::SweepPanics
         | Fault::SessionPanics
         | Fault::PrimitivesPanics => stage != Stage::Idle,
         Fault::Restart

@@ -128,8 +128,9 @@ pub fn strike(
             host.arms.listener.store(true, Ordering::Relaxed);
             false
         }
-        (Fault::LockPanics | Fault::PrimitivesPanics, _) => {
+        (Fault::LockPanics | Fault::SweepPanics | Fault::PrimitivesPanics, _) => {
             host.arms.lock.store(true, Ordering::Relaxed);
+            host.arms.sweep.store(fault == Fault::SweepPanics, Ordering::Relaxed);
             host.arms.above.store(fault == Fault::PrimitivesPanics, Ordering::Relaxed);
             false
         }

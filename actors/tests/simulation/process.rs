@@ -84,6 +84,8 @@ pub struct Wanted {
 pub struct Arms {
     pub listener: AtomicBool,
     pub lock: AtomicBool,
+    /// Whoever cleans up after the lock's actor.
+    pub sweep: AtomicBool,
     pub session: AtomicBool,
     /// The actor above, when it writes that the one below has died.
     pub above: AtomicBool,
@@ -163,6 +165,15 @@ impl Host {
     pub fn may_panic(&self) {
         if self.arms.lock.swap(false, Ordering::Relaxed) {
             self.panic(Fault::LockPanics, Fault::PrimitivesPanics, "a lock actor died");
+        }
+    }
+
+    /// Whoever cleans up after an actor asks for this first.
+    pub fn sweep_may_panic(&self) {
+        let lock_died = !self.arms.lock.load(Ordering::Relaxed);
+        if lock_died && self.arms.sweep.swap(false, Ordering::Relaxed) {
+            self.strike(Fault::SweepPanics);
+            panic!("injected: {:?}", Fault::SweepPanics);
         }
     }
 
@@ -324,7 +335,8 @@ impl Process {
     /// No more faults: callers finish what they do, and ask one last time.
     pub fn calm(&self) {
         self.host.calm.store(true, Ordering::Relaxed);
-        for arm in [&self.host.arms.listener, &self.host.arms.lock, &self.host.arms.session] {
+        let Arms { listener, lock, sweep, session, above: _ } = &self.host.arms;
+        for arm in [listener, lock, sweep, session] {
             arm.store(false, Ordering::Relaxed);
         }
     }

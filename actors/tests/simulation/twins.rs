@@ -58,10 +58,16 @@ pub enum Twin {
     SessionIsKept,
     /// A cancel does not arrive.
     CancelIsSwallowed,
+    /// A list of leases shows none.
+    LeasesAreEmpty,
+    /// Leases of unknown outcome are taken for not made.
+    LostTakeIsForgotten,
+    /// The watches on a semaphore's root and its leases do not fire.
+    LeaseWatchNeverFires,
 }
 
 /// All of them, with the checkers of which one is to catch it.
-pub const TWINS: [(Twin, &[Checker]); 18] = [
+pub const TWINS: [(Twin, &[Checker]); 21] = [
     (Twin::LostCreateIsForgotten, &[Checker::Progress, Checker::Orphans]),
     (Twin::CheckIsARead, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::CheckIsBelieved, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
@@ -80,6 +86,9 @@ pub const TWINS: [(Twin, &[Checker]); 18] = [
     (Twin::MissingIsIgnored, &[Checker::Backing]),
     (Twin::SessionIsKept, &[Checker::Sessions, Checker::Progress]),
     (Twin::CancelIsSwallowed, &[Checker::Answers]),
+    (Twin::LeasesAreEmpty, &[Checker::Validity, Checker::Exclusion]),
+    (Twin::LostTakeIsForgotten, &[Checker::Progress, Checker::Orphans]),
+    (Twin::LeaseWatchNeverFires, &[Checker::Progress]),
 ];
 
 impl Twin {
@@ -95,6 +104,7 @@ impl Twin {
             Twin::ChangeIsTakenForGone => &[(Fault::NodeWritten, Some(Stage::Held))],
             Twin::LostDeleteIsForgotten => &[(Fault::CutBefore, Some(Stage::Leaving))],
             Twin::TokenFromSequence => &[(Fault::DirectoryDeleted, None)],
+            Twin::LostTakeIsForgotten => &[(Fault::CutAfter, Some(Stage::Taking))],
             Twin::MissingIsIgnored => &[(Fault::NodeDeleted, Some(Stage::Held))],
             Twin::None
             | Twin::ResumedAfterLoss
@@ -104,7 +114,9 @@ impl Twin {
             | Twin::ListIsEmpty
             | Twin::ListIsTooEarly
             | Twin::SessionIsKept
-            | Twin::CancelIsSwallowed => &[],
+            | Twin::CancelIsSwallowed
+            | Twin::LeasesAreEmpty
+            | Twin::LeaseWatchNeverFires => &[],
         }
     }
 
@@ -229,10 +241,7 @@ impl ZooKeeper for Twisted {
     fn watch(&self, path: &str) -> Answer<BoxFuture<'static, Fired>> {
         let answer = self.inner.watch(path);
         match self.twin {
-            Twin::WatchNeverFires => Box::pin(answer.map_ok(|fired| {
-                let never: BoxFuture<'static, Fired> = Box::pin(fired.then(|_| future::pending()));
-                never
-            })),
+            Twin::WatchNeverFires => Box::pin(answer.map_ok(never)),
             Twin::WatchIsLostOnReconnect => {
                 let cuts = self.cuts.clone();
                 Box::pin(answer.map_ok(move |fired| {
@@ -273,15 +282,28 @@ impl ZooKeeper for Twisted {
     }
 
     fn watch_root(&self, path: &str) -> Answer<(Root, Watching)> {
-        self.inner.watch_root(path)
+        let answer = self.inner.watch_root(path);
+        match self.twin {
+            Twin::LeaseWatchNeverFires => Box::pin(answer.map_ok(|(root, fired)| (root, never(fired)))),
+            _ => answer,
+        }
     }
 
     fn leases(&self, path: &str) -> Answer<Leases> {
-        self.inner.leases(path)
+        let answer = self.inner.leases(path);
+        match self.twin {
+            Twin::LeasesAreEmpty => Box::pin(answer.map_ok(none)),
+            _ => answer,
+        }
     }
 
     fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)> {
-        self.inner.watch_children(path)
+        let answer = self.inner.watch_children(path);
+        match self.twin {
+            Twin::LeasesAreEmpty => Box::pin(answer.map_ok(|(leases, fired)| (none(leases), fired))),
+            Twin::LeaseWatchNeverFires => Box::pin(answer.map_ok(|(leases, fired)| (leases, never(fired)))),
+            _ => answer,
+        }
     }
 
     fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()> {
@@ -293,7 +315,14 @@ impl ZooKeeper for Twisted {
     }
 
     fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>> {
-        self.inner.take(take)
+        let answer = self.inner.take(take);
+        match self.twin {
+            Twin::LostTakeIsForgotten => Box::pin(answer.map_err(|failure| match failure {
+                TakeFailure::Failed(Failure::Unknown(_)) => TakeFailure::LimitChanged,
+                failure => failure,
+            })),
+            _ => answer,
+        }
     }
 
     fn delete(&self, path: &str) -> Answer<()> {
@@ -330,4 +359,12 @@ impl ZooKeeper for Twisted {
             _ => self.inner.check(paths),
         }
     }
+}
+
+fn never(fired: Watching) -> Watching {
+    Box::pin(fired.then(|_| future::pending()))
+}
+
+fn none(leases: Leases) -> Leases {
+    Leases { names: Vec::new(), ..leases }
 }
