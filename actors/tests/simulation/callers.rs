@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use lockkeeper_actors::PrimitivesMessage;
+use lockkeeper_actors::error::ReleaseError;
 use lockkeeper_actors::lease::Lease;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{Dialect, Mode};
 use lockkeeper_actors::messages::{
     AcquireRequest, ContenderOptions, Listener, LockEvent, LockMessage, Permits, Place, Refused, Ticket,
 };
+use lockkeeper_actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
 use tokio::sync::{Notify, mpsc};
 
 use crate::coverage::Fault;
@@ -29,14 +32,17 @@ pub enum What {
     Lock(Mode),
     /// So many of a semaphore's [`LIMIT`].
     Permits(u32),
+    /// Several locks together: these rows.
+    All([usize; 2]),
 }
 
-pub const KINDS: [Kind; 5] = [
+pub const KINDS: [Kind; 6] = [
     Kind { path: "/app/exclusive", what: What::Lock(Mode::Lock) },
     Kind { path: "/app/shared", what: What::Lock(Mode::Read) },
     Kind { path: "/app/shared", what: What::Lock(Mode::Write) },
     Kind { path: SEMAPHORE, what: What::Permits(1) },
     Kind { path: SEMAPHORE, what: What::Permits(2) },
+    Kind { path: "/app/exclusive", what: What::All([0, 2]) },
 ];
 
 pub const SEMAPHORE: &str = "/app/permits";
@@ -48,34 +54,63 @@ pub fn places() -> [Place; 3] {
     [Place::lock("/app/exclusive"), Place::lock("/app/shared"), Place::semaphore(SEMAPHORE)]
 }
 
-/// A lease, and a word to the witness just before it goes.
+/// What was granted.
+enum Held {
+    One(Lease),
+    Several(MultiLease),
+}
+
+impl Held {
+    async fn lost(&self) {
+        match self {
+            Held::One(lease) => lease.lost().await,
+            Held::Several(leases) => leases.lost().await,
+        }
+    }
+
+    fn release(self) -> BoxFuture<'static, Result<(), ReleaseError>> {
+        match self {
+            Held::One(lease) => Box::pin(lease.release()),
+            Held::Several(leases) => Box::pin(leases.release()),
+        }
+    }
+}
+
+/// Leases, and a word to the witness just before they go.
 pub struct Guard {
-    lease: Option<Lease>,
-    grant: std::sync::OnceLock<usize>,
+    held: Option<Held>,
+    grants: std::sync::OnceLock<Vec<usize>>,
     host: Arc<Host>,
 }
 
 impl Guard {
-    pub fn lease(&self) -> &Lease {
-        self.lease.as_ref().expect("taken only when the guard goes")
+    fn held(&self) -> &Held {
+        self.held.as_ref().expect("taken only when the guard goes")
+    }
+
+    pub fn leases(&self) -> &[Lease] {
+        match self.held() {
+            Held::One(lease) => std::slice::from_ref(lease),
+            Held::Several(leases) => leases.leases(),
+        }
     }
 
     fn say_ended(&self) {
-        if let Some(grant) = self.grant.get().filter(|_| !self.host.is_dead()) {
+        for grant in self.grants.get().into_iter().flatten().filter(|_| !self.host.is_dead()) {
             let now = self.host.now();
             self.host.world().witness.ended(*grant, now);
         }
     }
 
-    fn take(mut self) -> Option<Lease> {
+    fn take(mut self) -> Option<Held> {
         self.say_ended();
-        self.lease.take()
+        self.held.take()
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.lease.is_some() {
+        if self.held.is_some() {
             self.say_ended();
         }
     }
@@ -190,33 +225,38 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
     let tried = plan.wait == Patience::Try;
     host.want(key, Wanted { path: kind.path, tried, deadline, cancel: cancel.clone() });
     let ticket = Ticket::new();
-    let (place, mode, permits) = match kind.what {
-        What::Lock(mode) => (Place::lock(kind.path), mode, None),
-        What::Permits(count) => {
-            let permits = Permits { count, limit: Some(LIMIT), agreed: false };
-            (Place::semaphore(kind.path), Mode::Lock, Some(permits))
-        }
-    };
     let (tell, mut told) = mpsc::unbounded_channel();
-    let listener = Listener::new(ticket, place.path.clone(), hear(host.clone(), key, plan.kind, tell));
-    let options = ContenderOptions {
-        mode,
-        dialect: Dialect::Kazoo,
-        identifier: Vec::new(),
-        patterns: Arc::from([]),
-        ephemeral: true,
-        container: false,
-        acl: Vec::new(),
-    };
-    let lifeline = opened.lifeline.clone();
-    let request = AcquireRequest::new(ticket, Arc::new(options), wait, listener, lifeline);
-    let request = match permits {
-        Some(permits) => request.permits(permits),
-        None => request,
+    let mut hear = hear(host.clone(), key, plan.kind, tell);
+    let (lifeline, path) = (opened.lifeline.clone(), Arc::<str>::from(kind.path));
+    let (message, place) = match kind.what {
+        What::Lock(_) | What::Permits(_) => {
+            let listener =
+                Listener::new(ticket, path, move |event: LockEvent| hear(event.map_guard(Held::One)));
+            let request = AcquireRequest::new(ticket, Arc::new(options(kind.what)), wait, listener, lifeline);
+            let (place, request) = match kind.what {
+                What::Permits(count) => {
+                    let permits = Permits { count, limit: Some(LIMIT), agreed: false };
+                    (Place::semaphore(kind.path), request.permits(permits))
+                }
+                What::Lock(_) | What::All(_) => (Place::lock(kind.path), request),
+            };
+            (PrimitivesMessage::Lock(place.clone(), LockMessage::Acquire(request)), Some(place))
+        }
+        What::All(rows) => {
+            let part = |Kind { path, what }: &Kind| MultiPart {
+                path: Arc::from(*path),
+                options: Arc::new(options(*what)),
+            };
+            let parts: Arc<[MultiPart]> = rows.iter().map(|row| part(&KINDS[*row])).collect();
+            let listener =
+                Listener::new(ticket, path, move |event: LockEvent<_>| hear(event.map_guard(Held::Several)));
+            let request = MultiRequest::new(ticket, parts, wait, listener, lifeline);
+            (PrimitivesMessage::Multi(MultiMessage::Acquire(request)), None)
+        }
     };
     let primitives = opened.started.primitives.clone();
     drop(opened);
-    let _ = primitives.cast(PrimitivesMessage::Lock(place.clone(), LockMessage::Acquire(request)));
+    let _ = primitives.cast(message);
 
     let patience = tokio::time::sleep(Duration::from_millis(plan.cancel.unwrap_or(Time::MAX / 4)));
     tokio::pin!(patience);
@@ -233,7 +273,7 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
             () = &mut patience, if !cancelled => cancelled = true,
         }
         if cancelled && !host.world().witness.is_answered(key) && host.cancel(key) {
-            let _ = primitives.cast(host.twin.cancel(&place, ticket));
+            let _ = primitives.cast(host.twin.cancel(place.as_ref(), ticket));
             if plan.vanish {
                 break None;
             }
@@ -252,7 +292,7 @@ async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
     match plan.attentive {
         true => tokio::select! {
             biased;
-            () = guard.lease().lost() => {}
+            () = guard.held().lost() => {}
             () = held => {}
         },
         false => held.await,
@@ -264,9 +304,9 @@ async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
             true
         }
         Release::Await | Release::AskOnly => {
-            let nodes = guard.lease().nodes().to_vec();
-            let Some(lease) = guard.take() else { return false };
-            let released = lease.release();
+            let nodes: Vec<String> = guard.leases().iter().flat_map(Lease::nodes).cloned().collect();
+            let Some(held) = guard.take() else { return false };
+            let released = held.release();
             if let Release::AskOnly = plan.release {
                 let _ = tokio::time::timeout(Duration::from_millis(10), released).await;
                 return true;
@@ -285,13 +325,28 @@ async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
     }
 }
 
+fn options(what: What) -> ContenderOptions {
+    ContenderOptions {
+        mode: match what {
+            What::Lock(mode) => mode,
+            What::Permits(_) | What::All(_) => Mode::Lock,
+        },
+        dialect: Dialect::Kazoo,
+        identifier: Vec::new(),
+        patterns: Arc::from([]),
+        ephemeral: true,
+        container: false,
+        acl: Vec::new(),
+    }
+}
+
 /// Hears for one request, and knows when it is let go of.
 fn hear(
     host: Arc<Host>,
     key: u64,
     kind: usize,
     tell: mpsc::UnboundedSender<Heard>,
-) -> impl FnMut(LockEvent) + Send + 'static {
+) -> impl FnMut(LockEvent<Held>) + Send + 'static {
     let ear = Ear { host, key };
     move |event| {
         let host = &ear.host;
@@ -302,10 +357,10 @@ fn hear(
         let (word, heard) = match event {
             LockEvent::Queued { .. } => (Word::Queued, Heard::News),
             LockEvent::Acquired { guard, .. } => {
-                let guard = Guard { lease: Some(guard), grant: Default::default(), host: host.clone() };
+                let guard = Guard { held: Some(guard), grants: Default::default(), host: host.clone() };
                 let guard = Arc::new(guard);
-                let grant = host.world().witness.granted(host.index, kind, &guard, now);
-                let _ = guard.grant.set(grant);
+                let grants = host.world().witness.granted(host.index, kind, &guard, now);
+                let _ = guard.grants.set(grants);
                 (Word::Acquired, Heard::Acquired(guard))
             }
             LockEvent::Suspended(_) => (Word::Suspended, Heard::News),

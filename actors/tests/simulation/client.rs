@@ -695,7 +695,10 @@ impl Drop for TakenBack {
         watchers.retain(|(id, _)| *id != self.id);
         if before > 0 && watchers.is_empty() {
             inner.watches.remove(&self.watched);
-            if inner.phase == Phase::Up {
+            // As the client library does: one that is on its way would go with this one.
+            let coming = |flight: &Flight| matches!(&flight.waiter, Waiter::Watch(watched, _) if *watched == self.watched);
+            let coming = inner.under_way.iter().chain(&inner.queued).any(coming);
+            if inner.phase == Phase::Up && !coming {
                 let Watched { path, children } = self.watched.clone();
                 let request = Request::RemoveWatches { path, kind: if children { 1 } else { 2 } };
                 self.link.transmit(&mut inner, Flight::new(request, None, Waiter::Nobody));

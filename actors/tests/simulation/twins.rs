@@ -11,6 +11,7 @@ use futures::{FutureExt, TryFutureExt};
 use lockkeeper_actors::PrimitivesMessage;
 use lockkeeper_actors::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
 use lockkeeper_actors::messages::{LockMessage, Place, Ticket};
+use lockkeeper_actors::multi::MultiMessage;
 use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, NewNode, NotCreated, TakeRequest,
     Unconnected, Watching, ZooKeeper,
@@ -81,7 +82,7 @@ pub const TWINS: [(Twin, &[Checker]); 21] = [
     (Twin::LostDeleteIsForgotten, &[Checker::Release, Checker::Orphans, Checker::Progress]),
     (Twin::ListIsEmpty, &[Checker::Queue, Checker::Validity, Checker::Exclusion]),
     (Twin::ListIsTooEarly, &[Checker::Queue, Checker::Validity, Checker::Exclusion]),
-    (Twin::SyncIsSkipped, &[Checker::Progress, Checker::Orphans]),
+    (Twin::SyncIsSkipped, &[Checker::Progress, Checker::Orphans, Checker::Watches]),
     (Twin::TokenFromSequence, &[Checker::Tokens]),
     (Twin::MissingIsIgnored, &[Checker::Backing]),
     (Twin::SessionIsKept, &[Checker::Sessions, Checker::Progress]),
@@ -127,10 +128,13 @@ impl Twin {
         }
     }
 
-    pub fn cancel(self, place: &Place, ticket: Ticket) -> PrimitivesMessage {
+    pub fn cancel(self, place: Option<&Place>, ticket: Ticket) -> PrimitivesMessage {
         // One that nobody waits under is passed over.
         let ticket = if self == Twin::CancelIsSwallowed { Ticket::new() } else { ticket };
-        PrimitivesMessage::Lock(place.clone(), LockMessage::Cancel(ticket))
+        match place {
+            Some(place) => PrimitivesMessage::Lock(place.clone(), LockMessage::Cancel(ticket)),
+            None => PrimitivesMessage::Multi(MultiMessage::Cancel(ticket)),
+        }
     }
 }
 

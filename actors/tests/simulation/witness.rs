@@ -99,6 +99,8 @@ struct Grant {
     /// As it was read last.
     state: LeaseState,
     guard: Weak<Guard>,
+    /// Which of the guard's leases it is.
+    part: usize,
 }
 
 /// What a listener heard, without the guard.
@@ -219,29 +221,48 @@ impl Witness {
         self.requests.insert(key, Request { answered: true, over: true, cancelled: None, ..request });
     }
 
-    pub fn granted(&mut self, process: usize, kind: usize, guard: &Arc<Guard>, now: Time) -> usize {
-        let state = guard.lease().state();
+    /// One grant for each lease.
+    pub fn granted(&mut self, process: usize, kind: usize, guard: &Arc<Guard>, now: Time) -> Vec<usize> {
+        let rows = match KINDS[kind].what {
+            What::Lock(_) | What::Permits(_) => vec![kind],
+            What::All(rows) => rows.to_vec(),
+        };
+        self.granted += 1;
+        rows.into_iter()
+            .enumerate()
+            .map(|(part, row)| self.granted_part(process, row, guard, part, now))
+            .collect()
+    }
+
+    fn granted_part(
+        &mut self,
+        process: usize,
+        kind: usize,
+        guard: &Arc<Guard>,
+        part: usize,
+        now: Time,
+    ) -> usize {
+        let lease = &guard.leases()[part];
+        let state = lease.state();
         let grant = Grant {
             process,
             path: KINDS[kind].path,
             what: KINDS[kind].what,
-            token: guard.lease().token().as_u64(),
-            nodes: guard.lease().nodes().to_vec(),
+            token: lease.token().as_u64(),
+            nodes: lease.nodes().to_vec(),
             at: now,
             ended: None,
             until: now,
             state,
             guard: Arc::downgrade(guard),
+            part,
         };
-        if state != LeaseState::Held {
-            self.violated(
-                Checker::DeadGrant,
-                format!("{:?} was granted at {now}, and reads {state:?}", grant.nodes),
-            );
+        if state == LeaseState::Lost || state != LeaseState::Held && guard.leases().len() == 1 {
+            let text = format!("{:?} was granted at {now}, and reads {state:?}", grant.nodes);
+            self.violated(Checker::DeadGrant, text);
         }
         let (nodes, token) = (grant.nodes.clone(), grant.token);
         self.note(now, process, || format!("granted {nodes:?} with token {token}"));
-        self.granted += 1;
         self.fresh.push(self.grants.len());
         self.open.push(self.grants.len());
         self.grants.push(grant);
@@ -299,14 +320,15 @@ impl Witness {
                 continue;
             }
             let Some(guard) = grant.guard.upgrade() else { continue };
-            let state = guard.lease().state();
+            let lease = &guard.leases()[grant.part];
+            let state = lease.state();
             if grant.state != LeaseState::Lost && state == LeaseState::Lost {
                 self.lost += 1;
                 grant.ended = Some(now);
             }
             grant.state = state;
             if state != LeaseState::Lost {
-                let until = guard.lease().valid_until().map_or(Time::MAX, &to_time);
+                let until = lease.valid_until().map_or(Time::MAX, &to_time);
                 grant.until = grant.until.max(until);
             }
         }
@@ -337,15 +359,17 @@ impl Witness {
     pub fn check_watches(&mut self, process: usize, watches: usize, asking: bool, now: Time) {
         let waiting = self.unanswered.iter().filter_map(|key| self.requests.get(key));
         let waiting = waiting.filter(|request| request.process == process && !request.answered);
-        let (permits, locks): (Vec<_>, Vec<_>) =
-            waiting.partition(|request| matches!(KINDS[request.kind].what, What::Permits(_)));
-        let due = locks.len() + if permits.is_empty() && !asking { 0 } else { 2 };
+        let (mut locks, mut permits) = (0, 0);
+        for request in waiting {
+            match KINDS[request.kind].what {
+                What::Lock(_) => locks += 1,
+                What::All(rows) => locks += rows.len(),
+                What::Permits(_) => permits = 2,
+            }
+        }
+        let due = locks + if asking { 2 } else { permits };
         if watches > due {
-            let text = format!(
-                "at {now} process {process} has {watches} watches for {} who want locks, {} permits",
-                locks.len(),
-                permits.len()
-            );
+            let text = format!("at {now} process {process} has {watches} watches, and use for {due}");
             self.violated(Checker::Watches, text);
         }
     }
@@ -369,6 +393,7 @@ impl Witness {
             match grant.what {
                 What::Lock(mode) => self.check_lock(grant, mode, ensemble, &mut wrong),
                 What::Permits(count) => self.check_permits(index, count, ensemble, &mut wrong),
+                What::All(_) => unreachable!("every part is granted by itself"),
             }
         }
         let live: Vec<&Grant> = self.live().filter(|grant| running(grant.process)).collect();
@@ -489,8 +514,8 @@ impl Grant {
 
     fn permits(&self) -> u32 {
         match self.what {
-            What::Lock(_) => 0,
             What::Permits(count) => count,
+            What::Lock(_) | What::All(_) => 0,
         }
     }
 
