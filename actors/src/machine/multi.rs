@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 pub struct Multi {
     parts: Vec<Part>,
     stage: Stage,
-    /// Parts whose lease is in doubt, once all of them are held.
+    /// Parts whose lease is in doubt.
     suspended: BTreeSet<usize>,
     /// Parts of which nothing more will be heard.
     over: BTreeSet<usize>,
@@ -164,8 +164,15 @@ impl Multi {
             MultiEvent::Lost(_) => self.again(out),
             MultiEvent::Refused(part) => self.refuse(Reason::Part(part), out),
             MultiEvent::Cancel => self.refuse(Reason::Cancelled, out),
-            // Nobody has a lease yet; and before a part is over, it is refused or lost.
-            MultiEvent::Suspended(_) | MultiEvent::Resumed(_) | MultiEvent::Over(_) => {}
+            MultiEvent::Suspended(part) => {
+                self.suspended.insert(part);
+            }
+            MultiEvent::Resumed(part) => {
+                self.suspended.remove(&part);
+                self.settle(out);
+            }
+            // Before a part is over, it is refused or lost.
+            MultiEvent::Over(_) => {}
         }
     }
 
@@ -219,8 +226,11 @@ impl Multi {
             self.parts.fill(Part::Sent { epoch });
             out.push(MultiCommand::Submit);
         } else if self.common() == Some(Part::Held) {
-            self.stage = Stage::Granted;
-            out.push(MultiCommand::Grant);
+            // Not while one of them is in doubt.
+            if self.suspended.is_empty() {
+                self.stage = Stage::Granted;
+                out.push(MultiCommand::Grant);
+            }
         } else if self.parts.iter().all(is_placed) && self.stage == (Stage::Waiting { told: false }) {
             self.stage = Stage::Waiting { told: true };
             let ahead = |part: &Part| if let Part::Queued { ahead } = part { *ahead } else { 0 };
@@ -235,6 +245,7 @@ impl Multi {
 
     fn again(&mut self, out: &mut Vec<MultiCommand>) {
         self.parts.fill(Part::Asked);
+        self.suspended.clear();
         self.stage = Stage::Waiting { told: false };
         out.extend([MultiCommand::GiveBack, MultiCommand::Ask]);
     }
@@ -293,6 +304,16 @@ mod tests {
         assert_eq!(on(&mut multi, queued(1, 2)), []);
         assert_eq!(on(&mut multi, MultiEvent::Held(0)), [MultiCommand::Queued(2)]);
         assert_eq!(on(&mut multi, MultiEvent::Held(1)), [MultiCommand::Grant]);
+    }
+
+    #[test]
+    fn nothing_is_granted_while_a_part_is_in_doubt() {
+        let mut multi = sent();
+        on(&mut multi, made());
+        on(&mut multi, MultiEvent::Held(0));
+        assert_eq!(on(&mut multi, MultiEvent::Suspended(0)), []);
+        assert_eq!(on(&mut multi, MultiEvent::Held(1)), []);
+        assert_eq!(on(&mut multi, MultiEvent::Resumed(0)), [MultiCommand::Grant]);
     }
 
     #[test]
