@@ -288,7 +288,7 @@ async fn stay_at_and_hold(stage: &Stage, victim: usize, server: usize) {
     hold(stage, victim).await;
 }
 
-/// Has a client keep the lock that all want, and tells whether it got it in time.
+/// Has a client keep a lock of some kind, and tells whether it got it in time.
 pub async fn hold(stage: &Stage, client: usize) -> bool {
     let begun = now();
     stage.clients[client].order(Order::Hold);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::kinds::{KINDS, Kind};
+use super::kinds::{Kind, Place, Side, write_tokens};
 
 /// Nanoseconds on a clock that all processes of this machine share.
 pub type Time = u64;
@@ -23,8 +23,8 @@ pub fn now() -> Time {
 pub enum Entry {
     /// A process begins; whatever the one before it had was taken from it.
     Started(Time),
-    /// Read behind the grant.
-    Acquired { at: Time, kind: &'static str, token: u64 },
+    /// Read before the request, and behind the grant.
+    Acquired { asked: Time, at: Time, kind: &'static str, tokens: Vec<u64> },
     /// The guard says that nobody else holds until then.
     Promised(Time),
     /// Read before the release began.
@@ -41,7 +41,9 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Entry::Started(at) => write!(f, "started {at}"),
-            Entry::Acquired { at, kind, token } => write!(f, "acquired {at} {kind} {token}"),
+            Entry::Acquired { asked, at, kind, tokens } => {
+                write!(f, "acquired {asked} {at} {kind} {}", write_tokens(tokens))
+            }
             Entry::Promised(until) => write!(f, "promised {until}"),
             Entry::Releasing(at) => write!(f, "releasing {at}"),
             Entry::Lost(at) => write!(f, "lost {at}"),
@@ -61,13 +63,14 @@ impl FromStr for Entry {
         let entry = match word {
             "started" => number().map(Entry::Started),
             "acquired" => {
-                let at = number();
+                let times = number().zip(number());
                 let kind = words.next().and_then(Kind::named);
-                let token = words.next().and_then(|word| word.parse().ok());
-                at.zip(kind).zip(token).map(|((at, kind), token)| Entry::Acquired {
+                let tokens = kind.zip(words.next()).and_then(|(kind, word)| kind.read_tokens(word));
+                times.zip(kind).zip(tokens).map(|(((asked, at), kind), tokens)| Entry::Acquired {
+                    asked,
                     at,
                     kind: kind.name,
-                    token,
+                    tokens,
                 })
             }
             "promised" => number().map(Entry::Promised),
@@ -87,7 +90,9 @@ impl FromStr for Entry {
 pub struct Grant {
     pub client: usize,
     pub kind: &'static Kind,
-    pub token: u64,
+    /// One for each place of its kind.
+    pub tokens: Vec<u64>,
+    pub asked: Time,
     pub from: Time,
     pub until: Time,
 }
@@ -100,7 +105,8 @@ pub struct Findings {
     pub refused: usize,
     /// Two that exclude each other were valid at one moment.
     pub overlaps: Vec<String>,
-    /// A grant whose token is not larger than that of a conflicting one before.
+    /// A grant whose token is not larger than that of a conflicting one before; or a permit whose token is smaller than
+    /// that of one which was there before it was asked for.
     pub backward: Vec<String>,
     pub failed: Vec<String>,
 }
@@ -109,6 +115,11 @@ impl Findings {
     pub fn faults(&self) -> Vec<&str> {
         let all = self.overlaps.iter().chain(&self.backward).chain(&self.failed);
         all.map(String::as_str).collect()
+    }
+
+    /// How many grants of that kind there were.
+    pub fn of(&self, kind: &Kind) -> usize {
+        self.grants.iter().filter(|grant| grant.kind.name == kind.name).count()
     }
 }
 
@@ -121,6 +132,7 @@ pub fn check(histories: &[Vec<Entry>]) -> Findings {
     findings.grants.sort_by_key(|grant| grant.from);
     findings.find_overlaps();
     findings.find_backward_tokens();
+    findings.find_backward_turns();
     findings
 }
 
@@ -130,10 +142,11 @@ impl Findings {
         for entry in history {
             match entry {
                 Entry::Started(_) => self.grants.extend(open.take()),
-                Entry::Acquired { at, kind, token } => {
+                Entry::Acquired { asked, at, kind, tokens } => {
                     self.grants.extend(open.take());
                     let kind = Kind::named(kind).expect("it has been read from the table");
-                    open = Some(Grant { client, kind, token: *token, from: *at, until: *at });
+                    let (asked, from, until) = (*asked, *at, *at);
+                    open = Some(Grant { client, kind, tokens: tokens.clone(), asked, from, until });
                 }
                 Entry::Promised(until) => match &mut open {
                     Some(grant) => grant.until = grant.until.max(*until),
@@ -169,9 +182,12 @@ impl Findings {
             holding.retain(|other| other.until > grant.from);
             let excluded = holding.iter().filter(|other| grant.kind.conflicts(other.kind));
             overlaps.extend(excluded.map(|other| format!("{other} overlaps {grant}")));
-            let beside = holding.iter().filter(|other| other.kind.name == grant.kind.name).count();
-            if beside >= grant.kind.at_most && grant.kind.at_most > 1 {
-                overlaps.push(format!("{grant} is one more than {}", grant.kind.at_most));
+            for place in grant.kind.places {
+                let Side::Permit(limit) = place.side else { continue };
+                let beside = holding.iter().filter(|other| other.kind.places.contains(place));
+                if beside.count() >= limit {
+                    overlaps.push(format!("{grant} is one more than {limit}"));
+                }
             }
             holding.push(grant);
         }
@@ -180,36 +196,61 @@ impl Findings {
 
     fn find_backward_tokens(&mut self) {
         let mut backward = Vec::new();
-        let mut newest: BTreeMap<&str, &Grant> = BTreeMap::new();
+        let mut newest: BTreeMap<&Place, (u64, &Grant)> = BTreeMap::new();
         for grant in self.valid() {
-            let conflicting = KINDS.iter().filter(|kind| kind.conflicts(grant.kind));
-            let before = conflicting.filter_map(|kind| newest.get(kind.name));
-            backward.extend(
-                before
-                    .filter(|before| before.token >= grant.token)
-                    .map(|before| format!("{grant} came after {before}")),
-            );
-            let largest = newest.entry(grant.kind.name).or_insert(grant);
-            if largest.token < grant.token {
-                *largest = grant;
+            for (place, token) in grant.kind.places.iter().zip(&grant.tokens) {
+                let before =
+                    newest.iter().filter(|(other, (largest, _))| other.excludes(place) && largest >= token);
+                backward.extend(before.map(|(_, (_, before))| format!("{grant} came after {before}")));
+                let largest = newest.entry(place).or_insert((*token, grant));
+                if largest.0 < *token {
+                    *largest = (*token, grant);
+                }
             }
         }
         self.backward = backward;
+    }
+
+    /// A client hears of its permit some time after the turn in which it was taken, when the next turn may be over. But
+    /// what is asked for after that has a later turn.
+    fn find_backward_turns(&mut self) {
+        let mut backward = Vec::new();
+        let mut taken: BTreeMap<&Place, Vec<(Time, u64)>> = BTreeMap::new();
+        for grant in self.valid() {
+            for (place, token) in grant.kind.places.iter().zip(&grant.tokens) {
+                let Side::Permit(_) = place.side else { continue };
+                // When each was there, and the largest token by then. Both grow.
+                let taken = taken.entry(place).or_default();
+                let before = taken[..taken.partition_point(|(from, _)| *from <= grant.asked)].last();
+                if let Some((_, largest)) = before.filter(|(_, largest)| largest > token) {
+                    backward.push(format!("{grant} was asked for after one under {largest:#x}"));
+                }
+                let largest = taken.last().map_or(*token, |(_, largest)| *token.max(largest));
+                taken.push((grant.from, largest));
+            }
+        }
+        self.backward.extend(backward);
     }
 }
 
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Grant { client, kind, token, from, until } = self;
-        write!(f, "{} of client {client} under {token:#x} [{from}, {until}]", kind.name)
+        let Grant { client, kind, tokens, asked, from, until } = self;
+        write!(
+            f,
+            "{} of client {client} under {tokens:x?}, asked for at {asked} [{from}, {until}]",
+            kind.name
+        )
     }
 }
 
 mod tests {
     use super::*;
 
+    /// Asked for when it is had.
     fn acquired(at: Time, kind: &'static str, token: u64) -> Entry {
-        Entry::Acquired { at, kind, token }
+        let places = Kind::named(kind).expect("a kind").places.len();
+        Entry::Acquired { asked: at, at, kind, tokens: vec![token; places] }
     }
 
     /// A grant from here to there.
@@ -227,6 +268,7 @@ mod tests {
         for entry in [
             Entry::Started(1),
             acquired(2, "write", u64::MAX),
+            Entry::Acquired { asked: 1, at: 2, kind: "multi", tokens: vec![3, 4] },
             Entry::Promised(3),
             Entry::Releasing(4),
             Entry::Lost(5),
@@ -235,8 +277,9 @@ mod tests {
         ] {
             assert_eq!(entry.to_string().parse(), Ok(entry));
         }
-        assert!("acquired 2 spoon 1".parse::<Entry>().is_err());
-        assert!("acquired 2 wri".parse::<Entry>().is_err(), "cut short by a kill");
+        assert!("acquired 1 2 spoon 1".parse::<Entry>().is_err());
+        assert!("acquired 1 2 wri".parse::<Entry>().is_err(), "cut short by a kill");
+        assert!("acquired 1 2 multi 3".parse::<Entry>().is_err(), "a token for each path");
     }
 
     #[test]
@@ -254,6 +297,27 @@ mod tests {
         assert_eq!(counts(&[held("read", 1, 10, 21), held("write", 2, 20, 30)]), (1, 0));
         let longer = [held("read", 1, 10, 50), held("read", 2, 11, 12), held("write", 3, 20, 30)];
         assert_eq!(counts(&longer), (1, 0), "behind one that is over");
+    }
+
+    #[test]
+    fn permits_beyond_the_limit_are_found() {
+        let two = [held("permit", 1, 10, 30), held("permit", 2, 11, 20), held("permit", 3, 20, 40)];
+        assert_eq!(counts(&two), (0, 0), "two of two, and the third when one is back");
+        let three = [held("permit", 1, 10, 30), held("permit", 2, 11, 21), held("permit", 3, 20, 40)];
+        assert_eq!(counts(&three), (1, 0));
+        let killed = vec![acquired(11, "permit", 2), Entry::Promised(21), Entry::Started(12)];
+        assert_eq!(counts(&[held("permit", 1, 10, 30), killed, held("permit", 3, 20, 40)]), (1, 0));
+    }
+
+    #[test]
+    fn a_multi_lock_stands_against_each_of_its_paths() {
+        let good = [held("lock", 1, 10, 20), held("read", 2, 12, 20), held("multi", 3, 20, 30)];
+        assert_eq!(counts(&good), (0, 0));
+        for kind in ["lock", "read", "write", "multi"] {
+            assert_eq!(counts(&[held(kind, 1, 10, 21), held("multi", 2, 20, 30)]), (1, 0), "{kind}");
+            assert_eq!(counts(&[held("multi", 1, 10, 21), held(kind, 2, 20, 30)]).0, 1, "{kind}");
+        }
+        assert_eq!(counts(&[held("permit", 1, 10, 21), held("multi", 2, 20, 30)]), (0, 0));
     }
 
     #[test]
@@ -277,6 +341,26 @@ mod tests {
         assert_eq!(counts(&[held("lock", 1, 10, 20), held("lock", 1, 20, 30)]), (0, 1), "nor are they equal");
         assert_eq!(counts(&[held("write", 2, 10, 20), held("read", 1, 20, 30)]), (0, 1));
         assert_eq!(counts(&[held("read", 2, 10, 20), held("write", 1, 20, 30)]), (0, 1));
+        let multi = |tokens| {
+            let acquired = Entry::Acquired { asked: 20, at: 20, kind: "multi", tokens };
+            vec![acquired, Entry::Promised(30)]
+        };
+        let before = [held("lock", 5, 10, 20), held("write", 3, 10, 20)];
+        for (tokens, backward) in [(vec![6, 4], 0), (vec![4, 6], 1), (vec![6, 3], 1), (vec![1, 2], 2)] {
+            let [lock, write] = before.clone();
+            assert_eq!(counts(&[lock, write, multi(tokens.clone())]), (0, backward), "{tokens:?}");
+        }
+    }
+
+    #[test]
+    fn a_permit_of_a_turn_before_is_found() {
+        let permit = |asked, token| {
+            let acquired = Entry::Acquired { asked, at: 20, kind: "permit", tokens: vec![token] };
+            vec![acquired, Entry::Promised(30)]
+        };
+        assert_eq!(counts(&[held("permit", 2, 10, 15), permit(10, 2)]), (0, 0), "the same turn");
+        assert_eq!(counts(&[held("permit", 2, 10, 15), permit(9, 1)]), (0, 0), "it was late to be read of");
+        assert_eq!(counts(&[held("permit", 2, 10, 15), permit(10, 1)]), (0, 1));
     }
 
     #[test]

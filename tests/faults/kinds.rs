@@ -5,43 +5,87 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lockkeeper::{
-    Access, AcquireTimeoutError, Guard, InvalidName, Keeper, LeaseState, Lock, TryAcquireError,
+    AcquireError, AcquireTimeoutError, Guard, Keeper, LeaseState, LockOptions, Mode, MultiGuard, Pending,
+    Target, TryAcquireError,
 };
 
 /// One row: where it is, who may not hold beside it, and how to ask for it.
 #[derive(Debug)]
 pub struct Kind {
     pub name: &'static str,
-    pub path: &'static str,
-    /// Other kinds on that path which may not hold at the same time.
-    pub excludes: &'static [&'static str],
-    /// How many of this kind may.
-    pub at_most: usize,
-    pub ask: fn(&Keeper, &str, Patience) -> Asked,
+    /// What it takes, all at once, with a token each.
+    pub places: &'static [Place],
+    pub ask: fn(&Keeper, Patience) -> Asked,
 }
 
-/// The first is the one that a client keeps when it is told to hold on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub path: &'static str,
+    pub side: Side,
+}
+
+/// Who may hold a path together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    Alone,
+    Shared,
+    /// That many at most.
+    Permit(usize),
+}
+
+const LEDGER: Place = Place { path: "/faults/ledger", side: Side::Alone };
+const INDEX: Place = Place { path: "/faults/index", side: Side::Alone };
+const INDEX_READ: Place = Place { path: "/faults/index", side: Side::Shared };
+const PERMITS: u32 = 2;
+const POOL: Place = Place { path: "/faults/pool", side: Side::Permit(PERMITS as usize) };
+
+/// The directory of all places.
+pub const ROOT: &str = "/faults";
+
+/// The first is the one that a broken client keeps when it is told to hold on.
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "lock",
-        path: "/faults/ledger",
-        excludes: &[],
-        at_most: 1,
-        ask: |keeper, path, patience| ask(keeper.lock(path), patience),
+        places: &[LEDGER],
+        ask: |keeper, patience| {
+            let lock = keeper.lock(LEDGER.path).expect("a path");
+            ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
+        },
     },
     Kind {
         name: "read",
-        path: "/faults/index",
-        excludes: &["write"],
-        at_most: usize::MAX,
-        ask: |keeper, path, patience| ask(keeper.read_write(path).map(|both| both.read().clone()), patience),
+        places: &[INDEX_READ],
+        ask: |keeper, patience| {
+            let both = keeper.read_write(INDEX_READ.path).expect("a path");
+            let lock = both.read();
+            ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
+        },
     },
     Kind {
         name: "write",
-        path: "/faults/index",
-        excludes: &["read"],
-        at_most: 1,
-        ask: |keeper, path, patience| ask(keeper.read_write(path).map(|both| both.write().clone()), patience),
+        places: &[INDEX],
+        ask: |keeper, patience| {
+            let both = keeper.read_write(INDEX.path).expect("a path");
+            let lock = both.write();
+            ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
+        },
+    },
+    Kind {
+        name: "permit",
+        places: &[POOL],
+        ask: |keeper, patience| {
+            let pool = keeper.semaphore(POOL.path, PERMITS).expect("a path");
+            ask(patience, || pool.acquire(), |time| pool.acquire_timeout(time), || pool.try_acquire())
+        },
+    },
+    Kind {
+        name: "multi",
+        places: &[LEDGER, INDEX],
+        ask: |keeper, patience| {
+            let paths = [(LEDGER.path, Mode::Lock), (INDEX.path, Mode::Write)];
+            let lock = keeper.multi_lock_with(paths, LockOptions::default()).expect("paths");
+            ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
+        },
     },
 ];
 
@@ -50,10 +94,26 @@ impl Kind {
         KINDS.iter().find(|kind| kind.name == name)
     }
 
+    /// Separated by commas, as many as it has places.
+    pub fn read_tokens(&self, text: &str) -> Option<Vec<u64>> {
+        let tokens: Vec<u64> = text.split(',').map(|word| word.parse().ok()).collect::<Option<_>>()?;
+        (tokens.len() == self.places.len()).then_some(tokens)
+    }
+
     /// Whether only one of the two may hold, so that their tokens grow from one to the other.
     pub fn conflicts(&self, other: &Kind) -> bool {
-        self.path == other.path
-            && if self.name == other.name { self.at_most == 1 } else { self.excludes.contains(&other.name) }
+        self.places.iter().any(|place| other.places.iter().any(|other| place.excludes(other)))
+    }
+}
+
+/// As [`Kind::read_tokens`] reads them.
+pub fn write_tokens(tokens: &[u64]) -> String {
+    tokens.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+}
+
+impl Place {
+    pub fn excludes(&self, other: &Place) -> bool {
+        self.path == other.path && (self.side == Side::Alone || other.side == Side::Alone)
     }
 }
 
@@ -70,15 +130,16 @@ pub type Asked = BoxFuture<'static, Result<Option<Box<dyn Held>>, String>>;
 
 /// Guards of all kinds alike.
 pub trait Held: Send {
-    fn token(&self) -> u64;
+    /// One for each place of its kind, in their order.
+    fn tokens(&self) -> Vec<u64>;
     fn state(&self) -> LeaseState;
     fn valid_until(&self) -> Option<Instant>;
     fn release(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 impl<M: 'static> Held for Guard<M> {
-    fn token(&self) -> u64 {
-        Guard::token(self).as_u64()
+    fn tokens(&self) -> Vec<u64> {
+        vec![self.token().as_u64()]
     }
 
     fn state(&self) -> LeaseState {
@@ -95,23 +156,48 @@ impl<M: 'static> Held for Guard<M> {
     }
 }
 
-fn ask<M: Access>(lock: Result<Lock<M>, InvalidName>, patience: Patience) -> Asked {
-    let lock = lock.expect("a path");
-    let some = |guard: Guard<M>| Some(Box::new(guard) as Box<dyn Held>);
-    async move {
-        match patience {
-            Patience::Forever => lock.acquire().await.map(some).map_err(|error| error.to_string()),
-            Patience::Until(time) => match lock.acquire_timeout(time).await {
+impl Held for MultiGuard {
+    fn tokens(&self) -> Vec<u64> {
+        MultiGuard::tokens(self).map(|(_, token)| token.as_u64()).collect()
+    }
+
+    fn state(&self) -> LeaseState {
+        MultiGuard::state(self)
+    }
+
+    fn valid_until(&self) -> Option<Instant> {
+        MultiGuard::valid_until(self)
+    }
+
+    fn release(self: Box<Self>) -> BoxFuture<'static, ()> {
+        MultiGuard::release(*self).map(|_| ()).boxed()
+    }
+}
+
+fn ask<T: Target<Guard: Held>>(
+    patience: Patience,
+    acquire: impl FnOnce() -> Pending<AcquireError, T>,
+    acquire_timeout: impl FnOnce(Duration) -> Pending<AcquireTimeoutError, T>,
+    try_acquire: impl FnOnce() -> Pending<TryAcquireError, T>,
+) -> Asked {
+    let some = |guard: T::Guard| Some(Box::new(guard) as Box<dyn Held>);
+    match patience {
+        Patience::Forever => {
+            acquire().map(move |answer| answer.map(some).map_err(|error| error.to_string())).boxed()
+        }
+        Patience::Until(time) => acquire_timeout(time)
+            .map(move |answer| match answer {
                 Ok(guard) => Ok(some(guard)),
                 Err(AcquireTimeoutError::TimedOut) => Ok(None),
                 Err(error) => Err(error.to_string()),
-            },
-            Patience::Try => match lock.try_acquire().await {
+            })
+            .boxed(),
+        Patience::Try => try_acquire()
+            .map(move |answer| match answer {
                 Ok(guard) => Ok(some(guard)),
                 Err(TryAcquireError::Contended | TryAcquireError::Suspended) => Ok(None),
                 Err(error) => Err(error.to_string()),
-            },
-        }
+            })
+            .boxed(),
     }
-    .boxed()
 }

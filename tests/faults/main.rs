@@ -24,6 +24,7 @@ use std::time::Duration;
 use dice::Dice;
 use fault::{FAULTS, Fault};
 use history::{Findings, now};
+use kinds::KINDS;
 use stage::{Recovery, SESSION, Servers, Stage, Trouble};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
@@ -83,6 +84,7 @@ async fn whatever_goes_wrong_nobody_holds_beside_another_and_all_go_on() {
         "{} grants, where there should be more than {enough}",
         findings.grants.len()
     );
+    assert!(KINDS.iter().all(|kind| findings.of(kind) > summary.injected), "every kind has its share");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -213,9 +215,10 @@ impl Summary {
             self.times.iter().any(|(begun, over)| (*begun..*over).contains(&grant.from))
         };
         format!(
-            "grants: {}, {} of them under a fault; leases lost: {}; requests cancelled or refused: {}; overlaps: {}; \
-             tokens backward: {}\n",
+            "grants: {} {:?}, {} of them under a fault; leases lost: {}; requests cancelled or refused: {}; \
+             overlaps: {}; tokens backward: {}\n",
             findings.grants.len(),
+            KINDS.iter().map(|kind| (kind.name, findings.of(kind))).collect::<Vec<_>>(),
             findings.grants.iter().filter(under_fault).count(),
             findings.lost,
             findings.refused,

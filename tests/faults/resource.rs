@@ -10,9 +10,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::history::{Time, now};
-use super::kinds::{KINDS, Kind};
+use super::kinds::{Kind, Place, write_tokens};
 
-/// A service on loopback: refuses a write whose token is smaller than that of a conflicting write it has taken.
+/// A service on loopback: refuses a write with a token that is smaller than that of a conflicting write it has taken.
+/// Permits conflict with nobody, so it takes theirs at any time.
 pub struct Resource {
     address: String,
     seen: Arc<Mutex<Seen>>,
@@ -22,8 +23,8 @@ pub struct Resource {
 /// What it has seen so far.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    largest: BTreeMap<&'static str, u64>,
-    /// Of each client, when it last wrote.
+    largest: BTreeMap<Place, u64>,
+    /// Of each client, when it last wrote under a promise that was not over.
     pub last: BTreeMap<usize, Time>,
     /// Of each client that was told to keep a lock, when it last wrote under it.
     pub kept: BTreeMap<usize, Time>,
@@ -73,9 +74,10 @@ impl Writer {
         Writer { client, answers: BufReader::new(answers), writes }
     }
 
-    /// Writes under a token, with what the guard promises: until when nobody else holds. Tells whether it was taken.
-    pub async fn write(&mut self, kind: &Kind, token: u64, promise: Time, keeps: bool) -> bool {
-        let line = format!("{} {} {token} {promise} {keeps}\n", self.client, kind.name);
+    /// Writes under the tokens of a guard, with what it promises: until when nobody else holds. Tells whether it was
+    /// taken.
+    pub async fn write(&mut self, kind: &Kind, tokens: &[u64], promise: Time, keeps: bool) -> bool {
+        let line = format!("{} {} {} {promise} {keeps}\n", self.client, kind.name, write_tokens(tokens));
         self.writes.write_all(line.as_bytes()).await.expect("the resource is there");
         let mut answer = String::new();
         self.answers.read_line(&mut answer).await.expect("the resource is there");
@@ -84,22 +86,28 @@ impl Writer {
 }
 
 impl Seen {
-    fn write(&mut self, client: usize, kind: &'static Kind, token: u64, promise: Time, at: Time) -> bool {
-        let conflicting = KINDS.iter().filter(|other| other.conflicts(kind));
-        let largest = conflicting.filter_map(|other| self.largest.get(other.name)).max();
-        if let Some(largest) = largest.filter(|largest| **largest > token) {
+    fn write(&mut self, client: usize, kind: &'static Kind, tokens: &[u64], promise: Time, at: Time) -> bool {
+        let places = || kind.places.iter().zip(tokens);
+        let newer = |(other, largest): &(&Place, &u64)| {
+            places().any(|(place, token)| other.excludes(place) && *largest > token)
+        };
+        if let Some((other, largest)) = self.largest.iter().find(newer) {
             if at < promise {
                 self.violations.push(format!(
-                    "client {client} wrote at {at} as {} under {token:#x}, sure until {promise}, after {largest:#x}",
-                    kind.name
+                    "client {client} wrote at {at} as {} under {tokens:x?}, sure until {promise}, after {largest:x} on {}",
+                    kind.name, other.path
                 ));
             }
             self.refused += 1;
             return false;
         }
-        let newest = self.largest.entry(kind.name).or_default();
-        *newest = token.max(*newest);
-        self.last.insert(client, at);
+        for (place, token) in places() {
+            let newest = self.largest.entry(*place).or_default();
+            *newest = *token.max(newest);
+        }
+        if at < promise {
+            self.last.insert(client, at);
+        }
         self.taken += 1;
         true
     }
@@ -113,12 +121,12 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
             let (answers, mut writes) = stream.into_split();
             let mut lines = BufReader::new(answers).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                let Some((client, kind, token, promise, keeps)) = parse(&line) else { return };
+                let Some((client, kind, tokens, promise, keeps)) = parse(&line) else { return };
                 let taken = {
                     // The time is read under the lock, so that it grows from write to write.
                     let mut seen = lock(&seen);
                     let at = now();
-                    let taken = seen.write(client, kind, token, promise, at);
+                    let taken = seen.write(client, kind, &tokens, promise, at);
                     if taken && keeps {
                         seen.kept.insert(client, at);
                     }
@@ -133,12 +141,12 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
     }
 }
 
-fn parse(line: &str) -> Option<(usize, &'static Kind, u64, Time, bool)> {
+fn parse(line: &str) -> Option<(usize, &'static Kind, Vec<u64>, Time, bool)> {
     let mut words = line.split(' ');
     let client = words.next()?.parse().ok()?;
     let kind = Kind::named(words.next()?)?;
-    let token = words.next()?.parse().ok()?;
-    Some((client, kind, token, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    let tokens = kind.read_tokens(words.next()?)?;
+    Some((client, kind, tokens, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
@@ -150,19 +158,30 @@ mod tests {
 
     #[test]
     fn a_smaller_token_behind_a_larger_one_is_refused_and_told_apart_by_its_promise() {
-        let (lock, read, write) = (&KINDS[0], &KINDS[1], &KINDS[2]);
+        let [lock, read, write, permit, multi] =
+            ["lock", "read", "write", "permit", "multi"].map(|name| Kind::named(name).expect("a kind"));
         let mut seen = Seen::default();
-        assert!(seen.write(0, lock, 5, 100, 1));
-        assert!(seen.write(0, lock, 5, 100, 2), "the same holder again");
-        assert!(seen.write(1, lock, 6, 100, 3));
-        assert!(!seen.write(0, lock, 5, 4, 4), "behind the end of its promise");
+        assert!(seen.write(0, lock, &[5], 100, 1));
+        assert!(seen.write(0, lock, &[5], 100, 2), "the same holder again");
+        assert!(seen.write(1, lock, &[6], 100, 3));
+        assert!(!seen.write(0, lock, &[5], 4, 4), "behind the end of its promise");
         assert_eq!((seen.refused, seen.violations.len()), (1, 0));
-        assert!(!seen.write(0, lock, 5, 5, 4), "before it");
+        assert!(!seen.write(0, lock, &[5], 5, 4), "before it");
         assert_eq!((seen.refused, seen.violations.len()), (2, 1));
 
-        assert!(seen.write(0, read, 9, 100, 5));
-        assert!(seen.write(1, read, 8, 100, 6), "readers do not compare with readers");
-        assert!(!seen.write(2, write, 8, 100, 7), "but writers do");
+        assert!(seen.write(0, read, &[9], 100, 5));
+        assert!(seen.write(1, read, &[8], 100, 6), "readers do not compare with readers");
+        assert!(!seen.write(2, write, &[8], 100, 7), "but writers do");
         assert_eq!(seen.violations.len(), 2);
+
+        assert!(!seen.write(3, multi, &[7, 8], 100, 8), "each token with those of its path");
+        assert!(!seen.write(3, multi, &[5, 9], 100, 9));
+        assert_eq!(seen.violations.len(), 4);
+        assert!(seen.write(3, multi, &[7, 9], 100, 10));
+        assert!(!seen.write(1, lock, &[6], 100, 11));
+        assert_eq!(seen.violations.len(), 5);
+
+        assert!(seen.write(0, permit, &[9], 100, 12));
+        assert!(seen.write(1, permit, &[8], 100, 13), "permits do not compare");
     }
 }

@@ -16,7 +16,7 @@ use super::common::guardian::Guardian;
 use super::common::{Ensemble, Server, ServerOptions, TestServer};
 use super::dice::Dice;
 use super::history::{Entry, Time, now};
-use super::kinds::KINDS;
+use super::kinds::ROOT;
 use super::resource::Resource;
 use super::twins::Twin;
 use super::worker::{self, Order, Settings};
@@ -246,26 +246,19 @@ impl Stage {
         let mut connector = zk::Client::connector().with_session_timeout(Duration::from_secs(10));
         connector = connector.with_connection_timeout(Duration::from_secs(5));
         let client = connector.connect(&self.servers.addresses().join(",")).await?;
+        match client.sync(ROOT).await {
+            Ok(()) | Err(zk::Error::NoNode) => {}
+            Err(error) => return Err(error),
+        }
         let mut nodes = Vec::new();
-        let paths: std::collections::BTreeSet<&str> = KINDS.iter().map(|kind| kind.path).collect();
-        for path in paths {
-            match client.sync(path).await {
-                Ok(()) | Err(zk::Error::NoNode) => {}
-                Err(error) => return Err(error),
-            }
-            match client.list_children(path).await {
-                Ok(children) => {
-                    for child in children {
-                        let node = format!("{path}/{child}");
-                        match client.get_data(&node).await {
-                            Ok((_, stat)) => nodes.push(format!("{node} of {:#x}", stat.ephemeral_owner)),
-                            Err(zk::Error::NoNode) => {}
-                            Err(error) => return Err(error),
-                        }
-                    }
+        // Queues, and the leases of a semaphore.
+        for directory in children(&client, ROOT).await? {
+            for node in children(&client, &directory).await? {
+                match client.get_data(&node).await {
+                    Ok((_, stat)) => nodes.push(format!("{node} of {:#x}", stat.ephemeral_owner)),
+                    Err(zk::Error::NoNode) => {}
+                    Err(error) => return Err(error),
                 }
-                Err(zk::Error::NoNode) => {}
-                Err(error) => return Err(error),
             }
         }
         Ok(nodes)
@@ -279,6 +272,15 @@ impl Stage {
             ended.ok_or_else(|| format!("a client does not end:\n{}", client.tail()))?;
         }
         Ok(self.clients.iter().map(Client::history).collect())
+    }
+}
+
+/// Their paths; none of a node that is not there.
+async fn children(client: &zk::Client, path: &str) -> Result<Vec<String>, zk::Error> {
+    match client.list_children(path).await {
+        Ok(names) => Ok(names.into_iter().map(|name| format!("{path}/{name}")).collect()),
+        Err(zk::Error::NoNode) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 

@@ -123,8 +123,8 @@ impl Drop for Node {
 }
 
 impl Held for Guard {
-    fn token(&self) -> u64 {
-        self.token
+    fn tokens(&self) -> Vec<u64> {
+        vec![self.token]
     }
 
     fn state(&self) -> LeaseState {

@@ -29,7 +29,7 @@ pub const HISTORY: &str = "history";
 pub enum Order {
     /// Take locks of all kinds, briefly, one after the other.
     Work,
-    /// Take the lock that all want and keep it.
+    /// Take a lock and keep it.
     Hold,
     /// Release what you have, and ask for nothing.
     Rest,
@@ -168,9 +168,9 @@ impl Worker {
     /// Asks for a lock, uses it for a while when it comes, and releases it, each in one of the ways there are.
     async fn turn(&mut self, order: Order) {
         let kind = match order {
-            Order::Hold => &KINDS[0],
+            Order::Hold if self.twin != Twin::None => &KINDS[0],
             _ if self.reader.is_some() => &KINDS[0],
-            Order::Work | Order::Rest | Order::Die(_) | Order::Stop => self.dice.pick(KINDS),
+            Order::Work | Order::Hold | Order::Rest | Order::Die(_) | Order::Stop => self.dice.pick(KINDS),
         };
         let patience = match (order, self.dice.below(10)) {
             (Order::Die(Moment::GaveUp), _) => Patience::Until(self.dice.time(20)),
@@ -182,14 +182,14 @@ impl Worker {
         if let Order::Die(Moment::Asked | Moment::Queued | Moment::Cancelled) = order {
             return self.cancel(kind, order).await;
         }
-        let asked = self.ask(kind, patience);
+        let (since, asked) = (now(), self.ask(kind, patience));
         let answer = tokio::select! {
             answer = asked => answer,
             // Dropping the request cancels it.
             () = self.orders.other_than(order) => return,
         };
         match answer {
-            Ok(Some(guard)) => self.hold(kind, guard, order).await,
+            Ok(Some(guard)) => self.hold(kind, since, guard, order).await,
             Ok(None) => {
                 self.write(&Entry::Refused(now()));
                 self.die_at(Moment::GaveUp, order, 10).await;
@@ -200,8 +200,8 @@ impl Worker {
 
     fn ask(&self, kind: &'static Kind, patience: Patience) -> super::kinds::Asked {
         match &self.reader {
-            Some(reader) => reader.ask(kind.path),
-            None => (kind.ask)(&self.keeper, kind.path, patience),
+            Some(reader) => reader.ask(kind.places[0].path),
+            None => (kind.ask)(&self.keeper, patience),
         }
     }
 
@@ -221,8 +221,8 @@ impl Worker {
         self.die_at(Moment::Cancelled, order, 6).await;
     }
 
-    async fn hold(&mut self, kind: &'static Kind, guard: Box<dyn Held>, order: Order) {
-        self.write(&Entry::Acquired { at: now(), kind: kind.name, token: guard.token() });
+    async fn hold(&mut self, kind: &'static Kind, asked: Time, guard: Box<dyn Held>, order: Order) {
+        self.write(&Entry::Acquired { asked, at: now(), kind: kind.name, tokens: guard.tokens() });
         self.die_at(Moment::Granted, order, 0).await;
         let uses = self.dice.below(4);
         let mut used = 0;
@@ -270,11 +270,11 @@ impl Worker {
         match state {
             // A resource that knows better ends it.
             LeaseState::Held => {
-                self.writer.write(kind, guard.token(), until, keeps).await || self.twin == Twin::Deaf
+                self.writer.write(kind, &guard.tokens(), until, keeps).await || self.twin == Twin::Deaf
             }
             LeaseState::Suspended => true,
             LeaseState::Lost => {
-                self.writer.write(kind, guard.token(), 0, false).await;
+                self.writer.write(kind, &guard.tokens(), 0, false).await;
                 sleep(self.dice.time(20)).await;
                 if promise(guard).0 != LeaseState::Lost {
                     self.write(&Entry::Failed("a lost guard says that it holds".into()));
