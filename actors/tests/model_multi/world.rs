@@ -1,0 +1,548 @@
+//! Processes with a queue for each path, requests for both, sessions, a server; and everything that may happen.
+//!
+//! Actors have mailboxes, and every order in which they take from them is tried. What is on its way to the server is
+//! served in order, and answered into the mailbox of whoever asked.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use lockkeeper_actors::machine::multi::Multi;
+use lockkeeper_actors::machine::protocol::{Created, Event, Failure, Inspection};
+use lockkeeper_actors::machine::queue::Queue;
+use lockkeeper_actors::machine::znode::{Attempt, Mode};
+
+use super::server::{Directory, Name, Server, instance};
+
+pub const PATHS: usize = 2;
+
+/// One row of the table.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Requests: whose they are, and the paths in the order in which they name them. One of one path is a plain lock.
+    pub wants: Wants,
+    /// The actors of requests take a message as soon as it comes; those of paths take their time all the same.
+    pub prompt: bool,
+    pub budget: Budget,
+    pub twin: Option<Twin>,
+}
+
+pub type Wants = &'static [(usize, &'static [usize])];
+
+/// How often each may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// A caller takes its request back.
+    pub cancels: u8,
+    /// The answer to a transaction is lost; it was carried out, or never will be.
+    pub mislaid: u8,
+    /// A lease ends; the server drops the session some time later, and a new one is begun.
+    pub losses: u8,
+    /// An operator deletes a node.
+    pub deletions: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twin {
+    /// Every node is made by a request of its own.
+    MadeOneByOne,
+    /// Who has lost its place in one queue keeps the others.
+    OnlyMissingAnew,
+    /// A request that is cancelled leaves its parts where they are.
+    NothingGivenBack,
+    /// The first part that is held is taken for all.
+    GrantedTooEarly,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    /// A directory for each path. A transaction goes to both at once.
+    pub servers: [Server; PATHS],
+    pub processes: Vec<Process>,
+    /// By id; ids are not used again.
+    pub sessions: BTreeMap<u8, Session>,
+    pub next_session: u8,
+    pub requests: Vec<Request>,
+    pub left: Budget,
+    /// What an operator deleted: its owner may not know yet.
+    pub struck: BTreeSet<(usize, Name)>,
+    pub is_flawed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    pub queues: [Path; PATHS],
+    /// The session that the session actor has.
+    pub current: Option<u8>,
+}
+
+/// The actor of one path in one process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Path {
+    pub machine: Queue,
+    pub using: Option<u8>,
+    pub inbox: VecDeque<ToPath>,
+    /// Whose each attempt is.
+    pub tickets: BTreeMap<u8, Ticket>,
+    /// Guards that were told of their loss.
+    pub lost: BTreeSet<Ticket>,
+}
+
+/// A part in one round of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket {
+    pub request: usize,
+    pub round: u8,
+    pub part: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ToPath {
+    Acquire(Ticket),
+    Cancel(Ticket),
+    Release(Ticket),
+    /// What comes of a session.
+    Event(u8, Event),
+    Connected(u8),
+    Lost(u8),
+    /// Make the nodes of these.
+    Together(usize, u8, Vec<Entrant>),
+}
+
+/// A request's caller and, if it is for several paths, its actor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Request {
+    pub process: usize,
+    pub word: Word,
+    pub machine: Multi,
+    pub round: u8,
+    pub parts: Vec<Part>,
+    pub inbox: VecDeque<ToMulti>,
+    /// The actor has stopped.
+    pub ended: bool,
+    /// In the caller's hands.
+    pub guard: Vec<Lease>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Part {
+    pub ticket: Option<Ticket>,
+    pub entrant: Option<Entrant>,
+    pub lease: Option<Lease>,
+    /// Its node has been submitted in this round.
+    pub placed: bool,
+}
+
+/// Rounds and parts are in the tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ToMulti {
+    Start,
+    Named(Entrant),
+    Made(u8),
+    Queued(Ticket, usize),
+    Acquired(Lease),
+    Suspended(Ticket),
+    Refused(Ticket),
+    Lost(Ticket),
+    Over(Ticket),
+    Cancel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entrant {
+    pub ticket: Ticket,
+    pub path: usize,
+    pub attempt: u8,
+    /// The session of its queue.
+    pub epoch: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lease {
+    pub ticket: Ticket,
+    pub path: usize,
+    pub name: Name,
+    pub session: u8,
+}
+
+/// How far a caller has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Word {
+    Waiting,
+    Cancelling,
+    Refused,
+    Granted,
+    /// The guard says so, and has not been dropped.
+    Lost,
+    Released,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Session {
+    pub process: usize,
+    /// The lease's word, which is ahead of the news.
+    pub lost: bool,
+    pub calls: VecDeque<Call>,
+    pub watches: BTreeSet<(usize, Name)>,
+    /// Own nodes that heartbeats check.
+    pub tracked: BTreeSet<(usize, Name)>,
+}
+
+/// The first number is the path's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// Creates and the lists behind them. For the actor of this request, or for a plain lock.
+    Make(Option<(usize, u8)>, Vec<Entrant>),
+    List(usize, u8),
+    Look(usize, u8),
+    Inspect(usize, u8, Name),
+    Watch(usize, Name),
+    Delete(usize, u8, Name),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    Cancel(usize),
+    /// The caller drops its guard.
+    Release(usize),
+    /// The server carries out the oldest call of a session.
+    Serve(u8),
+    /// Nobody hears what became of the oldest call: whether it was carried out.
+    Mislay(u8, bool),
+    /// The actor of a process' path takes its next message.
+    Path(usize, usize),
+    /// The actor of a request does.
+    Multi(usize),
+    /// A heartbeat finds out which nodes are gone.
+    Beat(u8),
+    Lose(u8),
+    Expire(u8),
+    Connect(usize),
+    Delete(usize, Name),
+}
+
+impl World {
+    pub fn new(scenario: &Scenario) -> World {
+        let count = scenario.wants.iter().map(|(process, _)| process + 1).max().unwrap_or(0);
+        let server = Server::new(Some(Directory::default()));
+        let mut world = World {
+            servers: [server.clone(), server],
+            processes: (0..count).map(Process::new).collect(),
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            requests: scenario.wants.iter().map(|(process, paths)| Request::new(*process, paths)).collect(),
+            left: scenario.budget,
+            struck: BTreeSet::new(),
+            is_flawed: false,
+        };
+        for process in 0..count {
+            world.connect(process);
+            (0..PATHS).for_each(|path| world.take_path(scenario, process, path));
+        }
+        (0..scenario.wants.len()).for_each(|number| world.acquire(scenario, number));
+        world
+    }
+
+    // ---- what may happen ----
+
+    pub fn actions(&self, actions: &mut Vec<Action>) {
+        if self.is_flawed {
+            return;
+        }
+        self.due(actions);
+        for (number, request) in self.requests.iter().enumerate() {
+            match request.word {
+                Word::Waiting if self.left.cancels > 0 => actions.push(Action::Cancel(number)),
+                Word::Granted | Word::Lost => actions.push(Action::Release(number)),
+                Word::Waiting | Word::Cancelling | Word::Refused | Word::Released => {}
+            }
+        }
+        for (&id, session) in &self.sessions {
+            if self.left.losses > 0 && !session.lost {
+                actions.push(Action::Lose(id));
+            }
+            if self.left.mislaid > 0 && !session.lost && matches!(session.calls.front(), Some(Call::Make(..)))
+            {
+                actions.extend([Action::Mislay(id, false), Action::Mislay(id, true)]);
+            }
+        }
+        if self.left.deletions > 0 {
+            let nodes = |path: usize| self.servers[path].nodes().iter().map(move |node| (path, node.name));
+            actions.extend((0..PATHS).flat_map(nodes).map(|(path, name)| Action::Delete(path, name)));
+        }
+    }
+
+    /// What happens by itself sooner or later, when nobody asks for anything and nothing more goes wrong.
+    pub fn due(&self, actions: &mut Vec<Action>) {
+        for (number, process) in self.processes.iter().enumerate() {
+            let busy = (0..PATHS).filter(|path| !process.queues[*path].inbox.is_empty());
+            actions.extend(busy.map(|path| Action::Path(number, path)));
+            if process.current.is_none() {
+                actions.push(Action::Connect(number));
+            }
+        }
+        let busy = self.requests.iter().enumerate().filter(|(_, request)| !request.inbox.is_empty());
+        actions.extend(busy.map(|(number, _)| Action::Multi(number)));
+        for (&id, session) in &self.sessions {
+            if !session.calls.is_empty() {
+                actions.push(Action::Serve(id));
+            }
+            if session.lost {
+                actions.push(Action::Expire(id));
+            }
+            if session.tracked.iter().any(|node| !self.is_there(*node)) {
+                actions.push(Action::Beat(id));
+            }
+        }
+    }
+
+    fn is_there(&self, (path, name): (usize, Name)) -> bool {
+        self.servers[path].find(name).is_some()
+    }
+
+    // ---- and what it does ----
+
+    pub fn apply(&mut self, scenario: &Scenario, action: Action) {
+        match action {
+            Action::Cancel(number) => {
+                self.left.cancels -= 1;
+                self.cancel(scenario, number);
+            }
+            Action::Release(number) => {
+                self.requests[number].word = Word::Released;
+                let guard = std::mem::take(&mut self.requests[number].guard);
+                guard.into_iter().for_each(|lease| self.drop_lease(lease));
+            }
+            Action::Serve(id) => self.serve(scenario, id),
+            Action::Mislay(id, carried_out) => {
+                self.left.mislaid -= 1;
+                if let Some(Call::Make(to, entrants)) = self.session(id).calls.pop_front() {
+                    if carried_out {
+                        self.create(id, &entrants);
+                    }
+                    self.tell_made(scenario, to);
+                    for entrant in entrants {
+                        self.enter(entrant, Err(unknown()), Err(unknown()));
+                    }
+                }
+            }
+            Action::Path(process, path) => self.take_path(scenario, process, path),
+            Action::Multi(number) => self.take_multi(scenario, number),
+            Action::Beat(id) => {
+                let tracked = std::mem::take(&mut self.session(id).tracked);
+                let (there, gone) = tracked.into_iter().partition(|node| self.is_there(*node));
+                self.session(id).tracked = there;
+                for (path, name) in Vec::from_iter::<BTreeSet<(usize, Name)>>(gone) {
+                    self.answer(id, path, Event::Missing(vec![name.text()]));
+                }
+            }
+            Action::Lose(id) => {
+                self.left.losses -= 1;
+                let session = self.session(id);
+                session.lost = true;
+                session.calls.retain(|call| matches!(call, Call::Make(..) | Call::Delete(..)));
+                session.watches.clear();
+                session.tracked.clear();
+                let process = session.process;
+                self.processes[process].current = None;
+                (0..PATHS).for_each(|path| self.post(process, path, ToPath::Lost(id)));
+            }
+            Action::Expire(id) => {
+                self.sessions.remove(&id);
+                self.servers.iter_mut().for_each(|server| server.expire(id));
+                self.fire();
+            }
+            Action::Connect(process) => self.connect(process),
+            Action::Delete(path, name) => {
+                self.left.deletions -= 1;
+                self.struck.insert((path, name));
+                self.servers[path].delete(name);
+                self.fire();
+            }
+        }
+    }
+
+    fn connect(&mut self, process: usize) {
+        let id = self.next_session;
+        self.next_session += 1;
+        self.sessions.insert(id, Session::new(process));
+        self.processes[process].current = Some(id);
+        (0..PATHS).for_each(|path| self.post(process, path, ToPath::Connected(id)));
+    }
+
+    // ---- the server ----
+
+    fn serve(&mut self, scenario: &Scenario, id: u8) {
+        let Some(call) = self.session(id).calls.pop_front() else { return };
+        match call {
+            Call::Make(to, entrants) => {
+                let made = self.create(id, &entrants);
+                let lists: Vec<_> = entrants.iter().map(|entrant| self.names(entrant.path)).collect();
+                if self.sessions[&id].lost {
+                    return;
+                }
+                self.tell_made(scenario, to);
+                for ((entrant, created), list) in entrants.into_iter().zip(made).zip(lists) {
+                    self.enter(entrant, Ok(created), Ok(list));
+                }
+            }
+            Call::List(path, attempt) => {
+                let names = self.names(path);
+                self.answer(id, path, Event::Listed(attempt_of(attempt), Ok(names)));
+            }
+            Call::Look(path, attempt) => {
+                let names = self.names(path);
+                self.answer(id, path, Event::Looked(attempt_of(attempt), Ok(names)));
+            }
+            Call::Inspect(path, attempt, name) => {
+                let found = self.servers[path].find(name).ok_or(Failure::NoNode);
+                let found =
+                    found.map(|node| Inspection { czxid: node.czxid.into(), owner: node.owner.into() });
+                self.answer(id, path, Event::Inspected(attempt_of(attempt), found));
+            }
+            Call::Watch(path, name) => {
+                let there = self.is_there((path, name));
+                if there {
+                    self.session(id).watches.insert((path, name));
+                }
+                let armed = if there { Ok(()) } else { Err(Failure::NoNode) };
+                self.answer(id, path, Event::Watched(name.node(), armed));
+            }
+            Call::Delete(path, attempt, name) => {
+                let deleted = self.servers[path].delete(name);
+                self.fire();
+                let deleted = if deleted { Ok(()) } else { Err(Failure::NoNode) };
+                self.answer(id, path, Event::Deleted(attempt_of(attempt), deleted));
+            }
+        }
+    }
+
+    /// All at once.
+    fn create(&mut self, id: u8, entrants: &[Entrant]) -> Vec<Created> {
+        let author = self.sessions[&id].process as u8;
+        let made = entrants.iter().filter_map(|entrant| {
+            let name = Name { sequence: 0, author, attempt: entrant.attempt, mode: Mode::Lock };
+            self.servers[entrant.path].create(name, id, false)
+        });
+        made.map(|(name, czxid)| Created { node: name.node(), czxid: czxid.into() }).collect()
+    }
+
+    fn names(&self, path: usize) -> Vec<String> {
+        self.servers[path].nodes().iter().map(|node| node.name.text()).collect()
+    }
+
+    /// Watches of nodes that are gone.
+    fn fire(&mut self) {
+        let ids: Vec<u8> = self.sessions.keys().copied().collect();
+        for id in ids {
+            let watches = std::mem::take(&mut self.session(id).watches);
+            let (there, gone) = watches.into_iter().partition(|node| self.is_there(*node));
+            self.session(id).watches = there;
+            for (path, name) in Vec::from_iter::<BTreeSet<(usize, Name)>>(gone) {
+                self.answer(id, path, Event::Fired { node: name.node(), gone: true });
+            }
+        }
+    }
+
+    fn tell_made(&mut self, scenario: &Scenario, to: Option<(usize, u8)>) {
+        if let Some((request, round)) = to {
+            self.tell(scenario, request, ToMulti::Made(round));
+        }
+    }
+
+    /// Tells a queue what became of its contender's node.
+    pub fn enter(
+        &mut self,
+        entrant: Entrant,
+        created: Result<Created, Failure>,
+        children: Result<Vec<String>, Failure>,
+    ) {
+        let process = self.requests[entrant.ticket.request].process;
+        let event = Event::Entered { attempt: attempt_of(entrant.attempt), created, children };
+        self.post(process, entrant.path, ToPath::Event(entrant.epoch, event));
+    }
+
+    fn answer(&mut self, id: u8, path: usize, event: Event) {
+        let Session { process, lost, .. } = self.sessions[&id];
+        if !lost {
+            self.post(process, path, ToPath::Event(id, event));
+        }
+    }
+
+    pub fn post(&mut self, process: usize, path: usize, message: ToPath) {
+        self.processes[process].queues[path].inbox.push_back(message);
+    }
+
+    pub fn session(&mut self, id: u8) -> &mut Session {
+        self.sessions.get_mut(&id).expect("a session that an action named")
+    }
+
+    /// Whether its lease is over.
+    pub fn is_lost(&self, id: u8) -> bool {
+        self.sessions.get(&id).is_none_or(|session| session.lost)
+    }
+}
+
+fn unknown() -> Failure {
+    Failure::Unknown(String::new())
+}
+
+pub fn attempt_of(attempt: u8) -> Attempt {
+    Attempt(attempt.into())
+}
+
+impl Process {
+    fn new(number: usize) -> Process {
+        let path = Path {
+            machine: Queue::new(instance(number as u8)),
+            using: None,
+            inbox: VecDeque::new(),
+            tickets: BTreeMap::new(),
+            lost: BTreeSet::new(),
+        };
+        Process { queues: [path.clone(), path], current: None }
+    }
+}
+
+impl Session {
+    fn new(process: usize) -> Session {
+        Session {
+            process,
+            lost: false,
+            calls: VecDeque::new(),
+            watches: BTreeSet::new(),
+            tracked: BTreeSet::new(),
+        }
+    }
+}
+
+impl Request {
+    fn new(process: usize, paths: &[usize]) -> Request {
+        Request {
+            process,
+            word: Word::Waiting,
+            machine: Multi::new(paths.len()),
+            round: 0,
+            parts: vec![Part::default(); paths.len()],
+            inbox: VecDeque::new(),
+            ended: false,
+            guard: Vec::new(),
+        }
+    }
+}
+
+impl Budget {
+    pub const NONE: Budget = Budget { cancels: 0, mislaid: 0, losses: 0, deletions: 0 };
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults = [
+            ("cancels", self.cancels),
+            ("mislaid", self.mislaid),
+            ("losses", self.losses),
+            ("deletions", self.deletions),
+        ];
+        let some = faults.iter().filter(|(_, times)| *times > 0);
+        f.write_str(&some.map(|(fault, times)| format!("{times} {fault}")).collect::<Vec<_>>().join(", "))
+    }
+}
