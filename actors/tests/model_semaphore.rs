@@ -54,23 +54,28 @@ type Wants = &'static [&'static [Want]];
 const APIECE: Wants = &[&[ONE], &[ONE]];
 const CROWD: Wants = &[&[ONE, TWO, TRY], &[TIMED, ONE, TWO]];
 
-/// Searched to the end: two processes with a request each, one permit.
-const SEARCHES: &[(&str, Budget)] = &[
-    ("nothing goes wrong", NONE),
-    ("one cancel", Budget { cancels: 1, ..NONE }),
-    ("one doubt", Budget { doubts: 1, ..NONE }),
-    ("one refusal", Budget { refusals: 1, ..NONE }),
-    ("one resize", Budget { resizes: 1, ..NONE }),
-    ("one lagging follower", Budget { lags: 1, ..NONE }),
-    ("one lost connection", Budget { cuts: 1, ..NONE }),
-    ("a client of kazoo", Budget { peer: 1, ..NONE }),
-    ("one node deleted", Budget { deletions: 1, ..NONE }),
+const TRIO: Wants = &[&[ONE, TWO], &[ONE]];
+
+/// Searched to the end: two processes with a request each for one permit, or with three for two.
+const SEARCHES: &[(&str, Wants, Budget)] = &[
+    ("nothing goes wrong", APIECE, NONE),
+    ("one cancel", APIECE, Budget { cancels: 1, ..NONE }),
+    ("one doubt", APIECE, Budget { doubts: 1, ..NONE }),
+    ("one refusal", APIECE, Budget { refusals: 1, ..NONE }),
+    ("one resize", APIECE, Budget { resizes: 1, ..NONE }),
+    ("one lagging follower", APIECE, Budget { lags: 1, ..NONE }),
+    ("one lost connection", APIECE, Budget { cuts: 1, ..NONE }),
+    ("a client of kazoo", APIECE, Budget { peer: 1, ..NONE }),
+    ("one node deleted", APIECE, Budget { deletions: 1, ..NONE }),
+    ("three claims", TRIO, NONE),
+    ("three claims, a cancel", TRIO, Budget { cancels: 1, ..NONE }),
+    ("three claims, a doubt", TRIO, Budget { doubts: 1, ..NONE }),
 ];
 
 /// The same, in a longer run.
-const LONG_SEARCHES: &[(&str, Budget)] = &[
-    ("the root or the mutex gone", Budget { removals: 1, ..NONE }),
-    ("one lost session", Budget { losses: 1, ..NONE }),
+const LONG_SEARCHES: &[(&str, Wants, Budget)] = &[
+    ("the root or the mutex gone", APIECE, Budget { removals: 1, ..NONE }),
+    ("one lost session", APIECE, Budget { losses: 1, ..NONE }),
 ];
 
 const CALM: Budget =
@@ -117,8 +122,9 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
 fn searched_to_the_end() {
     println!("{:<25} {:>9} {:>9} {:>6} {:>8}", "may go wrong", "states", "unique", "depth", "seconds");
     let long = if longer().is_some() { LONG_SEARCHES } else { &[] };
-    for &(name, budget) in SEARCHES.iter().chain(long) {
-        let scenario = Scenario { wants: APIECE, limit: Some(1), budget, twin: None };
+    for &(name, wants, budget) in SEARCHES.iter().chain(long) {
+        let limit = Some(if wants.iter().map(|asked| asked.len()).sum::<usize>() > 2 { 2 } else { 1 });
+        let scenario = Scenario { wants, limit, budget, twin: None };
         let begun = Instant::now();
         let checker = scenario.checker().spawn_bfs().join();
         let (states, unique, depth) =
