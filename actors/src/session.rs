@@ -73,6 +73,7 @@ pub(crate) enum SessionMessage {
     Wake,
     Beaten { sent: Moment, batch: Vec<String>, result: Result<(), CheckFailure> },
     Missing(Vec<String>),
+    Identified { sent: Moment, owner: Result<Option<i64>, Failure> },
     Close(RpcReplyPort<()>),
 }
 
@@ -91,7 +92,7 @@ pub(crate) struct State {
 struct Live {
     connection: Connection,
     machine: Session,
-    /// To the pump, which brings their answers.
+    /// To the pump, which brings the answers of heartbeats, and of what identifies a connection.
     heartbeats: mpsc::UnboundedSender<BoxFuture<'static, SessionMessage>>,
     suspended: bool,
     /// Where the rotation over own nodes stands.
@@ -137,6 +138,7 @@ impl SessionActor {
             SessionMessage::Wake => state.input(SessionInput::Wake, &myself),
             SessionMessage::Beaten { sent, batch, result } => state.beaten(sent, batch, result, &myself),
             SessionMessage::Missing(paths) => state.missing(paths),
+            SessionMessage::Identified { sent, owner } => state.identified(sent, owner, &myself),
             SessionMessage::Close(reply) => state.close(reply, &myself),
         }
         state.set_wake(&myself);
@@ -157,7 +159,9 @@ impl State {
         let (until, suspended) = match commands.first() {
             Some(SessionCommand::Hold(until)) => (*until, false),
             Some(SessionCommand::Suspend(until)) => (*until, true),
-            Some(SessionCommand::Beat(_) | SessionCommand::Lose) | None => return self.lose(myself),
+            Some(SessionCommand::Beat(_) | SessionCommand::Identify(_) | SessionCommand::Lose) | None => {
+                return self.lose(myself);
+            }
         };
         let lease = Arc::new(SessionLease::new(clock, client.timeout(), until, suspended));
         let nodes = Arc::new(OwnNodes::default());
@@ -186,6 +190,7 @@ impl State {
             let Some(live) = &mut self.live else { return };
             match command {
                 SessionCommand::Beat(sent) => self.beat(sent),
+                SessionCommand::Identify(sent) => self.identify(sent),
                 SessionCommand::Hold(until) => {
                     if !live.connection.lease.publish(until, false) {
                         return self.lose(myself);
@@ -218,6 +223,37 @@ impl State {
         let _ = live
             .heartbeats
             .send(Box::pin(async move { SessionMessage::Beaten { sent, batch, result: answer.await } }));
+    }
+
+    fn identify(&mut self, sent: Moment) {
+        let Some(live) = &self.live else { return };
+        let owner = live.connection.client.owner(&live.connection.nodes.directories(DIRECTORIES));
+        // As for a heartbeat.
+        let _ = live.heartbeats.send(Box::pin(async move {
+            let owner = owner.await;
+            SessionMessage::Identified { sent, owner }
+        }));
+    }
+
+    fn identified(
+        &mut self,
+        sent: Moment,
+        owner: Result<Option<i64>, Failure>,
+        myself: &ActorRef<SessionMessage>,
+    ) {
+        let (Some(live), epoch) = (&self.live, self.arguments.epoch) else { return };
+        let session = live.connection.client.session();
+        match owner {
+            Ok(Some(owner)) if owner != session => {
+                let (session, owner) = (format!("{session:#x}"), format!("{owner:#x}"));
+                warn!(epoch, session, owner, "the server replaced the session by another one");
+                self.input(SessionInput::Identified { sent, same: false }, myself);
+            }
+            // Without a directory there is no node of this session that could outlive it.
+            Ok(Some(_) | None) => self.input(SessionInput::Identified { sent, same: true }, myself),
+            // Asked again with the next heartbeat.
+            Err(failure) => debug!(epoch, ?failure, "connection not identified"),
+        }
     }
 
     fn beaten(
@@ -448,6 +484,21 @@ impl OwnNodes {
         (batch, sent)
     }
 
+    /// Some of the directories that hold these nodes, at most so many.
+    fn directories(&self, most: usize) -> Vec<String> {
+        let mut directories: Vec<String> = Vec::new();
+        for path in self.lock().iter() {
+            let Some((directory, _)) = path.rsplit_once('/') else { continue };
+            if directories.last().is_none_or(|last| last != directory) {
+                directories.push(directory.to_owned());
+            }
+            if directories.len() == most {
+                break;
+            }
+        }
+        directories
+    }
+
     /// Takes room for a watch on this path, if there is any, until what this returns is dropped.
     pub fn room_for_watch(self: &Arc<OwnNodes>, path: &str) -> Option<WatchRoom> {
         let room = WatchRoom { nodes: self.clone(), bytes: path.len() };
@@ -475,6 +526,9 @@ impl Drop for WatchRoom {
 
 /// What one heartbeat may check, of the server's limit of 1 MiB for a request.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// How many directories are tried to identify a connection. One does, unless it has just been deleted.
+const DIRECTORIES: usize = 8;
 
 /// What a check adds to its path on the wire: operation header, length, version.
 const CHECK_OVERHEAD: usize = 17;

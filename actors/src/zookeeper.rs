@@ -5,12 +5,13 @@
 //! two traits.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, StreamExt};
+use uuid::Uuid;
 use zookeeper_client as zk;
 
 use crate::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
@@ -63,6 +64,12 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>>;
     /// Deletes a node of whatever version.
     fn delete(&self, path: &str) -> Answer<()>;
+    /// Tells which session owns the ephemeral nodes that this connection makes: some servers answer a reconnect with
+    /// another session than the one that was asked for, and `zookeeper_client` does not show it.
+    ///
+    /// Makes a node and deletes it in the same transaction, in the first of these directories that is there, or else in
+    /// the one in which a contender was made last. `None` if there is no such directory.
+    fn owner(&self, directories: &[String]) -> Answer<Option<i64>>;
     /// A write through the quorum that changes nothing: checks that these nodes are there.
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;
 }
@@ -222,7 +229,8 @@ impl Connect for Connector {
             let states = states(client.state_watcher());
             let root = client.clone().chroot("/").unwrap_or_else(|client| client);
             let chroot = Some(client.path()).filter(|path| *path != "/").unwrap_or_default().to_owned();
-            Ok(Connected { client: Arc::new(Session { client, root, chroot }), states })
+            let directory = Mutex::default();
+            Ok(Connected { client: Arc::new(Session { client, root, chroot, directory }), states })
         })
     }
 
@@ -236,6 +244,15 @@ struct Session {
     /// The same session without a chroot.
     root: zk::Client,
     chroot: String,
+    /// In which contenders were made last, or may have been.
+    directory: Mutex<Option<String>>,
+}
+
+impl Session {
+    fn remember_directory(&self, prefix: &str) {
+        let directory = prefix.rsplit_once('/').map(|(directory, _)| directory.to_owned());
+        *self.directory.lock().unwrap_or_else(PoisonError::into_inner) = directory;
+    }
 }
 
 /// A node that every server has and everybody may read.
@@ -251,6 +268,7 @@ impl ZooKeeper for Session {
     }
 
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {
+        self.remember_directory(prefix);
         let (client, prefix, data, acl) =
             (self.client.clone(), prefix.to_owned(), data.to_vec(), acl.to_vec());
         let mode = match ephemeral {
@@ -268,6 +286,9 @@ impl ZooKeeper for Session {
         &self,
         prefixes: &[NewNode<'_>],
     ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+        if let Some(node) = prefixes.last() {
+            self.remember_directory(node.path);
+        }
         let client = self.client.clone();
         // The multi borrows its client, and the block owns both; so it owns what goes into it, too.
         let own = |node: &NewNode<'_>| (node.path.to_owned(), node.data.to_vec(), node.acl.to_vec());
@@ -435,6 +456,23 @@ impl ZooKeeper for Session {
         })
     }
 
+    fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
+        let (client, mut directories) = (self.client.clone(), directories.to_vec());
+        directories.extend(self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        submit(async move {
+            let mut refused = None;
+            for directory in directories {
+                match owner_in(&client, &directory).await {
+                    Ok(owner) => return Ok(Some(owner)),
+                    Err(zk::Error::NoNode) => {}
+                    Err(zk::Error::NoAuth) => refused = Some(zk::Error::NoAuth),
+                    Err(error) => return Err(error),
+                }
+            }
+            refused.map_or(Ok(None), Err)
+        })
+    }
+
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
         let root = self.root.clone();
         let paths: Vec<String> = paths.iter().map(|path| format!("{}{path}", self.chroot)).collect();
@@ -459,6 +497,33 @@ impl ZooKeeper for Session {
             }
         })
     }
+}
+
+/// Which session owns what this connection makes in this directory.
+async fn owner_in(client: &zk::Client, directory: &str) -> Result<i64, zk::Error> {
+    // Matches no naming of contenders.
+    let path = format!("{directory}/session-check-{}", Uuid::new_v4().simple());
+    let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
+    let mut multi = client.new_multi_writer();
+    multi.add_create(&path, &[], &options)?;
+    multi.add_delete(&path, None)?;
+    let results = multi.commit().await?;
+    if let Some(zk::MultiWriteResult::Create { stat, .. }) = results.into_iter().next()
+        && !stat.is_invalid()
+    {
+        return Ok(stat.ephemeral_owner);
+    }
+    // Servers that leave out the stat in a transaction (ZOOKEEPER-4026) give it outside of one. The delete is sent
+    // before the create is answered, so that no cut falls between them.
+    let created = send({
+        let (client, path) = (client.clone(), path.clone());
+        async move { client.create(&path, &[], &options).await }
+    });
+    let deleted = client.delete(&path, None);
+    let (stat, _) = created.await?;
+    // Without an answer the node goes with its session.
+    let _ = deleted.await;
+    Ok(stat.ephemeral_owner)
 }
 
 fn fired(watcher: zk::OneshotWatcher) -> Watching {

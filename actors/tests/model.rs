@@ -221,13 +221,15 @@ fn every_broken_queue_is_caught() {
 
 /// How many steps, timers on time or late, and what may go wrong with a session: in every run, and in a long one.
 const LEASES: &[[(u8, bool, lease::Budget); 2]] = &[
-    [(7, false, lease::Budget::NONE), (11, false, lease::Budget::NONE)],
-    [(7, false, DEPOSED), (10, false, DEPOSED)],
+    [(7, false, lease::Budget::NONE), (9, false, lease::Budget::NONE)],
+    [(7, false, DEPOSED), (8, false, DEPOSED)],
     [(5, true, CUT), (6, true, CUT_AND_DEPOSED)],
+    [(6, true, REPLACED), (7, true, REPLACED)],
 ];
 const DEPOSED: lease::Budget = lease::Budget { depositions: 1, ..lease::Budget::NONE };
 const CUT: lease::Budget = lease::Budget { cuts: 1, ..lease::Budget::NONE };
-const CUT_AND_DEPOSED: lease::Budget = lease::Budget { cuts: 1, depositions: 1 };
+const CUT_AND_DEPOSED: lease::Budget = lease::Budget { depositions: 1, ..CUT };
+const REPLACED: lease::Budget = lease::Budget { replacements: 1, ..CUT };
 
 const LEASE_TWINS: &[(lease::Twin, lease::Budget)] = &[
     (lease::Twin::DeadlineFromReceiveTime, lease::Budget::NONE),
@@ -236,6 +238,7 @@ const LEASE_TWINS: &[(lease::Twin, lease::Budget)] = &[
     (lease::Twin::GapTooShort, lease::Budget::NONE),
     (lease::Twin::ReconnectProvesItsOwnTime, CUT),
     (lease::Twin::AnswersOvertakeNews, CUT),
+    (lease::Twin::ResumeIsBelieved, REPLACED),
 ];
 
 #[test]

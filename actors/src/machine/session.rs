@@ -13,8 +13,16 @@
 //! - the sending of the last write answered before a reconnect of the same session: the handshake revalidates the
 //!   session at the leader, later.
 //!
+//! Some servers answer a reconnect with a new session, and the client takes it for the old one. Answers that come over
+//! such a connection prove nothing about the session whose nodes are ours. So a new connection proves nothing, and
+//! verifies nothing, before it was *identified*: what it creates belongs to the session that this machine knows.
+//!
 //! From the latest of these a margin for the rates of two clocks is taken off. What is left are races inside the
 //! server (a session picked for expiry and touched in the same instant); fencing tokens are for those.
+//!
+//! The session is held while its connection is verified and more than [`DOUBT`] of its timeout is proven; otherwise it
+//! is suspended. Doubt so follows from what is proven, whatever the reason: silence, heartbeats that are refused at
+//! once, or servers too far away for the timeout.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,13 +37,29 @@ pub struct Session {
     state: State,
     /// The server keeps the session at least until then.
     proven: Moment,
-    connected: Option<Moment>,
-    beat: Option<Moment>,
-    next_beat: Moment,
+    link: Link,
+    /// Heartbeats on this connection that are not answered yet, oldest first: when they were sent.
+    in_flight: VecDeque<Moment>,
+    /// When the newest heartbeat was sent on this connection; `None` if the next one is due at once.
+    last_beat: Option<Moment>,
     /// Answered heartbeats, oldest first, as far back as a proof may reach.
     writes: VecDeque<Write>,
     /// When the newest write that was answered before the connection went was sent.
     before_cut: Option<Moment>,
+}
+
+/// What is known of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Link {
+    Down,
+    Up {
+        /// When it was heard of.
+        since: Moment,
+        /// It was shown to belong to this session.
+        identified: bool,
+        /// A heartbeat that was sent over it was answered.
+        answered: bool,
+    },
 }
 
 /// An answered heartbeat.
@@ -72,9 +96,16 @@ pub enum SessionInput {
         /// It failed because a node of ours is gone, and should be sent again without that node.
         at_once: bool,
     },
+    /// The answer to the [`SessionCommand::Identify`] of that moment.
+    Identified {
+        /// When it was sent.
+        sent: Moment,
+        /// Whether the connection makes nodes that belong to this session.
+        same: bool,
+    },
     /// The connection is gone.
     Disconnected,
-    /// The session was resumed on a new connection.
+    /// There is a new connection, of this session as the client believes.
     Reconnected,
     /// The client says that the session is over.
     Ended,
@@ -87,6 +118,8 @@ pub enum SessionInput {
 pub enum SessionCommand {
     /// Send a heartbeat now. It is known by this moment, which is no later than its sending.
     Beat(Moment),
+    /// Find out now whether what the connection makes belongs to this session. Known by this moment, as a heartbeat is.
+    Identify(Moment),
     /// Holders may be sure until then.
     Hold(Moment),
     /// Holders can no longer be sure, and hold until then at the latest.
@@ -110,19 +143,21 @@ impl Session {
             gap: tick.map_or(timeout * 3 / 10, |tick| tick.min(timeout / 2) * 3 / 4),
             state: State::Starting(now + timeout),
             proven: begun + timeout,
-            connected: Some(now),
-            beat: None,
-            next_beat: now,
+            // The connection that made the session makes nodes of that session.
+            link: Link::Up { since: now, identified: true, answered: false },
+            in_flight: VecDeque::new(),
+            last_beat: None,
             writes: VecDeque::new(),
             before_cut: None,
         };
         if now.since(begun) < timeout / 4 {
+            session.link = Link::Up { since: now, identified: true, answered: true };
             session.state = State::Live;
             out.push(SessionCommand::Hold(session.valid_until()));
         } else {
             out.push(SessionCommand::Suspend(now + timeout));
         }
-        session.wake(now, out);
+        session.beat(now, out);
         session
     }
 
@@ -131,82 +166,90 @@ impl Session {
         if self.state == State::Lost {
             return;
         }
+        let before = (self.state, self.valid_until());
         match input {
-            SessionInput::Answered { sent } => self.answered(sent, now, out),
+            SessionInput::Answered { sent } => self.answered(sent, now),
             SessionInput::Failed { sent, at_once } => {
-                if self.beat == Some(sent) {
-                    self.beat = None;
-                    if at_once {
-                        self.next_beat = now;
+                if self.settle(sent) && at_once {
+                    self.last_beat = None;
+                }
+            }
+            SessionInput::Identified { sent, same } => match &mut self.link {
+                Link::Up { since, .. } if sent < *since => {}
+                Link::Up { .. } if !same => return self.lose(out),
+                Link::Up { identified, .. } => {
+                    *identified = true;
+                    if let Some(sent) = self.before_cut.take() {
+                        self.prove(sent);
                     }
                 }
-            }
+                Link::Down => {}
+            },
             SessionInput::Disconnected => {
-                self.connected = None;
-                self.beat = None;
-                self.before_cut = self.writes.back().map(|write| write.sent);
-                self.suspend(out);
+                if matches!(self.link, Link::Up { identified: true, .. }) {
+                    self.before_cut = self.writes.back().map(|write| write.sent);
+                }
+                self.link = Link::Down;
+                self.in_flight.clear();
             }
             SessionInput::Reconnected => {
-                if let Some(sent) = self.before_cut.take() {
-                    self.proven = self.proven.max(sent + self.timeout);
-                }
-                self.connected = Some(now);
-                self.beat = None;
-                self.next_beat = now;
-                self.suspend(out);
+                self.link = Link::Up { since: now, identified: false, answered: false };
+                self.in_flight.clear();
+                self.last_beat = None;
             }
-            SessionInput::Ended => self.lose(out),
+            SessionInput::Ended => return self.lose(out),
             SessionInput::Wake => {}
         }
-        self.wake(now, out);
+        self.judge(before, now, out);
+        if self.state != State::Lost {
+            self.beat(now, out);
+        }
     }
 
     /// When [`SessionInput::Wake`] is due next.
     pub fn wakeup(&self) -> Option<Moment> {
-        let beat = match (self.connected, self.beat) {
-            (None, _) => None,
-            (Some(_), None) => Some(self.next_beat),
-            (Some(_), Some(sent)) => (self.state == State::Live).then(|| sent + self.period()),
-        };
-        let end = match self.state {
+        let judged = match self.state {
             State::Starting(end) => end,
-            State::Live | State::Suspended => self.valid_until(),
+            State::Live => self.doubtful_from(),
+            State::Suspended => self.valid_until(),
             State::Lost => return None,
         };
-        Some(beat.map_or(end, |beat| beat.min(end)))
+        Some(self.next_beat().map_or(judged, |beat| beat.min(judged)))
     }
 
-    fn answered(&mut self, sent: Moment, now: Moment, out: &mut Vec<SessionCommand>) {
-        if self.beat == Some(sent) {
-            self.beat = None;
-        }
+    fn answered(&mut self, sent: Moment, now: Moment) {
+        self.settle(sent);
         let relays =
             (self.writes.iter().rev()).find(|first| first.answered + self.gap <= sent).map(|w| w.sent);
-        let shown =
-            self.writes.iter().filter(|second| second.answered <= sent).filter_map(|w| w.relays).max();
+        let shown = self.writes.iter().filter(|second| second.answered < sent).filter_map(|w| w.relays).max();
         self.writes.push_back(Write { sent, answered: now, relays });
         let horizon = self.timeout;
         self.writes.retain(|write| now.since(write.sent) <= horizon);
-        let until = self.valid_until();
-        if let Some(first) = shown {
-            self.proven = self.proven.max(first + self.timeout);
-        }
-        let verified = self.connected.is_some_and(|since| sent >= since) && now < self.valid_until();
-        match self.state {
-            State::Live if self.valid_until() > until => out.push(SessionCommand::Hold(self.valid_until())),
-            State::Starting(_) | State::Suspended if verified => {
-                self.state = State::Live;
-                out.push(SessionCommand::Hold(self.valid_until()));
+        match &mut self.link {
+            Link::Up { since, identified, answered } => {
+                *answered |= sent >= *since;
+                // What was answered before this connection belongs to the session in any case.
+                if *identified && let Some(first) = shown {
+                    self.prove(first);
+                }
             }
-            State::Suspended if self.valid_until() > until => {
-                out.push(SessionCommand::Suspend(self.valid_until()))
-            }
-            State::Starting(_) | State::Live | State::Suspended | State::Lost => {}
+            Link::Down => {}
         }
     }
 
-    fn wake(&mut self, now: Moment, out: &mut Vec<SessionCommand>) {
+    /// The server keeps the session for a whole timeout from this moment.
+    fn prove(&mut self, moment: Moment) {
+        self.proven = self.proven.max(moment + self.timeout);
+    }
+
+    /// Whether that heartbeat was in flight on this connection.
+    fn settle(&mut self, sent: Moment) -> bool {
+        let found = self.in_flight.iter().position(|beat| *beat == sent);
+        found.is_some_and(|index| self.in_flight.remove(index).is_some())
+    }
+
+    /// Draws the conclusions from what is known `now`, and tells them where they are others than before.
+    fn judge(&mut self, before: (State, Moment), now: Moment, out: &mut Vec<SessionCommand>) {
         let end = match self.state {
             State::Starting(end) => end,
             State::Live | State::Suspended => self.valid_until(),
@@ -215,24 +258,40 @@ impl Session {
         if now >= end {
             return self.lose(out);
         }
-        match self.beat {
-            None if self.connected.is_some() && now >= self.next_beat => {
-                self.beat = Some(now);
-                self.next_beat = now + self.period();
-                out.push(SessionCommand::Beat(now));
+        let verified = matches!(self.link, Link::Up { identified: true, answered: true, .. });
+        self.state = match self.state {
+            _ if verified && now < self.doubtful_from() => State::Live,
+            State::Starting(end) => State::Starting(end),
+            State::Live | State::Suspended => State::Suspended,
+            State::Lost => State::Lost,
+        };
+        let until = self.valid_until();
+        if before != (self.state, until) {
+            match self.state {
+                State::Live => out.push(SessionCommand::Hold(until)),
+                State::Suspended => out.push(SessionCommand::Suspend(until)),
+                State::Starting(_) | State::Lost => {}
             }
-            Some(sent) if now >= sent + self.period() => self.suspend(out),
-            None | Some(_) => {}
         }
     }
 
-    fn suspend(&mut self, out: &mut Vec<SessionCommand>) {
-        match self.state {
-            State::Live | State::Suspended => {
-                self.state = State::Suspended;
-                out.push(SessionCommand::Suspend(self.valid_until()));
+    fn beat(&mut self, now: Moment, out: &mut Vec<SessionCommand>) {
+        if self.next_beat().is_some_and(|due| now >= due) {
+            self.last_beat = Some(now);
+            self.in_flight.push_back(now);
+            if matches!(self.link, Link::Up { identified: false, .. }) {
+                out.push(SessionCommand::Identify(now));
             }
-            State::Starting(_) | State::Lost => {}
+            out.push(SessionCommand::Beat(now));
+        }
+    }
+
+    fn next_beat(&self) -> Option<Moment> {
+        match self.link {
+            Link::Up { since, .. } if self.in_flight.len() < MOST_IN_FLIGHT => {
+                Some(self.last_beat.map_or(since, |sent| sent + self.period()))
+            }
+            Link::Up { .. } | Link::Down => None,
         }
     }
 
@@ -242,20 +301,45 @@ impl Session {
     }
 
     fn valid_until(&self) -> Moment {
-        Moment(self.proven.0.saturating_sub(self.timeout.as_nanos() as u64 / MARGIN))
+        before(self.proven, self.timeout / MARGIN)
     }
 
+    fn doubtful_from(&self) -> Moment {
+        before(self.valid_until(), self.timeout * DOUBT.0 / DOUBT.1)
+    }
+
+    /// Between heartbeats. A proof takes the gap and three round trips, and waits for up to three heartbeats on the way;
+    /// what is left of the timeout is [`KEPT`]. Round trips are the longest of those that are remembered.
     fn period(&self) -> Duration {
-        self.timeout / BEATS
+        let trips = self.writes.iter().map(|write| write.answered.since(write.sent)).max();
+        let trips = trips.unwrap_or(self.timeout);
+        let spent = self.gap + trips * 3 + self.timeout * KEPT.0 / KEPT.1;
+        let period = self.timeout.saturating_sub(spent) / 3;
+        period.clamp(self.timeout / MOST_BEATS, self.timeout / LEAST_BEATS)
     }
 }
 
-/// Heartbeats in a session timeout. With a gap of 0.3 timeouts a lease is then good for three to four eighths of
-/// it at any time, so a failover that is over within a third costs no guard.
-const BEATS: u32 = 8;
+fn before(moment: Moment, duration: Duration) -> Moment {
+    Moment(moment.0.saturating_sub(duration.as_nanos() as u64))
+}
+
+/// The part of the timeout that is left at any time, where the servers are near enough. A fail-over that is over within
+/// a third of the timeout then costs no guard.
+const KEPT: (u32, u32) = (7, 16);
+
+/// With less than this part of the timeout left, the session is in doubt. More than the quarter in which singletons are
+/// stopped, so that they are told of the doubt first.
+const DOUBT: (u32, u32) = (5, 16);
+
+/// Heartbeats in a session timeout.
+const LEAST_BEATS: u32 = 8;
+const MOST_BEATS: u32 = 32;
+
+/// Heartbeats without an answer, before the next one waits for an answer.
+const MOST_IN_FLIGHT: usize = 8;
 
 /// One part in a hundred of the timeout: twenty times what two clocks of 500 ppm can differ by.
-const MARGIN: u64 = 100;
+const MARGIN: u32 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -279,16 +363,22 @@ mod tests {
         out
     }
 
-    /// A heartbeat every second, each answered ten milliseconds later, up to and including `last`.
-    fn beats(session: &mut Session, last: u64) -> Vec<SessionCommand> {
-        let mut out = Vec::new();
-        for sent in (0..=last).step_by(1000) {
-            if sent > 0 {
-                assert_eq!(input(session, SessionInput::Wake, sent), [SessionCommand::Beat(at(sent))]);
+    /// Wakes the machine whenever it asks for it, before `end`, and answers every heartbeat ten milliseconds later.
+    /// The first one was sent at zero. Returns what else it commanded, and when each heartbeat was sent.
+    fn run(session: &mut Session, end: u64) -> (Vec<SessionCommand>, Vec<Moment>) {
+        let (mut others, mut sent) = (Vec::new(), vec![at(0)]);
+        others.extend(input(session, SessionInput::Answered { sent: at(0) }, 10));
+        while let Some(due) = session.wakeup().filter(|due| *due < at(end)) {
+            let mut out = Vec::new();
+            session.handle(SessionInput::Wake, due, &mut out);
+            if out.contains(&SessionCommand::Beat(due)) {
+                sent.push(due);
+                let answer = SessionInput::Answered { sent: due };
+                session.handle(answer, due + Duration::from_millis(10), &mut out);
             }
-            out.extend(input(session, SessionInput::Answered { sent: at(sent) }, sent + 10));
+            others.extend(out.into_iter().filter(|command| !matches!(command, SessionCommand::Beat(_))));
         }
-        out
+        (others, sent)
     }
 
     #[test]
@@ -296,84 +386,175 @@ mod tests {
         let mut out = Vec::new();
         let session = Session::new(at(100), at(150), TIMEOUT, None, &mut out);
         assert_eq!(out, [SessionCommand::Hold(at(8020)), SessionCommand::Beat(at(150))]);
-        assert_eq!(session.wakeup(), Some(at(1150)));
+        // Until the first answer tells how far away the servers are, heartbeats are as close as they may be.
+        assert_eq!(session.wakeup(), Some(at(150 + 250)));
     }
 
     #[test]
     fn the_first_write_counts_only_when_a_second_came_a_gap_later_and_a_third_behind_it() {
         let (mut session, _) = started();
-        assert_eq!(beats(&mut session, 3000), []);
-        // Sent at 3000, the gap of 2400 behind the answer at 10; sent at 4000, behind the answer at 3010.
-        let mut more = Vec::new();
-        for sent in [4000, 5000] {
-            input(&mut session, SessionInput::Wake, sent);
-            more.extend(input(&mut session, SessionInput::Answered { sent: at(sent) }, sent + 10));
-        }
-        assert_eq!(more, [SessionCommand::Hold(at(1000 + 8000 - 80))]);
+        // Three round trips, the gap and 7/16 of the timeout are kept, the rest is divided by three.
+        let (others, sent) = run(&mut session, 3000);
+        assert_eq!(sent, [at(0), at(690), at(1380), at(2070), at(2760)]);
+        // Sent a gap of 2400 behind the answer at 10, and once more behind the answer of that.
+        assert_eq!(others, []);
+        assert_eq!(input(&mut session, SessionInput::Wake, 3450), [SessionCommand::Beat(at(3450))]);
+        assert_eq!(
+            input(&mut session, SessionInput::Answered { sent: at(3450) }, 3460),
+            [],
+            "the first write was sent at zero, as the connect was"
+        );
+        assert_eq!(input(&mut session, SessionInput::Wake, 4140), [SessionCommand::Beat(at(4140))]);
+        assert_eq!(
+            input(&mut session, SessionInput::Answered { sent: at(4140) }, 4150),
+            [SessionCommand::Hold(at(690 + 8000 - 80))]
+        );
     }
 
     #[test]
-    fn a_lease_is_good_for_three_eighths_of_the_timeout_at_any_time() {
+    fn a_third_write_that_was_sent_before_the_second_was_answered_shows_nothing() {
         let (mut session, _) = started();
-        beats(&mut session, 40_000);
-        assert!(session.valid_until() >= at(40_000 + 3 * 1000 - 80), "{:?}", session.valid_until());
-        assert!(session.valid_until() < at(40_000 + 4 * 1000));
+        run(&mut session, 3000);
+        for sent in [3450, 4140] {
+            assert_eq!(input(&mut session, SessionInput::Wake, sent), [SessionCommand::Beat(at(sent))]);
+        }
+        assert_eq!(input(&mut session, SessionInput::Answered { sent: at(3450) }, 4140), []);
+        assert_eq!(input(&mut session, SessionInput::Answered { sent: at(4140) }, 4150), []);
     }
 
     #[test]
-    fn a_known_tick_shortens_the_gap() {
+    fn seven_sixteenths_of_the_timeout_are_left_at_any_time() {
+        let (mut session, _) = started();
+        let (others, _) = run(&mut session, 40_000);
+        let mut until = at(7920);
+        for command in others {
+            let SessionCommand::Hold(end) = command else { panic!("{command:?}") };
+            until = end;
+        }
+        assert!(until >= at(40_000 + 3500 - 80), "{until:?}");
+    }
+
+    #[test]
+    fn a_known_tick_leaves_more() {
         let mut out = Vec::new();
         let mut session = Session::new(at(0), at(0), TIMEOUT, Some(Duration::from_millis(400)), &mut out);
-        beats(&mut session, 40_000);
-        assert_eq!(session.valid_until(), at(38_000 + 8000 - 80));
+        let (_, sent) = run(&mut session, 40_000);
+        // Heartbeats an eighth of the timeout apart, the gap of 300 within one of them.
+        assert_eq!(sent.last(), Some(&at(39_000)));
+        assert_eq!(session.valid_until(), at(37_000 + 8000 - 80));
     }
 
     #[test]
-    fn a_heartbeat_that_hangs_suspends_and_its_answer_resumes() {
+    fn heartbeats_without_an_answer_suspend_in_time_and_answers_resume() {
         let (mut session, _) = started();
-        beats(&mut session, 2000);
-        assert_eq!(input(&mut session, SessionInput::Wake, 3000), [SessionCommand::Beat(at(3000))]);
-        assert_eq!(input(&mut session, SessionInput::Wake, 4000), [SessionCommand::Suspend(at(7920))]);
-        let resumed = input(&mut session, SessionInput::Answered { sent: at(3000) }, 4500);
-        assert_eq!(resumed, [SessionCommand::Hold(at(7920)), SessionCommand::Beat(at(4500))]);
+        run(&mut session, 3000);
+        let mut out = Vec::new();
+        while let Some(due) = session.wakeup().filter(|due| *due <= at(7920 - 2500)) {
+            session.handle(SessionInput::Wake, due, &mut out);
+        }
+        let doubt = SessionCommand::Suspend(at(7920));
+        assert_eq!(out.pop(), Some(doubt));
+        let sent: Vec<Moment> = [3450, 4140, 4830].map(at).into();
+        assert_eq!(out, sent.iter().map(|sent| SessionCommand::Beat(*sent)).collect::<Vec<_>>());
+        // They show what was sent a gap before them, as soon as another one sent behind their answers is answered.
+        let late = |sent| SessionInput::Answered { sent };
+        assert_eq!(input(&mut session, late(at(3450)), 5450), [SessionCommand::Beat(at(5450))]);
+        assert_eq!(input(&mut session, late(at(4140)), 5450), []);
+        assert_eq!(input(&mut session, late(at(4830)), 5450), []);
+        assert_eq!(input(&mut session, SessionInput::Wake, 5700), [SessionCommand::Beat(at(5700))]);
+        assert_eq!(input(&mut session, late(at(5700)), 5710), [SessionCommand::Hold(at(2070 + 8000 - 80))]);
+    }
+
+    #[test]
+    fn no_more_than_so_many_heartbeats_wait_for_an_answer() {
+        let (mut session, mut out) = started();
+        while let Some(due) = session.wakeup().filter(|due| *due < at(5000)) {
+            session.handle(SessionInput::Wake, due, &mut out);
+        }
+        let beats = out.iter().filter(|command| matches!(command, SessionCommand::Beat(_))).count();
+        assert_eq!(beats, MOST_IN_FLIGHT);
     }
 
     #[test]
     fn without_answers_it_is_lost_at_the_deadline_and_for_good() {
         let (mut session, _) = started();
-        assert_eq!(input(&mut session, SessionInput::Wake, 1000), [SessionCommand::Suspend(at(7920))]);
-        assert_eq!(session.wakeup(), Some(at(7920)));
+        assert_eq!(input(&mut session, SessionInput::Wake, 5420)[0], SessionCommand::Suspend(at(7920)));
         assert_eq!(input(&mut session, SessionInput::Wake, 7920), [SessionCommand::Lose]);
+        assert_eq!(session.wakeup(), None);
         assert_eq!(input(&mut session, SessionInput::Answered { sent: at(0) }, 7930), []);
         assert_eq!(input(&mut session, SessionInput::Reconnected, 7940), []);
     }
 
-    #[test]
-    fn a_reconnect_proves_the_last_answered_write_and_holds_only_when_verified() {
+    /// Cut and connected again, up to the moment before the connection is identified.
+    fn reconnected() -> Session {
         let (mut session, _) = started();
-        beats(&mut session, 3000);
-        assert_eq!(
-            input(&mut session, SessionInput::Disconnected, 3500),
-            [SessionCommand::Suspend(at(7920))]
-        );
+        run(&mut session, 3000);
+        let cut = input(&mut session, SessionInput::Disconnected, 3300);
+        assert_eq!(cut, [SessionCommand::Suspend(at(7920))]);
+        assert_eq!(session.wakeup(), Some(at(7920)));
         assert_eq!(
             input(&mut session, SessionInput::Reconnected, 5000),
-            [SessionCommand::Suspend(at(3000 + 8000 - 80)), SessionCommand::Beat(at(5000))]
+            [SessionCommand::Identify(at(5000)), SessionCommand::Beat(at(5000))]
         );
+        session
+    }
+
+    #[test]
+    fn a_reconnect_proves_the_last_answered_write_and_holds_only_when_verified() {
+        let mut session = reconnected();
         // An answer to a heartbeat of the old connection verifies nothing.
-        assert_eq!(input(&mut session, SessionInput::Answered { sent: at(3000) }, 5001), []);
+        assert_eq!(input(&mut session, SessionInput::Answered { sent: at(2760) }, 5001), []);
+        let same = SessionInput::Identified { sent: at(5000), same: true };
+        assert_eq!(input(&mut session, same, 5010), [SessionCommand::Suspend(at(2760 + 8000 - 80))]);
         assert_eq!(
-            input(&mut session, SessionInput::Answered { sent: at(5000) }, 5010),
-            [SessionCommand::Hold(at(10_920))]
+            input(&mut session, SessionInput::Answered { sent: at(5000) }, 5011),
+            [SessionCommand::Hold(at(10_680))]
         );
+    }
+
+    #[test]
+    fn a_connection_that_is_not_identified_proves_and_verifies_nothing() {
+        let mut session = reconnected();
+        // Asked again with every heartbeat.
+        let mut out = Vec::new();
+        while let Some(due) = session.wakeup().filter(|due| *due < at(7920)) {
+            session.handle(SessionInput::Wake, due, &mut out);
+            session.handle(SessionInput::Answered { sent: due }, due + Duration::from_millis(10), &mut out);
+        }
+        let asked = out.iter().filter(|command| matches!(command, SessionCommand::Identify(_))).count();
+        let beats = out.iter().filter(|command| matches!(command, SessionCommand::Beat(_))).count();
+        assert!(asked == beats && asked + beats == out.len() && asked > 3, "{out:?}");
+        // An answer that came over an earlier connection does not identify this one.
+        assert_eq!(input(&mut session, SessionInput::Identified { sent: at(4999), same: true }, 7900), []);
+        assert_eq!(input(&mut session, SessionInput::Wake, 7920), [SessionCommand::Lose]);
+    }
+
+    #[test]
+    fn a_connection_of_another_session_ends_this_one() {
+        let mut session = reconnected();
+        let other = SessionInput::Identified { sent: at(5000), same: false };
+        assert_eq!(input(&mut session, other, 5010), [SessionCommand::Lose]);
+    }
+
+    #[test]
+    fn a_cut_before_a_connection_was_identified_keeps_the_claim_of_the_one_before() {
+        let mut session = reconnected();
+        input(&mut session, SessionInput::Answered { sent: at(5000) }, 5010);
+        input(&mut session, SessionInput::Disconnected, 5020);
+        input(&mut session, SessionInput::Reconnected, 5500);
+        let same = SessionInput::Identified { sent: at(5500), same: true };
+        assert_eq!(input(&mut session, same, 5510), [SessionCommand::Suspend(at(2760 + 8000 - 80))]);
     }
 
     #[test]
     fn a_flap_that_nobody_saw_proves_nothing() {
         let (mut session, _) = started();
-        beats(&mut session, 3000);
-        let commands = input(&mut session, SessionInput::Reconnected, 3500);
-        assert_eq!(commands, [SessionCommand::Suspend(at(7920)), SessionCommand::Beat(at(3500))]);
+        run(&mut session, 3000);
+        let commands = input(&mut session, SessionInput::Reconnected, 3300);
+        let asked = [SessionCommand::Identify(at(3300)), SessionCommand::Beat(at(3300))];
+        assert_eq!(commands, [&[SessionCommand::Suspend(at(7920))], &asked[..]].concat());
+        let same = SessionInput::Identified { sent: at(3300), same: true };
+        assert_eq!(input(&mut session, same, 3310), []);
     }
 
     #[test]
@@ -381,12 +562,14 @@ mod tests {
         let mut out = Vec::new();
         let mut session = Session::new(at(0), at(9000), TIMEOUT, None, &mut out);
         assert_eq!(out, [SessionCommand::Suspend(at(17_000)), SessionCommand::Beat(at(9000))]);
-        let mut answers = Vec::new();
-        for sent in (9000..=13_000).step_by(1000) {
-            answers.extend(input(&mut session, SessionInput::Wake, sent));
-            answers.extend(input(&mut session, SessionInput::Answered { sent: at(sent) }, sent + 10));
+        out.clear();
+        session.handle(SessionInput::Answered { sent: at(9000) }, at(9010), &mut out);
+        while let Some(due) = session.wakeup().filter(|due| *due < at(13_000)) {
+            session.handle(SessionInput::Wake, due, &mut out);
+            session.handle(SessionInput::Answered { sent: due }, due + Duration::from_millis(10), &mut out);
         }
-        assert_eq!(answers.last(), Some(&SessionCommand::Hold(at(9000 + 8000 - 80))));
+        out.retain(|command| !matches!(command, SessionCommand::Beat(_)));
+        assert_eq!(out, [SessionCommand::Hold(at(9000 + 8000 - 80))]);
     }
 
     #[test]
@@ -396,6 +579,6 @@ mod tests {
         assert_eq!(input(&mut session, missed, 10), [SessionCommand::Beat(at(10))]);
         let refused = SessionInput::Failed { sent: at(10), at_once: false };
         assert_eq!(input(&mut session, refused, 20), []);
-        assert_eq!(session.wakeup(), Some(at(1010)));
+        assert_eq!(session.wakeup(), Some(at(260)));
     }
 }

@@ -1,6 +1,6 @@
 //! The session's machine beside a leader that drops the session as soon as it may: links that are
 //! first-in-first-out and stall as long as they like, a follower between, pings, touches, reconnects, and a leader
-//! that is deposed. Promised: what the lease publishes ends no later than the session does.
+//! that is deposed; or a leader that answers a reconnect with another session. Promised: what the lease publishes ends no later than the session does.
 //!
 //! Time goes in steps of a fifth of the session timeout; within a step, everything happens in every order. The leader
 //! pings once a step. The default gap is one step and a half, so that a whole step, and a ping, lies in it; with a gap
@@ -39,6 +39,8 @@ pub struct Budget {
     /// Another leader takes over, and begins all sessions anew. The one that is deposed goes on pinging the
     /// follower, and commits nothing.
     pub depositions: u8,
+    /// A reconnect is answered with a new session, and the old one is left to time out.
+    pub replacements: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub enum Twin {
     GapTooShort,
     /// A write sent after the handshake is taken for the last one before it.
     ReconnectProvesItsOwnTime,
+    /// A new connection is taken for one of the same session, unasked.
+    ResumeIsBelieved,
     /// A driver that lets the answers of a new connection come before the news of it.
     AnswersOvertakeNews,
 }
@@ -69,8 +73,8 @@ pub struct World {
     // The client: requests on their way to the follower, answers on their way to the machine, each with the number
     // of its connection, and news of the connections, which come before the answers of a newer one.
     link: Link,
-    requests: VecDeque<u8>,
-    answers: VecDeque<(u8, u8)>,
+    requests: VecDeque<Request>,
+    answers: VecDeque<(Answer, u8)>,
     connection: u8,
     heard: u8,
     news: VecDeque<SessionInput>,
@@ -81,6 +85,8 @@ pub struct World {
     // The leader.
     pinged: bool,
     deposed: bool,
+    /// The connection belongs to another session.
+    replaced: bool,
     expiry: u8,
     expired: bool,
 }
@@ -93,17 +99,30 @@ enum Link {
     Resuming,
 }
 
+/// Each with the step in which it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Request {
+    Beat(u8),
+    Identify(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Answer {
+    Beat(u8),
+    Identify(u8, bool),
+}
+
 /// From the follower to the leader. Answers to pings that carry no touch change nothing, and are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Up {
-    Write(u8),
+    Write(Request),
     Touch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Down {
     Ping,
-    Commit(u8),
+    Commit(Request),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +139,7 @@ pub enum Action {
     /// All but the first so many answers are lost.
     Cut(usize),
     LeaderRevalidates,
+    LeaderReplaces,
     Reconnect,
     Depose,
 }
@@ -127,6 +147,10 @@ pub enum Action {
 /// The session timeout, in steps.
 const TIMEOUT: u8 = 5;
 const STEP: Duration = Duration::from_secs(1);
+
+/// With so many requests under way, timers are late: a chain of proofs has one heartbeat under way at a time, and the
+/// second one overtakes it wherever the machine would let it.
+const UNDER_WAY: usize = 2;
 
 impl Model for Scenario {
     type State = World;
@@ -165,12 +189,12 @@ impl Model for Scenario {
 }
 
 impl Budget {
-    pub const NONE: Budget = Budget { cuts: 0, depositions: 0 };
+    pub const NONE: Budget = Budget { cuts: 0, depositions: 0, replacements: 0 };
 }
 
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} cuts, {} depositions", self.cuts, self.depositions)
+        write!(f, "{} cuts, {} depositions, {} replacements", self.cuts, self.depositions, self.replacements)
     }
 }
 
@@ -198,6 +222,7 @@ impl World {
             down: VecDeque::new(),
             pinged: false,
             deposed: false,
+            replaced: false,
             expiry: made + TIMEOUT,
             expired: false,
         };
@@ -212,12 +237,13 @@ impl World {
         }
         // An answer that is heard late proves less than one that is heard at once, and a heartbeat may be late in any
         // case; only news of a connection makes a difference between them.
-        if self.left.cuts == 0 && self.news.is_empty() && !self.answers.is_empty() {
+        if self.news.is_empty() && !self.answers.is_empty() {
             return actions.push(Action::HearAnswer);
         }
         // Once the session is over, or the leader deposed, nothing that the leader hears changes anything.
         let served = self.link == Link::Up && !self.deposed && !self.expired;
-        let due = self.machine.wakeup().is_some_and(|due| due <= at(self.now));
+        let due =
+            self.machine.wakeup().is_some_and(|due| due <= at(self.now)) && self.under_way() < UNDER_WAY;
         let news = |connection| connection <= self.heard || scenario.twin == Some(Twin::AnswersOvertakeNews);
         let answer = self.answers.front().is_some_and(|(_, connection)| news(*connection));
         let possible = [
@@ -236,6 +262,7 @@ impl World {
             (Action::HearAnswer, answer),
             (Action::HearNews, !self.news.is_empty()),
             (Action::LeaderRevalidates, self.link == Link::Down && !self.expired),
+            (Action::LeaderReplaces, self.link == Link::Down && !self.expired && self.left.replacements > 0),
             (Action::Reconnect, self.link == Link::Resuming),
             (Action::Depose, self.left.depositions > 0 && served),
         ];
@@ -243,6 +270,13 @@ impl World {
         if self.left.cuts > 0 && self.link == Link::Up && !self.expired {
             actions.extend((0..=self.answers.len()).map(Action::Cut));
         }
+    }
+
+    /// Requests on their way.
+    fn under_way(&self) -> usize {
+        let up = self.up.iter().filter(|up| matches!(up, Up::Write(_))).count();
+        let down = self.down.iter().filter(|down| matches!(down, Down::Commit(_))).count();
+        self.requests.len() + up + down + self.answers.len()
     }
 
     fn apply(&mut self, scenario: &Scenario, action: Action) {
@@ -254,11 +288,11 @@ impl World {
             }
             Action::Wake => self.input(SessionInput::Wake),
             Action::FollowerHearsClient => {
-                if let Some(sent) = self.requests.pop_front() {
+                if let Some(request) = self.requests.pop_front() {
                     self.touched = true;
                     match scenario.twin {
-                        Some(Twin::LeaseFromFollowersRead) => self.answers.push_back((sent, self.connection)),
-                        Some(_) | None => self.up.push_back(Up::Write(sent)),
+                        Some(Twin::LeaseFromFollowersRead) => self.answer(request),
+                        Some(_) | None => self.up.push_back(Up::Write(request)),
                     }
                 }
             }
@@ -268,27 +302,27 @@ impl World {
                         self.up.push_back(Up::Touch);
                     }
                 }
-                Some(Down::Commit(sent)) if self.link == Link::Up => {
-                    self.answers.push_back((sent, self.connection))
-                }
+                Some(Down::Commit(request)) if self.link == Link::Up => self.answer(request),
                 Some(Down::Commit(_)) | None => {}
             },
             Action::LeaderHearsFollower => match self.up.pop_front() {
-                Some(Up::Write(sent)) if !self.deposed && !self.expired => {
-                    self.down.push_back(Down::Commit(sent))
+                Some(Up::Write(request)) if !self.deposed && !self.expired => {
+                    self.down.push_back(Down::Commit(request))
                 }
-                Some(Up::Touch) if !self.deposed => self.touch(),
+                Some(Up::Touch) if !self.deposed && !self.replaced => self.touch(),
                 Some(_) | None => {}
             },
             Action::LeaderPings => {
                 self.pinged = true;
                 self.down.push_back(Down::Ping);
             }
-            Action::HearAnswer => {
-                if let Some((sent, _)) = self.answers.pop_front() {
-                    self.answered(scenario, sent);
+            Action::HearAnswer => match self.answers.pop_front() {
+                Some((Answer::Beat(sent), _)) => self.answered(scenario, sent),
+                Some((Answer::Identify(sent, same), _)) => {
+                    self.input(SessionInput::Identified { sent: at(sent), same })
                 }
-            }
+                None => {}
+            },
             Action::HearNews => {
                 if let Some(news) = self.news.pop_front() {
                     self.heard += u8::from(news != SessionInput::Disconnected);
@@ -299,6 +333,9 @@ impl World {
                         self.input(SessionInput::Disconnected);
                     }
                     self.input(news);
+                    if (scenario.twin, news) == (Some(Twin::ResumeIsBelieved), SessionInput::Reconnected) {
+                        self.input(SessionInput::Identified { sent: at(self.now), same: true });
+                    }
                 }
             }
             // What was on its way may as well stall for ever: a touch or a commit more does no harm.
@@ -315,7 +352,15 @@ impl World {
             Action::LeaderRevalidates => {
                 self.link = Link::Resuming;
                 self.deposed = false;
-                self.touch();
+                if !self.replaced {
+                    self.touch();
+                }
+            }
+            Action::LeaderReplaces => {
+                self.left.replacements -= 1;
+                self.link = Link::Resuming;
+                self.deposed = false;
+                self.replaced = true;
             }
             Action::Reconnect => {
                 self.link = Link::Up;
@@ -331,6 +376,14 @@ impl World {
                 self.touch();
             }
         }
+    }
+
+    fn answer(&mut self, request: Request) {
+        let answer = match request {
+            Request::Beat(sent) => Answer::Beat(sent),
+            Request::Identify(sent) => Answer::Identify(sent, !self.replaced),
+        };
+        self.answers.push_back((answer, self.connection));
     }
 
     fn touch(&mut self) {
@@ -358,7 +411,8 @@ impl World {
     fn execute(&mut self, commands: Vec<SessionCommand>) {
         for command in commands {
             match command {
-                SessionCommand::Beat(sent) => self.requests.push_back(step(sent)),
+                SessionCommand::Beat(sent) => self.requests.push_back(Request::Beat(step(sent))),
+                SessionCommand::Identify(sent) => self.requests.push_back(Request::Identify(step(sent))),
                 SessionCommand::Hold(until) => self.until = Some(until),
                 // Before the first `Hold` nothing is granted.
                 SessionCommand::Suspend(until) => self.until = self.until.map(|_| until),

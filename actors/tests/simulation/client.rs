@@ -239,6 +239,33 @@ impl ZooKeeper for Seam {
         self.ask(Stage::Leaving, request, |_| Ok(()))
     }
 
+    fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
+        let (link, mut directories) = (self.link.clone(), directories.to_vec());
+        if let Last::Create(directory) = &*self.last.lock().unwrap() {
+            directories.push(directory.clone());
+        }
+        let answers: Vec<_> = (directories.iter())
+            .map(|directory| {
+                let path = format!("{directory}/session-check");
+                let delete = Write::Delete { path: path.clone(), version: -1 };
+                link.ask(None, Request::Multi(vec![creation(&path, b"", 1), delete]), all)
+            })
+            .collect();
+        Box::pin(async move {
+            for answer in answers {
+                match answer.await? {
+                    Ok(results) => match results.into_iter().next() {
+                        Some(OpResult::CreateStat(_, stat)) => return Ok(Some(stat.ephemeral_owner)),
+                        other => return Err(unexpected(&other)),
+                    },
+                    Err((_, NO_NODE)) => {}
+                    Err((_, code)) => return Err(refusal(code)),
+                }
+            }
+            Ok(None)
+        })
+    }
+
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
         self.link.host.session_may_panic();
         self.link.missed.store(false, Ordering::Relaxed);

@@ -341,6 +341,10 @@ impl ZooKeeper for Twisted {
         }
     }
 
+    fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
+        self.inner.owner(directories)
+    }
+
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
         match self.twin {
             Twin::CheckIsBelieved => Box::pin(future::ready(Ok(()))),
