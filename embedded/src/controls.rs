@@ -46,6 +46,14 @@ impl Controls {
     pub fn expire(&self, session: SessionId) -> bool {
         self.shared.expire(session)
     }
+
+    /// While on, a client that reconnects is not given its session back: the answer has a new session id, whether
+    /// the old session is alive or not. The old session and its ephemeral nodes stay until its time runs out. This
+    /// is what ClickHouse Keeper does, and a ZooKeeper server never does. With a [`Target::Session`] it concerns
+    /// reconnects that name that session.
+    pub fn replace_sessions_on_reconnect(&self, target: impl Into<Target>, on: bool) {
+        self.shared.change_fault(target.into(), |fault| fault.replace = on);
+    }
 }
 
 /// The network.

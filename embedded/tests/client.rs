@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockkeeper_embedded::{Embedded, Target};
+use lockkeeper_embedded::{Embedded, SessionId, Target};
 use zookeeper_client::{Acls, Client, CreateMode, Error, EventType, SessionState};
 
 async fn connect(server: &Embedded) -> Client {
@@ -87,6 +87,50 @@ async fn a_session_outlives_its_connection_and_a_restart() {
     assert_eq!(client.state(), SessionState::Expired);
     let fresh = connect(&server).await;
     assert_eq!(fresh.check_stat("/e").await.expect("read"), None);
+}
+
+#[tokio::test]
+async fn a_replaced_session_is_not_noticed_by_its_client_and_ends_with_its_time() {
+    let server = Embedded::start().await.expect("a server");
+    let (client, other) = (connect(&server).await, connect(&server).await);
+    client.create("/before", b"", &ephemeral()).await.expect("created");
+    let old = client.session_id().0;
+    let controls = server.controls();
+    controls.replace_sessions_on_reconnect(SessionId(old), true);
+    controls.reset_connections(SessionId(old));
+    // The first create may be the one that the reset breaks; it is not carried out then.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.create("/after", b"", &ephemeral()).await.is_err() {
+        assert!(Instant::now() < deadline, "the client reconnects");
+    }
+    assert_eq!(client.session_id().0, old, "the client does not look at the answer's session id");
+    let owner = async |path: &str| {
+        other.check_stat(path).await.expect("read").map(|stat| SessionId(stat.ephemeral_owner))
+    };
+    assert_eq!(owner("/before").await, Some(SessionId(old)), "the old session is alive");
+    let new = owner("/after").await.expect("it is there");
+    assert_ne!(new, SessionId(old));
+    assert!(controls.sessions().iter().any(|session| session.id == new && session.peer.is_some()));
+    let (_, gone) = other.check_and_watch_stat("/before").await.expect("read");
+    for _ in 0..3 {
+        controls.advance_clock(Duration::from_secs(5));
+        client.check_stat("/").await.expect("the new session is kept alive");
+        other.check_stat("/").await.expect("the other one too");
+    }
+    assert_eq!(gone.changed().await.event_type, EventType::NodeDeleted);
+    assert_eq!(owner("/after").await, Some(new));
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_is_replaced_as_well() {
+    let server = Embedded::start().await.expect("a server");
+    let client = connect(&server).await;
+    let old = client.session_id();
+    let controls = server.controls();
+    controls.replace_sessions_on_reconnect(Target::All, true);
+    assert!(controls.expire(SessionId(old.0)));
+    wait_for(&client, "/").await;
+    assert_eq!((client.session_id(), client.state()), (old, SessionState::SyncConnected));
 }
 
 async fn wait_for(client: &Client, path: &str) {

@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info};
 
-use super::shared::{Next, Shared};
+use super::shared::{Claim, Next, Shared};
 use crate::machine::{ConnectionId, Input, SessionId};
 use crate::wire::{MAX_FRAME, Word, decode};
 
@@ -184,9 +184,13 @@ impl Connection {
             self.shared.input(connection, Input::Request { connection, xid, request });
             return Ok(true);
         }
-        let request = decode::connect_request(frame)?;
-        if request.session != 0 && !self.shared.claim(connection, SessionId(request.session)) {
-            return Ok(false);
+        let mut request = decode::connect_request(frame)?;
+        if request.session != 0 {
+            match self.shared.claim(connection, SessionId(request.session)) {
+                Claim::Hold => return Ok(false),
+                Claim::Replace => request.session = 0,
+                Claim::Resume => {}
+            }
         }
         self.established = true;
         self.shared.input(connection, Input::Connect { connection, request });

@@ -37,6 +37,18 @@ pub(crate) struct Fault {
     pub black_hole: bool,
     pub swallow: bool,
     pub delay: Duration,
+    /// A connect request that names a session is answered with a new one.
+    pub replace: bool,
+}
+
+/// What becomes of a connect request that names a session.
+pub(super) enum Claim {
+    /// It has to wait.
+    Hold,
+    /// The machine decides whether the session is resumed.
+    Resume,
+    /// It is answered with a new session.
+    Replace,
 }
 
 /// What a connection's task is to do next.
@@ -134,13 +146,18 @@ impl Shared {
     }
 
     /// Whose connection it will be, if the machine agrees: faults of the session concern its handshake as well.
-    /// Says whether the request may be handled now.
-    pub(super) fn claim(&self, connection: ConnectionId, session: SessionId) -> bool {
+    pub(super) fn claim(&self, connection: ConnectionId, session: SessionId) -> Claim {
         let mut state = self.state();
         if let Some(link) = state.links.get_mut(&connection) {
             link.session = Some(session);
         }
-        !state.is_held(connection)
+        if state.is_held(connection) {
+            Claim::Hold
+        } else if state.fault(Some(session)).replace {
+            Claim::Replace
+        } else {
+            Claim::Resume
+        }
     }
 
     /// What a connection's task is to do. `buffer` takes what is to be written.
@@ -348,6 +365,7 @@ impl State {
             black_hole: all.black_hole || own.black_hole,
             swallow: all.swallow || own.swallow,
             delay: all.delay.max(own.delay),
+            replace: all.replace || own.replace,
         }
     }
 
