@@ -82,6 +82,21 @@ pub(super) struct Packets {
     pub sent: u64,
 }
 
+impl Connection {
+    /// Adds an identity; whether there was room for it.
+    fn identify(&mut self, identity: Id) -> bool {
+        if self.identities.contains(&identity) {
+            return true;
+        }
+        let size: usize = self.identities.iter().map(Id::size).sum();
+        let fits = size + identity.size() <= acl::MAX_IDENTITIES_SIZE;
+        if fits {
+            self.identities.push(identity);
+        }
+        fits
+    }
+}
+
 impl Server {
     /// A server with nothing in it but what every one starts with.
     pub fn new(config: Config) -> Server {
@@ -289,7 +304,7 @@ impl Server {
         out: &mut Vec<Output>,
     ) {
         if let Request::Auth { scheme, auth } = request {
-            return self.authenticate(connection, xid, &scheme, &auth, out);
+            return self.authenticate(connection, xid, &scheme, auth.as_deref(), out);
         }
         self.sessions.touch(session, now);
         let caller = Watching { connection, session };
@@ -326,19 +341,15 @@ impl Server {
         id: ConnectionId,
         xid: i32,
         scheme: &str,
-        credentials: &[u8],
+        credentials: Option<&[u8]>,
         out: &mut Vec<Output>,
     ) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let identity = acl::authenticate(scheme, credentials, connection.peer.ip());
-        let result = match identity {
-            Some(identity) => {
-                if !connection.identities.contains(&identity) {
-                    connection.identities.push(identity);
-                }
-                Ok(Reply::Empty)
-            }
-            None => Err(ErrorCode::AuthFailed),
+        let result = if identity.is_some_and(|identity| connection.identify(identity)) {
+            Ok(Reply::Empty)
+        } else {
+            Err(ErrorCode::AuthFailed)
         };
         let failed = result.is_err();
         self.sent(id);
