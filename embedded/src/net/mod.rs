@@ -158,6 +158,8 @@ fn config(options: &Options) -> Config {
         min_session_timeout,
         max_session_timeout,
         container_check: options.container_check,
+        extended_types: options.extended_types,
+        super_digest: options.super_digest.clone(),
         handshake_timeout: options.handshake_timeout,
         wall_clock: now,
         // The standard library's only public source of randomness.
