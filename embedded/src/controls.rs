@@ -46,6 +46,14 @@ impl Controls {
     pub fn expire(&self, session: SessionId) -> bool {
         self.shared.expire(session)
     }
+
+    /// While on, a client that reconnects is not given its session back: the answer has a new session id, whether
+    /// the old session is alive or not. The old session and its ephemeral nodes stay until its time runs out. This
+    /// is what ClickHouse Keeper does, and a ZooKeeper server never does. With a [`Target::Session`] it concerns
+    /// reconnects that name that session.
+    pub fn replace_sessions_on_reconnect(&self, target: impl Into<Target>, on: bool) {
+        self.shared.change_fault(target.into(), |fault| fault.replace = on);
+    }
 }
 
 /// The network.
@@ -67,6 +75,7 @@ impl Controls {
     }
 
     /// From now on replies and events reach the client that much later, in order. Zero ends it for those to come.
+    /// Delays of more than a hundred years are as long as that.
     pub fn delay_replies(&self, target: impl Into<Target>, delay: Duration) {
         self.shared.change_fault(target.into(), |fault| fault.delay = delay);
     }
@@ -92,12 +101,13 @@ impl Controls {
     }
 
     /// Moves the server's clock forward, the one that sessions and times to live go by as well as the one in stats.
+    /// All moves together count for a hundred years at most.
     pub fn advance_clock(&self, by: Duration) {
         self.shared.advance_clock(by);
     }
 
     /// Takes the server down: connections are reset, and new ones refused. Nodes and sessions stay, and no session
-    /// expires meanwhile.
+    /// expires meanwhile. The server keeps its port, so that nobody else gets it.
     pub async fn take_down(&self) {
         let (done, wait) = oneshot::channel();
         let _ = self.commands.send(Command::TakeDown(done));
@@ -105,7 +115,7 @@ impl Controls {
     }
 
     /// Brings a server back that was taken down, on the same address. Every session has its whole timeout to come
-    /// back. It fails when the port was taken meanwhile.
+    /// back. It fails when the system does not let the server listen on its port again.
     pub async fn bring_up(&self) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
         let _ = self.commands.send(Command::BringUp(done));

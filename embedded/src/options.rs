@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::Embedded;
+use crate::{Embedded, machine};
 
 /// Options of a server, from [`Embedded::options`].
 ///
@@ -24,6 +24,8 @@ pub struct Options {
     pub(crate) min_session_timeout: Option<Duration>,
     pub(crate) max_session_timeout: Option<Duration>,
     pub(crate) container_check: Duration,
+    pub(crate) extended_types: bool,
+    pub(crate) super_digest: Option<String>,
     pub(crate) handshake_timeout: Duration,
 }
 
@@ -34,7 +36,9 @@ impl Default for Options {
             tick: Duration::from_secs(2),
             min_session_timeout: None,
             max_session_timeout: None,
-            container_check: Duration::from_secs(1),
+            container_check: Duration::from_secs(60),
+            extended_types: false,
+            super_digest: None,
             handshake_timeout: Duration::from_secs(10),
         }
     }
@@ -66,10 +70,28 @@ impl Options {
         self
     }
 
-    /// How often the server looks for containers that are empty again and nodes whose time to live is over: by
-    /// default every second. (The real server's default is a minute.) At least 1 ms.
+    /// How long a container stays that has become empty: by default 60 s, at least 1 ms. (The real server looks for
+    /// empty containers that often, its `znode.container.checkIntervalMs`, and so takes them at some time up to then.)
+    /// A container that never had a child stays.
     pub fn container_check(mut self, interval: Duration) -> Self {
         self.container_check = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Whether clients can create nodes with a time to live, ZooKeeper's `extendedTypesEnabled`: by default not, and
+    /// they get the error `Unimplemented`. Such a node goes when its time is over. (The real server looks for them
+    /// once a minute by default, so there it can take so much longer.)
+    pub fn extended_types(mut self, enabled: bool) -> Self {
+        self.extended_types = enabled;
+        self
+    }
+
+    /// The super user, ZooKeeper's `DigestAuthenticationProvider.superDigest`: the client that authenticates with the
+    /// scheme `digest` and the name and password behind this `name:hash` may do everything, whatever access control
+    /// lists say, for instance write to `/zookeeper/config`. By default there is none. The hash is the base64 of the
+    /// SHA-1 of `name:password`. ([`start`](Self::start) refuses what is none.)
+    pub fn super_digest(mut self, digest: impl Into<String>) -> Self {
+        self.super_digest = Some(digest.into());
         self
     }
 
@@ -79,8 +101,15 @@ impl Options {
         self
     }
 
-    /// Starts the server, and returns when it takes connections.
+    /// Starts the server, and returns when it takes connections. An option that makes no sense is an error of the
+    /// kind [`InvalidInput`](io::ErrorKind::InvalidInput).
     pub async fn start(self) -> io::Result<Embedded> {
+        if let Some(digest) =
+            self.super_digest.as_deref().filter(|digest| !machine::is_password_digest(digest))
+        {
+            let message = format!("the super user's digest is name:hash, and this is not: {digest:?}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         Embedded::launch(self).await
     }
 }

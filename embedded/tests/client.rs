@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockkeeper_embedded::{Embedded, Target};
+use lockkeeper_embedded::{Embedded, SessionId, Target};
 use zookeeper_client::{Acls, Client, CreateMode, Error, EventType, SessionState};
 
 async fn connect(server: &Embedded) -> Client {
@@ -89,6 +89,50 @@ async fn a_session_outlives_its_connection_and_a_restart() {
     assert_eq!(fresh.check_stat("/e").await.expect("read"), None);
 }
 
+#[tokio::test]
+async fn a_replaced_session_is_not_noticed_by_its_client_and_ends_with_its_time() {
+    let server = Embedded::start().await.expect("a server");
+    let (client, other) = (connect(&server).await, connect(&server).await);
+    client.create("/before", b"", &ephemeral()).await.expect("created");
+    let old = client.session_id().0;
+    let controls = server.controls();
+    controls.replace_sessions_on_reconnect(SessionId(old), true);
+    controls.reset_connections(SessionId(old));
+    // The first create may be the one that the reset breaks; it is not carried out then.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.create("/after", b"", &ephemeral()).await.is_err() {
+        assert!(Instant::now() < deadline, "the client reconnects");
+    }
+    assert_eq!(client.session_id().0, old, "the client does not look at the answer's session id");
+    let owner = async |path: &str| {
+        other.check_stat(path).await.expect("read").map(|stat| SessionId(stat.ephemeral_owner))
+    };
+    assert_eq!(owner("/before").await, Some(SessionId(old)), "the old session is alive");
+    let new = owner("/after").await.expect("it is there");
+    assert_ne!(new, SessionId(old));
+    assert!(controls.sessions().iter().any(|session| session.id == new && session.peer.is_some()));
+    let (_, gone) = other.check_and_watch_stat("/before").await.expect("read");
+    for _ in 0..3 {
+        controls.advance_clock(Duration::from_secs(5));
+        client.check_stat("/").await.expect("the new session is kept alive");
+        other.check_stat("/").await.expect("the other one too");
+    }
+    assert_eq!(gone.changed().await.event_type, EventType::NodeDeleted);
+    assert_eq!(owner("/after").await, Some(new));
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_is_replaced_as_well() {
+    let server = Embedded::start().await.expect("a server");
+    let client = connect(&server).await;
+    let old = client.session_id();
+    let controls = server.controls();
+    controls.replace_sessions_on_reconnect(Target::All, true);
+    assert!(controls.expire(SessionId(old.0)));
+    wait_for(&client, "/").await;
+    assert_eq!((client.session_id(), client.state()), (old, SessionState::SyncConnected));
+}
+
 async fn wait_for(client: &Client, path: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -116,9 +160,42 @@ async fn a_multi_holds_or_fails_as_a_whole() {
 }
 
 #[tokio::test]
+async fn a_time_to_live_needs_an_option() {
+    let server = Embedded::start().await.expect("a server");
+    let client = connect(&server).await;
+    let mortal = persistent().with_ttl(Duration::from_secs(60));
+    assert_eq!(client.create("/t", b"", &mortal).await.err(), Some(Error::Unimplemented));
+    assert_eq!(client.check_stat("/t").await.expect("the session goes on"), None);
+}
+
+#[tokio::test]
+async fn containers_go_a_minute_after_they_became_empty() {
+    let hour = Duration::from_secs(3600);
+    let server = Embedded::options().max_session_timeout(hour).start().await.expect("a server");
+    let client = Client::connector().with_session_timeout(hour).connect(&server.address()).await;
+    let client = client.expect("connected");
+    let container = CreateMode::Container.with_acls(Acls::anyone_all());
+    let controls = server.controls();
+    controls.advance_clock(Duration::from_secs(50));
+    for path in ["/used", "/unused"] {
+        client.create(path, b"", &container).await.expect("created");
+    }
+    client.create("/used/child", b"", &persistent()).await.expect("created");
+    controls.advance_clock(Duration::from_secs(100));
+    client.delete("/used/child", None).await.expect("it has a child, so it is there");
+    let (_, gone) = client.check_and_watch_stat("/used").await.expect("read");
+    controls.advance_clock(Duration::from_secs(30));
+    assert!(client.check_stat("/used").await.expect("read").is_some(), "after half a minute");
+    controls.advance_clock(Duration::from_secs(30));
+    assert_eq!(gone.changed().await.event_type, EventType::NodeDeleted);
+    controls.advance_clock(Duration::from_secs(1000));
+    assert!(client.check_stat("/unused").await.expect("read").is_some(), "it never had a child");
+}
+
+#[tokio::test]
 async fn containers_and_times_to_live_end_with_the_clock() {
-    let server =
-        Embedded::options().max_session_timeout(Duration::from_secs(3600)).start().await.expect("a server");
+    let options = Embedded::options().max_session_timeout(Duration::from_secs(3600)).extended_types(true);
+    let server = options.start().await.expect("a server");
     let connector = Client::connector().with_session_timeout(Duration::from_secs(3000));
     let client = connector.connect(&server.address()).await.expect("connected");
     let container = CreateMode::Container.with_acls(Acls::anyone_all());
@@ -131,4 +208,40 @@ async fn containers_and_times_to_live_end_with_the_clock() {
     server.controls().advance_clock(Duration::from_secs(90));
     assert_eq!(gone.changed().await.event_type, EventType::NodeDeleted);
     assert_eq!(client.check_stat("/c").await.expect("read"), None);
+}
+
+#[tokio::test]
+async fn a_super_user_writes_the_ensembles_configuration_and_its_watches_fire() {
+    // super:admin
+    let options = Embedded::options().super_digest("super:xQJmxLMiHGwaqBvst5y6rkB6HQs=");
+    let server = options.start().await.expect("a server");
+    let (admin, user) = (connect(&server).await, connect(&server).await);
+    let (data, _, changed) = user.get_and_watch_data("/zookeeper/config").await.expect("everybody reads it");
+    assert_eq!(data, b"");
+    let members = b"server.1=127.0.0.1:2888:3888:participant;127.0.0.1:2181\nversion=100000000";
+    for auth in ["super:wrong", "admin:admin"] {
+        admin.auth("digest", auth.as_bytes()).await.expect("an identity");
+        assert_eq!(admin.set_data("/zookeeper/config", members, None).await.err(), Some(Error::NoAuth));
+    }
+    admin.auth("digest", b"super:admin").await.expect("an identity");
+    admin.set_data("/zookeeper/config", members, None).await.expect("allowed");
+    assert_eq!(changed.changed().await.event_type, EventType::NodeDataChanged);
+    assert_eq!(user.get_data("/zookeeper/config").await.expect("read").0, members);
+    // Nor is any other node closed to it.
+    let mine = CreateMode::Persistent.with_acls(Acls::creator_all());
+    user.auth("digest", b"user:secret").await.expect("an identity");
+    user.create("/mine", b"", &mine).await.expect("created");
+    admin.set_data("/mine", b"x", None).await.expect("allowed");
+    let (list, _) = admin.get_acl("/mine").await.expect("allowed");
+    assert_eq!(list.len(), 1);
+    admin.delete("/mine", None).await.expect("allowed");
+}
+
+#[tokio::test]
+async fn a_digest_that_is_none_is_refused() {
+    for digest in ["", "super", "super:", "super:admin", "super:xQJmxLMiHGwaqBvst5y6rkB6HQs"] {
+        let error = Embedded::options().super_digest(digest).start().await.err().expect("refused");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{digest:?}");
+        assert!(error.to_string().contains(&format!("{digest:?}")), "{error}");
+    }
 }

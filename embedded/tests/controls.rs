@@ -2,7 +2,8 @@
 
 mod raw;
 
-use std::io;
+use std::io::{self, Read};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lockkeeper_embedded::{Embedded, SessionId, Target};
@@ -170,4 +171,156 @@ async fn stopping_closes_the_port_and_every_connection() {
     let again = Embedded::options().address(address).start().await.expect("the port is free");
     drop(again);
     assert!(Raw::open(address).is_err());
+}
+
+#[tokio::test]
+async fn a_clock_that_is_moved_close_to_an_end_is_followed_by_that_end() {
+    let hours = Duration::from_secs(36_000);
+    // No other end comes before that of the session, and makes the server look at its clock.
+    let options = Embedded::options().max_session_timeout(hours).handshake_timeout(hours);
+    let server = options.start().await.expect("a server");
+    let mut raw = Raw::connect(server.socket_address(), 36_000_000).expect("connected");
+    server.controls().advance_clock(hours - Duration::from_millis(100));
+    assert!(raw.is_closed(), "the session ends on the tick after its ten hours");
+}
+
+#[tokio::test]
+async fn a_black_hole_and_a_pause_are_in_force_when_they_return() {
+    let server = server().await;
+    let controls = server.controls();
+    let raw = connect(&server);
+    let mut sending = raw.try_clone().expect("a second handle");
+    let create = Bytes::create("/n-", b"", 3).0;
+    let asking = thread::spawn(move || while sending.send(1, 1, &create).is_ok() {});
+    let mut reading = raw.try_clone().expect("a second handle");
+    let answers = thread::spawn(move || while reading.receive().is_ok() {});
+    let session = SessionId(raw.session);
+    let created = || controls.sessions().iter().find(|info| info.id == session).map(|info| info.ephemerals);
+    for round in 0..100 {
+        let switch = |on: bool| match (round % 3, on) {
+            (0, _) => controls.black_hole(session, on),
+            (1, _) => controls.black_hole(Target::All, on),
+            (_, true) => controls.pause(),
+            (_, false) => controls.resume(),
+        };
+        let before = created();
+        while created() == before {
+            thread::sleep(Duration::from_micros(100));
+        }
+        switch(true);
+        let then = created();
+        thread::sleep(Duration::from_millis(1));
+        assert_eq!(created(), then, "no request is taken any more, in round {round}");
+        switch(false);
+    }
+    raw.shutdown();
+    asking.join().expect("no panic");
+    answers.join().expect("no panic");
+}
+
+#[tokio::test]
+async fn a_black_hole_holds_the_rest_of_an_answer() {
+    // More than the system takes for a client that does not read.
+    const COUNT: i32 = 30;
+    let server = server().await;
+    let mut writer = connect(&server);
+    assert_eq!(writer.ask(1, &Bytes::create("/big", &[0; 900_000], 0).0).expect("an answer").error, 0);
+    writer.send(7, 4, &Bytes::path("/big", false).0).expect("sent");
+    let frame = 4 + writer.receive_frame().expect("an answer").len();
+    let mut raw = connect(&server);
+    for xid in 0..COUNT {
+        raw.send(xid, 4, &Bytes::path("/big", false).0).expect("sent");
+    }
+    let mut received = vec![0; 1];
+    raw.read_exact(&mut received).expect("the first answer has begun");
+    let controls = server.controls();
+    // Until the server waits for the client, which it does in the middle of an answer.
+    let mut sent = 0;
+    while packets_sent(&server) != sent {
+        sent = packets_sent(&server) + 1;
+        thread::sleep(SILENCE);
+    }
+    controls.black_hole(SessionId(raw.session), true);
+    raw.set_limit(SILENCE);
+    assert!(raw.read_to_end(&mut received).is_err(), "silence, not an end");
+    assert_ne!(received.len() % frame, 0, "what had not gone out yet goes out, to the end of an answer");
+    controls.black_hole(SessionId(raw.session), false);
+    raw.set_limit(Duration::from_secs(20));
+    let missing = frame * usize::try_from(COUNT).expect("few") - received.len();
+    raw.read_exact(&mut vec![0; missing]).expect("the rest");
+}
+
+/// How many packets the server has sent, the answer to this question not among them.
+fn packets_sent(server: &Embedded) -> u64 {
+    let mut raw = Raw::open(server.socket_address()).expect("accepted");
+    raw.send_bytes(b"mntr").expect("sent");
+    let text = String::from_utf8(raw.receive_all().expect("an answer")).expect("text");
+    let count = text.lines().find_map(|line| line.strip_prefix("zk_packets_sent\t"));
+    count.expect("it is told").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn no_value_of_a_control_hurts_the_server() {
+    let server = server().await;
+    let mut raw = connect(&server);
+    let controls = server.controls();
+    controls.delay_replies(SessionId(raw.session), Duration::MAX);
+    raw.send(1, 11, &[]).expect("sent");
+    assert!(is_silent(&mut raw));
+    controls.delay_replies(Target::All, Duration::MAX);
+    controls.advance_clock(Duration::MAX);
+    controls.advance_clock(Duration::MAX);
+    controls.delay_replies(Target::All, Duration::ZERO);
+    let mut other = connect(&server);
+    assert_eq!(other.ping().expect("sessions are as before").error, 0);
+    controls.delay_replies(Target::All, Duration::MAX);
+    other.send(1, 11, &[]).expect("sent");
+    assert!(is_silent(&mut other));
+    controls.restart().await.expect("it comes back");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn options_of_any_size_do_no_harm() {
+    let server = Embedded::options()
+        .tick(Duration::MAX)
+        .min_session_timeout(Duration::MAX)
+        .max_session_timeout(Duration::MAX)
+        .container_check(Duration::MAX)
+        .handshake_timeout(Duration::MAX)
+        .start()
+        .await
+        .expect("a server");
+    let mut raw = connect(&server);
+    assert_eq!(raw.ping().expect("an answer").error, 0);
+    assert_eq!(raw.timeout_ms, i32::MAX);
+}
+
+#[tokio::test]
+async fn nothing_expires_while_the_server_is_paused() {
+    let server = server().await;
+    let (one, two) = (connect(&server), connect(&server));
+    let controls = server.controls();
+    controls.pause();
+    controls.advance_clock(Duration::from_secs(100));
+    controls.reset_connections(SessionId(one.session));
+    assert_eq!(controls.sessions().len(), 2);
+    controls.resume();
+    assert_eq!(controls.sessions().len(), 0);
+    drop(two);
+}
+
+#[tokio::test]
+async fn nobody_takes_the_port_of_a_server_that_is_down() {
+    let server = server().await;
+    let controls = server.controls();
+    controls.take_down().await;
+    // What a client's system does when it chooses the port from which a connection goes out.
+    let other = tokio::net::TcpSocket::new_v4().expect("a socket");
+    let taken = other.bind(server.socket_address());
+    assert_eq!(taken.expect_err("the port is kept").kind(), io::ErrorKind::AddrInUse);
+    assert!(Raw::open(server.socket_address()).is_err(), "refused all the same");
+    controls.take_down().await;
+    controls.bring_up().await.expect("back");
+    assert_eq!(connect(&server).ping().expect("an answer").error, 0);
 }

@@ -72,6 +72,73 @@ async fn bodies_that_make_no_sense_are_answered() {
 }
 
 #[tokio::test]
+async fn a_malformed_auth_packet_ends_the_connection() {
+    let server = server().await;
+    let whole = Bytes::default().int(0).string("digest").string("me:secret").0;
+    for length in 0..whole.len() {
+        let mut raw = connect(&server);
+        raw.send(-4, 100, &whole[..length]).expect("sent");
+        assert!(raw.is_closed(), "cut to {length}");
+    }
+    for body in [
+        Bytes::default().int(0).int(i32::MAX),
+        Bytes::default().int(0).string("digest").int(i32::MAX),
+        Bytes::default().int(0).string("digest").int(-2),
+    ] {
+        let mut raw = connect(&server);
+        raw.send(-4, 100, &body.0).expect("sent");
+        assert!(raw.is_closed(), "{body:?}");
+    }
+    // Well-formed, and still nobody: an answer, and the end.
+    for body in
+        [Bytes::default().int(0).string("digest").int(-1), Bytes::default().int(0).int(-1).string("me")]
+    {
+        let mut raw = connect(&server);
+        assert_eq!(raw.ask_as(-4, 100, &body.0).expect("an answer").error, -115);
+        assert!(raw.is_closed(), "{body:?}");
+    }
+    assert_eq!(connect(&server).ping().expect("the server lives").error, 0);
+}
+
+#[tokio::test]
+async fn the_identities_of_a_connection_are_limited() {
+    let _alone = alone().await;
+    let server = server().await;
+    let before = memory();
+    let mut most = 0;
+    for name_length in [0, 10_000, 900_000] {
+        let mut raw = connect(&server);
+        let mut count = 0;
+        loop {
+            let auth = format!("{count}{}:x", "n".repeat(name_length));
+            let answer = raw.ask_as(-4, 100, &Bytes::default().int(0).string("digest").string(&auth).0);
+            match answer.expect("an answer").error {
+                0 => count += 1,
+                error => break assert_eq!(error, -115),
+            }
+            assert!(count < 10_000, "no limit");
+        }
+        assert!(raw.is_closed());
+        most = most.max(count);
+    }
+    assert!(most >= 100, "a client may have many: {most}");
+    // One is allowed as often as one likes.
+    let mut raw = connect(&server);
+    for _ in 0..20_000 {
+        let auth = Bytes::default().int(0).string("digest").string("me:secret");
+        assert_eq!(raw.ask_as(-4, 100, &auth.0).expect("an answer").error, 0);
+    }
+    // A list in which every entry stands for a long name.
+    let long = Bytes::default().int(0).string("digest").string(&format!("{}:x", "n".repeat(10_000)));
+    assert_eq!(raw.ask_as(-4, 100, &long.0).expect("an answer").error, 0);
+    let list: Vec<_> = (0..50_000).map(|perms| (perms, "auth".to_owned(), String::new())).collect();
+    let body = Bytes::default().string("/auth").buffer(b"").acl(&list).int(0);
+    assert_eq!(raw.ask(1, &body.0).expect("an answer").error, -114);
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+}
+
+#[tokio::test]
 async fn a_wrong_password_gets_nothing() {
     let server = server().await;
     let raw = connect(&server);

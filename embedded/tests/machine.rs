@@ -24,6 +24,8 @@ impl World {
             min_session_timeout: Duration::from_secs(2),
             max_session_timeout: Duration::from_secs(20),
             container_check: Duration::from_secs(1),
+            extended_types: false,
+            super_digest: None,
             handshake_timeout: Duration::from_secs(10),
             wall_clock: Duration::from_secs(1_000),
             secret: 1,
@@ -158,4 +160,27 @@ fn the_root_has_another_name_in_reads() {
     assert_eq!(world.ask(ONE, read("")), world.ask(ONE, read("/")));
     let out = world.ask(ONE, Request::Write(Write::SetData { path: String::new(), data: None, version: -1 }));
     assert_eq!(out, [world.reply(ONE, Err(ErrorCode::BadArguments))]);
+}
+
+#[test]
+fn exists_needs_the_permission_to_read_and_leaves_no_watch_without_it() {
+    let mut world = World::new();
+    world.connect(ONE);
+    world.connect(TWO);
+    let create = Write::Create {
+        kind: CreateKind::Plain,
+        path: "/a".into(),
+        data: None,
+        acl: vec![Acl { perms: 31, id: Id { scheme: "ip".into(), id: "10.0.0.1".into() } }],
+        flags: 0,
+    };
+    world.ask(ONE, Request::Write(create));
+    let exists = Request::Exists { path: "/a".into(), watch: true };
+    let out = world.ask(TWO, exists);
+    assert_eq!(out, [world.reply(TWO, Err(ErrorCode::NoAuth))]);
+    assert_eq!(world.server.sessions()[1].watches, 0);
+    // Where no node is, nobody is kept from looking.
+    let out = world.ask(TWO, Request::Exists { path: "/b".into(), watch: true });
+    assert_eq!(out, [world.reply(TWO, Err(ErrorCode::NoNode))]);
+    assert_eq!(world.server.sessions()[1].watches, 1);
 }

@@ -185,6 +185,8 @@ impl Ensemble {
             min_session_timeout: ms(2 * TICK),
             max_session_timeout: ms(20 * TICK),
             container_check: ms(60_000),
+            extended_types: false,
+            super_digest: None,
             handshake_timeout: ms(60_000),
             wall_clock: ms(1_700_000_000_000),
             secret: random.next(),

@@ -48,6 +48,8 @@ fuzz_target!(|bytes: &[u8]| {
         min_session_timeout: Duration::from_millis(200),
         max_session_timeout: Duration::from_secs(2),
         container_check: Duration::from_millis(300),
+        extended_types: true,
+        super_digest: None,
         handshake_timeout: Duration::from_millis(500),
         wall_clock: Duration::from_secs(1_700_000_000),
         secret: 7,

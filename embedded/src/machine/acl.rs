@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
-use crate::wire::{Acl, ErrorCode, Id};
+use crate::wire::{Acl, ErrorCode, Id, MAX_FRAME};
 
 pub(super) const READ: i32 = 1;
 pub(super) const WRITE: i32 = 2;
@@ -17,10 +17,16 @@ pub(super) const CREATE: i32 = 4;
 pub(super) const DELETE: i32 = 8;
 pub(super) const ADMIN: i32 = 16;
 const ALL: i32 = 31;
+const SUPER: &str = "super";
 
 /// How long a list may become. Every `auth` in it stands for all of a client's identities, so in the real server, which
 /// has no limit, a request of a megabyte can take gigabytes.
 const MAX_ENTRIES: usize = 1 << 16;
+/// How many bytes the names in a list may have together: as many as a request can carry.
+const MAX_LIST_SIZE: usize = MAX_FRAME;
+/// How many bytes the names of all identities of a connection may have together: about five hundred short ones. The
+/// real server has no limit here either.
+pub(super) const MAX_IDENTITIES_SIZE: usize = 16 << 10;
 
 /// Everything to everybody.
 pub(super) fn open() -> Arc<[Acl]> {
@@ -36,8 +42,11 @@ fn world(perms: i32) -> Arc<[Acl]> {
     Arc::from([Acl { perms, id: Id { scheme: "world".into(), id: "anyone".into() } }])
 }
 
-/// Whether somebody with these identities has one of the permissions.
+/// Whether somebody with these identities has one of the permissions. The super user has all.
 pub(super) fn check(list: &[Acl], perms: i32, identities: &[Id]) -> Result<(), ErrorCode> {
+    if identities.iter().any(|identity| identity.scheme == SUPER) {
+        return Ok(());
+    }
     let granted = list
         .iter()
         .filter(|entry| entry.perms & perms != 0)
@@ -49,17 +58,15 @@ pub(super) fn check(list: &[Acl], perms: i32, identities: &[Id]) -> Result<(), E
 pub(super) fn fix_up(list: &[Acl], identities: &[Id]) -> Result<Arc<[Acl]>, ErrorCode> {
     let mut fixed: Vec<Acl> = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut size = 0;
     for entry in list {
         if !seen.insert((entry.perms, &entry.id.scheme, &entry.id.id)) {
             continue;
         }
-        if fixed.len() > MAX_ENTRIES {
-            return Err(ErrorCode::InvalidAcl);
-        }
+        let before = fixed.len();
         match entry.id.scheme.as_str() {
             "world" if is_anyone(&entry.id) => fixed.push(entry.clone()),
             "auth" => {
-                let before = fixed.len();
                 let authenticated = identities.iter().filter(|identity| identity.scheme == "digest");
                 fixed.extend(authenticated.map(|id| Acl { perms: entry.perms, id: id.clone() }));
                 if fixed.len() == before {
@@ -70,21 +77,33 @@ pub(super) fn fix_up(list: &[Acl], identities: &[Id]) -> Result<Arc<[Acl]>, Erro
             "ip" if network(&entry.id.id).is_some() => fixed.push(entry.clone()),
             _ => return Err(ErrorCode::InvalidAcl),
         }
+        size += fixed[before..].iter().map(|entry| entry.id.size()).sum::<usize>();
+        if fixed.len() > MAX_ENTRIES || size > MAX_LIST_SIZE {
+            return Err(ErrorCode::InvalidAcl);
+        }
     }
     if fixed.is_empty() { Err(ErrorCode::InvalidAcl) } else { Ok(fixed.into()) }
 }
 
-/// The identity that a scheme's credentials prove.
-pub(super) fn authenticate(scheme: &str, credentials: &[u8], peer: IpAddr) -> Option<Id> {
-    match scheme {
-        "digest" => {
+/// The identities that a scheme's credentials prove; none when they prove nothing. Whoever proves the super user's
+/// digest is the super user as well.
+pub(super) fn authenticate(
+    scheme: &str,
+    credentials: Option<&[u8]>,
+    peer: IpAddr,
+    super_digest: Option<&str>,
+) -> Vec<Id> {
+    match (scheme, credentials) {
+        ("digest", Some(credentials)) => {
             let credentials = String::from_utf8_lossy(credentials);
             let name = credentials.split(':').next().unwrap_or_default();
             let hash = STANDARD.encode(Sha1::digest(credentials.as_bytes()));
-            Some(Id { scheme: scheme.to_owned(), id: format!("{name}:{hash}") })
+            let digest = Id { scheme: scheme.to_owned(), id: format!("{name}:{hash}") };
+            let super_user = Id { scheme: SUPER.into(), id: String::new() };
+            if super_digest == Some(&digest.id) { vec![super_user, digest] } else { vec![digest] }
         }
-        "ip" => Some(address(peer)),
-        _ => None,
+        ("ip", _) => vec![address(peer)],
+        _ => Vec::new(),
     }
 }
 
@@ -132,6 +151,11 @@ fn is_digest(id: &str) -> bool {
     id.trim_end_matches(':').split(':').count() == 2
 }
 
+/// Whether this is what proves a name and a password: the name, a colon, and the hash of both.
+pub(crate) fn is_password_digest(digest: &str) -> bool {
+    digest.split_once(':').is_some_and(|(_, hash)| STANDARD.decode(hash).is_ok_and(|hash| hash.len() == 20))
+}
+
 /// An IPv4 address with an optional number of bits, as address and mask.
 fn network(expression: &str) -> Option<(u32, u32)> {
     let (address, bits) = expression.split_once('/').unwrap_or((expression, "32"));
@@ -150,8 +174,12 @@ mod tests {
 
     #[test]
     fn a_digest_is_the_one_that_zookeepers_own_tool_prints() {
-        let id = authenticate("digest", b"super:admin", IpAddr::from([127, 0, 0, 1])).expect("a digest");
-        assert_eq!(id.id, "super:xQJmxLMiHGwaqBvst5y6rkB6HQs=");
+        let digest = "super:xQJmxLMiHGwaqBvst5y6rkB6HQs=";
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let proven = |super_digest| authenticate("digest", Some(b"super:admin"), local, super_digest);
+        let id = |scheme: &str, id: &str| Id { scheme: scheme.into(), id: id.into() };
+        assert_eq!(proven(None), [id("digest", digest)]);
+        assert_eq!(proven(Some(digest)), [id("super", ""), id("digest", digest)]);
     }
 
     #[test]

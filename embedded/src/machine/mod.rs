@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::ops::Add;
 use std::time::Duration;
 
+pub(crate) use acl::is_password_digest;
 pub use server::{Config, Server, SessionInfo};
 
 use crate::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Reply, Request, Word};

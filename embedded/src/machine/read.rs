@@ -47,10 +47,16 @@ impl Server {
                 if path.contains('\0') {
                     return Err(ErrorCode::BadArguments);
                 }
+                let stat = match self.readable(connection, &path, acl::READ) {
+                    Ok(node) => Ok(Reply::Stat(node.stat())),
+                    Err(ErrorCode::NoNode) => Err(ErrorCode::NoNode),
+                    // As servers since 3.8.4 and 3.9.2 have it (ZOOKEEPER-2590).
+                    Err(refused) => return Err(refused),
+                };
                 if watch {
                     self.watch_data(&path, connection);
                 }
-                self.tree.get(&path).map(|node| Reply::Stat(node.stat())).ok_or(ErrorCode::NoNode)
+                stat
             }
             Request::GetChildren2 { path, watch } => {
                 let node = self.readable(connection, &path, acl::READ)?;

@@ -20,8 +20,12 @@ pub struct Config {
     pub min_session_timeout: Duration,
     /// The longest.
     pub max_session_timeout: Duration,
-    /// How often the server looks for containers and nodes with a time to live that have come to their end.
+    /// How long a container stays that has become empty.
     pub container_check: Duration,
+    /// Whether there are nodes with a time to live.
+    pub extended_types: bool,
+    /// The digest whose owner may do everything, as `name:hash`.
+    pub super_digest: Option<String>,
     /// How long a connection may go without a complete connect request.
     pub handshake_timeout: Duration,
     /// The wall clock at moment zero, since the Unix epoch: for the times in stats, and to begin transaction ids and
@@ -42,7 +46,6 @@ pub struct Server {
     /// The connections without a connect request yet, and how long one may take.
     greetings: BTreeSet<(Moment, ConnectionId)>,
     pub(super) last_zxid: i64,
-    pub(super) next_check: Moment,
     pub(super) packets: Packets,
 }
 
@@ -82,11 +85,26 @@ pub(super) struct Packets {
     pub sent: u64,
 }
 
+impl Connection {
+    /// Adds an identity; whether there was room for it.
+    fn identify(&mut self, identity: Id) -> bool {
+        if self.identities.contains(&identity) {
+            return true;
+        }
+        let size: usize = self.identities.iter().map(Id::size).sum();
+        let fits = size + identity.size() <= acl::MAX_IDENTITIES_SIZE;
+        if fits {
+            self.identities.push(identity);
+        }
+        fits
+    }
+}
+
 impl Server {
     /// A server with nothing in it but what every one starts with.
     pub fn new(config: Config) -> Server {
         Server {
-            tree: Tree::new(),
+            tree: Tree::new(config.container_check),
             data_watches: Watches::default(),
             child_watches: Watches::default(),
             sessions: Sessions::new(config.tick, config.wall_clock, config.secret),
@@ -95,7 +113,6 @@ impl Server {
             // No server makes a thousand transactions in a microsecond, nor starts twice in one, so the ids of two
             // runs never meet; positive until 2255.
             last_zxid: i64::try_from(config.wall_clock.as_micros() << 10).unwrap_or(0),
-            next_check: Moment::default() + config.container_check,
             packets: Packets::default(),
             config,
         }
@@ -126,7 +143,7 @@ impl Server {
             Input::Word { connection, word } => self.word(connection, word, now, out),
             Input::Expire { session } => {
                 if self.sessions.get(session).is_some() {
-                    self.end(session, CloseReason::SessionExpired, out);
+                    self.end(session, CloseReason::SessionExpired, now, out);
                 }
             }
             Input::Time => {}
@@ -136,8 +153,8 @@ impl Server {
     /// When there is something to be done although nothing happened. It can be in the past.
     pub fn next_wake(&self) -> Option<Moment> {
         let greeting = self.greetings.first().map(|(until, _)| *until);
-        let check = self.tree.has_mortals().then_some(self.next_check);
-        [self.sessions.next_end(), greeting, check].into_iter().flatten().min()
+        let node = self.tree.next_end().map(|end| self.moment_of(end));
+        [self.sessions.next_end(), greeting, node].into_iter().flatten().min()
     }
 
     /// Forgets all connections and gives every session its whole timeout again: what a restart does that keeps
@@ -157,8 +174,7 @@ impl Server {
         config.wall_clock += Duration::from_nanos(now.0);
         let new = Server::new(config);
         let last_zxid = new.last_zxid.max(self.last_zxid + 1);
-        let next_check = self.next_check;
-        *self = Server { last_zxid, next_check, config: self.config.clone(), ..new };
+        *self = Server { last_zxid, config: self.config.clone(), ..new };
     }
 
     /// Whether a session is alive.
@@ -189,12 +205,9 @@ impl Server {
 impl Server {
     fn pass_time(&mut self, now: Moment, out: &mut Vec<Output>) {
         while let Some(session) = self.sessions.expired(now) {
-            self.end(session, CloseReason::SessionExpired, out);
+            self.end(session, CloseReason::SessionExpired, now, out);
         }
-        if self.next_check <= now {
-            self.next_check = now.next_multiple_of(self.config.container_check);
-            self.remove_mortals(now, out);
-        }
+        self.remove_ended(now, out);
         while let Some((_, connection)) = self.greetings.first().copied().filter(|(until, _)| *until <= now) {
             self.close(connection, CloseReason::HandshakeTimeout, out);
         }
@@ -289,14 +302,14 @@ impl Server {
         out: &mut Vec<Output>,
     ) {
         if let Request::Auth { scheme, auth } = request {
-            return self.authenticate(connection, xid, &scheme, &auth, out);
+            return self.authenticate(connection, xid, &scheme, auth.as_deref(), out);
         }
         self.sessions.touch(session, now);
         let caller = Watching { connection, session };
         let result = match request {
             Request::Ping => Ok(Reply::Empty),
             Request::CloseSession => {
-                self.kill(session, out);
+                self.kill(session, now, out);
                 self.reply(connection, xid, Ok(Reply::Empty), out);
                 return self.close(connection, CloseReason::SessionClosed, out);
             }
@@ -326,20 +339,14 @@ impl Server {
         id: ConnectionId,
         xid: i32,
         scheme: &str,
-        credentials: &[u8],
+        credentials: Option<&[u8]>,
         out: &mut Vec<Output>,
     ) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let identity = acl::authenticate(scheme, credentials, connection.peer.ip());
-        let result = match identity {
-            Some(identity) => {
-                if !connection.identities.contains(&identity) {
-                    connection.identities.push(identity);
-                }
-                Ok(Reply::Empty)
-            }
-            None => Err(ErrorCode::AuthFailed),
-        };
+        let super_digest = self.config.super_digest.as_deref();
+        let proven = acl::authenticate(scheme, credentials, connection.peer.ip(), super_digest);
+        let succeeds = !proven.is_empty() && proven.into_iter().all(|identity| connection.identify(identity));
+        let result = if succeeds { Ok(Reply::Empty) } else { Err(ErrorCode::AuthFailed) };
         let failed = result.is_err();
         self.sent(id);
         out.push(Output::Reply { connection: id, xid, zxid: 0, result });
@@ -349,21 +356,21 @@ impl Server {
     }
 
     /// Ends a session from this side.
-    fn end(&mut self, session: SessionId, reason: CloseReason, out: &mut Vec<Output>) {
+    fn end(&mut self, session: SessionId, reason: CloseReason, now: Moment, out: &mut Vec<Output>) {
         let connection = self.sessions.get(session).and_then(|session| session.connection);
-        self.kill(session, out);
+        self.kill(session, now, out);
         if let Some(connection) = connection {
             self.close(connection, reason, out);
         }
     }
 
     /// Removes a session with its nodes, which is one transaction.
-    fn kill(&mut self, session: SessionId, out: &mut Vec<Output>) {
-        self.last_zxid += 1;
+    fn kill(&mut self, session: SessionId, now: Moment, out: &mut Vec<Output>) {
+        let at = self.next_stamp(now);
         self.sessions.remove(session);
         let paths: Vec<_> = self.tree.ephemerals(session).cloned().collect();
         for path in paths {
-            self.remove_node(&path, self.last_zxid, out);
+            self.remove_node(&path, at, out);
         }
     }
 
@@ -433,6 +440,12 @@ impl Server {
     /// The time by the wall clock, in milliseconds since the Unix epoch.
     pub(super) fn wall_clock(&self, now: Moment) -> i64 {
         i64::try_from((self.config.wall_clock + Duration::from_nanos(now.0)).as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// When the wall clock shows a time.
+    fn moment_of(&self, time: i64) -> Moment {
+        let time = Duration::from_millis(u64::try_from(time).unwrap_or(0));
+        Moment::default() + time.saturating_sub(self.config.wall_clock)
     }
 
     /// The next transaction.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::SessionId;
 use super::acl;
@@ -12,8 +13,10 @@ use crate::wire::{Acl, Data, Stat};
 pub(super) struct Tree {
     nodes: BTreeMap<Arc<str>, Node>,
     ephemerals: BTreeMap<SessionId, BTreeSet<Arc<str>>>,
-    /// Containers, and nodes with a time to live.
-    mortal: BTreeSet<Arc<str>>,
+    /// The containers and nodes with a time to live that have an end, by that end in milliseconds since the epoch.
+    ends: BTreeSet<(i64, Arc<str>)>,
+    /// How long a container stays that has become empty, in milliseconds.
+    container_life: i64,
     /// The lengths of all paths and contents.
     size: usize,
 }
@@ -31,6 +34,10 @@ pub(super) struct Node {
     pzxid: i64,
     ctime: i64,
     mtime: i64,
+    /// When its last child went, in milliseconds since the epoch.
+    emptied: i64,
+    /// Its entry in the tree's `ends`.
+    end: Option<i64>,
     children: BTreeSet<Arc<str>>,
 }
 
@@ -41,7 +48,7 @@ pub(super) enum Owner {
     Session(SessionId),
     /// Goes some time after its last child.
     Container,
-    /// Goes when it has had no children and no write for so many milliseconds.
+    /// Goes when it has no children, and has had no write for more than so many milliseconds.
     Ttl(i64),
 }
 
@@ -66,9 +73,14 @@ pub(super) const MAX_TTL: i64 = 0xff_ffff_ffff;
 
 impl Tree {
     /// The tree every server starts with.
-    pub fn new() -> Tree {
-        let mut tree =
-            Tree { nodes: BTreeMap::new(), ephemerals: BTreeMap::new(), mortal: BTreeSet::new(), size: 0 };
+    pub fn new(container_life: Duration) -> Tree {
+        let mut tree = Tree {
+            nodes: BTreeMap::new(),
+            ephemerals: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            container_life: i64::try_from(container_life.as_millis()).unwrap_or(i64::MAX),
+            size: 0,
+        };
         for path in ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"] {
             tree.size += path.len();
             let node = Node::new(Some(Arc::from([])), acl::open(), Owner::Nobody, Stamp { zxid: 0, time: 0 });
@@ -102,16 +114,19 @@ impl Tree {
         above.children.insert(name.into());
         above.creations = above.creations.wrapping_add(1);
         let parent_pzxid = std::mem::replace(&mut above.pzxid, zxid);
+        self.schedule(parent);
         Undo::Create { path, parent_pzxid }
     }
 
     /// Takes a node away that is there and has no children.
-    pub fn delete(&mut self, parent: &str, name: &str, zxid: i64) -> Undo {
+    pub fn delete(&mut self, parent: &str, name: &str, at: Stamp) -> Undo {
         let Some((path, node)) = self.remove(&format!("{parent}/{name}")) else { return Undo::Nothing };
         let Some(above) = self.get_mut(parent) else { return Undo::Nothing };
         above.children.remove(name);
         let parent_pzxid = above.pzxid;
-        above.pzxid = zxid.max(parent_pzxid);
+        above.pzxid = at.zxid.max(parent_pzxid);
+        above.emptied = at.time;
+        self.schedule(parent);
         Undo::Delete { path, node: Box::new(node), parent_pzxid }
     }
 
@@ -119,13 +134,15 @@ impl Tree {
     pub fn set_data(&mut self, path: &str, data: Data, version: i32, at: Stamp) -> Undo {
         let Some(node) = self.nodes.get_mut(path) else { return Undo::Nothing };
         self.size = self.size + length(&data) - length(&node.data);
-        Undo::Set {
+        let undo = Undo::Set {
             path: path.into(),
             data: std::mem::replace(&mut node.data, data),
             version: std::mem::replace(&mut node.version, version),
             mzxid: std::mem::replace(&mut node.mzxid, at.zxid),
             mtime: std::mem::replace(&mut node.mtime, at.time),
-        }
+        };
+        self.schedule(path);
+        undo
     }
 
     /// Replaces a node's access control list.
@@ -146,6 +163,7 @@ impl Tree {
                 above.children.remove(name);
                 above.creations = above.creations.wrapping_sub(1);
                 above.pzxid = parent_pzxid;
+                self.schedule(parent);
             }
             Undo::Delete { path, node, parent_pzxid } => {
                 self.insert(&path, *node);
@@ -153,6 +171,7 @@ impl Tree {
                 let Some(above) = self.get_mut(parent) else { return };
                 above.children.insert(name.into());
                 above.pzxid = parent_pzxid;
+                self.schedule(parent);
             }
             Undo::Set { path, data, version, mzxid, mtime } => {
                 self.set_data(&path, data, version, Stamp { zxid: mzxid, time: mtime });
@@ -171,25 +190,14 @@ impl Tree {
         self.ephemerals.iter().map(|(session, paths)| (*session, paths))
     }
 
-    /// Whether any node could come to its end by itself.
-    pub fn has_mortals(&self) -> bool {
-        !self.mortal.is_empty()
+    /// When the next container or node with a time to live ends, in milliseconds since the epoch.
+    pub fn next_end(&self) -> Option<i64> {
+        self.ends.first().map(|(end, _)| *end)
     }
 
-    /// The containers and nodes with a time to live whose end has come, `time` being milliseconds since the epoch.
-    pub fn due(&self, time: i64) -> Vec<Arc<str>> {
-        let is_due = |path: &&Arc<str>| {
-            self.nodes.get(*path).is_some_and(|node| {
-                node.children.is_empty()
-                    && match node.owner {
-                        // A container that has not been used yet stays.
-                        Owner::Container => node.creations > 0,
-                        Owner::Ttl(ttl) => time.saturating_sub(node.mtime) > ttl,
-                        Owner::Nobody | Owner::Session(_) => false,
-                    }
-            })
-        };
-        self.mortal.iter().filter(is_due).cloned().collect()
+    /// A container or node with a time to live whose end has come, `time` being milliseconds since the epoch.
+    pub fn ended(&self, time: i64) -> Option<Arc<str>> {
+        self.ends.first().filter(|(end, _)| *end <= time).map(|(_, path)| Arc::clone(path))
     }
 
     /// How many nodes stand below a path.
@@ -230,22 +238,23 @@ impl Tree {
     fn insert(&mut self, path: &Arc<str>, node: Node) {
         self.size += path.len() + length(&node.data);
         match node.owner {
-            Owner::Nobody => {}
+            Owner::Nobody | Owner::Container | Owner::Ttl(_) => {}
             Owner::Session(session) => {
                 self.ephemerals.entry(session).or_default().insert(Arc::clone(path));
             }
-            Owner::Container | Owner::Ttl(_) => {
-                self.mortal.insert(Arc::clone(path));
-            }
         }
         self.nodes.insert(Arc::clone(path), node);
+        self.schedule(path);
     }
 
     fn remove(&mut self, path: &str) -> Option<(Arc<str>, Node)> {
-        let (path, node) = self.nodes.remove_entry(path)?;
+        let (path, mut node) = self.nodes.remove_entry(path)?;
+        if let Some(end) = node.end.take() {
+            self.ends.remove(&(end, Arc::clone(&path)));
+        }
         self.size -= path.len() + length(&node.data);
         match node.owner {
-            Owner::Nobody => {}
+            Owner::Nobody | Owner::Container | Owner::Ttl(_) => {}
             Owner::Session(session) => {
                 if let Some(paths) = self.ephemerals.get_mut(&session) {
                     paths.remove(&path);
@@ -254,11 +263,25 @@ impl Tree {
                     }
                 }
             }
-            Owner::Container | Owner::Ttl(_) => {
-                self.mortal.remove(&path);
-            }
         }
         Some((path, node))
+    }
+
+    /// Notes when a node ends by itself, after a change on which that depends.
+    fn schedule(&mut self, path: &str) {
+        let container_life = self.container_life;
+        let Some(node) = self.get_mut(path) else { return };
+        let end = node.ends_at(container_life);
+        let before = std::mem::replace(&mut node.end, end);
+        if before == end {
+            return;
+        }
+        if let Some(before) = before {
+            self.ends.remove(&(before, path.into()));
+        }
+        if let Some(end) = end {
+            self.ends.insert((end, path.into()));
+        }
     }
 }
 
@@ -276,7 +299,19 @@ impl Node {
             pzxid: at.zxid,
             ctime: at.time,
             mtime: at.time,
+            emptied: at.time,
+            end: None,
             children: BTreeSet::new(),
+        }
+    }
+
+    fn ends_at(&self, container_life: i64) -> Option<i64> {
+        match self.owner {
+            _ if self.has_children() => None,
+            // A container that has not been used yet stays.
+            Owner::Container => (self.creations > 0).then(|| self.emptied.saturating_add(container_life)),
+            Owner::Ttl(ttl) => Some(self.mtime.saturating_add(ttl).saturating_add(1)),
+            Owner::Nobody | Owner::Session(_) => None,
         }
     }
 

@@ -81,21 +81,21 @@ impl Server {
     }
 
     /// Removes the containers and nodes with a time to live whose end has come, each in a transaction.
-    pub(super) fn remove_mortals(&mut self, now: Moment, out: &mut Vec<Output>) {
-        for path in self.tree.due(self.wall_clock(now)) {
-            self.last_zxid += 1;
-            self.remove_node(&path, self.last_zxid, out);
+    pub(super) fn remove_ended(&mut self, now: Moment, out: &mut Vec<Output>) {
+        while let Some(path) = self.tree.ended(self.wall_clock(now)) {
+            let at = self.next_stamp(now);
+            self.remove_node(&path, at, out);
         }
     }
 
     /// Removes a node that is there and has no children.
-    pub(super) fn remove_node(&mut self, path: &str, zxid: i64, out: &mut Vec<Output>) {
+    pub(super) fn remove_node(&mut self, path: &str, at: Stamp, out: &mut Vec<Output>) {
         let Some((parent, name)) = path::split(path) else { return };
         let acl = |path| self.tree.get(path).map(|node| Arc::clone(&node.acl));
         let (Some(own), parent_acl) = (acl(path), acl(parent)) else { return };
         let change = Change { kind: EventKind::Deleted, path: path.to_owned(), acl: own, parent_acl };
-        self.tree.delete(parent, name, zxid);
-        self.announce(Some(change), zxid, out);
+        self.tree.delete(parent, name, at);
+        self.announce(Some(change), at.zxid, out);
     }
 
     fn apply(&mut self, caller: Watching, write: Write, at: Stamp) -> Result<Done, ErrorCode> {
@@ -130,6 +130,9 @@ impl Server {
             6 => (true, false, true),
             _ => return Err(ErrorCode::BadArguments),
         };
+        if wants_ttl && !self.config.extended_types {
+            return Err(ErrorCode::Unimplemented);
+        }
         // The flags decide about the name, the operation about the node's life.
         let owner = match kind {
             CreateKind::Ttl(ttl) if wants_ttl && (1..=MAX_TTL).contains(&ttl) => Owner::Ttl(ttl),
@@ -183,7 +186,7 @@ impl Server {
             return Err(ErrorCode::NotEmpty);
         }
         let (acl, parent_acl) = (Arc::clone(&node.acl), Some(Arc::clone(&parent.acl)));
-        let undo = self.tree.delete(parent_path, name, at.zxid);
+        let undo = self.tree.delete(parent_path, name, at);
         let change = Some(Change { kind: EventKind::Deleted, path, acl, parent_acl });
         Ok(Done { undo, change, result: OpResult::Delete })
     }

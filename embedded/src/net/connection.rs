@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +13,12 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info};
 
 use super::shared::{Next, Shared};
-use crate::machine::{ConnectionId, Input, SessionId};
+use crate::machine::{ConnectionId, Input};
 use crate::wire::{MAX_FRAME, Word, decode};
 
 /// As long as more than this waits to be sent, no request is taken: a client that asks without reading waits.
 const HIGH_WATER: usize = 1 << 20;
-/// How much is read at once, and how much memory an idle connection may keep.
+/// How much is read at once.
 const CHUNK: usize = 8 << 10;
 /// How long the last bytes may take when a connection is to be closed.
 const LINGER: Duration = Duration::from_secs(1);
@@ -30,14 +29,26 @@ pub(super) fn spawn(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     // Replies are small and waited for. A socket that cannot do this is as good as dead, which reading will show.
     let _ = stream.set_nodelay(true);
     let connection = Connection { shared: Arc::clone(shared), id, wake, stream, established: false };
+    let gone = Gone { shared: Arc::clone(shared), id };
     tokio::spawn(async move {
-        let (shared, id) = (Arc::clone(&connection.shared), connection.id);
+        let gone = gone;
         match connection.run().await {
-            Ok(()) => debug!(connection = id.0, %peer, "a connection has ended"),
-            Err(reason) => info!(connection = id.0, %peer, %reason, "a connection is closed"),
+            Ok(()) => debug!(connection = gone.id.0, %peer, "a connection has ended"),
+            Err(reason) => info!(connection = gone.id.0, %peer, %reason, "a connection is closed"),
         }
-        shared.closed(id);
     });
+}
+
+/// Takes a connection out when its task ends, in whatever way: taking the server down waits for this.
+struct Gone {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.shared.closed(self.id);
+    }
 }
 
 struct Connection {
@@ -64,23 +75,25 @@ enum Broken {
 
 impl Connection {
     async fn run(mut self) -> Result<(), Broken> {
-        let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
+        let mut incoming = Vec::new();
         loop {
             self.take_frames(&mut incoming)?;
-            match self.shared.next(self.id, &mut outgoing) {
-                Next::Write => {
-                    if let ControlFlow::Break(()) = self.write(&mut outgoing).await? {
+            match self.shared.next(self.id, |bytes| self.stream.try_write(bytes)) {
+                Next::Hold => self.wake.notified().await,
+                Next::Sent => {}
+                Next::Full => {
+                    if !self.wait_until_writable().await? {
                         let _ = self.stream.set_zero_linger();
                         return Ok(());
                     }
                 }
-                Next::Hold => self.wake.notified().await,
                 Next::Read(again) => self.read(&mut incoming, again).await?,
                 Next::Close => return Ok(()),
                 Next::Reset => {
                     let _ = self.stream.set_zero_linger();
                     return Ok(());
                 }
+                Next::Broken(error) => return Err(error.into()),
             }
         }
     }
@@ -120,31 +133,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes all of `outgoing`, and empties it. Breaks off when the connection is to be broken meanwhile.
-    async fn write(&self, outgoing: &mut Vec<u8>) -> Result<ControlFlow<()>, Broken> {
-        let mut written = 0;
-        while written < outgoing.len() {
-            match self.stream.try_write(&outgoing[written..]) {
-                Ok(0) => return Err(Broken::Gone),
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    tokio::select! {
-                        writable = timeout(LINGER, self.stream.writable()) => match writable {
-                            Ok(writable) => writable?,
-                            Err(_) if self.shared.is_ending(self.id) => return Ok(ControlFlow::Break(())),
-                            Err(_) => {}
-                        },
-                        () = self.wake.notified() => if self.shared.is_reset(self.id) {
-                            return Ok(ControlFlow::Break(()));
-                        },
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
+    /// Waits until the socket takes more, or for a wake. Says whether the connection is worth it: one that is to be
+    /// closed does not wait long for a client that does not read.
+    async fn wait_until_writable(&self) -> Result<bool, Broken> {
+        tokio::select! {
+            writable = timeout(LINGER, self.stream.writable()) => match writable {
+                Ok(writable) => writable?,
+                Err(_) => return Ok(!self.shared.is_ending(self.id)),
+            },
+            () = self.wake.notified() => {}
         }
-        outgoing.clear();
-        outgoing.shrink_to(CHUNK);
-        Ok(ControlFlow::Continue(()))
+        Ok(true)
     }
 
     /// Hands the machine every frame that is complete.
@@ -155,9 +154,10 @@ impl Connection {
                 break;
             }
             if let Some(word) = Word::from_bytes(*prefix).filter(|_| !self.established) {
-                self.established = true;
-                self.shared.input(self.id, Input::Word { connection: self.id, word });
-                taken = incoming.len();
+                if self.shared.input(self.id, Input::Word { connection: self.id, word }) {
+                    self.established = true;
+                    taken = incoming.len();
+                }
                 break;
             }
             let claimed = i32::from_be_bytes(*prefix);
@@ -181,16 +181,10 @@ impl Connection {
         let connection = self.id;
         if self.established {
             let (xid, request) = decode::request(frame)?;
-            self.shared.input(connection, Input::Request { connection, xid, request });
-            return Ok(true);
+            return Ok(self.shared.input(connection, Input::Request { connection, xid, request }));
         }
-        let request = decode::connect_request(frame)?;
-        if request.session != 0 && !self.shared.claim(connection, SessionId(request.session)) {
-            return Ok(false);
-        }
-        self.established = true;
-        self.shared.input(connection, Input::Connect { connection, request });
-        Ok(true)
+        self.established = self.shared.connect(connection, decode::connect_request(frame)?);
+        Ok(self.established)
     }
 }
 

@@ -43,14 +43,15 @@ pub(crate) fn spawn(
 }
 
 async fn run(options: Options, ready: oneshot::Sender<io::Result<Started>>) {
-    let (listener, address) = match listen(options.address).and_then(|l| Ok((l.local_addr()?, l))) {
-        Ok((address, listener)) => (listener, address),
-        Err(error) => {
-            // Nobody may be waiting any more.
-            let _ = ready.send(Err(error));
-            return;
-        }
-    };
+    let (listener, address) =
+        match bind(options.address).and_then(listen).and_then(|l| Ok((l.local_addr()?, l))) {
+            Ok((address, listener)) => (listener, address),
+            Err(error) => {
+                // Nobody may be waiting any more.
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
     let shared = Arc::new(Shared::new(config(&options)));
     let (sender, commands) = mpsc::unbounded_channel();
     let stopped = if ready.send(Ok((address, Arc::clone(&shared), sender))).is_ok() {
@@ -74,6 +75,8 @@ async fn serve(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Option<oneshot::Sender<()>> {
     let mut listener = Some(listener);
+    // While the server is down its port is bound, so that nobody gets it, and refuses all the same.
+    let mut kept: Option<TcpSocket> = None;
     loop {
         let wake = shared.next_wake();
         tokio::select! {
@@ -81,7 +84,10 @@ async fn serve(
                 None => return None,
                 Some(Command::ShutDown(stopped)) => return stopped,
                 Some(Command::TakeDown(done)) => {
-                    listener = None;
+                    if listener.take().is_some() {
+                        // Clients learn of it after this, so none of them reconnects from this port.
+                        kept = bind(address).inspect_err(|error| warn!(%error, "the port is not kept")).ok();
+                    }
                     shared.take_down();
                     shared.all_gone().await;
                     let _ = done.send(());
@@ -89,7 +95,7 @@ async fn serve(
                 Some(Command::BringUp(done)) => {
                     let result = match &listener {
                         Some(_) => Ok(()),
-                        None => listen(address).map(|new| {
+                        None => kept.take().map_or_else(|| bind(address), Ok).and_then(listen).map(|new| {
                             shared.bring_up();
                             listener = Some(new);
                         }),
@@ -126,13 +132,17 @@ async fn sleep(duration: Option<Duration>) {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A server that comes back must get its port although old connections linger there. Elsewhere than on Unix this
     // would let two servers share a port.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
+    Ok(socket)
+}
+
+fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
     let listener = socket.listen(4096)?;
     debug!(address = ?listener.local_addr(), "listening");
     Ok(listener)
@@ -140,14 +150,16 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn config(options: &Options) -> Config {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let min_session_timeout = options.min_session_timeout.unwrap_or(options.tick * 2);
+    let min_session_timeout = options.min_session_timeout.unwrap_or(options.tick.saturating_mul(2));
     let max_session_timeout =
-        options.max_session_timeout.unwrap_or(options.tick * 20).max(min_session_timeout);
+        options.max_session_timeout.unwrap_or(options.tick.saturating_mul(20)).max(min_session_timeout);
     Config {
         tick: options.tick,
         min_session_timeout,
         max_session_timeout,
         container_check: options.container_check,
+        extended_types: options.extended_types,
+        super_digest: options.super_digest.clone(),
         handshake_timeout: options.handshake_timeout,
         wall_clock: now,
         // The standard library's only public source of randomness.

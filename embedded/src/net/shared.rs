@@ -2,6 +2,7 @@
 //! outputs stand in each connection's queue in the order in which the machine gave them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,10 +12,14 @@ use tracing::{debug, info};
 
 use crate::controls::Target;
 use crate::machine::{Config, ConnectionId, Input, Moment, Output, Server, SessionId, SessionInfo};
-use crate::wire::encode;
+use crate::wire::{ConnectRequest, encode};
 
 /// A client that leaves more than this unread while events come in is cut off.
 const MAX_QUEUED: usize = 64 << 20;
+/// How much memory the outgoing side of an idle connection may keep.
+const IDLE_BUFFER: usize = 8 << 10;
+/// A hundred years: more than any test waits, and little enough for every clock.
+const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -37,20 +42,26 @@ pub(crate) struct Fault {
     pub black_hole: bool,
     pub swallow: bool,
     pub delay: Duration,
+    /// A connect request that names a session is answered with a new one.
+    pub replace: bool,
 }
 
 /// What a connection's task is to do next.
 pub(super) enum Next {
     /// Nothing may go in or out for now.
     Hold,
-    /// Write what was put into the buffer.
-    Write,
+    /// Look at the frames that had to wait: everything has gone out.
+    Sent,
+    /// Wait until the socket takes more.
+    Full,
     /// Read; but look again at the given time.
     Read(Option<Instant>),
     /// Close the socket.
     Close,
     /// Break it.
     Reset,
+    /// The socket is broken already.
+    Broken(io::Error),
 }
 
 struct State {
@@ -59,7 +70,8 @@ struct State {
     next_connection: u64,
     faults: BTreeMap<SessionId, Fault>,
     fault_of_all: Fault,
-    paused: bool,
+    /// While the server is paused, what the machine's clock showed when that began: nothing expires meanwhile.
+    paused: Option<Moment>,
     down: bool,
     origin: Instant,
     /// How far the machine's clock is ahead of ours; while the server is down, what it showed then.
@@ -73,6 +85,8 @@ struct Link {
     wake: Arc<Notify>,
     session: Option<SessionId>,
     ready: Vec<u8>,
+    /// How much of that has gone out.
+    sent: usize,
     /// What a delay holds back, and until when.
     delayed: VecDeque<(Instant, Vec<u8>)>,
     ending: Option<Cut>,
@@ -87,7 +101,7 @@ impl Shared {
             next_connection: 1,
             faults: BTreeMap::new(),
             fault_of_all: Fault::default(),
-            paused: false,
+            paused: None,
             down: false,
             origin: Instant::now(),
             ahead: Duration::ZERO,
@@ -107,7 +121,7 @@ impl Shared {
         state.next_connection += 1;
         let wake = Arc::new(Notify::new());
         let (ready, delayed) = (Vec::new(), VecDeque::new());
-        let link = Link { wake: Arc::clone(&wake), session: None, ready, delayed, ending: None };
+        let link = Link { wake: Arc::clone(&wake), session: None, ready, sent: 0, delayed, ending: None };
         state.links.insert(connection, link);
         self.step(&mut state, Input::Opened { connection, peer });
         Some((connection, wake))
@@ -125,26 +139,44 @@ impl Shared {
         }
     }
 
-    /// Gives the machine an input from a connection.
-    pub(super) fn input(&self, connection: ConnectionId, input: Input) {
-        let mut state = self.state();
-        if let Some(Link { ending: None, .. }) = state.links.get(&connection) {
-            self.step(&mut state, input);
-        }
+    /// Gives the machine an input from a connection, unless it has to wait. Says whether it did.
+    pub(super) fn input(&self, connection: ConnectionId, input: Input) -> bool {
+        self.give(&mut self.state(), connection, input)
     }
 
-    /// Whose connection it will be, if the machine agrees: faults of the session concern its handshake as well.
-    /// Says whether the request may be handled now.
-    pub(super) fn claim(&self, connection: ConnectionId, session: SessionId) -> bool {
+    /// Gives the machine a connect request, unless it has to wait. Says whether it did. Faults of the session that
+    /// it names concern this connection from now on.
+    pub(super) fn connect(&self, connection: ConnectionId, mut request: ConnectRequest) -> bool {
         let mut state = self.state();
-        if let Some(link) = state.links.get_mut(&connection) {
-            link.session = Some(session);
+        if request.session != 0 {
+            let session = SessionId(request.session);
+            if let Some(link) = state.links.get_mut(&connection) {
+                link.session = Some(session);
+            }
+            if state.fault(Some(session)).replace {
+                request.session = 0;
+            }
         }
-        !state.is_held(connection)
+        self.give(&mut state, connection, Input::Connect { connection, request })
     }
 
-    /// What a connection's task is to do. `buffer` takes what is to be written.
-    pub(super) fn next(&self, connection: ConnectionId, buffer: &mut Vec<u8>) -> Next {
+    fn give(&self, state: &mut State, connection: ConnectionId, input: Input) -> bool {
+        // The lock is held from this look to the end of the step, so a fault is in force when its control returns.
+        let takes = matches!(state.links.get(&connection), Some(Link { ending: None, .. }));
+        if !takes || state.is_held(connection) {
+            return false;
+        }
+        self.step(state, input);
+        true
+    }
+
+    /// Sends what may go out, and says what a connection's task is to do next. `write` does not block; the lock is
+    /// held meanwhile, so nothing goes out any more when the control of a fault has returned.
+    pub(super) fn next(
+        &self,
+        connection: ConnectionId,
+        mut write: impl FnMut(&[u8]) -> io::Result<usize>,
+    ) -> Next {
         let mut state = self.state();
         let held = state.is_held(connection);
         let Some(link) = state.links.get_mut(&connection) else { return Next::Reset };
@@ -160,9 +192,19 @@ impl Shared {
                 link.ready.extend(bytes);
             }
         }
-        if !link.ready.is_empty() {
-            std::mem::swap(buffer, &mut link.ready);
-            return Next::Write;
+        while link.sent < link.ready.len() {
+            match write(&link.ready[link.sent..]) {
+                Ok(0) => return Next::Broken(io::ErrorKind::WriteZero.into()),
+                Ok(count) => link.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Full,
+                Err(error) => return Next::Broken(error),
+            }
+        }
+        if link.sent > 0 {
+            link.ready.clear();
+            link.ready.shrink_to(IDLE_BUFFER);
+            link.sent = 0;
+            return Next::Sent;
         }
         match (link.delayed.front(), link.ending) {
             (None, Some(_)) => Next::Close,
@@ -182,15 +224,10 @@ impl Shared {
         self.state().links.get(&connection).is_none_or(|link| link.ending.is_some())
     }
 
-    /// Whether the connection is to be broken.
-    pub(super) fn is_reset(&self, connection: ConnectionId) -> bool {
-        self.state().links.get(&connection).is_none_or(|link| link.ending == Some(Cut::Reset))
-    }
-
     /// Lets the machine see that time has passed.
     pub(super) fn pass_time(&self) {
         let mut state = self.state();
-        if !state.paused && !state.down {
+        if state.runs() {
             self.step(&mut state, Input::Time);
         }
     }
@@ -198,7 +235,7 @@ impl Shared {
     /// How long until the machine has something to do.
     pub(super) fn next_wake(&self) -> Option<Duration> {
         let state = self.state();
-        if state.paused || state.down {
+        if !state.runs() {
             return None;
         }
         let wake = state.server.next_wake()?;
@@ -221,7 +258,7 @@ impl Shared {
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        self.state().paused
+        self.state().paused.is_some()
     }
 
     fn step(&self, state: &mut State, input: Input) {
@@ -287,8 +324,8 @@ impl Shared {
 
     pub fn pause(&self, on: bool) {
         let mut state = self.state();
-        state.paused = on;
-        if !on && !state.down {
+        state.paused = on.then(|| state.now());
+        if state.runs() {
             self.step(&mut state, Input::Time);
         }
         state.wake_all();
@@ -297,13 +334,17 @@ impl Shared {
 
     pub fn advance_clock(&self, by: Duration) {
         let mut state = self.state();
-        state.ahead += by;
+        let ahead = state.ahead.saturating_add(by).min(AGES);
+        let by = ahead - state.ahead;
+        state.ahead = ahead;
         if let Some(moment) = &mut state.stood_still {
             *moment = *moment + by;
         }
-        if !state.paused && !state.down {
+        if state.runs() {
             self.step(&mut state, Input::Time);
         }
+        // The driver sleeps until an end that may be close now.
+        self.changed.notify_one();
     }
 
     /// Breaks every connection, and takes no more.
@@ -338,7 +379,13 @@ impl Shared {
 impl State {
     /// The machine's clock.
     fn now(&self) -> Moment {
-        self.stood_still.unwrap_or_else(|| Moment::default() + self.origin.elapsed() + self.ahead)
+        let running = || Moment::default() + self.origin.elapsed() + self.ahead;
+        self.paused.or(self.stood_still).unwrap_or_else(running)
+    }
+
+    /// Whether time passes for the machine.
+    fn runs(&self) -> bool {
+        self.paused.is_none() && !self.down
     }
 
     fn fault(&self, session: Option<SessionId>) -> Fault {
@@ -348,12 +395,13 @@ impl State {
             black_hole: all.black_hole || own.black_hole,
             swallow: all.swallow || own.swallow,
             delay: all.delay.max(own.delay),
+            replace: all.replace || own.replace,
         }
     }
 
     fn is_held(&self, connection: ConnectionId) -> bool {
         let session = self.links.get(&connection).and_then(|link| link.session);
-        self.paused || self.fault(session).black_hole
+        self.paused.is_some() || self.fault(session).black_hole
     }
 
     fn send(&mut self, output: Output) {
@@ -392,7 +440,7 @@ impl State {
         } else {
             let mut bytes = Vec::new();
             encode(&mut bytes);
-            let due = Instant::now() + fault.delay;
+            let due = Instant::now() + fault.delay.min(AGES);
             // In order, even when the delay has become shorter.
             let due = link.delayed.back().map_or(due, |(earlier, _)| due.max(*earlier));
             link.delayed.push_back((due, bytes));
@@ -421,6 +469,6 @@ impl State {
 
 impl Link {
     fn queued(&self) -> usize {
-        self.ready.len() + self.delayed.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+        self.ready.len() - self.sent + self.delayed.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
     }
 }

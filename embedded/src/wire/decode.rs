@@ -34,14 +34,17 @@ pub fn connect_request(frame: &[u8]) -> Result<ConnectRequest, Malformed> {
     Ok(ConnectRequest { last_zxid_seen, timeout_ms, session, password, read_only })
 }
 
-/// Reads any later frame: the client's number for the request, and the request. An error means that there is no
-/// number to answer to; a body that does not make sense is [`Request::Malformed`].
+/// Reads any later frame: the client's number for the request, and the request. An error means that the connection
+/// cannot go on: there is no number to answer to, or the credentials cannot be read. Any other body that does not make
+/// sense is [`Request::Malformed`].
 pub fn request(frame: &[u8]) -> Result<(i32, Request), Malformed> {
     let mut input = Input(frame);
     let xid = input.int()?;
     let kind = input.int()?;
-    let request = body(kind, &mut input);
-    Ok((xid, request.unwrap_or(Request::Malformed { write: is_write(kind) })))
+    match body(kind, &mut input) {
+        Err(malformed) if kind == op::AUTH => Err(malformed),
+        body => Ok((xid, body.unwrap_or(Request::Malformed { write: is_write(kind) }))),
+    }
 }
 
 mod op {
@@ -97,7 +100,7 @@ fn body(kind: i32, input: &mut Input<'_>) -> Result<Request, Malformed> {
         op::AUTH => {
             let _kind = input.int()?;
             let scheme = input.string()?.unwrap_or_default();
-            Request::Auth { scheme, auth: input.buffer()?.unwrap_or_default().to_vec() }
+            Request::Auth { scheme, auth: input.buffer()?.map(<[u8]>::to_vec) }
         }
         op::CREATE
         | op::CREATE2

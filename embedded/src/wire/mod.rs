@@ -53,7 +53,7 @@ pub enum Request {
     /// Ends the session.
     CloseSession,
     /// Adds an identity to the connection.
-    Auth { scheme: String, auth: Vec<u8> },
+    Auth { scheme: String, auth: Option<Vec<u8>> },
     /// A write by itself.
     Write(Write),
     /// Writes that succeed or fail together.
@@ -164,6 +164,13 @@ pub struct Id {
     pub scheme: String,
     /// `anyone`, `name:hash`, an address.
     pub id: String,
+}
+
+impl Id {
+    /// How many bytes both names have.
+    pub(crate) fn size(&self) -> usize {
+        self.scheme.len() + self.id.len()
+    }
 }
 
 /// What the server tells of a node beside its content.

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long an answer may take. No test waits for this to pass; it only ends those that would hang.
@@ -54,7 +54,11 @@ impl Raw {
 
     /// Connects, and says nothing yet.
     pub fn open(address: SocketAddr) -> io::Result<Raw> {
-        let stream = TcpStream::connect(address)?;
+        Raw::over(TcpStream::connect(address)?)
+    }
+
+    /// The same over a connection that is there already.
+    pub fn over(stream: TcpStream) -> io::Result<Raw> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LIMIT))?;
         let password = Vec::new();
@@ -151,8 +155,33 @@ impl Raw {
         }
     }
 
+    /// A second handle of the same connection.
+    pub fn try_clone(&self) -> io::Result<Raw> {
+        Ok(Raw {
+            stream: self.stream.try_clone()?,
+            session: self.session,
+            password: self.password.clone(),
+            timeout_ms: self.timeout_ms,
+            xid: self.xid,
+            zxid: self.zxid,
+            events: Vec::new(),
+        })
+    }
+
+    /// Ends the connection under all its handles.
+    pub fn shutdown(&self) {
+        // It may have ended already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     pub fn set_limit(&self, limit: Duration) {
         self.stream.set_read_timeout(Some(limit)).expect("a limit");
+    }
+}
+
+impl Read for Raw {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
     }
 }
 
