@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use lockkeeper_actors::Randomness;
 use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::error::ConnectError;
 use lockkeeper_actors::machine::protocol::Wait;
@@ -19,6 +18,7 @@ use lockkeeper_actors::zookeeper::SaslOptions;
 #[cfg(feature = "tls")]
 use lockkeeper_actors::zookeeper::TlsOptions;
 use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
+use lockkeeper_actors::{Clock, Randomness};
 use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 
@@ -393,6 +393,7 @@ impl KeeperOptions {
             };
         }
         let settings = KeeperSettings {
+            clock: Clock::start(),
             connector: Arc::new(connector),
             connect_timeout: self.connect_timeout,
             tick: self.tick,

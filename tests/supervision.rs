@@ -10,8 +10,6 @@ use std::time::Duration;
 use common::{eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use lockkeeper::actors::PrimitivesMessage;
-use lockkeeper::actors::Randomness;
 use lockkeeper::actors::error::AcquireError;
 use lockkeeper::actors::lease::{Lease, LeaseState};
 use lockkeeper::actors::machine::protocol::Wait;
@@ -23,6 +21,7 @@ use lockkeeper::actors::messages::{
 use lockkeeper::actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
 use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 use lockkeeper::actors::zookeeper::{Acl, AuthId, Connect, Connected, Connector, Permission, Unconnected};
+use lockkeeper::actors::{Clock, PrimitivesMessage, Randomness};
 use lockkeeper::{ConnectError, Keeper};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
@@ -41,6 +40,7 @@ struct Test {
 impl Test {
     async fn new(name: &str) -> Test {
         let settings = KeeperSettings {
+            clock: Clock::start(),
             connector: Arc::new(Connector::new(&shared().address(), Duration::from_secs(20))),
             connect_timeout: SOON,
             tick: None,
@@ -305,6 +305,7 @@ async fn a_keeper_whose_credentials_are_not_taken_any_more_gives_up_and_its_supe
     let open = Arc::new(AtomicBool::new(true));
     let connector = Connector::new(&shared().address(), Duration::from_secs(20));
     let settings = KeeperSettings {
+        clock: Clock::start(),
         connector: Arc::new(Doorkeeper(connector, open.clone())),
         connect_timeout: SOON,
         tick: None,

@@ -1,34 +1,125 @@
 //! The one clock of the drivers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::machine::Moment;
 
-/// Tells the time in [`Moment`]s since it was made. Monotonic; it follows Tokio's clock, which tests can pause.
+/// Tells the time in [`Moment`]s since it was made. Monotonic.
+///
+/// A lease goes on running out while the machine sleeps, so its clock must not stop then. On Linux and Android it is
+/// `CLOCK_BOOTTIME`. Elsewhere it is [`Instant`]'s clock, which stops during sleep on macOS: after it, a lease seems good
+/// until the next heartbeat tells that the session is gone.
+///
+/// Timers are Tokio's, and do stop during sleep. A deadline that passed then is noticed by whoever compares the clock,
+/// at the next heartbeat at the latest.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    origin: tokio::time::Instant,
+    source: Source,
+    /// The source's time when it was made.
+    origin: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Machine(Instant),
+    Tokio(tokio::time::Instant),
+    #[cfg(test)]
+    Test(&'static std::sync::atomic::AtomicU64),
 }
 
 impl Clock {
     /// A clock that begins now, at one: zero is kept for "never".
     pub fn start() -> Clock {
-        Clock { origin: tokio::time::Instant::now() - std::time::Duration::from_nanos(1) }
+        Clock::of(Source::Machine(Instant::now()))
+    }
+
+    /// One that follows Tokio's clock, which tests can pause.
+    pub fn of_tokio() -> Clock {
+        Clock::of(Source::Tokio(tokio::time::Instant::now()))
+    }
+
+    fn of(source: Source) -> Clock {
+        Clock { source, origin: source.time() }
     }
 
     /// The time.
     pub fn now(&self) -> Moment {
-        Moment::default() + self.origin.elapsed()
+        Moment(1) + self.source.time().saturating_sub(self.origin)
     }
 
-    /// A moment on Tokio's clock; one too far ahead to be told is a century ahead.
+    /// A moment on Tokio's clock as it runs now. One too far ahead is a century ahead, one that has passed is now.
     pub fn at(&self, moment: Moment) -> tokio::time::Instant {
-        const CENTURY: std::time::Duration = std::time::Duration::from_secs(100 * 366 * 24 * 3600);
-        self.origin + moment.since(Moment::default()).min(CENTURY)
+        tokio::time::Instant::now() + self.left(moment)
     }
 
-    /// The same for those who do not know Tokio.
+    /// A moment on the clock of [`Instant`] as it runs now. It does not follow what the machine sleeps afterwards.
     pub fn instant(&self, moment: Moment) -> Instant {
-        self.at(moment).into_std()
+        let (now, instant) = (self.now(), tokio::time::Instant::now().into_std());
+        match now < moment {
+            true => instant + self.left(moment),
+            false => instant.checked_sub(now.since(moment)).unwrap_or(instant),
+        }
+    }
+
+    fn left(&self, moment: Moment) -> Duration {
+        const CENTURY: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+        moment.since(self.now()).min(CENTURY)
+    }
+}
+
+impl Source {
+    /// Since some moment before the process began, or before the source was made.
+    fn time(self) -> Duration {
+        match self {
+            Source::Machine(made) => since_boot().unwrap_or_else(|| made.elapsed()),
+            Source::Tokio(made) => made.elapsed(),
+            #[cfg(test)]
+            Source::Test(nanos) => Duration::from_nanos(nanos.load(std::sync::atomic::Ordering::SeqCst)),
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn since_boot() -> Option<Duration> {
+    rustix::time::clock_gettime(rustix::time::ClockId::Boottime).try_into().ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn since_boot() -> Option<Duration> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::lease::{LeaseState, SessionLease};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Meaningful where the two clocks differ: on a machine that has slept, or in a time namespace
+    /// (`unshare --time --boottime 86400`).
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_machines_clock_counts_from_boot_and_includes_sleep() {
+        let boottime = || rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+        let before = boottime();
+        let clock = Clock::start();
+        assert!((before..=boottime()).contains(&(clock.origin.as_secs() as i64)));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_ran_out_while_the_machine_slept_is_lost_when_it_wakes() {
+        static TIME: AtomicU64 = AtomicU64::new(SECOND);
+        let clock = Clock::of(Source::Test(&TIME));
+        let until = clock.now() + Duration::from_secs(10);
+        let lease = SessionLease::new(clock, Duration::from_secs(20), until, false);
+        assert_eq!(lease.state(), LeaseState::Held);
+        assert!(clock.instant(until) > Instant::now() + Duration::from_secs(5));
+        TIME.fetch_add(11 * SECOND, Ordering::SeqCst);
+        assert_eq!(lease.state(), LeaseState::Lost);
+        assert!(clock.instant(until) < Instant::now());
+        assert!(clock.at(until) <= tokio::time::Instant::now());
     }
 }

@@ -107,7 +107,8 @@ impl Lease {
 
     /// Until when nobody else can hold the lock, as far as is proven at this moment; heartbeats move it on. In the
     /// past once the lease is lost. `None` when the lock's node outlives sessions: such a lease ends only with its
-    /// node.
+    /// node. The lease also runs out while the machine sleeps, and an [`Instant`] does not follow that: ask again, or
+    /// use [`state`](Lease::state), which does.
     pub fn valid_until(&self) -> Option<Instant> {
         self.grant.valid_until()
     }

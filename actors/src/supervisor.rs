@@ -29,6 +29,8 @@ pub struct KeeperSettings {
     pub connect_timeout: Duration,
     /// The server's tickTime, where it is known.
     pub tick: Option<Duration>,
+    /// Tells how long a lease is good for.
+    pub clock: Clock,
     /// For the names of nodes, and so that many processes do not come back at once.
     pub randomness: Randomness,
     /// What follows when a session is lost.
@@ -78,7 +80,7 @@ impl ractor::Message for KeeperMessage {}
 
 /// Starts a keeper and waits for its first session.
 pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
-    let clock = Clock::start();
+    let clock = settings.clock;
     let (reply, first) = tokio::sync::oneshot::channel();
     let unreachable = |reason: String| ConnectError::Unreachable {
         address: settings.connector.address().to_owned(),

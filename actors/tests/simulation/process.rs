@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use lockkeeper_actors::messages::{Lifeline, SessionEvent};
 use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
-use lockkeeper_actors::{PrimitivesMessage, Randomness};
+use lockkeeper_actors::{Clock, PrimitivesMessage, Randomness};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -252,6 +252,7 @@ impl Process {
                 (u128::from(random.next()) << 64) | u128::from(random.next())
             };
             let settings = KeeperSettings {
+                clock: Clock::of_tokio(),
                 connector: character.twin.connector(Arc::new(Dialer(host.clone()))),
                 connect_timeout: Duration::from_secs(10),
                 tick: character.tick.then(|| Duration::from_millis(TICK)),
