@@ -160,7 +160,7 @@ impl State {
             Some(SessionCommand::Beat(_) | SessionCommand::Lose) | None => return self.lose(myself),
         };
         let lease = Arc::new(SessionLease::new(clock, client.timeout(), until, suspended));
-        let nodes = Arc::new(OwnNodes::default());
+        let nodes = Arc::new(OwnNodes::new(client.chroot()));
         let connection = Connection { epoch, client, lease, nodes };
         let cursor = String::new();
         let live =
@@ -399,9 +399,15 @@ async fn connect(
 pub(crate) struct OwnNodes {
     paths: Mutex<BTreeSet<String>>,
     watched: AtomicUsize,
+    /// The bytes that the connection's chroot adds to every watched path.
+    chroot: usize,
 }
 
 impl OwnNodes {
+    pub fn new(chroot: &str) -> OwnNodes {
+        OwnNodes { paths: Mutex::default(), watched: AtomicUsize::new(0), chroot: chroot.len() }
+    }
+
     pub fn track(&self, path: String) {
         self.lock().insert(path);
     }
@@ -450,7 +456,7 @@ impl OwnNodes {
 
     /// Takes room for a watch on this path, if there is any, until what this returns is dropped.
     pub fn room_for_watch(self: &Arc<OwnNodes>, path: &str) -> Option<WatchRoom> {
-        let room = WatchRoom { nodes: self.clone(), bytes: path.len() };
+        let room = WatchRoom { nodes: self.clone(), bytes: self.chroot + path.len() };
         let used = self.watched.fetch_add(room.bytes, Ordering::SeqCst) + room.bytes;
         (used <= WATCH_BYTES).then_some(room)
     }
@@ -479,7 +485,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// What a check adds to its path on the wire: operation header, length, version.
 const CHECK_OVERHEAD: usize = 17;
 
-/// The client fails to resume a session that watches more than 128 KiB of paths.
+/// The client fails to resume a session that watches more than 128 KiB of paths, their chroot included.
 const WATCH_BYTES: usize = 64 * 1024;
 
 /// Between tries that failed at once.
