@@ -239,6 +239,12 @@ impl Keeper {
         Semaphore::new(self, path, None, LockOptions::default())
     }
 
+    /// The session timeout that the server granted last. Servers have a least and a largest one, by default two and
+    /// twenty of their ticks of two seconds: who asks for less than four seconds gets four. The log warns of it.
+    pub fn session_timeout(&self) -> Duration {
+        self.shared.started.session_timeout()
+    }
+
     /// What becomes of the session: every event from now on, none dropped, and the newest one at once.
     pub fn events(&self) -> Events {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -308,8 +314,8 @@ enum Credential {
 }
 
 impl KeeperOptions {
-    /// How long the server keeps a session that it does not hear from; it may grant less or more. Ten seconds
-    /// unless set. After a crash, a lock is free again this much later; a fail-over of the ensemble within a third
+    /// How long the server keeps a session that it does not hear from. The server may grant less or more:
+    /// [`Keeper::session_timeout`] tells. Ten seconds unless set. After a crash, a lock is free again this much later; a fail-over of the ensemble within a third
     /// of it costs nobody a lock.
     pub fn session_timeout(self, session_timeout: Duration) -> Self {
         KeeperOptions { session_timeout, ..self }

@@ -85,17 +85,23 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
         timeout: settings.connect_timeout,
         reason,
     };
-    let arguments = (settings.clone(), clock, reply.into());
+    let session_timeout = Arc::<AtomicU64>::default();
+    let arguments = (settings.clone(), clock, reply.into(), session_timeout.clone());
     let (keeper, _) =
         Actor::spawn(None, KeeperActor, arguments).await.map_err(|error| unreachable(error.to_string()))?;
     // Dropped in the middle of connecting: nothing is to be left running.
     let guard = StopOnDrop(Some(keeper.clone()));
     let primitives = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
     guard.keep();
-    Ok(Started { keeper, primitives, clock })
+    Ok(Started { keeper, primitives, clock, session_timeout })
 }
 
 impl Started {
+    /// The timeout that the server granted to the newest session.
+    pub fn session_timeout(&self) -> Duration {
+        Duration::from_millis(self.session_timeout.load(Ordering::Relaxed))
+    }
+
     /// Links the keeper under a supervisor of the application.
     ///
     /// # Errors
@@ -121,6 +127,7 @@ pub struct Started {
     pub primitives: ActorRef<PrimitivesMessage>,
     /// The clock of this keeper's deadlines.
     pub clock: Clock,
+    session_timeout: Arc<AtomicU64>,
 }
 
 struct StopOnDrop(Option<ActorRef<KeeperMessage>>);
@@ -143,9 +150,13 @@ struct KeeperActor;
 
 type FirstSession = RpcReplyPort<Result<ActorRef<PrimitivesMessage>, ConnectError>>;
 
+type KeeperArguments = (KeeperSettings, Clock, FirstSession, Arc<AtomicU64>);
+
 struct State {
     settings: KeeperSettings,
     clock: Clock,
+    /// That of the newest session, in milliseconds, for whoever asks.
+    session_timeout: Arc<AtomicU64>,
     primitives: ActorRef<PrimitivesMessage>,
     session: Option<ActorRef<SessionMessage>>,
     /// How many sessions have begun.
@@ -169,12 +180,12 @@ struct State {
     closing_session: bool,
 }
 
-#[ractor::actor(message = KeeperMessage, state = State, arguments = (KeeperSettings, Clock, FirstSession))]
+#[ractor::actor(message = KeeperMessage, state = State, arguments = KeeperArguments)]
 impl KeeperActor {
     async fn pre_start(
         &self,
         myself: ActorRef<KeeperMessage>,
-        (settings, clock, first): (KeeperSettings, Clock, FirstSession),
+        (settings, clock, first, session_timeout): KeeperArguments,
     ) -> Result<State, ActorProcessingErr> {
         let arguments = PrimitivesArguments { clock, randomness: settings.randomness.clone() };
         let (primitives, _) =
@@ -183,6 +194,7 @@ impl KeeperActor {
         Ok(State {
             settings,
             clock,
+            session_timeout,
             primitives,
             session: None,
             epoch: 0,
@@ -344,7 +356,9 @@ impl State {
         let event = match &news {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
-                self.without_since = None;
+                (self.without_since, self.trouble) = (None, None);
+                let timeout = connection.client.timeout().as_millis() as u64;
+                self.session_timeout.store(timeout, Ordering::Relaxed);
                 SessionEvent::Connected { epoch: connection.epoch }
             }
             SessionNews::Suspended(epoch) => SessionEvent::Suspended { epoch: *epoch },
