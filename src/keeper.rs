@@ -333,8 +333,9 @@ impl KeeperOptions {
         KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
     }
 
-    /// How long to go on without a session before [giving up](SessionEvent::GaveUp): then the keeper closes, waiting
-    /// callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever unless set.
+    /// How long to go on without a session before [giving up](SessionEvent::GaveUp), rests included: then the keeper
+    /// closes, waiting callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever
+    /// unless set.
     /// Credentials that are not taken any more end it at once.
     pub fn give_up_after(self, time: Duration) -> Self {
         let give_up_after = Some(time);

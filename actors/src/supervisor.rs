@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -43,7 +44,7 @@ pub struct KeeperSettings {
 pub struct RestartPolicy {
     /// How long it rests between rounds of connecting.
     pub backoff: Backoff,
-    /// How long it goes on without a session. For ever unless set.
+    /// How long it goes on without a session, rests included. For ever unless set.
     pub give_up_after: Option<Duration>,
 }
 
@@ -167,6 +168,8 @@ struct State {
     failures: u32,
     /// When the last session was lost, until there is another.
     without_since: Option<Moment>,
+    /// What the last try to get a session ended with, until there is one.
+    trouble: Option<String>,
     gave_up: Option<ConnectError>,
     first: Option<FirstSession>,
     subscribers: Vec<mpsc::UnboundedSender<SessionEvent>>,
@@ -201,6 +204,7 @@ impl KeeperActor {
             open: false,
             failures: 0,
             without_since: None,
+            trouble: None,
             gave_up: None,
             first: Some(first),
             subscribers: Vec::new(),
@@ -282,10 +286,7 @@ impl KeeperActor {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
                 state.without_since.get_or_insert(state.clock.now());
-                let wait =
-                    state.settings.restart.backoff.rest(state.failures, state.settings.randomness.next());
-                state.failures = state.failures.saturating_add(1);
-                myself.send_after(wait, || KeeperMessage::StartSession);
+                myself.send_after(state.rest(), || KeeperMessage::StartSession);
             }
         } else if state.adopted.remove(&id).is_some() {
             state.close_primitives_when_alone(&myself)?;
@@ -299,6 +300,9 @@ impl State {
         if self.closing.is_some() {
             return Ok(());
         }
+        if let Some(error) = self.out_of_time() {
+            return self.give_up(error, myself);
+        }
         let connect_timeout = match self.until_giving_up() {
             Some(left) => left.clamp(SHORTEST_ROUND, self.settings.connect_timeout.max(SHORTEST_ROUND)),
             None => self.settings.connect_timeout,
@@ -309,6 +313,8 @@ impl State {
             clock: self.clock,
             epoch: self.epoch + 1,
             connect_timeout,
+            trouble: self.trouble.clone(),
+            randomness: self.settings.randomness.clone(),
             tick: self.settings.tick,
         };
         let (session, _) = Actor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await?;
@@ -322,25 +328,54 @@ impl State {
         Some(self.settings.restart.give_up_after?.saturating_sub(tried))
     }
 
+    /// How long to rest before the next round. Ends when it is time to give up; if no round has been tried by then,
+    /// there is time left for one.
+    fn rest(&mut self) -> Duration {
+        let rest = self.settings.restart.backoff.rest(self.failures, self.settings.randomness.next());
+        self.failures = self.failures.saturating_add(1);
+        let longest = self.until_giving_up().map(|left| if self.trouble.is_some() { left } else { left / 2 });
+        rest.min(longest.unwrap_or(Duration::MAX))
+    }
+
+    /// The error to give up with, once the time for trying is over.
+    fn out_of_time(&self) -> Option<ConnectError> {
+        let (reason, timeout) = (self.trouble.clone()?, self.settings.restart.give_up_after?);
+        let address = self.settings.connector.address().to_owned();
+        let over = self.until_giving_up()?.is_zero();
+        over.then_some(ConnectError::Unreachable { address, timeout, reason })
+    }
+
     fn unconnected(
         &mut self,
         error: ConnectError,
         myself: &ActorRef<KeeperMessage>,
     ) -> Result<(), ActorProcessingErr> {
-        let hopeless = match &error {
+        warn!(%error, "no session");
+        let last = match error {
+            ConnectError::Unreachable { reason, .. } => {
+                self.trouble = Some(reason);
+                self.out_of_time()
+            }
             ConnectError::AuthFailed { .. }
             | ConnectError::InvalidAddress { .. }
             | ConnectError::InvalidOption { .. }
-            | ConnectError::NoSupervisor => true,
-            ConnectError::Unreachable { .. } => self.until_giving_up().is_some_and(|left| left.is_zero()),
+            | ConnectError::NoSupervisor => Some(error),
         };
-        warn!(%error, hopeless, "no session");
-        if hopeless && self.closing.is_none() {
-            self.tell(SessionEvent::GaveUp { error: error.clone() });
-            self.gave_up = Some(error);
-            self.close(None, myself)?;
+        match last {
+            Some(error) if self.closing.is_none() => self.give_up(error, myself),
+            Some(_) | None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn give_up(
+        &mut self,
+        error: ConnectError,
+        myself: &ActorRef<KeeperMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        warn!(%error, "no further session is sought");
+        self.tell(SessionEvent::GaveUp { error: error.clone() });
+        self.gave_up = Some(error);
+        self.close(None, myself)
     }
 
     fn news(&mut self, news: SessionNews) -> Result<(), ActorProcessingErr> {

@@ -9,6 +9,7 @@ pub mod curator;
 pub mod hearing;
 #[macro_use]
 pub mod kinds;
+pub mod logs;
 pub mod servers;
 pub mod site;
 
