@@ -274,7 +274,7 @@ impl KeeperActor {
             // Its children went with it, and what they knew. Ending the session takes their nodes away.
             warn!(%event, "the primitives stopped");
             state.tell(SessionEvent::Closed);
-            myself.stop(Some("the primitives stopped".into()));
+            return Err("the primitives stopped".into());
         } else if state.session.as_ref().is_some_and(|session| session.get_id() == id) {
             debug!(%event, epoch = state.epoch, "the session actor ended");
             state.session = None;
