@@ -278,7 +278,7 @@ impl KeeperActor {
         } else if state.session.as_ref().is_some_and(|session| session.get_id() == id) {
             debug!(%event, epoch = state.epoch, "the session actor ended");
             state.session = None;
-            if state.open {
+            if state.open && !state.closing_session {
                 // Whether it said so itself or not: what it said comes later than this.
                 state.pass_on(SessionNews::Lost(state.epoch))?;
             }
