@@ -283,6 +283,10 @@ impl Keeper {
     /// [`AcquireError::Closed`](crate::AcquireError), turns guards to `Lost`, deletes their nodes, and closes the
     /// session. Returns when that is done; while there is no connection, that may take until the session has ended.
     /// Goes on when this future is dropped.
+    ///
+    /// Nodes that cannot be deleted go with the session. One that [outlives sessions](LockOptions::ephemeral) stays
+    /// when there is no connection, or the access list forbids its deletion: a warning in the log names each, and
+    /// [`Lock::remove_contender`] deletes it later.
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.shared.started.keeper.cast(KeeperMessage::Close(reply.into())).is_ok() {

@@ -277,7 +277,8 @@ impl LockOptions {
     /// `false` makes nodes that outlive sessions, as kazoo's `ephemeral=False`: a lock held so is not lost with the
     /// connection, and not free again when its holder crashes. Such a node is found with [`Lock::contenders`] and
     /// removed with [`Lock::remove_contender`]. So is one whose create was under way when its session was lost, and
-    /// which the server carried out only after a new session had looked for it.
+    /// which the server carried out only after a new session had looked for it; and one whose keeper is closed while
+    /// there is no connection, of which the log warns.
     pub fn ephemeral(self, ephemeral: bool) -> Self {
         LockOptions { ephemeral, ..self }
     }
