@@ -148,7 +148,6 @@ impl<M> Lock<M> {
 
     /// Sends a message to the lock's actor. What it answers with says when the keeper is closed.
     pub fn send(&self, message: LockMessage) {
-        // A closed keeper drops the message, and with it the reply ports and listeners in it.
         self.try_send(message);
     }
 
@@ -185,7 +184,20 @@ impl<M> Lock<M> {
     ) -> Result<T, ContendersError> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply.into()));
-        answer.await.unwrap_or(Err(ContendersError::Disconnected))
+        self.answered(answer.await)
+    }
+
+    /// An answer to a question; none came when its actor or its session ended first.
+    pub(crate) fn answered<T>(
+        &self,
+        answer: Result<Result<T, ContendersError>, oneshot::error::RecvError>,
+    ) -> Result<T, ContendersError> {
+        match answer.unwrap_or(Err(ContendersError::Disconnected)) {
+            Err(ContendersError::Disconnected) if self.shared.started.is_closed() => {
+                Err(ContendersError::Closed)
+            }
+            answer => answer,
+        }
     }
 }
 

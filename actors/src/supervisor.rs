@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SupervisionEvent,
+};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -86,21 +88,26 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
         timeout: settings.connect_timeout,
         reason,
     };
-    let session_timeout = Arc::<AtomicU64>::default();
-    let arguments = (settings.clone(), clock, reply.into(), session_timeout.clone());
+    let view = Arc::<View>::default();
+    let arguments = (settings.clone(), clock, reply.into(), view.clone());
     let (keeper, _) =
         Actor::spawn(None, KeeperActor, arguments).await.map_err(|error| unreachable(error.to_string()))?;
     // Dropped in the middle of connecting: nothing is to be left running.
     let guard = StopOnDrop(Some(keeper.clone()));
     let primitives = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
     guard.keep();
-    Ok(Started { keeper, primitives, clock, session_timeout })
+    Ok(Started { keeper, primitives, clock, view })
 }
 
 impl Started {
     /// The timeout that the server granted to the newest session.
     pub fn session_timeout(&self) -> Duration {
-        Duration::from_millis(self.session_timeout.load(Ordering::Relaxed))
+        Duration::from_millis(self.view.session_timeout.load(Ordering::Relaxed))
+    }
+
+    /// Whether the keeper is closed, or closing, or dead.
+    pub fn is_closed(&self) -> bool {
+        self.view.closing.load(Ordering::Relaxed) || self.keeper.get_status() >= ActorStatus::Stopping
     }
 
     /// Links the keeper under a supervisor of the application.
@@ -128,7 +135,15 @@ pub struct Started {
     pub primitives: ActorRef<PrimitivesMessage>,
     /// The clock of this keeper's deadlines.
     pub clock: Clock,
-    session_timeout: Arc<AtomicU64>,
+    view: Arc<View>,
+}
+
+/// What may be known of a keeper without asking it.
+#[derive(Default)]
+struct View {
+    /// That of the newest session, in milliseconds.
+    session_timeout: AtomicU64,
+    closing: AtomicBool,
 }
 
 struct StopOnDrop(Option<ActorRef<KeeperMessage>>);
@@ -151,13 +166,12 @@ struct KeeperActor;
 
 type FirstSession = RpcReplyPort<Result<ActorRef<PrimitivesMessage>, ConnectError>>;
 
-type KeeperArguments = (KeeperSettings, Clock, FirstSession, Arc<AtomicU64>);
+type KeeperArguments = (KeeperSettings, Clock, FirstSession, Arc<View>);
 
 struct State {
     settings: KeeperSettings,
     clock: Clock,
-    /// That of the newest session, in milliseconds, for whoever asks.
-    session_timeout: Arc<AtomicU64>,
+    view: Arc<View>,
     primitives: ActorRef<PrimitivesMessage>,
     session: Option<ActorRef<SessionMessage>>,
     /// How many sessions have begun.
@@ -188,7 +202,7 @@ impl KeeperActor {
     async fn pre_start(
         &self,
         myself: ActorRef<KeeperMessage>,
-        (settings, clock, first, session_timeout): KeeperArguments,
+        (settings, clock, first, view): KeeperArguments,
     ) -> Result<State, ActorProcessingErr> {
         let arguments = PrimitivesArguments { clock, randomness: settings.randomness.clone() };
         let (primitives, _) =
@@ -197,7 +211,7 @@ impl KeeperActor {
         Ok(State {
             settings,
             clock,
-            session_timeout,
+            view,
             primitives,
             session: None,
             epoch: 0,
@@ -393,7 +407,7 @@ impl State {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
                 (self.without_since, self.trouble) = (None, None);
                 let timeout = connection.client.timeout().as_millis() as u64;
-                self.session_timeout.store(timeout, Ordering::Relaxed);
+                self.view.session_timeout.store(timeout, Ordering::Relaxed);
                 SessionEvent::Connected { epoch: connection.epoch }
             }
             SessionNews::Suspended(epoch) => SessionEvent::Suspended { epoch: *epoch },
@@ -424,6 +438,7 @@ impl State {
         let first = self.closing.is_none();
         self.closing.get_or_insert_default().extend(reply);
         if first {
+            self.view.closing.store(true, Ordering::Relaxed);
             self.adopted.values().for_each(|close| close());
             self.close_primitives_when_alone(myself)?;
         }
