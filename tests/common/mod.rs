@@ -25,6 +25,8 @@ pub use servers::*;
 
 /// A session timeout under which no busy machine loses a session.
 pub const LONG: Duration = Duration::from_secs(20);
+/// For sessions that a busy machine keeps, and whose heartbeats come every second.
+pub const BRISK: Duration = Duration::from_secs(8);
 /// For sessions that are to be lost.
 pub const SHORT: Duration = Duration::from_secs(2);
 /// For what is done in milliseconds when nothing is wrong.
