@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use common::{Curator, CuratorKind, Kazoo, Kind, TestServer, eventually, shared, unique_path};
+use common::{
+    Curator, CuratorKind, Kazoo, Kind, TestServer, beside_curator, eventually, shared, unique_path,
+};
 use lockkeeper::{AcquireError, Dialect, Keeper, Lock, LockOptions, Mode, ReadWriteLock, TryAcquireError};
 use tokio::task::JoinSet;
 
@@ -53,6 +55,33 @@ async fn a_mutex_of_curators_and_ours_wait_for_each_other() {
     let theirs = waiting.await.expect("Curator's turn");
     curator.release(theirs).await;
     lock.try_acquire().await.expect("nobody is left").release().await.expect("released");
+}
+
+#[tokio::test]
+async fn the_locks_of_the_guide_and_curators_keep_each_other_out() {
+    let text = include_str!("common/beside_curator.rs");
+    assert!(include_str!("../docs/guide.md").contains(text), "the guide shows what is tested here");
+    let (keeper, curator) = (connect().await, Curator::start(&shared().address()).await);
+    let path = unique_path("guide");
+    let mutex = beside_curator::mutex(&keeper, &path).expect("a path");
+    let ours = mutex.acquire().await.expect("free");
+    assert!(curator.try_acquire(&path, CuratorKind::Mutex).await.is_none(), "two hold");
+    ours.release().await.expect("released");
+    let theirs = curator.acquire(&path, CuratorKind::Mutex).await;
+    assert!(matches!(mutex.try_acquire().await, Err(TryAcquireError::Contended { .. })));
+    curator.release(theirs).await;
+
+    let path = unique_path("guide");
+    let both = beside_curator::read_write(&keeper, &path).expect("a path");
+    let ours = both.write().acquire().await.expect("free");
+    for kind in [CuratorKind::Read, CuratorKind::Write] {
+        assert!(curator.try_acquire(&path, kind).await.is_none(), "{kind:?} beside our writer");
+    }
+    ours.release().await.expect("released");
+    let theirs = curator.acquire(&path, CuratorKind::Read).await;
+    assert!(matches!(both.write().try_acquire().await, Err(TryAcquireError::Contended { .. })));
+    both.read().try_acquire().await.expect("beside Curator's reader").release().await.expect("released");
+    curator.release(theirs).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 // something is unused.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub mod beside_curator;
 pub mod curator;
 pub mod hearing;
 #[macro_use]
