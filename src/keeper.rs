@@ -419,6 +419,7 @@ impl KeeperOptions {
     /// The same under a supervisor of the application, which is told when the keeper ends:
     ///
     /// - `ActorFailed` with a [`ConnectError`] inside when it [gave up](SessionEvent::GaveUp);
+    /// - `ActorFailed` with another error when actors of its own died;
     /// - `ActorTerminated` when it was closed.
     ///
     /// A supervisor that ends takes the keeper with it: guards turn to `Lost`, and the session closes. ractor's default
