@@ -100,7 +100,8 @@ async fn a_keeper_whose_connecting_panics_gives_up_when_it_was_told_to() {
 async fn a_host_name_that_tls_does_not_take_is_refused_by_name() {
     // The system's resolver takes it for 127.0.0.1.
     let (host, port) = ("127.1", shared().one_address().rsplit_once(':').expect("a port").1.to_owned());
-    let tls = || options().connect_timeout(SOON).tls(lockkeeper::TlsOptions::default());
+    let tls = lockkeeper::TlsOptions::default().with_pem_ca_certs(CERTIFICATE).expect("a certificate");
+    let tls = || options().connect_timeout(SOON).tls(tls.clone());
     for address in [format!("{host}:{port}/app"), format!("tcp+tls://{host}:{port}")] {
         let connect = timeout(SOON, tls().connect(&address)).await.expect("it does not hang");
         let error = connect.expect_err("no connection");
@@ -108,6 +109,20 @@ async fn a_host_name_that_tls_does_not_take_is_refused_by_name() {
         assert!(error.to_string().contains(&format!("{host:?}")), "{error}");
     }
 }
+
+/// Of nobody: a connection with TLS needs one to trust.
+#[cfg(feature = "tls")]
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBjDCCATGgAwIBAgIUVgI474bJTHOz0gGSQ66CK5RxKbIwCgYIKoZIzj0EAwIw
+GjEYMBYGA1UEAwwPbG9ja2tlZXBlciB0ZXN0MCAXDTI2MTEyNDE3NTAxNVoYDzIx
+MjYxMDMxMTc1MDE1WjAaMRgwFgYDVQQDDA9sb2Nra2VlcGVyIHRlc3QwWTATBgcq
+hkjOPQIBBggqhkjOPQMBBwNCAAQg6SQL+2XSoq9d1bB8zcXq057MlTJBMCBp5xA9
+5a2mmBXcYhfRmoz9rWntZj6kePFIRucwJ2050Ta0jE1UV/UKo1MwUTAdBgNVHQ4E
+FgQUT1FKdeE90c32zW7sbe7NqdseMqcwHwYDVR0jBBgwFoAUT1FKdeE90c32zW7s
+be7NqdseMqcwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAwAXd
+8oJ0nK/K761C1ZZiuuFZhzIIYJq+qOReumcGWbQCIQDz49FCwGYNmOvnXi8x2H8t
+St00/9YHZrGdqtSn7Dloiw==
+-----END CERTIFICATE-----";
 
 /// An address at which nobody listens.
 fn nobody() -> String {
