@@ -59,7 +59,7 @@ async fn give_up_and_cancel(address: &str) -> Result<()> {
 
     println!("A deadline:");
     match lock.acquire_timeout(Duration::from_millis(200)).await {
-        Err(AcquireTimeoutError::TimedOut) => println!("  the waiter gave up after 200 ms"),
+        Err(AcquireTimeoutError::TimedOut { .. }) => println!("  the waiter gave up after 200 ms"),
         other => println!("  unexpected: {other:?}"),
     }
 

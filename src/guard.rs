@@ -84,7 +84,8 @@ impl<M> Guard<M> {
         self.0.node()
     }
 
-    /// The fencing token: larger than that of every holder before.
+    /// The fencing token: larger than that of every earlier holder that excludes this one. Holders that do not exclude
+    /// each other, such as two readers, have tokens in no order.
     pub fn token(&self) -> FencingToken {
         self.0.token()
     }
@@ -100,8 +101,8 @@ impl<M> Guard<M> {
         self.0.state()
     }
 
-    /// Until when nobody else can hold the lock, as far as is proven at this moment; heartbeats move it on. In the
-    /// past once the lease is lost. `None` for a lock that outlives sessions.
+    /// Until when nobody that this guard excludes can hold the lock, as far as is proven at this moment; heartbeats
+    /// move it on. In the past once the lease is lost. `None` for a lock that outlives sessions.
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
     }

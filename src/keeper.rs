@@ -239,6 +239,12 @@ impl Keeper {
         Semaphore::new(self, path, None, LockOptions::default())
     }
 
+    /// The session timeout that the server granted last. Servers have a least and a largest one, by default two and
+    /// twenty of their ticks of two seconds: who asks for less than four seconds gets four. The log warns of it.
+    pub fn session_timeout(&self) -> Duration {
+        self.shared.started.session_timeout()
+    }
+
     /// What becomes of the session: every event from now on, none dropped, and the newest one at once.
     pub fn events(&self) -> Events {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -277,6 +283,10 @@ impl Keeper {
     /// [`AcquireError::Closed`](crate::AcquireError), turns guards to `Lost`, deletes their nodes, and closes the
     /// session. Returns when that is done; while there is no connection, that may take until the session has ended.
     /// Goes on when this future is dropped.
+    ///
+    /// Nodes that cannot be deleted go with the session. One that [outlives sessions](LockOptions::ephemeral) stays
+    /// when there is no connection, or the access list forbids its deletion: a warning in the log names each, and
+    /// [`Lock::remove_contender`] deletes it later.
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.shared.started.keeper.cast(KeeperMessage::Close(reply.into())).is_ok() {
@@ -308,8 +318,8 @@ enum Credential {
 }
 
 impl KeeperOptions {
-    /// How long the server keeps a session that it does not hear from; it may grant less or more. Ten seconds
-    /// unless set. After a crash, a lock is free again this much later; a fail-over of the ensemble within a third
+    /// How long the server keeps a session that it does not hear from. The server may grant less or more:
+    /// [`Keeper::session_timeout`] tells. Ten seconds unless set. After a crash, a lock is free again this much later; a fail-over of the ensemble within a third
     /// of it costs nobody a lock.
     pub fn session_timeout(self, session_timeout: Duration) -> Self {
         KeeperOptions { session_timeout, ..self }
@@ -327,8 +337,9 @@ impl KeeperOptions {
         KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
     }
 
-    /// How long to go on without a session before [giving up](SessionEvent::GaveUp): then the keeper closes, waiting
-    /// callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever unless set.
+    /// How long to go on without a session before [giving up](SessionEvent::GaveUp), rests included: then the keeper
+    /// closes, waiting callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever
+    /// unless set.
     /// Credentials that are not taken any more end it at once.
     pub fn give_up_after(self, time: Duration) -> Self {
         let give_up_after = Some(time);
@@ -409,6 +420,7 @@ impl KeeperOptions {
     /// The same under a supervisor of the application, which is told when the keeper ends:
     ///
     /// - `ActorFailed` with a [`ConnectError`] inside when it [gave up](SessionEvent::GaveUp);
+    /// - `ActorFailed` with another error when actors of its own died;
     /// - `ActorTerminated` when it was closed.
     ///
     /// A supervisor that ends takes the keeper with it: guards turn to `Lost`, and the session closes. ractor's default

@@ -148,7 +148,6 @@ impl<M> Lock<M> {
 
     /// Sends a message to the lock's actor. What it answers with says when the keeper is closed.
     pub fn send(&self, message: LockMessage) {
-        // A closed keeper drops the message, and with it the reply ports and listeners in it.
         self.try_send(message);
     }
 
@@ -185,7 +184,20 @@ impl<M> Lock<M> {
     ) -> Result<T, ContendersError> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply.into()));
-        answer.await.unwrap_or(Err(ContendersError::Disconnected))
+        self.answered(answer.await)
+    }
+
+    /// An answer to a question; none came when its actor or its session ended first.
+    pub(crate) fn answered<T>(
+        &self,
+        answer: Result<Result<T, ContendersError>, oneshot::error::RecvError>,
+    ) -> Result<T, ContendersError> {
+        match answer.unwrap_or(Err(ContendersError::Disconnected)) {
+            Err(ContendersError::Disconnected) if self.shared.started.is_closed() => {
+                Err(ContendersError::Closed)
+            }
+            answer => answer,
+        }
     }
 }
 
@@ -277,7 +289,8 @@ impl LockOptions {
     /// `false` makes nodes that outlive sessions, as kazoo's `ephemeral=False`: a lock held so is not lost with the
     /// connection, and not free again when its holder crashes. Such a node is found with [`Lock::contenders`] and
     /// removed with [`Lock::remove_contender`]. So is one whose create was under way when its session was lost, and
-    /// which the server carried out only after a new session had looked for it.
+    /// which the server carried out only after a new session had looked for it; and one whose keeper is closed while
+    /// there is no connection, of which the log warns.
     pub fn ephemeral(self, ephemeral: bool) -> Self {
         LockOptions { ephemeral, ..self }
     }

@@ -184,8 +184,8 @@ impl MultiGuard {
         self.0.state()
     }
 
-    /// Until when nobody else can hold any of the locks, as far as is proven at this moment; heartbeats move it on.
-    /// In the past once one of them is lost with the session.
+    /// Until when nobody that this guard excludes can hold any of the locks, as far as is proven at this moment;
+    /// heartbeats move it on. In the past once one of them is lost with the session.
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
     }

@@ -174,8 +174,11 @@ impl<E, T: Target> Drop for Pending<E, T> {
 #[non_exhaustive]
 pub enum TryAcquireError {
     /// Somebody is ahead.
-    #[error("somebody else is ahead")]
-    Contended,
+    #[error("somebody else is ahead at {path:?}")]
+    Contended {
+        /// The lock's path; all of them, with commas, when it is a multi-lock.
+        path: String,
+    },
     /// The connection is in doubt, and nothing can be said at once.
     #[error("the connection to ZooKeeper is in doubt")]
     Suspended,
@@ -189,8 +192,11 @@ pub enum TryAcquireError {
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
     /// The time is over.
-    #[error("not acquired in time")]
-    TimedOut,
+    #[error("{path:?} was not acquired in time")]
+    TimedOut {
+        /// The lock's path; all of them, with commas, when it is a multi-lock.
+        path: String,
+    },
     /// The lock cannot be had.
     #[error(transparent)]
     Failed(#[from] AcquireError),
@@ -216,7 +222,7 @@ impl FromRefused for AcquireError {
 impl FromRefused for TryAcquireError {
     fn from_refused(path: String, refused: Refused) -> TryAcquireError {
         match refused {
-            Refused::Contended => TryAcquireError::Contended,
+            Refused::Contended => TryAcquireError::Contended { path },
             Refused::Suspended => TryAcquireError::Suspended,
             other => TryAcquireError::Failed(AcquireError::from_refused(path, other)),
         }
@@ -227,7 +233,9 @@ impl FromRefused for AcquireTimeoutError {
     fn from_refused(path: String, refused: Refused) -> AcquireTimeoutError {
         match refused {
             // The first two answer a timeout of zero.
-            Refused::Contended | Refused::Suspended | Refused::TimedOut => AcquireTimeoutError::TimedOut,
+            Refused::Contended | Refused::Suspended | Refused::TimedOut => {
+                AcquireTimeoutError::TimedOut { path }
+            }
             other => AcquireTimeoutError::Failed(AcquireError::from_refused(path, other)),
         }
     }

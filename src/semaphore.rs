@@ -137,7 +137,7 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`ResizeError`]; after `Failed` and `Disconnected` it may have been changed all the same.
+    /// [`ResizeError`]; after `Failed`, `Disconnected` and `Closed` it may have been changed all the same.
     ///
     /// # Cancel safety
     ///
@@ -145,9 +145,16 @@ impl Semaphore {
     pub async fn resize(&self, permits: u32) -> Result<(), ResizeError> {
         let (reply, answer) = oneshot::channel();
         self.lock.send(LockMessage::Resize(permits, self.lock.options().clone(), reply.into()));
-        answer.await.unwrap_or(Err(ResizeError::Disconnected))?;
-        self.agreed.store(true, Ordering::Relaxed);
-        Ok(())
+        match answer.await.unwrap_or(Err(ResizeError::Disconnected)) {
+            Err(ResizeError::Disconnected) if self.lock.shared.started.is_closed() => {
+                Err(ResizeError::Closed)
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.agreed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+        }
     }
 
     /// Who holds permits, in no order. Makes nothing: a path that is not there has no holders.

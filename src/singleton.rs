@@ -141,7 +141,7 @@ impl Singleton {
     pub async fn leader(&self) -> Result<Option<Contender>, ContendersError> {
         let (reply, answer) = oneshot::channel();
         self.lock.send(LockMessage::First(self.lock.options().patterns.clone(), None, reply));
-        answer.await.unwrap_or(Err(ContendersError::Disconnected))
+        self.lock.answered(answer.await)
     }
 
     /// Tells who runs the actor: now, and whenever it changes.
@@ -323,6 +323,7 @@ async fn next_leader(
             Ok(Err(error @ (ContendersError::NoAuth { .. } | ContendersError::Ephemeral { .. }))) => {
                 return Some((Err(error), (lock, None)));
             }
+            Ok(Err(ContendersError::Closed)) => return None,
             // No connection, a lost answer, or a keeper that is being closed.
             Ok(Err(_)) | Err(_) => tokio::time::sleep(RETRY).await,
         }

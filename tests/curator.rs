@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use common::{Curator, CuratorKind, Kazoo, Kind, TestServer, eventually, shared, unique_path};
+use common::{
+    Curator, CuratorKind, Kazoo, Kind, TestServer, beside_curator, eventually, shared, unique_path,
+};
 use lockkeeper::{AcquireError, Dialect, Keeper, Lock, LockOptions, Mode, ReadWriteLock, TryAcquireError};
 use tokio::task::JoinSet;
 
@@ -38,7 +40,7 @@ async fn queued<M>(lock: &Lock<M>, count: usize) {
 async fn a_mutex_of_curators_and_ours_wait_for_each_other() {
     let (curator, lock, path) = pair("mutex").await;
     let theirs = curator.acquire(&path, CuratorKind::Mutex).await;
-    assert_eq!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let waiting = tokio::spawn(lock.acquire());
     queued(&lock, 2).await;
     assert!(!waiting.is_finished());
@@ -53,6 +55,33 @@ async fn a_mutex_of_curators_and_ours_wait_for_each_other() {
     let theirs = waiting.await.expect("Curator's turn");
     curator.release(theirs).await;
     lock.try_acquire().await.expect("nobody is left").release().await.expect("released");
+}
+
+#[tokio::test]
+async fn the_locks_of_the_guide_and_curators_keep_each_other_out() {
+    let text = include_str!("common/beside_curator.rs");
+    assert!(include_str!("../docs/guide.md").contains(text), "the guide shows what is tested here");
+    let (keeper, curator) = (connect().await, Curator::start(&shared().address()).await);
+    let path = unique_path("guide");
+    let mutex = beside_curator::mutex(&keeper, &path).expect("a path");
+    let ours = mutex.acquire().await.expect("free");
+    assert!(curator.try_acquire(&path, CuratorKind::Mutex).await.is_none(), "two hold");
+    ours.release().await.expect("released");
+    let theirs = curator.acquire(&path, CuratorKind::Mutex).await;
+    assert!(matches!(mutex.try_acquire().await, Err(TryAcquireError::Contended { .. })));
+    curator.release(theirs).await;
+
+    let path = unique_path("guide");
+    let both = beside_curator::read_write(&keeper, &path).expect("a path");
+    let ours = both.write().acquire().await.expect("free");
+    for kind in [CuratorKind::Read, CuratorKind::Write] {
+        assert!(curator.try_acquire(&path, kind).await.is_none(), "{kind:?} beside our writer");
+    }
+    ours.release().await.expect("released");
+    let theirs = curator.acquire(&path, CuratorKind::Read).await;
+    assert!(matches!(both.write().try_acquire().await, Err(TryAcquireError::Contended { .. })));
+    both.read().try_acquire().await.expect("beside Curator's reader").release().await.expect("released");
+    curator.release(theirs).await;
 }
 
 #[tokio::test]
@@ -85,7 +114,7 @@ async fn readers_of_both_hold_together_and_writers_of_both_alone() {
     let (curator, ours, path) = read_write("shared").await;
     let theirs = curator.acquire(&path, CuratorKind::Read).await;
     let read = ours.read().try_acquire().await.expect("beside Curator's reader");
-    assert_eq!(ours.write().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert!(matches!(ours.write().try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let another = curator.try_acquire(&path, CuratorKind::Read).await.expect("beside our reader");
     assert!(curator.try_acquire(&path, CuratorKind::Write).await.is_none(), "not beside readers");
 
@@ -113,7 +142,7 @@ async fn readers_of_both_hold_together_and_writers_of_both_alone() {
     written.release().await.expect("released");
     let theirs = writing.await.expect("Curator's turn");
     assert!(!reading.is_finished());
-    assert_eq!(ours.read().try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert!(matches!(ours.read().try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     curator.release(theirs).await;
     reading.await.expect("no panic").expect("our turn").release().await.expect("released");
 }
@@ -250,7 +279,7 @@ async fn a_lock_of_the_default_dialect_withdraws_beside_curators_and_leaves_noth
     // Told of them, it waits.
     let told = LockOptions::new().extra_lock_patterns(["-lock-"]);
     let told = keeper.lock_with(&path, told).expect("a path");
-    assert_eq!(told.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert!(matches!(told.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let waiting = tokio::spawn(told.acquire());
     queued(&told, 2).await;
     curator.release(theirs).await;
@@ -288,7 +317,7 @@ async fn curator_holding_when_its_process_dies_is_waited_for_until_its_session_e
     let curator = Curator::start_with_session(&shared().address(), Duration::from_secs(2)).await;
     curator.acquire(&path, CuratorKind::Mutex).await;
     drop(curator);
-    assert_eq!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let guard = tokio::time::timeout(LIMIT, lock.acquire()).await.expect("the session ends");
     guard.expect("our turn").release().await.expect("released");
 }

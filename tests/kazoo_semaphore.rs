@@ -60,7 +60,7 @@ async fn permits_are_shared_and_each_lists_the_other() {
     let mut names: Vec<&str> = holders.iter().map(|holder| holder.identifier.as_str()).collect();
     names.sort();
     assert_eq!(names, ["ours", "theirs"]);
-    assert_eq!(pool.try_acquire().await.err(), Some(TryAcquireError::Contended));
+    assert!(matches!(pool.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let impatient = Acquire { blocking: false, ..theirs(2) };
     let refused = kazoo.acquire(&path, Kind::Semaphore, impatient).await.err();
     assert_eq!(refused.as_deref(), Some("NotAcquired"));
@@ -107,7 +107,7 @@ async fn data_that_is_no_number_switches_the_comparison_off_and_foreign_children
         kazoo.create(&path, data, Create::default()).await.expect("made");
         kazoo.create(&format!("{path}/foreign"), b"", Create::default()).await.expect("made");
         let permit = pool.acquire().await.expect("the second of two");
-        assert_eq!(pool.try_acquire().await.err(), Some(TryAcquireError::Contended));
+        assert!(matches!(pool.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
         assert_eq!(kazoo.get(&path).await.as_deref(), Ok(data), "it is not ours to change");
         let stored = connect().await.semaphore_stored(&path).expect("a path");
         assert_eq!(stored.acquire().await.err(), Some(AcquireError::NoLimit { path: path.clone() }));
@@ -133,7 +133,7 @@ async fn a_try_gets_a_free_permit_although_the_mutex_is_busy_for_a_moment() {
 
     let busy = kazoo.acquire(&mutex, Kind::Lock, Acquire::default()).await.expect("free");
     let answer = timeout(SOON, pool.try_acquire()).await.expect("it does not wait for ever");
-    assert_eq!(answer.err(), Some(TryAcquireError::Contended));
+    assert!(matches!(answer.err(), Some(TryAcquireError::Contended { .. })));
     eventually("our contender is gone", SOON, async || {
         kazoo.children(&mutex).await.is_ok_and(|children| children.len() == 1)
     })
@@ -154,7 +154,7 @@ async fn giving_up_while_queued_on_the_mutex_leaves_nothing() {
     })
     .await;
     let late = pool.acquire_timeout(Duration::from_millis(100)).await;
-    assert_eq!(late.err(), Some(AcquireTimeoutError::TimedOut));
+    assert!(matches!(late.err(), Some(AcquireTimeoutError::TimedOut { .. })));
     waiting.abort();
     eventually("our contender is gone", SOON, async || {
         kazoo.children(&mutex).await.is_ok_and(|children| children.len() == 1)

@@ -6,7 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use common::{eventually, proxied, shared, unique_path};
+use common::{BRISK, eventually, proxied, shared, unique_path};
 use lockkeeper::{
     AcquireError, Keeper, Lock, LockEvent, LockGuard, Pending, Refused, SessionEvent, Target, Ticket,
 };
@@ -408,7 +408,7 @@ async fn until(events: &mut mpsc::UnboundedReceiver<SessionEvent>, last: Session
 async fn every_subscriber_hears_every_session_event_in_order_and_a_late_one_the_newest_first() {
     use SessionEvent::{Closed, Connected, Lost, Resumed, Suspended};
     let proxy = proxied().await;
-    let options = Keeper::options().session_timeout(Duration::from_secs(4));
+    let options = Keeper::options().session_timeout(BRISK);
     let keeper = options.connect(&proxy.address()).await.expect("connected");
     let ((_one, mut one), (_two, mut two)) = (watcher(&keeper).await, watcher(&keeper).await);
     let mut heard = until(&mut one, Connected { epoch: 1 }).await;

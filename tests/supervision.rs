@@ -242,6 +242,15 @@ async fn when_the_primitives_are_killed_the_keeper_ends_and_with_it_the_session(
     test.no_nodes().await;
 }
 
+#[tokio::test]
+async fn a_supervisor_is_told_of_the_death_of_the_primitives_as_of_a_failure() {
+    let (root, mut ends) = root().await;
+    let test = Test::new("primitives").await;
+    test.started.link(&root.get_cell()).expect("it lives");
+    test.started.primitives.kill();
+    assert_eq!(timeout(SOON, ends.recv()).await, Ok(Some(End::Failed(None))));
+}
+
 /// The supervisor of an application, who notes how its children end.
 struct Root;
 

@@ -95,6 +95,9 @@ pub struct Lost;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ContendersError {
+    /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped.
+    #[error("the keeper is closed")]
+    Closed,
     /// There is no session at the moment, and no answer until there is one.
     #[error("there is no connection to ZooKeeper at the moment")]
     Disconnected,
@@ -124,6 +127,10 @@ pub enum ContendersError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResizeError {
+    /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped. A change
+    /// that was under way may have been made.
+    #[error("the keeper is closed")]
+    Closed,
     /// A semaphore without permits would be of no use.
     #[error("a semaphore has at least one permit")]
     NoPermits,

@@ -22,9 +22,10 @@ use crate::supervisor::KeeperMessage;
 /// What a holder may believe of its lease at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseState {
-    /// Nobody else can hold the lock.
+    /// Nobody that this lease excludes can hold the lock. Two readers do not exclude each other, nor do two permits of
+    /// a semaphore; nor, as in kazoo, does a reader a plain lock that comes after it.
     Held,
-    /// Nobody else can hold it yet, but the connection is in doubt; it will be `Held` again, or `Lost`.
+    /// The same, but the connection is in doubt; it will be `Held` again, or `Lost`.
     Suspended,
     /// Somebody else may hold it. Final.
     Lost,
@@ -105,10 +106,10 @@ impl Lease {
         self.grant.state()
     }
 
-    /// Until when nobody else can hold the lock, as far as is proven at this moment; heartbeats move it on. In the
-    /// past once the lease is lost. `None` when the lock's node outlives sessions: such a lease ends only with its
-    /// node. The lease also runs out while the machine sleeps, and an [`Instant`] does not follow that: ask again, or
-    /// use [`state`](Lease::state), which does.
+    /// Until when nobody that this lease excludes can hold the lock, as far as is proven at this moment; heartbeats
+    /// move it on. In the past once the lease is lost. `None` when the lock's node outlives sessions: such a lease
+    /// ends only with its node. The lease also runs out while the machine sleeps, and an [`Instant`] does not follow
+    /// that: ask again, or use [`state`](Lease::state), which does.
     pub fn valid_until(&self) -> Option<Instant> {
         self.grant.valid_until()
     }
@@ -216,7 +217,8 @@ impl Term {
         self.0.state()
     }
 
-    /// Until when nobody else can hold the lock, as far as is proven at this moment: see [`Lease::valid_until`].
+    /// Until when nobody that the lease excludes can hold the lock, as far as is proven at this moment: see
+    /// [`Lease::valid_until`].
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
     }

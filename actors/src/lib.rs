@@ -32,6 +32,7 @@ pub mod messages;
 pub mod multi;
 mod primitives;
 mod randomness;
+mod servers;
 mod session;
 pub mod singleton;
 pub mod supervisor;

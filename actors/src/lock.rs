@@ -93,6 +93,8 @@ struct Entry {
     release: Vec<RpcReplyPort<Result<(), ReleaseError>>>,
     /// It was granted, and its lease has ended since.
     lost: bool,
+    /// The newest node that was asked for and that outlives sessions, without its number.
+    outliving: Option<String>,
 }
 
 #[ractor::actor(message = LockActorMessage, state = State, arguments = LockArguments)]
@@ -202,6 +204,7 @@ impl State {
             joint: request.joint,
             release: Vec::new(),
             lost: false,
+            outliving: None,
         };
         self.requests.insert(ticket, entry);
         self.feed(event, myself);

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
-use crate::error::AcquireError;
+use crate::error::{AcquireError, ContendersError, ResizeError};
 use crate::lock::{LockActor, LockActorMessage, LockArguments};
 use crate::machine::protocol::Failure;
 use crate::machine::protocol::Ticket;
@@ -361,13 +361,17 @@ pub fn refuse(message: LockMessage) {
             let refused = Refused::Failed(AcquireError::Closed);
             request.listener.conclude(LockEvent::Refused(request.ticket, refused));
         }
-        // Their reply ports say so when they are dropped.
-        LockMessage::Cancel(_)
-        | LockMessage::Release(..)
-        | LockMessage::Contenders(..)
-        | LockMessage::First(..)
-        | LockMessage::RemoveContender(..)
-        | LockMessage::LeaseHolders(_)
-        | LockMessage::Resize(..) => {}
+        LockMessage::Contenders(_, reply) => answer(reply, ContendersError::Closed),
+        LockMessage::First(_, _, reply) => answer(reply.into(), ContendersError::Closed),
+        LockMessage::RemoveContender(_, reply) => answer(reply, ContendersError::Closed),
+        LockMessage::LeaseHolders(reply) => answer(reply, ContendersError::Closed),
+        LockMessage::Resize(_, _, reply) => answer(reply, ResizeError::Closed),
+        // A release that is not confirmed is one of a lost lease: its reply port says so when it is dropped.
+        LockMessage::Cancel(_) | LockMessage::Release(..) => {}
     }
+}
+
+fn answer<T, E>(reply: RpcReplyPort<Result<T, E>>, error: E) {
+    // Who does not wait for it any more need not be told.
+    let _ = reply.send(Err(error));
 }

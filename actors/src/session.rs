@@ -3,21 +3,24 @@
 //! One actor is one session. When the session is lost the actor ends, and its supervisor starts the next one with
 //! the next epoch.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::error::ConnectError;
 use crate::lease::SessionLease;
@@ -25,6 +28,7 @@ use crate::machine::Moment;
 use crate::machine::protocol::Failure;
 use crate::machine::session::{Session, SessionCommand, SessionInput};
 use crate::machine::znode::Instance;
+use crate::randomness::Randomness;
 use crate::supervisor::KeeperMessage;
 use crate::zookeeper::{CheckFailure, Connect, Connected, LinkState, Unconnected, ZooKeeper};
 
@@ -63,6 +67,9 @@ pub(crate) struct SessionArguments {
     pub clock: Clock,
     pub epoch: u64,
     pub connect_timeout: Duration,
+    /// What the last try before this actor ended with, if there was one.
+    pub trouble: Option<String>,
+    pub randomness: Randomness,
     /// The server's tickTime, where it is known.
     pub tick: Option<Duration>,
 }
@@ -109,10 +116,9 @@ impl SessionActor {
         arguments: SessionArguments,
     ) -> Result<State, ActorProcessingErr> {
         let mut tasks = JoinSet::new();
-        let (clock, limit) = (arguments.clock, arguments.connect_timeout);
-        let connector = arguments.connector.clone();
+        let connecting = connect(&arguments);
         tasks.spawn(async move {
-            let (begun, result) = connect(connector, clock, limit).await;
+            let (begun, result) = connecting.await;
             let _ = myself.cast(SessionMessage::Connected(begun, result));
         });
         Ok(State { arguments, live: None, tasks, wake: None, closing: None })
@@ -164,7 +170,7 @@ impl State {
             }
         };
         let lease = Arc::new(SessionLease::new(clock, client.timeout(), until, suspended));
-        let nodes = Arc::new(OwnNodes::default());
+        let nodes = Arc::new(OwnNodes::new(client.chroot()));
         let connection = Connection { epoch, client, lease, nodes };
         let cursor = String::new();
         let live =
@@ -399,45 +405,62 @@ async fn pump(
     }
 }
 
-/// Tries until the time is over; tells when the successful try began.
-async fn connect(
-    connector: Arc<dyn Connect>,
-    clock: Clock,
-    limit: Duration,
-) -> (Moment, Result<Connected, ConnectError>) {
-    let address = connector.address().to_owned();
+/// Tries until the time is over; tells when the successful try began. A try that panics is the last one.
+fn connect(
+    arguments: &SessionArguments,
+) -> impl Future<Output = (Moment, Result<Connected, ConnectError>)> + Send + use<> {
+    let SessionArguments { connector, clock, connect_timeout, trouble, randomness, .. } = arguments;
+    let (connector, clock, limit) = (connector.clone(), *clock, *connect_timeout);
+    let (mut trouble, randomness) = (trouble.clone(), randomness.clone());
     let deadline = tokio::time::Instant::now() + limit;
-    let mut last = "no answer".to_owned();
-    loop {
-        let begun = clock.now();
-        match tokio::time::timeout_at(deadline, connector.connect()).await {
-            Ok(Ok(connected)) => return (begun, Ok(connected)),
-            Ok(Err(Unconnected::Address(reason))) => {
-                return (begun, Err(ConnectError::InvalidAddress { address, reason }));
+    async move {
+        let address = connector.address().to_owned();
+        let mut tries = 0;
+        let (begun, reason) = loop {
+            let begun = clock.now();
+            let connecting = AssertUnwindSafe(async { connector.connect().await }).catch_unwind();
+            match tokio::time::timeout_at(deadline, connecting).await {
+                Ok(Ok(Ok(connected))) => return (begun, Ok(connected)),
+                Ok(Ok(Err(Unconnected::Address(reason)))) => {
+                    return (begun, Err(ConnectError::InvalidAddress { address, reason }));
+                }
+                Ok(Ok(Err(Unconnected::AuthFailed))) => {
+                    return (begun, Err(ConnectError::AuthFailed { address }));
+                }
+                Ok(Ok(Err(Unconnected::Unreachable(reason)))) => {
+                    trouble = Some(reason);
+                    let rest = tokio::time::Instant::now() + BETWEEN_TRIES.rest(tries, randomness.next());
+                    tries = tries.saturating_add(1);
+                    tokio::time::sleep_until(deadline.min(rest)).await;
+                }
+                Ok(Err(panic)) => break (begun, format!("connecting panicked: {}", message(&*panic))),
+                Err(_) => break (begun, trouble.unwrap_or_else(|| "no answer".to_owned())),
             }
-            Ok(Err(Unconnected::AuthFailed)) => return (begun, Err(ConnectError::AuthFailed { address })),
-            Ok(Err(Unconnected::Unreachable(reason))) => {
-                last = reason;
-                // The client paces its tries; this bounds one that gives up at once.
-                tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + RECONNECT)).await;
-            }
-            Err(_) => {
-                let error = ConnectError::Unreachable { address, timeout: limit, reason: last };
-                return (begun, Err(error));
-            }
-        }
+        };
+        (begun, Err(ConnectError::Unreachable { address, timeout: limit, reason }))
     }
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
 }
 
 /// The nodes that this process has in a session: what heartbeats check, and how much of the room for watches is
 /// used.
-#[derive(Default)]
 pub(crate) struct OwnNodes {
     paths: Mutex<BTreeSet<String>>,
     watched: AtomicUsize,
+    /// The bytes that the connection's chroot adds to every watched path.
+    chroot: usize,
 }
 
 impl OwnNodes {
+    pub fn new(chroot: &str) -> OwnNodes {
+        OwnNodes { paths: Mutex::default(), watched: AtomicUsize::new(0), chroot: chroot.len() }
+    }
+
     pub fn track(&self, path: String) {
         self.lock().insert(path);
     }
@@ -501,7 +524,7 @@ impl OwnNodes {
 
     /// Takes room for a watch on this path, if there is any, until what this returns is dropped.
     pub fn room_for_watch(self: &Arc<OwnNodes>, path: &str) -> Option<WatchRoom> {
-        let room = WatchRoom { nodes: self.clone(), bytes: path.len() };
+        let room = WatchRoom { nodes: self.clone(), bytes: self.chroot + path.len() };
         let used = self.watched.fetch_add(room.bytes, Ordering::SeqCst) + room.bytes;
         (used <= WATCH_BYTES).then_some(room)
     }
@@ -533,11 +556,12 @@ const DIRECTORIES: usize = 8;
 /// What a check adds to its path on the wire: operation header, length, version.
 const CHECK_OVERHEAD: usize = 17;
 
-/// The client fails to resume a session that watches more than 128 KiB of paths.
+/// The client fails to resume a session that watches more than 128 KiB of paths, their chroot included.
 const WATCH_BYTES: usize = 64 * 1024;
 
-/// Between tries that failed at once.
-const RECONNECT: Duration = Duration::from_millis(50);
+/// After a try in which every server has failed.
+const BETWEEN_TRIES: Backoff =
+    Backoff { initial: Duration::from_millis(100), maximum: Duration::from_secs(1) };
 
 /// How long closing waits for the server's good-bye.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);

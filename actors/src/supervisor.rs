@@ -3,9 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SupervisionEvent,
+};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -45,7 +48,7 @@ pub struct KeeperSettings {
 pub struct RestartPolicy {
     /// How long it rests between rounds of connecting.
     pub backoff: Backoff,
-    /// How long it goes on without a session. For ever unless set.
+    /// How long it goes on without a session, rests included. For ever unless set.
     pub give_up_after: Option<Duration>,
 }
 
@@ -87,17 +90,28 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
         timeout: settings.connect_timeout,
         reason,
     };
-    let arguments = (settings.clone(), clock, reply.into());
+    let view = Arc::<View>::default();
+    let arguments = (settings.clone(), clock, reply.into(), view.clone());
     let (keeper, _) =
         Actor::spawn(None, KeeperActor, arguments).await.map_err(|error| unreachable(error.to_string()))?;
     // Dropped in the middle of connecting: nothing is to be left running.
     let guard = StopOnDrop(Some(keeper.clone()));
     let primitives = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
     guard.keep();
-    Ok(Started { keeper, primitives, clock })
+    Ok(Started { keeper, primitives, clock, view })
 }
 
 impl Started {
+    /// The timeout that the server granted to the newest session.
+    pub fn session_timeout(&self) -> Duration {
+        Duration::from_millis(self.view.session_timeout.load(Ordering::Relaxed))
+    }
+
+    /// Whether the keeper is closed, or closing, or dead.
+    pub fn is_closed(&self) -> bool {
+        self.view.closing.load(Ordering::Relaxed) || self.keeper.get_status() >= ActorStatus::Stopping
+    }
+
     /// Links the keeper under a supervisor of the application.
     ///
     /// # Errors
@@ -123,6 +137,15 @@ pub struct Started {
     pub primitives: ActorRef<PrimitivesMessage>,
     /// The clock of this keeper's deadlines.
     pub clock: Clock,
+    view: Arc<View>,
+}
+
+/// What may be known of a keeper without asking it.
+#[derive(Default)]
+struct View {
+    /// That of the newest session, in milliseconds.
+    session_timeout: AtomicU64,
+    closing: AtomicBool,
 }
 
 struct StopOnDrop(Option<ActorRef<KeeperMessage>>);
@@ -145,9 +168,12 @@ struct KeeperActor;
 
 type FirstSession = RpcReplyPort<Result<ActorRef<PrimitivesMessage>, ConnectError>>;
 
+type KeeperArguments = (KeeperSettings, Clock, FirstSession, Arc<View>);
+
 struct State {
     settings: KeeperSettings,
     clock: Clock,
+    view: Arc<View>,
     primitives: ActorRef<PrimitivesMessage>,
     session: Option<ActorRef<SessionMessage>>,
     /// How many sessions have begun.
@@ -158,6 +184,8 @@ struct State {
     failures: u32,
     /// When the last session was lost, until there is another.
     without_since: Option<Moment>,
+    /// What the last try to get a session ended with, until there is one.
+    trouble: Option<String>,
     gave_up: Option<ConnectError>,
     first: Option<FirstSession>,
     subscribers: Vec<mpsc::UnboundedSender<SessionEvent>>,
@@ -171,12 +199,12 @@ struct State {
     closing_session: bool,
 }
 
-#[ractor::actor(message = KeeperMessage, state = State, arguments = (KeeperSettings, Clock, FirstSession))]
+#[ractor::actor(message = KeeperMessage, state = State, arguments = KeeperArguments)]
 impl KeeperActor {
     async fn pre_start(
         &self,
         myself: ActorRef<KeeperMessage>,
-        (settings, clock, first): (KeeperSettings, Clock, FirstSession),
+        (settings, clock, first, view): KeeperArguments,
     ) -> Result<State, ActorProcessingErr> {
         let arguments = PrimitivesArguments { clock, randomness: settings.randomness.clone() };
         let (primitives, _) =
@@ -185,12 +213,14 @@ impl KeeperActor {
         Ok(State {
             settings,
             clock,
+            view,
             primitives,
             session: None,
             epoch: 0,
             open: false,
             failures: 0,
             without_since: None,
+            trouble: None,
             gave_up: None,
             first: Some(first),
             subscribers: Vec::new(),
@@ -260,11 +290,11 @@ impl KeeperActor {
             // Its children went with it, and what they knew. Ending the session takes their nodes away.
             warn!(%event, "the primitives stopped");
             state.tell(SessionEvent::Closed);
-            myself.stop(Some("the primitives stopped".into()));
+            return Err("the primitives stopped".into());
         } else if state.session.as_ref().is_some_and(|session| session.get_id() == id) {
             debug!(%event, epoch = state.epoch, "the session actor ended");
             state.session = None;
-            if state.open {
+            if state.open && !state.closing_session {
                 // Whether it said so itself or not: what it said comes later than this.
                 state.pass_on(SessionNews::Lost(state.epoch))?;
             }
@@ -272,10 +302,7 @@ impl KeeperActor {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
                 state.without_since.get_or_insert(state.clock.now());
-                let wait =
-                    state.settings.restart.backoff.rest(state.failures, state.settings.randomness.next());
-                state.failures = state.failures.saturating_add(1);
-                myself.send_after(wait, || KeeperMessage::StartSession);
+                myself.send_after(state.rest(), || KeeperMessage::StartSession);
             }
         } else if state.adopted.remove(&id).is_some() {
             state.close_primitives_when_alone(&myself)?;
@@ -289,6 +316,9 @@ impl State {
         if self.closing.is_some() {
             return Ok(());
         }
+        if let Some(error) = self.out_of_time() {
+            return self.give_up(error, myself);
+        }
         let connect_timeout = match self.until_giving_up() {
             Some(left) => left.clamp(SHORTEST_ROUND, self.settings.connect_timeout.max(SHORTEST_ROUND)),
             None => self.settings.connect_timeout,
@@ -299,6 +329,8 @@ impl State {
             clock: self.clock,
             epoch: self.epoch + 1,
             connect_timeout,
+            trouble: self.trouble.clone(),
+            randomness: self.settings.randomness.clone(),
             tick: self.settings.tick,
         };
         let (session, _) = Actor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await?;
@@ -312,25 +344,54 @@ impl State {
         Some(self.settings.restart.give_up_after?.saturating_sub(tried))
     }
 
+    /// How long to rest before the next round. Ends when it is time to give up; if no round has been tried by then,
+    /// there is time left for one.
+    fn rest(&mut self) -> Duration {
+        let rest = self.settings.restart.backoff.rest(self.failures, self.settings.randomness.next());
+        self.failures = self.failures.saturating_add(1);
+        let longest = self.until_giving_up().map(|left| if self.trouble.is_some() { left } else { left / 2 });
+        rest.min(longest.unwrap_or(Duration::MAX))
+    }
+
+    /// The error to give up with, once the time for trying is over.
+    fn out_of_time(&self) -> Option<ConnectError> {
+        let (reason, timeout) = (self.trouble.clone()?, self.settings.restart.give_up_after?);
+        let address = self.settings.connector.address().to_owned();
+        let over = self.until_giving_up()?.is_zero();
+        over.then_some(ConnectError::Unreachable { address, timeout, reason })
+    }
+
     fn unconnected(
         &mut self,
         error: ConnectError,
         myself: &ActorRef<KeeperMessage>,
     ) -> Result<(), ActorProcessingErr> {
-        let hopeless = match &error {
+        warn!(%error, "no session");
+        let last = match error {
+            ConnectError::Unreachable { reason, .. } => {
+                self.trouble = Some(reason);
+                self.out_of_time()
+            }
             ConnectError::AuthFailed { .. }
             | ConnectError::InvalidAddress { .. }
             | ConnectError::InvalidOption { .. }
-            | ConnectError::NoSupervisor => true,
-            ConnectError::Unreachable { .. } => self.until_giving_up().is_some_and(|left| left.is_zero()),
+            | ConnectError::NoSupervisor => Some(error),
         };
-        warn!(%error, hopeless, "no session");
-        if hopeless && self.closing.is_none() {
-            self.tell(SessionEvent::GaveUp { error: error.clone() });
-            self.gave_up = Some(error);
-            self.close(None, myself)?;
+        match last {
+            Some(error) if self.closing.is_none() => self.give_up(error, myself),
+            Some(_) | None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn give_up(
+        &mut self,
+        error: ConnectError,
+        myself: &ActorRef<KeeperMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        warn!(%error, "no further session is sought");
+        self.tell(SessionEvent::GaveUp { error: error.clone() });
+        self.gave_up = Some(error);
+        self.close(None, myself)
     }
 
     fn news(&mut self, news: SessionNews) -> Result<(), ActorProcessingErr> {
@@ -346,7 +407,9 @@ impl State {
         let event = match &news {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
-                self.without_since = None;
+                (self.without_since, self.trouble) = (None, None);
+                let timeout = connection.client.timeout().as_millis() as u64;
+                self.view.session_timeout.store(timeout, Ordering::Relaxed);
                 SessionEvent::Connected { epoch: connection.epoch }
             }
             SessionNews::Suspended(epoch) => SessionEvent::Suspended { epoch: *epoch },
@@ -377,6 +440,7 @@ impl State {
         let first = self.closing.is_none();
         self.closing.get_or_insert_default().extend(reply);
         if first {
+            self.view.closing.store(true, Ordering::Relaxed);
             self.adopted.values().for_each(|close| close());
             self.close_primitives_when_alone(myself)?;
         }

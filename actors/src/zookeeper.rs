@@ -11,10 +11,14 @@ use std::time::Duration;
 
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, StreamExt};
+use tracing::warn;
 use uuid::Uuid;
 use zookeeper_client as zk;
 
 use crate::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
+#[cfg(feature = "tls")]
+use crate::servers::servers;
+use crate::servers::troubles;
 
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use zookeeper_client::SaslOptions;
@@ -31,6 +35,10 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn session(&self) -> i64;
     /// The timeout that the server granted.
     fn timeout(&self) -> Duration;
+    /// What the server sees in front of every path.
+    fn chroot(&self) -> &str {
+        ""
+    }
     /// Makes a sequential node; answers with the number that was appended and the transaction's id.
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)>;
     /// Makes ephemeral sequential nodes, all or none, in one transaction; answers with the numbers that were appended
@@ -175,6 +183,7 @@ pub enum Unconnected {
 #[derive(Clone, Debug)]
 pub struct Connector {
     inner: zk::Connector,
+    session_timeout: Duration,
     address: String,
     #[cfg(feature = "tls")]
     secure: bool,
@@ -185,7 +194,10 @@ impl Connector {
     /// `tcp+tls://host:port`.
     pub fn new(address: &str, session_timeout: Duration) -> Connector {
         Connector {
-            inner: zk::Client::connector().with_session_timeout(session_timeout),
+            // So that a try ends once every server has failed, and the next one begins with a fresh proof of the
+            // session.
+            inner: zk::Client::connector().with_session_timeout(session_timeout).with_fail_eagerly(),
+            session_timeout,
             address: address.to_owned(),
             #[cfg(feature = "tls")]
             secure: false,
@@ -215,17 +227,31 @@ impl Connect for Connector {
         let this = self.clone();
         Box::pin(async move {
             #[cfg(feature = "tls")]
+            for server in servers(&this.address) {
+                server.check_name(this.secure).map_err(Unconnected::Address)?;
+            }
+            #[cfg(feature = "tls")]
             let result = match this.secure {
                 true => this.inner.secure_connect(&this.address).await,
                 false => this.inner.connect(&this.address).await,
             };
             #[cfg(not(feature = "tls"))]
             let result = this.inner.connect(&this.address).await;
-            let client = result.map_err(|error| match error {
-                zk::Error::BadArguments(reason) => Unconnected::Address((*reason).to_string()),
-                zk::Error::AuthFailed => Unconnected::AuthFailed,
-                other => Unconnected::Unreachable(other.to_string()),
-            })?;
+            let client = match result {
+                Ok(client) => client,
+                Err(zk::Error::BadArguments(reason)) => {
+                    return Err(Unconnected::Address((*reason).to_string()));
+                }
+                Err(zk::Error::AuthFailed) => return Err(Unconnected::AuthFailed),
+                Err(zk::Error::NoHosts | zk::Error::Timeout) => {
+                    return Err(Unconnected::Unreachable(troubles(&this.address).await));
+                }
+                Err(other) => return Err(Unconnected::Unreachable(other.to_string())),
+            };
+            let (asked, granted) = (this.session_timeout, client.session_timeout());
+            if asked.as_millis() != granted.as_millis() {
+                warn!(?asked, ?granted, "the server granted another session timeout than was asked for");
+            }
             let states = states(client.state_watcher());
             let root = client.clone().chroot("/").unwrap_or_else(|client| client);
             let chroot = Some(client.path()).filter(|path| *path != "/").unwrap_or_default().to_owned();
@@ -265,6 +291,10 @@ impl ZooKeeper for Session {
 
     fn timeout(&self) -> Duration {
         self.client.session_timeout()
+    }
+
+    fn chroot(&self) -> &str {
+        &self.chroot
     }
 
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {

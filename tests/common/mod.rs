@@ -5,10 +5,12 @@
 // something is unused.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub mod beside_curator;
 pub mod curator;
 pub mod hearing;
 #[macro_use]
 pub mod kinds;
+pub mod logs;
 pub mod servers;
 pub mod site;
 
@@ -24,6 +26,8 @@ pub use servers::*;
 
 /// A session timeout under which no busy machine loses a session.
 pub const LONG: Duration = Duration::from_secs(20);
+/// For sessions that a busy machine keeps, and whose heartbeats come every second.
+pub const BRISK: Duration = Duration::from_secs(8);
 /// For sessions that are to be lost.
 pub const SHORT: Duration = Duration::from_secs(2);
 /// For what is done in milliseconds when nothing is wrong.

@@ -188,14 +188,14 @@ fn ask<T: Target<Guard: Held>>(
         Patience::Until(time) => acquire_timeout(time)
             .map(move |answer| match answer {
                 Ok(guard) => Ok(some(guard)),
-                Err(AcquireTimeoutError::TimedOut) => Ok(None),
+                Err(AcquireTimeoutError::TimedOut { .. }) => Ok(None),
                 Err(error) => Err(error.to_string()),
             })
             .boxed(),
         Patience::Try => try_acquire()
             .map(move |answer| match answer {
                 Ok(guard) => Ok(some(guard)),
-                Err(TryAcquireError::Contended | TryAcquireError::Suspended) => Ok(None),
+                Err(TryAcquireError::Contended { .. } | TryAcquireError::Suspended) => Ok(None),
                 Err(error) => Err(error.to_string()),
             })
             .boxed(),

@@ -12,6 +12,7 @@ use crate::common::{LONG, SOON, connect, connect_through, proxied, refusal};
 promises! {
     every_kind:
         a_free_lock_is_granted,
+        who_is_refused_learns_of_which_path,
         a_try_at_a_contended_lock_answers_contended_and_writes_nothing,
         an_acquire_with_a_timeout_answers_timed_out_and_leaves_neither_node_nor_watch,
         tokens_grow_from_holder_to_holder;
@@ -55,9 +56,9 @@ async fn a_try_at_a_contended_lock_answers_contended_and_writes_nothing(kind: Ki
     let before = written().await;
     for keeper in [&keeper, &other] {
         let lock = site.lock(keeper);
-        assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Contended);
+        assert!(matches!(refusal(lock.try_acquire().await), TryAcquireError::Contended { .. }));
         let at_once = lock.acquire_timeout(Duration::ZERO).await;
-        assert_eq!(refusal(at_once), AcquireTimeoutError::TimedOut);
+        assert!(matches!(refusal(at_once), AcquireTimeoutError::TimedOut { .. }));
     }
     assert_eq!(written().await, before);
 }
@@ -70,10 +71,23 @@ async fn an_acquire_with_a_timeout_answers_timed_out_and_leaves_neither_node_nor
         // An actor without handles ends, and its watches with it.
         let lock = site.lock(keeper);
         let acquire = lock.acquire_timeout(Duration::from_millis(300));
-        assert_eq!(refusal(acquire.await), AcquireTimeoutError::TimedOut);
+        assert!(matches!(refusal(acquire.await), AcquireTimeoutError::TimedOut { .. }));
         assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
         site.until_only(&[&guard]).await;
         site.until_unwatched().await;
+    }
+}
+
+async fn who_is_refused_learns_of_which_path(kind: Kind) {
+    let (site, keeper) = (kind.site("refused").await, connect().await);
+    let _guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let lock = site.lock(&keeper);
+    let contended = refusal(lock.try_acquire().await).to_string();
+    let late = refusal(lock.acquire_timeout(Duration::from_millis(1)).await).to_string();
+    for error in [contended, late] {
+        for path in (kind.paths)(&site.path) {
+            assert!(error.contains(&path), "{error}");
+        }
     }
 }
 
@@ -95,9 +109,9 @@ async fn the_lock_is_not_reentrant(kind: Kind) {
     let (site, keeper) = (kind.site("reentrant").await, connect().await);
     let lock = site.lock(&keeper);
     let first = lock.acquire().await.expect("a free lock");
-    assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Contended);
+    assert!(matches!(refusal(lock.try_acquire().await), TryAcquireError::Contended { .. }));
     let in_vain = lock.acquire_timeout(Duration::from_millis(100)).await;
-    assert_eq!(refusal(in_vain), AcquireTimeoutError::TimedOut);
+    assert!(matches!(refusal(in_vain), AcquireTimeoutError::TimedOut { .. }));
 
     let (_, mut events) = listen(&lock);
     assert_eq!(queued(&mut events).await, (kind.ahead)(1, 0));

@@ -1,18 +1,18 @@
 //! Having a lock, and giving it back.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::{FutureExt, StreamExt};
 use lockkeeper::{LeaseState, LockGuard, Permit, ReadGuard, ReleaseError, SessionEvent, WriteGuard};
 use tokio::time::sleep;
 
 use crate::common::kinds::Kind;
-use crate::common::{SHORT, SOON, connect, connect_for, eventually};
+use crate::common::{BRISK, SOON, connect, connect_for, eventually};
 
 promises! {
     every_kind:
         a_held_guard_is_valid_for_a_while_and_at_most_for_the_session_timeout,
-        a_guard_is_held_for_many_session_timeouts,
+        a_guard_is_held_for_longer_than_a_session_timeout,
         a_guard_goes_wherever_its_owner_goes,
         the_node_is_gone_when_a_release_returns,
         a_release_goes_on_when_its_future_is_dropped,
@@ -21,27 +21,26 @@ promises! {
 }
 
 async fn a_held_guard_is_valid_for_a_while_and_at_most_for_the_session_timeout(kind: Kind) {
-    let session = Duration::from_secs(4);
-    let (site, keeper) = (kind.site("valid").await, connect_for(session).await);
+    let (site, keeper) = (kind.site("valid").await, connect_for(BRISK).await);
     let guard = site.lock(&keeper).acquire().await.expect("a free lock");
     let first = guard.valid_until().expect("an end");
     eventually("heartbeats move the end of the lease on", SOON, async || {
         let (before, until) = (Instant::now(), guard.valid_until().expect("an end"));
         if guard.state() == LeaseState::Held {
             assert!(until > before, "held, but over since {:?}", before - until);
-            assert!(until <= Instant::now() + session, "{:?} ahead", until - before);
+            assert!(until <= Instant::now() + BRISK, "{:?} ahead", until - before);
         }
         until > first
     })
     .await;
 }
 
-async fn a_guard_is_held_for_many_session_timeouts(kind: Kind) {
-    let (site, keeper) = (kind.site("long").await, connect_for(SHORT).await);
+async fn a_guard_is_held_for_longer_than_a_session_timeout(kind: Kind) {
+    let (site, keeper) = (kind.site("long").await, connect_for(BRISK).await);
     let mut events = keeper.events();
     let guard = site.lock(&keeper).acquire().await.expect("a free lock");
     // It is cut short when the lease ends first.
-    let long_held = guard.protect(sleep(3 * SHORT).map(|()| 3).boxed());
+    let long_held = guard.protect(sleep(BRISK * 3 / 2).map(|()| 3).boxed());
     assert_eq!(long_held.await, Ok(3));
     eventually("it is held", SOON, async || guard.state() == LeaseState::Held).await;
     assert_eq!(guard.release().await, Ok(()));

@@ -116,7 +116,7 @@ async fn three_one_deadline_covers_a_wait_with_many_wake_ups(kind: Kind) {
         site.clear(&ahead[leaves]).await;
     }
     let refused = refusal(acquire.await.expect("no panic"));
-    assert_eq!(refused, AcquireTimeoutError::TimedOut);
+    assert!(matches!(refused, AcquireTimeoutError::TimedOut { .. }));
     let took = begun.elapsed();
     // A time that began again at a wake-up would end after 5.7 seconds.
     assert!((Duration::from_secs(3)..Duration::from_millis(5500)).contains(&took), "{took:?}");

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::FutureExt;
 use lockkeeper::{LeaseState, LockEvent, Lost, ReleaseError, SessionEvent};
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::common::hearing::{acquired, granted, listen, queued, session_event};
 use crate::common::kinds::Kind;
-use crate::common::{SHORT, SOON, connect, connect_for, connect_through, eventually, proxied};
+use crate::common::{BRISK, SHORT, SOON, connect, connect_for, connect_through, eventually, proxied};
 
 promises! {
     every_kind:
@@ -23,9 +23,6 @@ promises! {
         a_directory_that_was_deleted_is_made_again_and_tokens_go_on_growing,
         protected_work_ends_with_the_lease;
 }
-
-/// For those who are to notice soon when a node is gone.
-const BRISK: Duration = Duration::from_secs(4);
 
 async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_gets_the_lock_in_the_end(kind: Kind) {
     let (site, keeper, proxy) = (kind.site("waiter-lost").await, connect().await, proxied().await);

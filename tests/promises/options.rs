@@ -1,13 +1,11 @@
 //! What can be chosen, and what can be left out.
 
-use std::time::Duration;
-
 use lockkeeper::{Acl, AcquireError, AuthId, ContendersError, LockOptions, Permission, TryAcquireError};
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
 use crate::common::kinds::Kind;
-use crate::common::{SOON, connect, eventually, options, refusal, shared, unique_path};
+use crate::common::{BRISK, SOON, connect, eventually, options, refusal, shared, unique_path};
 
 promises! {
     every_kind:
@@ -56,7 +54,7 @@ async fn a_chroot_is_made_when_a_lock_needs_it_and_shows_in_no_path(kind: Kind) 
     let inside = "/locks/ledger";
     let site = kind.site_at(&format!("{root}/app{inside}")).await;
     let address = format!("{}{root}/app", shared().address());
-    let keeper = options().session_timeout(Duration::from_secs(4)).connect(&address).await;
+    let keeper = options().session_timeout(BRISK).connect(&address).await;
     let lock = (kind.open)(&keeper.expect("a server"), inside).expect("a path");
     assert_eq!(lock.listed().await, Ok(0));
     assert_eq!(site.server.stat(&root).await, None);

@@ -1,20 +1,19 @@
 //! Keepers that close, and keepers that nobody has any more.
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use lockkeeper::{
     AcquireError, AcquireTimeoutError, ContendersError, LeaseState, LockEvent, LockOptions, Refused,
-    ReleaseError, SessionEvent, TryAcquireError,
+    ReleaseError, ResizeError, SessionEvent, TryAcquireError,
 };
 use tokio::time::timeout;
 
 use crate::common::hearing::{acquired, listen, queued, session_event};
-use crate::common::kinds::Kind;
+use crate::common::kinds::{self, Kind};
+use crate::common::logs::Logs;
 use crate::common::site::is_known;
 use crate::common::{
-    LONG, SHORT, SLACK, SOON, absent_for_several_rounds, connect, connect_for, connect_through, eventually,
-    proxied, refusal,
+    BRISK, LONG, SHORT, SLACK, SOON, absent_for_several_rounds, connect, connect_for, connect_through,
+    eventually, proxied, refusal, run, unique_path,
 };
 
 promises! {
@@ -74,7 +73,7 @@ async fn a_keeper_that_is_closed_refuses_at_once_and_for_good(kind: Kind) {
         assert_eq!(error, AcquireError::Closed);
         let tried = timeout(SLACK, lock.try_acquire()).await.expect("an answer at once");
         assert!(matches!(refusal(tried), TryAcquireError::Failed(_)));
-        assert_eq!(lock.listed().await, Err(ContendersError::Disconnected));
+        assert_eq!(lock.listed().await, Err(ContendersError::Closed));
     }
     timeout(SLACK, keeper.close()).await.expect("it is closed already");
     assert_eq!(keeper.events().next().await, None);
@@ -118,7 +117,7 @@ async fn closing_while_the_next_session_is_sought_answers_everybody_at_once(kind
 }
 
 async fn dropping_all_handles_closes_the_session_but_a_guard_keeps_it_open(kind: Kind) {
-    let (site, keeper) = (kind.site("dropped").await, connect_for(Duration::from_secs(4)).await);
+    let (site, keeper) = (kind.site("dropped").await, connect_for(BRISK).await);
     let lock = site.lock(&keeper);
     let guard = lock.acquire().await.expect("a free lock");
     let session = site.server.owner(&guard.node()).await;
@@ -142,4 +141,97 @@ async fn a_request_under_way_keeps_the_session_open_without_any_handle(kind: Kin
     queued(&mut events).await;
     drop(guard);
     assert_eq!(acquired(&mut events).await.state(), LeaseState::Held);
+}
+
+#[test]
+fn an_orderly_close_is_told_as_one() {
+    run(async {
+        for round in 0..20 {
+            let keeper = connect().await;
+            let guard = keeper.lock(&unique_path("orderly")).expect("a path").acquire().await;
+            let events = keeper.events();
+            keeper.close().await;
+            assert_eq!(guard.expect("a free lock").state(), LeaseState::Lost);
+            let mut told: Vec<_> = timeout(SOON, events.collect()).await.expect("it ends");
+            // Doubts that pass are the machine's.
+            told.retain(|event| {
+                !matches!(event, SessionEvent::Suspended { .. } | SessionEvent::Resumed { .. })
+            });
+            assert_eq!(told, [SessionEvent::Connected { epoch: 1 }, SessionEvent::Closed], "round {round}");
+        }
+    });
+}
+
+#[test]
+fn a_closed_keeper_answers_every_question_with_closed() {
+    run(async {
+        let keeper = connect().await;
+        let lock = keeper.lock(&unique_path("questions")).expect("a path");
+        let guard = lock.acquire().await.expect("a free lock");
+        let contenders = lock.contenders().await.expect("a list");
+        drop(guard);
+        let singleton = keeper.singleton(lock.path()).expect("a path");
+        let pool = keeper.semaphore(&unique_path("questions"), 1).expect("a path");
+        keeper.close().await;
+        assert_eq!(lock.contenders().await, Err(ContendersError::Closed));
+        assert_eq!(lock.remove_contender(&contenders[0]).await, Err(ContendersError::Closed));
+        assert_eq!(singleton.leader().await, Err(ContendersError::Closed));
+        assert_eq!(singleton.leaders().next().await, None);
+        assert_eq!(pool.lease_holders().await, Err(ContendersError::Closed));
+        assert_eq!(pool.resize(2).await, Err(ResizeError::Closed));
+    });
+}
+
+#[test]
+fn a_question_under_way_while_the_keeper_closes_is_answered_with_closed() {
+    run(async {
+        let proxy = proxied().await;
+        let keeper = connect_through(&proxy, LONG).await;
+        let lock = keeper.lock(&unique_path("under-way")).expect("a path");
+        let pool = keeper.semaphore(&unique_path("under-way"), 1).expect("a path");
+        assert_eq!(lock.contenders().await, Ok(vec![]));
+        assert_eq!(pool.lease_holders().await, Ok(vec![]));
+        proxy.hold_replies(true);
+        let (mut list, mut resize) = (Box::pin(lock.contenders()), Box::pin(pool.resize(2)));
+        assert!(futures::poll!(&mut list).is_pending());
+        assert!(futures::poll!(&mut resize).is_pending());
+        let closing = tokio::spawn({
+            let keeper = keeper.clone();
+            async move { keeper.close().await }
+        });
+        assert_eq!(timeout(SOON, list).await, Ok(Err(ContendersError::Closed)));
+        assert_eq!(timeout(SOON, resize).await, Ok(Err(ResizeError::Closed)));
+        proxy.hold_replies(false);
+        closing.await.expect("no panic");
+    });
+}
+
+// On one thread, so that the log is read where it is written.
+#[tokio::test]
+async fn closing_without_a_connection_warns_of_each_node_that_stays() {
+    let logs = Logs::start();
+    let (site, proxy) = (kinds::lock().site("stays").await, proxied().await);
+    let keeper = connect_through(&proxy, SHORT).await;
+    let lock = site.lock_with(&keeper, LockOptions::new().ephemeral(false));
+    let guard = lock.acquire().await.expect("a free lock");
+    let waiting = tokio::spawn(lock.acquire());
+    site.until_nodes(2).await;
+    let passing = tokio::spawn(site.lock(&keeper).acquire());
+    site.until_nodes(3).await;
+    proxy.black_hole(true);
+    timeout(SOON, keeper.close()).await.expect("no longer than the session");
+    assert_eq!(guard.state(), LeaseState::Lost);
+    for waiting in [waiting, passing] {
+        assert_eq!(refusal(waiting.await.expect("no panic")), AcquireError::Closed);
+    }
+    // The server takes the third one away.
+    site.until_nodes(2).await;
+    for node in site.nodes().await {
+        let without_number = &node[..node.len() - 10];
+        let warned = logs.with(&["WARN", "may be left", without_number]);
+        assert_eq!(warned.len(), 1, "{node}: {warned:?}");
+    }
+    let warned = logs.with(&["may be left"]);
+    assert_eq!(warned.len(), 2, "of no other: {warned:?}");
+    site.delete_all().await;
 }

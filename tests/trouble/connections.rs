@@ -95,7 +95,7 @@ async fn while_the_connection_is_in_doubt_a_try_is_refused_at_once_and_a_waiter_
     session_event(&mut events, SessionEvent::Suspended { epoch: 1 }).await;
     assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Suspended);
     let (limit, begun) = (Duration::from_millis(200), Instant::now());
-    assert_eq!(refusal(lock.acquire_timeout(limit).await), AcquireTimeoutError::TimedOut);
+    assert!(matches!(refusal(lock.acquire_timeout(limit).await), AcquireTimeoutError::TimedOut { .. }));
     assert!((limit..limit + SLACK).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     let waiting = tokio::spawn(lock.acquire());
     proxy.refuse(false);

@@ -146,11 +146,12 @@ impl State {
     /// Create and list, sent together; or somebody else does it.
     fn enter(&mut self, attempt: Attempt, ticket: Ticket, myself: &ActorRef<LockActorMessage>) {
         let (path, instance) = (self.directory.clone(), self.arguments.instance);
-        let Some(entry) = self.requests.get(&ticket) else { return };
+        let Some(entry) = self.requests.get_mut(&ticket) else { return };
         let options = entry.options.clone();
         let name = instance.prefix(attempt, options.dialect, options.mode);
         let Some(session) = &self.connection else { return };
         let (epoch, client) = (session.connection.epoch, &session.connection.client);
+        entry.outliving = (!options.ephemeral).then(|| format!("{path}/{name}"));
         if let Some(joint) = &entry.joint {
             let (actor, otherwise) = (myself.clone(), Entrant::withdrawn());
             return joint(Entrant { epoch, path, attempt, name, options, actor, otherwise });
@@ -187,6 +188,9 @@ impl State {
     pub(super) fn forget(&mut self, ticket: Ticket, confirmed: bool) {
         let Some(entry) = self.requests.remove(&ticket) else { return };
         entry.span.in_scope(|| debug!(confirmed, "done"));
+        if let Some(node) = entry.outliving.filter(|_| !confirmed) {
+            warn!(node, "a node that outlives sessions may be left: its number follows this name");
+        }
         for reply in entry.release {
             let _ = reply.send(if confirmed { Ok(()) } else { Err(ReleaseError::Lost) });
         }

@@ -1,0 +1,87 @@
+//! The servers of an address: which they are, and why none of them gives a session. The client tells only that it has
+//! tried them all.
+
+use std::time::Duration;
+
+use async_net::TcpStream;
+use futures::future::join_all;
+use tokio::time::timeout;
+
+/// One server of an address.
+pub(crate) struct Server<'a> {
+    host: &'a str,
+    port: u16,
+    /// Whether it is connected to with TLS, where the address says so.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    secure: Option<bool>,
+}
+
+/// The servers of an address that the client takes. What it refuses has none, or others.
+pub(crate) fn servers(address: &str) -> impl Iterator<Item = Server<'_>> {
+    address.split(',').filter_map(|server| {
+        let schemes = [("tcp+tls://", true), ("tcp://", false)];
+        let scheme = |(prefix, secure)| Some((server.strip_prefix(prefix)?, Some(secure)));
+        let (server, secure) = schemes.into_iter().find_map(scheme).unwrap_or((server, None));
+        let server = server.split_once('/').map_or(server, |(server, _chroot)| server);
+        let (host, port) = match server.strip_prefix('[') {
+            Some(server) => server.split_once(']')?,
+            None => server.rsplit_once(':').unwrap_or((server, "")),
+        };
+        let port = match port.trim_start_matches(':') {
+            "" => 2181,
+            port => port.parse().ok()?,
+        };
+        Some(Server { host, port, secure })
+    })
+}
+
+impl Server<'_> {
+    /// Why it gives no session, as far as a connection shows.
+    async fn trouble(self) -> String {
+        let Server { host, port, .. } = self;
+        let trouble = match timeout(PATIENCE, TcpStream::connect((host, port))).await {
+            Ok(Ok(_)) => "it takes connections, and gives no session".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no connection within {PATIENCE:?}"),
+        };
+        format!("{host}:{port}: {trouble}")
+    }
+
+    /// Whether TLS can check that this is the server.
+    #[cfg(feature = "tls")]
+    pub fn check_name(&self, secure: bool) -> Result<(), String> {
+        match rustls_pki_types::ServerName::try_from(self.host) {
+            Err(_) if self.secure.unwrap_or(secure) => {
+                Err(format!("TLS cannot check the name {:?}", self.host))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Why none of these servers gives a session.
+pub(crate) async fn troubles(address: &str) -> String {
+    join_all(servers(address).map(Server::trouble)).await.join("; ")
+}
+
+/// With a server that does not answer a connection.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_found_in_every_form_of_an_address() {
+        let address = "zk1,tcp://zk2:2182,tcp+tls://zk3:2183,[::1]:2184,tcp+tls://[::2]/app/of/mine";
+        let found: Vec<_> = servers(address).map(|it| (it.host, it.port, it.secure)).collect();
+        let expected = [
+            ("zk1", 2181, None),
+            ("zk2", 2182, Some(false)),
+            ("zk3", 2183, Some(true)),
+            ("::1", 2184, None),
+            ("::2", 2181, Some(true)),
+        ];
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,11 @@
+use lockkeeper::{Dialect, InvalidLock, Keeper, Lock, LockOptions, ReadWriteLock};
+
+/// As `new InterProcessMutex(client, path)`, and in one queue with it.
+pub fn mutex(keeper: &Keeper, path: &str) -> Result<Lock, InvalidLock> {
+    keeper.lock_with(path, LockOptions::new().dialect(Dialect::Curator))
+}
+
+/// As `new InterProcessReadWriteLock(client, path)`, and in one queue with it.
+pub fn read_write(keeper: &Keeper, path: &str) -> Result<ReadWriteLock, InvalidLock> {
+    keeper.read_write_with(path, LockOptions::new().dialect(Dialect::Curator))
+}

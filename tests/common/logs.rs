@@ -1,0 +1,43 @@
+//! What was logged.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// The log of this thread, from now on. A test that reads it runs on a runtime of one thread.
+pub struct Logs {
+    written: Written,
+    _subscribed: tracing::subscriber::DefaultGuard,
+}
+
+impl Logs {
+    pub fn start() -> Logs {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        Logs { written, _subscribed: subscriber.set_default() }
+    }
+
+    /// The lines with all of these words, so far.
+    pub fn with(&self, words: &[&str]) -> Vec<String> {
+        let written = self.written.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&written);
+        let lines = text.lines().filter(|line| words.iter().all(|word| line.contains(word)));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,236 @@
+//! Connecting, for the first time and again: what can go wrong, what the error says, and when a keeper gives up.
+
+mod common;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::logs::Logs;
+use common::{SOON, options, proxied, shared, unique_path};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use lockkeeper::actors::Randomness;
+use lockkeeper::actors::backoff::Backoff;
+use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
+use lockkeeper::actors::zookeeper::{Connect, Connected, Connector, Unconnected};
+use lockkeeper::{ConnectError, Keeper, KeeperOptions, LeaseState, SessionEvent};
+use lockkeeper_embedded::Embedded;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Connects, until it panics instead.
+struct Panicking {
+    connector: Connector,
+    broken: AtomicBool,
+}
+
+impl Panicking {
+    fn new(broken: bool) -> Arc<Panicking> {
+        let connector = Connector::new(&shared().address(), Duration::from_secs(20));
+        Arc::new(Panicking { connector, broken: AtomicBool::new(broken) })
+    }
+}
+
+impl Connect for Panicking {
+    fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>> {
+        match self.broken.load(Ordering::SeqCst) {
+            true => async { panic!("a connect that panics, as this test wants it") }.boxed(),
+            false => self.connector.connect(),
+        }
+    }
+
+    fn address(&self) -> &str {
+        "the test"
+    }
+}
+
+fn settings(connector: Arc<Panicking>) -> KeeperSettings {
+    KeeperSettings {
+        clock: lockkeeper::actors::Clock::start(),
+        connector,
+        connect_timeout: SOON,
+        tick: None,
+        randomness: Randomness::default(),
+        restart: RestartPolicy::default(),
+    }
+}
+
+/// Ends the session, and keeps the rest.
+fn kill_session(started: &Started) {
+    let primitives = started.primitives.get_id();
+    started
+        .keeper
+        .get_children()
+        .iter()
+        .filter(|actor| actor.get_id() != primitives)
+        .for_each(|it| it.kill());
+}
+
+#[tokio::test]
+async fn a_panic_while_connecting_is_an_error() {
+    let started = timeout(SOON, supervisor::start(settings(Panicking::new(true))));
+    let error = started.await.expect("it does not hang").map(drop).expect_err("no session");
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().contains("panicked: a connect that panics"), "{error}");
+}
+
+#[tokio::test]
+async fn a_keeper_whose_connecting_panics_gives_up_when_it_was_told_to() {
+    let connector = Panicking::new(false);
+    let give_up_after = Some(Duration::from_millis(500));
+    let restart = RestartPolicy { give_up_after, backoff: Backoff::default() };
+    let settings = KeeperSettings { restart, ..settings(connector.clone()) };
+    let started = supervisor::start(settings).await.expect("a server");
+    let (sender, mut events) = mpsc::unbounded_channel();
+    started.keeper.cast(KeeperMessage::Subscribe(sender)).expect("it runs");
+    connector.broken.store(true, Ordering::SeqCst);
+    kill_session(&started);
+    let mut told = Vec::new();
+    while let Some(event) = timeout(SOON, events.recv()).await.expect("it does not hang") {
+        told.push(event);
+    }
+    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &told[..] else { panic!("{told:?}") };
+    assert!(error.to_string().contains("panicked: a connect that panics"), "{error}");
+}
+
+/// Of an address whose name TLS cannot check.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_host_name_that_tls_does_not_take_is_refused_by_name() {
+    // The system's resolver takes it for 127.0.0.1.
+    let (host, port) = ("127.1", shared().one_address().rsplit_once(':').expect("a port").1.to_owned());
+    let tls = lockkeeper::TlsOptions::default().with_pem_ca_certs(CERTIFICATE).expect("a certificate");
+    let tls = || options().connect_timeout(SOON).tls(tls.clone());
+    for address in [format!("{host}:{port}/app"), format!("tcp+tls://{host}:{port}")] {
+        let connect = timeout(SOON, tls().connect(&address)).await.expect("it does not hang");
+        let error = connect.expect_err("no connection");
+        assert!(matches!(error, ConnectError::InvalidAddress { .. }), "{error:?}");
+        assert!(error.to_string().contains(&format!("{host:?}")), "{error}");
+    }
+}
+
+/// Of nobody: a connection with TLS needs one to trust.
+#[cfg(feature = "tls")]
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBjDCCATGgAwIBAgIUVgI474bJTHOz0gGSQ66CK5RxKbIwCgYIKoZIzj0EAwIw
+GjEYMBYGA1UEAwwPbG9ja2tlZXBlciB0ZXN0MCAXDTI2MTEyNDE3NTAxNVoYDzIx
+MjYxMDMxMTc1MDE1WjAaMRgwFgYDVQQDDA9sb2Nra2VlcGVyIHRlc3QwWTATBgcq
+hkjOPQIBBggqhkjOPQMBBwNCAAQg6SQL+2XSoq9d1bB8zcXq057MlTJBMCBp5xA9
+5a2mmBXcYhfRmoz9rWntZj6kePFIRucwJ2050Ta0jE1UV/UKo1MwUTAdBgNVHQ4E
+FgQUT1FKdeE90c32zW7sbe7NqdseMqcwHwYDVR0jBBgwFoAUT1FKdeE90c32zW7s
+be7NqdseMqcwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAwAXd
+8oJ0nK/K761C1ZZiuuFZhzIIYJq+qOReumcGWbQCIQDz49FCwGYNmOvnXi8x2H8t
+St00/9YHZrGdqtSn7Dloiw==
+-----END CERTIFICATE-----";
+
+/// An address at which nobody listens.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_told_as_one() {
+    let (one, other) = (nobody(), nobody());
+    let address = format!("{one},{other}/app");
+    let connect = options().connect_timeout(Duration::from_secs(2)).connect(&address);
+    let error = connect.await.expect_err("nobody is there").to_string();
+    for server in [one, other] {
+        assert!(error.contains(&format!("{server}: Connection refused")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_takes_connections_and_says_nothing_is_told_as_one() {
+    let (silent, closing) = (proxied().await, proxied().await);
+    silent.black_hole(true);
+    closing.refuse(true);
+    for address in [silent.address(), closing.address()] {
+        let impatient =
+            options().session_timeout(Duration::from_secs(1)).connect_timeout(Duration::from_secs(3));
+        let error = impatient.connect(&address).await.expect_err("no session").to_string();
+        assert!(error.contains(&format!("{address}: it takes connections, and gives no session")), "{error}");
+    }
+}
+
+/// A server of its own that refuses connections from now on.
+async fn cut_off(options: KeeperOptions) -> (Embedded, Keeper) {
+    let server = Embedded::options().tick(Duration::from_millis(200)).start().await.expect("a port");
+    let options = options.session_timeout(Duration::from_secs(1)).connect_timeout(SOON);
+    let keeper = options.connect(&server.address()).await.expect("a server");
+    server.controls().take_down().await;
+    (server, keeper)
+}
+
+#[tokio::test]
+async fn who_gives_up_says_what_the_last_try_ended_with() {
+    let time = Duration::from_secs(1);
+    let options = Keeper::options().backoff(Duration::from_millis(10), Duration::from_millis(50));
+    let (server, keeper) = cut_off(options.give_up_after(time)).await;
+    let told: Vec<_> = timeout(SOON, keeper.events().collect()).await.expect("it ends");
+    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &told[..] else { panic!("{told:?}") };
+    assert!(error.to_string().contains(&format!("{}: Connection refused", server.address())), "{error}");
+    let ConnectError::Unreachable { timeout, .. } = error else { panic!("{error:?}") };
+    assert_eq!(*timeout, time, "how long it tried in all");
+}
+
+#[tokio::test]
+async fn the_time_to_give_up_after_includes_the_rests() {
+    let rest = Duration::from_secs(600);
+    let options = Keeper::options().backoff(rest, rest).give_up_after(Duration::from_secs(1));
+    let (_server, keeper) = cut_off(options).await;
+    let told: Vec<_> = timeout(Duration::from_secs(30), keeper.events().collect()).await.expect("it ends");
+    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &told[..] else { panic!("{told:?}") };
+    assert!(error.to_string().contains("Connection refused"), "it tried before: {error}");
+}
+
+#[tokio::test]
+async fn a_session_timeout_that_the_server_changed_is_logged_and_shown() {
+    let logs = Logs::start();
+    let server = Embedded::options().tick(Duration::from_secs(2)).start().await.expect("a port");
+    for (asked, granted) in [(1, 4), (10, 10), (60, 40)] {
+        let options = Keeper::options().session_timeout(Duration::from_secs(asked));
+        let keeper = options.connect(&server.address()).await.expect("a server");
+        assert_eq!(keeper.session_timeout(), Duration::from_secs(granted));
+        let (asked, granted) = (format!("asked={asked}s"), format!("granted={granted}s"));
+        let warned = logs.with(&["WARN", "session timeout", &asked, &granted]);
+        assert_eq!(warned.len(), usize::from(asked != "asked=10s"), "{warned:?}");
+    }
+}
+
+/// The client names every watched path again when it reconnects, chroot and all, and cannot name more than 128 KiB.
+#[tokio::test]
+async fn a_long_chroot_leaves_room_to_reconnect() {
+    const LOCKS: usize = 100;
+    let chroot = format!("{}/{}", unique_path("chroot"), "x".repeat(2000));
+    let proxy = proxied().await;
+    let address = |server: &str| format!("{server}{chroot}");
+    let holding = options().connect(&address(&shared().address())).await.expect("a server");
+    let waiting =
+        options().session_timeout(SOON).connect(&address(&proxy.address())).await.expect("a server");
+    let (mut guards, mut waiters) = (Vec::new(), Vec::new());
+    for number in 0..LOCKS {
+        let path = format!("/{number}");
+        guards.push(holding.lock(&path).expect("a path").acquire().await.expect("a free lock"));
+        let (sender, mut queued) = mpsc::unbounded_channel();
+        waiting.lock(&path).expect("a path").acquire().listen(move |event| {
+            let _ = sender.send(event);
+        });
+        let event = queued.recv().await.expect("an event");
+        assert!(matches!(event, lockkeeper::LockEvent::Queued { ahead: 1, .. }), "{event:?}");
+        waiters.push(queued);
+    }
+    let mut events = waiting.events();
+    assert_eq!(events.next().await, Some(SessionEvent::Connected { epoch: 1 }));
+    proxy.cut();
+    assert_eq!(events.next().await, Some(SessionEvent::Suspended { epoch: 1 }));
+    assert_eq!(events.next().await, Some(SessionEvent::Resumed { epoch: 1 }));
+    drop(guards);
+    for queued in &mut waiters {
+        let event = timeout(SOON, queued.recv()).await.expect("its turn").expect("an event");
+        let lockkeeper::LockEvent::Acquired { guard, .. } = event else { panic!("{event:?}") };
+        assert_eq!(guard.state(), LeaseState::Held);
+    }
+}
