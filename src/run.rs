@@ -77,7 +77,8 @@ impl<M: 'static> Guard<M> {
             // Nobody asks any more: the lease goes, and that releases the lock.
             let _ = sender.send(ended);
         });
-        let arguments = TenureArguments { keeper, lease: self.0, job: Job::once(make, tell), terms, finish };
+        let (job, started) = (Job::once(make, tell), Box::new(|| {}));
+        let arguments = TenureArguments { keeper, lease: self.0, job, terms, started, finish };
         let spawned = ActorRuntime::spawn_instant(None, TenureActor, arguments);
         Run { actor: spawned.ok().map(|(actor, _)| actor), ended, guard: PhantomData }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -176,16 +176,14 @@ impl SingletonActor {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<SingletonMessage>,
+        _: ActorRef<SingletonMessage>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            // A run tells its end before it ends. One that was killed did not, and its lease went with it.
-            SupervisionEvent::ActorTerminated(_, Some(_), _) => {}
+            // A run tells its end in a message, once its actor has ended, also when the run itself was killed.
             SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) => {
-                warn!(path = %state.arguments.place.path, %event, "the actor above a run was killed");
-                myself.stop(None);
+                debug!(path = %state.arguments.place.path, %event, "the actor above a run ended");
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
@@ -293,7 +291,8 @@ impl State {
             let _ = candidate.cast(SingletonMessage::Ended(Box::new(ended)));
         });
         let terms = self.arguments.terms;
-        let arguments = TenureArguments { keeper: None, lease, job, terms, finish };
+        let started = Box::new(|| {});
+        let arguments = TenureArguments { keeper: None, lease, job, terms, started, finish };
         let (tenure, _) = Actor::spawn_linked(None, TenureActor, arguments, myself.get_cell()).await?;
         self.tenure = Some(tenure);
         self.publish(CandidateState::Running(term));
