@@ -182,7 +182,7 @@ impl Candidate {
         }
     }
 
-    /// The term of the actor, while it runs here.
+    /// The term of the actor, while it runs here. `None` while it is starting.
     pub fn term(&self) -> Option<Term> {
         match self.state() {
             CandidateState::Running(term) => Some(term),
@@ -199,7 +199,8 @@ impl Candidate {
         }
     }
 
-    /// Waits until the actor runs here, and gives its term; `None` when the candidacy is over before. Cancel safe.
+    /// Waits until the actor runs here, and gives its term; `None` when the candidacy is over before. An actor runs
+    /// when its `pre_start` is over; until then it is [`CandidateState::Starting`]. Cancel safe.
     pub async fn running(&mut self) -> Option<Term> {
         let found =
             self.state.wait_for(|state| matches!(state, CandidateState::Running(_) | CandidateState::Over));

@@ -152,6 +152,31 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
     root.kill();
 }
 
+/// The keeper is asked to watch over it, and dies before it has read that.
+#[tokio::test]
+async fn what_begins_while_its_keeper_dies_is_over_at_once() {
+    for under in [Under::Candidate, Under::Guard] {
+        let path = unique_path("dying");
+        let (root, _) = Actor::spawn(None, Root, ()).await.expect("it starts");
+        let keeper = Keeper::options().session_timeout(LONG);
+        let keeper = keeper.connect_linked(&shared().address(), &root.get_cell()).await.expect("connected");
+        let (sender, _notes) = mpsc::unbounded_channel();
+        let ways = Ways { slow_to_start: FOREVER, ..Ways::default() };
+        let running = start(&keeper, &path, ways, sender, under).await;
+        root.kill();
+        match running {
+            Running::Candidate(mut candidate) => {
+                let over = async { while !matches!(candidate.changed().await, CandidateState::Over) {} };
+                timeout(SOON, over).await.expect("nobody would ever serve it");
+            }
+            Running::Guard(run) => {
+                let ended = timeout(SOON, run.ended()).await.expect("its lock is lost");
+                assert!(ended.is_ok_and(|ended| ended.guard.state() == LeaseState::Lost));
+            }
+        }
+    }
+}
+
 async fn start(
     keeper: &Keeper,
     path: &str,

@@ -104,6 +104,10 @@ async fn a_start_that_takes_too_long_is_killed_as_well() {
     let options = SingletonOptions::new().grace(Duration::from_millis(50));
     let mut slow = Member::join_with(&shared().address(), &path, ways, options).await;
     slow.busy().await;
+    assert!(matches!(slow.candidate().state(), CandidateState::Starting(_)), "{:?}", slow.candidate);
+    assert!(slow.candidate().term().is_none(), "it does not run yet");
+    let running = timeout(Duration::from_millis(200), slow.candidate().running()).await;
+    assert!(running.is_err(), "it does not run yet");
     slow.shutdown().await;
     assert_eq!(slow.contenders().await, 0);
 }
