@@ -9,3 +9,4 @@ mod leaders;
 mod member;
 mod running;
 mod runs;
+mod silence;
