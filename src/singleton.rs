@@ -284,9 +284,17 @@ impl SingletonOptions {
     }
 }
 
-/// Who runs the actor, as a stream: the current one first, then every change, `None` when there is no candidate. What
-/// changed back before it was seen is not shown. While there is no connection it is silent. Ends when the keeper is
-/// closed, or after an error: an access list that forbids to look.
+/// Who runs the actor, as a stream: the current one first, then the next one whenever it has changed, `None` when there
+/// is no candidate.
+///
+/// It shows the newest, not all: a watch tells that something has changed, not what, and between two looks a leader may
+/// come and go. One that serves for less than a few round trips, or while this stream is not polled or not connected,
+/// may never be shown. Whoever must know of each gives it to the leader to tell.
+///
+/// A path that does not exist yet is watched, so its first leader is shown as soon as it is there. When there is no
+/// room for another watch in the session, it looks once a second. When ZooKeeper refuses or does not answer, it asks
+/// again after a rest that doubles, from a tenth of a second to five seconds. While there is no connection it is silent.
+/// Ends when the keeper is closed, or after an error: an access list that forbids to look.
 pub struct Leaders(BoxStream<'static, Result<Option<Contender>, ContendersError>>);
 
 impl Stream for Leaders {
@@ -310,31 +318,64 @@ async fn next_leader(
     (lock, known): (Lock, Known),
 ) -> Option<(Result<Option<Contender>, ContendersError>, (Lock, Known))> {
     let known = known?;
-    loop {
+    let ask = || {
         let (reply, answer) = oneshot::channel();
         let message = LockMessage::First(lock.options().patterns.clone(), known, reply);
-        if !lock.try_send(message) {
-            return None;
+        lock.try_send(message).then_some(async { answer.await.unwrap_or(Err(ContendersError::Disconnected)) })
+    };
+    match insist(ask).await? {
+        Ok(leader) => {
+            let token = leader.as_ref().map(|leader| leader.token);
+            Some((Ok(leader), (lock, Some(Some(token)))))
         }
-        match answer.await {
-            Ok(Ok(leader)) => {
-                let token = leader.as_ref().map(|leader| leader.token);
-                return Some((Ok(leader), (lock, Some(Some(token)))));
+        Err(error) => Some((Err(error), (lock, None))),
+    }
+}
+
+/// Asks until there is an answer, or an error that asking again does not change; `None` when nobody can be asked.
+async fn insist<T, F>(mut ask: impl FnMut() -> Option<F>) -> Option<Result<T, ContendersError>>
+where
+    F: Future<Output = Result<T, ContendersError>>,
+{
+    let (backoff, randomness, mut failures) = (Backoff::default(), Randomness::default(), 0);
+    loop {
+        match ask()?.await {
+            Ok(answer) => return Some(Ok(answer)),
+            Err(error @ (ContendersError::NoAuth { .. } | ContendersError::Ephemeral { .. })) => {
+                return Some(Err(error));
             }
-            Ok(Err(error @ (ContendersError::NoAuth { .. } | ContendersError::Ephemeral { .. }))) => {
-                return Some((Err(error), (lock, None)));
+            // Nothing was sent to a server: there is no session, or the keeper is being closed.
+            Err(ContendersError::Disconnected) => tokio::time::sleep(RETRY).await,
+            Err(_) => {
+                tokio::time::sleep(backoff.rest(failures, randomness.next())).await;
+                failures += 1;
             }
-            // No connection, a lost answer, or a keeper that is being closed.
-            Ok(Err(_)) | Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }
 
-/// Between two looks while there is no answer.
+/// Between two looks for a session.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl fmt::Debug for Singleton {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Singleton").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_refuses_is_asked_less_and_less_often() {
+        let mut asked = 0;
+        let ask = || {
+            asked += 1;
+            Some(async { Err::<(), _>(ContendersError::Failed { reason: "throttled".into() }) })
+        };
+        let two_seconds = tokio::time::timeout(Duration::from_secs(2), insist(ask)).await;
+        assert!(two_seconds.is_err(), "it goes on asking");
+        assert!(asked <= 9, "asked {asked} times in two seconds");
     }
 }

@@ -6,7 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::common::{SHORT, eventually, proxied, shared, unique_path};
+use crate::common::{SHORT, TestServer, eventually, proxied, shared, unique_path};
 use crate::member::{Member, SOON, Ways, connect, connect_for};
 
 #[tokio::test]
@@ -42,6 +42,21 @@ async fn everybody_can_ask_who_leads_and_is_told_when_that_changes() {
     two.shutdown().await;
     assert_eq!(next().await, None);
     actor.stop(None);
+}
+
+#[tokio::test]
+async fn a_path_that_does_not_exist_yet_is_watched() {
+    let server = TestServer::start();
+    let observer = connect(&server.address()).await;
+    let mut leaders = observer.singleton("/not/there/yet").expect("a good path").leaders();
+    assert_eq!(leaders.next().await, Some(Ok(None)));
+    let (watching, watched) = (leaders.next(), async {
+        eventually("it is watched", SOON, async || server.mntr("zk_watch_count") == 1).await;
+        let options = SingletonOptions::new();
+        Member::join_with(&server.address(), "/not/there/yet", Ways::default(), options).await
+    });
+    let (leader, _member) = futures::join!(watching, watched);
+    assert!(matches!(leader, Some(Ok(Some(_)))), "{leader:?}");
 }
 
 #[tokio::test]
