@@ -90,17 +90,28 @@ impl Singleton {
     /// When its turn comes, `make` is given the [`Term`], with its fencing token, and gives the actor and its
     /// arguments; that actor is started, and from then on it:
     ///
-    /// - is told of a connection in doubt by the messages that `tell` makes, if it makes any;
-    /// - is stopped when the lease will not last: a quarter of the session timeout before somebody else can hold, or
-    ///   at the first doubt ([`stop_when_suspended`](SingletonOptions::stop_when_suspended)); killed when an eighth
-    ///   is left, and at once when the lease is found lost. Its children, linked to it, are killed with it. Tasks
-    ///   that it spawned are its own to end;
+    /// - is told of a connection in doubt by the messages that `tell` makes, if it makes any: at the latest when five
+    ///   sixteenths of the session timeout are left before somebody else can hold;
+    /// - is stopped when a quarter is left, or at the first doubt
+    ///   ([`stop_when_suspended`](SingletonOptions::stop_when_suspended)). An eighth of the session timeout, or its
+    ///   [grace](SingletonOptions::grace) if that is shorter, is for its `post_stop`. Then it is killed, and at once
+    ///   when the lease is found lost. Its children, linked to it, are killed with it. Tasks that it spawned are its
+    ///   own to end;
     /// - when it fails or ends by itself, hands the lock to the next member. This one queues again, at the tail,
     ///   after a [rest](SingletonOptions::backoff). Every run has a lock, and a token, of its own. Its children are
-    ///   killed with it, and end at their next await, which is not waited for.
+    ///   killed with it, and end at their next await, which is not waited for;
+    /// - is killed when the keeper dies, for example with the supervisor that the keeper is linked to, also in its
+    ///   `pre_start` and `post_stop`. The session stays open until it has ended, for one session timeout at most.
     ///
-    /// A handler that blocks its thread, and never awaits, cannot be killed; this process then starts no other one,
-    /// and the token is what protects from it.
+    /// A doubt that lasts costs the run and not only the lock: the actor ends, and it is started again on a member
+    /// whose turn it is, with another token and without its state. A doubt that passes costs a message. The message
+    /// waits in the mailbox like any other, and those that wait when the actor is stopped are discarded. In a process
+    /// that was paused, the actor is told when the process goes on, and stopped a sixteenth of the session timeout
+    /// later, or killed if there is less time.
+    ///
+    /// A `pre_start`, handler or `post_stop` that blocks its thread, and never awaits, cannot be killed. While the
+    /// keeper lives, this process starts no other one; when the session ends or the keeper dies, another member does,
+    /// and only the token protects from the one that blocks.
     ///
     /// # Panics
     ///
@@ -259,13 +270,15 @@ impl SingletonOptions {
     }
 
     /// How long the actor may take to stop, its `post_stop` included, before it is killed. Five seconds unless set.
-    /// A lease that ends cuts it short.
+    /// When it is stopped because the lease comes to its end, it has an eighth of the session timeout at most: a
+    /// `post_stop` that needs a second asks for a session timeout of more than eight.
     pub fn grace(self, grace: Duration) -> Self {
         SingletonOptions { terms: Terms { grace, ..self.terms }, ..self }
     }
 
     /// `true` stops the actor as soon as the connection is in doubt, and not only when a quarter of the session
-    /// timeout is left; every short interruption then moves it to another member.
+    /// timeout is left; every short interruption then moves it to another member. The stop takes the place of
+    /// [`TermEvent::Suspended`], which would be discarded with the other messages.
     pub fn stop_when_suspended(self, stop_when_suspended: bool) -> Self {
         SingletonOptions { terms: Terms { stop_when_suspended, ..self.terms }, ..self }
     }
