@@ -18,10 +18,11 @@ impl<M: 'static> Guard<M> {
     /// only while the lock is held.
     ///
     /// `make` is given the [`Term`], with its fencing token, and gives the actor and its arguments; `tell` makes its
-    /// messages of what becomes of the lease, or none. The actor is stopped when the lease will not last, a quarter
-    /// of the session timeout before somebody else can hold, or at the first doubt, as `terms` say; killed when an
-    /// eighth is left, and at once when the lease is found lost. Tasks that it spawned are its own to end, and a
-    /// handler that never awaits cannot be killed: then the token is what protects.
+    /// messages of what becomes of the lease, or none. The actor is told of a doubt, at the latest when five sixteenths
+    /// of the session timeout are left before somebody else can hold; stopped when a quarter is left, or at the first
+    /// doubt, as `terms` say; killed when an eighth is left, and at once when the lease is found lost. A doubt that
+    /// lasts so costs the run, and not only the lock. Tasks that the actor spawned are its own to end, and a
+    /// `pre_start` or handler that never awaits cannot be killed: then the token is what protects.
     ///
     /// Children of an actor that ends by itself, or fails, are killed with it and end at their next await; the guard
     /// does not wait for that. An actor whose children must not outlive the lock ends them before it ends.
@@ -77,7 +78,8 @@ impl<M: 'static> Guard<M> {
             // Nobody asks any more: the lease goes, and that releases the lock.
             let _ = sender.send(ended);
         });
-        let arguments = TenureArguments { keeper, lease: self.0, job: Job::once(make, tell), terms, finish };
+        let (job, started) = (Job::once(make, tell), Box::new(|| {}));
+        let arguments = TenureArguments { keeper, lease: self.0, job, terms, started, finish };
         let spawned = ActorRuntime::spawn_instant(None, TenureActor, arguments);
         Run { actor: spawned.ok().map(|(actor, _)| actor), ended, guard: PhantomData }
     }
@@ -116,7 +118,7 @@ impl<M: 'static> Run<M> {
     ///
     /// # Errors
     ///
-    /// [`Lost`] when the keeper was closed already, or has been killed, and the lock with it.
+    /// [`Lost`] when the keeper was closed already, and nothing was started.
     pub async fn ended(mut self) -> Result<Ended<M>, Lost> {
         let ended = (&mut self.ended).await.map_err(|_| Lost)?;
         let tenure::Ended { lease, reason, error, job: _ } = ended;

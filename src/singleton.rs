@@ -90,17 +90,28 @@ impl Singleton {
     /// When its turn comes, `make` is given the [`Term`], with its fencing token, and gives the actor and its
     /// arguments; that actor is started, and from then on it:
     ///
-    /// - is told of a connection in doubt by the messages that `tell` makes, if it makes any;
-    /// - is stopped when the lease will not last: a quarter of the session timeout before somebody else can hold, or
-    ///   at the first doubt ([`stop_when_suspended`](SingletonOptions::stop_when_suspended)); killed when an eighth
-    ///   is left, and at once when the lease is found lost. Its children, linked to it, are killed with it. Tasks
-    ///   that it spawned are its own to end;
+    /// - is told of a connection in doubt by the messages that `tell` makes, if it makes any: at the latest when five
+    ///   sixteenths of the session timeout are left before somebody else can hold;
+    /// - is stopped when a quarter is left, or at the first doubt
+    ///   ([`stop_when_suspended`](SingletonOptions::stop_when_suspended)). An eighth of the session timeout, or its
+    ///   [grace](SingletonOptions::grace) if that is shorter, is for its `post_stop`. Then it is killed, and at once
+    ///   when the lease is found lost. Its children, linked to it, are killed with it. Tasks that it spawned are its
+    ///   own to end;
     /// - when it fails or ends by itself, hands the lock to the next member. This one queues again, at the tail,
     ///   after a [rest](SingletonOptions::backoff). Every run has a lock, and a token, of its own. Its children are
-    ///   killed with it, and end at their next await, which is not waited for.
+    ///   killed with it, and end at their next await, which is not waited for;
+    /// - is killed when the keeper dies, for example with the supervisor that the keeper is linked to, also in its
+    ///   `pre_start` and `post_stop`. The session stays open until it has ended, for one session timeout at most.
     ///
-    /// A handler that blocks its thread, and never awaits, cannot be killed; this process then starts no other one,
-    /// and the token is what protects from it.
+    /// A doubt that lasts costs the run and not only the lock: the actor ends, and it is started again on a member
+    /// whose turn it is, with another token and without its state. A doubt that passes costs a message. The message
+    /// waits in the mailbox like any other, and those that wait when the actor is stopped are discarded. In a process
+    /// that was paused, the actor is told when the process goes on, and stopped a sixteenth of the session timeout
+    /// later, or killed if there is less time.
+    ///
+    /// A `pre_start`, handler or `post_stop` that blocks its thread, and never awaits, cannot be killed. While the
+    /// keeper lives, this process starts no other one; when the session ends or the keeper dies, another member does,
+    /// and only the token protects from the one that blocks.
     ///
     /// # Panics
     ///
@@ -182,7 +193,7 @@ impl Candidate {
         }
     }
 
-    /// The term of the actor, while it runs here.
+    /// The term of the actor, while it runs here. `None` while it is starting.
     pub fn term(&self) -> Option<Term> {
         match self.state() {
             CandidateState::Running(term) => Some(term),
@@ -199,7 +210,8 @@ impl Candidate {
         }
     }
 
-    /// Waits until the actor runs here, and gives its term; `None` when the candidacy is over before. Cancel safe.
+    /// Waits until the actor runs here, and gives its term; `None` when the candidacy is over before. An actor runs
+    /// when its `pre_start` is over; until then it is [`CandidateState::Starting`]. Cancel safe.
     pub async fn running(&mut self) -> Option<Term> {
         let found =
             self.state.wait_for(|state| matches!(state, CandidateState::Running(_) | CandidateState::Over));
@@ -258,13 +270,15 @@ impl SingletonOptions {
     }
 
     /// How long the actor may take to stop, its `post_stop` included, before it is killed. Five seconds unless set.
-    /// A lease that ends cuts it short.
+    /// When it is stopped because the lease comes to its end, it has an eighth of the session timeout at most: a
+    /// `post_stop` that needs a second asks for a session timeout of more than eight.
     pub fn grace(self, grace: Duration) -> Self {
         SingletonOptions { terms: Terms { grace, ..self.terms }, ..self }
     }
 
     /// `true` stops the actor as soon as the connection is in doubt, and not only when a quarter of the session
-    /// timeout is left; every short interruption then moves it to another member.
+    /// timeout is left; every short interruption then moves it to another member. The stop takes the place of
+    /// [`TermEvent::Suspended`], which would be discarded with the other messages.
     pub fn stop_when_suspended(self, stop_when_suspended: bool) -> Self {
         SingletonOptions { terms: Terms { stop_when_suspended, ..self.terms }, ..self }
     }
@@ -283,9 +297,17 @@ impl SingletonOptions {
     }
 }
 
-/// Who runs the actor, as a stream: the current one first, then every change, `None` when there is no candidate. What
-/// changed back before it was seen is not shown. While there is no connection it is silent. Ends when the keeper is
-/// closed, or after an error: an access list that forbids to look.
+/// Who runs the actor, as a stream: the current one first, then the next one whenever it has changed, `None` when there
+/// is no candidate.
+///
+/// It shows the newest, not all: a watch tells that something has changed, not what, and between two looks a leader may
+/// come and go. One that serves for less than a few round trips, or while this stream is not polled or not connected,
+/// may never be shown. Whoever must know of each gives it to the leader to tell.
+///
+/// A path that does not exist yet is watched, so its first leader is shown as soon as it is there. When there is no
+/// room for another watch in the session, it looks once a second. When ZooKeeper refuses or does not answer, it asks
+/// again after a rest that doubles, from a tenth of a second to five seconds. While there is no connection it is silent.
+/// Ends when the keeper is closed, or after an error: an access list that forbids to look.
 pub struct Leaders(BoxStream<'static, Result<Option<Contender>, ContendersError>>);
 
 impl Stream for Leaders {
@@ -309,32 +331,65 @@ async fn next_leader(
     (lock, known): (Lock, Known),
 ) -> Option<(Result<Option<Contender>, ContendersError>, (Lock, Known))> {
     let known = known?;
-    loop {
+    let ask = || {
         let (reply, answer) = oneshot::channel();
         let message = LockMessage::First(lock.options().patterns.clone(), known, reply);
-        if !lock.try_send(message) {
-            return None;
+        lock.try_send(message).then_some(async { answer.await.unwrap_or(Err(ContendersError::Disconnected)) })
+    };
+    match insist(ask).await? {
+        Ok(leader) => {
+            let token = leader.as_ref().map(|leader| leader.token);
+            Some((Ok(leader), (lock, Some(Some(token)))))
         }
-        match answer.await {
-            Ok(Ok(leader)) => {
-                let token = leader.as_ref().map(|leader| leader.token);
-                return Some((Ok(leader), (lock, Some(Some(token)))));
+        Err(error) => Some((Err(error), (lock, None))),
+    }
+}
+
+/// Asks until there is an answer, or an error that asking again does not change; `None` when nobody can be asked.
+async fn insist<T, F>(mut ask: impl FnMut() -> Option<F>) -> Option<Result<T, ContendersError>>
+where
+    F: Future<Output = Result<T, ContendersError>>,
+{
+    let (backoff, randomness, mut failures) = (Backoff::default(), Randomness::default(), 0);
+    loop {
+        match ask()?.await {
+            Ok(answer) => return Some(Ok(answer)),
+            Err(error @ (ContendersError::NoAuth { .. } | ContendersError::Ephemeral { .. })) => {
+                return Some(Err(error));
             }
-            Ok(Err(error @ (ContendersError::NoAuth { .. } | ContendersError::Ephemeral { .. }))) => {
-                return Some((Err(error), (lock, None)));
+            Err(ContendersError::Closed) => return None,
+            // Nothing was sent to a server: there is no session.
+            Err(ContendersError::Disconnected) => tokio::time::sleep(RETRY).await,
+            Err(_) => {
+                tokio::time::sleep(backoff.rest(failures, randomness.next())).await;
+                failures += 1;
             }
-            Ok(Err(ContendersError::Closed)) => return None,
-            // No connection, a lost answer, or a keeper that is being closed.
-            Ok(Err(_)) | Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }
 
-/// Between two looks while there is no answer.
+/// Between two looks for a session.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl fmt::Debug for Singleton {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Singleton").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_refuses_is_asked_less_and_less_often() {
+        let mut asked = 0;
+        let ask = || {
+            asked += 1;
+            Some(async { Err::<(), _>(ContendersError::Failed { reason: "throttled".into() }) })
+        };
+        let two_seconds = tokio::time::timeout(Duration::from_secs(2), insist(ask)).await;
+        assert!(two_seconds.is_err(), "it goes on asking");
+        assert!(asked <= 9, "asked {asked} times in two seconds");
     }
 }

@@ -60,8 +60,12 @@ pub(crate) async fn first(
                 // Somebody may have come since the listing.
                 Ok((found, fired)) if first_of(&found.names, &patterns).is_none() => drop(fired.await),
                 Ok(_) => {}
-                // A directory that is not there tells nobody when it is made.
-                Err(Failure::NoNode) => tokio::time::sleep(LOOK).await,
+                Err(Failure::NoNode) => match client.watch_for(&path).await {
+                    Ok(Some(made)) => drop(made.await),
+                    // Made since.
+                    Ok(None) => {}
+                    Err(failure) => return Err(ContendersError::new(&path, failure)),
+                },
                 Err(failure) => return Err(ContendersError::new(&path, failure)),
             }
             continue;
@@ -94,7 +98,7 @@ fn later() -> Watching {
     })
 }
 
-/// How often a directory that has never been made is looked for, and one for whose watch there is no room.
+/// How often something is looked at for whose watch there is no room.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 async fn first_name(

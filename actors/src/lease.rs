@@ -3,8 +3,8 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
@@ -18,6 +18,7 @@ use crate::machine::Moment;
 use crate::machine::protocol::Ticket;
 use crate::messages::{Lifeline, LockMessage};
 use crate::supervisor::KeeperMessage;
+use crate::zookeeper::ZooKeeper;
 
 /// What a holder may believe of its lease at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +64,7 @@ pub struct Lease {
     actor: ActorRef<LockActorMessage>,
     /// The last guard keeps the session open even when every handle is gone.
     lifeline: Arc<Lifeline>,
+    client: Weak<dyn ZooKeeper>,
     released: bool,
 }
 
@@ -71,8 +73,9 @@ impl Lease {
         grant: Arc<Grant>,
         actor: ActorRef<LockActorMessage>,
         lifeline: Arc<Lifeline>,
+        client: Weak<dyn ZooKeeper>,
     ) -> Lease {
-        Lease { grant, actor, lifeline, released: false }
+        Lease { grant, actor, lifeline, client, released: false }
     }
 
     /// The lock's path, without the connection's chroot.
@@ -133,6 +136,11 @@ impl Lease {
     /// The timeout of the session that the lock goes with.
     pub(crate) fn session_timeout(&self) -> Option<Duration> {
         self.grant.session.as_ref().map(|session| session.timeout)
+    }
+
+    /// Its session, which stays open for as long as this is kept.
+    pub(crate) fn keep_session(&self) -> Option<Arc<dyn ZooKeeper>> {
+        self.client.upgrade()
     }
 
     /// The clock of its deadlines.

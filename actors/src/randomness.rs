@@ -18,7 +18,8 @@ impl Randomness {
         Randomness(Arc::new(next))
     }
 
-    pub(crate) fn next(&self) -> u128 {
+    /// The next number.
+    pub fn next(&self) -> u128 {
         (self.0)()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -29,7 +29,9 @@ use crate::tenure::{Ended, TenureActor, TenureArguments, TenureMessage, Terms};
 pub enum CandidateState {
     /// Somebody else is first, or ZooKeeper has not answered yet.
     Waiting,
-    /// The actor runs here.
+    /// This member's turn has come: the actor is in its `pre_start`.
+    Starting(Term),
+    /// The actor runs here: its `pre_start` and `post_start` are over.
     Running(Term),
     /// The actor has ended, and the lock is being released.
     Releasing,
@@ -48,6 +50,8 @@ pub enum SingletonMessage {
     Shutdown,
     #[doc(hidden)]
     Lock(LockEvent),
+    #[doc(hidden)]
+    Started(Term),
     #[doc(hidden)]
     Ended(Box<Ended>),
     #[doc(hidden)]
@@ -95,6 +99,8 @@ pub struct State {
     lease: Option<Lease>,
     job: Option<Job>,
     tenure: Option<ActorRef<TenureMessage>>,
+    /// Of an actor that has started, until that is announced.
+    term: Option<Term>,
     /// What went wrong last.
     reason: String,
     tasks: JoinSet<()>,
@@ -135,6 +141,14 @@ impl SingletonActor {
         let close = Box::new(move || drop(candidate.cast(SingletonMessage::Shutdown)));
         keeper.cast(KeeperMessage::Adopt(myself.get_cell(), close))?;
         primitives.cast(PrimitivesMessage::Open(place.clone()))?;
+        let mut tasks = JoinSet::new();
+        let candidate = myself.clone();
+        // A keeper that ends before it has read that can neither shut it down nor take it along.
+        tasks.spawn(async move {
+            if keeper.wait(None).await.is_ok() {
+                let _ = candidate.cast(SingletonMessage::Shutdown);
+            }
+        });
         let mut commands = Vec::new();
         let machine = Singleton::new(backoff.maximum, &mut commands);
         let mut state = State {
@@ -145,8 +159,9 @@ impl SingletonActor {
             lease: None,
             job: Some(job),
             tenure: None,
+            term: None,
             reason: String::new(),
-            tasks: JoinSet::new(),
+            tasks,
         };
         state.execute(commands, &myself).await?;
         Ok(state)
@@ -165,6 +180,10 @@ impl SingletonActor {
                 Some(input) => input,
                 None => return Ok(()),
             },
+            SingletonMessage::Started(term) => {
+                state.term = Some(term);
+                SingletonInput::Started
+            }
             SingletonMessage::Ended(ended) => state.ended(*ended),
             SingletonMessage::Released => SingletonInput::Released,
             SingletonMessage::Rested => SingletonInput::Rested,
@@ -176,16 +195,14 @@ impl SingletonActor {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<SingletonMessage>,
+        _: ActorRef<SingletonMessage>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            // A run tells its end before it ends. One that was killed did not, and its lease went with it.
-            SupervisionEvent::ActorTerminated(_, Some(_), _) => {}
+            // A run tells its end in a message, once its actor has ended, also when the run itself was killed.
             SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) => {
-                warn!(path = %state.arguments.place.path, %event, "the actor above a run was killed");
-                myself.stop(None);
+                debug!(path = %state.arguments.place.path, %event, "the actor above a run ended");
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
@@ -245,6 +262,11 @@ impl State {
                 SingletonCommand::Ask => self.ask(myself),
                 SingletonCommand::Withdraw => self.send(LockMessage::Cancel(self.ticket)),
                 SingletonCommand::Serve => self.serve(myself).await?,
+                SingletonCommand::Announce => {
+                    if let Some(term) = self.term.take() {
+                        self.publish(CandidateState::Running(term));
+                    }
+                }
                 SingletonCommand::Dismiss => {
                     if let Some(tenure) = &self.tenure {
                         // One that has ended said so before.
@@ -293,10 +315,12 @@ impl State {
             let _ = candidate.cast(SingletonMessage::Ended(Box::new(ended)));
         });
         let terms = self.arguments.terms;
-        let arguments = TenureArguments { keeper: None, lease, job, terms, finish };
+        let (starting, started) = (term.clone(), myself.clone());
+        let started = Box::new(move || drop(started.cast(SingletonMessage::Started(starting))));
+        let arguments = TenureArguments { keeper: None, lease, job, terms, started, finish };
+        self.publish(CandidateState::Starting(term));
         let (tenure, _) = Actor::spawn_linked(None, TenureActor, arguments, myself.get_cell()).await?;
         self.tenure = Some(tenure);
-        self.publish(CandidateState::Running(term));
         Ok(())
     }
 

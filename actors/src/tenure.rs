@@ -1,9 +1,12 @@
 //! The actor above an application's actor that works under a lease: carries out what the machine of that run decides.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join_all, select};
 use ractor::{ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, warn};
 
@@ -49,6 +52,8 @@ pub enum TenureMessage {
     #[doc(hidden)]
     Lease(LeaseState),
     #[doc(hidden)]
+    NotStarted(String),
+    #[doc(hidden)]
     Gone { failed: bool, error: Option<String> },
     #[doc(hidden)]
     Wake,
@@ -70,7 +75,9 @@ pub struct TenureArguments {
     pub job: Job,
     /// When it ends.
     pub terms: Terms,
-    /// Hears the end.
+    /// Hears that the actor has started.
+    pub started: Box<dyn FnOnce() + Send>,
+    /// Hears the end: once the actor has ended, whatever happens to the one above it.
     pub finish: Finish,
 }
 
@@ -82,14 +89,24 @@ pub struct State {
     clock: Clock,
     machine: Tenure,
     term: Term,
+    started: Option<Box<dyn FnOnce() + Send>>,
     /// Until the end.
-    work: Option<(Lease, Job, Finish)>,
-    hired: Option<Hired>,
-    /// The actor's children, and theirs, when it was asked to stop or killed: they end with it, but not at once.
-    below: Vec<ActorCell>,
+    work: Option<Work>,
     error: Option<String>,
     tasks: JoinSet<()>,
     wake: Option<(Moment, AbortHandle)>,
+}
+
+/// What is given back when the actor has ended.
+struct Work {
+    lease: Lease,
+    job: Job,
+    finish: Finish,
+    hired: Option<Hired>,
+    /// Actors below this run, when they were asked to stop or killed: they end with it, but not at once.
+    below: Vec<ActorCell>,
+    /// Keeps the session open.
+    _session: Option<oneshot::Sender<()>>,
 }
 
 #[ractor::actor(message = TenureMessage, state = State, arguments = TenureArguments)]
@@ -99,7 +116,7 @@ impl TenureActor {
         myself: ActorRef<TenureMessage>,
         arguments: TenureArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let TenureArguments { keeper, lease, mut job, terms, finish } = arguments;
+        let TenureArguments { keeper, lease, job, terms, started, finish } = arguments;
         if let Some(keeper) = keeper {
             let run = myself.clone();
             let close = Box::new(move || drop(run.cast(TenureMessage::Stop)));
@@ -116,38 +133,22 @@ impl TenureActor {
                 }
             }
         });
-        let hired = job.hire(term.clone(), myself.get_cell());
-        let gone = |error| TenureMessage::Gone { failed: true, error: Some(error) };
-        let hired = match hired {
-            Ok(mut hired) => {
-                let started = std::mem::replace(&mut hired.started, Box::pin(async { Ok(()) }));
-                let actor = myself.clone();
-                tasks.spawn(async move {
-                    if let Err(error) = started.await {
-                        let _ = actor.cast(gone(error));
-                    }
-                });
-                Some(hired)
-            }
-            Err(error) => {
-                myself.cast(gone(error))?;
-                None
-            }
-        };
         myself.cast(TenureMessage::Wake)?;
         let Terms { grace, stop_when_suspended } = terms;
         let limits = Limits { grace, stop_when_suspended, session_timeout: lease.session_timeout() };
-        Ok(State {
+        let session = keep_session(&lease);
+        let mut state = State {
             clock: lease.clock(),
             machine: Tenure::new(limits),
             term,
-            work: Some((lease, job, finish)),
-            hired,
-            below: Vec::new(),
+            started: Some(started),
+            work: Some(Work { lease, job, finish, hired: None, below: Vec::new(), _session: session }),
             error: None,
             tasks,
             wake: None,
-        })
+        };
+        state.hire(&myself);
+        Ok(state)
     }
 
     async fn handle(
@@ -160,6 +161,10 @@ impl TenureActor {
         let input = match message {
             TenureMessage::Stop => TenureInput::Stop,
             TenureMessage::Lease(lease) => TenureInput::Lease(lease),
+            TenureMessage::NotStarted(error) => {
+                state.gone(true, Some(error), &myself);
+                return Ok(());
+            }
             TenureMessage::Gone { failed, error } => {
                 state.error = error;
                 TenureInput::Ended { failed }
@@ -179,13 +184,23 @@ impl TenureActor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let hired = state.work.as_ref().and_then(|work| work.hired.as_ref());
+        // The actor may link others here, beside itself: their ends are not its own.
+        let Some(hired) = hired.filter(|hired| event.actor_id() == Some(hired.cell.get_id())) else {
+            return Ok(());
+        };
         match event {
-            SupervisionEvent::ActorTerminated(_, _, reason) => {
-                let killed = reason.as_deref() == Some("killed");
-                state.gone(killed, reason.filter(|_| killed), &myself);
+            SupervisionEvent::ActorStarted(_) => {
+                if let Some(tell) = state.started.take() {
+                    tell();
+                }
+            }
+            SupervisionEvent::ActorTerminated(..) => {
+                let killed = !hired.stopped();
+                state.gone(killed, killed.then(|| "it was killed".into()), &myself);
             }
             SupervisionEvent::ActorFailed(_, error) => state.gone(true, Some(error.to_string()), &myself),
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
             SupervisionEvent::PidLifecycleEvent(_) => {}
         }
@@ -194,27 +209,47 @@ impl TenureActor {
 }
 
 impl State {
+    /// Nothing that can fail comes behind it, so that whatever was started is in the state.
+    fn hire(&mut self, myself: &ActorRef<TenureMessage>) {
+        let Some(work) = &mut self.work else { return };
+        let not_started = {
+            let myself = myself.clone();
+            move |error| drop(myself.cast(TenureMessage::NotStarted(error)))
+        };
+        match work.job.hire(self.term.clone(), myself.get_cell()) {
+            Ok((hired, start)) => {
+                work.hired = Some(hired);
+                self.tasks.spawn(async move { start.await.unwrap_or_else(not_started) });
+            }
+            Err(error) => not_started(error),
+        }
+    }
+
     fn feed(&mut self, input: TenureInput, myself: &ActorRef<TenureMessage>) {
         let mut commands = Vec::new();
         self.machine.handle(input, self.term.until(), self.clock.now(), &mut commands);
         for command in commands {
             match command {
                 TenureCommand::Tell(event) => {
-                    if let Some(hired) = &self.hired {
+                    if let Some(hired) = self.work.as_ref().and_then(|work| work.hired.as_ref()) {
                         hired.tell(event);
                     }
                 }
                 TenureCommand::Stop => {
                     debug!(path = self.term.path(), "stopping an actor that works under a lease");
-                    self.end(ActorCell::stop);
+                    if let Some(work) = &mut self.work {
+                        work.stop();
+                    }
                 }
                 TenureCommand::Kill => {
                     warn!(path = self.term.path(), "killing an actor that works under a lease");
-                    self.end(|actor, _| actor.kill());
+                    if let Some(work) = &mut self.work {
+                        work.kill();
+                    }
                 }
                 TenureCommand::Finish(reason) => {
-                    if let Some((lease, job, finish)) = self.work.take() {
-                        finish(Ended { lease, reason, error: self.error.take(), job });
+                    if let Some(work) = self.work.take() {
+                        work.finish(reason, self.error.take());
                     }
                     myself.stop(None);
                 }
@@ -223,21 +258,17 @@ impl State {
         self.set_wake(myself);
     }
 
-    fn end(&mut self, end: impl Fn(&ActorCell, Option<String>)) {
-        let Some(hired) = &self.hired else { return };
-        let mut open = hired.cell.get_children();
-        while let Some(actor) = open.pop() {
-            open.extend(actor.get_children());
-            self.below.push(actor);
-        }
-        end(&hired.cell, None);
-    }
-
-    /// The actor has ended. Its children were killed with it, and end at their next await.
+    /// The actor has ended. Its children were killed with it, and end at their next await; those that it has linked
+    /// here end with it as well.
     fn gone(&mut self, failed: bool, error: Option<String>, myself: &ActorRef<TenureMessage>) {
-        let (below, myself) = (std::mem::take(&mut self.below), myself.clone());
+        let Some(work) = &mut self.work else { return };
+        let ended = work.hired.as_ref().map(|hired| hired.cell.get_id());
+        let beside = myself.get_children().into_iter().filter(|actor| Some(actor.get_id()) != ended);
+        let mut below = std::mem::take(&mut work.below);
+        below.extend(beside.inspect(ActorCell::kill));
+        let myself = myself.clone();
         self.tasks.spawn(async move {
-            join_all(below.iter().map(|actor| actor.wait(None))).await;
+            wait_for(below).await;
             let _ = myself.cast(TenureMessage::Gone { failed, error });
         });
     }
@@ -259,4 +290,73 @@ impl State {
             self.wake = Some((due, task));
         }
     }
+}
+
+impl Drop for State {
+    /// Before the end: this actor was killed, has panicked, or could not be started. Nobody else may have the lock
+    /// before the actor has ended.
+    fn drop(&mut self) {
+        let Some(mut work) = self.work.take() else { return };
+        work.kill();
+        // Outside a runtime nothing runs any more.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let all = work.hired.iter().map(|hired| &hired.cell).chain(&work.below).cloned();
+            wait_for(all.collect()).await;
+            work.finish(Reason::Failed, Some("the actor above it was killed".into()));
+        });
+    }
+}
+
+impl Work {
+    fn stop(&mut self) {
+        self.look_below();
+        if let Some(hired) = &self.hired {
+            hired.cell.stop(None);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.look_below();
+        if let Some(hired) = &self.hired {
+            hired.kill();
+        }
+        // A supervisor's end does not kill those that are in their `post_stop`.
+        self.below.iter().for_each(ActorCell::kill);
+    }
+
+    fn look_below(&mut self) {
+        let Some(hired) = &self.hired else { return };
+        let mut open = hired.cell.get_children();
+        while let Some(actor) = open.pop() {
+            open.extend(actor.get_children());
+            self.below.push(actor);
+        }
+    }
+
+    fn finish(self, reason: Reason, error: Option<String>) {
+        let Work { lease, job, finish, .. } = self;
+        finish(Ended { lease, reason, error, job });
+    }
+}
+
+async fn wait_for(actors: Vec<ActorCell>) {
+    join_all(actors.iter().map(|actor| actor.wait(None))).await;
+}
+
+/// Keeps the session open until what is returned is dropped: when the keeper dies, nobody else gets the lock before
+/// the actor has ended. For a session timeout after the lease's end at most, which is as long as the lock would stay
+/// if the whole process had died.
+fn keep_session(lease: &Lease) -> Option<oneshot::Sender<()>> {
+    let (session, timeout, term) = (lease.keep_session()?, lease.session_timeout()?, lease.term());
+    let (keep, dropped) = oneshot::channel();
+    tokio::spawn(async move {
+        let limit = async {
+            term.lost().await;
+            tokio::time::sleep(timeout).await;
+        };
+        select(dropped, pin!(limit)).await;
+        drop(session);
+    });
+    Some(keep)
 }

@@ -56,6 +56,8 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)>;
     /// Leaves a watch on a node.
     fn watch(&self, path: &str) -> Answer<Watching>;
+    /// Leaves a watch on a node that is not there, which fires when it is made; `None` when it is there.
+    fn watch_for(&self, path: &str) -> Answer<Option<Watching>>;
     /// A node's data and their version.
     fn read_root(&self, path: &str) -> Answer<Root>;
     /// The same, and leaves a watch on the data.
@@ -399,6 +401,14 @@ impl ZooKeeper for Session {
     fn watch(&self, path: &str) -> Answer<Watching> {
         let (client, path) = (self.client.clone(), path.to_owned());
         submit(async move { Ok(fired(client.get_and_watch_data(&path).await?.2)) })
+    }
+
+    fn watch_for(&self, path: &str) -> Answer<Option<Watching>> {
+        let (client, path) = (self.client.clone(), path.to_owned());
+        submit(async move {
+            let (found, watcher) = client.check_and_watch_stat(&path).await?;
+            Ok(found.is_none().then(|| fired(watcher)))
+        })
     }
 
     fn read_root(&self, path: &str) -> Answer<Root> {

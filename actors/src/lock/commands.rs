@@ -180,7 +180,8 @@ impl State {
         let lease = entry.options.ephemeral.then(|| session.connection.lease.clone());
         let grant = Arc::new(Grant::new(ticket, path, nodes, token, lease));
         entry.hold = Some(Hold(grant.clone()));
-        let guard = Lease::new(grant, myself.clone(), lifeline);
+        let client = Arc::downgrade(&session.connection.client);
+        let guard = Lease::new(grant, myself.clone(), lifeline, client);
         // The guard travels in the event: a caller that has gone away drops it, and that releases the lock.
         self.tell(ticket, LockEvent::Acquired { ticket, guard }, myself);
     }

@@ -1,7 +1,7 @@
 //! One candidate of a singleton: waits for its turn, serves, hands the lock back, rests, and waits again.
 //!
 //! ```text
-//! Waiting ──▶ Serving ──▶ Releasing ──▶ Resting ──▶ Waiting …   shut down: ──▶ Over
+//! Waiting ──▶ Starting ──▶ Serving ──▶ Releasing ──▶ Resting ──▶ Waiting …   shut down: ──▶ Over
 //! ```
 //!
 //! Every run has a lock, and so a fencing token, of its own: what a crashed run left under way is out of date for
@@ -22,6 +22,8 @@ pub enum SingletonInput {
         /// The keeper is closed.
         for_good: bool,
     },
+    /// The actor has started.
+    Started,
     /// The run is over.
     Ended(Reason),
     /// The lock is released, or gone.
@@ -41,6 +43,8 @@ pub enum SingletonCommand {
     Withdraw,
     /// Start the actor.
     Serve,
+    /// Tell that the actor runs.
+    Announce,
     /// Stop the actor.
     Dismiss,
     /// Release the lock.
@@ -65,6 +69,7 @@ pub struct Singleton {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Waiting,
+    Starting,
     Serving { since: Moment },
     Releasing { rest: bool },
     Resting,
@@ -86,20 +91,23 @@ impl Singleton {
                 out.push(SingletonCommand::Release);
             }
             (SingletonInput::Granted, Phase::Waiting) => {
-                self.phase = Phase::Serving { since: now };
+                self.phase = Phase::Starting;
                 out.push(SingletonCommand::Serve);
+            }
+            (SingletonInput::Started, Phase::Starting) => {
+                self.phase = Phase::Serving { since: now };
+                out.push(SingletonCommand::Announce);
             }
             (SingletonInput::Refused { for_good }, Phase::Waiting) => match for_good || self.leaving {
                 true => self.finish(out),
                 false => self.rest(out),
             },
+            (SingletonInput::Ended(reason), Phase::Starting) => self.release(reason, out),
             (SingletonInput::Ended(reason), Phase::Serving { since }) => {
                 if now.since(*since) >= self.proven_after {
                     self.failures = 0;
                 }
-                let rest = matches!(reason, Reason::Finished | Reason::Failed);
-                self.phase = Phase::Releasing { rest };
-                out.push(SingletonCommand::Release);
+                self.release(reason, out);
             }
             (SingletonInput::Released, Phase::Releasing { .. }) if self.leaving => self.finish(out),
             (SingletonInput::Released, Phase::Releasing { rest: true }) => self.rest(out),
@@ -108,25 +116,32 @@ impl Singleton {
             (SingletonInput::Shutdown, phase) if !self.leaving => {
                 match phase {
                     Phase::Waiting => out.push(SingletonCommand::Withdraw),
-                    Phase::Serving { .. } => out.push(SingletonCommand::Dismiss),
+                    Phase::Starting | Phase::Serving { .. } => out.push(SingletonCommand::Dismiss),
                     Phase::Resting => self.finish(out),
                     Phase::Releasing { .. } | Phase::Over => {}
                 }
                 self.leaving = true;
             }
             // Late, or twice.
-            (SingletonInput::Granted, Phase::Serving { .. } | Phase::Releasing { .. })
-            | (SingletonInput::Granted, Phase::Resting | Phase::Over)
-            | (SingletonInput::Refused { .. }, Phase::Serving { .. } | Phase::Releasing { .. })
-            | (SingletonInput::Refused { .. }, Phase::Resting | Phase::Over)
+            (SingletonInput::Granted, Phase::Starting | Phase::Serving { .. })
+            | (SingletonInput::Granted, Phase::Releasing { .. } | Phase::Resting | Phase::Over)
+            | (SingletonInput::Refused { .. }, Phase::Starting | Phase::Serving { .. })
+            | (SingletonInput::Refused { .. }, Phase::Releasing { .. } | Phase::Resting | Phase::Over)
+            | (SingletonInput::Started, Phase::Waiting | Phase::Serving { .. })
+            | (SingletonInput::Started, Phase::Releasing { .. } | Phase::Resting | Phase::Over)
             | (SingletonInput::Ended(_), Phase::Waiting | Phase::Releasing { .. })
             | (SingletonInput::Ended(_), Phase::Resting | Phase::Over)
-            | (SingletonInput::Released, Phase::Waiting | Phase::Serving { .. })
+            | (SingletonInput::Released, Phase::Waiting | Phase::Starting | Phase::Serving { .. })
             | (SingletonInput::Released, Phase::Resting | Phase::Over)
-            | (SingletonInput::Rested, Phase::Waiting | Phase::Serving { .. })
+            | (SingletonInput::Rested, Phase::Waiting | Phase::Starting | Phase::Serving { .. })
             | (SingletonInput::Rested, Phase::Releasing { .. } | Phase::Over)
             | (SingletonInput::Shutdown, _) => {}
         }
+    }
+
+    fn release(&mut self, reason: Reason, out: &mut Vec<SingletonCommand>) {
+        self.phase = Phase::Releasing { rest: matches!(reason, Reason::Finished | Reason::Failed) };
+        out.push(SingletonCommand::Release);
     }
 
     fn ask(&mut self, out: &mut Vec<SingletonCommand>) {
@@ -149,8 +164,8 @@ impl Singleton {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use SingletonCommand::{Ask, Dismiss, Finish, Release, Rest, Serve, Withdraw};
-    use SingletonInput::{Ended, Granted, Refused, Released, Rested, Shutdown};
+    use SingletonCommand::{Announce, Ask, Dismiss, Finish, Release, Rest, Serve, Withdraw};
+    use SingletonInput::{Ended, Granted, Refused, Released, Rested, Shutdown, Started};
 
     fn new() -> Singleton {
         let mut out = Vec::new();
@@ -186,8 +201,19 @@ mod tests {
         let crash: (_, &[_]) = (Ended(Reason::Failed), &[Release]);
         play(&mut singleton, &[(Granted, &[Serve]), crash.clone(), (Released, &[Rest(0)]), (Rested, &[Ask])]);
         let idle: (_, &[_]) = (Rested, &[]);
-        let lasted = [vec![(Granted, &[Serve][..])], vec![idle; 5], vec![crash, (Released, &[Rest(0)])]];
-        play(&mut singleton, &lasted.concat());
+        let started: [(_, &[_]); 2] = [(Granted, &[Serve]), (Started, &[Announce])];
+        let end = [crash, (Released, &[Rest(0)])];
+        play(&mut singleton, &[&started[..], &vec![idle; 5], &end].concat());
+    }
+
+    #[test]
+    fn a_start_that_takes_long_and_fails_is_a_failure() {
+        let mut singleton = new();
+        let crash: (_, &[_]) = (Ended(Reason::Failed), &[Release]);
+        play(&mut singleton, &[(Granted, &[Serve]), crash.clone(), (Released, &[Rest(0)]), (Rested, &[Ask])]);
+        let idle: (_, &[_]) = (Rested, &[]);
+        let long = [vec![(Granted, &[Serve][..])], vec![idle; 5], vec![crash, (Released, &[Rest(1)])]];
+        play(&mut singleton, &long.concat());
     }
 
     #[test]
@@ -201,8 +227,16 @@ mod tests {
         let stopped: (_, &[_]) = (Ended(Reason::Stopped), &[Release]);
         play(
             &mut new(),
-            &[(Granted, &[Serve]), (Shutdown, &[Dismiss]), (Shutdown, &[]), stopped, (Released, &[Finish])],
+            &[
+                (Granted, &[Serve]),
+                (Shutdown, &[Dismiss]),
+                (Shutdown, &[]),
+                stopped.clone(),
+                (Released, &[Finish]),
+            ],
         );
+        let running: [(_, &[_]); 3] = [(Granted, &[Serve]), (Started, &[Announce]), (Shutdown, &[Dismiss])];
+        play(&mut new(), &[&running[..], &[stopped, (Released, &[Finish])]].concat());
     }
 
     #[test]

@@ -56,8 +56,9 @@ pub enum TenureCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TermEvent {
-    /// The connection is in doubt. Unless that passes, the actor will be stopped, a quarter of the session timeout
-    /// before somebody else can hold.
+    /// The connection is in doubt: it is gone, a heartbeat is late, or the lease is proven for less than five
+    /// sixteenths of the session timeout. Unless that passes, the actor will be stopped, a quarter of the session
+    /// timeout before somebody else can hold.
     Suspended,
     /// The connection is no longer in doubt.
     Resumed,
@@ -82,8 +83,10 @@ pub enum Reason {
 pub struct Tenure {
     limits: Limits,
     phase: Phase,
-    /// The actor was told that the connection is in doubt.
-    in_doubt: bool,
+    /// The connection is in doubt.
+    suspended: bool,
+    /// Since when the actor knows of a doubt.
+    told: Option<Moment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -97,7 +100,7 @@ enum Phase {
 impl Tenure {
     /// The actor is being started.
     pub fn new(limits: Limits) -> Tenure {
-        Tenure { limits, phase: Phase::Running, in_doubt: false }
+        Tenure { limits, phase: Phase::Running, suspended: false, told: None }
     }
 
     /// One event, at `now`, while the lease is proven to last until `until`; `None` when it has no such end.
@@ -109,12 +112,14 @@ impl Tenure {
         out: &mut Vec<TenureCommand>,
     ) {
         match input {
-            TenureInput::Lease(LeaseState::Held) => self.doubt(false, out),
-            // A message would come behind the stop.
-            TenureInput::Lease(LeaseState::Suspended) if self.limits.stop_when_suspended => {
-                self.stop(Reason::Lease, now, out)
+            TenureInput::Lease(LeaseState::Held) => self.suspended = false,
+            TenureInput::Lease(LeaseState::Suspended) => {
+                self.suspended = true;
+                if self.limits.stop_when_suspended {
+                    // A message would come behind the stop.
+                    self.stop(Reason::Lease, now, out);
+                }
             }
-            TenureInput::Lease(LeaseState::Suspended) => self.doubt(true, out),
             TenureInput::Lease(LeaseState::Lost) => self.kill(Reason::Lease, out),
             TenureInput::Stop => self.stop(Reason::Stopped, now, out),
             TenureInput::Ended { failed } => self.finish(failed, out),
@@ -125,8 +130,10 @@ impl Tenure {
                 Phase::Stopping { reason, .. } => *reason,
                 Phase::Running | Phase::Killed { .. } | Phase::Over => Reason::Lease,
             };
-            self.kill(reason, out);
-        } else if self.stop_at(until).is_some_and(|at| now >= at) {
+            return self.kill(reason, out);
+        }
+        self.tell(until, now, out);
+        if self.stop_at(until).is_some_and(|at| now >= at) {
             self.stop(Reason::Lease, now, out);
         }
     }
@@ -134,18 +141,21 @@ impl Tenure {
     /// When to be called again at the latest.
     pub fn wakeup(&self, until: Option<Moment>) -> Option<Moment> {
         match &self.phase {
-            Phase::Running => self.stop_at(until),
+            Phase::Running => {
+                self.stop_at(until).or(self.doubt_at(until)).into_iter().chain(self.kill_at(until)).min()
+            }
             Phase::Stopping { .. } => self.kill_at(until),
             Phase::Killed { .. } | Phase::Over => None,
         }
     }
 
-    fn doubt(&mut self, in_doubt: bool, out: &mut Vec<TenureCommand>) {
-        let event = if in_doubt { TermEvent::Suspended } else { TermEvent::Resumed };
-        if self.phase == Phase::Running && self.in_doubt != in_doubt {
-            self.in_doubt = in_doubt;
-            out.push(TenureCommand::Tell(event));
+    fn tell(&mut self, until: Option<Moment>, now: Moment, out: &mut Vec<TenureCommand>) {
+        let in_doubt = self.suspended || self.doubt_at(until).is_some_and(|at| now >= at);
+        if self.phase != Phase::Running || self.told.is_some() == in_doubt {
+            return;
         }
+        self.told = in_doubt.then_some(now);
+        out.push(TenureCommand::Tell(if in_doubt { TermEvent::Suspended } else { TermEvent::Resumed }));
     }
 
     fn stop(&mut self, reason: Reason, now: Moment, out: &mut Vec<TenureCommand>) {
@@ -173,8 +183,14 @@ impl Tenure {
         out.push(TenureCommand::Finish(reason));
     }
 
+    fn doubt_at(&self, until: Option<Moment>) -> Option<Moment> {
+        self.before(until, DOUBT)
+    }
+
+    /// A stop discards the messages that are waiting, so it comes a notice after the one that tells of the doubt.
     fn stop_at(&self, until: Option<Moment>) -> Option<Moment> {
-        self.before(until, STOP_PART)
+        let noticed = self.told? + self.limits.session_timeout? * (DOUBT - STOP) / PARTS;
+        Some(self.before(until, STOP)?.max(noticed))
     }
 
     /// The grace ends with the lease, if not earlier.
@@ -183,22 +199,31 @@ impl Tenure {
             Phase::Stopping { grace, .. } => Some(*grace),
             Phase::Running | Phase::Killed { .. } | Phase::Over => None,
         };
-        self.before(until, KILL_PART).into_iter().chain(grace).min()
+        self.before(until, KILL).into_iter().chain(grace).min()
     }
 
-    /// This part of the session timeout before the lease's end.
-    fn before(&self, until: Option<Moment>, part: u32) -> Option<Moment> {
-        let reserve = self.limits.session_timeout? / part;
+    /// So many parts of the session timeout before the lease's end.
+    fn before(&self, until: Option<Moment>, parts: u32) -> Option<Moment> {
+        let reserve = self.limits.session_timeout? * parts / PARTS;
         Some(Moment(until?.0.saturating_sub(reserve.as_nanos() as u64)))
     }
 }
 
-/// The last quarter of a session timeout is for stopping. A lease that is being proven is good for three eighths at
-/// least, so this is not reached without doubt.
-const STOP_PART: u32 = 4;
+/// Of a session timeout.
+const PARTS: u32 = 16;
 
-/// The last eighth is for killing: an actor dies at its next await, as soon as the machine lets it run.
-const KILL_PART: u32 = 8;
+/// So many parts before the end, the actor is told of a doubt if it does not know yet. A lease that is being proven
+/// is good for six, less a round trip, at any time.
+const DOUBT: u32 = 5;
+
+/// From here on it is stopping, and cleans up.
+const STOP: u32 = 4;
+
+/// The rest is for killing: an actor dies at its next await, as soon as the machine lets it run.
+const KILL: u32 = 2;
+
+#[cfg(test)]
+mod phases;
 
 #[cfg(test)]
 mod tests {
@@ -230,12 +255,16 @@ mod tests {
         assert_eq!(at(&mut tenure, 2.0, 8.0, suspended()), [Tell(TermEvent::Suspended)]);
         assert_eq!(at(&mut tenure, 2.1, 8.0, suspended()), []);
         assert_eq!(at(&mut tenure, 2.2, 8.0, TenureInput::Lease(Held)), [Tell(TermEvent::Resumed)]);
-        assert_eq!(tenure.wakeup(Some(seconds(9.0))), Some(seconds(7.0)));
+        assert_eq!(tenure.wakeup(Some(seconds(9.0))), Some(seconds(6.5)));
     }
 
     #[test]
     fn it_is_stopped_and_then_killed_before_the_lease_ends() {
         let mut tenure = tenure(false);
+        assert_eq!(at(&mut tenure, 5.4, 8.0, TenureInput::Wake), []);
+        assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(5.5)));
+        assert_eq!(at(&mut tenure, 5.5, 8.0, TenureInput::Wake), [Tell(TermEvent::Suspended)]);
+        assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(6.0)));
         assert_eq!(at(&mut tenure, 5.9, 8.0, TenureInput::Wake), []);
         assert_eq!(at(&mut tenure, 6.0, 8.0, TenureInput::Wake), [Stop]);
         assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(7.0)));
@@ -249,7 +278,27 @@ mod tests {
     fn a_lease_that_is_proven_further_puts_the_end_off() {
         let mut tenure = tenure(false);
         assert_eq!(at(&mut tenure, 6.0, 9.0, TenureInput::Wake), []);
-        assert_eq!(tenure.wakeup(Some(seconds(9.0))), Some(seconds(7.0)));
+        assert_eq!(at(&mut tenure, 6.5, 9.0, TenureInput::Wake), [Tell(TermEvent::Suspended)]);
+        assert_eq!(at(&mut tenure, 7.0, 10.0, TenureInput::Wake), [Tell(TermEvent::Resumed)]);
+        assert_eq!(tenure.wakeup(Some(seconds(10.0))), Some(seconds(7.5)));
+    }
+
+    #[test]
+    fn one_that_is_woken_late_is_told_all_the_same_before_it_is_stopped() {
+        let mut tenure = tenure(false);
+        assert_eq!(at(&mut tenure, 6.2, 8.0, TenureInput::Wake), [Tell(TermEvent::Suspended)]);
+        assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(6.7)));
+        assert_eq!(at(&mut tenure, 6.7, 8.0, TenureInput::Wake), [Stop]);
+        assert_eq!(at(&mut tenure, 7.0, 8.0, TenureInput::Wake), [Kill]);
+    }
+
+    #[test]
+    fn a_short_lease_is_a_doubt_that_lasts_until_it_is_neither_short_nor_suspended() {
+        let mut tenure = tenure(false);
+        assert_eq!(at(&mut tenure, 5.5, 8.0, TenureInput::Wake), [Tell(TermEvent::Suspended)]);
+        assert_eq!(at(&mut tenure, 5.6, 8.0, TenureInput::Lease(Suspended)), []);
+        assert_eq!(at(&mut tenure, 5.7, 8.1, TenureInput::Lease(Held)), []);
+        assert_eq!(at(&mut tenure, 5.8, 9.0, TenureInput::Lease(Held)), [Tell(TermEvent::Resumed)]);
     }
 
     #[test]

@@ -281,6 +281,10 @@ impl ZooKeeper for Twisted {
         }
     }
 
+    fn watch_for(&self, path: &str) -> Answer<Option<BoxFuture<'static, Fired>>> {
+        self.inner.watch_for(path)
+    }
+
     fn read_root(&self, path: &str) -> Answer<Root> {
         self.inner.read_root(path)
     }

@@ -1,0 +1,157 @@
+//! The machine of a run beside the machine of its session, in virtual time: from some moment on there are no answers
+//! any more. Whatever the phase of the heartbeat is then, the actor is told of the doubt, stopped and killed when it
+//! was promised.
+
+use super::*;
+use crate::machine::session::{Session, SessionCommand, SessionInput};
+
+const TIMEOUT: Duration = Duration::from_millis(4000);
+const STEADY: Duration = Duration::from_secs(20);
+
+/// How the machine of the run is driven.
+#[derive(Clone, Copy, PartialEq)]
+enum Driver {
+    AsAsked,
+    /// Broken: passes no doubt of the session on, and wakes it only when the actor must be stopped.
+    Sleepy,
+}
+
+struct World {
+    now: Moment,
+    session: Session,
+    tenure: Tenure,
+    driver: Driver,
+    trip: Duration,
+    silent_from: Moment,
+    /// Heartbeats on their way: when they were sent, oldest first.
+    beats: Vec<Moment>,
+    lease: LeaseState,
+    until: Moment,
+    /// What was done, and when.
+    done: Vec<(Moment, TenureCommand)>,
+}
+
+impl World {
+    /// Until the actor is killed.
+    fn play(trip: Duration, silent_from: Moment, driver: Driver) -> World {
+        let (begun, mut out) = (Moment::default(), Vec::new());
+        let now = begun + trip;
+        let session = Session::new(begun, now, TIMEOUT, None, &mut out);
+        let limits = Limits { grace: TIMEOUT, stop_when_suspended: false, session_timeout: Some(TIMEOUT) };
+        let mut world = World {
+            now,
+            session,
+            tenure: Tenure::new(limits),
+            driver,
+            trip,
+            silent_from,
+            beats: Vec::new(),
+            lease: LeaseState::Held,
+            until: begun,
+            done: Vec::new(),
+        };
+        world.obey(out);
+        while !world.done.iter().any(|(_, command)| *command == TenureCommand::Kill) {
+            world.step();
+        }
+        world
+    }
+
+    fn step(&mut self) {
+        let beat = self.session.wakeup();
+        let answer = self.beats.iter().map(|sent| *sent + self.trip).find(|at| *at < self.silent_from);
+        let mut wake = self.tenure.wakeup(Some(self.until));
+        if self.driver == Driver::Sleepy {
+            wake = wake.map(|at| at.max(before(self.until, 4)));
+        }
+        let next = [beat, answer, wake].into_iter().flatten().min();
+        self.now = self.now.max(next.expect("something is always due before the kill"));
+        if answer == Some(self.now) {
+            let sent = self.beats.remove(0);
+            self.session(SessionInput::Answered { sent });
+        } else if beat.is_some_and(|at| at <= self.now) {
+            self.session(SessionInput::Wake);
+        } else {
+            self.tenure(TenureInput::Wake);
+        }
+    }
+
+    fn session(&mut self, input: SessionInput) {
+        let mut out = Vec::new();
+        self.session.handle(input, self.now, &mut out);
+        self.obey(out);
+    }
+
+    fn obey(&mut self, commands: Vec<SessionCommand>) {
+        for command in commands {
+            let (lease, until) = match command {
+                SessionCommand::Beat(sent) => {
+                    self.beats.push(sent);
+                    continue;
+                }
+                // Only after a reconnect.
+                SessionCommand::Identify(_) => continue,
+                SessionCommand::Hold(until) => (LeaseState::Held, until),
+                SessionCommand::Suspend(until) => (LeaseState::Suspended, until),
+                SessionCommand::Lose => (LeaseState::Lost, Moment::default()),
+            };
+            self.until = until;
+            if std::mem::replace(&mut self.lease, lease) != lease && self.driver != Driver::Sleepy {
+                self.tenure(TenureInput::Lease(lease));
+            }
+        }
+    }
+
+    fn tenure(&mut self, input: TenureInput) {
+        let mut out = Vec::new();
+        self.tenure.handle(input, Some(self.until), self.now, &mut out);
+        self.done.extend(out.into_iter().map(|command| (self.now, command)));
+    }
+
+    /// What was promised and did not happen.
+    fn broken(&self) -> Option<String> {
+        let told = TenureCommand::Tell(TermEvent::Suspended);
+        match self.done[..] {
+            [(doubt, first), (stop, TenureCommand::Stop), (kill, TenureCommand::Kill)] if first == told => {
+                let reasons = [
+                    (doubt + self.trip < self.silent_from, "told of a doubt while there were answers"),
+                    (stop.since(doubt) < TIMEOUT / 16, "stopped too soon after it was told"),
+                    (stop != before(self.until, 4), "not stopped when a quarter was left"),
+                    (kill != before(self.until, 8), "not killed when an eighth was left"),
+                ];
+                reasons.iter().find(|(broken, _)| *broken).map(|(_, reason)| (*reason).to_owned())
+            }
+            _ => Some(format!("not told, stopped and killed, but {:?}", self.done)),
+        }
+    }
+}
+
+fn before(until: Moment, part: u32) -> Moment {
+    Moment(until.0 - (TIMEOUT / part).as_nanos() as u64)
+}
+
+/// What is broken in any of the phases of a heartbeat, with the first of them that shows it.
+fn broken(trip: Duration, driver: Driver) -> Vec<String> {
+    let phases = (0..500).step_by(7).map(|phase| STEADY + Duration::from_millis(phase));
+    let worlds = phases.map(|phase| (phase, World::play(trip, Moment::default() + phase, driver)));
+    worlds.filter_map(|(phase, world)| Some(format!("{phase:?}: {}", world.broken()?))).collect()
+}
+
+#[test]
+fn in_every_phase_of_the_heartbeat_it_is_told_then_stopped_then_killed() {
+    for thousandths in [0, 5, 20, 50] {
+        let trip = TIMEOUT * thousandths / 1000 + Duration::from_micros(100);
+        let broken = broken(trip, Driver::AsAsked);
+        assert!(
+            broken.is_empty(),
+            "round trips of {trip:?}, in {} phases of 72: {}",
+            broken.len(),
+            broken[0]
+        );
+    }
+}
+
+#[test]
+fn a_driver_that_wakes_it_only_to_stop_is_seen() {
+    assert_eq!(broken(Duration::from_millis(1), Driver::Sleepy).len(), 72);
+}

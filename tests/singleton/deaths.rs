@@ -1,0 +1,210 @@
+//! Actors above the one that runs are killed: nobody else starts beside it, and nobody waits for ever.
+
+use std::time::Duration;
+
+use lockkeeper::{
+    Candidate, CandidateState, Ended, Keeper, LeaseState, Reason, Run, SingletonOptions, Terms,
+};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::common::{LONG, eventually, shared, unique_path};
+use crate::member::{FOREVER, Note, Order, Probe, SOON, Ways, connect};
+
+/// What the actor does when the one above it dies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    Starting,
+    Running,
+    Stopping,
+}
+
+const STAGES: [Stage; 3] = [Stage::Starting, Stage::Running, Stage::Stopping];
+
+/// Which actor is killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Victim {
+    /// The application's supervisor, whose child the keeper is.
+    Supervisor,
+    /// The keeper's own actor of the run.
+    Run,
+}
+
+/// How the actor is run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Under {
+    Candidate,
+    Guard,
+}
+
+struct Root;
+
+#[ractor::actor(message = (), state = (), arguments = ())]
+impl Root {
+    async fn pre_start(&self, _: ActorRef<()>, _: ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<()>,
+        _: SupervisionEvent,
+        _: &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+/// Whoever runs it, until it is dropped.
+enum Running {
+    Candidate(Candidate),
+    Guard(Run),
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_successor_starts_beside_an_actor_whose_supervisor_was_killed() {
+    for under in [Under::Candidate, Under::Guard] {
+        for stage in STAGES {
+            kill(Victim::Supervisor, stage, under).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_successor_starts_beside_an_actor_whose_run_was_killed() {
+    for under in [Under::Candidate, Under::Guard] {
+        for stage in STAGES {
+            kill(Victim::Run, stage, under).await;
+        }
+    }
+}
+
+async fn kill(victim: Victim, stage: Stage, under: Under) {
+    let case = format!("{victim:?}, {stage:?}, {under:?}");
+    let path = unique_path("killed-above");
+    let (root, _) = Actor::spawn(None, Root, ()).await.expect("it starts");
+    let keeper = Keeper::options().session_timeout(LONG);
+    let keeper = keeper.connect_linked(&shared().address(), &root.get_cell()).await.expect("connected");
+    let slow = |at| if stage == at { FOREVER } else { Duration::ZERO };
+    let ways = Ways {
+        slow_to_start: slow(Stage::Starting),
+        slow_to_stop: slow(Stage::Stopping),
+        slow_to_die: Duration::from_millis(500),
+        ..Ways::default()
+    };
+    let above = root.get_children()[0].get_children();
+    let (sender, mut notes) = mpsc::unbounded_channel();
+    let running = start(&keeper, &path, ways, sender.clone(), under).await;
+    let mut next = async || timeout(SOON, notes.recv()).await.expect(&case).expect("a sender is kept");
+
+    assert!(matches!(next().await, Note::Busy), "{case}: it starts");
+    if stage != Stage::Starting {
+        let Note::Started(actor, _) = next().await else { panic!("{case}: not started") };
+        match stage {
+            Stage::Running => actor.cast(Order::Hang).expect("it runs"),
+            Stage::Starting | Stage::Stopping => actor.stop(None),
+        }
+        assert!(matches!(next().await, Note::Busy), "{case}: it is at it");
+    }
+
+    let other = connect(&shared().address()).await;
+    let options = SingletonOptions::new().grace(LONG);
+    let singleton = other.singleton_with(&path, options).expect("a good path");
+    let sound = (Ways::default(), sender.clone());
+    let successor = singleton
+        .run(move |term| (Probe, (term, sound.0, sound.1.clone())), |event| Some(Order::Told(event)));
+    let lock = other.lock(&path).expect("a good path");
+    let queued = async || lock.contenders().await.is_ok_and(|contenders| contenders.len() == 2);
+    eventually("the successor stands in the queue", SOON, queued).await;
+
+    match victim {
+        Victim::Supervisor => root.kill(),
+        Victim::Run => run_actor(&root.get_children()[0], &above, under).kill(),
+    }
+    let after = next().await;
+    assert!(matches!(after, Note::Cut(_)), "{case}: {after:?} before the one that was killed had ended");
+    let running = match running {
+        Running::Guard(run) => {
+            let ended = timeout(SOON, run.ended()).await.expect("it is told");
+            let Ended { reason, error, guard } = ended.expect("it had been started");
+            let state = match victim {
+                Victim::Supervisor => LeaseState::Lost,
+                Victim::Run => LeaseState::Held,
+            };
+            assert_eq!((reason, guard.state()), (Reason::Failed, state), "{case}: {error:?}");
+            None
+        }
+        Running::Candidate(candidate) => Some(candidate),
+    };
+    assert!(matches!(next().await, Note::Busy), "{case}: the successor starts");
+    assert!(matches!(next().await, Note::Started(..)), "{case}: the successor starts");
+    if let Some(mut first) = running {
+        match victim {
+            Victim::Supervisor => {
+                let over = async { while !matches!(first.changed().await, CandidateState::Over) {} };
+                timeout(SOON, over).await.expect("it is over with its keeper");
+            }
+            Victim::Run => eventually("the first one queues again", SOON, queued).await,
+        }
+    }
+    timeout(SOON, successor.shutdown()).await.expect("it hands over");
+    root.kill();
+}
+
+/// The keeper is asked to watch over it, and dies before it has read that.
+#[tokio::test]
+async fn what_begins_while_its_keeper_dies_is_over_at_once() {
+    for under in [Under::Candidate, Under::Guard] {
+        let path = unique_path("dying");
+        let (root, _) = Actor::spawn(None, Root, ()).await.expect("it starts");
+        let keeper = Keeper::options().session_timeout(LONG);
+        let keeper = keeper.connect_linked(&shared().address(), &root.get_cell()).await.expect("connected");
+        let (sender, _notes) = mpsc::unbounded_channel();
+        let ways = Ways { slow_to_start: FOREVER, ..Ways::default() };
+        let running = start(&keeper, &path, ways, sender, under).await;
+        root.kill();
+        match running {
+            Running::Candidate(mut candidate) => {
+                let over = async { while !matches!(candidate.changed().await, CandidateState::Over) {} };
+                timeout(SOON, over).await.expect("nobody would ever serve it");
+            }
+            Running::Guard(run) => {
+                let ended = timeout(SOON, run.ended()).await.expect("its lock is lost");
+                assert!(ended.is_ok_and(|ended| ended.guard.state() == LeaseState::Lost));
+            }
+        }
+    }
+}
+
+async fn start(
+    keeper: &Keeper,
+    path: &str,
+    ways: Ways,
+    notes: mpsc::UnboundedSender<Note>,
+    under: Under,
+) -> Running {
+    match under {
+        Under::Candidate => {
+            let options = SingletonOptions::new().grace(LONG);
+            let singleton = keeper.singleton_with(path, options).expect("a good path");
+            let make = move |term| (Probe, (term, ways, notes.clone()));
+            Running::Candidate(singleton.run(make, |_| None))
+        }
+        Under::Guard => {
+            let guard = keeper.lock(path).expect("a good path").acquire().await.expect("free");
+            let terms = Terms { grace: LONG, ..Terms::default() };
+            Running::Guard(guard.run(terms, move |term| (Probe, (term, ways, notes)), |_| None))
+        }
+    }
+}
+
+/// The actor right above the one that runs: a child of the keeper, or of its candidate.
+fn run_actor(keeper: &ActorCell, before: &[ActorCell], under: Under) -> ActorCell {
+    let new = |actor: &ActorCell| before.iter().all(|other| other.get_id() != actor.get_id());
+    let added = keeper.get_children().into_iter().find(new).expect("it is linked to the keeper");
+    match under {
+        Under::Candidate => added.get_children()[0].clone(),
+        Under::Guard => added,
+    }
+}

@@ -1,0 +1,74 @@
+//! What an actor is told of a connection in doubt, and when it is stopped and killed.
+
+use lockkeeper::{LeaseState, SingletonOptions, TermEvent};
+use tokio::time::timeout;
+
+use crate::common::{eventually, proxied, unique_path};
+use crate::member::{LOST, Member, Note, Order, SOON, Ways, connect_for};
+
+#[tokio::test]
+async fn doubt_is_told_and_a_short_one_stops_nothing() {
+    let proxy = proxied().await;
+    let path = unique_path("doubt");
+    let options = SingletonOptions::new();
+    let mut member = Member::join_with(&proxy.address(), &path, Ways::default(), options).await;
+    let (_, term) = member.started().await;
+    proxy.refuse(true);
+    proxy.cut();
+    assert!(matches!(member.note().await, Note::Told(TermEvent::Suspended)));
+    proxy.refuse(false);
+    assert!(matches!(member.note().await, Note::Told(TermEvent::Resumed)));
+    assert_eq!(term.state(), LeaseState::Held);
+}
+
+#[tokio::test]
+async fn a_doubt_stops_it_where_that_was_chosen() {
+    let proxy = proxied().await;
+    let options = SingletonOptions::new().stop_when_suspended(true);
+    let path = unique_path("first-doubt");
+    let mut member = Member::join_with(&proxy.address(), &path, Ways::default(), options).await;
+    let (_, term) = member.started().await;
+    proxy.refuse(true);
+    proxy.cut();
+    assert!(matches!(member.note().await, Note::Stopped(LeaseState::Suspended)));
+    proxy.refuse(false);
+    let (_, next) = member.started().await;
+    assert!(next.token() > term.token());
+}
+
+#[tokio::test]
+async fn cut_off_it_is_stopped_before_its_lease_ends_and_the_next_one_starts_after_that() {
+    let proxy = proxied().await;
+    let path = unique_path("cut-off");
+    let keeper = connect_for(&proxy.address(), LOST).await;
+    let mut alone = Member::new(keeper, &path, Ways::default(), SingletonOptions::new());
+    let (_, term) = alone.started().await;
+    let mut other = Member::join(&path, Ways::default()).await;
+    eventually("it stands in the queue", SOON, async || other.contenders().await == 2).await;
+    proxy.black_hole(true);
+    assert!(matches!(alone.note().await, Note::Told(TermEvent::Suspended)));
+    let Note::Stopped(state) = alone.note().await else { panic!("not stopped") };
+    assert_ne!(state, LeaseState::Lost, "stopped too late");
+    let (_, next) = other.started().await;
+    assert!(next.token() > term.token());
+    assert_eq!(term.state(), LeaseState::Lost);
+}
+
+#[tokio::test]
+async fn a_handler_that_awaits_for_ever_is_killed_before_the_lease_ends_and_its_children_with_it() {
+    let proxy = proxied().await;
+    let path = unique_path("hangs");
+    let options = SingletonOptions::new().grace(SOON);
+    let keeper = connect_for(&proxy.address(), LOST).await;
+    let mut alone = Member::new(keeper, &path, Ways::default(), options);
+    let (actor, _) = alone.started().await;
+    actor.cast(Order::Child).expect("it runs");
+    let (child, _) = alone.started().await;
+    actor.cast(Order::Hang).expect("it runs");
+    proxy.black_hole(true);
+    for _ in 0..2 {
+        let Note::Cut(state) = alone.note().await else { panic!("not killed") };
+        assert_ne!(state, LeaseState::Lost, "killed too late");
+    }
+    timeout(SOON, child.wait(None)).await.expect("it ends").expect("no time limit");
+}

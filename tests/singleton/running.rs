@@ -1,0 +1,167 @@
+//! Who runs the actor, and that nothing is left of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockkeeper::{CandidateState, LeaseState, SingletonOptions};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::common::{TestServer, eventually, shared, unique_path};
+use crate::leaders::{Heard, listener};
+use crate::member::{Arguments, Member, Note, Order, Probe, SOON, Ways, connect};
+
+#[tokio::test]
+async fn one_of_three_runs_and_handing_over_starts_the_next_under_a_larger_token() {
+    let path = unique_path("one-of-three");
+    let ways = Ways { slow_to_stop: Duration::from_millis(100), ..Ways::default() };
+    let mut members = Vec::new();
+    for number in 1..=3 {
+        members.push(Member::join(&path, ways).await);
+        let all_queued = async || members[0].contenders().await == number;
+        eventually("it stands in the queue", SOON, all_queued).await;
+    }
+    let mut newest = None;
+    for number in 0..3 {
+        let (_, term) = members[number].started().await;
+        assert!(Some(term.token()) > newest, "tokens grow");
+        newest = Some(term.token());
+        let told = members[number].candidate().running().await;
+        assert_eq!(told.expect("it runs").token(), term.token());
+        for other in &mut members[number + 1..] {
+            assert!(other.notes.try_recv().is_err(), "two were started");
+            assert!(other.candidate.as_ref().is_some_and(|candidate| candidate.term().is_none()));
+        }
+        members[number].shutdown().await;
+        let Note::Stopped(LeaseState::Held) = members[number].note().await else { panic!("not stopped") };
+        assert_eq!(term.state(), LeaseState::Lost, "released");
+    }
+    assert_eq!(members[0].contenders().await, 0);
+}
+
+#[tokio::test]
+async fn a_crash_moves_the_actor_to_the_next_member_and_each_run_has_a_token_of_its_own() {
+    let path = unique_path("crash");
+    let mut first = Member::join(&path, Ways::default()).await;
+    let (actor, term) = first.started().await;
+    let mut second = Member::join(&path, Ways::default()).await;
+    eventually("both stand in the queue", SOON, async || second.contenders().await == 2).await;
+    actor.cast(Order::Panic).expect("it runs");
+    let (actor, next) = second.started().await;
+    assert!(next.token() > term.token());
+    eventually("the first one queues again", SOON, async || second.contenders().await == 2).await;
+    // One that ends by itself hands over just as well.
+    actor.cast(Order::End).expect("it runs");
+    let Note::Stopped(LeaseState::Held) = second.note().await else { panic!("not stopped") };
+    let (_, last) = first.started().await;
+    assert!(last.token() > next.token());
+}
+
+#[tokio::test]
+async fn an_actor_that_does_not_start_is_tried_again_by_others_and_the_reason_is_told() {
+    let path = unique_path("no-start");
+    let ways = Ways { fails_to_start: true, ..Ways::default() };
+    let mut broken = Member::join(&path, ways).await;
+    let candidate = broken.candidate();
+    timeout(SOON, async {
+        loop {
+            if let CandidateState::Resting { reason } = candidate.changed().await {
+                assert!(reason.contains("as it was told to"), "{reason}");
+                return;
+            }
+        }
+    })
+    .await
+    .expect("it rests");
+    let mut sound = Member::join(&path, Ways::default()).await;
+    sound.started().await;
+}
+
+#[tokio::test]
+async fn a_closure_that_panics_fails_its_run_and_nothing_else() {
+    let keeper = connect(&shared().address()).await;
+    let (sender, mut notes) = mpsc::unbounded_channel();
+    let mut tries = 0;
+    let options = SingletonOptions::new().backoff(Duration::from_millis(10), Duration::from_millis(20));
+    let singleton = keeper.singleton_with(&unique_path("closure"), options).expect("a good path");
+    let candidate = singleton.run(
+        move |term| {
+            tries += 1;
+            assert!(tries > 2, "as it was told to");
+            (Probe, (term, Ways::default(), sender.clone()))
+        },
+        |_| None,
+    );
+    let begun = timeout(SOON, notes.recv()).await;
+    assert!(matches!(begun, Ok(Some(Note::Busy))));
+    candidate.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_start_that_takes_too_long_is_killed_as_well() {
+    let path = unique_path("slow-start");
+    let ways = Ways { slow_to_start: Duration::from_secs(3600), ..Ways::default() };
+    let options = SingletonOptions::new().grace(Duration::from_millis(50));
+    let mut slow = Member::join_with(&shared().address(), &path, ways, options).await;
+    slow.busy().await;
+    assert!(matches!(slow.candidate().state(), CandidateState::Starting(_)), "{:?}", slow.candidate);
+    assert!(slow.candidate().term().is_none(), "it does not run yet");
+    let running = timeout(Duration::from_millis(200), slow.candidate().running()).await;
+    assert!(running.is_err(), "it does not run yet");
+    slow.shutdown().await;
+    assert_eq!(slow.contenders().await, 0);
+}
+
+#[tokio::test]
+async fn closing_the_keeper_stops_the_actor_while_the_lock_is_held() {
+    let ways = Ways { slow_to_stop: Duration::from_millis(100), ..Ways::default() };
+    let mut member = Member::join(&unique_path("close"), ways).await;
+    let (_, term) = member.started().await;
+    timeout(SOON, member.keeper.close()).await.expect("it closes");
+    assert!(matches!(member.note().await, Note::Stopped(LeaseState::Held)));
+    assert_eq!(term.state(), LeaseState::Lost);
+    let candidate = member.candidate.take().expect("a candidate");
+    assert!(matches!(candidate.state(), CandidateState::Over));
+    timeout(SOON, candidate.shutdown()).await.expect("it is over already");
+    // A candidate of a closed keeper is over at once.
+    let mut late = member.singleton.run(|_| -> (Probe, Arguments) { unreachable!() }, |_| None);
+    assert!(timeout(SOON, late.running()).await.expect("it is told").is_none());
+}
+
+#[tokio::test]
+async fn a_candidate_that_is_dropped_hands_over_in_the_background() {
+    let path = unique_path("dropped");
+    let mut first = Member::join(&path, Ways::default()).await;
+    first.started().await;
+    let mut second = Member::join(&path, Ways::default()).await;
+    drop(first.candidate.take());
+    assert!(matches!(first.note().await, Note::Stopped(LeaseState::Held)));
+    second.started().await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_candidates_runs_and_observers() {
+    let server = Arc::new(TestServer::start());
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.num_alive_tasks();
+    for round in 0..3 {
+        let path = format!("/nothing-left-{round}");
+        let options = SingletonOptions::new;
+        let mut first = Member::join_with(&server.address(), &path, Ways::default(), options()).await;
+        let (run, _) = first.started().await;
+        let mut second = Member::join_with(&server.address(), &path, Ways::default(), options()).await;
+        let (actor, heard) = listener().await;
+        first.singleton.subscribe(&actor, |_| Heard(None));
+        eventually("both stand in the queue", SOON, async || second.contenders().await == 2).await;
+        run.cast(Order::Panic).expect("it runs");
+        second.started().await;
+        assert!(metrics.num_alive_tasks() > before);
+        first.keeper.close().await;
+        second.keeper.close().await;
+        actor.stop_and_wait(None, Some(SOON)).await.expect("it stops");
+        drop((first, second, heard));
+        let gone = async || metrics.num_alive_tasks() == before;
+        eventually("every actor and task is gone", SOON, gone).await;
+    }
+    assert_eq!(server.mntr("zk_ephemerals_count"), 0);
+}
