@@ -185,7 +185,7 @@ impl Instance {
     }
 
     /// A part of the random number, for whatever should differ from process to process.
-    pub(super) fn spread(self) -> u32 {
+    pub(crate) fn spread(self) -> u32 {
         (self.0 >> 64) as u32
     }
 
