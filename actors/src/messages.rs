@@ -26,7 +26,8 @@ pub enum LockMessage {
     /// Does not want it any more. Says nothing to a ticket that is held: drop its lease. A ticket that has not been
     /// used, or is done, is passed over.
     Cancel(Ticket),
-    /// Releases a held lock, and tells when the server has confirmed it.
+    /// Releases a held lock, and tells when the server has confirmed it. A request that has not been granted is not
+    /// released, and goes on: the answer is [`ReleaseError::NotGranted`].
     Release(Ticket, Option<RpcReplyPort<Result<(), ReleaseError>>>),
     /// Who waits and holds, in order.
     Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
