@@ -22,7 +22,7 @@ use lockkeeper::actors::multi::{MultiMessage, MultiPart, MultiRequest};
 use lockkeeper::actors::supervisor::{self, KeeperSettings, RestartPolicy, Started};
 use lockkeeper::actors::zookeeper::{Acl, AuthId, Permission};
 use lockkeeper::actors::{PrimitivesMessage, Randomness};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use zookeeper_client::{Acls, CreateMode};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -95,6 +95,11 @@ impl Test {
             MultiRequest::new(Ticket::new(), parts.into(), Wait::Forever, listener, self.lifeline.clone());
         self.tell(PrimitivesMessage::Multi(MultiMessage::Acquire(request)));
         other
+    }
+
+    fn ask(&self, place: Place, question: LockMessage) {
+        self.tell(PrimitivesMessage::Open(place.clone()));
+        self.tell(PrimitivesMessage::Lock(place, question));
     }
 
     fn tell(&self, message: PrimitivesMessage) {
@@ -288,6 +293,40 @@ async fn a_throttled_answer_leaves_no_node_of_a_multi_lock_behind() {
         actors[0].kill();
         test.until_nobody_is_at(&other).await;
     }
+}
+
+/// A directory may have thousands of nodes, each of almost 1 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listing_reads_a_few_nodes_at_a_time_and_shows_the_beginning_of_long_data() {
+    const AT_A_TIME: usize = 16;
+    const SHOWN: usize = 1024;
+    let test = Test::new("pacing-list").await;
+    test.make(&test.path).await;
+    let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    let (long, short) = (format!("x{}", "é".repeat(100_000)), "short");
+    for number in 0..100 {
+        let path = format!("{}/{number:032x}__lock__", test.path);
+        let data = if number == 50 { &long } else { short };
+        test.observer.create(&path, data.as_bytes(), &options).await.expect("a new node");
+    }
+    let (list, listed) = oneshot::channel();
+    test.ask(Place::lock(&test.path), LockMessage::Contenders([].into(), list.into()));
+    let contenders = listed.await.expect("a reply").expect("an answer");
+    let (hold, held) = oneshot::channel();
+    test.ask(Place::semaphore(&test.path), LockMessage::LeaseHolders(hold.into()));
+    let holders = held.await.expect("a reply").expect("an answer");
+    assert_eq!((contenders.len(), holders.len()), (100, 100));
+    assert!(test.failing.most_reads() <= AT_A_TIME, "{} at a time", test.failing.most_reads());
+    assert_eq!(contenders[1].identifier, short);
+    let identifiers = holders.iter().map(|holder| &holder.identifier).chain([&contenders[50].identifier]);
+    let cut: Vec<_> = identifiers.filter(|identifier| *identifier != short).collect();
+    assert_eq!(cut.len(), 2);
+    // The next character would not be whole.
+    assert!(
+        cut.iter().all(|cut| cut.len() == SHOWN - 1 && long.starts_with(cut.as_str())),
+        "{}",
+        cut[0].len()
+    );
 }
 
 /// Whatever the session does meanwhile is of no matter.

@@ -46,6 +46,8 @@ struct State {
     fault: Option<(Kind, Failure, usize)>,
     failed: usize,
     counts: BTreeMap<Kind, usize>,
+    /// Reads without an answer, now and at most.
+    reading: (usize, usize),
     /// The next request for several nodes at once is sent when this is told.
     gate: Option<oneshot::Receiver<()>>,
 }
@@ -74,6 +76,11 @@ impl Failing {
     /// How many of this kind there were, failed or not.
     pub fn count(&self, kind: Kind) -> usize {
         self.shared.state().counts.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// How many reads were under way at most.
+    pub fn most_reads(&self) -> usize {
+        self.shared.state().reading.1
     }
 
     /// The next request for several nodes at once is sent when what this returns is dropped.
@@ -179,7 +186,17 @@ impl ZooKeeper for Client {
     }
 
     fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)> {
-        self.answer(Kind::Read, |client| client.read(path))
+        {
+            let (now, most) = &mut self.shared.state().reading;
+            *now += 1;
+            *most = (*now).max(*most);
+        }
+        let (answer, shared) = (self.answer(Kind::Read, |client| client.read(path)), self.shared.clone());
+        Box::pin(async move {
+            let answer = answer.await;
+            shared.state().reading.0 -= 1;
+            answer
+        })
     }
 
     fn watch(&self, path: &str) -> Answer<Watching> {
