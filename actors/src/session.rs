@@ -160,7 +160,7 @@ impl State {
             Some(SessionCommand::Beat(_) | SessionCommand::Lose) | None => return self.lose(myself),
         };
         let lease = Arc::new(SessionLease::new(clock, client.timeout(), until, suspended));
-        let nodes = Arc::new(OwnNodes::default());
+        let nodes = Arc::new(OwnNodes::below(client.chroot()));
         let connection = Connection { epoch, client, lease, nodes };
         let cursor = String::new();
         let live =
@@ -395,13 +395,18 @@ async fn connect(
 
 /// The nodes that this process has in a session: what heartbeats check, and how much of the room for watches is
 /// used.
-#[derive(Default)]
 pub(crate) struct OwnNodes {
     paths: Mutex<BTreeSet<String>>,
+    /// What the chroot adds to a path.
+    chroot: usize,
     watched: AtomicUsize,
 }
 
 impl OwnNodes {
+    fn below(chroot: &str) -> OwnNodes {
+        OwnNodes { paths: Mutex::default(), chroot: chroot.len(), watched: AtomicUsize::new(0) }
+    }
+
     pub fn track(&self, path: String) {
         self.lock().insert(path);
     }
@@ -436,7 +441,7 @@ impl OwnNodes {
             .range::<str, _>(after)
             .chain(paths.range::<str, _>(upto))
             .take_while(|path| {
-                bytes += path.len() + CHECK_OVERHEAD;
+                bytes += self.chroot + path.len() + CHECK_OVERHEAD;
                 bytes <= room
             })
             .cloned()
@@ -450,7 +455,7 @@ impl OwnNodes {
 
     /// Takes room for a watch on this path, if there is any, until what this returns is dropped.
     pub fn room_for_watch(self: &Arc<OwnNodes>, path: &str) -> Option<WatchRoom> {
-        let room = WatchRoom { nodes: self.clone(), bytes: path.len() };
+        let room = WatchRoom { nodes: self.clone(), bytes: self.chroot + path.len() };
         let used = self.watched.fetch_add(room.bytes, Ordering::SeqCst) + room.bytes;
         (used <= WATCH_BYTES).then_some(room)
     }

@@ -30,6 +30,10 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn session(&self) -> i64;
     /// The timeout that the server granted.
     fn timeout(&self) -> Duration;
+    /// What stands before all paths on the wire; empty without a chroot.
+    fn chroot(&self) -> &str {
+        ""
+    }
     /// Makes a sequential node; answers with the number that was appended and the transaction's id.
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)>;
     /// Makes ephemeral sequential nodes, all or none, in one transaction; answers with the numbers that were appended
@@ -248,6 +252,10 @@ impl ZooKeeper for Session {
 
     fn timeout(&self) -> Duration {
         self.client.session_timeout()
+    }
+
+    fn chroot(&self) -> &str {
+        &self.chroot
     }
 
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {

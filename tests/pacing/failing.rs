@@ -149,6 +149,10 @@ impl ZooKeeper for Client {
         self.client.timeout()
     }
 
+    fn chroot(&self) -> &str {
+        self.client.chroot()
+    }
+
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {
         self.answer(Kind::Create, |client| client.create(prefix, data, ephemeral, acl))
     }
