@@ -28,6 +28,32 @@ impl Backoff {
     }
 }
 
+/// The rests of one task, between tries that fail.
+#[derive(Debug)]
+pub(crate) struct Rests {
+    failures: u32,
+    /// Differs from process to process.
+    spread: u32,
+}
+
+impl Rests {
+    pub fn new(spread: u32) -> Rests {
+        Rests { failures: 0, spread }
+    }
+
+    /// Another failure in a row: how long to rest now.
+    pub fn next(&mut self) -> Duration {
+        let rest = Backoff::default().rest(self.failures, self.spread.into());
+        self.failures = self.failures.saturating_add(1);
+        rest
+    }
+
+    /// It succeeded.
+    pub fn end(&mut self) {
+        self.failures = 0;
+    }
+}
+
 /// Whatever is asked for: nobody is to be asked without a pause.
 const SHORTEST: Duration = Duration::from_millis(1);
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 
 use crate::error::ContendersError;
 use crate::lease::FencingToken;
@@ -26,11 +26,11 @@ pub(crate) async fn list(
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
     nodes.retain(|node| counts(node, &patterns));
     nodes.sort();
-    let reads: Vec<_> = nodes.iter().map(|node| client.read(&format!("{path}/{}", node.name()))).collect();
+    let paths = nodes.iter().map(|node| format!("{path}/{}", node.name())).collect();
     let mut contenders = Vec::with_capacity(nodes.len());
-    for (node, read) in nodes.iter().zip(join_all(reads).await) {
+    for (node, read) in nodes.iter().zip(read_all(client, paths).await) {
         match read {
-            Ok((data, found)) => contenders.push(contender(node, contenders.len(), &data, &found)),
+            Ok((identifier, found)) => contenders.push(contender(node, contenders.len(), identifier, &found)),
             // Gone since the listing.
             Err(Failure::NoNode) => {}
             Err(failure) => return Err(ContendersError::new(&format!("{path}/{}", node.name()), failure)),
@@ -77,7 +77,7 @@ pub(crate) async fn first(
         let watch: Answer<Watching> = watch.unwrap_or_else(|| Box::pin(async { Ok(later()) }));
         match (watch.await, read.await) {
             (Ok(fired), Ok((data, found))) => {
-                let contender = contender(&node, 0, &data, &found);
+                let contender = contender(&node, 0, shown(&data), &found);
                 if known != Some(Some(contender.token)) {
                     return Ok(Some(contender));
                 }
@@ -123,15 +123,40 @@ fn counts(node: &Znode, patterns: &Patterns) -> bool {
     node.mode().is_some() || node.matches(patterns)
 }
 
-fn contender(node: &Znode, position: usize, data: &[u8], found: &Inspection) -> Contender {
+fn contender(node: &Znode, position: usize, identifier: String, found: &Inspection) -> Contender {
     Contender {
         name: node.name().to_owned(),
         position,
-        identifier: String::from_utf8_lossy(data).into_owned(),
+        identifier,
         mode: node.mode().unwrap_or(Mode::Lock),
         session: Some(found.owner).filter(|owner| *owner != 0),
         token: FencingToken::new(found.czxid),
     }
+}
+
+/// How many nodes are read at a time: each may be of almost 1 MiB.
+const READS: usize = 16;
+
+/// How many bytes of a node's data are shown at most.
+const SHOWN: usize = 1024;
+
+/// What is in these nodes, in this order, as far as it is shown.
+pub(crate) async fn read_all(
+    client: Arc<dyn ZooKeeper>,
+    paths: Vec<String>,
+) -> Vec<Result<(String, Inspection), Failure>> {
+    let reads = stream::iter(paths).map(|path| {
+        let read = client.read(&path);
+        async move { read.await.map(|(data, found)| (shown(&data), found)) }
+    });
+    reads.buffered(READS).collect().await
+}
+
+/// The beginning, without a part of a character at its end.
+fn shown(data: &[u8]) -> String {
+    let continues = |end: &usize| data.get(*end).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
+    let end = (SHOWN - 3..=SHOWN).rev().find(|end| !continues(end)).unwrap_or(SHOWN);
+    String::from_utf8_lossy(&data[..data.len().min(end)]).into_owned()
 }
 
 /// Deletes a contender's node, if it is still the one that was listed, and no session takes it away.

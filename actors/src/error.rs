@@ -84,6 +84,9 @@ pub enum ReleaseError {
     /// The lease had ended, or ended before the release was confirmed: somebody else may have held the lock since.
     #[error("the lease ended before the release was confirmed")]
     Lost,
+    /// The request has not been granted, so that there is nothing to release. It goes on; cancel it instead.
+    #[error("the request has not been granted")]
+    NotGranted,
 }
 
 /// Work was cut short because its lease ended first.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
-
+use crate::contenders::read_all;
 use crate::error::{ContendersError, ResizeError};
 use crate::machine::protocol::Failure;
 use crate::messages::{ContenderOptions, LeaseHolder};
@@ -19,13 +18,13 @@ pub(crate) async fn holders(
         Err(Failure::NoNode) => return Ok(Vec::new()),
         Err(failure) => return Err(ContendersError::new(&root, failure)),
     };
-    let reads: Vec<_> = names.iter().map(|name| client.read(&format!("{root}/{name}"))).collect();
+    let paths = names.iter().map(|name| format!("{root}/{name}")).collect();
     let mut holders = Vec::with_capacity(names.len());
-    for (name, read) in names.into_iter().zip(join_all(reads).await) {
+    for (name, read) in names.into_iter().zip(read_all(client, paths).await) {
         match read {
-            Ok((data, found)) => holders.push(LeaseHolder {
+            Ok((identifier, found)) => holders.push(LeaseHolder {
                 name,
-                identifier: String::from_utf8_lossy(&data).into_owned(),
+                identifier,
                 session: Some(found.owner).filter(|owner| *owner != 0),
             }),
             // Gone since the listing.

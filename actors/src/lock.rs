@@ -57,6 +57,8 @@ pub(crate) enum LockActorMessage {
     Together(Together),
     /// An answer, and watches that are armed.
     Surveyed(u64, Survey),
+    /// A question in the session of this epoch is over.
+    Answered(u64),
     Wake,
     /// The heartbeat did not find these nodes.
     Missing(Vec<String>),
@@ -85,7 +87,7 @@ struct Entry {
     options: Arc<ContenderOptions>,
     /// Until the last word is said.
     listener: Option<Listener>,
-    /// Until the lease takes it.
+    /// Until it is granted: the lease takes it.
     lifeline: Option<Arc<Lifeline>>,
     hold: Option<Hold>,
     /// Who has its node made, unless its own actor does.
@@ -126,7 +128,7 @@ impl LockActor {
     ) -> Result<(), ActorProcessingErr> {
         state.handle(message, &myself);
         state.set_wake(&myself);
-        if let Some(generation) = state.retiring.filter(|_| state.machine.is_idle()) {
+        if let Some(generation) = state.retiring.filter(|_| state.is_idle()) {
             let place = state.arguments.place.clone();
             state.arguments.primitives.cast(PrimitivesMessage::Retired { place, generation })?;
         }
@@ -135,6 +137,11 @@ impl LockActor {
 }
 
 impl State {
+    /// Nobody waits for anything any more.
+    fn is_idle(&self) -> bool {
+        self.machine.is_idle() && self.connection.as_ref().is_none_or(|session| session.questions == 0)
+    }
+
     fn handle(&mut self, message: LockActorMessage, myself: &ActorRef<LockActorMessage>) {
         match message {
             LockActorMessage::Public(LockMessage::Acquire(request)) => self.acquire(request, myself),
@@ -145,25 +152,25 @@ impl State {
             LockActorMessage::Public(LockMessage::Contenders(patterns, reply)) => {
                 let path = self.directory.clone();
                 let none = ContendersError::Disconnected;
-                self.ask(reply, none, |client| contenders::list(client, path, patterns));
+                self.ask(reply, none, myself, |client| contenders::list(client, path, patterns));
             }
             LockActorMessage::Public(LockMessage::First(patterns, known, reply)) => {
-                self.follow(patterns, known, reply)
+                self.follow(patterns, known, reply, myself)
             }
             LockActorMessage::Public(LockMessage::RemoveContender(contender, reply)) => {
                 let path = self.directory.clone();
                 let none = ContendersError::Disconnected;
-                self.ask(reply, none, |client| contenders::remove(client, path, contender));
+                self.ask(reply, none, myself, |client| contenders::remove(client, path, contender));
             }
             LockActorMessage::Public(LockMessage::LeaseHolders(reply)) => {
                 let path = self.arguments.place.path.clone();
                 let none = ContendersError::Disconnected;
-                self.ask(reply, none, |client| questions::holders(client, path));
+                self.ask(reply, none, myself, |client| questions::holders(client, path));
             }
             LockActorMessage::Public(LockMessage::Resize(limit, options, reply)) => {
                 let path = self.arguments.place.path.clone();
                 let none = ResizeError::Disconnected;
-                self.ask(reply, none, |client| questions::resize(client, path, limit, options));
+                self.ask(reply, none, myself, |client| questions::resize(client, path, limit, options));
             }
             LockActorMessage::Session(news) => self.session(news, myself),
             LockActorMessage::Event(epoch, event) => {
@@ -177,6 +184,11 @@ impl State {
             LockActorMessage::Armed(epoch, node, fired) => self.armed(epoch, node, fired, myself),
             LockActorMessage::Together(together) => self.make_together(together),
             LockActorMessage::Surveyed(epoch, survey) => self.surveyed(epoch, survey, myself),
+            LockActorMessage::Answered(epoch) => {
+                if let Some(session) = self.connection.as_mut().filter(|s| s.connection.epoch == epoch) {
+                    session.questions -= 1;
+                }
+            }
             LockActorMessage::Wake => {
                 self.wake = None;
                 self.feed(Event::Wake, myself);
@@ -218,6 +230,11 @@ impl State {
     ) {
         // What is left of a lost one is cleaned up, and that confirms nothing to its holder.
         match self.requests.get_mut(&ticket).filter(|entry| !entry.lost) {
+            Some(entry) if entry.lifeline.is_some() => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(ReleaseError::NotGranted));
+                }
+            }
             Some(entry) => {
                 entry.span.in_scope(|| debug!("released"));
                 entry.release.extend(reply);
@@ -303,6 +320,7 @@ impl State {
         patterns: Patterns,
         known: Option<Option<FencingToken>>,
         mut reply: oneshot::Sender<Result<Option<Contender>, ContendersError>>,
+        myself: &ActorRef<LockActorMessage>,
     ) {
         let Some(session) = &mut self.connection else {
             let _ = reply.send(Err(ContendersError::Disconnected));
@@ -310,7 +328,10 @@ impl State {
         };
         let Connection { client, nodes, .. } = session.connection.clone();
         let path = self.directory.clone();
+        // One that waits for a change keeps nobody from ending.
+        let question = known.is_none().then(|| session.question(myself));
         session.tasks.spawn(async move {
+            let _question = question;
             let answer = Box::pin(contenders::first(client, nodes, path, patterns, known));
             let answered = match select(answer, Box::pin(reply.closed())).await {
                 Either::Left((answer, _)) => answer,
@@ -326,7 +347,8 @@ impl State {
         &mut self,
         reply: RpcReplyPort<Result<T, E>>,
         disconnected: E,
-        question: impl FnOnce(Arc<dyn ZooKeeper>) -> F,
+        myself: &ActorRef<LockActorMessage>,
+        send: impl FnOnce(Arc<dyn ZooKeeper>) -> F,
     ) where
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
@@ -334,9 +356,11 @@ impl State {
             let _ = reply.send(Err(disconnected));
             return;
         };
-        let answer = question(session.connection.client.clone());
+        let answer = send(session.connection.client.clone());
+        let question = session.question(myself);
         // Ended with the session, which closes the reply port.
         session.tasks.spawn(async move {
+            let _question = question;
             let _ = reply.send(answer.await);
         });
         while session.tasks.try_join_next().is_some() {}

@@ -26,7 +26,8 @@ pub enum LockMessage {
     /// Does not want it any more. Says nothing to a ticket that is held: drop its lease. A ticket that has not been
     /// used, or is done, is passed over.
     Cancel(Ticket),
-    /// Releases a held lock, and tells when the server has confirmed it.
+    /// Releases a held lock, and tells when the server has confirmed it. A request that has not been granted is not
+    /// released, and goes on: the answer is [`ReleaseError::NotGranted`].
     Release(Ticket, Option<RpcReplyPort<Result<(), ReleaseError>>>),
     /// Who waits and holds, in order.
     Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
@@ -343,7 +344,7 @@ pub struct Contender {
     pub name: String,
     /// The place in the queue; zero comes first.
     pub position: usize,
-    /// The node's data: who that is, for people. What is no UTF-8 is shown as `\u{fffd}`.
+    /// The first KiB of the node's data: who that is, for people. What is no UTF-8 is shown as `\u{fffd}`.
     pub identifier: String,
     /// How the path is wanted.
     pub mode: Mode,
@@ -359,7 +360,7 @@ pub struct Contender {
 pub struct LeaseHolder {
     /// The lease's name below the root.
     pub name: String,
-    /// The lease's data: who that is, for people. What is no UTF-8 is shown as `\u{fffd}`.
+    /// The first KiB of the lease's data: who that is, for people. What is no UTF-8 is shown as `\u{fffd}`.
     pub identifier: String,
     /// The session that the lease goes with; `None` when it outlives sessions, and so is none of ours.
     pub session: Option<i64>,

@@ -6,11 +6,14 @@
 mod lease;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{ActorProcessingErr, ActorRef};
 use tracing::{Span, debug, debug_span};
 
 pub use self::lease::MultiLease;
+use crate::backoff::Rests;
+use crate::clock::Clock;
 use crate::error::AcquireError;
 use crate::lease::{Lease, LeaseState};
 use crate::lock::{Entrant, Together};
@@ -76,11 +79,18 @@ pub(crate) struct MultiActor;
 pub(crate) struct MultiArguments {
     pub request: MultiRequest,
     pub primitives: ActorRef<PrimitivesMessage>,
+    pub clock: Clock,
+    /// A random number.
+    pub spread: u32,
 }
 
 /// What is numbered counts rounds first, then parts.
 pub(crate) enum MultiActorMessage {
     Start,
+    /// The pause before this round is over.
+    Ask(u64),
+    /// Whatever is asked for from now on is refused, so that there is nothing to rest for.
+    Close,
     /// What a part's listener hears.
     Heard(u64, usize, LockEvent),
     /// A part's node can be made.
@@ -102,6 +112,11 @@ pub(crate) struct State {
     wait: Wait,
     parts: Vec<Part>,
     round: u64,
+    /// Before rounds that follow upon one that failed.
+    rests: Rests,
+    /// Before this round.
+    resting: bool,
+    clock: Clock,
     /// Until the last word is said.
     listener: Option<Listener<MultiLease>>,
     /// Until the leases have it.
@@ -124,7 +139,7 @@ impl MultiActor {
     async fn pre_start(
         &self,
         myself: ActorRef<MultiActorMessage>,
-        MultiArguments { request, primitives }: MultiArguments,
+        MultiArguments { request, primitives, clock, spread }: MultiArguments,
     ) -> Result<State, ActorProcessingErr> {
         let paths: Vec<&str> = request.parts.iter().map(|part| &*part.path).collect();
         let span = debug_span!("multi_lock", paths = paths.join(","), ticket = %request.ticket);
@@ -147,6 +162,9 @@ impl MultiActor {
             wait: request.wait,
             parts: request.parts.iter().map(part).collect(),
             round: 0,
+            rests: Rests::new(spread),
+            resting: false,
+            clock,
             listener: Some(request.listener),
             lifeline: Some(request.lifeline),
             span,
@@ -169,6 +187,8 @@ impl State {
     fn handle(&mut self, message: MultiActorMessage, myself: &ActorRef<MultiActorMessage>) {
         match message {
             MultiActorMessage::Start => self.feed(MultiEvent::Start, myself),
+            MultiActorMessage::Ask(round) if round == self.round && self.resting => self.ask(myself),
+            MultiActorMessage::Close if self.resting => self.ask(myself),
             MultiActorMessage::Heard(round, part, event) if round == self.round => {
                 self.heard(part, event, myself)
             }
@@ -187,7 +207,9 @@ impl State {
             MultiActorMessage::Over(round, part) if round == self.round => {
                 self.feed(MultiEvent::Over(part), myself)
             }
-            MultiActorMessage::Heard(..)
+            MultiActorMessage::Ask(_)
+            | MultiActorMessage::Close
+            | MultiActorMessage::Heard(..)
             | MultiActorMessage::Named(..)
             | MultiActorMessage::Made(..)
             | MultiActorMessage::Over(..) => {}
@@ -232,10 +254,23 @@ impl State {
         let ticket = self.ticket;
         self.span.in_scope(|| debug!(round = self.round, ?command));
         match command {
-            MultiCommand::Ask => self.ask(myself),
+            MultiCommand::Ask => {
+                self.round += 1;
+                match self.round {
+                    1 => self.ask(myself),
+                    // Its places did not last: not again and again without a pause.
+                    round => {
+                        self.resting = true;
+                        drop(myself.send_after(self.rest(), move || MultiActorMessage::Ask(round)));
+                    }
+                }
+            }
             MultiCommand::Submit => self.submit(myself),
             MultiCommand::GiveBack => self.give_back(),
-            MultiCommand::Queued(ahead) => self.tell(LockEvent::Queued { ticket, ahead }, myself),
+            MultiCommand::Queued(ahead) => {
+                self.rests.end();
+                self.tell(LockEvent::Queued { ticket, ahead }, myself)
+            }
             MultiCommand::Grant => {
                 self.lifeline = None;
                 self.parts.iter_mut().for_each(|part| part.ticket = None);
@@ -259,9 +294,18 @@ impl State {
         }
     }
 
+    /// Not beyond the deadline, which the paths keep.
+    fn rest(&mut self) -> Duration {
+        let rest = self.rests.next();
+        match self.wait {
+            Wait::Until(deadline) => rest.min(deadline.since(self.clock.now())),
+            Wait::Try | Wait::Forever => rest,
+        }
+    }
+
     fn ask(&mut self, myself: &ActorRef<MultiActorMessage>) {
+        self.resting = false;
         let Some(lifeline) = &self.lifeline else { return };
-        self.round += 1;
         for (number, part) in self.parts.iter_mut().enumerate() {
             let (ticket, MultiPart { path, options }) = (Ticket::new(), part.about.clone());
             part.ticket = Some(ticket);

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::join_all;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::backoff::Rests;
 use crate::clock::Clock;
 use crate::error::{AcquireError, ContendersError, ResizeError};
 use crate::lock::{LockActor, LockActorMessage, LockArguments};
@@ -40,6 +41,9 @@ pub enum PrimitivesMessage {
     Missing(Vec<String>),
     #[doc(hidden)]
     Retired { place: Place, generation: u64 },
+    /// Nodes of actors that died before they were made.
+    #[doc(hidden)]
+    Orphaned { epoch: u64, nodes: Vec<String> },
     #[doc(hidden)]
     Close(RpcReplyPort<()>),
 }
@@ -144,11 +148,15 @@ impl PrimitivesActor {
                     actor.stop(None);
                 }
             }
+            PrimitivesMessage::Orphaned { epoch, nodes } => state.delete_orphans(epoch, nodes),
             PrimitivesMessage::Close(reply) => {
                 (state.closed, state.closing) = (true, Some(reply));
                 for entry in state.locks.values() {
                     let _ = entry.actor.cast(LockActorMessage::Close);
                     let _ = entry.actor.cast(LockActorMessage::Retire(entry.generation));
+                }
+                for multi in state.multis.values() {
+                    let _ = multi.cast(MultiActorMessage::Close);
                 }
             }
         }
@@ -204,8 +212,9 @@ impl State {
                 warn!(ticket = %request.ticket(), "a ticket was used twice");
             }
             MultiMessage::Acquire(request) => {
-                let (ticket, arguments) =
-                    (request.ticket(), MultiArguments { request, primitives: myself.clone() });
+                let (ticket, spread) = (request.ticket(), self.randomness.next() as u32);
+                let arguments =
+                    MultiArguments { request, primitives: myself.clone(), clock: self.clock, spread };
                 let (actor, _) = Actor::spawn_linked(None, MultiActor, arguments, myself.get_cell()).await?;
                 self.tickets.insert(actor.get_id(), ticket);
                 self.multis.insert(ticket, actor);
@@ -297,9 +306,10 @@ impl State {
                     let again = || {
                         AssertUnwindSafe(sweep(client.clone(), directory.clone(), instance)).catch_unwind()
                     };
+                    let mut rests = Rests::new(instance.spread());
                     while again().await.is_err() {
                         warn!(path = %directory, "cleaning up after a dead actor panicked, and begins anew");
-                        tokio::time::sleep(SWEEP_RETRY).await;
+                        tokio::time::sleep(rests.next()).await;
                     }
                 });
             }
@@ -309,6 +319,15 @@ impl State {
             (again.handles, again.generation) = (entry.handles, entry.generation);
         }
         Ok(())
+    }
+
+    fn delete_orphans(&mut self, epoch: u64, nodes: Vec<String>) {
+        let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
+        while self.sweeps.try_join_next().is_some() {}
+        for node in nodes {
+            let spread = self.randomness.next() as u32;
+            self.sweeps.spawn(delete(connection.client.clone(), node, spread));
+        }
     }
 
     fn close_when_empty(&mut self) {
@@ -325,34 +344,40 @@ impl State {
 /// Deletes the nodes of a dead actor. Its requests were sent before, on the same connection, so a listing that
 /// shows none of them is the last word.
 async fn sweep(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
+    let mut rests = Rests::new(instance.spread());
     loop {
         let (sync, children) = (client.sync(&path), client.children(&path));
-        let listed = match sync.await.and(children.await) {
-            Ok(children) => children,
-            Err(Failure::NoNode) => return,
-            Err(Failure::SessionGone) => return,
-            Err(Failure::Unknown(_)) => continue,
-            Err(Failure::NoAuth | Failure::Refused(_)) => {
-                tokio::time::sleep(SWEEP_RETRY).await;
-                continue;
+        match sync.await.and(children.await) {
+            Ok(children) => {
+                let mut nodes =
+                    children.into_iter().filter(|name| instance.attempt(name).is_some()).peekable();
+                if nodes.peek().is_none() {
+                    return;
+                }
+                debug!(%path, "cleaning up after a dead actor");
+                let nodes = nodes.map(|name| format!("{path}/{name}"));
+                join_all(nodes.map(|node| delete(client.clone(), node, instance.spread()))).await;
             }
-        };
-        let nodes: Vec<String> = listed.into_iter().filter(|name| instance.attempt(name).is_some()).collect();
-        if nodes.is_empty() {
-            return;
-        }
-        debug!(%path, nodes = nodes.len(), "cleaning up after a dead actor");
-        for node in nodes {
-            // Whatever the answer, the next listing shows what is left.
-            if matches!(client.delete(&format!("{path}/{node}")).await, Err(Failure::Refused(_))) {
-                tokio::time::sleep(SWEEP_RETRY).await;
+            Err(Failure::NoNode | Failure::SessionGone) => return,
+            Err(Failure::Unknown(_) | Failure::NoAuth | Failure::Refused(_)) => {
+                tokio::time::sleep(rests.next()).await;
             }
         }
     }
 }
 
-/// Between tries that the server refuses.
-const SWEEP_RETRY: Duration = Duration::from_secs(1);
+/// Tries until the node is gone, or the session, which takes it away.
+async fn delete(client: Arc<dyn ZooKeeper>, node: String, spread: u32) {
+    let mut rests = Rests::new(spread);
+    loop {
+        match client.delete(&node).await {
+            Ok(()) | Err(Failure::NoNode | Failure::SessionGone) => return,
+            Err(Failure::Unknown(_) | Failure::NoAuth | Failure::Refused(_)) => {
+                tokio::time::sleep(rests.next()).await;
+            }
+        }
+    }
+}
 
 /// Answers what comes too late.
 pub fn refuse(message: LockMessage) {

@@ -495,7 +495,7 @@ impl OwnNodes {
             .range::<str, _>(after)
             .chain(paths.range::<str, _>(upto))
             .take_while(|path| {
-                bytes += path.len() + CHECK_OVERHEAD;
+                bytes += self.chroot + path.len() + CHECK_OVERHEAD;
                 bytes <= room
             })
             .cloned()

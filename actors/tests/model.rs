@@ -162,6 +162,8 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (MissingSwallowed, LOCKS, Budget { deletions: 1, ..NONE }, BACKING),
     (DeadlineSwallowed, HASTY, Budget { timeouts: 1, ..NONE }, RESTING),
     (OldNewsResumes, LOCKS, Budget { doubts: 2, ..NONE }, CERTAINTY),
+    (RefusedRepeatedAtOnce, LOCKS, Budget { refusals: 1, ..NONE }, PACING),
+    (TryOutlastsDoubt, HASTY, Budget { doubts: 1, ..NONE }, TRYING),
 ];
 
 #[test]

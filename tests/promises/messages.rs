@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use lockkeeper::{LeaseState, LockMessage, Refused};
+use lockkeeper::{LeaseState, LockMessage, Refused, ReleaseError};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::common::hearing::{Ear, acquired, listen, queued, refused};
 use crate::common::kinds::{Kind, Wait};
@@ -15,6 +16,8 @@ promises! {
     // A semaphore's actor is not reached from outside.
     queued:
         a_lock_is_asked_and_released_by_message,
+        a_request_that_waits_is_not_released_and_goes_on_waiting,
+        questions_are_answered_although_nobody_has_a_handle_any_more,
         a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_one_is_granted;
 }
 
@@ -78,4 +81,41 @@ async fn a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_on
     site.queue(&keeper).send(LockMessage::Release(guard.ticket(), None));
     let next = acquired(&mut next).await;
     assert_eq!((guard.state(), next.state()), (LeaseState::Lost, LeaseState::Held));
+}
+
+async fn a_request_that_waits_is_not_released_and_goes_on_waiting(kind: Kind) {
+    let (site, keeper) = (kind.site("not-granted").await, connect().await);
+    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let (waiting, mut events) = listen(&site.lock(&keeper));
+    assert_eq!(queued(&mut events).await, 1);
+    let (reply, answer) = oneshot::channel();
+    site.queue(&keeper).send(LockMessage::Release(waiting, Some(reply.into())));
+    let answer = timeout(SOON, answer).await.expect("at once").expect("a reply");
+    assert_eq!(answer, Err(ReleaseError::NotGranted));
+    drop(guard);
+    assert_eq!(acquired(&mut events).await.state(), LeaseState::Held);
+}
+
+async fn questions_are_answered_although_nobody_has_a_handle_any_more(kind: Kind) {
+    for last in ["of the path", "of the keeper"] {
+        let (site, proxy) = (kind.site("last-question").await, proxied().await);
+        let keeper = connect_through(&proxy, LONG).await;
+        let guard = site.rival(&connect().await).acquire().await.expect("a free lock");
+        let queue = site.queue(&keeper);
+        proxy.hold_replies(true);
+        let ((reply, listed), (first, told)) = (oneshot::channel(), oneshot::channel());
+        queue.send(LockMessage::Contenders([].into(), reply.into()));
+        queue.send(LockMessage::First([].into(), None, first));
+        drop(queue);
+        let kept = (last == "of the path").then_some(keeper);
+        // Everything that ends with the handle has been told by the time that the server could answer.
+        let absent = site.queue(&connect().await).contenders().await;
+        assert_eq!(absent.expect("an answer").len(), 1);
+        proxy.hold_replies(false);
+        let listed = timeout(SOON, listed).await.expect("in time").expect(last).expect("an answer");
+        assert_eq!(listed[0].token, guard.token(), "{last}");
+        let first = timeout(SOON, told).await.expect("in time").expect(last).expect("an answer");
+        assert_eq!(first.expect("it is held").token, guard.token(), "{last}");
+        drop(kept);
+    }
 }

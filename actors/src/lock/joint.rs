@@ -9,6 +9,7 @@ use super::{LockActorMessage, State};
 use crate::machine::protocol::{Created, Event, Failure};
 use crate::machine::znode::{Attempt, Znode};
 use crate::messages::ContenderOptions;
+use crate::primitives::PrimitivesMessage;
 use crate::zookeeper::{NewNode, NotCreated};
 
 /// A contender that is about to enter its queue, and waits for somebody to make its node. Dropped, it is told that
@@ -100,16 +101,18 @@ impl State {
                 acl: &entrant.options.acl,
             })
             .collect();
-        let (created, cleaner) = (client.create_all(&nodes), client.clone());
+        let (created, primitives) = (client.create_all(&nodes), self.arguments.primitives.clone());
+        let epoch = session.connection.epoch;
         let lists: Vec<_> = together.entrants.iter().map(|entrant| client.children(&entrant.path)).collect();
         for entrant in &mut together.entrants {
             entrant.otherwise = Some(Failure::Unknown("the answer was not waited for".into()));
         }
-        // Ended with the session, which takes the nodes away.
         session.tasks.spawn(async move {
             let (created, lists) = (created.await, join_all(lists).await);
-            for node in together.settle(created, lists) {
-                while let Err(Failure::Unknown(_)) = cleaner.delete(&node).await {}
+            let nodes = together.settle(created, lists);
+            if !nodes.is_empty() {
+                // A supervisor that is gone ends the session, too.
+                let _ = primitives.cast(PrimitivesMessage::Orphaned { epoch, nodes });
             }
         });
         while session.tasks.try_join_next().is_some() {}

@@ -27,6 +27,21 @@ pub(super) struct Session {
     surveyed: Option<Attempt>,
     calmed: Option<Attempt>,
     pub tasks: JoinSet<()>,
+    /// How many are being answered.
+    pub questions: usize,
+}
+
+/// A question that is being answered. Dropped, it is over.
+pub(super) struct Question {
+    epoch: u64,
+    actor: ActorRef<LockActorMessage>,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        // An actor that has gone counts no more.
+        let _ = self.actor.cast(LockActorMessage::Answered(self.epoch));
+    }
 }
 
 /// A watch on a contender ahead, armed when it has a task. Gives its room back when it is dropped.
@@ -69,7 +84,21 @@ impl Session {
             }
         });
         let (surveys, surveyed, calmed) = ([None, None], None, None);
-        Session { connection, answers, watches: BTreeMap::new(), surveys, surveyed, calmed, tasks }
+        Session {
+            connection,
+            answers,
+            watches: BTreeMap::new(),
+            surveys,
+            surveyed,
+            calmed,
+            tasks,
+            questions: 0,
+        }
+    }
+
+    pub fn question(&mut self, actor: &ActorRef<LockActorMessage>) -> Question {
+        self.questions += 1;
+        Question { epoch: self.connection.epoch, actor: actor.clone() }
     }
 
     pub fn expect(&self, answer: BoxFuture<'static, LockActorMessage>) {

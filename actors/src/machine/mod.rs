@@ -7,6 +7,7 @@ mod contender;
 pub mod multi;
 pub mod protocol;
 pub mod queue;
+mod retries;
 pub mod semaphore;
 pub mod session;
 pub mod singleton;

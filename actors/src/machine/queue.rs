@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use super::contender::{Contender, Stage};
 use super::protocol::{Command, Event, Refusal, Request, Ticket, Wait};
+use super::retries::Retries;
 use super::znode::{Attempt, Instance, Znode};
 use super::{Machine, Moment};
 
@@ -45,7 +46,8 @@ pub struct Queue {
     /// The list that will tell, and the own node up to which it does.
     review: Option<(Attempt, Znode)>,
     watched: BTreeSet<Znode>,
-    alarms: BTreeSet<(Moment, Alarm)>,
+    deadlines: BTreeSet<(Moment, Ticket)>,
+    retries: Retries<Retry>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,10 +58,10 @@ enum Link {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Alarm {
-    Deadline(Ticket),
-    Retry(Attempt),
-    Rewatch(Znode),
+enum Retry {
+    /// What the stage of this attempt asks for.
+    Step(Attempt),
+    Watch(Znode),
 }
 
 /// Where a listed name stands.
@@ -71,8 +73,8 @@ enum Standing {
     Foreign,
 }
 
-/// How long a request that was refused for a reason that may pass waits before it is sent again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How often a node that cannot be watched is looked at instead.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Queue {
     /// A queue without a session, for nodes of this instance.
@@ -90,14 +92,15 @@ impl Queue {
             gone: None,
             review: None,
             watched: BTreeSet::new(),
-            alarms: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            retries: Retries::new(instance),
         }
     }
 }
 
 impl Machine for Queue {
     fn wakeup(&self) -> Option<Moment> {
-        self.alarms.first().map(|(moment, _)| *moment)
+        self.deadlines.first().map(|(moment, _)| *moment).into_iter().chain(self.retries.wakeup()).min()
     }
 
     fn is_idle(&self) -> bool {
@@ -123,7 +126,7 @@ impl Machine for Queue {
             Event::Entered { attempt, created, children } => {
                 self.entered(attempt, created, children, now, out)
             }
-            Event::DirectoryMade(attempt, result) => self.directory_made(attempt, result, out),
+            Event::DirectoryMade(attempt, result) => self.directory_made(attempt, result, now, out),
             Event::Looked(attempt, result) => self.looked(attempt, result, now, out),
             Event::Inspected(attempt, result) => self.inspected(attempt, result, now, out),
             Event::Watched(node, result) => self.watch_answered(node, result, now, out),
@@ -171,7 +174,7 @@ impl Queue {
             return;
         }
         if let Wait::Until(deadline) = request.wait {
-            self.alarms.insert((deadline, Alarm::Deadline(ticket)));
+            self.deadlines.insert((deadline, ticket));
         }
         let attempt = self.insert(Contender::new(ticket, request));
         self.start(attempt, out);
@@ -235,6 +238,11 @@ impl Queue {
         if let Link::Up { session } = self.link {
             self.link = Link::Suspended { session };
             self.tell_holders(Command::Suspend, out);
+            for attempt in self.attempts() {
+                if self.contenders[&attempt].request.wait == Wait::Try {
+                    self.give_up(attempt, Refusal::Suspended, out);
+                }
+            }
         }
     }
 
@@ -249,6 +257,7 @@ impl Queue {
         self.link = Link::Down;
         self.epoch_start = self.next;
         self.watched.clear();
+        self.retries.clear();
         (self.gone, self.review) = (None, None);
         // For a node that outlives the session, this process' others become strangers until the server drops them.
         let outliving = self.contenders.values().any(|contender| !contender.request.ephemeral);

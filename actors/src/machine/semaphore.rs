@@ -14,6 +14,7 @@
 //!
 //! The recipe is kazoo's (`kazoo/recipe/lock.py`, version 2.11, `Semaphore`).
 
+mod pace;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,12 @@ mod turn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::pace::Retry;
 use self::take::Take;
 use self::turn::Turn;
 use super::protocol::{Command, Event, Failure, PermitRequest, Refusal, Ticket, Wait};
 use super::queue::Queue;
+use super::retries::Retries;
 use super::znode::{Attempt, Instance};
 use super::{Machine, Moment};
 
@@ -52,6 +55,7 @@ pub struct Semaphore {
     turn: Option<Turn>,
     take: Option<Take>,
     alarms: BTreeSet<(Moment, Alarm)>,
+    retries: Retries<Retry>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,12 +108,7 @@ enum Alarm {
     Deadline(Ticket),
     /// A try has seen free permits, but its turn does not come.
     Patience(Ticket),
-    Return(String),
-    Find(Attempt),
 }
-
-/// How long a request that was refused for a reason that may pass waits before it is sent again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// A server takes requests of less than 1 MiB: a claim must fit into one, and several go together up to half of it.
 const MAX_TAKE: usize = 960 * 1024;
@@ -136,7 +135,7 @@ impl Machine for Semaphore {
             Event::Lost => self.lost(now, out),
             Event::Surveyed { survey, root, leases } => self.surveyed(survey, root, leases, now, out),
             Event::Disturbed { survey, root } => self.disturbed(survey, root, out),
-            Event::RootMade(survey, result) => self.root_made(survey, result, out),
+            Event::RootMade(survey, result) => self.root_made(survey, result, now, out),
             Event::Taken(take, result) => self.taken(take, result, now, out),
             Event::LeasesFound(take, result) => self.leases_found(take, result, now, out),
             Event::Returned(lease, result) => self.returned(lease, result, now, out),
@@ -167,7 +166,8 @@ impl Machine for Semaphore {
     }
 
     fn wakeup(&self) -> Option<Moment> {
-        self.alarms.first().map(|(moment, _)| *moment).into_iter().chain(self.mutex.wakeup()).min()
+        let alarm = self.alarms.first().map(|(moment, _)| *moment);
+        alarm.into_iter().chain(self.retries.wakeup()).chain(self.mutex.wakeup()).min()
     }
 
     fn is_idle(&self) -> bool {
@@ -198,6 +198,7 @@ impl Semaphore {
             turn: None,
             take: None,
             alarms: BTreeSet::new(),
+            retries: Retries::new(instance),
         }
     }
 
@@ -303,10 +304,7 @@ impl Semaphore {
         self.link = Link::Down;
         (self.limit, self.take) = (Limit::Unknown, None);
         self.leases.clear();
-        self.alarms.retain(|(_, alarm)| match alarm {
-            Alarm::Deadline(_) | Alarm::Patience(_) => true,
-            Alarm::Return(_) | Alarm::Find(_) => false,
-        });
+        self.retries.clear();
         if let Some(turn) = &mut self.turn {
             turn.forget_surveys();
         }
@@ -336,11 +334,10 @@ impl Semaphore {
                     self.alarms.insert((now + PATIENCE, Alarm::Patience(ticket)));
                 }
                 Some((_, Alarm::Patience(ticket))) => self.give_up(ticket, Refusal::Contended, out),
-                Some((_, Alarm::Return(lease))) => out.push(Command::Return(lease)),
-                Some((_, Alarm::Find(take))) => out.push(Command::FindLeases(take)),
                 None => {}
             }
         }
+        self.retry(now, out);
     }
 
     /// A lease is gone, and not by our hand. Whatever else its claim has is deleted.
@@ -370,24 +367,24 @@ impl Semaphore {
         let Some(&owner) = self.leases.get(&lease) else { return };
         match result {
             Ok(()) | Err(Failure::NoNode) => {
+                self.retries.done(&Retry::Return(lease.clone()));
                 self.leases.remove(&lease);
                 if let Some(ticket) = owner.filter(|ticket| self.leases_of(*ticket).is_empty()) {
                     self.remove(ticket, true, out);
                 }
             }
-            Err(Failure::Unknown(_)) => out.push(Command::Return(lease)),
+            Err(Failure::Unknown(_)) => self.return_again(lease, now, out),
             // Its loss will be told, and settles it.
             Err(Failure::SessionGone) => {}
             // The end of the session takes it away.
             Err(Failure::NoAuth | Failure::Refused(_)) if self.closed => {
+                self.retries.done(&Retry::Return(lease.clone()));
                 self.leases.remove(&lease);
                 if let Some(ticket) = owner {
                     self.remove(ticket, false, out);
                 }
             }
-            Err(Failure::NoAuth | Failure::Refused(_)) => {
-                self.alarms.insert((now + RETRY, Alarm::Return(lease)));
-            }
+            Err(Failure::NoAuth | Failure::Refused(_)) => self.retries.later(&Retry::Return(lease), now),
         }
     }
 

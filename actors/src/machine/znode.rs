@@ -184,6 +184,11 @@ impl Instance {
         Instance(random >> ATTEMPT_BITS << ATTEMPT_BITS)
     }
 
+    /// A part of the random number, for whatever should differ from process to process.
+    pub(crate) fn spread(self) -> u32 {
+        (self.0 >> 64) as u32
+    }
+
     /// The name without its sequence number, as it is sent with the create.
     pub fn prefix(self, attempt: Attempt, dialect: Dialect, mode: Mode) -> String {
         let (digits, marker) = (format!("{:032x}", self.0 | u128::from(attempt.0)), row(dialect, mode).own);

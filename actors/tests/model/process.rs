@@ -204,6 +204,16 @@ impl Session {
         self.calls.iter().position(|call| call.answer.is_none())
     }
 
+    /// Whether the same request is on its way. A watch may be: given up and wanted again, it is asked for anew.
+    pub fn is_unanswered(&self, ask: Ask) -> bool {
+        match ask {
+            Ask::List { .. } | Ask::MakeDirectory { .. } | Ask::Read { .. } | Ask::Delete { .. } => {
+                self.calls.iter().any(|call| call.ask == ask)
+            }
+            Ask::Create { .. } | Ask::Sync | Ask::Watch { .. } => false,
+        }
+    }
+
     /// Whether the oldest command is answered, and with how many requests it was sent.
     pub fn answered(&self) -> Option<usize> {
         let parts = match self.calls.front()?.ask {

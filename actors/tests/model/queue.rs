@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
+use lockkeeper_actors::machine::Machine;
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::Mode;
 use stateright::{Model, Property};
@@ -20,6 +21,8 @@ pub const ORDER: &str = "order";
 pub const TOKENS: &str = "tokens grow";
 pub const CERTAINTY: &str = "no grant in doubt";
 pub const ANSWERS: &str = "one true answer";
+pub const PACING: &str = "retries are paced";
+pub const TRYING: &str = "no try in doubt";
 /// Not a promise: that the model gets anywhere.
 pub const SERVED: &str = "everybody is served";
 
@@ -54,6 +57,8 @@ impl Model for Scenario {
             Property::always(TOKENS, |_, world: &World| !world.flaws.contains(&Flaw::Token)),
             Property::always(CERTAINTY, |_, world: &World| !world.flaws.contains(&Flaw::Doubt)),
             Property::always(ANSWERS, |_, world: &World| !world.flaws.contains(&Flaw::Answer)),
+            Property::always(PACING, |_, world: &World| !world.flaws.contains(&Flaw::Storm)),
+            Property::always(TRYING, |scenario: &Scenario, world: &World| world.tries_no_longer(scenario)),
             Property::sometimes(SERVED, |_, world: &World| {
                 world
                     .processes
@@ -163,6 +168,19 @@ impl World {
                 Word::Granted { .. } => !asked.forgotten,
                 Word::Refused | Word::Lost | Word::Released | Word::Cancelling => asked.forgotten,
             })
+        })
+    }
+
+    /// Where a queue knows of a doubt, nobody is left who would not wait.
+    fn tries_no_longer(&self, scenario: &Scenario) -> bool {
+        let mut doubting =
+            self.processes.iter().zip(scenario.wants).filter(|(process, _)| !process.queue.is_up());
+        doubting.all(|(process, wants)| {
+            !process
+                .asked
+                .iter()
+                .zip(*wants)
+                .any(|(asked, want)| want.wait == Wait::Try && asked.word == Word::Waiting)
         })
     }
 

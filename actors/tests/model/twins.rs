@@ -1,7 +1,7 @@
 //! Deliberately broken twins: wrappers around the real machine that alter one event or one command, or leave out
 //! one rule of its driver. The model must catch each.
 
-use lockkeeper_actors::machine::protocol::{Command, Created, Event, Failure};
+use lockkeeper_actors::machine::protocol::{Command, Created, Event, Failure, Refusal};
 use lockkeeper_actors::machine::znode::{Mode, Znode};
 
 use super::server::{Name, instance};
@@ -31,6 +31,9 @@ pub enum Twin {
     /// A driver that passes on what it hears, though the lease's word has changed since.
     OldNewsResumes,
     LookFindsNothing,
+    /// A refused request is taken for one whose answer was lost, and sent again at once.
+    RefusedRepeatedAtOnce,
+    TryOutlastsDoubt,
 }
 
 impl Twin {
@@ -115,6 +118,9 @@ impl Twin {
                 let children = Ok(names.into_iter().filter(visible).collect());
                 Some(Event::Entered { attempt, created, children })
             }
+            (Twin::RefusedRepeatedAtOnce, Event::Deleted(attempt, Err(Failure::Refused(reason)))) => {
+                Some(Event::Deleted(attempt, Err(Failure::Unknown(reason))))
+            }
             (Twin::LookFindsNothing, Event::Looked(attempt, Ok(_))) => {
                 Some(Event::Looked(attempt, Ok(Vec::new())))
             }
@@ -134,6 +140,7 @@ impl Twin {
             (Twin::ComparedAcrossTheWrap, Command::Grant { ticket, node, czxid }) => {
                 Some(Command::Grant { ticket, node: meant(&node), czxid })
             }
+            (Twin::TryOutlastsDoubt, Command::Refuse(_, Refusal::Suspended)) => None,
             (_, command) => Some(command),
         }
     }

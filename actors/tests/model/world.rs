@@ -123,6 +123,8 @@ pub enum Flaw {
     /// A caller was told what it should not be: twice, or something else after the last word, or a grant past its
     /// deadline, or a release that did not happen.
     Answer,
+    /// A request was sent again while it was still unanswered, or at once after it had been refused.
+    Storm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -598,6 +600,7 @@ impl World {
         let mut calls: Vec<Call> = session.calls.drain(..parts).collect();
         let second = if parts == 2 { calls.pop() } else { None };
         let (Some(Call { ask, answer: Some(answer) }), second) = (calls.pop(), second) else { return };
+        let refused = (answer == Answer::No(No::Refused)).then_some(ask);
         let no = |answer: &Answer| match answer {
             Answer::No(no) => Err(no.failure()),
             Answer::Done | Answer::Created(..) | Answer::Names(_) | Answer::Found { .. } => Ok(()),
@@ -647,7 +650,7 @@ impl World {
             (Ask::Delete { attempt, .. }, _) => Event::Deleted(attempt_of(attempt), no(&answer)),
             (Ask::Create { .. } | Ask::Sync, _) => return,
         };
-        self.feed(scenario, process, event);
+        self.feed_answer(scenario, process, event, refused);
     }
 
     fn fire(&mut self, scenario: &Scenario, id: u8, name: Name, gone: bool) {
@@ -687,6 +690,11 @@ impl World {
     }
 
     fn feed(&mut self, scenario: &Scenario, number: usize, event: Event) {
+        self.feed_answer(scenario, number, event, None);
+    }
+
+    /// The same with the request that this event says was refused.
+    fn feed_answer(&mut self, scenario: &Scenario, number: usize, event: Event, refused: Option<Ask>) {
         let sure = |id| self.sessions[&id].lease == Lease::Held;
         let sure = self.processes[number].using.is_some_and(sure);
         let mut events = Vec::new();
@@ -713,15 +721,17 @@ impl World {
                 None => Some(command),
             };
             if let Some(command) = command {
-                self.execute(scenario, number, command);
+                self.execute(scenario, number, command, refused);
             }
         }
     }
 
-    fn execute(&mut self, scenario: &Scenario, number: usize, command: Command) {
+    fn execute(&mut self, scenario: &Scenario, number: usize, command: Command, refused: Option<Ask>) {
         let using = self.processes[number].using;
+        let mut storm = false;
         let mut submit = |asks: &[Ask]| {
             if let Some(session) = using.and_then(|id| self.sessions.get_mut(&id)) {
+                storm = asks.iter().any(|ask| session.is_unanswered(*ask) || refused == Some(*ask));
                 asks.iter().for_each(|ask| session.submit(*ask));
             }
         };
@@ -806,6 +816,9 @@ impl World {
             | Command::Return(_)
             | Command::TrackLease(_)
             | Command::GrantPermits { .. } => unreachable!("a lock has no permits"),
+        }
+        if storm {
+            self.flaws.insert(Flaw::Storm);
         }
     }
 

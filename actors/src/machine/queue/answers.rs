@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Alarm, Link, Queue, RETRY, Standing};
+use super::{LOOK, Link, Queue, Retry, Standing};
 use crate::machine::contender::Stage;
 use crate::machine::protocol::{Command, Created, Failure, Inspection, Refusal, Wait};
 use crate::machine::znode::{Attempt, Znode};
@@ -26,10 +26,16 @@ impl Queue {
                 self.place(attempt, czxid, children, now, out);
             }
             Err(Failure::NoNode) => match self.contenders[&attempt].wanted {
-                true => self.proceed(attempt, Stage::MakingDirectory, out),
+                true => {
+                    self.set(attempt, Stage::MakingDirectory);
+                    self.send_again(attempt, now, out);
+                }
                 false => self.remove(attempt, true, out),
             },
-            Err(Failure::Unknown(_)) => self.proceed(attempt, Stage::Looking, out),
+            Err(Failure::Unknown(_)) => {
+                self.set(attempt, Stage::Looking);
+                self.lost_answer(attempt, now, out);
+            }
             // Its loss will be told, and settles it.
             Err(Failure::SessionGone) => {}
             Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
@@ -41,6 +47,7 @@ impl Queue {
         &mut self,
         attempt: Attempt,
         result: Result<(), Failure>,
+        now: Moment,
         out: &mut Vec<Command>,
     ) {
         if self.stage(attempt) != Some(Stage::MakingDirectory) {
@@ -49,7 +56,7 @@ impl Queue {
         match result {
             // A chroot that is missing is made like the rest, so that only a removal in between says NoNode.
             Ok(()) | Err(Failure::NoNode) => self.requeue(attempt, out),
-            Err(Failure::Unknown(_)) => self.send(attempt, out),
+            Err(Failure::Unknown(_)) => self.lost_answer(attempt, now, out),
             Err(Failure::SessionGone) => {}
             Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
             Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
@@ -105,14 +112,10 @@ impl Queue {
             Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
             // The directory went, and all nodes with it.
             Err(Failure::NoNode) => BTreeSet::new(),
-            Err(Failure::Unknown(_)) => {
-                self.review = Some((attempt, node));
-                return out.push(Command::List(attempt));
-            }
             // Its loss will be told, and settles it.
             Err(Failure::SessionGone) => return self.review = Some((attempt, node)),
             // One by one, then.
-            Err(Failure::NoAuth | Failure::Refused(_)) => return self.gone = None,
+            Err(Failure::NoAuth | Failure::Refused(_) | Failure::Unknown(_)) => return self.gone = None,
         };
         let ahead: Vec<Znode> = self.foreign.range(..&node).cloned().collect();
         for other in ahead.iter().filter(|other| !there.contains(other)) {
@@ -173,6 +176,7 @@ impl Queue {
                 }
             }
             (Some(Stage::Unverified { czxid, held }), Ok(found)) if found.czxid == czxid => {
+                self.retries.done(&Retry::Step(attempt));
                 let ticket = self.contenders[&attempt].ticket;
                 if held {
                     self.set(attempt, Stage::Held { czxid });
@@ -204,13 +208,16 @@ impl Queue {
             return;
         }
         match result {
-            Ok(()) | Err(Failure::SessionGone) => {}
+            Ok(()) => self.retries.done(&Retry::Watch(node)),
+            Err(Failure::SessionGone) => {}
             Err(Failure::NoNode) => self.cross_off(&node),
-            Err(Failure::Unknown(_)) => out.push(Command::Watch(node)),
-            // No room for another watch, or the server is busy: look again in a while.
-            Err(Failure::Refused(_)) => {
-                self.alarms.insert((now + RETRY, Alarm::Rewatch(node)));
+            Err(Failure::Unknown(_)) => {
+                if self.retries.again(&Retry::Watch(node.clone()), now) {
+                    out.push(Command::Watch(node));
+                }
             }
+            // No room for another watch, or the server is busy.
+            Err(Failure::Refused(_)) => self.retries.after(&Retry::Watch(node), now, LOOK),
             Err(Failure::NoAuth) => {
                 self.cross_off(&node);
                 let behind: Vec<Attempt> = self.placed.range(&node..).map(|(_, attempt)| *attempt).collect();
@@ -326,6 +333,7 @@ impl Queue {
             self.missing(owner, out);
         }
         self.set(attempt, Stage::Waiting { czxid });
+        self.retries.done(&Retry::Step(attempt));
         out.push(Command::Track(node.clone()));
         self.advance(out);
         if self.stage(attempt) == Some(Stage::Waiting { czxid }) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Alarm, Link, Queue, RETRY};
+use super::{Link, Queue, Retry};
 use crate::machine::contender::{Contender, Stage};
 use crate::machine::protocol::{Command, Failure, Refusal, Ticket, Wait};
 use crate::machine::znode::{Attempt, Znode};
@@ -55,6 +55,7 @@ impl Queue {
             needed.retain(|node| self.watched.contains(node));
         }
         for node in self.watched.difference(&needed) {
+            self.retries.done(&Retry::Watch(node.clone()));
             out.push(Command::Unwatch(node.clone()));
         }
         for node in needed.difference(&self.watched) {
@@ -69,18 +70,17 @@ impl Queue {
     }
 
     pub(super) fn ring(&mut self, now: Moment, out: &mut Vec<Command>) {
-        while self.wakeup().is_some_and(|due| due <= now) {
-            match self.alarms.pop_first() {
-                Some((_, Alarm::Deadline(ticket))) => {
-                    if let Some(&attempt) = self.tickets.get(&ticket) {
-                        self.give_up(attempt, Refusal::TimedOut, out);
-                    }
-                }
-                Some((_, Alarm::Retry(attempt))) => self.send(attempt, out),
-                Some((_, Alarm::Rewatch(node))) if self.watched.contains(&node) => {
-                    out.push(Command::Watch(node))
-                }
-                Some((_, Alarm::Rewatch(_))) | None => {}
+        // Nothing is asked for in the name of somebody who has just run out of time.
+        while self.deadlines.first().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, ticket)) = self.deadlines.pop_first() else { return };
+            if let Some(&attempt) = self.tickets.get(&ticket) {
+                self.give_up(attempt, Refusal::TimedOut, out);
+            }
+        }
+        while let Some(retry) = self.retries.pop(now) {
+            match retry {
+                Retry::Step(attempt) => self.send(attempt, out),
+                Retry::Watch(node) => out.push(Command::Watch(node)),
             }
         }
     }
@@ -115,6 +115,7 @@ impl Queue {
             return;
         }
         let node = contender.node.clone();
+        self.retries.sent(&Retry::Step(attempt));
         match contender.stage {
             Stage::Idle | Stage::Waiting { .. } | Stage::Held { .. } => {}
             Stage::Peeking | Stage::Listing { .. } => out.push(Command::List(attempt)),
@@ -128,6 +129,25 @@ impl Queue {
         }
     }
 
+    /// The same after an answer was lost. A try does not wait for the connection to come back.
+    pub(super) fn lost_answer(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
+        let before = self.stage(attempt);
+        if self.contenders[&attempt].request.wait == Wait::Try {
+            self.give_up(attempt, Refusal::Suspended, out);
+        }
+        // Unless giving up has sent another request.
+        if self.stage(attempt) == before {
+            self.send_again(attempt, now, out);
+        }
+    }
+
+    /// The same after a failure: at once, or after a pause.
+    pub(super) fn send_again(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
+        if self.retries.again(&Retry::Step(attempt), now) {
+            self.send(attempt, out);
+        }
+    }
+
     pub(super) fn try_again(
         &mut self,
         attempt: Attempt,
@@ -136,7 +156,7 @@ impl Queue {
         out: &mut Vec<Command>,
     ) {
         let refusal = match failure {
-            Failure::Unknown(_) => return self.send(attempt, out),
+            Failure::Unknown(_) => return self.lost_answer(attempt, now, out),
             // Its loss will be told, and settles it.
             Failure::SessionGone => return,
             Failure::NoAuth => Refusal::NoAuth(self.contenders[&attempt].node.clone()),
@@ -147,8 +167,11 @@ impl Queue {
             // The end of the session takes its nodes away; one that outlives it was not ours to delete.
             return self.remove(attempt, false, out);
         }
-        self.alarms.insert((now + RETRY, Alarm::Retry(attempt)));
+        let before = self.stage(attempt);
         self.give_up(attempt, refusal, out);
+        if self.stage(attempt) == before {
+            self.retries.later(&Retry::Step(attempt), now);
+        }
     }
 
     /// Makes a new attempt where the last one left no node.
@@ -157,8 +180,9 @@ impl Queue {
             if let Some(node) = &contender.node {
                 self.placed.remove(node);
             }
-            let attempt = self.insert(Contender { node: None, stage: Stage::Idle, ..contender });
-            self.start(attempt, out);
+            let again = self.insert(Contender { node: None, stage: Stage::Idle, ..contender });
+            self.retries.replace(&Retry::Step(attempt), Retry::Step(again));
+            self.start(again, out);
         }
     }
 
@@ -211,6 +235,7 @@ impl Queue {
 
     pub(super) fn remove(&mut self, attempt: Attempt, confirmed: bool, out: &mut Vec<Command>) {
         self.silence(attempt);
+        self.retries.done(&Retry::Step(attempt));
         let Some(contender) = self.contenders.remove(&attempt) else { return };
         if let Some(node) = &contender.node {
             self.placed.remove(node);
@@ -227,7 +252,7 @@ impl Queue {
         if let (Wait::Until(deadline), Some(true)) =
             (contender.request.wait, self.tickets.get(&contender.ticket).map(|owner| *owner == attempt))
         {
-            self.alarms.remove(&(deadline, Alarm::Deadline(contender.ticket)));
+            self.deadlines.remove(&(deadline, contender.ticket));
         }
     }
 
@@ -244,6 +269,7 @@ impl Queue {
     pub(super) fn cross_off(&mut self, node: &Znode) {
         self.foreign.remove(node);
         self.watched.remove(node);
+        self.retries.done(&Retry::Watch(node.clone()));
         self.gone = self.gone.take().max(Some(node.clone()));
     }
 

@@ -28,6 +28,14 @@ impl Test {
         out
     }
 
+    /// What is due next.
+    fn later(&mut self) -> Vec<Command> {
+        let due = self.queue.wakeup().expect("something is due");
+        assert!(due > self.now, "not at once");
+        self.now = due;
+        self.on(Event::Wake)
+    }
+
     fn acquire(&mut self, ticket: u64, wait: Wait) -> Vec<Command> {
         self.on(Event::Acquire { ticket: Ticket(ticket), request: request(true, wait) })
     }
@@ -153,9 +161,11 @@ fn one_list_tells_who_is_left_of_many() {
 }
 
 #[test]
-fn a_list_that_fails_is_repeated_or_done_without() {
+fn a_list_that_fails_is_done_without() {
     let mut test = reviewing();
-    assert_eq!(test.on(Event::Listed(Attempt(0), unknown())), [Command::List(Attempt(0))]);
+    assert_eq!(test.on(Event::Listed(Attempt(0), unknown())), [Command::Watch(foreign(3))]);
+
+    let mut test = reviewing();
     let refused = Err(Failure::Refused("too long".into()));
     assert_eq!(test.on(Event::Listed(Attempt(0), refused)), [Command::Watch(foreign(3))]);
 }
@@ -332,7 +342,8 @@ fn a_create_of_unknown_outcome_that_was_not_carried_out_is_made_anew() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     assert_eq!(test.on(lost_create(0)), [Command::Look(Attempt(0))]);
-    assert_eq!(test.on(Event::Looked(Attempt(0), unknown())), [Command::Look(Attempt(0))]);
+    assert_eq!(test.on(Event::Looked(Attempt(0), unknown())), []);
+    assert_eq!(test.later(), [Command::Look(Attempt(0))]);
     let others = Ok(vec![foreign(1).name().to_owned()]);
     assert_eq!(test.on(Event::Looked(Attempt(0), others)), [enter(1, 0)]);
 }
@@ -368,11 +379,10 @@ fn a_cancelled_create_of_unknown_outcome_is_looked_for_until_it_is_gone() {
     let own = test.own(0, 5);
     let looked = test.on(Event::Looked(Attempt(0), Ok(vec![own.name().to_owned()])));
     assert_eq!(looked, [test.delete(0, 5)]);
-    assert_eq!(test.on(Event::Deleted(Attempt(0), unknown())), [test.delete(0, 5)]);
-    let refused = Err(Failure::Refused("throttled".into()));
-    assert_eq!(test.on(Event::Deleted(Attempt(0), refused)), []);
-    test.now = test.now + SECOND;
-    assert_eq!(test.on(Event::Wake), [test.delete(0, 5)]);
+    for failure in [Failure::Unknown("cut".into()), Failure::Refused("throttled".into()), Failure::NoAuth] {
+        assert_eq!(test.on(Event::Deleted(Attempt(0), Err(failure))), []);
+        assert_eq!(test.later(), [test.delete(0, 5)]);
+    }
     assert_eq!(test.on(Event::Deleted(Attempt(0), Ok(()))), [forget(0, true)]);
     assert!(test.queue.is_idle());
 }
@@ -641,4 +651,160 @@ fn one_of_another_dialect_that_has_left_is_in_nobodys_way() {
     test.on(Event::Release(Ticket(0)));
     test.acquire(2, Wait::Forever);
     assert_eq!(granted(&test.entered(2, 7, &[&node])), [2], "its delete is on the way");
+}
+
+/// How often a request is sent, that is answered like this every time and at once, within this time.
+fn sent_within(
+    test: &mut Test,
+    time: Duration,
+    first: Vec<Command>,
+    answer: impl Fn(&Command) -> Option<Event>,
+) -> usize {
+    let (end, mut sent, mut due) = (test.now + time, 0, first);
+    loop {
+        let mut answered = 0;
+        while let Some(event) = due.iter().find_map(&answer) {
+            answered += 1;
+            assert!(answered < 10, "{due:?} without a pause");
+            sent += due.iter().filter(|command| answer(command).is_some()).count();
+            due = test.on(event);
+        }
+        match test.queue.wakeup() {
+            Some(wakeup) if wakeup <= end => due = test.later(),
+            Some(_) | None => return sent,
+        }
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Half a second after the first ten, and five seconds in the end: with pauses that are half as long, 30 a minute.
+const A_MINUTES_RETRIES: usize = 30;
+
+#[test]
+fn whatever_fails_for_good_is_repeated_ever_more_slowly() {
+    for failure in
+        [Failure::Unknown("nobody knows".into()), Failure::Refused("throttled".into()), Failure::NoAuth]
+    {
+        let fail = |command: &Command| match command {
+            Command::Delete(attempt, _) => Some(Event::Deleted(*attempt, Err(failure.clone()))),
+            Command::Look(attempt) => Some(Event::Looked(*attempt, Err(failure.clone()))),
+            Command::List(attempt) => Some(Event::Listed(*attempt, Err(failure.clone()))),
+            Command::Inspect(attempt, _) => Some(Event::Inspected(*attempt, Err(failure.clone()))),
+            Command::MakeDirectory(attempt, _) => Some(Event::DirectoryMade(*attempt, Err(failure.clone()))),
+            _ => None,
+        };
+        // A release.
+        let mut test = Test::new();
+        test.held(0, 5);
+        let released = test.on(Event::Release(Ticket(0)));
+        let sent = sent_within(&mut test, MINUTE, released, fail);
+        assert!((5..=A_MINUTES_RETRIES).contains(&sent), "{failure:?}: {sent} deletes a minute");
+        // A create of unknown outcome.
+        let mut test = Test::new();
+        test.acquire(0, Wait::Forever);
+        let looking = test.on(lost_create(0));
+        let sent = sent_within(&mut test, MINUTE, looking, fail);
+        assert!((5..=A_MINUTES_RETRIES).contains(&sent), "{failure:?}: {sent} looks a minute");
+        // A node whose list does not come.
+        let mut test = Test::new();
+        test.acquire(0, Wait::Forever);
+        let created = Ok(Created { node: test.own(0, 5), czxid: 105 });
+        let half = test.on(Event::Entered { attempt: Attempt(0), created, children: unknown() });
+        let sent = sent_within(&mut test, MINUTE, half, fail);
+        assert!((5..=A_MINUTES_RETRIES).contains(&sent), "{failure:?}: {sent} lists or deletes a minute");
+        // A node that outlives sessions, and is not found again.
+        let mut test = Test::new();
+        test.on(Event::Acquire { ticket: Ticket(0), request: request(false, Wait::Forever) });
+        test.entered(0, 5, &[]);
+        test.on(Event::Lost);
+        let inspected = test.on(Event::Connected { session: SESSION + 1 });
+        let sent = sent_within(&mut test, MINUTE, inspected, fail);
+        assert!((5..=A_MINUTES_RETRIES).contains(&sent), "{failure:?}: {sent} reads a minute");
+    }
+}
+
+#[test]
+fn a_create_whose_answer_is_always_lost_is_repeated_ever_more_slowly() {
+    let mut test = Test::new();
+    let entered = test.acquire(0, Wait::Forever);
+    let fail = |command: &Command| match command {
+        Command::Enter(attempt, _) => Some(lost_create(attempt.0)),
+        Command::Look(attempt) => Some(Event::Looked(*attempt, Ok(Vec::new()))),
+        _ => None,
+    };
+    let sent = sent_within(&mut test, MINUTE, entered, fail);
+    assert!((5..=2 * A_MINUTES_RETRIES).contains(&sent), "{sent} creates and looks a minute");
+}
+
+#[test]
+fn a_directory_that_goes_as_often_as_it_is_made_is_made_ever_more_slowly() {
+    for made in [Ok(()), unknown()] {
+        let mut test = Test::new();
+        let entered = test.acquire(0, Wait::Forever);
+        let fail = |command: &Command| match command {
+            Command::Enter(attempt, _) => {
+                let (created, children) = (Err(Failure::NoNode), Err(Failure::NoNode));
+                Some(Event::Entered { attempt: *attempt, created, children })
+            }
+            Command::MakeDirectory(attempt, _) => Some(Event::DirectoryMade(*attempt, made.clone())),
+            _ => None,
+        };
+        let sent = sent_within(&mut test, MINUTE, entered, fail);
+        assert!((5..=2 * A_MINUTES_RETRIES).contains(&sent), "{sent} creates and directories a minute");
+    }
+}
+
+#[test]
+fn a_node_that_cannot_be_watched_is_looked_at_once_a_second_whoever_waits_for_it() {
+    for (failure, most) in
+        [(Failure::Refused("no room".into()), 61), (Failure::Unknown("cut".into()), A_MINUTES_RETRIES)]
+    {
+        let mut test = Test::new();
+        let mut due = Vec::new();
+        // One waiter after the other gives up while the look at their predecessor is due.
+        for waiter in 0..5 {
+            test.acquire(waiter, Wait::Forever);
+            due = test.entered(waiter, 5 + waiter as i64, &[&foreign(4)]);
+            if waiter < 4 {
+                test.on(Event::Watched(foreign(4), Err(failure.clone())));
+                test.on(Event::Cancel(Ticket(waiter)));
+                test.now = test.now + Duration::from_millis(10);
+            }
+        }
+        let fail = |command: &Command| match command {
+            Command::Watch(node) => Some(Event::Watched(node.clone(), Err(failure.clone()))),
+            _ => None,
+        };
+        let sent = sent_within(&mut test, MINUTE, due, fail);
+        assert!((5..=most).contains(&sent), "{failure:?}: {sent} looks a minute");
+    }
+}
+
+#[test]
+fn a_try_does_not_outlast_a_doubt() {
+    // While it looks, while its create is in flight, while the outcome is unknown, while it lists.
+    for steps in 0..4 {
+        let mut test = Test::new();
+        test.acquire(0, Wait::Try);
+        if steps > 0 {
+            test.on(Event::Listed(Attempt(0), Ok(vec![])));
+        }
+        let told = match steps {
+            0 | 1 => test.on(Event::Suspended),
+            2 => test.on(lost_create(0)),
+            _ => {
+                let created = Ok(Created { node: test.own(0, 5), czxid: 105 });
+                test.on(Event::Entered { attempt: Attempt(0), created, children: unknown() })
+            }
+        };
+        assert!(told.contains(&refuse(0, Refusal::Suspended)), "{steps}: {told:?}");
+        let more = test.on(Event::Suspended);
+        assert!(!more.contains(&refuse(0, Refusal::Suspended)), "{steps}: {more:?}");
+    }
+    let mut test = Test::new();
+    test.acquire(0, Wait::Try);
+    test.on(Event::Listed(Attempt(0), Ok(vec![])));
+    test.entered(0, 5, &[]);
+    assert_eq!(test.on(Event::Suspended), [Command::Suspend(Ticket(0))], "one that holds goes on");
 }

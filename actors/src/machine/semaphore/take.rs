@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::turn::{Turn, calm};
-use super::{Alarm, Claim, Limit, MAX_TAKE, RETRY, Semaphore, Stage};
+use super::{Claim, Limit, MAX_TAKE, Retry, Semaphore, Stage};
 use crate::machine::protocol::{
     Command, Event, Failure, PermitRequest, Refusal, Sight, TakeFailure, Ticket, Wait,
 };
@@ -13,7 +13,7 @@ use crate::machine::{Machine, Moment};
 /// A transaction that makes leases, in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Take {
-    attempt: Attempt,
+    pub attempt: Attempt,
     leases: Vec<(Ticket, String)>,
     mutex: Znode,
     czxid: i64,
@@ -32,8 +32,10 @@ impl Semaphore {
         match result {
             Ok(()) => self.succeed(take, now, out),
             Err(TakeFailure::Failed(Failure::Unknown(_))) => {
-                out.push(Command::FindLeases(attempt));
                 self.take = Some(take);
+                if self.retries.again(&Retry::Turn, now) {
+                    out.push(Command::FindLeases(attempt));
+                }
             }
             // Its loss will be told, and settles it.
             Err(TakeFailure::Failed(Failure::SessionGone)) => self.take = Some(take),
@@ -81,10 +83,12 @@ impl Semaphore {
             Err(failure) => {
                 self.take = Some(take);
                 match failure {
-                    Failure::Unknown(_) => out.push(Command::FindLeases(attempt)),
-                    Failure::NoAuth | Failure::Refused(_) => {
-                        self.alarms.insert((now + RETRY, Alarm::Find(attempt)));
+                    Failure::Unknown(_) => {
+                        if self.retries.again(&Retry::Turn, now) {
+                            out.push(Command::FindLeases(attempt));
+                        }
                     }
+                    Failure::NoAuth | Failure::Refused(_) => self.retries.later(&Retry::Turn, now),
                     // A missing root shows that the take was not carried out, or that its leases are gone.
                     Failure::NoNode | Failure::SessionGone => {}
                 }
@@ -94,6 +98,7 @@ impl Semaphore {
 
     /// The leases are there.
     fn succeed(&mut self, take: Take, now: Moment, out: &mut Vec<Command>) {
+        self.retries.done(&Retry::Turn);
         let tickets: BTreeSet<Ticket> = take.leases.iter().map(|(ticket, _)| *ticket).collect();
         for (ticket, lease) in take.leases {
             self.leases.insert(lease.clone(), Some(ticket));

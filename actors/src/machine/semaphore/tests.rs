@@ -507,7 +507,7 @@ fn a_mutex_of_an_earlier_turn_is_deleted_also_when_that_is_due_as_a_take_succeed
     assert_eq!(test.acquire(3, 1, FOREVER)[0], enter(2, 3));
     test.granted(2, 2);
     test.surveyed(6, None, &[]);
-    test.now = test.now + RETRY;
+    test.now = test.now + Duration::from_secs(1);
     let granted = test.taken(8);
     assert!(granted.contains(&Command::Delete(Attempt(1), test.mutex(1, 1))), "{granted:?}");
 }

@@ -1,6 +1,6 @@
 //! A process' turn: from its place in the mutex' queue to the leases of its claims.
 
-use super::{Alarm, Limit, Link, PATIENCE, Semaphore, Stage};
+use super::{Alarm, Limit, Link, PATIENCE, Retry, Semaphore, Stage};
 use crate::machine::protocol::{
     Command, Event, Failure, Leases, Refusal, Request, Root, Sight, Ticket, Wait,
 };
@@ -235,7 +235,8 @@ impl Semaphore {
             Ok(Some(leases)) => self.serve(leases, out),
             // The root alone, so that it is watched: nothing new, unless something happened meanwhile.
             Ok(None) if known == self.limit && turn.lease_watch.is_some() => self.be_full(),
-            Ok(None) | Err(Failure::Unknown(_)) => self.look_closely(out),
+            Ok(None) => self.look_closely(out),
+            Err(Failure::Unknown(_)) => self.look_again(now, out),
             Err(Failure::NoNode) => self.make_root(out),
             // Its loss will be told, and settles it.
             Err(Failure::SessionGone) => {}
@@ -260,11 +261,17 @@ impl Semaphore {
         }
     }
 
-    pub(super) fn root_made(&mut self, survey: Attempt, result: Result<(), Failure>, out: &mut Vec<Command>) {
+    pub(super) fn root_made(
+        &mut self,
+        survey: Attempt,
+        result: Result<(), Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
         let Some(turn) = self.turn.as_mut().filter(|turn| turn.survey == Some(survey)) else { return };
         turn.survey = None;
         match result {
-            Ok(()) | Err(Failure::NoNode | Failure::Unknown(_)) => self.look_closely(out),
+            Ok(()) | Err(Failure::NoNode | Failure::Unknown(_)) => self.look_again(now, out),
             Err(Failure::SessionGone) => {}
             Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(None), out),
             Err(Failure::Refused(reason)) => self.fail(Refusal::Rejected(reason), out),
@@ -323,6 +330,7 @@ impl Semaphore {
     }
 
     pub(super) fn be_full(&mut self) {
+        self.retries.done(&Retry::Turn);
         let head = self.head();
         if let Some(turn) = &mut self.turn {
             turn.full = head;
@@ -336,6 +344,9 @@ impl Semaphore {
     }
 
     pub(super) fn look(&mut self, root: Sight, leases: Sight, out: &mut Vec<Command>) {
+        if self.take.is_none() {
+            self.retries.sent(&Retry::Turn);
+        }
         let (survey, asked) = (self.count(), self.arrivals);
         let Some(turn) = &mut self.turn else { return };
         (turn.survey, turn.asked, turn.full) = (Some(survey), asked, None);
