@@ -21,7 +21,7 @@ use lockkeeper::actors::messages::{
 use lockkeeper::actors::multi::{MultiMessage, MultiPart, MultiRequest};
 use lockkeeper::actors::supervisor::{self, KeeperSettings, RestartPolicy, Started};
 use lockkeeper::actors::zookeeper::{Acl, AuthId, Permission};
-use lockkeeper::actors::{PrimitivesMessage, Randomness};
+use lockkeeper::actors::{Clock, PrimitivesMessage, Randomness};
 use tokio::sync::{mpsc, oneshot};
 use zookeeper_client::{Acls, CreateMode};
 
