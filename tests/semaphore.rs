@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use common::{TestServer, eventually, shared, unique_path};
-use futures::StreamExt;
+use common::{Proxy, TestServer, eventually, shared, unique_path};
+use futures::{FutureExt, StreamExt};
 use lockkeeper::{
     AcquireError, AcquireTimeoutError, Keeper, LeaseState, LockOptions, Semaphore, SessionEvent,
     TryAcquireError,
@@ -156,6 +156,55 @@ async fn a_resize_wakes_who_waits_and_revokes_nothing() {
     permits.pop().expect("one").release().await.expect("released");
     let again = other.try_acquire().await.expect("free");
     again.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn a_request_that_stood_in_line_before_a_resize_is_not_refused_for_its_number() {
+    let server = TestServer::start();
+    let path = unique_path("number");
+    let pool = connect(&server.address()).await.semaphore(&path, 1).expect("a path");
+    let other = connect(&server.address()).await.semaphore(&path, 1).expect("a path");
+    let first = pool.acquire().await.expect("free");
+    let ahead = tokio::spawn(other.acquire());
+    eventually("it has the turn, and does not fit", SOON, async || server.mntr("zk_watch_count") == 2).await;
+    let mut behind = Box::pin(other.acquire());
+    assert!((&mut behind).now_or_never().is_none(), "it waits for the next turn");
+    let contended = other.try_acquire().await.err();
+    assert!(
+        matches!(contended, Some(TryAcquireError::Contended { .. })),
+        "both stand in line: {contended:?}"
+    );
+    pool.resize(3).await.expect("connected");
+    let second = timeout(SOON, ahead).await.expect("woken").expect("no panic").expect("granted");
+    let third = timeout(SOON, behind).await.expect("woken").expect("granted");
+    drop((first, second, third));
+    leased(&pool, 0).await;
+}
+
+#[tokio::test]
+async fn whoever_comes_next_is_served_when_a_large_request_is_cancelled_before_the_root_is_read() {
+    let server = TestServer::start();
+    let proxy = Proxy::start(server.one_address()).await.expect("a free port");
+    let path = unique_path("next");
+    let pool = connect(&server.address()).await.semaphore(&path, 2).expect("a path");
+    let (elsewhere, slow) = (connect(&server.address()).await, connect(&proxy.address()).await);
+    let permit = pool.acquire().await.expect("free");
+    let ahead = tokio::spawn(elsewhere.semaphore(&path, 2).expect("a path").acquire_many(2));
+    eventually("it has the turn, and does not fit", SOON, async || server.mntr("zk_watch_count") == 2).await;
+    let next = slow.semaphore(&path, 2).expect("a path");
+    let large = tokio::spawn(next.acquire_many(2));
+    eventually("another process waits for its turn", SOON, async || server.mntr("zk_watch_count") == 3).await;
+    let small = tokio::spawn(next.acquire());
+    proxy.delay(Duration::from_millis(500));
+    elsewhere.close().await;
+    drop(ahead.await);
+    // Of what is left, one is on the leases; the answer that brings the other, on the root, is still on its way.
+    eventually("the large one does not fit", SOON, async || server.mntr("zk_watch_count") == 2).await;
+    large.abort();
+    proxy.delay(Duration::ZERO);
+    let small = timeout(SOON, small).await.expect("one is free").expect("no panic").expect("granted");
+    drop((permit, small));
+    leased(&pool, 0).await;
 }
 
 #[tokio::test]

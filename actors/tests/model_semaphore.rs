@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use lockkeeper_actors::machine::protocol::Wait;
 use properties::*;
-use stateright::{Checker, Model};
+use stateright::{Checker, HasDiscoveries, Model};
 use twins::Twin::{self, *};
 use world::{Action, Budget, Scenario, Want, World};
 
@@ -55,6 +55,13 @@ const APIECE: Wants = &[&[ONE], &[ONE]];
 const CROWD: Wants = &[&[ONE, TWO, TRY], &[TIMED, ONE, TWO]];
 
 const TRIO: Wants = &[&[ONE, TWO], &[ONE]];
+/// The first in line may not fit where the one behind it does.
+const LARGE_FIRST: Wants = &[&[TWO, ONE], &[ONE]];
+
+/// A handle that was never served, with a number of its own.
+const OWN: Want = Want { limit: Some(1), agreed: false, ..ONE };
+const NEW: Wants = &[&[OWN], &[ONE]];
+const NEWCOMERS: Wants = &[&[OWN, OWN, OWN], &[ONE, OWN]];
 
 /// Searched to the end: two processes with a request each for one permit, or with three for two.
 const SEARCHES: &[(&str, Wants, Budget)] = &[
@@ -70,6 +77,9 @@ const SEARCHES: &[(&str, Wants, Budget)] = &[
     ("three claims", TRIO, NONE),
     ("three claims, a cancel", TRIO, Budget { cancels: 1, ..NONE }),
     ("three claims, a doubt", TRIO, Budget { doubts: 1, ..NONE }),
+    ("a large one first", LARGE_FIRST, NONE),
+    ("the same, a cancel", LARGE_FIRST, Budget { cancels: 1, ..NONE }),
+    ("a number of its own", NEW, Budget { resizes: 1, ..NONE }),
 ];
 
 /// The same, in a longer run.
@@ -84,11 +94,13 @@ const RESIZED: Budget = Budget { resizes: 2, peer: 2, ..CALM };
 const MEDDLED: Budget = Budget { deletions: 2, removals: 1, ..RESIZED };
 
 /// Walked at random, with each of these numbers of permits on the root or without a root: two processes with three
-/// requests each.
-const WALKS: &[(&str, Budget)] = &[
-    ("connections, sessions, cancels, deadlines, refusals, lags", CALM),
-    ("the same, resizes, and a client of kazoo", RESIZED),
-    ("the same, and an operator who deletes", MEDDLED),
+/// requests each, or so.
+const WALKS: &[(&str, Wants, Budget)] = &[
+    ("connections, sessions, cancels, deadlines, refusals, lags", CROWD, CALM),
+    ("the same, resizes, and a client of kazoo", CROWD, RESIZED),
+    ("the same, and an operator who deletes", CROWD, MEDDLED),
+    ("the same, with numbers of their own", NEWCOMERS, MEDDLED),
+    ("a resize, with numbers of their own", NEWCOMERS, Budget { resizes: 1, ..NONE }),
 ];
 const LIMITS: [Option<u32>; 4] = [Some(1), Some(2), Some(3), None];
 
@@ -116,6 +128,14 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (WakeSwallowed, APIECE, Some(1), Budget { refusals: 1, ..NONE }, RESTING),
     (LossSwallowed, CROWD, Some(1), Budget { losses: 1, ..NONE }, WAKING),
     (HeadPassedOver, CROWD, Some(2), NONE, ORDER),
+    (FullForWhoeverIsFirst, LARGE_FIRST, Some(2), Budget { cancels: 1, ..NONE }, WAKING),
+    (ResizeRefusesWhoWaits, NEWCOMERS, Some(1), Budget { resizes: 1, ..NONE }, TRUTH),
+];
+
+/// Those that few walks would meet.
+const SEARCHED_TWINS: &[(Twin, Wants, Budget, &str)] = &[
+    (SyncSkipped, APIECE, Budget { cuts: 1, ..NONE }, EXCLUSION),
+    (FailedSyncIgnored, APIECE, Budget { cuts: 1, ..NONE }, EXCLUSION),
 ];
 
 #[test]
@@ -123,7 +143,7 @@ fn searched_to_the_end() {
     println!("{:<25} {:>9} {:>9} {:>6} {:>8}", "may go wrong", "states", "unique", "depth", "seconds");
     let long = if longer().is_some() { LONG_SEARCHES } else { &[] };
     for &(name, wants, budget) in SEARCHES.iter().chain(long) {
-        let limit = Some(if wants.iter().map(|asked| asked.len()).sum::<usize>() > 2 { 2 } else { 1 });
+        let limit = wants.iter().copied().flatten().filter_map(|want| want.limit).max();
         let scenario = Scenario { wants, limit, budget, twin: None };
         let begun = Instant::now();
         let checker = scenario.checker().spawn_bfs().join();
@@ -139,11 +159,11 @@ fn searched_to_the_end() {
 fn walked_at_random() {
     let walks = longer().unwrap_or(1500);
     println!("{:<60} {:>7} {:>9} {:>8}", "may go wrong", "walks", "steps", "seconds");
-    for &(name, budget) in WALKS {
+    for &(name, wants, budget) in WALKS {
         let (begun, mut steps) = (Instant::now(), 0);
         for seed in 0..walks {
             let limit = LIMITS[seed as usize % LIMITS.len()];
-            let scenario = Scenario { wants: CROWD, limit, budget, twin: None };
+            let scenario = Scenario { wants, limit, budget, twin: None };
             let (broken, way) = walk(&scenario, seed);
             steps += way.len();
             assert_eq!(broken, None, "seed {seed}: {way:?}");
@@ -162,6 +182,14 @@ fn every_broken_twin_is_caught() {
         println!("{:<26} {property:<32} {caught:>8}", format!("{twin:?}"));
         let whole = Scenario { twin: None, ..scenario };
         assert_eq!(walk(&whole, caught).0, None, "without its fault");
+    }
+    for &(twin, wants, budget, property) in SEARCHED_TWINS {
+        let scenario = Scenario { wants, limit: Some(1), budget, twin: Some(twin) };
+        let broken = HasDiscoveries::AnyOf([property].into());
+        let checker = scenario.checker().finish_when(broken).spawn_bfs().join();
+        let states = checker.unique_state_count();
+        assert!(checker.discovery(property).is_some(), "{twin:?} is not caught by {property:?}");
+        println!("{:<26} {property:<32} {states:>8} states", format!("{twin:?}"));
     }
 }
 

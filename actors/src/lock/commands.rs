@@ -69,7 +69,7 @@ impl State {
                     session.connection.nodes.track(full(&path, &node));
                 }
             }
-            Command::Survey { survey, root, leases } => self.survey(survey, root, leases),
+            Command::Survey { survey, sync, root, leases } => self.survey(survey, sync, root, leases),
             Command::Calm => {
                 if let Some(session) = &mut self.connection {
                     session.calm();

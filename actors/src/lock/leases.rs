@@ -19,12 +19,13 @@ pub(crate) struct Survey {
 }
 
 impl State {
-    /// Both requests are sent before either is answered.
-    pub(super) fn survey(&mut self, survey: Attempt, root: Sight, leases: Sight) {
+    /// All requests are sent before any is answered.
+    pub(super) fn survey(&mut self, survey: Attempt, sync: bool, root: Sight, leases: Sight) {
         let Some(session) = &mut self.connection else { return };
         session.survey_sent(survey);
         let (epoch, path) = (session.connection.epoch, &*self.arguments.place.path);
         let client = &session.connection.client;
+        let sync = sync.then(|| client.sync(path));
         let root: Option<Answer<(Root, Option<Watching>)>> = match root {
             Sight::Skip => None,
             Sight::Look => Some(unwatched(client.read_root(path), None)),
@@ -42,9 +43,18 @@ impl State {
             }),
         };
         session.expect(Box::pin(async move {
-            let (root, root_watch) = split(root).await;
-            let (leases, lease_watch) = split(leases).await;
-            let watches = [root_watch, lease_watch];
+            let synced = match sync {
+                Some(answer) => answer.await,
+                None => Ok(()),
+            };
+            let (mut root, root_watch) = split(root).await;
+            let (mut leases, lease_watch) = split(leases).await;
+            let mut watches = [root_watch, lease_watch];
+            if let Err(failure) = synced {
+                root = root.map(|_| Err(failure.clone()));
+                leases = leases.map(|_| Err(failure));
+                watches = [None, None];
+            }
             LockActorMessage::Surveyed(epoch, Survey { survey, root, leases, watches })
         }));
     }

@@ -246,6 +246,9 @@ pub enum Command {
     Survey {
         /// Which.
         survey: Attempt,
+        /// Sync first, on the same connection. If that fails, so does everything that is asked for, and no watch is
+        /// left.
+        sync: bool,
         /// The root's data.
         root: Sight,
         /// The names of the leases.

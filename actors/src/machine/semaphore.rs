@@ -7,7 +7,9 @@
 //! given up, in the same transaction that makes the last leases.
 //!
 //! A list of the leases counts only when the mutex was ours before it was sent: whoever had the mutex earlier has
-//! made its leases by then. What is taken is checked once more by the server: the transaction fails if the mutex or
+//! made its leases by then. Where a watch's event told that the mutex is ours, the first list is sent behind a `sync`,
+//! and counts if that succeeds: a client does not remember how far an event was, so a reconnect may have led to a server
+//! that does not know yet what it told. What is taken is checked once more by the server: the transaction fails if the mutex or
 //! the number of permits is no longer what it was. How many permits there are is read once and remembered: each list
 //! of the leases shows which transaction wrote the root's data, and with it whether what is remembered still holds,
 //! also when the root was deleted and made again and counts its versions anew.
@@ -73,6 +75,16 @@ enum Limit {
     /// As of this version of the root, written by this transaction; `None` when its data is no number, and everybody
     /// uses his own.
     Stored { version: i32, written: i64, permits: Option<i64> },
+}
+
+impl Limit {
+    /// Whether this number is known to be the stored one.
+    fn is(self, number: Option<u32>) -> bool {
+        match self {
+            Limit::Unknown => false,
+            Limit::Stored { permits, .. } => permits.is_some() && permits == number.map(i64::from),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -202,7 +214,7 @@ impl Semaphore {
         }
     }
 
-    fn acquire(&mut self, ticket: Ticket, request: PermitRequest, now: Moment, out: &mut Vec<Command>) {
+    fn acquire(&mut self, ticket: Ticket, mut request: PermitRequest, now: Moment, out: &mut Vec<Command>) {
         let refusal = match request.wait {
             _ if self.closed => Some(Refusal::Closed),
             _ if request.count == 0 => Some(Refusal::NoPermits),
@@ -226,6 +238,8 @@ impl Semaphore {
             return;
         }
         let wait = request.wait;
+        // Within a turn the number is one that this turn has seen.
+        request.agreed |= self.turn.is_some() && self.limit.is(request.limit);
         let (arrival, stage) = (self.arrivals, Stage::Waiting);
         self.arrivals += 1;
         self.claims.insert(ticket, Claim { request, arrival, stage, queued: false });

@@ -90,6 +90,8 @@ pub enum Lease {
 pub struct Call {
     pub ask: Ask,
     pub answer: Option<Answer>,
+    /// Which state the server that answered had, as a place in the past.
+    pub shown: u8,
 }
 
 /// What goes over the wire. A command that sends two requests makes two of these.
@@ -197,7 +199,7 @@ impl Session {
     }
 
     pub fn submit(&mut self, ask: Ask) {
-        self.calls.push_back(Call { ask, answer: None });
+        self.calls.push_back(Call { ask, answer: None, shown: 0 });
     }
 
     pub fn unserved(&self) -> Option<usize> {
@@ -228,15 +230,18 @@ impl Session {
     }
 
     /// The answers of all but the `kept` first are lost with the connection; what they asked for may still be
-    /// carried out.
-    pub fn cut(&mut self, kept: usize) {
+    /// carried out. Tells the newest state that those which came have shown.
+    pub fn cut(&mut self, kept: usize) -> Option<u8> {
         self.connected = false;
+        let answered = self.calls.iter().take(kept).filter(|call| call.answer.is_some());
+        let shown = answered.map(|call| call.shown).max();
         for call in self.calls.iter_mut().skip(kept) {
             if call.answer.is_none() && call.ask.writes() {
                 self.unheard.push_back(call.ask);
             }
-            call.answer = Some(Answer::No(No::Cut));
+            (call.answer, call.shown) = (Some(Answer::No(No::Cut)), 0);
         }
+        shown
     }
 
     /// Its actor has let go of it.

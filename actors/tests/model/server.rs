@@ -72,17 +72,21 @@ pub struct Directory {
 pub struct Server {
     /// As the leader has it.
     now: Option<Directory>,
-    /// What it was before, as far back as some follower is behind.
+    /// What it was before, as far back as some session may still be shown. A place in it stands for the state there,
+    /// and the place after the last one for `now`.
     past: Vec<Option<Directory>>,
     /// The sessions whose follower is behind, and where in the past it is.
     behind: BTreeMap<u8, u8>,
+    /// Sessions whose connection may go, and the newest state that an answer has shown to them: a reconnect leads to a
+    /// server that has this one, and may have no later one. What an event told does not count.
+    answered: BTreeMap<u8, u8>,
     /// Counts creates: all that matters of a transaction's id is that it grows.
     creates: u8,
 }
 
 impl Server {
     pub fn new(now: Option<Directory>) -> Server {
-        Server { now, past: Vec::new(), behind: BTreeMap::new(), creates: 0 }
+        Server { now, past: Vec::new(), behind: BTreeMap::new(), answered: BTreeMap::new(), creates: 0 }
     }
 
     // ---- at the leader ----
@@ -123,6 +127,7 @@ impl Server {
     pub fn expire(&mut self, owner: u8) {
         self.retain(|node| node.owner != owner);
         self.refresh(owner);
+        self.unfollow(owner);
     }
 
     pub fn make_directory(&mut self) {
@@ -148,10 +153,15 @@ impl Server {
 
     /// What the follower that serves this session shows.
     pub fn seen(&self, session: u8) -> Option<&Directory> {
-        match self.behind.get(&session).and_then(|view| self.past.get(usize::from(*view))) {
+        match self.past.get(usize::from(self.place(session))) {
             Some(past) => past.as_ref(),
             None => self.now.as_ref(),
         }
+    }
+
+    /// Where in the past that is.
+    pub fn place(&self, session: u8) -> u8 {
+        self.behind.get(&session).copied().unwrap_or(self.past.len() as u8)
     }
 
     pub fn is_behind(&self, session: u8) -> bool {
@@ -176,13 +186,52 @@ impl Server {
     /// Everything that it missed, as a write or a sync of the session brings it.
     pub fn refresh(&mut self, session: u8) {
         self.behind.remove(&session);
-        if self.behind.is_empty() {
-            self.past.clear();
+    }
+
+    // ---- reconnects ----
+
+    /// From now on it counts what answers show to this session.
+    pub fn follow(&mut self, session: u8) {
+        self.answered.insert(session, self.place(session));
+    }
+
+    /// It will not reconnect any more.
+    pub fn unfollow(&mut self, session: u8) {
+        self.answered.remove(&session);
+    }
+
+    /// Its client has got an answer that shows this state.
+    pub fn answered(&mut self, session: u8, place: u8) {
+        if let Some(newest) = self.answered.get_mut(&session) {
+            *newest = place.max(*newest);
         }
     }
 
+    /// Where a reconnect may lead.
+    pub fn servers(&self, session: u8) -> impl Iterator<Item = u8> + use<> {
+        let now = self.past.len() as u8;
+        self.answered.get(&session).copied().unwrap_or(now)..=now
+    }
+
+    pub fn lead(&mut self, session: u8, place: u8) {
+        match usize::from(place) < self.past.len() {
+            true => drop(self.behind.insert(session, place)),
+            false => self.refresh(session),
+        }
+    }
+
+    /// Forgets what nobody can be shown any more. Tells by how much all places have moved.
+    pub fn forget(&mut self) -> u8 {
+        let now = self.past.len() as u8;
+        let oldest =
+            self.behind.values().chain(self.answered.values()).copied().min().unwrap_or(now).min(now);
+        self.past.drain(..usize::from(oldest));
+        self.behind.values_mut().chain(self.answered.values_mut()).for_each(|place| *place -= oldest);
+        oldest
+    }
+
     fn remember(&mut self) {
-        if !self.behind.is_empty() {
+        if !self.behind.is_empty() || !self.answered.is_empty() {
             self.past.push(self.now.clone());
         }
     }

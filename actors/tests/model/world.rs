@@ -148,7 +148,8 @@ pub enum Action {
     HearMissing(usize),
     /// All but the first so many answers are lost.
     Cut(u8, usize),
-    Reconnect(u8),
+    /// To a server that has this state, as a place in the past.
+    Reconnect(u8, u8),
     Doubt(u8),
     Resume(u8),
     Lose(u8),
@@ -194,6 +195,9 @@ impl World {
         };
         for process in 0..world.processes.len() {
             world.hear_news(scenario, process);
+            if scenario.budget.cuts > 0 {
+                world.server.follow(process as u8 + 1);
+            }
         }
         world
     }
@@ -311,7 +315,7 @@ impl World {
                 let armed = session.watches.iter().filter(|(_, armed)| **armed);
                 actions.extend(armed.filter(|(name, _)| gone(name)).map(|(name, _)| Action::Fire(id, *name)));
                 if !session.connected && session.lease != Lease::Lost {
-                    actions.push(Action::Reconnect(id));
+                    actions.extend(self.server.servers(id).map(|place| Action::Reconnect(id, place)));
                 }
             }
             if process.alive && process.current == Some(id) {
@@ -384,9 +388,12 @@ impl World {
             }
             Action::Cut(id, kept) => {
                 self.left.cuts -= 1;
-                self.session(id).cut(kept);
+                if let Some(place) = self.session(id).cut(kept) {
+                    self.server.answered(id, place);
+                }
             }
-            Action::Reconnect(id) => {
+            Action::Reconnect(id, place) => {
+                self.server.lead(id, place);
                 let session = self.session(id);
                 session.connected = true;
                 session.unheard.clear();
@@ -418,6 +425,7 @@ impl World {
                 let id = self.next_session;
                 self.next_session += 1;
                 self.sessions.insert(id, Session::new(process));
+                self.server.follow(id);
                 self.processes[process].current = Some(id);
                 self.processes[process].news.push_back(News::Connected(id));
             }
@@ -433,6 +441,7 @@ impl World {
                     if session.process == process {
                         session.abandon();
                         session.lease = Lease::Lost;
+                        self.server.unfollow(id);
                         self.bury(id);
                     }
                 }
@@ -484,6 +493,20 @@ impl World {
                 }
             }
         }
+        self.forget();
+    }
+
+    /// What cannot be seen any more makes no difference between two states.
+    fn forget(&mut self) {
+        for (id, session) in &self.sessions {
+            if self.left.cuts == 0 && session.connected {
+                self.server.unfollow(*id);
+            }
+        }
+        let forgotten = self.server.forget();
+        for call in self.sessions.values_mut().flat_map(|session| &mut session.calls) {
+            call.shown = if self.left.cuts == 0 { 0 } else { call.shown.saturating_sub(forgotten) };
+        }
     }
 
     fn acquire(&mut self, scenario: &Scenario, process: usize) {
@@ -528,7 +551,9 @@ impl World {
             self.give_up_looking(id, attempt);
         }
         let answer = denied.unwrap_or_else(|| self.carry_out(id, ask));
-        self.session(id).calls[at].answer = Some(answer);
+        let place = self.server.place(id);
+        let call = &mut self.session(id).calls[at];
+        (call.answer, call.shown) = (Some(answer), place);
     }
 
     /// What an earlier session of the same process has yet to create is not found any more.
@@ -598,8 +623,9 @@ impl World {
         let Some(parts) = session.answered() else { return };
         let process = session.process;
         let mut calls: Vec<Call> = session.calls.drain(..parts).collect();
+        calls.iter().for_each(|call| self.server.answered(id, call.shown));
         let second = if parts == 2 { calls.pop() } else { None };
-        let (Some(Call { ask, answer: Some(answer) }), second) = (calls.pop(), second) else { return };
+        let (Some(Call { ask, answer: Some(answer), .. }), second) = (calls.pop(), second) else { return };
         let refused = (answer == Answer::No(No::Refused)).then_some(ask);
         let no = |answer: &Answer| match answer {
             Answer::No(no) => Err(no.failure()),
@@ -619,7 +645,7 @@ impl World {
                 },
                 children: names(&list),
             },
-            (Ask::Sync, Some(Call { ask: Ask::List { attempt }, answer: Some(list) })) => {
+            (Ask::Sync, Some(Call { ask: Ask::List { attempt }, answer: Some(list), .. })) => {
                 Event::Looked(attempt_of(attempt), no(&answer).and_then(|()| names(&list)))
             }
             (Ask::List { attempt }, _) => Event::Listed(attempt_of(attempt), names(&answer)),
@@ -685,6 +711,7 @@ impl World {
     fn let_go(&mut self, process: usize) {
         if let Some(id) = self.processes[process].using.take() {
             self.session(id).abandon();
+            self.server.unfollow(id);
             self.bury(id);
         }
     }

@@ -9,6 +9,7 @@ use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Znode};
 use super::process::{Answer, Ask, Call, DEADLINE, Lease, News, No, Purpose, Word, instance, place};
 use super::properties::{ANSWERS, CERTAINTY, ORDER, TRUTH};
 use super::server::{Spot, Watch};
+use super::twins::Twin;
 use super::world::{Scenario, World};
 
 pub fn fired(spot: Spot, survey: u64) -> Event {
@@ -45,6 +46,7 @@ impl World {
     fn let_go(&mut self, process: usize) {
         if let Some(id) = self.processes[process].using.take() {
             self.session(id).abandon();
+            self.server.unfollow(id);
             self.server.watches.retain(|watch| watch.session != id);
             self.bury(id);
         }
@@ -56,7 +58,8 @@ impl World {
             return;
         }
         let process = session.process;
-        let Some(Call { purpose, answers, .. }) = session.calls.pop_front() else { return };
+        let Some(Call { purpose, answers, shown, .. }) = session.calls.pop_front() else { return };
+        shown.into_iter().for_each(|place| self.server.answered(id, place));
         let mut answers = answers.into_iter();
         let first = answers.next().unwrap_or(Answer::Done);
         let event = match purpose {
@@ -88,19 +91,22 @@ impl World {
                 Event::Watched(node(&name), done(first))
             }
             Purpose::Delete(attempt) => Event::Deleted(attempt, done(first)),
-            Purpose::Survey(survey, root, leases) => {
-                let first = (root != Sight::Skip)
-                    .then_some(first.clone())
-                    .or((leases != Sight::Skip).then_some(first));
-                let mut answers = first.into_iter().chain(answers);
-                let root = (root != Sight::Skip).then(|| limit(answers.next().unwrap_or(Answer::Done)));
-                let leases = (leases != Sight::Skip).then(|| counted(answers.next().unwrap_or(Answer::Done)));
+            Purpose::Survey { survey, sync, root, leases } => {
+                let mut answers = [first].into_iter().chain(answers);
+                let mut next = || answers.next().unwrap_or(Answer::Done);
+                let synced = if sync { done(next()) } else { Ok(()) };
+                let synced = if scenario.twin == Some(Twin::FailedSyncIgnored) { Ok(()) } else { synced };
+                let root = (root != Sight::Skip).then(|| limit(next()));
+                let leases = (leases != Sight::Skip).then(|| counted(next()));
+                let root = root.map(|root| synced.clone().and(root));
+                let leases = leases.map(|leases| synced.and(leases));
                 for (spot, answered) in [
                     (Spot::Limit, matches!(root, Some(Ok(_)))),
                     (Spot::Leases, matches!(leases, Some(Ok(_)))),
                 ] {
-                    if answered {
-                        self.arm(id, &spot, survey.0);
+                    match answered {
+                        true => drop(self.arm(id, &spot, survey.0)),
+                        false => self.server.watches.retain(|watch| !watch.came_with(id, &spot, survey.0)),
                     }
                 }
                 Event::Surveyed { survey, root, leases }
@@ -118,13 +124,7 @@ impl World {
 
     /// The watch that this answer brought, if it brought one and is still wanted, takes the place of an earlier one.
     fn arm(&mut self, id: u8, spot: &Spot, survey: u64) -> bool {
-        let new = |watch: &Watch| {
-            watch.session == id
-                && watch.spot == *spot
-                && watch.survey == survey
-                && !watch.armed
-                && !watch.stray
-        };
+        let new = |watch: &Watch| watch.came_with(id, spot, survey);
         if !self.server.watches.iter().any(new) {
             return false;
         }
@@ -162,24 +162,22 @@ impl World {
         if sure || event != Event::Resumed {
             events.push(event);
         }
-        let mut commands = Vec::new();
         for event in events {
             let event = match scenario.twin {
                 Some(twin) => twin.event(self, number, event),
                 None => Some(event),
             };
-            if let Some(event) = event {
-                let process = &mut self.processes[number];
-                process.machine.handle(event, process.now, &mut commands);
-            }
-        }
-        for command in commands {
-            let command = match scenario.twin {
-                Some(twin) => twin.command(self, number, command),
-                None => Some(command),
-            };
-            if let Some(command) = command {
-                self.execute(scenario, number, command);
+            let Some(event) = event else { continue };
+            let (process, mut commands) = (&mut self.processes[number], Vec::new());
+            process.machine.handle(event.clone(), process.now, &mut commands);
+            for command in commands {
+                let command = match scenario.twin {
+                    Some(twin) => twin.command(self, scenario, number, &event, command),
+                    None => Some(command),
+                };
+                if let Some(command) = command {
+                    self.execute(scenario, number, command);
+                }
             }
         }
     }
@@ -222,19 +220,19 @@ impl World {
                 self.submit(number, Purpose::Delete(attempt), [Ask::Delete(name)]);
             }
             Command::Track(node) => self.track(number, node.name().to_owned()),
-            Command::Survey { survey, root, leases } => {
+            Command::Survey { survey, sync, root, leases } => {
                 if let Some(id) = using {
                     self.session(id).surveyed = Some(survey.0);
                 }
                 let watch = |sight| (sight == Sight::Watch).then_some(survey.0);
-                let mut asks = Vec::new();
+                let mut asks = Vec::from_iter(sync.then_some(Ask::Sync));
                 if root != Sight::Skip {
                     asks.push(Ask::ReadRoot { watch: watch(root) });
                 }
                 if leases != Sight::Skip {
                     asks.push(Ask::ListLeases { watch: watch(leases) });
                 }
-                self.submit(number, Purpose::Survey(survey, root, leases), asks);
+                self.submit(number, Purpose::Survey { survey, sync, root, leases }, asks);
             }
             Command::Calm => {
                 if let Some(id) = using {
@@ -269,10 +267,21 @@ impl World {
             }
             Command::TrackLease(lease) => self.track(number, lease),
             Command::GrantPermits { ticket, leases, .. } => self.grant(scenario, number, ticket, leases),
-            Command::Queued(ticket, _) => self.expect(number, ticket, |word| match word {
-                Word::Waiting => Some(Word::Waiting),
-                Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
-            }),
+            Command::Queued(ticket, _) => {
+                // Where the root was there from the beginning, and was neither written nor made again since.
+                let untouched = self.server.now().root.as_ref().is_some_and(|root| root.version == 0)
+                    && self.left.removals == scenario.budget.removals;
+                if let Some(at) = place(ticket).filter(|_| untouched && scenario.limit.is_some()) {
+                    let own = scenario.wants[number][at].limit == scenario.limit;
+                    self.processes[number].asked[at].accepted |= own;
+                }
+                self.expect(number, ticket, |word| match word {
+                    Word::Waiting => Some(Word::Waiting),
+                    Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => {
+                        None
+                    }
+                })
+            }
             Command::Refuse(ticket, refusal) => self.refuse(scenario, number, ticket, refusal),
             Command::Suspend(ticket) | Command::Resume(ticket) => {
                 self.expect(number, ticket, |word| match word {
@@ -333,16 +342,16 @@ impl World {
         if let Some((asked, want)) = place(ticket).map(|at| (&process.asked[at], scenario.wants[number][at]))
         {
             let told = |limit: i64| asked.limits.iter().any(|seen| i64::from(*seen) == limit);
-            let lagging =
-                scenario.budget.lags > 0 && process.using.is_some_and(|id| self.server.is_behind(id));
+            let remade = self.left.removals < scenario.budget.removals;
+            let lagging = process.using.is_some_and(|id| self.server.is_behind(id));
             let truth = match refusal {
                 Refusal::Contended => !asked.free,
                 Refusal::TooMany { count, limit } => {
                     count > limit && (told(limit.into()) || !want.agreed && want.limit == Some(limit))
                 }
-                Refusal::LimitMismatch { stored, .. } => told(stored),
+                Refusal::LimitMismatch { stored, .. } => told(stored) && !(asked.accepted && !remade),
                 Refusal::TimedOut => process.now >= DEADLINE,
-                Refusal::NoLimit => scenario.limit.is_none() || self.left.removals < scenario.budget.removals,
+                Refusal::NoLimit => scenario.limit.is_none() || remade,
                 Refusal::NoPermits | Refusal::Closed | Refusal::Exhausted => false,
                 Refusal::Suspended | Refusal::Cancelled | Refusal::Rejected(_) => true,
                 Refusal::NoAuth(_) | Refusal::MixedDialects(_) => false,
@@ -359,7 +368,7 @@ impl World {
 
     fn submit(&mut self, number: usize, purpose: Purpose, asks: impl Into<Vec<Ask>>) {
         if let Some(id) = self.processes[number].using {
-            let call = Call { purpose, asks: asks.into(), answers: Vec::new() };
+            let call = Call { purpose, asks: asks.into(), answers: Vec::new(), shown: Vec::new() };
             self.session(id).calls.push_back(call);
         }
     }

@@ -29,6 +29,8 @@ pub struct Asked {
     pub forgotten: bool,
     /// What might be a true answer: the limits there were since it was asked.
     pub limits: BTreeSet<u32>,
+    /// It was told that it waits, and nobody had changed the stored number yet, which was its own.
+    pub accepted: bool,
     /// It could have been served at every moment since.
     pub free: bool,
 }
@@ -84,6 +86,8 @@ pub struct Call {
     pub purpose: Purpose,
     pub asks: Vec<Ask>,
     pub answers: Vec<Answer>,
+    /// Which tree the server that answered had, as a place in the past; one an answer.
+    pub shown: Vec<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +99,7 @@ pub enum Purpose {
     Inspect(Attempt),
     Watch(String),
     Delete(Attempt),
-    Survey(Attempt, Sight, Sight),
+    Survey { survey: Attempt, sync: bool, root: Sight, leases: Sight },
     MakeRoot(Attempt),
     Take(Attempt),
     Find(Attempt),
@@ -174,7 +178,13 @@ impl Ask {
 
 impl Process {
     pub fn new(number: usize, requests: usize, session: u8) -> Process {
-        let asked = Asked { word: Word::Unasked, forgotten: false, limits: BTreeSet::new(), free: false };
+        let asked = Asked {
+            word: Word::Unasked,
+            forgotten: false,
+            limits: BTreeSet::new(),
+            accepted: false,
+            free: false,
+        };
         Process {
             machine: Semaphore::new(instance(number)),
             now: Moment(0),
@@ -236,16 +246,27 @@ impl Session {
         self.calls.front().is_some_and(|call| call.answers.len() == call.asks.len())
     }
 
+    /// How many requests are on their way, or their answers.
+    pub fn requests(&self) -> usize {
+        self.calls.iter().map(|call| call.asks.len()).sum()
+    }
+
     /// How many answers are on their way.
     pub fn answers(&self) -> usize {
         self.calls.iter().map(|call| call.answers.len()).sum()
     }
 
-    /// All but the first so many answers are lost with the connection; what was not carried out yet may still be.
-    pub fn cut(&mut self, mut kept: usize) {
+    /// All but the first `kept` answers are lost with the connection, and what was not carried out yet may still be;
+    /// but the last `unsent` requests are sent over the next connection. Tells the newest tree that those answers which
+    /// came have shown.
+    pub fn cut(&mut self, mut kept: usize, unsent: usize) -> Option<usize> {
         self.connected = false;
+        let shown = self.calls.iter().flat_map(|call| call.shown.iter().copied()).take(kept).max();
+        let mut sent = self.requests() - unsent;
         for call in &mut self.calls {
-            for ask in &call.asks[call.answers.len()..] {
+            let here = sent.min(call.asks.len());
+            sent -= here;
+            for ask in &call.asks[call.answers.len()..here] {
                 if ask.writes() {
                     self.unheard.push_back(ask.clone());
                 }
@@ -253,8 +274,11 @@ impl Session {
             let keep = kept.min(call.answers.len());
             kept -= keep;
             call.answers.truncate(keep);
-            call.answers.resize(call.asks.len(), Answer::No(No::Cut));
+            call.answers.resize(here, Answer::No(No::Cut));
+            call.shown.truncate(keep);
+            call.shown.resize(here, 0);
         }
+        shown
     }
 
     /// Its actor has let go of it.

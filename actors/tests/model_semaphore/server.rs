@@ -75,10 +75,14 @@ impl Tree {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Server {
     now: Tree,
-    /// What it was before, as far back as some follower is behind.
+    /// What it was before, as far back as some session may still be shown. A place in it stands for the tree there,
+    /// and the place after the last one for `now`.
     past: Vec<Tree>,
     /// The sessions whose follower is behind, and where in the past it is.
-    behind: BTreeMap<u8, u8>,
+    behind: BTreeMap<u8, usize>,
+    /// Sessions whose connection may go, and the newest tree that an answer has shown to them: a reconnect leads to a
+    /// server that has this one, and may have no later one. What an event told does not count.
+    answered: BTreeMap<u8, usize>,
     pub watches: Vec<Watch>,
     creates: u8,
     writes: u8,
@@ -98,11 +102,26 @@ pub struct Watch {
     pub stray: bool,
 }
 
+impl Watch {
+    /// Whether this answer brought it, and nobody has taken it over yet.
+    pub fn came_with(&self, session: u8, spot: &Spot, survey: u64) -> bool {
+        self.session == session && self.spot == *spot && self.survey == survey && !self.armed && !self.stray
+    }
+}
+
 impl Server {
     pub fn new(limit: Option<u32>) -> Server {
         let root = limit.map(|limit| Root { version: 0, limit, mzxid: 0, leases: BTreeMap::new() });
         let now = Tree { mutex: limit.map(|_| Directory::default()), root };
-        Server { now, past: Vec::new(), behind: BTreeMap::new(), watches: Vec::new(), creates: 0, writes: 0 }
+        Server {
+            now,
+            past: Vec::new(),
+            behind: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            watches: Vec::new(),
+            creates: 0,
+            writes: 0,
+        }
     }
 
     pub fn now(&self) -> &Tree {
@@ -111,7 +130,12 @@ impl Server {
 
     /// What the follower that serves this session shows.
     pub fn seen(&self, session: u8) -> &Tree {
-        self.behind.get(&session).and_then(|at| self.past.get(usize::from(*at))).unwrap_or(&self.now)
+        self.past.get(self.place(session)).unwrap_or(&self.now)
+    }
+
+    /// Where in the past that is.
+    pub fn place(&self, session: u8) -> usize {
+        self.behind.get(&session).copied().unwrap_or(self.past.len())
     }
 
     /// One transaction.
@@ -123,7 +147,7 @@ impl Server {
             for watch in self.watches.iter_mut().filter(|watch| !behind.contains_key(&watch.session)) {
                 watch.fired |= before.differs(&self.now, &watch.spot);
             }
-            if !self.behind.is_empty() {
+            if !self.behind.is_empty() || !self.answered.is_empty() {
                 self.past.push(before);
             }
         }
@@ -178,6 +202,7 @@ impl Server {
 
     pub fn expire(&mut self, owner: u8) {
         self.refresh(owner);
+        self.unfollow(owner);
         self.watches.retain(|watch| watch.session != owner);
         self.change(|tree| {
             if let Some(mutex) = &mut tree.mutex {
@@ -194,12 +219,12 @@ impl Server {
     }
 
     pub fn fall_behind(&mut self, session: u8) {
-        self.behind.insert(session, self.past.len() as u8);
+        self.behind.insert(session, self.past.len());
     }
 
     /// The next of the transactions that its follower missed.
     pub fn catch_up(&mut self, session: u8) {
-        let Some(at) = self.behind.get(&session).map(|at| usize::from(*at)) else { return };
+        let Some(at) = self.behind.get(&session).copied() else { return };
         if let Some(before) = self.past.get(at) {
             let after = self.past.get(at + 1).unwrap_or(&self.now);
             for watch in self.watches.iter_mut().filter(|watch| watch.session == session) {
@@ -209,10 +234,7 @@ impl Server {
         if at + 1 >= self.past.len() {
             self.behind.remove(&session);
         } else {
-            self.behind.insert(session, at as u8 + 1);
-        }
-        if self.behind.is_empty() {
-            self.past.clear();
+            self.behind.insert(session, at + 1);
         }
     }
 
@@ -221,5 +243,50 @@ impl Server {
         while self.is_behind(session) {
             self.catch_up(session);
         }
+    }
+
+    // ---- reconnects ----
+
+    /// From now on it counts what answers show to this session.
+    pub fn follow(&mut self, session: u8) {
+        self.answered.insert(session, self.place(session));
+    }
+
+    /// It will not reconnect any more.
+    pub fn unfollow(&mut self, session: u8) {
+        self.answered.remove(&session);
+    }
+
+    /// Its client has got an answer that shows this tree.
+    pub fn answered(&mut self, session: u8, place: usize) {
+        if let Some(newest) = self.answered.get_mut(&session) {
+            *newest = place.max(*newest);
+        }
+    }
+
+    /// Where a reconnect may lead.
+    pub fn servers(&self, session: u8) -> impl Iterator<Item = usize> + use<> {
+        self.answered.get(&session).copied().unwrap_or(self.past.len())..=self.past.len()
+    }
+
+    pub fn lead(&mut self, session: u8, place: usize) {
+        if place < self.place(session) {
+            self.behind.insert(session, place);
+        }
+        while self.is_behind(session) && self.place(session) < place {
+            self.catch_up(session);
+        }
+        if place == self.past.len() {
+            self.behind.remove(&session);
+        }
+    }
+
+    /// Forgets what nobody can be shown any more. Tells by how much all places have moved.
+    pub fn forget(&mut self) -> usize {
+        let oldest = self.behind.values().chain(self.answered.values()).min();
+        let oldest = oldest.copied().unwrap_or(self.past.len()).min(self.past.len());
+        self.past.drain(..oldest);
+        self.behind.values_mut().chain(self.answered.values_mut()).for_each(|place| *place -= oldest);
+        oldest
     }
 }

@@ -1,10 +1,10 @@
 //! Broken twins: each alters one event on its way in, one command on its way out, or one check of the server.
 
-use lockkeeper_actors::machine::protocol::{Command, Event, Leases, Root, TakeFailure};
+use lockkeeper_actors::machine::protocol::{Command, Event, Leases, Refusal, Root, TakeFailure};
 
 use super::driver::is_taking;
 use super::process::place;
-use super::world::World;
+use super::world::{Scenario, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Twin {
@@ -30,6 +30,14 @@ pub enum Twin {
     WakeSwallowed,
     LossSwallowed,
     HeadPassedOver,
+    /// What is seen after an event counts without a sync.
+    SyncSkipped,
+    /// The same, also when the sync has failed.
+    FailedSyncIgnored,
+    /// Once the root is watched the first in line is taken not to fit, whoever that is by then.
+    FullForWhoeverIsFirst,
+    /// Whoever waits with the number that was stored is refused when another one is stored.
+    ResizeRefusesWhoWaits,
 }
 
 impl Twin {
@@ -65,8 +73,33 @@ impl Twin {
         }
     }
 
-    pub fn command(self, world: &World, number: usize, command: Command) -> Option<Command> {
+    pub fn command(
+        self,
+        world: &World,
+        scenario: &Scenario,
+        number: usize,
+        cause: &Event,
+        command: Command,
+    ) -> Option<Command> {
         match (self, command) {
+            (Twin::SyncSkipped, Command::Survey { survey, sync: _, root, leases }) => {
+                Some(Command::Survey { survey, sync: false, root, leases })
+            }
+            (Twin::FullForWhoeverIsFirst, Command::Survey { survey, sync, root, leases }) => match cause {
+                Event::Surveyed { root: Some(Ok(_)), leases: None, .. } => None,
+                _ => Some(Command::Survey { survey, sync, root, leases }),
+            },
+            (Twin::ResizeRefusesWhoWaits, Command::GrantPermits { ticket, leases, czxid }) => {
+                let want = place(ticket).map(|at| scenario.wants[number][at]).filter(|want| !want.agreed);
+                let stored = world.server.now().root.as_ref().map(|root| root.limit);
+                match (want.and_then(|want| want.limit), stored) {
+                    (Some(given), Some(stored)) if given != stored => {
+                        let refusal = Refusal::LimitMismatch { stored: stored.into(), given };
+                        Some(Command::Refuse(ticket, refusal))
+                    }
+                    _ => Some(Command::GrantPermits { ticket, leases, czxid }),
+                }
+            }
             (Twin::OneLeaseForgotten, Command::Return(lease)) => {
                 let session = world.processes[number].using.and_then(|id| world.sessions.get(&id));
                 let other = session.is_some_and(|session| !session.calls.is_empty());

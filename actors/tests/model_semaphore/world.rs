@@ -103,9 +103,10 @@ pub enum Action {
     /// A heartbeat finds out which nodes are gone.
     Beat(u8),
     HearMissing(usize),
-    /// All but the first so many answers are lost.
-    Cut(u8, usize),
-    Reconnect(u8),
+    /// All but the first so many answers are lost, and so are requests, but for so many of the last ones.
+    Cut(u8, usize, usize),
+    /// To a server that has this tree, as a place in the past.
+    Reconnect(u8, usize),
     Doubt(u8),
     Resume(u8),
     Lose(u8),
@@ -152,6 +153,9 @@ impl World {
         };
         for process in 0..world.processes.len() {
             world.hear_news(scenario, process);
+            if scenario.budget.cuts > 0 {
+                world.server.follow(process as u8 + 1);
+            }
         }
         world
     }
@@ -192,7 +196,12 @@ impl World {
             if session.connected && self.left.cuts > 0 && used {
                 let watches = self.server.watches.iter().any(|watch| watch.session == id);
                 if !session.calls.is_empty() || watches {
-                    actions.extend((0..=session.answers()).map(|kept| Action::Cut(id, kept)));
+                    let answers = session.answers();
+                    let unsent = 0..=session.requests() - answers;
+                    actions
+                        .extend((0..=answers).flat_map(|kept| {
+                            unsent.clone().map(move |unsent| Action::Cut(id, kept, unsent))
+                        }));
                 }
             }
             if process.current == Some(id) {
@@ -267,7 +276,7 @@ impl World {
                     actions.push(Action::Hear(id));
                 }
                 if !session.connected && session.lease != Lease::Lost {
-                    actions.push(Action::Reconnect(id));
+                    actions.extend(self.server.servers(id).map(|place| Action::Reconnect(id, place)));
                 }
                 if session.connected {
                     let fired = self.server.watches.iter();
@@ -359,9 +368,11 @@ impl World {
                 let names = self.processes[process].missing.pop_front().unwrap_or_default();
                 self.feed(scenario, process, Event::Missing(names));
             }
-            Action::Cut(id, kept) => {
+            Action::Cut(id, kept, unsent) => {
                 self.left.cuts -= 1;
-                self.session(id).cut(kept);
+                if let Some(place) = self.session(id).cut(kept, unsent) {
+                    self.server.answered(id, place);
+                }
                 // The client has not registered those whose answers it did not get.
                 let calls = self.sessions[&id].calls.clone();
                 self.server.watches.retain(|watch| {
@@ -371,10 +382,11 @@ impl World {
                         || calls.iter().any(|call| call.left(watch))
                 });
             }
-            Action::Reconnect(id) => {
+            Action::Reconnect(id, place) => {
                 let session = self.session(id);
                 session.connected = true;
                 session.unheard.clear();
+                self.server.lead(id, place);
             }
             Action::Doubt(id) => {
                 self.left.doubts -= 1;
@@ -404,6 +416,7 @@ impl World {
                 let id = self.next_session;
                 self.next_session += 1;
                 self.sessions.insert(id, Session::new(process));
+                self.server.follow(id);
                 self.processes[process].current = Some(id);
                 self.processes[process].news.push_back(News::Connected(id));
             }
@@ -455,6 +468,22 @@ impl World {
             }
         }
         self.look_on(scenario);
+        self.forget();
+    }
+
+    /// What cannot be seen any more makes no difference between two states.
+    fn forget(&mut self) {
+        for (id, session) in &self.sessions {
+            if self.left.cuts == 0 && session.connected {
+                self.server.unfollow(*id);
+            }
+        }
+        let forgotten = self.server.forget();
+        for session in self.sessions.values_mut() {
+            for place in session.calls.iter_mut().flat_map(|call| &mut call.shown) {
+                *place = if self.left.cuts == 0 { 0 } else { place.saturating_sub(forgotten) };
+            }
+        }
     }
 
     fn acquire(&mut self, scenario: &Scenario, process: usize) {
@@ -566,7 +595,10 @@ impl World {
         let call = &self.sessions[&id].calls[at];
         let ask = call.asks[call.answers.len()].clone();
         let answer = denied.unwrap_or_else(|| self.carry_out(scenario, id, &ask));
-        self.session(id).calls[at].answers.push(answer);
+        let place = self.server.place(id);
+        let call = &mut self.session(id).calls[at];
+        call.answers.push(answer);
+        call.shown.push(place);
     }
 
     fn carry_out(&mut self, scenario: &Scenario, id: u8, ask: &Ask) -> Answer {

@@ -1,6 +1,7 @@
 //! What failed, and is asked for again after a pause.
 
-use super::Semaphore;
+use super::turn::{Serving, State, Step};
+use super::{Limit, Semaphore};
 use crate::machine::Moment;
 use crate::machine::protocol::Command;
 
@@ -32,13 +33,15 @@ impl Semaphore {
             match (retry, &self.take, &self.turn) {
                 (Retry::Return(lease), _, _) => out.push(Command::Return(lease)),
                 (Retry::Turn, Some(take), _) => out.push(Command::FindLeases(take.attempt)),
-                (Retry::Turn, None, Some(turn))
-                    if turn.mutex.is_some() && turn.survey.is_none() && !turn.is_full() =>
-                {
-                    self.look_closely(out);
-                }
-                // Another turn has begun, or something else has been asked meanwhile.
-                (Retry::Turn, None, Some(_) | None) => {}
+                (Retry::Turn, None, Some(turn)) => match &turn.state {
+                    State::Queued { look: None, .. } if self.limit == Limit::Unknown => {
+                        self.look_ahead(true, out);
+                    }
+                    State::Serving(Serving { step: Step::Over(_), .. }) => self.look_closely(out),
+                    // Another turn has begun, or something else has been asked meanwhile.
+                    State::Queued { .. } | State::Serving(_) => {}
+                },
+                (Retry::Turn, None, None) => {}
             }
         }
     }
@@ -76,7 +79,7 @@ mod tests {
                 let children = Ok(vec![node.name().to_owned()]);
                 Some(Event::Entered { attempt: *attempt, created: Ok(Created { node, czxid: 1 }), children })
             }
-            Command::Survey { survey, root, leases } => {
+            Command::Survey { survey, root, leases, .. } => {
                 let missing = matches!(broken, Broken::NoRoot | Broken::MakeRoot).then_some(Failure::NoNode);
                 let wrong = fails(Broken::Survey).then(failed).or(missing);
                 let seen = |sight: &Sight| *sight != Sight::Skip;

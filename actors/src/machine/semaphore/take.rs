@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::turn::{Turn, calm};
-use super::{Claim, Limit, MAX_TAKE, Retry, Semaphore, Stage};
-use crate::machine::protocol::{
-    Command, Event, Failure, PermitRequest, Refusal, Sight, TakeFailure, Ticket, Wait,
-};
+use super::turn::{Serving, Step};
+use super::{Limit, MAX_TAKE, Retry, Semaphore, Stage};
+use crate::machine::protocol::{Command, Event, Failure, PermitRequest, Refusal, TakeFailure, Ticket, Wait};
 use crate::machine::znode::{Attempt, Znode};
 use crate::machine::{Machine, Moment};
 
@@ -118,7 +116,7 @@ impl Semaphore {
             return self.look_closely(out);
         }
         let Some(turn) = self.turn.take() else { return };
-        calm(&turn, out);
+        turn.calm(out);
         // The mutex went in the same transaction: its delete is done already.
         let mut commands = Vec::new();
         self.mutex.handle(Event::Release(turn.ticket), now, &mut commands);
@@ -151,9 +149,10 @@ impl Semaphore {
         }
     }
 
-    /// Serves the line, as far as there are permits.
-    pub(super) fn serve(&mut self, leases: usize, out: &mut Vec<Command>) {
-        let Some(Turn { before, asked, mutex: Some((mutex, czxid)), .. }) = self.turn.clone() else { return };
+    /// Serves the line, as far as there are permits. Claims that came before `asked` had come when the leases were
+    /// listed.
+    pub(super) fn serve(&mut self, leases: usize, asked: u64, out: &mut Vec<Command>) {
+        let Some(Serving { mutex, czxid, before, step, .. }) = self.serving().cloned() else { return };
         let Limit::Stored { version, .. } = self.limit else { return self.look_closely(out) };
         let (mut used, mut chosen, mut waiting) = (leases as u64, Vec::new(), false);
         let (mut bytes, mut rest) = (0, false);
@@ -196,6 +195,9 @@ impl Semaphore {
                 }
             }
             let (attempt, keep) = (self.count(), waiting || rest);
+            if let Some(serving) = self.serving() {
+                serving.step = Step::Taking(step.watches());
+            }
             out.push(Command::Take {
                 take: attempt,
                 version,
@@ -205,26 +207,15 @@ impl Semaphore {
             });
             self.take = Some(Take { attempt, leases, mutex, czxid, keep });
         } else if waiting {
-            let watched =
-                self.turn.as_ref().map(|turn| (turn.root_watch.is_some(), turn.lease_watch.is_some()));
-            match watched {
-                Some((true, true)) => self.be_full(),
-                Some((false, true)) => self.look(Sight::Watch, Sight::Skip, out),
-                Some((true, false)) => self.look(Sight::Skip, Sight::Watch, out),
-                Some((false, false)) => self.look(Sight::Watch, Sight::Watch, out),
-                None => {}
-            }
+            self.be_full(out);
         }
     }
 
-    /// Whose number this survey has found to be the stored one follows what is stored from then on.
-    pub(super) fn agree(&mut self, survey: Attempt) {
-        let Limit::Stored { permits: Some(stored), .. } = self.limit else { return };
-        let asked =
-            self.turn.as_ref().filter(|turn| turn.survey == Some(survey)).map_or(0, |turn| turn.asked);
-        let meant = |claim: &&mut Claim| claim.stage == Stage::Peeking(survey) || claim.arrival < asked;
-        for claim in self.claims.values_mut().filter(meant) {
-            claim.request.agreed |= claim.request.limit.map(i64::from) == Some(stored);
+    /// Whose number is the stored one follows what is stored from then on.
+    pub(super) fn agree(&mut self) {
+        let limit = self.limit;
+        for claim in self.claims.values_mut() {
+            claim.request.agreed |= limit.is(claim.request.limit);
         }
     }
 

@@ -99,7 +99,17 @@ impl Test {
 }
 
 fn survey(survey: u64, root: Sight, leases: Sight) -> Command {
-    Command::Survey { survey: Attempt(survey), root, leases }
+    Command::Survey { survey: Attempt(survey), sync: false, root, leases }
+}
+
+/// Behind a sync.
+fn synced(number: u64, root: Sight, leases: Sight) -> Command {
+    match survey(number, root, leases) {
+        Command::Survey { survey, sync: _, root, leases } => {
+            Command::Survey { survey, sync: true, root, leases }
+        }
+        other => other,
+    }
 }
 
 fn enter(attempt: u64, ticket: u64) -> Command {
@@ -141,10 +151,10 @@ fn behind_many() -> (Test, [Znode; 3]) {
     let _ = test.acquire(1, 1, FOREVER);
     let names = [6, 7, 8].map(|number| format!("{:032x}__lock__{number:010}", 9));
     let _ = test.entered(1, 9, &names.each_ref().map(String::as_str));
-    assert_eq!(test.surveyed(3, None, &[]), []);
+    assert_eq!(test.surveyed(3, None, &[]), [Command::Queued(Ticket(1), 3)]);
     let ahead = names.map(|name| Znode::parse(&name).expect("a contender"));
     let gone = test.on(Event::Fired { node: ahead[2].clone(), gone: true });
-    assert_eq!(gone, [Command::List(Attempt(1)), survey(4, Sight::Skip, Sight::Look)]);
+    assert_eq!(gone, [Command::List(Attempt(1)), synced(4, Sight::Skip, Sight::Look)]);
     (test, ahead)
 }
 
@@ -163,7 +173,7 @@ fn leases_that_were_listed_while_others_were_ahead_do_not_count() {
     assert_eq!(test.on(Event::Listed(Attempt(1), Ok(listed))), [Command::Watch(ahead[0].clone())]);
     assert_eq!(test.surveyed(4, None, &[]), []);
     let turn = test.on(Event::Fired { node: ahead[0].clone(), gone: true });
-    assert_eq!(turn, [survey(5, Sight::Skip, Sight::Watch)]);
+    assert_eq!(turn, [synced(5, Sight::Skip, Sight::Watch)]);
 }
 
 #[test]
@@ -189,11 +199,11 @@ fn what_was_seen_before_the_mutex_was_ours_does_not_count() {
     let other = format!("{:032x}__lock__{:010}", 1, 1);
     let queued = test.entered(1, 2, &[&other]);
     let watch = Command::Watch(Znode::parse(&other).expect("a contender"));
-    assert_eq!(queued, [Command::Track(test.mutex(1, 2)), watch, Command::Queued(Ticket(1), 1)]);
-    assert_eq!(test.surveyed(3, None, &[]), [], "it was free then");
+    assert_eq!(queued, [Command::Track(test.mutex(1, 2)), watch]);
+    assert_eq!(test.surveyed(3, None, &[]), [Command::Queued(Ticket(1), 1)], "it was free then");
     let node = Znode::parse(&other).expect("a contender");
     let first = test.on(Event::Fired { node, gone: true });
-    assert_eq!(first, [survey(4, Sight::Skip, Sight::Watch)]);
+    assert_eq!(first, [synced(4, Sight::Skip, Sight::Watch)]);
     let full = test.surveyed(4, None, &["a", "b"]);
     assert_eq!(full, [survey(5, Sight::Watch, Sight::Skip)], "the other one has taken the last");
 }
@@ -532,7 +542,7 @@ fn a_survey_that_is_late_does_not_count_when_the_mutex_came_later_still() {
     test.entered(1, 2, &[&other]);
     let node = Znode::parse(&other).expect("a contender");
     let first = test.on(Event::Fired { node, gone: true });
-    assert_eq!(first, [survey(4, Sight::Skip, Sight::Watch)]);
+    assert_eq!(first, [synced(4, Sight::Skip, Sight::Watch)]);
     assert_eq!(test.surveyed(3, None, &[]), [], "it was free before the other one's turn");
 }
 
@@ -545,7 +555,109 @@ fn who_has_found_its_number_stored_follows_what_is_stored_while_it_waits() {
     test.surveyed(0, Some(2), &[]);
     test.written = 11;
     let node = Znode::parse(&other).expect("a contender");
-    assert_eq!(test.on(Event::Fired { node, gone: true }), [survey(1, Sight::Skip, Sight::Watch)]);
+    assert_eq!(test.on(Event::Fired { node, gone: true }), [synced(1, Sight::Skip, Sight::Watch)]);
     assert_eq!(test.surveyed(1, None, &[]), [survey(2, Sight::Look, Sight::Watch)]);
     assert!(matches!(test.surveyed(2, Some(3), &[])[..], [Command::Take { .. }]));
+}
+
+/// In line for the mutex behind a stranger.
+fn behind_one() -> (Test, Znode) {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    let other = format!("{:032x}__lock__{:010}", 1, 1);
+    test.entered(1, 2, &[&other]);
+    assert_eq!(test.surveyed(3, None, &[]), [Command::Queued(Ticket(1), 1)]);
+    (test, Znode::parse(&other).expect("a contender"))
+}
+
+#[test]
+fn what_is_seen_after_an_event_counts_only_behind_a_sync_that_succeeded() {
+    let (mut test, other) = behind_one();
+    let turn = test.on(Event::Fired { node: other, gone: true });
+    assert_eq!(turn, [synced(4, Sight::Skip, Sight::Watch)]);
+    let cut = Some(Err(Failure::Unknown("reset".into())));
+    let again = test.on(Event::Surveyed { survey: Attempt(4), root: None, leases: cut });
+    assert_eq!(again, [Command::Calm, synced(5, Sight::Skip, Sight::Watch)]);
+    assert_eq!(
+        test.surveyed(5, None, &["x", "y"]),
+        [survey(6, Sight::Watch, Sight::Skip)],
+        "an answer has shown"
+    );
+    let cut = Some(Err(Failure::Unknown("reset".into())));
+    let again = test.on(Event::Surveyed { survey: Attempt(6), root: cut, leases: None });
+    assert_eq!(again, [Command::Calm, survey(7, Sight::Skip, Sight::Watch)], "no server is without it now");
+}
+
+#[test]
+fn whoever_is_first_in_line_by_then_is_served_when_the_first_gives_up_during_a_look_at_the_root() {
+    let mut test = Test::warm();
+    test.acquire(1, 2, FOREVER);
+    test.acquire(2, 1, FOREVER);
+    test.granted(1, 1);
+    test.surveyed(3, None, &["x"]);
+    // The first watch of the leases fires, so that the next look is at the leases, and then one at the root alone.
+    assert_eq!(test.on(Event::Disturbed { survey: Attempt(4), root: true }), []);
+    assert_eq!(test.surveyed(4, Some(2), &["x"]), [survey(5, Sight::Watch, Sight::Skip)]);
+    let refused = [refuse(1, Refusal::Cancelled), forget(1, true)];
+    assert_eq!(test.on(Event::Cancel(Ticket(1))), refused);
+    let root = Some(Ok(Root { version: 0, written: 10, data: b"2".to_vec() }));
+    let seen = test.on(Event::Surveyed { survey: Attempt(5), root, leases: None });
+    assert_eq!(seen, [survey(6, Sight::Skip, Sight::Watch)], "one is free, and one is wanted");
+    assert_eq!(test.surveyed(6, None, &["x"]), [test.take(8, (1, 1), false, [(2, 7)])]);
+}
+
+/// The limit that the first in line did not fit into is not the one that it is compared with at last.
+#[test]
+fn a_change_of_the_limit_that_a_try_has_seen_first_is_not_overlooked() {
+    let mut test = Test::warm();
+    let request = PermitRequest { count: 2, limit: Some(2), agreed: true, bytes: 100, wait: FOREVER };
+    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.granted(1, 1);
+    test.written = 11;
+    assert_eq!(test.surveyed(3, None, &["x"]), [survey(4, Sight::Look, Sight::Watch)]);
+    test.acquire(2, 1, Wait::Try);
+    assert_eq!(test.surveyed(4, Some(2), &["x"]), [survey(6, Sight::Watch, Sight::Skip)]);
+    test.written = 12;
+    test.surveyed(5, Some(1), &["x"]);
+    let root = Some(Ok(Root { version: 0, written: 12, data: b"1".to_vec() }));
+    let seen = test.on(Event::Surveyed { survey: Attempt(6), root, leases: None });
+    assert_eq!(seen, [survey(7, Sight::Skip, Sight::Watch)]);
+    let refused = test.surveyed(7, None, &["x"]);
+    assert_eq!(refused[0], refuse(1, Refusal::TooMany { count: 2, limit: 1 }));
+}
+
+#[test]
+fn whose_number_was_the_stored_one_when_it_asked_is_not_refused_after_a_resize() {
+    // Behind a stranger: the second asks when the turn has seen the number.
+    let (mut test, other) = behind_one();
+    assert_eq!(test.acquire(2, 1, FOREVER), [Command::Queued(Ticket(2), 2)]);
+    test.written = 11;
+    test.on(Event::Fired { node: other, gone: true });
+    assert_eq!(test.surveyed(4, None, &[]), [survey(5, Sight::Look, Sight::Watch)]);
+    assert_eq!(test.surveyed(5, Some(3), &[]), [test.take(8, (1, 2), false, [(1, 6), (2, 7)])]);
+
+    // Behind the first of the process, whose turn it is.
+    let mut test = full();
+    assert_eq!(test.acquire(3, 1, FOREVER), [Command::Queued(Ticket(3), 2)]);
+    test.written = 11;
+    test.on(Event::Disturbed { survey: Attempt(4), root: true });
+    test.surveyed(5, Some(4), &["x"]);
+    let next = test.taken(9);
+    assert_eq!(next.last(), Some(&survey(10, Sight::Skip, Sight::Look)));
+    test.granted(2, 2);
+    assert_eq!(test.surveyed(10, None, &["x"]), [test.take(12, (2, 2), false, [(3, 11)])]);
+}
+
+#[test]
+fn nobody_is_told_that_it_waits_before_its_number_is_compared() {
+    let mut test = Test::new();
+    test.acquire(1, 1, FOREVER);
+    let other = format!("{:032x}__lock__{:010}", 1, 1);
+    let watch = Command::Watch(Znode::parse(&other).expect("a contender"));
+    assert_eq!(test.entered(0, 2, &[&other]), [Command::Track(test.mutex(0, 2)), watch]);
+    let cut = || Some(Err(Failure::Unknown("reset".into())));
+    let (root, leases) = (cut(), Some(Err(Failure::Unknown("reset".into()))));
+    let again = test.on(Event::Surveyed { survey: Attempt(0), root, leases });
+    assert_eq!(again, [synced(1, Sight::Look, Sight::Look)]);
+    assert_eq!(test.surveyed(1, Some(2), &[]), [Command::Queued(Ticket(1), 1)]);
 }

@@ -7,59 +7,152 @@ use crate::machine::protocol::{
 use crate::machine::znode::{Attempt, Dialect, Mode, Patterns, Znode};
 use crate::machine::{Machine, Moment};
 
-/// One contender for the mutex, and what it found out.
+/// One contender for the mutex, and how far it has come.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Turn {
     /// Names the contender in the mutex' queue.
     pub ticket: Ticket,
-    /// How many contenders are ahead of it, once it has its place and as long as it waits.
-    pub ahead: Option<usize>,
-    /// Its node and that node's transaction, once it is the first.
-    pub mutex: Option<(Znode, i64)>,
+    pub state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum State {
+    /// In the mutex' queue.
+    Queued {
+        /// How many contenders are ahead, once it has its place.
+        ahead: Option<usize>,
+        /// Sent behind a list of the queue. It counts if that list shows that nobody is ahead.
+        look: Option<Look>,
+    },
+    Serving(Serving),
+}
+
+/// Its node is the first: the mutex is ours.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Serving {
+    pub mutex: Znode,
+    pub czxid: i64,
     /// Claims that came before this are served.
     pub before: u64,
-    /// Whose answer is awaited.
-    pub survey: Option<Attempt>,
+    /// No server that this session can still read from is without the leases of earlier turns. An answer has shown
+    /// that; an event is not enough, because a reconnect may lead to a server that does not know yet what it told.
+    pub fresh: bool,
+    pub step: Step,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Step {
+    /// The answer to a look is awaited.
+    Looking { look: Look, watches: Watches },
+    /// The root is being made.
+    MakingRoot(Attempt),
+    /// Leases are being made.
+    Taking(Watches),
+    /// The first in line does not fit. These surveys watch everything that can change that.
+    Full { head: Ticket, root: Attempt, leases: Attempt },
+    /// Nothing is awaited: nobody is left to serve, or the session has ended.
+    Over(Watches),
+}
+
+/// A survey whose answer is awaited.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Look {
+    survey: Attempt,
     /// Claims that came before this had come when it was sent.
     pub asked: u64,
-    /// Which surveys left the watches that are armed.
-    pub root_watch: Option<Attempt>,
-    pub lease_watch: Option<Attempt>,
-    /// Who is the first in line and does not fit; both watches are armed then.
-    pub full: Option<Ticket>,
+    /// A sync was sent before it.
+    sync: bool,
+    /// It only adds a watch for this claim, which was the first in line and did not fit into this limit.
+    unfit: Option<(Ticket, Limit)>,
+}
+
+/// Which surveys left the watches that are armed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Watches {
+    pub root: Option<Attempt>,
+    pub leases: Option<Attempt>,
 }
 
 impl Turn {
     pub fn is_full(&self) -> bool {
-        self.full.is_some()
+        matches!(self.state, State::Serving(Serving { step: Step::Full { .. }, .. }))
     }
 
-    /// Of a session that is lost.
+    /// Answers and watches of a session that is lost do not come any more.
     pub fn forget_surveys(&mut self) {
-        (self.ahead, self.survey, self.root_watch, self.lease_watch) = (None, None, None, None);
-        self.full = None;
+        match &mut self.state {
+            State::Queued { ahead, look } => (*ahead, *look) = (None, None),
+            State::Serving(serving) => serving.step = Step::Over(Watches::default()),
+        }
+    }
+
+    fn awaits(&self, survey: Attempt) -> bool {
+        match &self.state {
+            State::Queued { look: Some(look), .. }
+            | State::Serving(Serving { step: Step::Looking { look, .. }, .. }) => look.survey == survey,
+            State::Queued { look: None, .. } | State::Serving(_) => false,
+        }
+    }
+
+    fn watches(&self) -> Watches {
+        match &self.state {
+            State::Queued { .. } => Watches::default(),
+            State::Serving(serving) => serving.step.watches(),
+        }
+    }
+
+    /// The watches are not needed any more.
+    pub fn calm(&self, out: &mut Vec<Command>) {
+        if self.watches() != Watches::default() {
+            out.push(Command::Calm);
+        }
+    }
+}
+
+impl Step {
+    pub fn watches(&self) -> Watches {
+        match *self {
+            Step::Looking { watches, .. } | Step::Taking(watches) | Step::Over(watches) => watches,
+            Step::MakingRoot(_) => Watches::default(),
+            Step::Full { root, leases, .. } => Watches { root: Some(root), leases: Some(leases) },
+        }
     }
 }
 
 impl Semaphore {
     /// Begins and ends turns, and tells those who have to wait.
     pub(super) fn advance(&mut self, now: Moment, out: &mut Vec<Command>) {
-        let served = |turn: &Turn| match turn.mutex {
-            Some(_) => self.line.first_key_value().is_none_or(|(arrival, _)| *arrival >= turn.before),
-            None => self.line.is_empty(),
+        let served = |turn: &Turn| match &turn.state {
+            State::Serving(Serving { before, .. }) => {
+                self.line.first_key_value().is_none_or(|(arrival, _)| arrival >= before)
+            }
+            State::Queued { .. } => self.line.is_empty(),
         };
         if self.take.is_none() && self.turn.as_ref().is_some_and(served) {
             self.end_turn(now, out);
         }
         // Whoever comes next may fit.
-        if self.turn.as_ref().is_some_and(|turn| turn.full.is_some() && turn.full != self.head()) {
-            self.look_closely(out);
+        if let Some(State::Serving(Serving { step: Step::Full { head, .. }, .. })) =
+            self.turn.as_ref().map(|turn| &turn.state)
+        {
+            if Some(*head) != self.head() {
+                self.look_closely(out);
+            }
         }
         if self.take.is_none() && self.turn.is_none() && !self.line.is_empty() && self.link != Link::Down {
             self.begin_turn(now, out);
         }
-        let Some(turn) = &self.turn else { return };
-        let Some(ahead) = turn.ahead.or(turn.full.map(|_| 0)) else { return };
+        self.tell_those_who_wait(out);
+    }
+
+    fn tell_those_who_wait(&mut self, out: &mut Vec<Command>) {
+        let ahead = match self.turn.as_ref().map(|turn| &turn.state) {
+            // Their numbers are compared with the stored one first: a change that comes later concerns them no more.
+            Some(State::Queued { look: Some(_), .. }) => return,
+            Some(State::Queued { ahead: Some(ahead), .. }) => *ahead,
+            Some(State::Serving(Serving { step: Step::Full { .. }, .. })) => 0,
+            Some(State::Queued { ahead: None, .. } | State::Serving(_)) | None => return,
+        };
         // Those who came since the last time: a long line is not walked at every event.
         let untold: Vec<Ticket> = self.line.range(self.told..).map(|(_, ticket)| *ticket).collect();
         let first = self.line.len() - untold.len();
@@ -75,17 +168,7 @@ impl Semaphore {
     fn begin_turn(&mut self, now: Moment, out: &mut Vec<Command>) {
         self.turns += 1;
         let ticket = Ticket(self.turns);
-        self.turn = Some(Turn {
-            ticket,
-            ahead: None,
-            mutex: None,
-            before: 0,
-            survey: None,
-            asked: 0,
-            root_watch: None,
-            lease_watch: None,
-            full: None,
-        });
+        self.turn = Some(Turn { ticket, state: State::Queued { ahead: None, look: None } });
         let patterns = Patterns::default();
         let (mode, dialect) = (Mode::Lock, Dialect::Kazoo);
         let request = Request { mode, dialect, patterns, ephemeral: true, wait: Wait::Forever };
@@ -94,10 +177,10 @@ impl Semaphore {
 
     fn end_turn(&mut self, now: Moment, out: &mut Vec<Command>) {
         let Some(turn) = self.turn.take() else { return };
-        calm(&turn, out);
-        let event = match turn.mutex {
-            Some(_) => Event::Release(turn.ticket),
-            None => Event::Cancel(turn.ticket),
+        turn.calm(out);
+        let event = match turn.state {
+            State::Serving(_) => Event::Release(turn.ticket),
+            State::Queued { .. } => Event::Cancel(turn.ticket),
         };
         self.mutex(event, now, out);
     }
@@ -120,25 +203,20 @@ impl Semaphore {
             // once.
             Command::Enter(attempt, ticket) => {
                 out.push(Command::Enter(attempt, self.head().unwrap_or(ticket)));
-                self.look(self.unknown_root(), Sight::Look, out);
+                self.look_ahead(false, out);
             }
             Command::MakeDirectory(attempt, ticket) => {
                 out.push(Command::MakeDirectory(attempt, self.head().unwrap_or(ticket)))
             }
             Command::Grant { ticket, node, czxid } if current(ticket) => {
-                let before = self.arrivals;
-                let Some(turn) = &mut self.turn else { return };
-                (turn.mutex, turn.before, turn.ahead) = (Some((node, czxid)), before, None);
-                // A survey that is still on its way counts if it was sent behind the list that showed us first.
-                if !at_once || turn.survey.is_none() {
-                    self.look(self.unknown_root(), Sight::Watch, out);
-                }
+                self.begin_serving(node, czxid, at_once, out)
             }
-            Command::Queued(ticket, ahead) if current(ticket) => {
-                let before = self.turn.as_mut().and_then(|turn| turn.ahead.replace(ahead));
-                // Its node was deleted, and the new one stands at the tail.
-                if before.is_some() {
-                    self.tell_again();
+            Command::Queued(ticket, now_ahead) if current(ticket) => {
+                if let Some(State::Queued { ahead, .. }) = self.turn.as_mut().map(|turn| &mut turn.state) {
+                    // Its node was deleted, and the new one stands at the tail.
+                    if ahead.replace(now_ahead).is_some() {
+                        self.tell_again();
+                    }
                 }
             }
             Command::Refuse(ticket, refusal) if current(ticket) => {
@@ -149,7 +227,7 @@ impl Semaphore {
             }
             Command::Lose(ticket) if current(ticket) => {
                 if let Some(turn) = self.turn.take() {
-                    calm(&turn, out);
+                    turn.calm(out);
                 }
                 self.tell_again();
             }
@@ -161,10 +239,10 @@ impl Semaphore {
             | Command::Suspend(_)
             | Command::Resume(_)
             | Command::Forget { .. } => {}
-            // The same: it may show that everybody ahead has gone.
+            // The same: it may show that everybody ahead has gone, of whom some events told.
             Command::List(_) => {
                 out.push(command);
-                self.look(self.unknown_root(), Sight::Look, out);
+                self.look_ahead(true, out);
             }
             Command::Look(_)
             | Command::Inspect(..)
@@ -186,7 +264,7 @@ impl Semaphore {
     /// For a try: whether it is worth standing in line.
     pub(super) fn peek(&mut self, out: &mut Vec<Command>) -> Attempt {
         let survey = self.count();
-        out.push(Command::Survey { survey, root: self.unknown_root(), leases: Sight::Look });
+        out.push(Command::Survey { survey, sync: false, root: self.unknown_root(), leases: Sight::Look });
         survey
     }
 
@@ -200,18 +278,17 @@ impl Semaphore {
     ) {
         let peeking = |stage: &Stage| *stage == Stage::Peeking(survey);
         let peek = self.claims.iter().find(|(_, claim)| peeking(&claim.stage)).map(|(ticket, _)| *ticket);
-        let awaited = self.turn.as_ref().is_some_and(|turn| turn.survey == Some(survey));
+        let awaited = self.turn.as_ref().is_some_and(|turn| turn.awaits(survey));
         if peek.is_none() && !awaited {
             return;
         }
-        let known = self.limit;
         let root = root.map(|root| root.map(|root| self.limit = read(&root)));
         if let (Limit::Stored { written, .. }, Some(Ok(leases))) = (self.limit, &leases) {
             if written != leases.written {
                 self.limit = Limit::Unknown;
             }
         }
-        self.agree(survey);
+        self.agree();
         let result = match (root, leases) {
             (Some(Err(failure)), _) | (_, Some(Err(failure))) => Err(failure),
             (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.names.len())),
@@ -221,20 +298,41 @@ impl Semaphore {
             return self.peeked(ticket, result, now, out);
         }
         let Some(turn) = &mut self.turn else { return };
-        turn.survey = None;
-        if result.is_err() {
-            // One half may have left its watch.
-            calm(turn, out);
-            (turn.root_watch, turn.lease_watch) = (None, None);
-        }
-        // What was seen before the mutex was ours may be out of date.
-        if turn.mutex.is_none() {
-            return;
-        }
+        let serving = match &mut turn.state {
+            // What was seen before the mutex was ours may be out of date, but numbers are compared.
+            State::Queued { look, .. } => {
+                *look = None;
+                let again = match result {
+                    Ok(_) => true,
+                    Err(Failure::Unknown(_)) => self.retries.again(&Retry::Turn, now),
+                    Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => {
+                        false
+                    }
+                };
+                if again && self.limit == Limit::Unknown {
+                    self.look_ahead(true, out);
+                }
+                return;
+            }
+            State::Serving(serving) => serving,
+        };
+        let Step::Looking { look, mut watches } = serving.step.clone() else { return };
         match result {
-            Ok(Some(leases)) => self.serve(leases, out),
+            Ok(_) => serving.fresh |= look.sync,
+            // One half may have left its watch.
+            Err(_) if watches != Watches::default() => {
+                out.push(Command::Calm);
+                watches = Watches::default();
+            }
+            Err(_) => {}
+        }
+        serving.step = Step::Over(watches);
+        match result {
+            Ok(Some(leases)) => self.serve(leases, look.asked, out),
             // The root alone, so that it is watched: nothing new, unless something happened meanwhile.
-            Ok(None) if known == self.limit && turn.lease_watch.is_some() => self.be_full(),
+            Ok(None) if look.unfit.is_some() && look.unfit == self.head().map(|head| (head, self.limit)) => {
+                self.be_full(out)
+            }
             Ok(None) => self.look_closely(out),
             Err(Failure::Unknown(_)) => self.look_again(now, out),
             Err(Failure::NoNode) => self.make_root(out),
@@ -246,18 +344,25 @@ impl Semaphore {
     }
 
     pub(super) fn disturbed(&mut self, survey: Attempt, root: bool, out: &mut Vec<Command>) {
-        let Some(turn) = &mut self.turn else { return };
-        let watch = if root { &mut turn.root_watch } else { &mut turn.lease_watch };
-        if *watch != Some(survey) {
+        let Some(State::Serving(serving)) = self.turn.as_mut().map(|turn| &mut turn.state) else { return };
+        let mut watches = serving.step.watches();
+        let watch = if root { &mut watches.root } else { &mut watches.leases };
+        if watch.take_if(|left| *left == survey).is_none() {
             return;
         }
-        *watch = None;
         if root {
             self.limit = Limit::Unknown;
         }
-        // Otherwise the answer that is awaited shows what is to be done.
-        if turn.full.take().is_some() {
-            self.look_closely(out);
+        match &mut serving.step {
+            // The answer that is awaited shows what is to be done.
+            Step::Looking { watches: armed, .. } | Step::Taking(armed) | Step::Over(armed) => {
+                *armed = watches
+            }
+            Step::MakingRoot(_) => {}
+            Step::Full { .. } => {
+                serving.step = Step::Over(watches);
+                self.look_closely(out);
+            }
         }
     }
 
@@ -268,8 +373,10 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let Some(turn) = self.turn.as_mut().filter(|turn| turn.survey == Some(survey)) else { return };
-        turn.survey = None;
+        let Some(serving) = self.serving().filter(|serving| serving.step == Step::MakingRoot(survey)) else {
+            return;
+        };
+        serving.step = Step::Over(Watches::default());
         match result {
             Ok(()) | Err(Failure::NoNode | Failure::Unknown(_)) => self.look_again(now, out),
             Err(Failure::SessionGone) => {}
@@ -320,8 +427,8 @@ impl Semaphore {
         match self.line.values().find_map(wanted) {
             Some((ticket, limit)) => {
                 let survey = self.count();
-                if let Some(turn) = &mut self.turn {
-                    turn.survey = Some(survey);
+                if let Some(serving) = self.serving() {
+                    serving.step = Step::MakingRoot(survey);
                     out.push(Command::MakeRoot { survey, ticket, limit });
                 }
             }
@@ -329,41 +436,87 @@ impl Semaphore {
         }
     }
 
-    pub(super) fn be_full(&mut self) {
-        self.retries.done(&Retry::Turn);
-        let head = self.head();
-        if let Some(turn) = &mut self.turn {
-            turn.full = head;
+    /// The mutex is ours. The look that is on its way counts if it was sent behind the list that has just shown it.
+    fn begin_serving(&mut self, mutex: Znode, czxid: i64, at_once: bool, out: &mut Vec<Command>) {
+        let before = self.arrivals;
+        let Some(turn) = &mut self.turn else { return };
+        let look = match &mut turn.state {
+            State::Queued { look, .. } => look.take().filter(|_| at_once),
+            State::Serving(_) => None,
+        };
+        let fresh = look.as_ref().is_some_and(|look| !look.sync);
+        let watches = Watches::default();
+        let (again, step) = match look {
+            Some(look) => (false, Step::Looking { look, watches }),
+            None => (true, Step::Over(watches)),
+        };
+        turn.state = State::Serving(Serving { mutex, czxid, before, fresh, step });
+        if again {
+            self.look_closely(out);
+        }
+    }
+
+    /// The first in line does not fit: it waits until something changes, once everything that can is watched.
+    pub(super) fn be_full(&mut self, out: &mut Vec<Command>) {
+        let (head, limit) = (self.head(), self.limit);
+        let (Some(serving), Some(head)) = (self.serving(), head) else { return };
+        match serving.step.watches() {
+            Watches { root: Some(root), leases: Some(leases) } => {
+                serving.step = Step::Full { head, root, leases };
+                self.retries.done(&Retry::Turn);
+            }
+            Watches { root: None, leases: Some(_) } => {
+                self.look(Sight::Watch, Sight::Skip, Some((head, limit)), out)
+            }
+            Watches { root: Some(_), leases: None } => self.look(Sight::Skip, Sight::Watch, None, out),
+            Watches { root: None, leases: None } => self.look(Sight::Watch, Sight::Watch, None, out),
         }
     }
 
     /// With the mutex in hand: the watch is of use if there are too few permits, and costs nothing if there are
     /// enough, because the leases that are made then fire it.
     pub(super) fn look_closely(&mut self, out: &mut Vec<Command>) {
-        self.look(self.unknown_root(), Sight::Watch, out);
+        self.look(self.unknown_root(), Sight::Watch, None, out);
     }
 
-    pub(super) fn look(&mut self, root: Sight, leases: Sight, out: &mut Vec<Command>) {
+    fn look(&mut self, root: Sight, leases: Sight, unfit: Option<(Ticket, Limit)>, out: &mut Vec<Command>) {
         if self.take.is_none() {
             self.retries.sent(&Retry::Turn);
         }
         let (survey, asked) = (self.count(), self.arrivals);
-        let Some(turn) = &mut self.turn else { return };
-        (turn.survey, turn.asked, turn.full) = (Some(survey), asked, None);
+        let Some(serving) = self.serving() else { return };
+        let mut watches = serving.step.watches();
         if root == Sight::Watch {
-            turn.root_watch = Some(survey);
+            watches.root = Some(survey);
         }
         if leases == Sight::Watch {
-            turn.lease_watch = Some(survey);
+            watches.leases = Some(survey);
         }
-        out.push(Command::Survey { survey, root, leases });
+        let sync = !serving.fresh;
+        serving.step = Step::Looking { look: Look { survey, asked, sync, unfit }, watches };
+        out.push(Command::Survey { survey, sync, root, leases });
+    }
+
+    /// Behind a list of the mutex' queue, which may show that it is our turn.
+    pub(super) fn look_ahead(&mut self, sync: bool, out: &mut Vec<Command>) {
+        let (root, survey, asked) = (self.unknown_root(), self.count(), self.arrivals);
+        let Some(State::Queued { look, .. }) = self.turn.as_mut().map(|turn| &mut turn.state) else { return };
+        *look = Some(Look { survey, asked, sync, unfit: None });
+        out.push(Command::Survey { survey, sync, root, leases: Sight::Look });
     }
 
     /// Everybody in this turn gets this answer.
     fn fail(&mut self, refusal: Refusal, out: &mut Vec<Command>) {
-        let before = self.turn.as_ref().map_or(0, |turn| turn.before);
+        let before = self.serving().map_or(0, |serving| serving.before);
         for ticket in self.line.range(..before).map(|(_, ticket)| *ticket).collect::<Vec<_>>() {
             self.give_up(ticket, refusal.clone(), out);
+        }
+    }
+
+    pub(super) fn serving(&mut self) -> Option<&mut Serving> {
+        match &mut self.turn.as_mut()?.state {
+            State::Queued { .. } => None,
+            State::Serving(serving) => Some(serving),
         }
     }
 
@@ -379,12 +532,6 @@ impl Semaphore {
         let attempt = self.next;
         self.next = Attempt(attempt.0 + 1);
         attempt
-    }
-}
-
-pub(super) fn calm(turn: &Turn, out: &mut Vec<Command>) {
-    if turn.root_watch.is_some() || turn.lease_watch.is_some() {
-        out.push(Command::Calm);
     }
 }
 
