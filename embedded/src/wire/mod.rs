@@ -92,6 +92,37 @@ pub enum Request {
     Unsupported(i32),
 }
 
+impl Request {
+    /// How the four-letter word `cons` names the operation.
+    pub(crate) fn abbreviation(&self) -> &'static str {
+        match self {
+            Request::Ping => "PING",
+            Request::CloseSession => "CLOS",
+            Request::Write(Write::Create { .. }) => "CREA",
+            Request::Write(Write::Delete { .. }) => "DELE",
+            Request::Write(Write::SetData { .. }) => "SETD",
+            Request::Write(Write::SetAcl { .. }) => "SETA",
+            Request::Write(Write::Check { .. }) => "CHEC",
+            Request::Multi(_) => "MULT",
+            Request::Read { op: Read::GetData { .. }, .. } => "GETD",
+            Request::Read { op: Read::GetChildren { .. }, .. } | Request::GetChildren2 { .. } => "GETC",
+            Request::MultiRead(_) => "MLTR",
+            Request::Exists { .. } => "EXIS",
+            Request::GetAcl { .. } => "GETA",
+            Request::Sync { .. } => "SYNC",
+            Request::GetEphemerals { .. } => "GETE",
+            Request::GetAllChildrenNumber { .. } => "GETACN",
+            Request::SetWatches(_) => "SETW",
+            Request::AddWatch { .. } => "ADDW",
+            Request::CheckWatches { .. } => "CHKW",
+            Request::RemoveWatches { .. } => "REMW",
+            Request::WhoAmI => "HOMI",
+            Request::Reconfig => "RECO",
+            Request::Auth { .. } | Request::Malformed { .. } | Request::Unsupported(_) => "NA",
+        }
+    }
+}
+
 /// A request that changes something, or checks what a change depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the protocol")]
