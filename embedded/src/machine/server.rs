@@ -349,8 +349,8 @@ impl Server {
                 out.push(Output::Reply { connection, xid, zxid: -1, result });
                 return self.close(connection, CloseReason::Unimplemented, out);
             }
-            Request::Malformed { write } => {
-                self.last_zxid += i64::from(write);
+            Request::Malformed { multi } => {
+                self.last_zxid += i64::from(multi);
                 Err(ErrorCode::MarshallingError)
             }
             Request::Write(write) => self.write(caller, write, now, out),

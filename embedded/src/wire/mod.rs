@@ -86,8 +86,8 @@ pub enum Request {
     WhoAmI,
     /// A change of an ensemble's members, which one node does not have.
     Reconfig,
-    /// The body did not make sense. Malformed writes use up a transaction id, as the real server's do.
-    Malformed { write: bool },
+    /// The body did not make sense. A malformed multi uses up a transaction id, as in the real server.
+    Malformed { multi: bool },
     /// An operation that no client sends, or that this server does not have.
     Unsupported(i32),
 }
