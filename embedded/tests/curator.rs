@@ -34,8 +34,8 @@ fn curators_locks_work() {
     let class_path = class_path();
     let classes = Classes::compile(&class_path);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    // Containers are looked after often, because the test waits for one to go.
-    let options = Embedded::options().container_check(Duration::from_millis(50));
+    // The test waits for a container to go, and uses a time to live.
+    let options = Embedded::options().container_check(Duration::from_millis(50)).extended_types(true);
     let server = runtime.block_on(options.start()).expect("a free port");
     let mut child = Command::new("java")
         .args(JVM)

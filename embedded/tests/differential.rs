@@ -2,20 +2,32 @@
 //! errors on this server and on a real one.
 //!
 //! It needs `java` and ZooKeeper's jar, so plain `cargo test` leaves it out; `PROPTEST_CASES` says how many
-//! sequences are tried. The real server is 3.8, and this one follows 3.9 where the two differ. The exceptions:
+//! sequences are tried. This server follows 3.9, and the real one is of the version that is installed, or of another
+//! one given by `ZOOKEEPER_JAR`. `Release` knows where they differ on purpose:
 //!
-//! - Watches of different modes on one path replace each other in 3.8 and stand beside each other since 3.9
-//!   (ZOOKEEPER-4466), and `removeWatches` means one mode only since then (ZOOKEEPER-4471): a session has watches
-//!   of one mode on each path, and sessions with persistent ones remove all at once.
-//! - `checkWatches` in 3.8 answers for the watches of all clients: not asked.
-//! - `create2` in a multi is answered as `create` by 3.8.0 (ZOOKEEPER-4026), and a create with flags that do not exist
-//!   fails by itself there, but with its whole multi since: not asked.
-//! - Events carry their transaction since 3.9 (ZOOKEEPER-4655): not compared.
+//! - `exists` needs the permission to read since 3.8.4 and 3.9.2 (ZOOKEEPER-2590): this server asks for it, because
+//!   that is what clients meet on every server that is kept up to date. Beside an older one `exists` is not asked
+//!   about nodes that the session may not read.
+//! - Watches of different modes on one path replace each other before 3.9, and stand beside each other since
+//!   (ZOOKEEPER-4466), and `removeWatches` means one mode only since then (ZOOKEEPER-4471). `checkWatches` answers for
+//!   the watches of all clients before. `create2` in a multi is answered as `create` by 3.8.0 (ZOOKEEPER-4026). Events
+//!   carry their transaction since 3.9 (ZOOKEEPER-4655). Beside an older server a session has watches of one mode on
+//!   each path, those with persistent ones remove all at once, `checkWatches` and `create2` in a multi are not asked,
+//!   and the transactions of events are not compared.
+//! - A malformed write uses up a transaction before 3.9, and since then only a malformed multi does. Beside an older
+//!   server those transactions do not count.
+//!
+//! These differ beside every version:
+//!
+//! - A create with flags that do not exist fails by itself in 3.8, but with its whole multi since: not asked.
 //! - `check` outside of a multi is never answered if it holds; `sasl` is answered although there is none; the
 //!   operations by which servers make sessions and remove containers are taken from clients: not asked. No client
 //!   does.
 //! - Characters beyond U+FFFF, which no node's name has, come back from the real server as two surrogates, which is
 //!   not UTF-8: not asked.
+//! - The real server takes any number of identities from a connection, of any length.
+//! - The real server removes what has come to its end when it looks the next time, this one at once: nothing comes to
+//!   its end here.
 //! - Lists that the server keeps in hash tables come in any order: children, identities, ephemerals, the events of
 //!   a session's end.
 //! - Clock fields and ids: transactions are counted from the first one, sessions from the first one, and times only
@@ -23,11 +35,12 @@
 
 #[path = "../../tests/common/servers/mod.rs"]
 mod common;
+#[path = "differential/fixed.rs"]
+mod fixed;
 mod raw;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -37,39 +50,94 @@ use proptest::prelude::*;
 use raw::{Answer, Bytes, Fields, Raw};
 
 const SESSIONS: usize = 3;
-/// The session whose watches are persistent.
+/// The session whose watches are persistent, where no other's may be.
 const PERSISTENT: usize = 2;
 /// Long enough that no session ends by itself.
 const TIMEOUT_MS: i32 = 40_000;
 
+/// The hash is that of `super:admin`.
+const SUPER_DIGEST: &str = "super:xQJmxLMiHGwaqBvst5y6rkB6HQs=";
+
 #[test]
 fn it_does_what_the_real_server_does() {
-    let real: SocketAddr = real().address().parse().expect("an address");
+    let server = start_real();
+    let (real, release) = (address_of(&server), Release::of_server(&server));
+    println!("beside {release:?}");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     proptest!(ProptestConfig { max_shrink_time: 60_000, failure_persistence: None, ..ProptestConfig::default() },
-        |(steps in prop::collection::vec(step(), 1..60))| {
+        |(steps in prop::collection::vec(step(release), 1..60))| {
         static CASE: AtomicU32 = AtomicU32::new(0);
         let root = format!("/d{}/r", CASE.fetch_add(1, Ordering::Relaxed));
-        let embedded = runtime
-            .block_on(Embedded::options().container_check(Duration::from_secs(3600)).start())
-            .expect("a free port");
-        let expected = run(real, &root, &steps);
-        let found = run(embedded.socket_address(), &root, &steps);
+        let embedded = runtime.block_on(embedded());
+        let expected = run(real, release, release, &root, &steps);
+        let found = run(embedded.socket_address(), FOLLOWED, release, &root, &steps);
         for ((step, expected), found) in steps.iter().zip(&expected).zip(&found) {
             prop_assert_eq!(found, expected, "on {:?}", step);
         }
     });
 }
 
-fn real() -> &'static Server {
-    static REAL: OnceLock<Server> = OnceLock::new();
-    REAL.get_or_init(|| {
-        Server::start_with(&ServerOptions {
-            tick_ms: 2000,
-            jvm: vec!["-Dznode.container.checkIntervalMs=3600000".into()],
-            ..ServerOptions::default()
-        })
+async fn embedded() -> Embedded {
+    let options = Embedded::options().container_check(Duration::from_secs(3600)).extended_types(true);
+    options.super_digest(SUPER_DIGEST).start().await.expect("a free port")
+}
+
+fn start_real() -> Server {
+    Server::start_with(&ServerOptions {
+        tick_ms: 2000,
+        jvm: vec![
+            "-Dznode.container.checkIntervalMs=3600000".into(),
+            format!("-Dzookeeper.DigestAuthenticationProvider.superDigest={SUPER_DIGEST}"),
+        ],
+        ..ServerOptions::default()
     })
+}
+
+fn address_of(server: &Server) -> SocketAddr {
+    server.address().parse().expect("an address")
+}
+
+/// What this server follows.
+const FOLLOWED: Release = Release(3, 9, 5);
+
+/// A server's version, and what it does where servers differ on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Release(u32, u32, u32);
+
+impl Release {
+    fn of_server(server: &Server) -> Release {
+        let summary = server.four_letter("srvr");
+        let version =
+            summary.strip_prefix("Zookeeper version: ").and_then(|rest| rest.split(['-', ',']).next());
+        let numbers =
+            version.map(|version| version.split('.').map_while(|number| number.parse().ok()).collect());
+        let numbers: Vec<u32> = numbers.unwrap_or_default();
+        let [major, minor, patch] = numbers.try_into().unwrap_or_else(|_| panic!("no version in {summary}"));
+        Release(major, minor, patch)
+    }
+
+    /// `exists` needs the permission to read.
+    fn exists_checks(self) -> bool {
+        self >= Release(3, 9, 2) || (Release(3, 8, 4)..Release(3, 9, 0)).contains(&self)
+    }
+
+    /// A malformed write uses up a transaction.
+    fn counts_malformed(self, op: &Op) -> bool {
+        let is_write = match op {
+            Op::Create { .. }
+            | Op::Delete { .. }
+            | Op::SetData { .. }
+            | Op::SetAcl { .. }
+            | Op::Check { .. } => true,
+            _ => false,
+        };
+        is_write && !self.is_3_9()
+    }
+
+    /// Watches of different modes stand beside each other, and events carry their transaction.
+    fn is_3_9(self) -> bool {
+        self >= Release(3, 9, 0)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -137,7 +205,12 @@ enum Op {
     },
     MultiRead(Vec<Op>),
     AddWatch {
+        path: String,
         mode: i32,
+    },
+    CheckWatches {
+        path: String,
+        kind: i32,
     },
     RemoveWatches {
         path: String,
@@ -187,16 +260,21 @@ enum AclOf {
     BadDigest,
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    (0..SESSIONS, op()).prop_map(|(session, op)| Step { session, op })
+fn step(release: Release) -> impl Strategy<Value = Step> {
+    (0..SESSIONS, op(release)).prop_map(|(session, op)| Step { session, op })
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op(release: Release) -> impl Strategy<Value = Op> {
     let second = (any::<bool>(), prop::collection::vec(path(), 0..3), prop::collection::vec(path(), 0..3));
-    let writes = prop::collection::vec(prop_oneof![6 => write(true), 2 => check()], 0..5);
+    let writes = prop::collection::vec(prop_oneof![6 => write(true, release), 2 => check()], 0..5);
     let reads = prop::collection::vec(read(), 0..4);
+    let check_watches = if release.is_3_9() {
+        (path(), 0..7).prop_map(|(path, kind)| Op::CheckWatches { path, kind }).boxed()
+    } else {
+        read().boxed()
+    };
     prop_oneof![
-        30 => write(false),
+        30 => write(false, release),
         4 => (path(), acl(), version()).prop_map(|(path, acl, version)| Op::SetAcl { path, acl, version }),
         8 => writes.prop_map(Op::Multi),
         6 => (path(), any::<bool>()).prop_map(|(path, watch)| Op::Exists { path, watch }),
@@ -207,8 +285,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => prop_oneof![Just(String::new()), path()].prop_map(|prefix| Op::GetEphemerals { prefix }),
         1 => below().prop_map(|path| Op::Descendants { path }),
         2 => reads.prop_map(Op::MultiRead),
-        3 => (-1..3).prop_map(|mode| Op::AddWatch { mode }),
-        2 => (path(), 0..4).prop_map(|(path, kind)| Op::RemoveWatches { path, kind }),
+        3 => (path(), -1..3).prop_map(|(path, mode)| Op::AddWatch { path, mode }),
+        2 => check_watches,
+        2 => (path(), if release.is_3_9() { 0..7 } else { 0..4 })
+            .prop_map(|(path, kind)| Op::RemoveWatches { path, kind }),
         2 => prop_oneof![
             3 => Just(("digest", "me:secret")),
             1 => Just(("digest", "you")),
@@ -217,7 +297,7 @@ fn op() -> impl Strategy<Value = Op> {
         ]
         .prop_map(|(scheme, auth)| Op::Auth { scheme, auth }),
         1 => Just(Op::WhoAmI),
-        3 => (prop_oneof![write(false), read(), check().prop_map(|op| Op::Multi(vec![op]))], 0..40_usize)
+        3 => (prop_oneof![write(false, release), read(), check().prop_map(|op| Op::Multi(vec![op]))], 0..40_usize)
             .prop_map(|(op, to)| Op::Truncated { op: Box::new(op), to }),
         2 => Just(Op::Close),
         3 => (0..4_i64, prop::collection::vec(path(), 0..3), second).prop_map(
@@ -227,14 +307,15 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn write(in_multi: bool) -> impl Strategy<Value = Op> {
-    let kind = if in_multi {
+fn write(in_multi: bool, release: Release) -> impl Strategy<Value = Op> {
+    let kind = if in_multi && release.is_3_9() {
+        prop_oneof![4 => Just((CreateOp::Create, true)), 4 => Just((CreateOp::Create2, true)), 1 => Just((CreateOp::Container, true)), 1 => Just((CreateOp::Ttl, true))].boxed()
+    } else if in_multi {
         prop_oneof![8 => Just((CreateOp::Create, true)), 1 => Just((CreateOp::Container, true)), 1 => Just((CreateOp::Ttl, true))].boxed()
     } else {
         prop_oneof![4 => Just((CreateOp::Create, false)), 4 => Just((CreateOp::Create2, false)), 1 => Just((CreateOp::Container, false)), 1 => Just((CreateOp::Ttl, false))].boxed()
     };
-    let ttl =
-        prop_oneof![6 => 1..100_000_i64, 1 => Just(0), 1 => Just(0xff_ffff_ffff), 1 => Just(0x100_0000_0000)];
+    let ttl = prop_oneof![6 => 3_600_000..9_000_000_i64, 1 => Just(0), 1 => Just(0xff_ffff_ffff), 1 => Just(0x100_0000_0000)];
     let flags =
         prop_oneof![4 => Just(0), 4 => Just(1), 4 => Just(2), 3 => Just(3), 1 => 4..7_i32, 1 => Just(9)];
     let create = (kind, path(), data(), acl(), flags, ttl).prop_map(
@@ -251,7 +332,7 @@ fn write(in_multi: bool) -> impl Strategy<Value = Op> {
                 CreateOp::Ttl => 5 + (flags & 1),
                 // In a multi the flags decide about the operation; they agree, as every client's do.
                 CreateOp::Container if in_multi => 4,
-                CreateOp::Create if in_multi => flags & 3,
+                CreateOp::Create | CreateOp::Create2 if in_multi => flags & 3,
                 CreateOp::Create | CreateOp::Create2 | CreateOp::Container => flags,
             };
             Op::Create { kind, path, data, acl, flags, ttl }
@@ -347,7 +428,7 @@ impl AclOf {
 }
 
 /// The operation's number and body.
-fn encode(op: &Op, root: &str, session: usize) -> (i32, Vec<u8>) {
+fn encode(op: &Op, root: &str, session: usize, release: Release) -> (i32, Vec<u8>) {
     let at = |path: &str| path.replace('~', root);
     let all = |paths: &[String]| paths.iter().map(|path| at(path)).collect::<Vec<_>>();
     let new = Bytes::default;
@@ -355,11 +436,12 @@ fn encode(op: &Op, root: &str, session: usize) -> (i32, Vec<u8>) {
         Some(data) => bytes.buffer(data),
         None => bytes.int(-1),
     };
+    let (any, persistent) = (release.is_3_9(), session == PERSISTENT);
     // Those of the session with persistent watches would replace them.
-    let watch = |watch: bool| watch && session != PERSISTENT;
+    let watch = |watch: bool| watch && (any || !persistent);
     let many = |ops: &[Op]| {
         let body = ops.iter().fold(new(), |bytes, op| {
-            let (kind, body) = encode(op, root, session);
+            let (kind, body) = encode(op, root, session, release);
             bytes.int(kind).bool(false).int(-1).bytes(&body)
         });
         body.int(-1).bool(true).int(-1)
@@ -383,27 +465,31 @@ fn encode(op: &Op, root: &str, session: usize) -> (i32, Vec<u8>) {
         Op::Sync { path } => (9, new().string(&at(path))),
         Op::GetEphemerals { prefix } => (103, new().string(&at(prefix))),
         Op::Descendants { path } => (104, new().string(&at(path))),
-        Op::AddWatch { mode } => {
+        Op::AddWatch { path, mode } if any => (106, new().string(&at(path)).int(*mode)),
+        Op::AddWatch { path: _, mode } => {
             // Each mode has paths of its own, and only one session has such watches.
             let path = if *mode == 1 { at("~/b") } else { at("~/a") };
-            (106, new().string(&path).int(if session == PERSISTENT { *mode } else { -1 }))
+            (106, new().string(&path).int(if persistent { *mode } else { -1 }))
         }
+        Op::CheckWatches { path, kind } => (17, new().string(&at(path)).int(*kind)),
         Op::RemoveWatches { path, kind } => {
-            (18, new().string(&at(path)).int(if session == PERSISTENT && *kind > 0 { 3 } else { *kind }))
+            (18, new().string(&at(path)).int(if !any && persistent && *kind > 0 { 3 } else { *kind }))
         }
         Op::Auth { scheme, auth } => (100, new().int(0).string(scheme).string(auth)),
         Op::WhoAmI => (107, new()),
         Op::Truncated { op, to } => {
-            let (kind, body) = encode(op, root, session);
+            let (kind, body) = encode(op, root, session, release);
             (kind, new().bytes(&body[..(*to).min(body.len() - 1)]))
         }
         Op::Close => (-11, new()),
         Op::Reconnect { lost: _, data, exist, child, second } => {
-            let none = session == PERSISTENT;
+            let none = !any && persistent;
             let of = |paths: &[String]| if none { Vec::new() } else { all(paths) };
             let body = new().strings(&of(data)).strings(&of(exist)).strings(&of(child));
             if !*second {
                 (101, body)
+            } else if any {
+                (105, body.strings(&all(exist)).strings(&all(child)))
             } else if none {
                 (105, body.strings(&[at("~/a")]).strings(&[at("~/b")]))
             } else {
@@ -422,22 +508,29 @@ struct Outcome {
     error: Option<i32>,
     zxid: Option<i64>,
     body: String,
-    /// The events of every session.
-    events: Vec<(usize, i32, String)>,
+    /// The events of every session: kind, path, transaction.
+    events: Vec<(usize, i32, String, i64)>,
 }
 
 struct World {
     address: SocketAddr,
+    /// The server's own, and that of the real one, which decides what both are asked.
+    own: Release,
+    release: Release,
     root: String,
     base: i64,
+    /// Transactions that an older server used up for malformed writes.
+    uncounted: Vec<i64>,
     clients: Vec<Raw>,
     /// Session ids by their order.
     known: BTreeMap<i64, usize>,
 }
 
-fn run(address: SocketAddr, root: &str, steps: &[Step]) -> Vec<Outcome> {
-    let mut world =
-        World { address, root: root.to_owned(), base: 0, clients: Vec::new(), known: BTreeMap::new() };
+fn run(address: SocketAddr, own: Release, release: Release, root: &str, steps: &[Step]) -> Vec<Outcome> {
+    let root = root.to_owned();
+    let (clients, known) = (Vec::new(), BTreeMap::new());
+    let uncounted = Vec::new();
+    let mut world = World { address, own, release, root: root.clone(), base: 0, uncounted, clients, known };
     for _ in 0..SESSIONS {
         let client = world.connect();
         world.clients.push(client);
@@ -447,7 +540,7 @@ fn run(address: SocketAddr, root: &str, steps: &[Step]) -> Vec<Outcome> {
     let first = world.clients[0].ask(1, &Bytes::create(above, b"", 0).0).expect("an answer");
     assert_eq!(first.error, 0, "the sequence has a place of its own");
     world.base = first.zxid;
-    let root = world.clients[0].ask(1, &Bytes::create(root, b"", 0).0).expect("an answer");
+    let root = world.clients[0].ask(1, &Bytes::create(&root, b"", 0).0).expect("an answer");
     assert_eq!(root.error, 0, "it is new");
     let outcomes = steps.iter().map(|step| world.step(step)).collect();
     for client in &mut world.clients {
@@ -459,13 +552,20 @@ fn run(address: SocketAddr, root: &str, steps: &[Step]) -> Vec<Outcome> {
 
 impl World {
     fn step(&mut self, step: &Step) -> Outcome {
-        let (kind, body) = encode(&step.op, &self.root, step.session);
+        let (kind, body) = encode(&step.op, &self.root, step.session, self.release);
         let mut outcome = Outcome::default();
+        if let Op::Exists { path, .. } = &step.op {
+            let may_not_read = -102;
+            if !self.release.exists_checks() && self.read_error(step.session, path) == may_not_read {
+                outcome.error = Some(may_not_read);
+                return outcome;
+            }
+        }
         let answer = match &step.op {
             Op::Reconnect { lost, .. } => {
                 self.reconnect(step.session);
                 // Whatever was seen last, some of it may have been lost.
-                let seen = self.clients[step.session].zxid - lost;
+                let seen = self.absolute(self.relative(self.clients[step.session].zxid) - lost);
                 let body = Bytes::default().long(seen).bytes(&body);
                 self.clients[step.session].ask_as(-8, kind, &body.0)
             }
@@ -476,9 +576,13 @@ impl World {
         match answer {
             Ok(answer) => {
                 outcome.error = Some(answer.error);
-                outcome.zxid = Some(
-                    answer.zxid.checked_sub(self.base).filter(|_| answer.zxid > 0).unwrap_or(answer.zxid),
-                );
+                match &step.op {
+                    Op::Truncated { op, .. } if self.own.counts_malformed(op) && answer.error == -5 => {
+                        self.uncounted.push(answer.zxid);
+                    }
+                    _ => {}
+                }
+                outcome.zxid = Some(if answer.zxid > 0 { self.relative(answer.zxid) } else { answer.zxid });
                 outcome.body = self.show(&step.op, kind, &answer);
                 let ends = matches!(step.op, Op::Close | Op::Unknown(42)) || answer.error == -115;
                 if ends {
@@ -506,6 +610,24 @@ impl World {
         outcome
     }
 
+    /// A transaction's number, counted from the first.
+    fn relative(&self, zxid: i64) -> i64 {
+        let uncounted = self.uncounted.iter().filter(|uncounted| **uncounted <= zxid).count();
+        zxid - self.base - i64::try_from(uncounted).expect("few")
+    }
+
+    /// The other way round.
+    fn absolute(&self, relative: i64) -> i64 {
+        let uncounted = self.uncounted.iter();
+        uncounted.fold(self.base + relative, |zxid, uncounted| zxid + i64::from(*uncounted <= zxid))
+    }
+
+    /// What reading a node comes to.
+    fn read_error(&mut self, session: usize, path: &str) -> i32 {
+        let path = path.replace('~', &self.root);
+        self.clients[session].ask(4, &Bytes::path(&path, false).0).expect("an answer").error
+    }
+
     fn connect(&mut self) -> Raw {
         let raw = Raw::connect(self.address, TIMEOUT_MS).expect("the server takes connections");
         let count = self.known.len();
@@ -523,9 +645,14 @@ impl World {
         self.clients[session] = resumed;
     }
 
-    fn take_events(&mut self, session: usize) -> Vec<(usize, i32, String)> {
+    fn take_events(&mut self, session: usize) -> Vec<(usize, i32, String, i64)> {
         let events = std::mem::take(&mut self.clients[session].events);
-        events.into_iter().map(|(kind, path)| (session, kind, path)).collect()
+        let zxid = |zxid: i64| match zxid {
+            _ if !self.release.is_3_9() => 0,
+            -1 => -1,
+            _ => self.relative(zxid),
+        };
+        events.into_iter().map(|(kind, path, at)| (session, kind, path, zxid(at))).collect()
     }
 
     fn show(&self, op: &Op, kind: i32, answer: &Answer) -> String {
@@ -582,7 +709,7 @@ impl World {
     }
 
     fn stat(&self, body: &mut Fields<'_>) -> String {
-        let zxid = |zxid: i64| if zxid == 0 { 0 } else { zxid - self.base };
+        let zxid = |zxid: i64| if zxid == 0 { 0 } else { self.relative(zxid) };
         let (czxid, mzxid, ctime, mtime) = (body.long(), body.long(), body.long(), body.long());
         let (version, cversion, aversion) = (body.int(), body.int(), body.int());
         let owner = body.long();

@@ -195,34 +195,6 @@ async fn a_small_question_does_not_get_a_huge_answer() {
 }
 
 #[tokio::test]
-async fn four_letter_words_are_answered() {
-    let server = server().await;
-    let mut client = connect(&server);
-    assert_eq!(client.ask(1, &Bytes::create("/e", b"", 1).0).expect("an answer").error, 0);
-    assert_eq!(client.ask(3, &Bytes::path("/w", true).0).expect("an answer").error, -101);
-    let ask = |word: &str| {
-        let mut raw = Raw::open(server.socket_address()).expect("accepted");
-        raw.send_bytes(word.as_bytes()).expect("sent");
-        String::from_utf8(raw.receive_all().expect("an answer")).expect("text")
-    };
-    assert_eq!((ask("ruok").as_str(), ask("isro").as_str()), ("imok", "rw"));
-    assert!(ask("srvr").contains("\nMode: standalone\nNode count: 6\n"));
-    assert!(ask("stat").contains("Clients:\n /127.0.0.1:"));
-    assert!(ask("cons").contains(&format!("sid={:#x}", client.session)));
-    let mntr = ask("mntr");
-    for line in
-        ["zk_server_state\tstandalone", "zk_ephemerals_count\t1", "zk_watch_count\t1", "zk_znode_count\t6"]
-    {
-        assert!(mntr.lines().any(|found| found == line), "{line} in\n{mntr}");
-    }
-    // The handshake, two requests, five words and this one.
-    assert!(mntr.contains("zk_packets_received\t9\nzk_packets_sent\t8\n"), "{mntr}");
-    assert!(ask("wchs").contains("Total watches:1"));
-    assert!(ask("dump").contains("\t/e\n"));
-    assert!(ask("conf").contains("tickTime=2000"));
-}
-
-#[tokio::test]
 async fn idle_connections_do_no_harm() {
     let server = server().await;
     let idle: Vec<Raw> = (0..300).map(|_| Raw::open(server.socket_address()).expect("accepted")).collect();

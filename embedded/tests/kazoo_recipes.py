@@ -214,6 +214,12 @@ def chroot(part):
     equal(inside.get_children("/"), ["n"], "the root from inside")
 
 
+def server_version(part):
+    zk = part.client()
+    equal(zk.server_version()[:2], (3, 9), "the version, from the word envi")
+    equal(zk.command(b"ruok"), "imok", "the answer to ruok")
+
+
 def many_requests(part):
     zk = part.client()
     zk.ensure_path(part.path)
@@ -719,6 +725,7 @@ def leases(part):
 PARTS = [
     nodes,
     chroot,
+    server_version,
     many_requests,
     transactions,
     access_control,

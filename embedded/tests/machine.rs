@@ -27,6 +27,7 @@ impl World {
             extended_types: false,
             super_digest: None,
             handshake_timeout: Duration::from_secs(10),
+            client_port: 2181,
             wall_clock: Duration::from_secs(1_000),
             secret: 1,
         };

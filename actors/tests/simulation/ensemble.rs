@@ -188,6 +188,7 @@ impl Ensemble {
             extended_types: false,
             super_digest: None,
             handshake_timeout: ms(60_000),
+            client_port: 2181,
             wall_clock: ms(1_700_000_000_000),
             secret: random.next(),
         };

@@ -51,6 +51,7 @@ fuzz_target!(|bytes: &[u8]| {
         extended_types: true,
         super_digest: None,
         handshake_timeout: Duration::from_millis(500),
+        client_port: 2181,
         wall_clock: Duration::from_secs(1_700_000_000),
         secret: 7,
     };

@@ -28,6 +28,8 @@ pub struct Config {
     pub super_digest: Option<String>,
     /// How long a connection may go without a complete connect request.
     pub handshake_timeout: Duration,
+    /// The port that the four-letter word `conf` tells.
+    pub client_port: u16,
     /// The wall clock at moment zero, since the Unix epoch: for the times in stats, and to begin transaction ids and
     /// session ids above those of earlier runs.
     pub wall_clock: Duration,
@@ -70,6 +72,25 @@ pub(super) struct Connection {
     /// Who the client has shown to be; its address to begin with.
     pub identities: Vec<Id>,
     pub packets: Packets,
+    /// Since when it is there, in milliseconds since the Unix epoch.
+    pub established: i64,
+    pub last: LastOperation,
+}
+
+/// What a connection was answered last.
+#[derive(Clone, Copy)]
+pub(super) struct LastOperation {
+    pub operation: &'static str,
+    /// The client's number for the last request that was not a ping or the like.
+    pub cxid: Option<i32>,
+    pub zxid: i64,
+    pub at: Moment,
+}
+
+impl Default for LastOperation {
+    fn default() -> Self {
+        LastOperation { operation: "NA", cxid: None, zxid: -1, at: Moment::default() }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,6 +107,11 @@ pub(super) struct Packets {
 }
 
 impl Connection {
+    /// Forgets what it was asked and answered.
+    pub fn reset_statistics(&mut self) {
+        (self.packets, self.last) = (Packets::default(), LastOperation::default());
+    }
+
     /// Adds an identity; whether there was room for it.
     fn identify(&mut self, identity: Id) -> bool {
         if self.identities.contains(&identity) {
@@ -127,8 +153,10 @@ impl Server {
                 self.greetings.insert((until, connection));
                 let phase = Phase::Greeting(until);
                 let identities = vec![acl::address(peer.ip())];
-                let packets = Packets::default();
-                self.connections.insert(connection, Connection { peer, phase, identities, packets });
+                let (packets, last) = (Packets::default(), LastOperation::default());
+                let established = self.wall_clock(now);
+                let opened = Connection { peer, phase, identities, packets, established, last };
+                self.connections.insert(connection, opened);
             }
             Input::Closed { connection } => self.disconnect(connection),
             Input::Connect { connection, request } => self.connect(connection, &request, now, out),
@@ -237,6 +265,7 @@ impl Server {
         let timeout = wanted.max(self.config.min_session_timeout).min(self.config.max_session_timeout);
         let session = if request.session == 0 {
             self.last_zxid += 1;
+            self.note(connection, "SESS", 0, now);
             Ok(self.sessions.create(timeout, connection, now))
         } else {
             self.resume(connection, request, timeout, now, out)
@@ -306,6 +335,7 @@ impl Server {
         }
         self.sessions.touch(session, now);
         let caller = Watching { connection, session };
+        let operation = request.abbreviation();
         let result = match request {
             Request::Ping => Ok(Reply::Empty),
             Request::CloseSession => {
@@ -319,8 +349,8 @@ impl Server {
                 out.push(Output::Reply { connection, xid, zxid: -1, result });
                 return self.close(connection, CloseReason::Unimplemented, out);
             }
-            Request::Malformed { write } => {
-                self.last_zxid += i64::from(write);
+            Request::Malformed { multi } => {
+                self.last_zxid += i64::from(multi);
                 Err(ErrorCode::MarshallingError)
             }
             Request::Write(write) => self.write(caller, write, now, out),
@@ -331,6 +361,7 @@ impl Server {
             }
             read => self.read(caller, read, out),
         };
+        self.note(connection, operation, xid, now);
         self.reply(connection, xid, result, out);
     }
 
@@ -417,10 +448,18 @@ impl Server {
 
     fn word(&mut self, connection: ConnectionId, word: Word, now: Moment, out: &mut Vec<Output>) {
         self.received(connection);
-        let text = self.answer(word, now);
+        let text = self.answer(connection, word, now);
         self.sent(connection);
         out.push(Output::Text { connection, text });
         self.close(connection, CloseReason::WordAnswered, out);
+    }
+
+    /// Notes what the connection is answered.
+    fn note(&mut self, connection: ConnectionId, operation: &'static str, xid: i32, now: Moment) {
+        if let Some(Connection { last, .. }) = self.connections.get_mut(&connection) {
+            let cxid = (xid >= 0).then_some(xid).or(last.cxid);
+            *last = LastOperation { operation, cxid, zxid: self.last_zxid, at: now };
+        }
     }
 
     fn received(&mut self, connection: ConnectionId) {

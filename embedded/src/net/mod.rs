@@ -52,7 +52,7 @@ async fn run(options: Options, ready: oneshot::Sender<io::Result<Started>>) {
                 return;
             }
         };
-    let shared = Arc::new(Shared::new(config(&options)));
+    let shared = Arc::new(Shared::new(config(&options, address)));
     let (sender, commands) = mpsc::unbounded_channel();
     let stopped = if ready.send(Ok((address, Arc::clone(&shared), sender))).is_ok() {
         serve(&shared, listener, address, commands).await
@@ -148,7 +148,7 @@ fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-fn config(options: &Options) -> Config {
+fn config(options: &Options, address: SocketAddr) -> Config {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let min_session_timeout = options.min_session_timeout.unwrap_or(options.tick.saturating_mul(2));
     let max_session_timeout =
@@ -161,6 +161,7 @@ fn config(options: &Options) -> Config {
         extended_types: options.extended_types,
         super_digest: options.super_digest.clone(),
         handshake_timeout: options.handshake_timeout,
+        client_port: address.port(),
         wall_clock: now,
         // The standard library's only public source of randomness.
         secret: RandomState::new().build_hasher().finish(),

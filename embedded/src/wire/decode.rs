@@ -43,7 +43,7 @@ pub fn request(frame: &[u8]) -> Result<(i32, Request), Malformed> {
     let kind = input.int()?;
     match body(kind, &mut input) {
         Err(malformed) if kind == op::AUTH => Err(malformed),
-        body => Ok((xid, body.unwrap_or(Request::Malformed { write: is_write(kind) }))),
+        body => Ok((xid, body.unwrap_or(Request::Malformed { multi: kind == op::MULTI }))),
     }
 }
 
@@ -76,21 +76,6 @@ mod op {
     pub const ADD_WATCH: i32 = 106;
     pub const WHO_AM_I: i32 = 107;
     pub const CLOSE_SESSION: i32 = -11;
-}
-
-fn is_write(kind: i32) -> bool {
-    matches!(
-        kind,
-        op::CREATE
-            | op::CREATE2
-            | op::CREATE_CONTAINER
-            | op::CREATE_TTL
-            | op::DELETE
-            | op::SET_DATA
-            | op::SET_ACL
-            | op::CHECK
-            | op::MULTI
-    )
 }
 
 fn body(kind: i32, input: &mut Input<'_>) -> Result<Request, Malformed> {

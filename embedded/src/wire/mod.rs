@@ -86,10 +86,41 @@ pub enum Request {
     WhoAmI,
     /// A change of an ensemble's members, which one node does not have.
     Reconfig,
-    /// The body did not make sense. Malformed writes use up a transaction id, as the real server's do.
-    Malformed { write: bool },
+    /// The body did not make sense. A malformed multi uses up a transaction id, as in the real server.
+    Malformed { multi: bool },
     /// An operation that no client sends, or that this server does not have.
     Unsupported(i32),
+}
+
+impl Request {
+    /// How the four-letter word `cons` names the operation.
+    pub(crate) fn abbreviation(&self) -> &'static str {
+        match self {
+            Request::Ping => "PING",
+            Request::CloseSession => "CLOS",
+            Request::Write(Write::Create { .. }) => "CREA",
+            Request::Write(Write::Delete { .. }) => "DELE",
+            Request::Write(Write::SetData { .. }) => "SETD",
+            Request::Write(Write::SetAcl { .. }) => "SETA",
+            Request::Write(Write::Check { .. }) => "CHEC",
+            Request::Multi(_) => "MULT",
+            Request::Read { op: Read::GetData { .. }, .. } => "GETD",
+            Request::Read { op: Read::GetChildren { .. }, .. } | Request::GetChildren2 { .. } => "GETC",
+            Request::MultiRead(_) => "MLTR",
+            Request::Exists { .. } => "EXIS",
+            Request::GetAcl { .. } => "GETA",
+            Request::Sync { .. } => "SYNC",
+            Request::GetEphemerals { .. } => "GETE",
+            Request::GetAllChildrenNumber { .. } => "GETACN",
+            Request::SetWatches(_) => "SETW",
+            Request::AddWatch { .. } => "ADDW",
+            Request::CheckWatches { .. } => "CHKW",
+            Request::RemoveWatches { .. } => "REMW",
+            Request::WhoAmI => "HOMI",
+            Request::Reconfig => "RECO",
+            Request::Auth { .. } | Request::Malformed { .. } | Request::Unsupported(_) => "NA",
+        }
+    }
 }
 
 /// A request that changes something, or checks what a change depends on.

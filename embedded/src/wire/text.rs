@@ -4,16 +4,22 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named after themselves")]
 pub enum Word {
+    Conf,
+    Cons,
+    Crst,
+    Dirs,
+    Dump,
+    Envi,
+    Hash,
+    Isro,
+    Mntr,
     Ruok,
+    Srst,
     Srvr,
     Stat,
-    Mntr,
-    Cons,
-    Isro,
-    Dump,
-    Wchs,
+    Wchc,
     Wchp,
-    Conf,
+    Wchs,
 }
 
 impl Word {
@@ -21,16 +27,22 @@ impl Word {
     /// [`MAX_FRAME`](super::MAX_FRAME), so nothing is taken for the other.
     pub fn from_bytes(bytes: [u8; 4]) -> Option<Word> {
         Some(match &bytes {
+            b"conf" => Word::Conf,
+            b"cons" => Word::Cons,
+            b"crst" => Word::Crst,
+            b"dirs" => Word::Dirs,
+            b"dump" => Word::Dump,
+            b"envi" => Word::Envi,
+            b"hash" => Word::Hash,
+            b"isro" => Word::Isro,
+            b"mntr" => Word::Mntr,
             b"ruok" => Word::Ruok,
+            b"srst" => Word::Srst,
             b"srvr" => Word::Srvr,
             b"stat" => Word::Stat,
-            b"mntr" => Word::Mntr,
-            b"cons" => Word::Cons,
-            b"isro" => Word::Isro,
-            b"dump" => Word::Dump,
-            b"wchs" => Word::Wchs,
+            b"wchc" => Word::Wchc,
             b"wchp" => Word::Wchp,
-            b"conf" => Word::Conf,
+            b"wchs" => Word::Wchs,
             _ => return None,
         })
     }

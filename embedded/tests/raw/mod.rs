@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+pub mod words;
+
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -19,8 +21,8 @@ pub struct Raw {
     xid: i32,
     /// The newest transaction seen in a reply.
     pub zxid: i64,
-    /// Events that came before the last reply: kind, path.
-    pub events: Vec<(i32, String)>,
+    /// Events that came before the last reply: kind, path, transaction.
+    pub events: Vec<(i32, String, i64)>,
 }
 
 /// A reply's header and body.
@@ -98,7 +100,7 @@ impl Raw {
             if answer.xid == -1 {
                 let mut event = Fields(&answer.body);
                 let (kind, _state) = (event.int(), event.int());
-                self.events.push((kind, event.string().unwrap_or_default()));
+                self.events.push((kind, event.string().unwrap_or_default(), answer.zxid));
             } else {
                 assert_eq!(answer.xid, xid, "answers come in the order of their requests");
                 self.zxid = self.zxid.max(answer.zxid);

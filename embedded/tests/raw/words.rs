@@ -1,0 +1,50 @@
+//! Four-letter words, and two clients of whom they tell.
+
+use std::net::SocketAddr;
+
+use super::{Bytes, Raw};
+
+/// One client with an ephemeral node and watches on nodes and children, and another with watches of every mode.
+pub fn prepare(address: SocketAddr) -> [Raw; 2] {
+    let [mut one, mut two] = [(); 2].map(|()| Raw::connect(address, 10_000).expect("connected"));
+    let mut ask = |client: usize, kind, body: Bytes| {
+        let client = if client == 1 { &mut one } else { &mut two };
+        client.ask(kind, &body.0).expect("an answer");
+    };
+    ask(1, 1, Bytes::create("/e", b"", 1));
+    ask(1, 3, Bytes::path("/w", true));
+    ask(1, 4, Bytes::path("/e", true));
+    ask(1, 8, Bytes::path("/", true));
+    ask(1, 8, Bytes::path("/e", true));
+    ask(2, 3, Bytes::path("/w", true));
+    ask(2, 106, Bytes::default().string("/p").int(0));
+    ask(2, 106, Bytes::default().string("/r").int(1));
+    [one, two]
+}
+
+/// The whole answer to a word.
+pub fn ask(address: SocketAddr, word: &str) -> String {
+    let mut raw = Raw::open(address).expect("accepted");
+    raw.send_bytes(word.as_bytes()).expect("sent");
+    String::from_utf8(raw.receive_all().expect("an answer")).expect("text")
+}
+
+/// An answer with `#` in the place of every number; those with a base, versions and addresses are one number.
+pub fn shape(answer: &str) -> String {
+    let mut shape = String::new();
+    let mut rest = answer;
+    while let Some(first) = rest.chars().next() {
+        let number = match rest.strip_prefix("0x") {
+            Some(digits) => rest.len() - digits.trim_start_matches(|c: char| c.is_ascii_hexdigit()).len(),
+            // A dot belongs to it where digits are on both sides.
+            None if first.is_ascii_digit() => {
+                let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+                rest[..end].trim_end_matches('.').len()
+            }
+            None => 0,
+        };
+        shape.push(if number > 0 { '#' } else { first });
+        rest = &rest[number.max(first.len_utf8())..];
+    }
+    shape
+}
