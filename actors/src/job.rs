@@ -12,7 +12,9 @@ use crate::lease::Term;
 pub use crate::machine::tenure::TermEvent;
 
 /// How to start an actor under a lease, and how to tell it what becomes of that.
-pub struct Job(Box<dyn FnMut(Term, ActorCell) -> Result<(Hired, Start), String> + Send>);
+pub struct Job(Box<Hire>);
+
+type Hire = dyn FnMut(Term, ActorCell) -> Result<(Hired, Start), String> + Send;
 
 /// An actor that is being started, or runs. It is killed when this is dropped: ractor links an actor that is spawned
 /// "instant" only after its `pre_start`, so until then no supervisor that dies could take it along.
