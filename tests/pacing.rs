@@ -151,6 +151,7 @@ fn options() -> Arc<ContenderOptions> {
         ephemeral: true,
         container: false,
         acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
+        max_waiting: None,
     })
 }
 

@@ -112,6 +112,7 @@ fn options() -> Arc<ContenderOptions> {
         ephemeral: true,
         container: false,
         acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
+        max_waiting: None,
     })
 }
 
