@@ -53,6 +53,7 @@ impl Test {
             tick: None,
             randomness: Randomness::default(),
             restart: RestartPolicy::default(),
+            close_timeout: None,
         };
         let started = supervisor::start(settings).await.expect("the test's server takes connections");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));

@@ -5,16 +5,17 @@ use std::time::Duration;
 use futures::StreamExt;
 use lockkeeper::{
     AcquireError, AcquireTimeoutError, ContendersError, LeaseState, LockEvent, LockOptions, Refused,
-    ReleaseError, SessionEvent, TryAcquireError,
+    ReleaseError, SessionEvent, Term, Terms, TryAcquireError,
 };
+use ractor::{ActorProcessingErr, ActorRef};
 use tokio::time::timeout;
 
 use crate::common::hearing::{acquired, listen, queued, session_event};
-use crate::common::kinds::Kind;
+use crate::common::kinds::{Kind, lock};
 use crate::common::site::is_known;
 use crate::common::{
     LONG, SHORT, SLACK, SOON, absent_for_several_rounds, connect, connect_for, connect_through, eventually,
-    proxied, refusal,
+    options, proxied, refusal, run, shared,
 };
 
 promises! {
@@ -142,4 +143,63 @@ async fn a_request_under_way_keeps_the_session_open_without_any_handle(kind: Kin
     queued(&mut events).await;
     drop(guard);
     assert_eq!(acquired(&mut events).await.state(), LeaseState::Held);
+}
+
+/// Its handler neither awaits nor ends, until it is told.
+struct Blocked;
+
+struct Block {
+    begun: tokio::sync::oneshot::Sender<Term>,
+    term: Term,
+    told: std::sync::mpsc::Receiver<()>,
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Block {}
+
+#[ractor::actor(message = Block, state = (), arguments = Block)]
+impl Blocked {
+    async fn pre_start(&self, myself: ActorRef<Block>, block: Block) -> Result<(), ActorProcessingErr> {
+        Ok(myself.cast(block)?)
+    }
+
+    async fn handle(&self, _: ActorRef<Block>, block: Block, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let _ = block.begun.send(block.term);
+        let _ = block.told.recv();
+        Ok(())
+    }
+}
+
+#[test]
+fn closing_waits_no_longer_than_it_is_told_whatever_a_handler_does() {
+    run(async {
+        let site = lock().site("close-timeout").await;
+        let limited = options().close_timeout(Duration::from_millis(300));
+        let keeper = limited.connect(&shared().address()).await.expect("a server");
+        let guard = site.queue(&keeper).acquire().await.expect("a free lock");
+        let another = keeper.lock(&format!("{}-another", site.path)).expect("a path");
+        let another = another.acquire().await.expect("a free lock");
+        let outliving = LockOptions::new().ephemeral(false);
+        let outliving = keeper.lock_with(&format!("{}-outliving", site.path), outliving).expect("options");
+        let outliving = outliving.acquire().await.expect("a free lock");
+        let session = site.server.owner(guard.node()).await;
+        let (begun, blocked) = tokio::sync::oneshot::channel();
+        // Dropped at the end, also when the test fails.
+        let (_finish, told) = std::sync::mpsc::channel();
+        let make = move |term: Term| (Blocked, Block { begun, term, told });
+        let worker = guard.run(Terms::default(), make, |_| None);
+        let term = blocked.await.expect("it starts");
+
+        let waiting = tokio::spawn(site.queue(&keeper).acquire());
+        site.until_nodes(2).await;
+        let mut events = keeper.events();
+        timeout(SOON, keeper.close()).await.expect("it waits for nobody");
+        assert_eq!(refusal(waiting.await.expect("no panic")), AcquireError::Closed);
+        assert_eq!(term.state(), LeaseState::Lost);
+        assert_eq!((another.state(), outliving.state()), (LeaseState::Lost, LeaseState::Lost));
+        session_event(&mut events, SessionEvent::Closed).await;
+        assert_eq!(events.next().await, None);
+        eventually("the session is gone", SOON, async || !is_known(session)).await;
+        drop(worker);
+    });
 }

@@ -111,6 +111,7 @@ fn connect_options_that_cannot_be_used_are_refused_by_value_without_asking_a_ser
             (Keeper::options().session_timeout(weeks), "session timeout of 5184000s"),
             (Keeper::options().connect_timeout(Duration::ZERO), "connect timeout of 0ns"),
             (Keeper::options().tick_time(Duration::ZERO), "tick time of 0ns"),
+            (Keeper::options().close_timeout(Duration::ZERO), "close timeout of 0ns"),
             (Keeper::options().tick_time(Duration::from_secs(6)), "tick time of 6s"),
             (Keeper::options().identifier("x".repeat(1024 * 1024)), "identifier of 1048576 bytes"),
             (Keeper::options().acl(vec![]), "access list of no entries"),
