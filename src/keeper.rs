@@ -92,6 +92,7 @@ impl Keeper {
             acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
             build: Vec::new(),
             restart: RestartPolicy::default(),
+            close_timeout: None,
         }
     }
 
@@ -282,7 +283,8 @@ impl Keeper {
     /// stop, and waits for them; then refuses new work, answers waiting callers with
     /// [`AcquireError::Closed`](crate::AcquireError), turns guards to `Lost`, deletes their nodes, and closes the
     /// session. Returns when that is done; while there is no connection, that may take until the session has ended.
-    /// Goes on when this future is dropped.
+    /// Goes on when this future is dropped. It may take as long as those actors do, unless there is a
+    /// [limit](KeeperOptions::close_timeout).
     ///
     /// Nodes that cannot be deleted go with the session. One that [outlives sessions](LockOptions::ephemeral) stays
     /// when there is no connection, or the access list forbids its deletion: a warning in the log names each, and
@@ -306,6 +308,7 @@ pub struct KeeperOptions {
     acl: Vec<Acl>,
     build: Vec<Credential>,
     restart: RestartPolicy,
+    close_timeout: Option<Duration>,
 }
 
 #[derive(Clone)]
@@ -344,6 +347,16 @@ impl KeeperOptions {
     pub fn give_up_after(self, time: Duration) -> Self {
         let give_up_after = Some(time);
         KeeperOptions { restart: RestartPolicy { give_up_after, ..self.restart }, ..self }
+    }
+
+    /// How long [closing](Keeper::close) waits: for actors that work under locks to end, and for the server to confirm
+    /// what is released. After that guards are `Lost`, whatever still works under them, and the session is closed, which
+    /// takes two seconds at most. For ever unless set.
+    ///
+    /// Actors that have not ended by then are killed. One whose handler never awaits goes on all the same: set the time
+    /// so that this does not happen when nothing is wrong.
+    pub fn close_timeout(self, time: Duration) -> Self {
+        KeeperOptions { close_timeout: Some(time), ..self }
     }
 
     /// The servers' tickTime, where it is less than half of the session timeout: leases are then known to be good
@@ -410,6 +423,7 @@ impl KeeperOptions {
             tick: self.tick,
             randomness: Randomness::default(),
             restart: self.restart,
+            close_timeout: self.close_timeout,
         };
         let started = supervisor::start(settings).await?;
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
@@ -451,6 +465,7 @@ impl KeeperOptions {
             ("a connect timeout", Some(self.connect_timeout)),
             ("a tick time", self.tick),
             ("a time to give up after", self.restart.give_up_after),
+            ("a close timeout", self.close_timeout),
         ];
         for (option, time) in times {
             let Some(time) = time else { continue };

@@ -241,6 +241,7 @@ pub struct LockOptions {
     ephemeral: bool,
     container: bool,
     acl: Option<Vec<Acl>>,
+    max_waiting: Option<usize>,
 }
 
 impl Default for LockOptions {
@@ -252,6 +253,7 @@ impl Default for LockOptions {
             ephemeral: true,
             container: false,
             acl: None,
+            max_waiting: None,
         }
     }
 }
@@ -306,6 +308,16 @@ impl LockOptions {
         LockOptions { acl: Some(acl), ..self }
     }
 
+    /// With how many requests of this process waiting on the path another one is refused, at once and before anything
+    /// is sent: [`TooManyWaiting`](crate::AcquireError::TooManyWaiting). No limit unless set.
+    ///
+    /// The requests of all handles of the path count, until they are granted, refused or cancelled; those that hold do
+    /// not. A try does not wait: it is neither counted nor refused. A request of several locks is refused when the
+    /// limit is reached on one of its paths.
+    pub fn max_waiting(self, requests: usize) -> Self {
+        LockOptions { max_waiting: Some(requests), ..self }
+    }
+
     /// For a contender in this mode, with what the keeper says where these do not.
     pub(crate) fn contender(self, shared: &Shared, mode: Mode) -> ContenderOptions {
         ContenderOptions {
@@ -316,6 +328,7 @@ impl LockOptions {
             ephemeral: self.ephemeral,
             container: self.container,
             acl: self.acl.unwrap_or_else(|| shared.acl.clone()),
+            max_waiting: self.max_waiting,
         }
     }
 
@@ -330,6 +343,9 @@ impl LockOptions {
                 return Err(InvalidLock::Identifier { bytes: identifier.len() });
             }
             Some(_) | None => {}
+        }
+        if self.max_waiting == Some(0) {
+            return Err(InvalidLock::NobodyMayWait);
         }
         match &self.acl {
             Some(acl) if acl.is_empty() => Err(InvalidLock::Acl),
@@ -402,6 +418,9 @@ pub enum InvalidLock {
         /// Which.
         option: &'static str,
     },
+    /// A limit of zero waiting requests: each waits for a moment at least.
+    #[error("a limit of 0 waiting requests would refuse all of them")]
+    NobodyMayWait,
     /// The access list is empty.
     #[error("an access list with no entries would let nobody use what is made")]
     Acl,

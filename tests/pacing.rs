@@ -54,6 +54,7 @@ impl Test {
             tick: None,
             randomness: Randomness::default(),
             restart: RestartPolicy::default(),
+            close_timeout: None,
         };
         let started = supervisor::start(settings).await.expect("the test's server takes connections");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
@@ -152,6 +153,7 @@ fn options() -> Arc<ContenderOptions> {
         ephemeral: true,
         container: false,
         acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
+        max_waiting: None,
     })
 }
 

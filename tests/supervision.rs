@@ -46,6 +46,7 @@ impl Test {
             tick: None,
             randomness: Randomness::default(),
             restart: RestartPolicy::default(),
+            close_timeout: None,
         };
         let started = supervisor::start(settings).await.expect("the test's server takes connections");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
@@ -112,6 +113,7 @@ fn options() -> Arc<ContenderOptions> {
         ephemeral: true,
         container: false,
         acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
+        max_waiting: None,
     })
 }
 
@@ -320,6 +322,7 @@ async fn a_keeper_whose_credentials_are_not_taken_any_more_gives_up_and_its_supe
         tick: None,
         randomness: Randomness::default(),
         restart: RestartPolicy::default(),
+        close_timeout: None,
     };
     let started = supervisor::start(settings).await.expect("the door is open");
     started.link(&root.get_cell()).expect("it lives");

@@ -61,6 +61,15 @@ pub enum AcquireError {
         /// The semaphore's root.
         path: String,
     },
+    /// As many requests of this process wait already as the handle's
+    /// [limit](https://docs.rs/lockkeeper/latest/lockkeeper/struct.LockOptions.html#method.max_waiting) allows.
+    #[error("{limit} requests wait for {path:?} already")]
+    TooManyWaiting {
+        /// The lock's directory, or the semaphore's root.
+        path: String,
+        /// How many may wait.
+        limit: usize,
+    },
     /// ZooKeeper refused a request, for the reason given.
     #[error("ZooKeeper refused to lock {path:?}: {reason}")]
     Rejected {

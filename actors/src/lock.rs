@@ -22,15 +22,16 @@ use self::leases::Survey;
 use self::link::Session;
 
 use crate::clock::Clock;
-use crate::error::{ContendersError, ReleaseError, ResizeError};
+use crate::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
 use crate::lease::{FencingToken, Hold, LeaseState};
-use crate::machine::protocol::{Event, Ticket};
+use crate::machine::protocol::{Event, Ticket, Wait};
 use crate::machine::queue::Queue;
 use crate::machine::semaphore::Semaphore;
 use crate::machine::znode::{Instance, Patterns, Znode};
 use crate::machine::{Machine, Moment};
 use crate::messages::{
-    AcquireRequest, Contender, ContenderOptions, Kind, Lifeline, Listener, LockMessage, Place,
+    AcquireRequest, Contender, ContenderOptions, Kind, Lifeline, Listener, LockEvent, LockMessage, Place,
+    Refused,
 };
 use crate::session::{Connection, SessionNews};
 use crate::supervisor::PrimitivesMessage;
@@ -85,6 +86,8 @@ pub(crate) struct State {
 struct Entry {
     span: Span,
     options: Arc<ContenderOptions>,
+    /// It is no try.
+    waits: bool,
     /// Until the last word is said.
     listener: Option<Listener>,
     /// Until it is granted: the lease takes it.
@@ -206,10 +209,16 @@ impl State {
             warn!(path = %self.arguments.place.path, %ticket, "a ticket was used twice");
             return;
         }
+        if let Some(limit) = request.max_waiting().filter(|limit| self.has_waiting(*limit)) {
+            let path = self.arguments.place.path.to_string();
+            let refused = Refused::Failed(AcquireError::TooManyWaiting { path, limit });
+            return request.listener.conclude(LockEvent::Refused(ticket, refused));
+        }
         request.span.in_scope(|| debug!(wait = ?request.wait, "wanted"));
         let entry = Entry {
             span: request.span,
             options: request.options,
+            waits: request.wait != Wait::Try,
             listener: Some(request.listener),
             lifeline: Some(request.lifeline),
             hold: None,
@@ -220,6 +229,12 @@ impl State {
         };
         self.requests.insert(ticket, entry);
         self.feed(event, myself);
+    }
+
+    /// Whether so many wait already.
+    fn has_waiting(&self, limit: usize) -> bool {
+        let waits = |entry: &&Entry| entry.waits && entry.lifeline.is_some() && entry.listener.is_some();
+        self.requests.values().filter(waits).take(limit).count() == limit
     }
 
     fn release(

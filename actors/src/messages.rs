@@ -72,6 +72,8 @@ pub struct AcquireRequest {
     pub(crate) permits: Option<Permits>,
     pub(crate) listener: Listener,
     pub(crate) joint: Option<Joint>,
+    /// It follows upon another one.
+    pub(crate) again: bool,
     pub(crate) lifeline: Arc<Lifeline>,
     /// A child of the caller's span, from the call until nothing is left of the request.
     pub(crate) span: Span,
@@ -92,7 +94,17 @@ impl AcquireRequest {
         lifeline: Arc<Lifeline>,
     ) -> AcquireRequest {
         let span = debug_span!("lock", path = %listener.path, %ticket);
-        AcquireRequest { ticket, options, wait, permits: None, listener, joint: None, lifeline, span }
+        AcquireRequest {
+            ticket,
+            options,
+            wait,
+            permits: None,
+            listener,
+            joint: None,
+            again: false,
+            lifeline,
+            span,
+        }
     }
 
     /// Makes it a request for permits of a semaphore.
@@ -100,9 +112,15 @@ impl AcquireRequest {
         AcquireRequest { permits: Some(permits), ..self }
     }
 
+    /// With how many others waiting it is refused. A try does not wait, and a request for several locks that has to
+    /// begin anew has waited already.
+    pub(crate) fn max_waiting(&self) -> Option<usize> {
+        self.options.max_waiting.filter(|_| self.wait != Wait::Try && !self.again)
+    }
+
     /// Has its node made together with others'.
-    pub(crate) fn joint(self, joint: Joint) -> AcquireRequest {
-        AcquireRequest { joint: Some(joint), ..self }
+    pub(crate) fn joint(self, joint: Joint, again: bool) -> AcquireRequest {
+        AcquireRequest { joint: Some(joint), again, ..self }
     }
 
     pub(crate) fn event(&self) -> Event {
@@ -204,6 +222,8 @@ pub struct ContenderOptions {
     pub container: bool,
     /// The access list of the node, and of directories that must be made.
     pub acl: Vec<Acl>,
+    /// With how many requests of this process waiting another one is refused; `None` for no limit.
+    pub max_waiting: Option<usize>,
 }
 
 impl ContenderOptions {

@@ -316,7 +316,8 @@ impl State {
             });
             let listener = Listener::new(ticket, path.clone(), move |event| port.tell(event));
             let request = self.span.in_scope(|| {
-                AcquireRequest::new(ticket, options, self.wait, listener, lifeline.clone()).joint(joint)
+                AcquireRequest::new(ticket, options, self.wait, listener, lifeline.clone())
+                    .joint(joint, round > 1)
             });
             let _ = self
                 .primitives

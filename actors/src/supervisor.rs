@@ -38,6 +38,8 @@ pub struct KeeperSettings {
     pub randomness: Randomness,
     /// What follows when a session is lost.
     pub restart: RestartPolicy,
+    /// How long closing waits for actors that work under locks, and for the server. For ever unless set.
+    pub close_timeout: Option<Duration>,
 }
 
 /// How a keeper seeks the next session.
@@ -76,6 +78,8 @@ pub enum KeeperMessage {
     PrimitivesClosed,
     #[doc(hidden)]
     SessionClosed,
+    #[doc(hidden)]
+    CloseOverdue,
 }
 
 #[cfg(feature = "cluster")]
@@ -258,7 +262,9 @@ impl KeeperActor {
             },
             KeeperMessage::Missing(paths) => state.primitives.cast(PrimitivesMessage::Missing(paths))?,
             KeeperMessage::StartSession => state.start_session(&myself).await?,
+            KeeperMessage::PrimitivesClosed if state.closing_session => {}
             KeeperMessage::PrimitivesClosed => state.close_session(&myself)?,
+            KeeperMessage::CloseOverdue => state.close_at_once(&myself)?,
             KeeperMessage::SessionClosed => {
                 state.tell(SessionEvent::Closed);
                 for reply in state.closing.take().into_iter().flatten() {
@@ -441,6 +447,9 @@ impl State {
         self.closing.get_or_insert_default().extend(reply);
         if first {
             self.view.closing.store(true, Ordering::Relaxed);
+            if let Some(limit) = self.settings.close_timeout {
+                myself.send_after(limit, || KeeperMessage::CloseOverdue);
+            }
             self.adopted.values().for_each(|close| close());
             self.close_primitives_when_alone(myself)?;
         }
@@ -463,7 +472,14 @@ impl State {
         &mut self,
         myself: &ActorRef<KeeperMessage>,
     ) -> Result<(), ActorProcessingErr> {
-        if self.closing.is_some() && self.adopted.is_empty() && !self.closing_primitives {
+        match self.closing.is_some() && self.adopted.is_empty() {
+            true => self.close_primitives(myself),
+            false => Ok(()),
+        }
+    }
+
+    fn close_primitives(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
+        if !self.closing_primitives {
             self.closing_primitives = true;
             self.primitives.call_and_forward(
                 PrimitivesMessage::Close,
@@ -473,6 +489,16 @@ impl State {
             )?;
         }
         Ok(())
+    }
+
+    /// Waits for nobody any more: guards are lost, and the session ends soon.
+    fn close_at_once(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
+        if self.closing_session {
+            return Ok(());
+        }
+        warn!(actors = self.adopted.len(), "closing takes too long: the session ends under what still works");
+        self.close_primitives(myself)?;
+        self.close_session(myself)
     }
 
     fn close_session(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {

@@ -1,10 +1,13 @@
 //! Keepers that close, and keepers that nobody has any more.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use lockkeeper::{
     AcquireError, AcquireTimeoutError, ContendersError, LeaseState, LockEvent, LockOptions, Refused,
-    ReleaseError, ResizeError, SessionEvent, TryAcquireError,
+    ReleaseError, ResizeError, SessionEvent, Term, Terms, TryAcquireError,
 };
+use ractor::{ActorProcessingErr, ActorRef};
 use tokio::time::timeout;
 
 use crate::common::hearing::{acquired, listen, queued, session_event};
@@ -13,7 +16,7 @@ use crate::common::logs::Logs;
 use crate::common::site::is_known;
 use crate::common::{
     BRISK, LONG, SHORT, SLACK, SOON, absent_for_several_rounds, connect, connect_for, connect_through,
-    eventually, proxied, refusal, run, unique_path,
+    eventually, options, proxied, refusal, run, shared, unique_path,
 };
 
 promises! {
@@ -234,4 +237,63 @@ async fn closing_without_a_connection_warns_of_each_node_that_stays() {
     let warned = logs.with(&["may be left"]);
     assert_eq!(warned.len(), 2, "of no other: {warned:?}");
     site.delete_all().await;
+}
+
+/// Its handler neither awaits nor ends, until it is told.
+struct Blocked;
+
+struct Block {
+    begun: tokio::sync::oneshot::Sender<Term>,
+    term: Term,
+    told: std::sync::mpsc::Receiver<()>,
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Block {}
+
+#[ractor::actor(message = Block, state = (), arguments = Block)]
+impl Blocked {
+    async fn pre_start(&self, myself: ActorRef<Block>, block: Block) -> Result<(), ActorProcessingErr> {
+        Ok(myself.cast(block)?)
+    }
+
+    async fn handle(&self, _: ActorRef<Block>, block: Block, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let _ = block.begun.send(block.term);
+        let _ = block.told.recv();
+        Ok(())
+    }
+}
+
+#[test]
+fn closing_waits_no_longer_than_it_is_told_whatever_a_handler_does() {
+    run(async {
+        let site = kinds::lock().site("close-timeout").await;
+        let limited = options().close_timeout(Duration::from_millis(300));
+        let keeper = limited.connect(&shared().address()).await.expect("a server");
+        let guard = site.queue(&keeper).acquire().await.expect("a free lock");
+        let another = keeper.lock(&format!("{}-another", site.path)).expect("a path");
+        let another = another.acquire().await.expect("a free lock");
+        let outliving = LockOptions::new().ephemeral(false);
+        let outliving = keeper.lock_with(&format!("{}-outliving", site.path), outliving).expect("options");
+        let outliving = outliving.acquire().await.expect("a free lock");
+        let session = site.server.owner(guard.node()).await;
+        let (begun, blocked) = tokio::sync::oneshot::channel();
+        // Dropped at the end, also when the test fails.
+        let (_finish, told) = std::sync::mpsc::channel();
+        let make = move |term: Term| (Blocked, Block { begun, term, told });
+        let worker = guard.run(Terms::default(), make, |_| None);
+        let term = blocked.await.expect("it starts");
+
+        let waiting = tokio::spawn(site.queue(&keeper).acquire());
+        site.until_nodes(2).await;
+        let mut events = keeper.events();
+        timeout(SOON, keeper.close()).await.expect("it waits for nobody");
+        assert_eq!(refusal(waiting.await.expect("no panic")), AcquireError::Closed);
+        assert_eq!(term.state(), LeaseState::Lost);
+        assert_eq!((another.state(), outliving.state()), (LeaseState::Lost, LeaseState::Lost));
+        session_event(&mut events, SessionEvent::Closed).await;
+        assert_eq!(events.next().await, None);
+        eventually("the session is gone", SOON, async || !is_known(session)).await;
+        drop(worker);
+    });
 }

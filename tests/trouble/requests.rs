@@ -3,15 +3,20 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use lockkeeper::{ConnectError, Keeper, LockOptions};
+use lockkeeper::{AcquireError, ConnectError, Keeper, LockOptions, TryAcquireError};
+use tokio::time::timeout;
 
+use crate::common::hearing::{acquired, granted, listen, queued};
 use crate::common::kinds::Kind;
-use crate::common::{LONG, Proxy, SLACK, SOON, connect_through, eventually, options, proxied, run};
+use crate::common::{
+    LONG, Proxy, SLACK, SOON, connect, connect_through, eventually, options, proxied, refusal, run,
+};
 
 promises! {
     every_kind:
         paths_that_cannot_be_locked_are_refused_by_name_without_asking_the_server,
-        options_that_cannot_be_used_are_refused_by_value_without_asking_the_server;
+        options_that_cannot_be_used_are_refused_by_value_without_asking_the_server,
+        more_waiting_requests_than_allowed_are_refused_without_asking_the_server;
 }
 
 async fn paths_that_cannot_be_locked_are_refused_by_name_without_asking_the_server(kind: Kind) {
@@ -56,9 +61,44 @@ async fn options_that_cannot_be_used_are_refused_by_value_without_asking_the_ser
         (LockOptions::new().extra_lock_patterns(["up/down"]), "\"up/down\"".to_owned()),
         (LockOptions::new().identifier("x".repeat(too_much)), too_much.to_string()),
         (LockOptions::new().acl(vec![]), "no entries".to_owned()),
+        (LockOptions::new().max_waiting(0), "limit of 0".to_owned()),
     ] {
         let error = (kind.open_with)(&keeper, "/ledger", options).err().expect(&value);
         assert!(error.to_string().contains(&value), "{error}");
+    }
+}
+
+async fn more_waiting_requests_than_allowed_are_refused_without_asking_the_server(kind: Kind) {
+    let (site, proxy) = (kind.site("max-waiting").await, proxied().await);
+    let keeper = connect_through(&proxy, LONG).await;
+    let guard = site.rival(&connect().await).acquire().await.expect("a free lock");
+    let limited = site.lock_with(&keeper, LockOptions::new().max_waiting(2));
+    // Requests of other handles count.
+    let (first, mut first_told) = listen(&site.lock(&keeper));
+    queued(&mut first_told).await;
+    let (_, mut second_told) = listen(&limited);
+    queued(&mut second_told).await;
+
+    proxy.black_hole(true);
+    let refused = timeout(SOON, limited.acquire()).await.expect("without an answer of the server");
+    let AcquireError::TooManyWaiting { path, limit: 2 } = refusal(refused) else { panic!("not refused so") };
+    assert!((kind.paths)(&site.path).contains(&path), "{path}");
+    proxy.black_hole(false);
+    assert!(
+        matches!(refusal(limited.try_acquire().await), TryAcquireError::Contended { .. }),
+        "a try does not wait"
+    );
+
+    // One that has gone makes room for another, and one that holds takes none.
+    limited.cancel(first);
+    let (_, mut third_told) = listen(&limited);
+    queued(&mut third_told).await;
+    drop(guard);
+    let second = acquired(&mut second_told).await;
+    let (_, mut fourth_told) = listen(&limited);
+    drop(second);
+    for told in [&mut third_told, &mut fourth_told] {
+        drop(granted(told).await);
     }
 }
 
@@ -71,6 +111,7 @@ fn connect_options_that_cannot_be_used_are_refused_by_value_without_asking_a_ser
             (Keeper::options().session_timeout(weeks), "session timeout of 5184000s"),
             (Keeper::options().connect_timeout(Duration::ZERO), "connect timeout of 0ns"),
             (Keeper::options().tick_time(Duration::ZERO), "tick time of 0ns"),
+            (Keeper::options().close_timeout(Duration::ZERO), "close timeout of 0ns"),
             (Keeper::options().tick_time(Duration::from_secs(6)), "tick time of 6s"),
             (Keeper::options().identifier("x".repeat(1024 * 1024)), "identifier of 1048576 bytes"),
             (Keeper::options().acl(vec![]), "access list of no entries"),

@@ -337,6 +337,7 @@ fn options(what: What) -> ContenderOptions {
         ephemeral: true,
         container: false,
         acl: Vec::new(),
+        max_waiting: None,
     }
 }
 

@@ -258,6 +258,7 @@ impl Process {
                 tick: character.tick.then(|| Duration::from_millis(TICK)),
                 randomness: Randomness::new(random),
                 restart: RestartPolicy::default(),
+                close_timeout: None,
             };
             tokio::spawn(keep(host.clone(), settings));
             host
