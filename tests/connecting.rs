@@ -101,7 +101,9 @@ async fn a_keeper_whose_connecting_panics_gives_up_when_it_was_told_to() {
 async fn a_host_name_that_tls_does_not_take_is_refused_by_name() {
     // The system's resolver takes it for 127.0.0.1.
     let (host, port) = ("127.1", shared().one_address().rsplit_once(':').expect("a port").1.to_owned());
-    let tls = lockkeeper::TlsOptions::default().with_pem_ca_certs(CERTIFICATE).expect("a certificate");
+    let ca = lockkeeper::TlsCa::from_pem(CERTIFICATE).expect("a certificate");
+    let certs = lockkeeper::TlsCerts::builder().with_ca(ca).build().expect("certificates");
+    let tls = lockkeeper::TlsOptions::default().with_certs(certs);
     let tls = || options().connect_timeout(SOON).tls(tls.clone());
     for address in [format!("{host}:{port}/app"), format!("tcp+tls://{host}:{port}")] {
         let connect = timeout(SOON, tls().connect(&address)).await.expect("it does not hang");
