@@ -48,6 +48,7 @@ impl Connect for Panicking {
 
 fn settings(connector: Arc<Panicking>) -> KeeperSettings {
     KeeperSettings {
+        close_timeout: None,
         clock: lockkeeper::actors::Clock::start(),
         connector,
         connect_timeout: SOON,
