@@ -232,7 +232,7 @@ const LEASES: &[[(u8, bool, lease::Budget); 2]] = &[
     [(7, false, lease::Budget::NONE), (9, false, lease::Budget::NONE)],
     [(7, false, DEPOSED), (8, false, DEPOSED)],
     [(5, true, CUT), (6, true, CUT_AND_DEPOSED)],
-    [(6, true, REPLACED), (7, true, REPLACED)],
+    [(5, true, REPLACED), (6, true, REPLACED)],
 ];
 const DEPOSED: lease::Budget = lease::Budget { depositions: 1, ..lease::Budget::NONE };
 const CUT: lease::Budget = lease::Budget { cuts: 1, ..lease::Budget::NONE };
