@@ -23,7 +23,7 @@ use crate::supervisor::KeeperMessage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseState {
     /// Nobody that this lease excludes can hold the lock. Two readers do not exclude each other, nor do two permits of
-    /// a semaphore; nor, as in kazoo, does a reader a plain lock that comes after it.
+    /// a semaphore. As in kazoo, a reader does not exclude a plain lock on the same path.
     Held,
     /// The same, but the connection is in doubt; it will be `Held` again, or `Lost`.
     Suspended,
@@ -107,8 +107,8 @@ impl Lease {
     }
 
     /// Until when nobody that this lease excludes can hold the lock, as far as is proven at this moment; heartbeats
-    /// move it on. In the past once the lease is lost. `None` when the lock's node outlives sessions: such a lease ends only with its
-    /// node.
+    /// move it on. In the past once the lease is lost. `None` when the lock's node outlives sessions: such a lease ends
+    /// only with its node.
     pub fn valid_until(&self) -> Option<Instant> {
         self.grant.valid_until()
     }
