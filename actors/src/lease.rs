@@ -24,7 +24,7 @@ use crate::zookeeper::ZooKeeper;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseState {
     /// Nobody that this lease excludes can hold the lock. Two readers do not exclude each other, nor do two permits of
-    /// a semaphore; nor, as in kazoo, does a reader a plain lock that comes after it.
+    /// a semaphore. As in kazoo, a reader does not exclude a plain lock on the same path.
     Held,
     /// The same, but the connection is in doubt; it will be `Held` again, or `Lost`.
     Suspended,
