@@ -1,9 +1,10 @@
 //! What failed, and is asked for again after a pause.
 
-use super::turn::{Serving, State, Step};
+use super::turn::{Serving, State, Step, Watches};
 use super::{Limit, Semaphore};
 use crate::machine::Moment;
 use crate::machine::protocol::Command;
+use crate::machine::znode::Attempt;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Retry {
@@ -25,6 +26,23 @@ impl Semaphore {
     pub(super) fn look_again(&mut self, now: Moment, out: &mut Vec<Command>) {
         if self.retries.again(&Retry::Turn, now) {
             self.look_closely(out);
+        }
+    }
+
+    /// What became of a take was not found out. While that has to wait, nothing is watched: whatever changes is seen by
+    /// the look that follows.
+    pub(super) fn find_again(&mut self, take: Attempt, lost: bool, now: Moment, out: &mut Vec<Command>) {
+        if lost && self.retries.again(&Retry::Turn, now) {
+            return out.push(Command::FindLeases(take));
+        }
+        if !lost {
+            self.retries.later(&Retry::Turn, now);
+        }
+        if let Some(turn) = &mut self.turn {
+            turn.calm(out);
+        }
+        if let Some(serving) = self.serving() {
+            serving.step = Step::Taking(Watches::default());
         }
     }
 

@@ -31,9 +31,7 @@ impl Semaphore {
             Ok(()) => self.succeed(take, now, out),
             Err(TakeFailure::Failed(Failure::Unknown(_))) => {
                 self.take = Some(take);
-                if self.retries.again(&Retry::Turn, now) {
-                    out.push(Command::FindLeases(attempt));
-                }
+                self.find_again(attempt, true, now, out);
             }
             // Its loss will be told, and settles it.
             Err(TakeFailure::Failed(Failure::SessionGone)) => self.take = Some(take),
@@ -81,12 +79,8 @@ impl Semaphore {
             Err(failure) => {
                 self.take = Some(take);
                 match failure {
-                    Failure::Unknown(_) => {
-                        if self.retries.again(&Retry::Turn, now) {
-                            out.push(Command::FindLeases(attempt));
-                        }
-                    }
-                    Failure::NoAuth | Failure::Refused(_) => self.retries.later(&Retry::Turn, now),
+                    Failure::Unknown(_) => self.find_again(attempt, true, now, out),
+                    Failure::NoAuth | Failure::Refused(_) => self.find_again(attempt, false, now, out),
                     // A missing root shows that the take was not carried out, or that its leases are gone.
                     Failure::NoNode | Failure::SessionGone => {}
                 }
