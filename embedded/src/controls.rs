@@ -43,6 +43,10 @@ impl Controls {
 
     /// Ends a session as if its time had run out: its ephemeral nodes go, watchers are told, its connection closes,
     /// and its client learns of it when it reconnects. Says whether there was such a session.
+    ///
+    /// A real server ends no session before its time is over. A lock whose lease relies on that can be granted to the
+    /// next holder some milliseconds before the first one learns of the end. [`black_hole`](Self::black_hole) does
+    /// what a partition does.
     pub fn expire(&self, session: SessionId) -> bool {
         self.shared.expire(session)
     }

@@ -24,20 +24,25 @@
 //! ```
 //!
 //! Every server has a thread of its own, so it goes on serving while a test blocks its own runtime, and pausing
-//! that runtime's clock does not touch it.
+//! that runtime's clock does not touch it. (Clients that use that clock do not work then: their time limits are over
+//! before an answer comes.)
 //!
 //! # What it has
 //!
 //! Sessions with real timeouts, passwords, resuming and expiry; every operation of a client, in all create modes
-//! (sequential, ephemeral, container, with a time to live); multi with rollback; one-shot, persistent and recursive
-//! watches; access control with the schemes world, auth, digest and ip; the four-letter words `ruok`, `srvr`,
-//! `stat`, `mntr`, `cons`, `isro`, `conf`, `dump`, `wchs` and `wchp`. The order guarantees are the real server's: requests
-//! of a session are answered in turn, and a watch event comes before any reply that shows the change. Transaction
-//! ids begin with the clock, so fencing tokens made from them grow from one run to the next.
+//! (sequential, ephemeral, container, and with [an option](Options::extended_types) a time to live); multi with
+//! rollback; one-shot, persistent and recursive watches; access control with the schemes world, auth, digest and ip,
+//! and [a super user](Options::super_digest); the four-letter words `conf`, `cons`, `crst`, `dirs`, `dump`, `envi`,
+//! `hash`, `isro`, `mntr`, `ruok`, `srst`, `srvr`, `stat`, `wchc`, `wchp` and `wchs`, in the form of a standalone
+//! server. The order guarantees are the real server's: requests of a session are answered in turn, and a watch event
+//! comes before any reply that shows the change. Transaction ids begin with the clock, so fencing tokens made from
+//! them grow from one run to the next.
 //!
 //! # What it does not have
 //!
-//! An ensemble, a disk, TLS, SASL, quotas, reconfiguration, the admin server.
+//! An ensemble, a disk, TLS, SASL, quotas, reconfiguration, the admin server. Two limits are its own, so that a hostile
+//! client cannot take the memory of a test: the identities of one connection have 16 KiB of names together, and the
+//! names in an access control list a megabyte.
 //!
 //! # Layers
 //!

@@ -194,6 +194,35 @@ async fn a_small_question_does_not_get_a_huge_answer() {
     assert_eq!(raw.ask(22, &body.0).expect("an answer").error, -5);
 }
 
+/// A test may move the clock as far as it goes, and clients may ask for anything then.
+#[tokio::test]
+async fn no_time_is_too_late() {
+    let options = Embedded::options().extended_types(true).container_check(Duration::ZERO);
+    let server = options.max_session_timeout(Duration::MAX).start().await.expect("a server");
+    let open = [(31, "world".to_owned(), "anyone".to_owned())];
+    let create = |path: &str, flags| Bytes::default().string(path).buffer(b"").acl(&open).int(flags);
+    for jump in [Duration::ZERO, Duration::from_secs(1 << 31), Duration::MAX] {
+        server.controls().advance_clock(jump);
+        let mut raw = Raw::connect(server.socket_address(), i32::MAX).expect("connected");
+        assert_eq!(raw.ask(19, &create("/container", 4).0).expect("an answer").error, 0);
+        assert_eq!(raw.ask(1, &create("/container/ttl", 0).0).expect("an answer").error, 0);
+        for (path, ttl) in [("/container/short", 1), ("/container/long", 0xff_ffff_ffff)] {
+            assert_eq!(raw.ask(21, &create(path, 5).long(ttl).0).expect("an answer").error, 0);
+        }
+        for word in ["dump", "cons", "mntr", "stat"] {
+            assert!(!raw::words::ask(server.socket_address(), word).is_empty(), "{word}");
+        }
+        for path in ["/container/long", "/container/ttl"] {
+            assert_eq!(raw.ask(2, &Bytes::default().string(path).int(-1).0).expect("an answer").error, 0);
+        }
+        // The short one has gone, and with it the last child.
+        let end = Instant::now() + Duration::from_secs(20);
+        while raw.ask(3, &Bytes::path("/container", false).0).expect("an answer").error == 0 {
+            assert!(Instant::now() < end, "the container stays");
+        }
+    }
+}
+
 #[tokio::test]
 async fn idle_connections_do_no_harm() {
     let server = server().await;
