@@ -20,7 +20,8 @@ use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError
 ///
 /// The number of permits is stored in ZooKeeper by whoever comes first. A handle that was made with another number
 /// gets [`AcquireError::LimitMismatch`](crate::AcquireError); one that has had permits, or has
-/// set the number itself, follows every [`resize`](Semaphore::resize). Every acquire is a permit of its own, also by the same task.
+/// set the number itself, follows every [`resize`](Semaphore::resize), and so does a request that already waits. Every
+/// acquire is a permit of its own, also by the same task.
 ///
 /// Requests of one process are served in their order, each whole: a request for many permits is not overtaken by
 /// requests for few. Processes take turns: in its turn a process serves the requests that it had when the turn began.

@@ -349,7 +349,7 @@ impl World {
                 Refusal::TooMany { count, limit } => {
                     count > limit && (told(limit.into()) || !want.agreed && want.limit == Some(limit))
                 }
-                Refusal::LimitMismatch { stored, .. } => told(stored) && !(asked.accepted && !remade),
+                Refusal::LimitMismatch { stored, .. } => told(stored) && (remade || !asked.accepted),
                 Refusal::TimedOut => process.now >= DEADLINE,
                 Refusal::NoLimit => scenario.limit.is_none() || remade,
                 Refusal::NoPermits | Refusal::Closed | Refusal::Exhausted => false,

@@ -2,7 +2,8 @@
 //!
 //! Requests that are made while there is no connection wait for the next one; those under way when it breaks end with
 //! an unknown outcome. Pings after 0.15 session timeouts of silence, a connection is dead after 0.4, and the library
-//! gives the session up after 1.4 without a connection.
+//! gives the session up after 1.4 without a connection. It learns how far a server was from the answers to requests, not
+//! from events nor from pings: a reconnect may lead to a server that does not know yet what an event told.
 //!
 //! A new request of the seam is a few lines: a [`Request`] of the embedded server, and what its reply means.
 
@@ -487,16 +488,17 @@ impl Link {
                     (inner.session, inner.password) = (reply.session, reply.password.to_vec());
                     self.connected(&mut inner, &mut told);
                 }
+                // The client library takes no transaction id from a ping's answer, nor from an event.
+                Down::Reply { xid: PING, .. } => {}
                 Down::Reply { xid, zxid, result } => {
                     inner.last_zxid = inner.last_zxid.max(zxid);
-                    if xid != PING && xid != SET_WATCHES {
+                    if xid != SET_WATCHES {
                         let flight = inner.under_way.pop_front();
                         let flight = flight.filter(|flight| flight.xid == xid);
                         self.answer(&mut inner, flight.expect("answers come in order"), result, &mut told);
                     }
                 }
-                Down::Event { zxid, kind, path } => {
-                    inner.last_zxid = inner.last_zxid.max(zxid);
+                Down::Event { kind, path } => {
                     let (data, children) = (Watched::data(&path), Watched::children(&path));
                     let (fired, watched) = match kind {
                         EventKind::Deleted => (Fired::Gone, vec![data, children]),

@@ -43,7 +43,7 @@ pub enum Up {
 pub enum Down {
     Connected(ConnectReply),
     Reply { xid: i32, zxid: i64, result: Result<Reply, ErrorCode> },
-    Event { zxid: i64, kind: EventKind, path: String },
+    Event { kind: EventKind, path: String },
     Closed,
 }
 
@@ -535,9 +535,9 @@ impl Ensemble {
                     self.down(wire, Down::Reply { xid, zxid, result });
                     answered.push(wire);
                 }
-                Output::Event { connection, zxid, kind, path } => {
+                Output::Event { connection, kind, path, .. } => {
                     if let Some(wire) = replica.real.get(&connection).copied() {
-                        self.down(wire, Down::Event { zxid, kind, path });
+                        self.down(wire, Down::Event { kind, path });
                     }
                 }
                 Output::Close { connection, .. } => {
