@@ -123,14 +123,10 @@ impl Release {
 
     /// A malformed write uses up a transaction.
     fn counts_malformed(self, op: &Op) -> bool {
-        let is_write = match op {
-            Op::Create { .. }
-            | Op::Delete { .. }
-            | Op::SetData { .. }
-            | Op::SetAcl { .. }
-            | Op::Check { .. } => true,
-            _ => false,
-        };
+        let is_write = matches!(
+            op,
+            Op::Create { .. } | Op::Delete { .. } | Op::SetData { .. } | Op::SetAcl { .. } | Op::Check { .. }
+        );
         is_write && !self.is_3_9()
     }
 

@@ -196,7 +196,10 @@ impl Shared {
             match write(&link.ready[link.sent..]) {
                 Ok(0) => return Next::Broken(io::ErrorKind::WriteZero.into()),
                 Ok(count) => link.sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Full,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    link.forget_sent();
+                    return Next::Full;
+                }
                 Err(error) => return Next::Broken(error),
             }
         }
@@ -468,6 +471,15 @@ impl State {
 }
 
 impl Link {
+    /// Gives back the memory of what has gone out, once it is at least half: a client that always leaves a rest unread
+    /// must not make this grow.
+    fn forget_sent(&mut self) {
+        if self.sent * 2 >= self.ready.len() {
+            self.ready.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
     fn queued(&self) -> usize {
         self.ready.len() - self.sent + self.delayed.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
     }
