@@ -3,10 +3,10 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AcquireError, ConnectError, Keeper, LockOptions, TryAcquireError};
+use lockkeeper::{AcquireError, ConnectError, Keeper, LockOptions, Refused, TryAcquireError};
 use tokio::time::timeout;
 
-use crate::common::hearing::{acquired, granted, listen, queued};
+use crate::common::hearing::{acquired, granted, listen, queued, refused};
 use crate::common::kinds::Kind;
 use crate::common::{
     LONG, Proxy, SLACK, SOON, connect, connect_through, eventually, options, proxied, refusal, run,
@@ -80,8 +80,8 @@ async fn more_waiting_requests_than_allowed_are_refused_without_asking_the_serve
     queued(&mut second_told).await;
 
     proxy.black_hole(true);
-    let refused = timeout(SOON, limited.acquire()).await.expect("without an answer of the server");
-    let AcquireError::TooManyWaiting { path, limit: 2 } = refusal(refused) else { panic!("not refused so") };
+    let third = timeout(SOON, limited.acquire()).await.expect("without an answer of the server");
+    let AcquireError::TooManyWaiting { path, limit: 2 } = refusal(third) else { panic!("not refused so") };
     assert!((kind.paths)(&site.path).contains(&path), "{path}");
     proxy.black_hole(false);
     assert!(
@@ -91,6 +91,7 @@ async fn more_waiting_requests_than_allowed_are_refused_without_asking_the_serve
 
     // One that has gone makes room for another, and one that holds takes none.
     limited.cancel(first);
+    assert_eq!(refused(&mut first_told).await, (first, Refused::Cancelled));
     let (_, mut third_told) = listen(&limited);
     queued(&mut third_told).await;
     drop(guard);
