@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -241,6 +241,11 @@ impl Term {
         self.0.changed(from).await
     }
 
+    /// It is lost because its session is being closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.session.as_ref().is_some_and(|session| session.closed.load(Ordering::SeqCst))
+    }
+
     pub(crate) fn until(&self) -> Option<Moment> {
         self.0.session.as_ref().map(|session| session.valid_until())
     }
@@ -363,6 +368,8 @@ pub(crate) struct SessionLease {
     pub timeout: Duration,
     /// The end in nanoseconds, doubled, plus one while suspended. Zero when lost, and then for good.
     word: AtomicU64,
+    /// The application ends the session.
+    closed: AtomicBool,
     /// It is suspended, or is not any more, or is lost. Not told when the end is reached: that is the clock's part.
     changed: Notify,
 }
@@ -370,7 +377,7 @@ pub(crate) struct SessionLease {
 impl SessionLease {
     pub fn new(clock: Clock, timeout: Duration, until: Moment, suspended: bool) -> SessionLease {
         let word = AtomicU64::new(encode(until, suspended));
-        SessionLease { clock, timeout, word, changed: Notify::new() }
+        SessionLease { clock, timeout, word, closed: AtomicBool::new(false), changed: Notify::new() }
     }
 
     pub fn state(&self) -> LeaseState {
@@ -406,6 +413,12 @@ impl SessionLease {
     pub fn lose(&self) {
         self.word.store(0, Ordering::SeqCst);
         self.changed.notify_waiters();
+    }
+
+    /// Lost, because the session is being closed.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.lose();
     }
 }
 

@@ -335,7 +335,7 @@ impl State {
     fn close(&mut self, reply: RpcReplyPort<()>, myself: &ActorRef<SessionMessage>) {
         match self.live.take() {
             Some(live) => {
-                live.connection.lease.lose();
+                live.connection.lease.close();
                 self.closing = Some(reply);
                 let myself = myself.clone();
                 self.tasks.spawn(async move {

@@ -346,14 +346,16 @@ async fn wait_for(actors: Vec<ActorCell>) {
 
 /// Keeps the session open until what is returned is dropped: when the keeper dies, nobody else gets the lock before
 /// the actor has ended. For a session timeout after the lease's end at most, which is as long as the lock would stay
-/// if the whole process had died.
+/// if the whole process had died; and not beyond the end that the application itself puts to the session.
 fn keep_session(lease: &Lease) -> Option<oneshot::Sender<()>> {
     let (session, timeout, term) = (lease.keep_session()?, lease.session_timeout()?, lease.term());
     let (keep, dropped) = oneshot::channel();
     tokio::spawn(async move {
         let limit = async {
             term.lost().await;
-            tokio::time::sleep(timeout).await;
+            if !term.is_closed() {
+                tokio::time::sleep(timeout).await;
+            }
         };
         select(dropped, pin!(limit)).await;
         drop(session);

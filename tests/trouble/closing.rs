@@ -189,7 +189,8 @@ fn a_closed_keeper_answers_every_question_with_closed() {
 fn a_question_under_way_while_the_keeper_closes_is_answered_with_closed() {
     run(async {
         let proxy = proxied().await;
-        let keeper = connect_through(&proxy, LONG).await;
+        let limited = options().close_timeout(Duration::from_millis(300));
+        let keeper = limited.connect(&proxy.address()).await.expect("a server");
         let lock = keeper.lock(&unique_path("under-way")).expect("a path");
         let pool = keeper.semaphore(&unique_path("under-way"), 1).expect("a path");
         assert_eq!(lock.contenders().await, Ok(vec![]));
