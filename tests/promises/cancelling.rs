@@ -45,9 +45,12 @@ async fn an_acquire_sends_nothing_before_it_is_polled(kind: Kind) {
         assert_eq!(site.server.stat(&directory).await, None);
     }
 
-    assert!(poll_once(acquire.as_mut()).await.is_pending());
+    let guard = match poll_once(acquire.as_mut()).await {
+        Poll::Ready(granted) => granted,
+        Poll::Pending => acquire.await,
+    };
     site.until_nodes(1).await;
-    drop(acquire.await.expect("a free lock"));
+    drop(guard.expect("a free lock"));
 }
 
 async fn a_guard_that_nobody_received_is_released(kind: Kind) {
@@ -61,10 +64,11 @@ async fn a_guard_that_nobody_received_is_released(kind: Kind) {
     site.until_only(&[]).await;
 
     let mut acquire = lock.acquire();
-    assert!(poll_once(acquire.as_mut()).await.is_pending());
+    // On a machine that is quick to answer, the grant may be received already.
+    let received = poll_once(acquire.as_mut()).await;
     // It shows in the answer to a question, so the grant is there, or on its way.
     eventually("it is listed", SOON, async || lock.listed().await == Ok(1)).await;
-    drop(acquire);
+    drop((received, acquire));
     site.until_only(&[]).await;
 }
 
