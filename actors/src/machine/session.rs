@@ -20,7 +20,7 @@
 //! From the latest of these a margin for the rates of two clocks is taken off. What is left are races inside the
 //! server (a session picked for expiry and touched in the same instant); fencing tokens are for those.
 //!
-//! The session is held while its connection is verified and more than [`DOUBT`] of its timeout is proven; otherwise it
+//! The session is held while its connection is verified and five sixteenths of its timeout are proven; otherwise it
 //! is suspended. Doubt so follows from what is proven, whatever the reason: silence, heartbeats that are refused at
 //! once, or servers too far away for the timeout.
 

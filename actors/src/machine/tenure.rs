@@ -56,8 +56,8 @@ pub enum TenureCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TermEvent {
-    /// The connection is in doubt: it is gone, a heartbeat is late, or the lease is proven for less than five
-    /// sixteenths of the session timeout. Unless that passes, the actor will be stopped, a quarter of the session
+    /// The connection is in doubt: it is gone, or the lease is proven for less than five sixteenths of the session
+    /// timeout. Unless that passes, the actor will be stopped, a quarter of the session
     /// timeout before somebody else can hold.
     Suspended,
     /// The connection is no longer in doubt.
