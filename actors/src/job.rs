@@ -27,7 +27,7 @@ pub(crate) struct Hired {
 /// Ends when the actor's `pre_start` is over, well or not.
 pub(crate) type Start = BoxFuture<'static, Result<(), String>>;
 
-/// What an actor and whoever started it share.
+/// Shared by an actor and the run that started it.
 #[derive(Default)]
 struct Fate {
     /// A start that has not begun is not to begin.

@@ -239,7 +239,7 @@ impl Semaphore {
             | Command::Suspend(_)
             | Command::Resume(_)
             | Command::Forget { .. } => {}
-            // The same: it may show that everybody ahead has gone, of whom some events told.
+            // The same: the list may show that all contenders ahead are gone, some of which only events reported.
             Command::List(_) => {
                 out.push(command);
                 self.look_ahead(true, out);
