@@ -56,6 +56,11 @@ impl<K: Clone + Ord> Retries<K> {
         self.due.insert((now + rest, request.clone()));
     }
 
+    /// It is due later.
+    pub fn rests(&self, request: &K) -> bool {
+        self.failing.get(request).is_some_and(|failing| failing.due.is_some())
+    }
+
     /// It has been sent, and is not due any more.
     pub fn sent(&mut self, request: &K) {
         if let Some(due) = self.failing.get_mut(request).and_then(|failing| failing.due.take()) {

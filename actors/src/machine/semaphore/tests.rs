@@ -658,9 +658,13 @@ fn nobody_is_told_that_it_waits_before_its_number_is_compared() {
     let other = format!("{:032x}__lock__{:010}", 1, 1);
     let watch = Command::Watch(Znode::parse(&other).expect("a contender"));
     assert_eq!(test.entered(0, 2, &[&other]), [Command::Track(test.mutex(0, 2)), watch]);
-    let cut = || Some(Err(Failure::Unknown("reset".into())));
-    let (root, leases) = (cut(), Some(Err(Failure::Unknown("reset".into()))));
-    let again = test.on(Event::Surveyed { survey: Attempt(0), root, leases });
-    assert_eq!(again, [synced(1, Sight::Look, Sight::Look)]);
-    assert_eq!(test.surveyed(1, Some(2), &[]), [Command::Queued(Ticket(1), 1)]);
+    let cut = |survey| {
+        let lost = || Failure::Unknown("reset".into());
+        Event::Surveyed { survey: Attempt(survey), root: Some(Err(lost())), leases: Some(Err(lost())) }
+    };
+    assert_eq!(test.on(cut(0)), [synced(1, Sight::Look, Sight::Look)]);
+    assert_eq!(test.on(cut(1)), [], "it has failed before, and rests");
+    test.now = test.machine.wakeup().expect("a retry");
+    assert_eq!(test.on(Event::Wake), [synced(2, Sight::Look, Sight::Look)]);
+    assert_eq!(test.surveyed(2, Some(2), &[]), [Command::Queued(Ticket(1), 1)]);
 }

@@ -149,6 +149,7 @@ impl Semaphore {
         let ahead = match self.turn.as_ref().map(|turn| &turn.state) {
             // Their numbers are compared with the stored one first: a change that comes later concerns them no more.
             Some(State::Queued { look: Some(_), .. }) => return,
+            Some(State::Queued { look: None, .. }) if self.retries.rests(&Retry::Turn) => return,
             Some(State::Queued { ahead: Some(ahead), .. }) => *ahead,
             Some(State::Serving(Serving { step: Step::Full { .. }, .. })) => 0,
             Some(State::Queued { ahead: None, .. } | State::Serving(_)) | None => return,
