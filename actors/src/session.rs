@@ -255,7 +255,8 @@ impl State {
                 warn!(epoch, session, owner, "the server replaced the session by another one");
                 self.input(SessionInput::Identified { sent, same: false }, myself);
             }
-            // Without a directory there is no node of this session that could outlive it.
+            // Without a directory there is no node of this session that could outlive it; and servers that do not tell
+            // do not replace sessions.
             Ok(Some(_) | None) => self.input(SessionInput::Identified { sent, same: true }, myself),
             // Asked again with the next heartbeat.
             Err(failure) => debug!(epoch, ?failure, "connection not identified"),

@@ -78,7 +78,7 @@ pub trait ZooKeeper: Send + Sync + 'static {
     /// another session than the one that was asked for, and `zookeeper_client` does not show it.
     ///
     /// Makes a node and deletes it in the same transaction, in the first of these directories that is there, or else in
-    /// the one in which a contender was made last. `None` if there is no such directory.
+    /// the one in which a contender was made last. `None` if there is no such directory, or the server does not tell.
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>>;
     /// A write through the quorum that changes nothing: checks that these nodes are there.
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;
@@ -503,7 +503,7 @@ impl ZooKeeper for Session {
             let mut refused = None;
             for directory in directories {
                 match owner_in(&client, &directory).await {
-                    Ok(owner) => return Ok(Some(owner)),
+                    Ok(owner) => return Ok(owner),
                     Err(zk::Error::NoNode) => {}
                     Err(zk::Error::NoAuth) => refused = Some(zk::Error::NoAuth),
                     Err(error) => return Err(error),
@@ -539,31 +539,23 @@ impl ZooKeeper for Session {
     }
 }
 
-/// Which session owns what this connection makes in this directory.
-async fn owner_in(client: &zk::Client, directory: &str) -> Result<i64, zk::Error> {
+/// Which session owns what this connection makes in this directory. The node is never seen by anybody.
+///
+/// `None` if the server leaves out the stat of a create in a transaction (ZOOKEEPER-4026): those are releases of
+/// ZooKeeper itself, before 3.7.2 and 3.8.2, which never answer a reconnect with another session.
+async fn owner_in(client: &zk::Client, directory: &str) -> Result<Option<i64>, zk::Error> {
     // Matches no naming of contenders.
     let path = format!("{directory}/session-check-{}", Uuid::new_v4().simple());
     let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
     let mut multi = client.new_multi_writer();
     multi.add_create(&path, &[], &options)?;
     multi.add_delete(&path, None)?;
-    let results = multi.commit().await?;
-    if let Some(zk::MultiWriteResult::Create { stat, .. }) = results.into_iter().next()
-        && !stat.is_invalid()
-    {
-        return Ok(stat.ephemeral_owner);
+    match multi.commit().await?.into_iter().next() {
+        Some(zk::MultiWriteResult::Create { stat, .. }) => {
+            Ok((!stat.is_invalid()).then_some(stat.ephemeral_owner))
+        }
+        Some(_) | None => Err(zk::Error::UnexpectedError("a create was answered by something else".into())),
     }
-    // Servers that leave out the stat in a transaction (ZOOKEEPER-4026) give it outside of one. The delete is sent
-    // before the create is answered, so that no cut falls between them.
-    let created = send({
-        let (client, path) = (client.clone(), path.clone());
-        async move { client.create(&path, &[], &options).await }
-    });
-    let deleted = client.delete(&path, None);
-    let (stat, _) = created.await?;
-    // Without an answer the node goes with its session.
-    let _ = deleted.await;
-    Ok(stat.ephemeral_owner)
 }
 
 fn fired(watcher: zk::OneshotWatcher) -> Watching {

@@ -149,7 +149,11 @@ impl Semaphore {
         let ahead = match self.turn.as_ref().map(|turn| &turn.state) {
             // Their numbers are compared with the stored one first: a change that comes later concerns them no more.
             Some(State::Queued { look: Some(_), .. }) => return,
-            Some(State::Queued { look: None, .. }) if self.retries.rests(&Retry::Turn) => return,
+            Some(State::Queued { look: None, .. })
+                if self.limit == Limit::Unknown && self.retries.rests(&Retry::Turn) =>
+            {
+                return;
+            }
             Some(State::Queued { ahead: Some(ahead), .. }) => *ahead,
             Some(State::Serving(Serving { step: Step::Full { .. }, .. })) => 0,
             Some(State::Queued { ahead: None, .. } | State::Serving(_)) | None => return,
@@ -167,6 +171,8 @@ impl Semaphore {
     }
 
     fn begin_turn(&mut self, now: Moment, out: &mut Vec<Command>) {
+        // What failed in the turn before does not slow this one.
+        self.retries.done(&Retry::Turn);
         self.turns += 1;
         let ticket = Ticket(self.turns);
         self.turn = Some(Turn { ticket, state: State::Queued { ahead: None, look: None } });
@@ -303,14 +309,18 @@ impl Semaphore {
             // What was seen before the mutex was ours may be out of date, but numbers are compared.
             State::Queued { look, .. } => {
                 *look = None;
+                let unknown = self.limit == Limit::Unknown;
                 let again = match result {
-                    Ok(_) => true,
-                    Err(Failure::Unknown(_)) => self.retries.again(&Retry::Turn, now),
+                    Ok(_) => {
+                        self.retries.done(&Retry::Turn);
+                        unknown
+                    }
+                    Err(Failure::Unknown(_)) => unknown && self.retries.again(&Retry::Turn, now),
                     Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => {
                         false
                     }
                 };
-                if again && self.limit == Limit::Unknown {
+                if again {
                     self.look_ahead(true, out);
                 }
                 return;
@@ -500,6 +510,7 @@ impl Semaphore {
 
     /// Behind a list of the mutex' queue, which may show that it is our turn.
     pub(super) fn look_ahead(&mut self, sync: bool, out: &mut Vec<Command>) {
+        self.retries.sent(&Retry::Turn);
         let (root, survey, asked) = (self.unknown_root(), self.count(), self.arrivals);
         let Some(State::Queued { look, .. }) = self.turn.as_mut().map(|turn| &mut turn.state) else { return };
         *look = Some(Look { survey, asked, sync, unfit: None });
