@@ -10,8 +10,7 @@ use crate::machine::Moment;
 /// `CLOCK_BOOTTIME`. Elsewhere it is [`Instant`]'s clock, which stops during sleep on macOS: after it, a lease seems good
 /// until the next heartbeat tells that the session is gone.
 ///
-/// Timers are Tokio's, and do stop during sleep. A deadline that passed then is noticed by whoever compares the clock,
-/// at the next heartbeat at the latest.
+/// Tokio's timers do stop during sleep. What must not come late waits with [`Clock::sleep_until`].
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     source: Source,
@@ -49,7 +48,27 @@ impl Clock {
 
     /// A moment on Tokio's clock as it runs now. One too far ahead is a century ahead, one that has passed is now.
     pub fn at(&self, moment: Moment) -> tokio::time::Instant {
-        tokio::time::Instant::now() + self.left(moment)
+        // In this order, so that it is never too early.
+        let left = self.left(moment);
+        tokio::time::Instant::now() + left
+    }
+
+    /// Sleeps until then, never less, and at most a quarter of a second more after the machine has slept.
+    pub async fn sleep_until(self, moment: Moment) {
+        const SLICE: Duration = Duration::from_millis(250);
+        loop {
+            let left = self.left(moment);
+            let sliced = match self.source {
+                Source::Tokio(_) => left,
+                Source::Machine(_) => left.min(SLICE),
+                #[cfg(test)]
+                Source::Test(_) => left.min(SLICE),
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(sliced).await;
+        }
     }
 
     /// A moment on the clock of [`Instant`] as it runs now. It does not follow what the machine sleeps afterwards.
@@ -121,5 +140,17 @@ mod tests {
         assert_eq!(lease.state(), LeaseState::Lost);
         assert!(clock.instant(until) < Instant::now());
         assert!(clock.at(until) <= tokio::time::Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_was_due_while_the_machine_slept_comes_soon_after() {
+        static TIME: AtomicU64 = AtomicU64::new(SECOND);
+        let clock = Clock::of(Source::Test(&TIME));
+        let mut timer = std::pin::pin!(clock.sleep_until(clock.now() + Duration::from_secs(10)));
+        assert!(futures::poll!(timer.as_mut()).is_pending());
+        TIME.fetch_add(11 * SECOND, Ordering::SeqCst);
+        let begun = tokio::time::Instant::now();
+        timer.await;
+        assert!(begun.elapsed() < Duration::from_secs(1));
     }
 }

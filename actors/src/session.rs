@@ -141,7 +141,10 @@ impl SessionActor {
             SessionMessage::Link(LinkState::Up) => state.input(SessionInput::Reconnected, &myself),
             SessionMessage::Link(LinkState::Down) => state.input(SessionInput::Disconnected, &myself),
             SessionMessage::Link(LinkState::Ended) => state.ended(&myself),
-            SessionMessage::Wake => state.input(SessionInput::Wake, &myself),
+            SessionMessage::Wake => {
+                state.wake = None;
+                state.input(SessionInput::Wake, &myself);
+            }
             SessionMessage::Beaten { sent, batch, result } => state.beaten(sent, batch, result, &myself),
             SessionMessage::Missing(paths) => state.missing(paths),
             SessionMessage::Identified { sent, owner } => state.identified(sent, owner, &myself),
@@ -255,8 +258,8 @@ impl State {
                 warn!(epoch, session, owner, "the server replaced the session by another one");
                 self.input(SessionInput::Identified { sent, same: false }, myself);
             }
-            // Without a directory there is no node of this session that could outlive it; and servers that do not tell
-            // do not replace sessions.
+            // Nothing was made in this session that could stand in another one; and servers that do not tell do not
+            // replace sessions.
             Ok(Some(_) | None) => self.input(SessionInput::Identified { sent, same: true }, myself),
             // Asked again with the next heartbeat.
             Err(failure) => debug!(epoch, ?failure, "connection not identified"),
@@ -365,9 +368,9 @@ impl State {
             task.abort();
         }
         if let Some(due) = due {
-            let (at, myself) = (self.arguments.clock.at(due), myself.clone());
+            let (clock, myself) = (self.arguments.clock, myself.clone());
             let task = self.tasks.spawn(async move {
-                tokio::time::sleep_until(at).await;
+                clock.sleep_until(due).await;
                 let _ = myself.cast(SessionMessage::Wake);
             });
             self.wake = Some((due, task));
@@ -393,7 +396,16 @@ async fn pump(
                     continue;
                 }
             },
-            Some(answer) = answers.next() => answer,
+            Some(answer) = answers.next() => {
+                // The news may have come after they were looked for, and before the answer.
+                while linked && let Some(link) = states.next().now_or_never() {
+                    linked = link.is_some();
+                    if link.is_some_and(|link| !tell(SessionMessage::Link(link))) {
+                        return;
+                    }
+                }
+                answer
+            }
             Some(heartbeat) = heartbeats.recv() => {
                 answers.push(heartbeat);
                 continue;

@@ -264,9 +264,9 @@ impl State {
         let Some(work) = &mut self.work else { return };
         let ended = work.hired.as_ref().map(|hired| hired.cell.get_id());
         let beside = myself.get_children().into_iter().filter(|actor| Some(actor.get_id()) != ended);
-        let mut below = std::mem::take(&mut work.below);
-        below.extend(beside.inspect(ActorCell::kill));
-        let myself = myself.clone();
+        work.below.extend(beside.inspect(ActorCell::kill));
+        // They stay known: until they have ended, a kill is for them as well.
+        let (below, myself) = (work.below.clone(), myself.clone());
         self.tasks.spawn(async move {
             wait_for(below).await;
             let _ = myself.cast(TenureMessage::Gone { failed, error });
@@ -282,9 +282,9 @@ impl State {
             task.abort();
         }
         if let Some(due) = due {
-            let (at, myself) = (self.clock.at(due), myself.clone());
+            let (clock, myself) = (self.clock, myself.clone());
             let task = self.tasks.spawn(async move {
-                tokio::time::sleep_until(at).await;
+                clock.sleep_until(due).await;
                 let _ = myself.cast(TenureMessage::Wake);
             });
             self.wake = Some((due, task));

@@ -78,7 +78,7 @@ pub trait ZooKeeper: Send + Sync + 'static {
     /// another session than the one that was asked for, and `zookeeper_client` does not show it.
     ///
     /// Makes a node and deletes it in the same transaction, in the first of these directories that is there, or else in
-    /// the one in which a contender was made last. `None` if there is no such directory, or the server does not tell.
+    /// the one in which a contender was made last. `None` if none was ever made, or the server does not tell.
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>>;
     /// A write through the quorum that changes nothing: checks that these nodes are there.
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;
@@ -500,7 +500,7 @@ impl ZooKeeper for Session {
         let (client, mut directories) = (self.client.clone(), directories.to_vec());
         directories.extend(self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone());
         submit(async move {
-            let mut refused = None;
+            let mut refused = (!directories.is_empty()).then_some(zk::Error::NoNode);
             for directory in directories {
                 match owner_in(&client, &directory).await {
                     Ok(owner) => return Ok(owner),

@@ -257,6 +257,7 @@ impl ZooKeeper for Seam {
             })
             .collect();
         Box::pin(async move {
+            let none = answers.is_empty();
             for answer in answers {
                 match answer.await? {
                     Ok(results) => match results.into_iter().next() {
@@ -267,7 +268,7 @@ impl ZooKeeper for Seam {
                     Err((_, code)) => return Err(refusal(code)),
                 }
             }
-            Ok(None)
+            none.then_some(None).ok_or(Failure::NoNode)
         })
     }
 
