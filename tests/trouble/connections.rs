@@ -8,13 +8,11 @@ use lockkeeper::{
     AcquireTimeoutError, ContendersError, LeaseState, LockEvent, ReleaseError, SessionEvent, TryAcquireError,
 };
 
-use tokio::time::timeout;
-
 use crate::common::hearing::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
 use crate::common::{
     LONG, SHORT, SLACK, SOON, TestServer, absent_for_several_rounds, connect, connect_through, eventually,
-    options, proxied, refusal, run, shared, unique_path,
+    options, proxied, refusal, run,
 };
 
 promises! {
@@ -200,38 +198,5 @@ fn who_asks_for_session_events_late_is_told_the_newest_first() {
         let keeper = connect().await;
         assert_eq!(keeper.events().next().await, Some(SessionEvent::Connected { epoch: 1 }));
         assert_eq!(keeper.clone().events().next().await, Some(SessionEvent::Connected { epoch: 1 }));
-    });
-}
-
-#[test]
-fn a_connection_is_resumed_however_long_the_chroot_is() {
-    run(async {
-        let (proxy, chroot) = (proxied().await, format!("{}-{}", unique_path("long"), "x".repeat(4000)));
-        let behind = options().connect(&format!("{}{chroot}", shared().address())).await.expect("a server");
-        let keeper = options().connect(&format!("{}{chroot}", proxy.address())).await.expect("a server");
-        let mut waiting = Vec::new();
-        let mut guards = Vec::new();
-        for number in 0..40 {
-            let path = format!("/{number}");
-            guards.push(behind.lock(&path).expect("a path").acquire().await.expect("a free lock"));
-            let (sender, told) = tokio::sync::mpsc::unbounded_channel();
-            let lock = keeper.lock(&path).expect("a path");
-            lock.acquire().listen(move |event| drop(sender.send(event)));
-            waiting.push((lock, told));
-        }
-        for (lock, told) in &mut waiting {
-            assert!(matches!(told.recv().await, Some(LockEvent::Queued { ahead: 1, .. })));
-            // Answered behind the watch.
-            assert_eq!(lock.contenders().await.expect("an answer").len(), 2);
-        }
-        let mut events = keeper.events();
-        proxy.cut();
-        let resumed = session_event(&mut events, SessionEvent::Resumed { epoch: 1 });
-        timeout(SOON, resumed).await.expect("it is resumed");
-        drop(guards);
-        for (_, told) in &mut waiting {
-            let granted = timeout(SOON, told.recv()).await.expect("in time");
-            assert!(matches!(granted, Some(LockEvent::Acquired { .. })), "{granted:?}");
-        }
     });
 }
