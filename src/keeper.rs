@@ -241,7 +241,7 @@ impl Keeper {
     }
 
     /// The session timeout that the server granted last. Servers have a least and a largest one, by default two and
-    /// twenty of their ticks of two seconds: who asks for less than four seconds gets four. The log warns of it.
+    /// twenty of their ticks of two seconds: a request for less than four seconds gets four. The log warns of it.
     pub fn session_timeout(&self) -> Duration {
         self.shared.started.session_timeout()
     }

@@ -34,7 +34,7 @@ pub enum Twin {
     SyncSkipped,
     /// The same, also when the sync has failed.
     FailedSyncIgnored,
-    /// Once the root is watched the first in line is taken not to fit, whoever that is by then.
+    /// Once the root is watched the claim that is first in line by then is taken not to fit.
     FullForWhoeverIsFirst,
     /// Whoever waits with the number that was stored is refused when another one is stored.
     ResizeRefusesWhoWaits,

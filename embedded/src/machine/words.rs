@@ -14,7 +14,7 @@ const VERSION: &str =
     concat!("3.9.0-lockkeeper-embedded-", env!("CARGO_PKG_VERSION"), ", built on 1970-01-01 00:00 UTC");
 
 impl Server {
-    /// The answer to the one who asks on this connection.
+    /// The answer for the asking connection.
     pub(super) fn answer(&mut self, asking: ConnectionId, word: Word, now: Moment) -> String {
         match word {
             Word::Conf => self.configuration(),

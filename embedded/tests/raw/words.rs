@@ -1,4 +1,4 @@
-//! Four-letter words, and two clients of whom they tell.
+//! Four-letter words, and what they report of two clients.
 
 use std::net::SocketAddr;
 
