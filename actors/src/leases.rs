@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::contenders::read_all;
-use crate::error::{ContendersError, ResizeError};
-use crate::machine::protocol::Failure;
-use crate::messages::{ContenderOptions, LeaseHolder};
+use crate::api::error::{ContendersError, ResizeError};
+use crate::api::messages::{ContenderOptions, LeaseHolder};
+use crate::inspect::read_all;
+use crate::machine::lock::protocol::Failure;
 use crate::zookeeper::ZooKeeper;
 
 /// In no order. A root that is not there has no holders, and is not made.

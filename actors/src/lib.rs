@@ -19,26 +19,27 @@
 // Drivers do what machines must not; `machine` denies it again.
 #![allow(clippy::disallowed_methods)]
 
-pub mod backoff;
-mod clock;
-mod contenders;
-pub mod error;
-pub mod job;
-pub mod lease;
+pub mod api;
+pub mod candidate;
+mod inspect;
+pub mod keeper;
 mod leases;
 mod lock;
 pub mod machine;
-pub mod messages;
-pub mod multi;
-mod primitives;
-mod randomness;
-mod servers;
+pub mod multi_lock;
+mod registry;
+pub mod run;
+mod runtime;
 mod session;
-pub mod singleton;
-pub mod supervisor;
-pub mod tenure;
 pub mod zookeeper;
 
-pub use clock::Clock;
-pub use primitives::{PrimitivesMessage, refuse};
-pub use randomness::Randomness;
+pub use api::{error, lease, messages};
+pub use candidate as singleton;
+pub use keeper as supervisor;
+pub use machine::backoff;
+pub use multi_lock as multi;
+pub use registry::{PrimitivesMessage, refuse};
+pub use run as tenure;
+pub use run::worker as job;
+pub use runtime::clock::Clock;
+pub use runtime::random::Randomness;

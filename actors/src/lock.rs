@@ -21,22 +21,22 @@ pub(crate) use self::joint::{Entrant, Joint, Together};
 use self::leases::Survey;
 use self::link::Session;
 
-use crate::clock::Clock;
-use crate::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
-use crate::lease::{FencingToken, Hold, LeaseState};
-use crate::machine::protocol::{Event, Ticket, Wait};
-use crate::machine::queue::Queue;
-use crate::machine::semaphore::Semaphore;
-use crate::machine::znode::{Instance, Patterns, Znode};
-use crate::machine::{Machine, Moment};
-use crate::messages::{
+use crate::api::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
+use crate::api::lease::{FencingToken, Hold, LeaseState};
+use crate::api::messages::{
     AcquireRequest, Contender, ContenderOptions, Kind, Lifeline, Listener, LockEvent, LockMessage, Place,
     Refused,
 };
+use crate::keeper::PrimitivesMessage;
+use crate::machine::lock::Queue;
+use crate::machine::lock::protocol::{Event, Ticket, Wait};
+use crate::machine::node::{Instance, Patterns, Znode};
+use crate::machine::semaphore::Semaphore;
+use crate::machine::{Machine, Moment};
+use crate::runtime::clock::Clock;
 use crate::session::{Connection, SessionNews};
-use crate::supervisor::PrimitivesMessage;
 use crate::zookeeper::{Fired, ZooKeeper};
-use crate::{contenders, leases as questions};
+use crate::{inspect as contenders, leases as questions};
 
 pub(crate) struct LockActor;
 

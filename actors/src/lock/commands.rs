@@ -7,11 +7,11 @@ use tracing::{debug, warn};
 
 use super::link::full;
 use super::{Entrant, LockActorMessage, State};
-use crate::error::{AcquireError, ReleaseError};
-use crate::lease::{FencingToken, Grant, Hold, Lease};
-use crate::machine::protocol::{Command, Created, Event, Failure, Refusal, Ticket};
-use crate::machine::znode::{Attempt, Znode};
-use crate::messages::{LockEvent, LockMessage, Refused};
+use crate::api::error::{AcquireError, ReleaseError};
+use crate::api::lease::{FencingToken, Grant, Hold, Lease};
+use crate::api::messages::{LockEvent, LockMessage, Refused};
+use crate::machine::lock::protocol::{Command, Created, Event, Failure, Refusal, Ticket};
+use crate::machine::node::{Attempt, Znode};
 use crate::session::Connection;
 use crate::zookeeper::Answer;
 

@@ -6,10 +6,10 @@ use futures::future::join_all;
 use ractor::ActorRef;
 
 use super::{LockActorMessage, State};
-use crate::machine::protocol::{Created, Event, Failure};
-use crate::machine::znode::{Attempt, Znode};
-use crate::messages::ContenderOptions;
-use crate::primitives::PrimitivesMessage;
+use crate::api::messages::ContenderOptions;
+use crate::machine::lock::protocol::{Created, Event, Failure};
+use crate::machine::node::{Attempt, Znode};
+use crate::registry::PrimitivesMessage;
 use crate::zookeeper::{NewNode, NotCreated};
 
 /// A contender that is about to enter its queue, and waits for somebody to make its node. Dropped, it is told that

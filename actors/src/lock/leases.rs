@@ -6,8 +6,8 @@ use ractor::ActorRef;
 
 use super::{LockActorMessage, State};
 use crate::leases::make_root;
-use crate::machine::protocol::{Event, Failure, Leases, Root, Sight, TakeFailure, Ticket};
-use crate::machine::znode::{Attempt, Znode};
+use crate::machine::lock::protocol::{Event, Failure, Leases, Root, Sight, TakeFailure, Ticket};
+use crate::machine::node::{Attempt, Znode};
 use crate::zookeeper::{Answer, Fired, NewNode, TakeRequest, Watching};
 
 /// What a survey found, and the watches that it left.

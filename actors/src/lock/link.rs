@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::LockActorMessage;
-use crate::machine::protocol::{Event, Failure};
-use crate::machine::znode::{Attempt, Znode};
+use crate::machine::lock::protocol::{Event, Failure};
+use crate::machine::node::{Attempt, Znode};
 use crate::session::{Connection, WatchRoom};
 use crate::zookeeper::{Fired, Watching};
 

@@ -3,16 +3,22 @@
 
 #![deny(clippy::disallowed_methods)]
 
-mod contender;
-pub mod multi;
-pub mod protocol;
-pub mod queue;
+pub mod backoff;
+pub mod candidate;
+pub mod lock;
+pub mod multi_lock;
+pub mod node;
 mod retries;
+pub mod run;
 pub mod semaphore;
 pub mod session;
-pub mod singleton;
-pub mod tenure;
-pub mod znode;
+
+pub use candidate as singleton;
+pub use lock as queue;
+pub use lock::protocol;
+pub use multi_lock as multi;
+pub use node as znode;
+pub use run as tenure;
 
 use std::ops::Add;
 use std::time::Duration;

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Moment;
-use super::znode::Instance;
-use crate::backoff::Backoff;
+use super::node::Instance;
+use crate::machine::backoff::Backoff;
 
 /// See the module. `K` names a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

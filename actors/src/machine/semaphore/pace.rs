@@ -3,8 +3,8 @@
 use super::turn::{Serving, State, Step, Watches};
 use super::{Limit, Semaphore};
 use crate::machine::Moment;
-use crate::machine::protocol::Command;
-use crate::machine::znode::Attempt;
+use crate::machine::lock::protocol::Command;
+use crate::machine::node::Attempt;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Retry {
@@ -71,10 +71,10 @@ mod tests {
 
     use super::*;
     use crate::machine::Machine;
-    use crate::machine::protocol::{
+    use crate::machine::lock::protocol::{
         Created, Event, Failure, Leases, PermitRequest, Root, Sight, TakeFailure, Ticket, Wait,
     };
-    use crate::machine::znode::{Dialect, Instance, Mode, Znode};
+    use crate::machine::node::{Dialect, Instance, Mode, Znode};
 
     /// What a server does with everything but what is under test.
     #[derive(Clone, Copy, Debug, PartialEq)]

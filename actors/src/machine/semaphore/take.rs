@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use super::turn::{Serving, Step};
 use super::{Limit, MAX_TAKE, Retry, Semaphore, Stage};
-use crate::machine::protocol::{Command, Event, Failure, PermitRequest, Refusal, TakeFailure, Ticket, Wait};
-use crate::machine::znode::{Attempt, Znode};
+use crate::machine::lock::protocol::{
+    Command, Event, Failure, PermitRequest, Refusal, TakeFailure, Ticket, Wait,
+};
+use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Machine, Moment};
 
 /// A transaction that makes leases, in flight.

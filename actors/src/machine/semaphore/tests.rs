@@ -1,6 +1,6 @@
 use super::*;
-use crate::machine::protocol::{Created, Leases, Root, Sight, TakeFailure};
-use crate::machine::znode::{Dialect, Mode, Znode};
+use crate::machine::lock::protocol::{Created, Leases, Root, Sight, TakeFailure};
+use crate::machine::node::{Dialect, Mode, Znode};
 
 /// A semaphore with a session, and the answers of a server.
 struct Test {

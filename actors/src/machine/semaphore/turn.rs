@@ -1,10 +1,10 @@
 //! A process' turn: from its place in the mutex' queue to the leases of its claims.
 
 use super::{Alarm, Limit, Link, PATIENCE, Retry, Semaphore, Stage};
-use crate::machine::protocol::{
+use crate::machine::lock::protocol::{
     Command, Event, Failure, Leases, Refusal, Request, Root, Sight, Ticket, Wait,
 };
-use crate::machine::znode::{Attempt, Dialect, Mode, Patterns, Znode};
+use crate::machine::node::{Attempt, Dialect, Mode, Patterns, Znode};
 use crate::machine::{Machine, Moment};
 
 /// One contender for the mutex, and how far it has come.

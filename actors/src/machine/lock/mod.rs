@@ -12,6 +12,8 @@
 //! The recipe is ZooKeeper's ("Recipes and Solutions", Locks) with kazoo's names; what differs is argued above.
 
 mod answers;
+mod contender;
+pub mod protocol;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -19,10 +21,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::contender::{Contender, Stage};
-use super::protocol::{Command, Event, Refusal, Request, Ticket, Wait};
+use self::contender::{Contender, Stage};
+use self::protocol::{Command, Event, Refusal, Request, Ticket, Wait};
+use super::node::{Attempt, Instance, Znode};
 use super::retries::Retries;
-use super::znode::{Attempt, Instance, Znode};
 use super::{Machine, Moment};
 
 /// See the module.

@@ -11,13 +11,13 @@ use futures::future::{Either, select};
 use ractor::ActorRef;
 use tokio::sync::{Notify, oneshot};
 
-use crate::clock::Clock;
-use crate::error::{Lost, ReleaseError};
+use crate::api::error::{Lost, ReleaseError};
+use crate::api::messages::{Lifeline, LockMessage};
+use crate::keeper::KeeperMessage;
 use crate::lock::LockActorMessage;
 use crate::machine::Moment;
-use crate::machine::protocol::Ticket;
-use crate::messages::{Lifeline, LockMessage};
-use crate::supervisor::KeeperMessage;
+use crate::machine::lock::protocol::Ticket;
+use crate::runtime::clock::Clock;
 use crate::zookeeper::ZooKeeper;
 
 /// What a holder may believe of its lease at this moment.

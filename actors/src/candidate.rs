@@ -7,21 +7,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
-use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::error::AcquireError;
-use crate::job::Job;
-use crate::lease::{Lease, Term};
-use crate::machine::protocol::{Ticket, Wait};
-use crate::machine::singleton::{Singleton, SingletonCommand, SingletonInput};
-use crate::machine::tenure::Reason;
-use crate::messages::{
+use crate::api::error::AcquireError;
+use crate::api::lease::{Lease, Term};
+use crate::api::messages::{
     AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Place, Refused,
 };
-use crate::primitives::PrimitivesMessage;
-use crate::randomness::Randomness;
-use crate::supervisor::KeeperMessage;
-use crate::tenure::{Ended, TenureActor, TenureArguments, TenureMessage, Terms};
+use crate::keeper::KeeperMessage;
+use crate::machine::backoff::Backoff;
+use crate::machine::candidate::{Singleton, SingletonCommand, SingletonInput};
+use crate::machine::lock::protocol::{Ticket, Wait};
+use crate::machine::run::Reason;
+use crate::registry::PrimitivesMessage;
+use crate::run::worker::Job;
+use crate::run::{Ended, TenureActor, TenureArguments, TenureMessage, Terms};
+use crate::runtime::clock::Clock;
+use crate::runtime::random::Randomness;
 
 /// Where a candidate stands.
 #[derive(Clone, Debug)]

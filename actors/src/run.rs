@@ -1,5 +1,7 @@
 //! The actor above an application's actor that works under a lease: carries out what the machine of that run decides.
 
+pub mod worker;
+
 use std::pin::pin;
 use std::time::Duration;
 
@@ -10,13 +12,13 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, warn};
 
-use crate::clock::Clock;
-use crate::job::{Hired, Job};
-use crate::lease::{Lease, LeaseState, Term};
+use crate::api::lease::{Lease, LeaseState, Term};
+use crate::keeper::KeeperMessage;
 use crate::machine::Moment;
-pub use crate::machine::tenure::Reason;
-use crate::machine::tenure::{Limits, Tenure, TenureCommand, TenureInput};
-use crate::supervisor::KeeperMessage;
+pub use crate::machine::run::Reason;
+use crate::machine::run::{Limits, Tenure, TenureCommand, TenureInput};
+use crate::run::worker::{Hired, Job};
+use crate::runtime::clock::Clock;
 
 /// What an application may choose about the end of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

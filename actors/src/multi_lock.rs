@@ -3,26 +3,24 @@
 //! It does no I/O. It asks the paths' own actors, collects what they say, and lets one of them send the transaction that
 //! makes all nodes.
 
-mod lease;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{ActorProcessingErr, ActorRef};
 use tracing::{Span, debug, debug_span};
 
-pub use self::lease::MultiLease;
-use crate::backoff::Rests;
-use crate::clock::Clock;
-use crate::error::AcquireError;
-use crate::lease::{Lease, LeaseState};
-use crate::lock::{Entrant, Together};
-use crate::machine::multi::{Multi, MultiCommand, MultiEvent, Reason};
-use crate::machine::protocol::{Ticket, Wait};
-use crate::messages::{
+use crate::api::error::AcquireError;
+use crate::api::lease::{Lease, LeaseState};
+use crate::api::messages::{
     AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Place, Refused,
 };
-use crate::primitives::PrimitivesMessage;
+pub use crate::api::multi_lease::MultiLease;
+use crate::lock::{Entrant, Together};
+use crate::machine::backoff::Rests;
+use crate::machine::lock::protocol::{Ticket, Wait};
+use crate::machine::multi_lock::{Multi, MultiCommand, MultiEvent, Reason};
+use crate::registry::PrimitivesMessage;
+use crate::runtime::clock::Clock;
 
 /// To whoever acquires several paths at once.
 #[non_exhaustive]

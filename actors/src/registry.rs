@@ -11,16 +11,16 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPo
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::backoff::Rests;
-use crate::clock::Clock;
-use crate::error::{AcquireError, ContendersError, ResizeError};
+use crate::api::error::{AcquireError, ContendersError, ResizeError};
+use crate::api::messages::{LockEvent, LockMessage, Place, Refused};
 use crate::lock::{LockActor, LockActorMessage, LockArguments};
-use crate::machine::protocol::Failure;
-use crate::machine::protocol::Ticket;
-use crate::machine::znode::Instance;
-use crate::messages::{LockEvent, LockMessage, Place, Refused};
-use crate::multi::{MultiActor, MultiActorMessage, MultiArguments, MultiMessage};
-use crate::randomness::Randomness;
+use crate::machine::backoff::Rests;
+use crate::machine::lock::protocol::Failure;
+use crate::machine::lock::protocol::Ticket;
+use crate::machine::node::Instance;
+use crate::multi_lock::{MultiActor, MultiActorMessage, MultiArguments, MultiMessage};
+use crate::runtime::clock::Clock;
+use crate::runtime::random::Randomness;
 use crate::session::{Connection, SessionNews};
 use crate::zookeeper::ZooKeeper;
 

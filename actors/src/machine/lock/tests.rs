@@ -1,8 +1,8 @@
 //! One event, and the exact commands that follow from it.
 
 use super::*;
-use crate::machine::protocol::{Created, Failure, Inspection};
-use crate::machine::znode::{Dialect, Mode, Patterns};
+use crate::machine::lock::protocol::{Created, Failure, Inspection};
+use crate::machine::node::{Dialect, Mode, Patterns};
 
 const SESSION: i64 = 77;
 const SECOND: Duration = Duration::from_secs(1);

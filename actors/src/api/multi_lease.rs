@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use futures::future::{join_all, select_all};
 
-use crate::error::{Lost, ReleaseError};
-use crate::lease::{FencingToken, Lease, LeaseState, protect};
-use crate::machine::protocol::Ticket;
+use crate::api::error::{Lost, ReleaseError};
+use crate::api::lease::{FencingToken, Lease, LeaseState, protect};
+use crate::machine::lock::protocol::Ticket;
 
 /// Several held locks. Dropping it releases all of them in the background.
 #[must_use = "dropping the lease releases the locks"]

@@ -1,8 +1,5 @@
-//! The seam to ZooKeeper: all that the actors ask of it, and nothing else.
-//!
-//! Every method sends its request when it is called, in the order of the calls; the answer may be awaited
-//! whenever, or dropped. This is the only file that knows `zookeeper_client`; a simulation implements the same
-//! two traits.
+//! The seam, implemented with `zookeeper_client`. No other file knows that crate, but for the types re-exported in
+//! [the module above](super).
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,171 +12,18 @@ use tracing::warn;
 use uuid::Uuid;
 use zookeeper_client as zk;
 
-use crate::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
-#[cfg(feature = "tls")]
-use crate::servers::servers;
-use crate::servers::troubles;
-
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
-pub use zookeeper_client::SaslOptions;
-pub use zookeeper_client::{Acl, AuthId, Permission};
+use super::SaslOptions;
 #[cfg(feature = "tls")]
-pub use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
-
-/// An answer on its way. Its request is sent already.
-pub type Answer<T> = BoxFuture<'static, Result<T, Failure>>;
-
-/// One session with ZooKeeper.
-pub trait ZooKeeper: Send + Sync + 'static {
-    /// The session's id, as `ephemeralOwner` shows it.
-    fn session(&self) -> i64;
-    /// The timeout that the server granted.
-    fn timeout(&self) -> Duration;
-    /// What the server sees in front of every path.
-    fn chroot(&self) -> &str {
-        ""
-    }
-    /// Makes a sequential node; answers with the number that was appended and the transaction's id.
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)>;
-    /// Makes ephemeral sequential nodes, all or none, in one transaction; answers with the numbers that were appended
-    /// and the transaction's id.
-    fn create_all(&self, prefixes: &[NewNode<'_>])
-    -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>>;
-    /// Makes a directory and all that leads to it, the connection's chroot included; an empty path is the chroot
-    /// itself. Not atomic, not ordered.
-    fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()>;
-    /// The names of a node's children, in no order.
-    fn children(&self, path: &str) -> Answer<Vec<String>>;
-    /// Brings the server that the session talks to up to date with its leader.
-    fn sync(&self, path: &str) -> Answer<()>;
-    /// A node's data, and whose it is.
-    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)>;
-    /// Leaves a watch on a node.
-    fn watch(&self, path: &str) -> Answer<Watching>;
-    /// Leaves a watch on a node that is not there, which fires when it is made; `None` when it is there.
-    fn watch_for(&self, path: &str) -> Answer<Option<Watching>>;
-    /// A node's data and their version.
-    fn read_root(&self, path: &str) -> Answer<Root>;
-    /// The same, and leaves a watch on the data.
-    fn watch_root(&self, path: &str) -> Answer<(Root, Watching)>;
-    /// The names of a node's children, and which transaction wrote its data.
-    fn leases(&self, path: &str) -> Answer<Leases>;
-    /// The same, and leaves a watch on the children.
-    fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)>;
-    /// Makes a node that outlives sessions. One that is there already is left as it is.
-    fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()>;
-    /// Replaces a node's data of whatever version.
-    fn write(&self, path: &str, data: &[u8]) -> Answer<()>;
-    /// Makes ephemeral nodes, all or none.
-    fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>>;
-    /// Deletes a node of whatever version.
-    fn delete(&self, path: &str) -> Answer<()>;
-    /// Tells which session owns the ephemeral nodes that this connection makes: some servers answer a reconnect with
-    /// another session than the one that was asked for, and `zookeeper_client` does not show it.
-    ///
-    /// Makes a node and deletes it in the same transaction, in the first of these directories that is there, or else in
-    /// the one in which a contender was made last. `None` if none was ever made, or the server does not tell.
-    fn owner(&self, directories: &[String]) -> Answer<Option<i64>>;
-    /// A write through the quorum that changes nothing: checks that these nodes are there.
-    fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;
-}
-
-/// A watch that is armed. Ends when it fires, and takes the watch back when dropped.
-pub type Watching = BoxFuture<'static, Fired>;
-
-/// What a semaphore takes in one transaction, and on which conditions.
-#[derive(Clone, Debug)]
-pub struct TakeRequest<'a> {
-    /// A node that must be there.
-    pub mutex: &'a str,
-    /// Whether it stays; otherwise it is deleted.
-    pub keep: bool,
-    /// A node that must be there, in this version.
-    pub root: (&'a str, i32),
-    /// The nodes to make.
-    pub leases: &'a [NewNode<'a>],
-}
-
-/// A node to be made.
-#[derive(Clone, Copy, Debug)]
-pub struct NewNode<'a> {
-    /// Where.
-    pub path: &'a str,
-    /// What is in it.
-    pub data: &'a [u8],
-    /// Who may do what with it.
-    pub acl: &'a [Acl],
-}
-
-/// Why none of several nodes was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotCreated {
-    /// The one that failed the others, if it was one of them and the failure is definite.
-    pub culprit: Option<usize>,
-    /// What happened to it, or to the request.
-    pub failure: Failure,
-}
-
-/// How a watch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fired {
-    /// The node is gone.
-    Gone,
-    /// Something else happened to the node.
-    Changed,
-    /// The session ended.
-    Ended,
-}
-
-/// Why a check did not succeed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CheckFailure {
-    /// The node at this index is not there.
-    Missing(usize),
-    /// The node at this index may not be read.
-    Unreadable(usize),
-    /// Anything else.
-    Failed(Failure),
-}
-
-/// Makes sessions, the same way every time.
-pub trait Connect: Send + Sync + 'static {
-    /// Begins a session. Does not return before it has one, or knows that it cannot get one.
-    fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>>;
-    /// What it connects to, for people.
-    fn address(&self) -> &str;
-}
-
-/// A session that has begun.
-pub struct Connected {
-    /// For requests. The session is closed when the last clone is dropped.
-    pub client: Arc<dyn ZooKeeper>,
-    /// What becomes of the connection. Only the newest state is kept: a short interruption may not be shown, but
-    /// the [`LinkState::Up`] after it is.
-    pub states: BoxStream<'static, LinkState>,
-}
-
-/// What the connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// Connected again.
-    Up,
-    /// Not connected; the client is trying.
-    Down,
-    /// The session is over. Nothing follows.
-    Ended,
-}
-
-/// Why there is no session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unconnected {
-    /// The address cannot be read.
-    Address(String),
-    /// The credentials were not taken.
-    AuthFailed,
-    /// Nobody answered, or not well.
-    Unreachable(String),
-}
+use super::TlsOptions;
+#[cfg(feature = "tls")]
+use super::servers::servers;
+use super::servers::troubles;
+use super::{
+    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, NewNode, NotCreated, TakeRequest,
+    Unconnected, Watching, ZooKeeper,
+};
+use crate::machine::lock::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
 
 /// Connects with `zookeeper_client`.
 #[derive(Clone, Debug)]

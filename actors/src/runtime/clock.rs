@@ -113,7 +113,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::lease::{LeaseState, SessionLease};
+    use crate::api::lease::{LeaseState, SessionLease};
 
     const SECOND: u64 = 1_000_000_000;
 

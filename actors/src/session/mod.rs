@@ -20,16 +20,16 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
-use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::error::ConnectError;
-use crate::lease::SessionLease;
+use crate::api::error::ConnectError;
+use crate::api::lease::SessionLease;
+use crate::keeper::KeeperMessage;
 use crate::machine::Moment;
-use crate::machine::protocol::Failure;
+use crate::machine::backoff::Backoff;
+use crate::machine::lock::protocol::Failure;
+use crate::machine::node::Instance;
 use crate::machine::session::{Session, SessionCommand, SessionInput};
-use crate::machine::znode::Instance;
-use crate::randomness::Randomness;
-use crate::supervisor::KeeperMessage;
+use crate::runtime::clock::Clock;
+use crate::runtime::random::Randomness;
 use crate::zookeeper::{CheckFailure, Connect, Connected, LinkState, Unconnected, ZooKeeper};
 
 /// What the other actors get of a session.

@@ -12,14 +12,14 @@ use ractor::{
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::error::ConnectError;
+use crate::api::error::ConnectError;
+use crate::api::messages::SessionEvent;
 use crate::machine::Moment;
-use crate::messages::SessionEvent;
-pub(crate) use crate::primitives::PrimitivesMessage;
-use crate::primitives::{PrimitivesActor, PrimitivesArguments};
-use crate::randomness::Randomness;
+use crate::machine::backoff::Backoff;
+pub(crate) use crate::registry::PrimitivesMessage;
+use crate::registry::{PrimitivesActor, PrimitivesArguments};
+use crate::runtime::clock::Clock;
+use crate::runtime::random::Randomness;
 use crate::session::{SessionActor, SessionArguments, SessionMessage, SessionNews};
 use crate::zookeeper::Connect;
 

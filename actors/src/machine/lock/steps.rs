@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Link, Queue, Retry};
-use crate::machine::contender::{Contender, Stage};
-use crate::machine::protocol::{Command, Failure, Refusal, Ticket, Wait};
-use crate::machine::znode::{Attempt, Znode};
+use crate::machine::lock::contender::{Contender, Stage};
+use crate::machine::lock::protocol::{Command, Failure, Refusal, Ticket, Wait};
+use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Machine, Moment};
 
 impl Queue {

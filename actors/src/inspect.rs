@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 
-use crate::error::ContendersError;
-use crate::lease::FencingToken;
-use crate::machine::protocol::{Failure, Inspection};
-use crate::machine::znode::{Mode, Patterns, Znode};
-use crate::messages::Contender;
+use crate::api::error::ContendersError;
+use crate::api::lease::FencingToken;
+use crate::api::messages::Contender;
+use crate::machine::lock::protocol::{Failure, Inspection};
+use crate::machine::node::{Mode, Patterns, Znode};
 use crate::session::OwnNodes;
 use crate::zookeeper::{Answer, Fired, Watching, ZooKeeper};
 

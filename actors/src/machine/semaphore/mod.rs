@@ -28,10 +28,10 @@ use std::time::Duration;
 use self::pace::Retry;
 use self::take::Take;
 use self::turn::Turn;
-use super::protocol::{Command, Event, Failure, PermitRequest, Refusal, Ticket, Wait};
-use super::queue::Queue;
+use super::lock::Queue;
+use super::lock::protocol::{Command, Event, Failure, PermitRequest, Refusal, Ticket, Wait};
+use super::node::{Attempt, Instance};
 use super::retries::Retries;
-use super::znode::{Attempt, Instance};
 use super::{Machine, Moment};
 
 /// See the module.

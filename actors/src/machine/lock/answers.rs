@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{LOOK, Link, Queue, Retry, Standing};
-use crate::machine::contender::Stage;
-use crate::machine::protocol::{Command, Created, Failure, Inspection, Refusal, Wait};
-use crate::machine::znode::{Attempt, Znode};
+use crate::machine::lock::contender::Stage;
+use crate::machine::lock::protocol::{Command, Created, Failure, Inspection, Refusal, Wait};
+use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Machine, Moment};
 
 impl Queue {

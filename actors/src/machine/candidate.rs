@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::Moment;
-use super::tenure::Reason;
+use super::run::Reason;
 
 /// What happens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent};
 use tracing::warn;
 
-use crate::lease::Term;
-pub use crate::machine::tenure::TermEvent;
+use crate::api::lease::Term;
+pub use crate::machine::run::TermEvent;
 
 /// How to start an actor under a lease, and how to tell it what becomes of that.
 pub struct Job(Box<Hire>);

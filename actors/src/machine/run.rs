@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::Moment;
-use crate::lease::LeaseState;
+use crate::api::lease::LeaseState;
 
 /// What a tenure may take, and when it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

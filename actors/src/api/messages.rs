@@ -9,13 +9,13 @@ use ractor::{ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 use tracing::{Span, debug_span, warn};
 
-use crate::error::{AcquireError, ConnectError, ContendersError, ReleaseError, ResizeError};
-use crate::lease::{FencingToken, Lease};
+use crate::api::error::{AcquireError, ConnectError, ContendersError, ReleaseError, ResizeError};
+use crate::api::lease::{FencingToken, Lease};
+use crate::keeper::KeeperMessage;
 use crate::lock::Joint;
-pub use crate::machine::protocol::Ticket;
-use crate::machine::protocol::{Event, PermitRequest, Request, Wait};
-use crate::machine::znode::{Dialect, Mode, Patterns};
-use crate::supervisor::KeeperMessage;
+pub use crate::machine::lock::protocol::Ticket;
+use crate::machine::lock::protocol::{Event, PermitRequest, Request, Wait};
+use crate::machine::node::{Dialect, Mode, Patterns};
 use crate::zookeeper::Acl;
 
 /// To the actor of one lock or one semaphore.
@@ -254,7 +254,7 @@ pub enum LockEvent<G = Lease> {
         /// The lock.
         guard: G,
     },
-    /// The connection is in doubt: see [`LeaseState::Suspended`](crate::lease::LeaseState).
+    /// The connection is in doubt: see [`LeaseState::Suspended`](crate::api::lease::LeaseState).
     Suspended(Ticket),
     /// The connection is no longer in doubt.
     Resumed(Ticket),

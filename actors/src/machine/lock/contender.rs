@@ -1,7 +1,7 @@
 //! One local request and how far it has come.
 
 use super::protocol::{Request, Ticket};
-use super::znode::Znode;
+use crate::machine::node::Znode;
 
 /// A request, and the node that an attempt made or may have made for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

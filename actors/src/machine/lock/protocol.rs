@@ -1,15 +1,15 @@
 //! What goes into a lock's or a semaphore's machine and what comes out: data, so that a test compares it and a reader
 //! prints it.
 
-use super::Moment;
-use super::znode::{Attempt, Dialect, Mode, Patterns, Znode};
+use crate::machine::Moment;
+use crate::machine::node::{Attempt, Dialect, Mode, Patterns, Znode};
 
 /// Names one request for a lock, from the call until its node is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub(crate) u64);
 
 impl Ticket {
-    /// For whoever drives a [`Queue`](super::queue::Queue) alone and counts its requests itself, as a model does.
+    /// For whoever drives a [`Queue`](super::Queue) alone and counts its requests itself, as a model does.
     /// Where actors are, [`Ticket::new`] keeps tickets apart.
     pub const fn numbered(number: u64) -> Ticket {
         Ticket(number)
@@ -150,7 +150,7 @@ pub enum Event {
     Returned(String, Result<(), Failure>),
     /// A heartbeat did not find these nodes of ours.
     Missing(Vec<String>),
-    /// The time that [`Machine::wakeup`](super::Machine::wakeup) named has come.
+    /// The time that [`Machine::wakeup`](crate::machine::Machine::wakeup) named has come.
     Wake,
 }
 
