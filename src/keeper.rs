@@ -7,23 +7,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::error::ConnectError;
-use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::{InvalidName, Mode};
-use lockkeeper_actors::messages::{Lifeline, SessionEvent};
-use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
-#[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
-use lockkeeper_actors::zookeeper::SaslOptions;
-#[cfg(feature = "tls")]
-use lockkeeper_actors::zookeeper::TlsOptions;
-use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
-use lockkeeper_actors::{Clock, Randomness};
+use lockkeeper_actors::messages::SessionEvent;
+use lockkeeper_actors::supervisor::KeeperMessage;
 use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::lock::{InvalidLock, Lock, LockOptions, MAX_IDENTIFIER};
+use crate::connect::KeeperOptions;
+use crate::handle::Shared;
+use crate::lock::Lock;
 use crate::multi_lock::MultiLock;
+use crate::options::{InvalidLock, LockOptions};
 use crate::read_write::ReadWriteLock;
 use crate::semaphore::Semaphore;
 use crate::singleton::{Singleton, SingletonOptions};
@@ -53,25 +48,7 @@ use crate::subscribe;
 /// ```
 #[derive(Clone)]
 pub struct Keeper {
-    pub(crate) shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
-    pub started: Started,
-    pub lifeline: Arc<Lifeline>,
-    pub identifier: Vec<u8>,
-    pub acl: Vec<Acl>,
-}
-
-impl Shared {
-    /// Zero is one try; a time too long to be counted is none.
-    pub fn wait(&self, timeout: Duration) -> Wait {
-        match u64::try_from(timeout.as_nanos()) {
-            Ok(0) => Wait::Try,
-            Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.started.clock.now() + timeout),
-            Ok(_) | Err(_) => Wait::Forever,
-        }
-    }
+    shared: Arc<Shared>,
 }
 
 impl Keeper {
@@ -84,16 +61,7 @@ impl Keeper {
 
     /// The options, to be ended with [`connect`](KeeperOptions::connect).
     pub fn options() -> KeeperOptions {
-        KeeperOptions {
-            session_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(10),
-            tick: None,
-            identifier: Vec::new(),
-            acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
-            build: Vec::new(),
-            restart: RestartPolicy::default(),
-            close_timeout: None,
-        }
+        KeeperOptions::new()
     }
 
     /// A handle to the exclusive lock on `path`. No I/O: the path is checked, nothing else.
@@ -110,32 +78,22 @@ impl Keeper {
     /// # }
     /// ```
     pub fn lock(&self, path: &str) -> Result<Lock, InvalidName> {
-        lockkeeper_actors::machine::znode::check_path(path)?;
-        Ok(Lock::new(self, path, LockOptions::default()))
+        Lock::new(&self.shared, path, LockOptions::default())
     }
 
     /// The same with options of its own.
     pub fn lock_with(&self, path: &str, options: LockOptions) -> Result<Lock, InvalidLock> {
-        lockkeeper_actors::machine::znode::check_path(path)?;
-        options.check()?;
-        Ok(Lock::new(self, path, options))
+        Ok(Lock::new(&self.shared, path, options.checked()?)?)
     }
 
     /// Both sides of the read/write lock on `path`. No I/O: the path is checked, nothing else.
     pub fn read_write(&self, path: &str) -> Result<ReadWriteLock, InvalidName> {
-        lockkeeper_actors::machine::znode::check_path(path)?;
-        let options = LockOptions::default;
-        Ok(ReadWriteLock { read: Lock::new(self, path, options()), write: Lock::new(self, path, options()) })
+        ReadWriteLock::new(&self.shared, path, LockOptions::default())
     }
 
     /// The same with options of its own.
     pub fn read_write_with(&self, path: &str, options: LockOptions) -> Result<ReadWriteLock, InvalidLock> {
-        lockkeeper_actors::machine::znode::check_path(path)?;
-        options.check()?;
-        Ok(ReadWriteLock {
-            read: Lock::new(self, path, options.clone()),
-            write: Lock::new(self, path, options),
-        })
+        Ok(ReadWriteLock::new(&self.shared, path, options.checked()?)?)
     }
 
     /// A handle to the exclusive locks on several paths, to be had all or none. No I/O: the paths are checked, nothing
@@ -193,18 +151,18 @@ impl Keeper {
         paths: impl IntoIterator<Item = (S, Mode)>,
         options: LockOptions,
     ) -> Result<MultiLock, InvalidLock> {
-        MultiLock::new(self, paths, options)
+        MultiLock::new(&self.shared, paths, options)
     }
 
     /// A handle to the actor that runs once in the cluster, on the lock `path`. No I/O: the path is checked, nothing
     /// else.
     pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidName> {
-        Ok(Singleton::new(self.lock(path)?, &SingletonOptions::default()))
+        Singleton::new(&self.shared, path, SingletonOptions::default())
     }
 
     /// The same with options of its own.
     pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
-        Ok(Singleton::new(self.lock_with(path, options.lock.clone())?, &options))
+        Ok(Singleton::new(&self.shared, path, options.checked()?)?)
     }
 
     /// A handle to the semaphore at `path`, which has this many permits. No I/O: the arguments are checked, nothing
@@ -221,7 +179,7 @@ impl Keeper {
     /// # }
     /// ```
     pub fn semaphore(&self, path: &str, permits: u32) -> Result<Semaphore, InvalidLock> {
-        Semaphore::new(self, path, Some(permits), LockOptions::default())
+        Semaphore::new(&self.shared, path, Some(permits), LockOptions::default())
     }
 
     /// The same with options of its own.
@@ -231,13 +189,13 @@ impl Keeper {
         permits: u32,
         options: LockOptions,
     ) -> Result<Semaphore, InvalidLock> {
-        Semaphore::new(self, path, Some(permits), options)
+        Semaphore::new(&self.shared, path, Some(permits), options)
     }
 
     /// A handle to the semaphore at `path`, which has as many permits as are stored there. Acquiring fails with
     /// [`AcquireError::NoLimit`](crate::AcquireError) while no number is.
     pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidLock> {
-        Semaphore::new(self, path, None, LockOptions::default())
+        Semaphore::new(&self.shared, path, None, LockOptions::default())
     }
 
     /// The session timeout that the server granted last. Servers have a least and a largest one, by default two and
@@ -298,101 +256,7 @@ impl Keeper {
     }
 }
 
-/// How to connect.
-#[derive(Clone)]
-pub struct KeeperOptions {
-    session_timeout: Duration,
-    connect_timeout: Duration,
-    tick: Option<Duration>,
-    identifier: Vec<u8>,
-    acl: Vec<Acl>,
-    build: Vec<Credential>,
-    restart: RestartPolicy,
-    close_timeout: Option<Duration>,
-}
-
-#[derive(Clone)]
-enum Credential {
-    Auth(String, Vec<u8>),
-    #[cfg(feature = "tls")]
-    Tls(TlsOptions),
-    #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
-    Sasl(SaslOptions),
-}
-
 impl KeeperOptions {
-    /// How long the server keeps a session that it does not hear from. The server may grant less or more:
-    /// [`Keeper::session_timeout`] tells. Ten seconds unless set. After a crash, a lock is free again this much later; a fail-over of the ensemble within a third
-    /// of it costs nobody a lock.
-    pub fn session_timeout(self, session_timeout: Duration) -> Self {
-        KeeperOptions { session_timeout, ..self }
-    }
-
-    /// How long the first connecting may take. Ten seconds unless set.
-    pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
-        KeeperOptions { connect_timeout, ..self }
-    }
-
-    /// How long to rest between rounds of connecting when a session was lost: `initial`, then twice as long each time
-    /// up to `maximum`, less a random part of up to a half. From a tenth of a second to five unless set.
-    pub fn backoff(self, initial: Duration, maximum: Duration) -> Self {
-        let backoff = Backoff { initial, maximum };
-        KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
-    }
-
-    /// How long to go on without a session before [giving up](SessionEvent::GaveUp), rests included: then the keeper
-    /// closes, waiting callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever
-    /// unless set.
-    /// Credentials that are not taken any more end it at once.
-    pub fn give_up_after(self, time: Duration) -> Self {
-        let give_up_after = Some(time);
-        KeeperOptions { restart: RestartPolicy { give_up_after, ..self.restart }, ..self }
-    }
-
-    /// How long [closing](Keeper::close) waits: for actors that work under locks to end, and for the server to confirm
-    /// what is released. After that guards are `Lost`, whatever still works under them, and the session is closed, which
-    /// takes two seconds at most. For ever unless set.
-    ///
-    /// Actors that have not ended by then are killed. One whose handler never awaits goes on all the same: set the time
-    /// so that this does not happen when nothing is wrong.
-    pub fn close_timeout(self, time: Duration) -> Self {
-        KeeperOptions { close_timeout: Some(time), ..self }
-    }
-
-    /// The servers' tickTime, where it is less than half of the session timeout: leases are then known to be good
-    /// for longer.
-    pub fn tick_time(self, tick: Duration) -> Self {
-        KeeperOptions { tick: Some(tick), ..self }
-    }
-
-    /// Who this process is, for people who list contenders.
-    pub fn identifier(self, identifier: impl Into<String>) -> Self {
-        KeeperOptions { identifier: identifier.into().into_bytes(), ..self }
-    }
-
-    /// The access list of all that is made. Everybody may do everything unless set. Contenders must be able to
-    /// read each other's nodes.
-    pub fn acl(self, acl: Vec<Acl>) -> Self {
-        KeeperOptions { acl, ..self }
-    }
-
-    /// Adds credentials, as `addauth` does: `("digest", b"user:password")`.
-    pub fn auth(self, scheme: &str, credentials: &[u8]) -> Self {
-        self.with(Credential::Auth(scheme.to_owned(), credentials.to_vec()))
-    }
-
-    /// Connects with TLS.
-    #[cfg(feature = "tls")]
-    pub fn tls(self, options: TlsOptions) -> Self {
-        self.with(Credential::Tls(options))
-    }
-
-    /// Authenticates with SASL.
-    #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
-    pub fn sasl(self, options: impl Into<SaslOptions>) -> Self {
-        self.with(Credential::Sasl(options.into()))
-    }
-
     /// Connects to `host:port,host:port/chroot`. The port is 2181 unless given; the chroot is made when a lock
     /// first needs it; a server that speaks TLS may be written as `tcp+tls://host:port`.
     ///
@@ -405,30 +269,7 @@ impl KeeperOptions {
     ///
     /// Nothing is left running when this future is dropped.
     pub async fn connect(self, address: &str) -> Result<Keeper, ConnectError> {
-        self.check()?;
-        let mut connector = Connector::new(address, self.session_timeout);
-        for credential in self.build {
-            connector = match credential {
-                Credential::Auth(scheme, credentials) => connector.auth(&scheme, &credentials),
-                #[cfg(feature = "tls")]
-                Credential::Tls(options) => connector.tls(options),
-                #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
-                Credential::Sasl(options) => connector.sasl(options),
-            };
-        }
-        let settings = KeeperSettings {
-            clock: Clock::start(),
-            connector: Arc::new(connector),
-            connect_timeout: self.connect_timeout,
-            tick: self.tick,
-            randomness: Randomness::default(),
-            restart: self.restart,
-            close_timeout: self.close_timeout,
-        };
-        let started = supervisor::start(settings).await?;
-        let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
-        let shared = Shared { started, lifeline, identifier: self.identifier, acl: self.acl };
-        Ok(Keeper { shared: Arc::new(shared) })
+        Ok(Keeper { shared: Arc::new(self.start(address).await?) })
     }
 
     /// The same under a supervisor of the application, which is told when the keeper ends:
@@ -452,46 +293,6 @@ impl KeeperOptions {
         keeper.shared.started.link(supervisor)?;
         Ok(keeper)
     }
-
-    fn with(mut self, credential: Credential) -> Self {
-        self.build.push(credential);
-        self
-    }
-
-    fn check(&self) -> Result<(), ConnectError> {
-        let refuse = |option, value, reason| Err(ConnectError::InvalidOption { option, value, reason });
-        let times = [
-            ("a session timeout", Some(self.session_timeout)),
-            ("a connect timeout", Some(self.connect_timeout)),
-            ("a tick time", self.tick),
-            ("a time to give up after", self.restart.give_up_after),
-            ("a close timeout", self.close_timeout),
-        ];
-        for (option, time) in times {
-            let Some(time) = time else { continue };
-            if time < Duration::from_millis(1) {
-                return refuse(option, format!("{time:?}"), "it is less than a millisecond");
-            }
-            if time.as_millis() > i32::MAX as u128 {
-                return refuse(option, format!("{time:?}"), "ZooKeeper counts milliseconds in 31 bits");
-            }
-        }
-        if let Some(tick) = self.tick.filter(|tick| *tick > self.session_timeout / 2) {
-            return refuse(
-                "a tick time",
-                format!("{tick:?}"),
-                "servers grant sessions of two ticks at least",
-            );
-        }
-        if self.identifier.len() > MAX_IDENTIFIER {
-            let value = format!("{} bytes", self.identifier.len());
-            return refuse("an identifier", value, "a node has room for less than 1 MiB");
-        }
-        if self.acl.is_empty() {
-            return refuse("an access list", "no entries".into(), "nobody could use what is made");
-        }
-        Ok(())
-    }
 }
 
 /// What becomes of a keeper's session, as a stream. Ends after [`SessionEvent::Closed`].
@@ -511,14 +312,5 @@ impl Stream for Events {
 impl fmt::Debug for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keeper").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for KeeperOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Credentials are not for logs.
-        f.debug_struct("KeeperOptions")
-            .field("session_timeout", &self.session_timeout)
-            .finish_non_exhaustive()
     }
 }

@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+mod connect;
 mod guard;
+mod handle;
 mod keeper;
 mod lock;
 mod multi_lock;
+mod options;
 mod pending;
 mod read_write;
 mod run;
@@ -11,13 +14,13 @@ mod semaphore;
 mod singleton;
 mod subscribe;
 
+pub use connect::KeeperOptions;
 pub use guard::{Access, Exclusive, Guard, LockGuard, Permit, Pooled, Read, ReadGuard, Write, WriteGuard};
-pub use keeper::{Events, Keeper, KeeperOptions};
-pub use lock::{InvalidLock, Lock, LockOptions};
+pub use keeper::{Events, Keeper};
+pub use lock::{Acquire, AcquireTimeout, Lock, TryAcquire};
 pub use multi_lock::{MultiGuard, MultiLock};
-pub use pending::{
-    Acquire, AcquireTimeout, AcquireTimeoutError, FromRefused, Pending, Target, TryAcquire, TryAcquireError,
-};
+pub use options::{InvalidLock, LockOptions};
+pub use pending::{AcquireTimeoutError, FromRefused, Pending, Target, TryAcquireError};
 pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
 pub use run::{Ended, Run};
 pub use semaphore::{Claim, Semaphore};

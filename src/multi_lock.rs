@@ -15,8 +15,8 @@ use lockkeeper_actors::messages::{Listener, LockEvent, Ticket};
 use lockkeeper_actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
 use ractor::MessagingErr;
 
-use crate::keeper::{Keeper, Shared};
-use crate::lock::{InvalidLock, LockOptions, MAX_IDENTIFIER};
+use crate::handle::Shared;
+use crate::options::{InvalidLock, LockOptions, MAX_IDENTIFIER};
 use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
 
 /// A handle to the locks on several paths, which are acquired together. Cheap to clone.
@@ -41,15 +41,11 @@ pub struct MultiLock {
 
 impl MultiLock {
     pub(crate) fn new<S: AsRef<str>>(
-        keeper: &Keeper,
+        shared: &Arc<Shared>,
         paths: impl IntoIterator<Item = (S, Mode)>,
         options: LockOptions,
     ) -> Result<MultiLock, InvalidLock> {
-        let shared = keeper.shared.clone();
-        options.check()?;
-        if !options.is_ephemeral() {
-            return Err(InvalidLock::Outlives);
-        }
+        let options = options.checked_for_multi_lock()?;
         let (mut parts, mut seen, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
         for (path, mode) in paths {
             let path: Arc<str> = path.as_ref().into();
@@ -57,14 +53,14 @@ impl MultiLock {
             if !seen.insert(path.clone()) {
                 return Err(InvalidLock::Twice { path: path.to_string() });
             }
-            let options = Arc::new(options.clone().contender(&shared, mode));
+            let options = Arc::new(shared.contender(mode, options.clone()));
             bytes += options.bytes(&path);
             parts.push(MultiPart { path, options });
         }
         match parts.is_empty() {
             true => Err(InvalidLock::NoPaths),
             false if bytes > MAX_IDENTIFIER => Err(InvalidLock::TooLarge { bytes }),
-            false => Ok(MultiLock { shared, parts: parts.into() }),
+            false => Ok(MultiLock { shared: shared.clone(), parts: parts.into() }),
         }
     }
 

@@ -14,22 +14,12 @@ use ractor::{ActorRef, Message};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::guard::Exclusive;
-use crate::lock::Lock;
-
-/// What [`Lock::acquire`] returns.
-pub type Acquire<M = Exclusive> = Pending<AcquireError, Lock<M>>;
-/// What [`Lock::try_acquire`] returns.
-pub type TryAcquire<M = Exclusive> = Pending<TryAcquireError, Lock<M>>;
-/// What [`Lock::acquire_timeout`] returns.
-pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, Lock<M>>;
-
 /// A request for a lock, or for several at once: await it, or have it answered [by message](Pending::forward).
 ///
 /// Nothing is sent before the first poll. Dropped after that, it cancels the request, and what was granted meanwhile
 /// is released.
 #[must_use = "futures do nothing unless polled"]
-pub struct Pending<E, T: Target = Lock> {
+pub struct Pending<E, T: Target> {
     target: T,
     wait: Wait,
     stage: Stage<T::Guard>,
@@ -72,7 +62,7 @@ impl<E, T: Target> Pending<E, T> {
     /// handlers that must not wait.
     ///
     /// The guard comes inside [`LockEvent::Acquired`]; dropping it releases the lock, and
-    /// [`LockEvent::Released`] says when the server has confirmed that. The ticket [cancels](Lock::cancel) the
+    /// [`LockEvent::Released`] says when the server has confirmed that. The ticket [cancels](crate::Lock::cancel) the
     /// request at any time from now on; an `Acquired` that is on its way by then still comes, and is to be dropped.
     ///
     /// An actor that ends, however it ends, takes its request back: while it waits, it is cancelled; a guard goes

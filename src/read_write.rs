@@ -1,7 +1,13 @@
 //! Readers beside each other, writers alone.
 
+use std::sync::Arc;
+
+use lockkeeper_actors::machine::znode::InvalidName;
+
 use crate::guard::{Read, Write};
+use crate::handle::Shared;
 use crate::lock::Lock;
+use crate::options::LockOptions;
 
 /// Waits for writers ahead, and never for readers.
 pub type ReadLock = Lock<Read>;
@@ -18,11 +24,21 @@ pub type WriteLock = Lock<Write>;
 /// that is kazoo's table. Do not mix them with readers on one path.
 #[derive(Clone, Debug)]
 pub struct ReadWriteLock {
-    pub(crate) read: ReadLock,
-    pub(crate) write: WriteLock,
+    read: ReadLock,
+    write: WriteLock,
 }
 
 impl ReadWriteLock {
+    /// The options have been checked.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        path: &str,
+        options: LockOptions,
+    ) -> Result<ReadWriteLock, InvalidName> {
+        let read = Lock::new(shared, path, options.clone())?;
+        Ok(ReadWriteLock { read, write: Lock::new(shared, path, options)? })
+    }
+
     /// The side that is shared.
     ///
     /// ```

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use lockkeeper_actors::error::{AcquireError, ContendersError, ResizeError};
 use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::{InvalidName, Mode, check_path};
+use lockkeeper_actors::machine::znode::Mode;
 use lockkeeper_actors::messages::{LeaseHolder, LockEvent, LockMessage, Permits, Place, Ticket};
 use tokio::sync::oneshot;
 
-use crate::guard::{Permit, Pooled};
-use crate::keeper::Keeper;
-use crate::lock::{InvalidLock, Lock, LockOptions};
+use crate::guard::Permit;
+use crate::handle::{Handle, Shared};
+use crate::options::{InvalidLock, LockOptions};
 use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
 
 /// A handle to a semaphore, on the wire of kazoo's `Semaphore`. Cheap to clone.
@@ -30,25 +30,24 @@ use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError
 /// A semaphore's path is not to be locked, and has no children but leases: each counts as a permit that is taken.
 #[derive(Clone)]
 pub struct Semaphore {
-    lock: Lock<Pooled>,
+    handle: Handle,
     limit: Option<u32>,
     agreed: Arc<AtomicBool>,
 }
 
 impl Semaphore {
     pub(crate) fn new(
-        keeper: &Keeper,
+        shared: &Arc<Shared>,
         path: &str,
         limit: Option<u32>,
         options: LockOptions,
     ) -> Result<Semaphore, InvalidLock> {
-        check(path)?;
-        options.check_for_semaphore()?;
+        let options = options.checked_for_semaphore()?;
         if limit == Some(0) {
             return Err(InvalidLock::NoPermits);
         }
-        let lock = Lock::at(keeper, Place::semaphore(path), Mode::Lock, options);
-        Ok(Semaphore { lock, limit, agreed: Arc::default() })
+        let handle = Handle::open(shared, Place::semaphore(path), Mode::Lock, options)?;
+        Ok(Semaphore { handle, limit, agreed: Arc::default() })
     }
 
     /// Waits for a permit.
@@ -129,7 +128,7 @@ impl Semaphore {
 
     /// The same for `count` permits, all or none.
     pub fn acquire_many_timeout(&self, count: u32, timeout: Duration) -> Pending<AcquireTimeoutError, Claim> {
-        Pending::new(self.claim(count), self.lock.shared.wait(timeout))
+        Pending::new(self.claim(count), self.handle.wait(timeout))
     }
 
     /// Changes how many permits there are, for all handles that have had permits. Waiting requests of all processes
@@ -145,11 +144,9 @@ impl Semaphore {
     /// It may have been changed when this future is dropped.
     pub async fn resize(&self, permits: u32) -> Result<(), ResizeError> {
         let (reply, answer) = oneshot::channel();
-        self.lock.send(LockMessage::Resize(permits, self.lock.options().clone(), reply.into()));
+        self.handle.send(LockMessage::Resize(permits, self.handle.options().clone(), reply.into()));
         match answer.await.unwrap_or(Err(ResizeError::Disconnected)) {
-            Err(ResizeError::Disconnected) if self.lock.shared.started.is_closed() => {
-                Err(ResizeError::Closed)
-            }
+            Err(ResizeError::Disconnected) if self.handle.is_closed() => Err(ResizeError::Closed),
             Err(error) => Err(error),
             Ok(()) => {
                 self.agreed.store(true, Ordering::Relaxed);
@@ -164,17 +161,17 @@ impl Semaphore {
     ///
     /// Nothing is changed.
     pub async fn lease_holders(&self) -> Result<Vec<LeaseHolder>, ContendersError> {
-        self.lock.ask(LockMessage::LeaseHolders).await
+        self.handle.ask(LockMessage::LeaseHolders).await
     }
 
     /// Cancels a request that was made [by message](Pending::forward). Does nothing to one that holds, or is done.
     pub fn cancel(&self, ticket: Ticket) {
-        self.lock.cancel(ticket);
+        self.handle.cancel(ticket);
     }
 
     /// The path of the root, without the connection's chroot.
     pub fn path(&self) -> &str {
-        self.lock.path()
+        self.handle.path()
     }
 
     fn claim(&self, count: u32) -> Claim {
@@ -195,7 +192,7 @@ impl Target for Claim {
     type Guard = Permit;
 
     fn request(&self, ticket: Ticket, wait: Wait, mut hear: Hear<Permit>) {
-        let Semaphore { lock, limit, agreed } = &self.semaphore;
+        let Semaphore { handle, limit, agreed } = &self.semaphore;
         let permits = Permits { count: self.count, limit: *limit, agreed: agreed.load(Ordering::Relaxed) };
         let agreed = agreed.clone();
         let hear = Box::new(move |event| {
@@ -204,7 +201,7 @@ impl Target for Claim {
             }
             hear(event);
         });
-        lock.send(LockMessage::Acquire(lock.prepare(ticket, wait, hear).permits(permits)));
+        handle.send(LockMessage::Acquire(handle.request(ticket, wait, hear).permits(permits)));
     }
 
     fn withdraw(&self, ticket: Ticket) {
@@ -214,13 +211,6 @@ impl Target for Claim {
     fn name(&self) -> String {
         self.semaphore.path().to_owned()
     }
-}
-
-/// The root and the mutex beside it.
-fn check(path: &str) -> Result<(), InvalidName> {
-    check_path(path)?;
-    check_path(&Place::semaphore(path).queue())
-        .map_err(|error| InvalidName { path: path.to_owned(), ..error })
 }
 
 impl fmt::Debug for Semaphore {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::error::ContendersError;
 use lockkeeper_actors::job::{Job, TermEvent};
 use lockkeeper_actors::lease::{FencingToken, Term};
+use lockkeeper_actors::machine::znode::{InvalidName, Mode};
 use lockkeeper_actors::messages::{Contender, LockMessage, Place};
 use lockkeeper_actors::singleton::{CandidateState, SingletonActor, SingletonArguments, SingletonMessage};
 use lockkeeper_actors::tenure::Terms;
@@ -19,13 +21,14 @@ use lockkeeper_actors::zookeeper::Acl;
 use ractor::{Actor, ActorRef, ActorRuntime, Message};
 use tokio::sync::{oneshot, watch};
 
-use crate::lock::{Lock, LockOptions};
+use crate::handle::{Handle, Shared};
+use crate::options::{InvalidLock, LockOptions};
 use crate::subscribe;
 
 /// A handle to an actor that runs on exactly one member of the cluster. Cheap to clone; by itself it is no
 /// candidate, only an observer.
 ///
-/// It is a [`Lock`] on the same path, on the same wire: whoever is first in its queue runs the actor. What the
+/// It is a [`Lock`](crate::Lock) on the same path, on the same wire: whoever is first in its queue runs the actor. What the
 /// README says of locks holds for it, above all that an actor whose *process* was paused, or whose handler never
 /// awaits, cannot be stopped by anybody: what it writes must carry its fencing token.
 ///
@@ -70,19 +73,26 @@ use crate::subscribe;
 /// ```
 #[derive(Clone)]
 pub struct Singleton {
-    lock: Lock,
+    handle: Handle,
     terms: Terms,
     backoff: Backoff,
 }
 
 impl Singleton {
-    pub(crate) fn new(lock: Lock, options: &SingletonOptions) -> Singleton {
-        Singleton { lock, terms: options.terms, backoff: options.backoff }
+    /// The options have been checked.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        path: &str,
+        options: SingletonOptions,
+    ) -> Result<Singleton, InvalidName> {
+        let SingletonOptions { lock, terms, backoff } = options;
+        let handle = Handle::open(shared, Place::lock(path), Mode::Lock, lock)?;
+        Ok(Singleton { handle, terms, backoff })
     }
 
     /// The path that the members share.
     pub fn path(&self) -> &str {
-        self.lock.path()
+        self.handle.path()
     }
 
     /// Makes this process a candidate, now and again until the [`Candidate`] is dropped or shut down.
@@ -122,13 +132,13 @@ impl Singleton {
         tell: impl Fn(TermEvent) -> Option<A::Msg> + Send + Sync + 'static,
     ) -> Candidate {
         let (states, state) = watch::channel(CandidateState::Waiting);
-        let shared = &self.lock.shared;
+        let shared = self.handle.shared();
         let arguments = SingletonArguments {
             keeper: shared.started.keeper.clone(),
             primitives: shared.started.primitives.clone(),
             lifeline: shared.lifeline.clone(),
-            place: Place::lock(self.lock.path()),
-            options: self.lock.options().clone(),
+            place: self.handle.place().clone(),
+            options: self.handle.options().clone(),
             job: Job::new(make, tell),
             randomness: Randomness::default(),
             terms: self.terms,
@@ -151,13 +161,13 @@ impl Singleton {
     /// Nothing is changed.
     pub async fn leader(&self) -> Result<Option<Contender>, ContendersError> {
         let (reply, answer) = oneshot::channel();
-        self.lock.send(LockMessage::First(self.lock.options().patterns.clone(), None, reply));
-        self.lock.answered(answer.await)
+        self.handle.send(LockMessage::First(self.handle.options().patterns.clone(), None, reply));
+        self.handle.answered(answer.await)
     }
 
     /// Tells who runs the actor: now, and whenever it changes.
     pub fn leaders(&self) -> Leaders {
-        let changes = stream::unfold((self.lock.clone(), Some(None)), next_leader);
+        let changes = stream::unfold((self.handle.clone(), Some(None)), next_leader);
         Leaders(changes.boxed())
     }
 
@@ -252,7 +262,7 @@ impl fmt::Debug for Candidate {
 /// Options of a [`Singleton`] handle, and of the candidates that it makes.
 #[derive(Clone, Debug, Default)]
 pub struct SingletonOptions {
-    pub(crate) lock: LockOptions,
+    lock: LockOptions,
     terms: Terms,
     backoff: Backoff,
 }
@@ -295,6 +305,11 @@ impl SingletonOptions {
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         SingletonOptions { lock: self.lock.acl(acl), ..self }
     }
+
+    /// The same options, if they can be used.
+    pub(crate) fn checked(self) -> Result<SingletonOptions, InvalidLock> {
+        Ok(SingletonOptions { lock: self.lock.checked()?, ..self })
+    }
 }
 
 /// Who runs the actor, as a stream: the current one first, then the next one whenever it has changed, `None` when there
@@ -328,20 +343,20 @@ impl fmt::Debug for Leaders {
 type Known = Option<Option<Option<FencingToken>>>;
 
 async fn next_leader(
-    (lock, known): (Lock, Known),
-) -> Option<(Result<Option<Contender>, ContendersError>, (Lock, Known))> {
+    (handle, known): (Handle, Known),
+) -> Option<(Result<Option<Contender>, ContendersError>, (Handle, Known))> {
     let known = known?;
     let ask = || {
         let (reply, answer) = oneshot::channel();
-        let message = LockMessage::First(lock.options().patterns.clone(), known, reply);
-        lock.try_send(message).then_some(async { answer.await.unwrap_or(Err(ContendersError::Disconnected)) })
+        let message = LockMessage::First(handle.options().patterns.clone(), known, reply);
+        handle.send(message).then_some(async { answer.await.unwrap_or(Err(ContendersError::Disconnected)) })
     };
     match insist(ask).await? {
         Ok(leader) => {
             let token = leader.as_ref().map(|leader| leader.token);
-            Some((Ok(leader), (lock, Some(Some(token)))))
+            Some((Ok(leader), (handle, Some(Some(token)))))
         }
-        Err(error) => Some((Err(error), (lock, None))),
+        Err(error) => Some((Err(error), (handle, None))),
     }
 }
 
