@@ -1,4 +1,4 @@
-//! How to connect.
+//! Options for connecting to ZooKeeper.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use lockkeeper_actors::{Clock, Randomness};
 use crate::handle::Shared;
 use crate::options::MAX_IDENTIFIER;
 
-/// How to connect.
+/// Options for connecting, from [`Keeper::options`](crate::Keeper::options).
 #[derive(Clone)]
 pub struct KeeperOptions {
     session_timeout: Duration,
@@ -45,67 +45,68 @@ impl KeeperOptions {
         }
     }
 
-    /// How long the server keeps a session that it does not hear from. The server may grant less or more:
-    /// [`Keeper::session_timeout`](crate::Keeper::session_timeout) tells. Ten seconds unless set. After a crash, a lock is free again this much later; a fail-over of the ensemble within a third
-    /// of it costs nobody a lock.
+    /// The time after which the server ends a session that it does not hear from. The default is ten seconds. The
+    /// server may grant another value: see [`Keeper::session_timeout`](crate::Keeper::session_timeout).
+    ///
+    /// After a crash of its holder, a lock is free again when this time has passed. A failover of the ensemble that
+    /// takes less than a third of it does not cost a lock.
     pub fn session_timeout(self, session_timeout: Duration) -> Self {
         KeeperOptions { session_timeout, ..self }
     }
 
-    /// How long the first connecting may take. Ten seconds unless set.
+    /// The time limit of [`connect`](KeeperOptions::connect). The default is ten seconds.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
     }
 
-    /// How long to rest between rounds of connecting when a session was lost: `initial`, then twice as long each time
-    /// up to `maximum`, less a random part of up to a half. From a tenth of a second to five unless set.
+    /// The pause between attempts to connect after a session was lost: `initial` at first, then doubled each time up to
+    /// `maximum`, each minus a random part of up to a half. The defaults are 100 milliseconds and five seconds.
     pub fn backoff(self, initial: Duration, maximum: Duration) -> Self {
         let backoff = Backoff { initial, maximum };
         KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
     }
 
-    /// How long to go on without a session before [giving up](crate::SessionEvent::GaveUp), rests included: then the keeper
-    /// closes, waiting callers are answered, and a [supervisor](KeeperOptions::connect_linked) is told. For ever
-    /// unless set.
-    /// Credentials that are not taken any more end it at once.
+    /// The time without a session after which the keeper [gives up](crate::SessionEvent::GaveUp), pauses included. It
+    /// then closes, answers waiting callers, and informs its [supervisor](KeeperOptions::connect_linked). The default
+    /// is to never give up. Credentials that the server no longer accepts make it give up at once.
     pub fn give_up_after(self, time: Duration) -> Self {
         let give_up_after = Some(time);
         KeeperOptions { restart: RestartPolicy { give_up_after, ..self.restart }, ..self }
     }
 
-    /// How long [closing](crate::Keeper::close) waits: for actors that work under locks to end, and for the server to confirm
-    /// what is released. After that guards are `Lost`, whatever still works under them, and the session is closed, which
-    /// takes two seconds at most. For ever unless set.
+    /// The time limit for [closing](crate::Keeper::close): for actors that work under locks to end, and for the server
+    /// to confirm releases. There is no limit by default.
     ///
-    /// Actors that have not ended by then are killed. One whose handler never awaits goes on all the same: set the time
-    /// so that this does not happen when nothing is wrong.
+    /// After that time, remaining actors are killed, guards become `Lost`, and the session is closed, which takes at
+    /// most two seconds. An actor whose handler never awaits cannot be killed, and continues while its lock may go to
+    /// another holder. Choose a time that is long enough for a regular end.
     pub fn close_timeout(self, time: Duration) -> Self {
         KeeperOptions { close_timeout: Some(time), ..self }
     }
 
-    /// The servers' tickTime, where it is less than half of the session timeout: leases are then known to be good
-    /// for longer.
+    /// The `tickTime` of the servers, at most half of the session timeout. If it is known, leases are proven valid for
+    /// longer.
     pub fn tick_time(self, tick: Duration) -> Self {
         KeeperOptions { tick: Some(tick), ..self }
     }
 
-    /// Who this process is, for people who list contenders.
+    /// The text that identifies this process when contenders are listed. At most 960 KiB. The default is empty.
     pub fn identifier(self, identifier: impl Into<String>) -> Self {
         KeeperOptions { identifier: identifier.into().into_bytes(), ..self }
     }
 
-    /// The access list of all that is made. Everybody may do everything unless set. Contenders must be able to
-    /// read each other's nodes.
+    /// The access list of all nodes that the keeper creates. The default permits everything to everyone. Contenders
+    /// must be able to read each other's nodes.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         KeeperOptions { acl, ..self }
     }
 
-    /// Adds credentials, as `addauth` does: `("digest", b"user:password")`.
+    /// Adds credentials, as ZooKeeper's `addauth` does. An example is `("digest", b"user:password")`.
     pub fn auth(self, scheme: &str, credentials: &[u8]) -> Self {
         self.with(Credential::Auth(scheme.to_owned(), credentials.to_vec()))
     }
 
-    /// Connects with TLS.
+    /// Uses TLS for the connection.
     #[cfg(feature = "tls")]
     pub fn tls(self, options: TlsOptions) -> Self {
         self.with(Credential::Tls(options))
@@ -117,7 +118,7 @@ impl KeeperOptions {
         self.with(Credential::Sasl(options.into()))
     }
 
-    /// Connects.
+    /// Connects to `address`.
     pub(crate) async fn start(self, address: &str) -> Result<Shared, ConnectError> {
         self.check()?;
         let mut connector = Connector::new(address, self.session_timeout);
@@ -161,25 +162,25 @@ impl KeeperOptions {
         for (option, time) in times {
             let Some(time) = time else { continue };
             if time < Duration::from_millis(1) {
-                return refuse(option, format!("{time:?}"), "it is less than a millisecond");
+                return refuse(option, format!("{time:?}"), "it must be at least one millisecond");
             }
             if time.as_millis() > i32::MAX as u128 {
-                return refuse(option, format!("{time:?}"), "ZooKeeper counts milliseconds in 31 bits");
+                return refuse(option, format!("{time:?}"), "it must be less than 2^31 milliseconds");
             }
         }
         if let Some(tick) = self.tick.filter(|tick| *tick > self.session_timeout / 2) {
             return refuse(
                 "a tick time",
                 format!("{tick:?}"),
-                "servers grant sessions of two ticks at least",
+                "it must be at most half of the session timeout",
             );
         }
         if self.identifier.len() > MAX_IDENTIFIER {
             let value = format!("{} bytes", self.identifier.len());
-            return refuse("an identifier", value, "a node has room for less than 1 MiB");
+            return refuse("an identifier", value, "it must be at most 960 KiB");
         }
         if self.acl.is_empty() {
-            return refuse("an access list", "no entries".into(), "nobody could use what is made");
+            return refuse("an access list", "no entries".into(), "it must have at least one entry");
         }
         Ok(())
     }
@@ -196,7 +197,7 @@ enum Credential {
 
 impl fmt::Debug for KeeperOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Credentials are not for logs.
+        // Credentials must not appear in logs.
         f.debug_struct("KeeperOptions")
             .field("session_timeout", &self.session_timeout)
             .finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! What a holder has in hand.
+//! Guards of held locks and permits.
 
 use std::fmt;
 use std::future::Future;
@@ -10,42 +10,42 @@ use lockkeeper_actors::lease::{FencingToken, Lease, LeaseState, Term};
 use lockkeeper_actors::machine::znode::Mode;
 use lockkeeper_actors::messages::Ticket;
 
-/// A held lock. Dropping it releases the lock, in the background.
+/// A held lock. Dropping it releases the lock in the background.
 ///
-/// It goes where its owner goes: owned, `Send`, `'static`, and independent of the handles. Known as [`LockGuard`],
-/// [`ReadGuard`] and [`WriteGuard`].
+/// A guard is owned, `Send` and `'static`, and does not depend on the handle that it came from. [`LockGuard`],
+/// [`ReadGuard`], [`WriteGuard`] and [`Permit`] are its aliases.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard<M>(pub(crate) Lease, PhantomData<fn() -> M>);
 
-/// Holds an exclusive lock.
+/// The guard of an exclusive lock.
 pub type LockGuard = Guard<Exclusive>;
-/// Holds a path together with other readers.
+/// The guard of a read lock. Several can be held at the same time.
 pub type ReadGuard = Guard<Read>;
-/// Holds a path alone.
+/// The guard of a write lock.
 pub type WriteGuard = Guard<Write>;
-/// Holds permits of a semaphore, as many as were acquired together.
+/// The guard of one or more permits of a semaphore that were acquired together.
 ///
-/// Its [token](Guard::token) is that of the turn in which its process took permits: it is larger than the tokens of
-/// all turns before, but permits of one turn share it, and holders of older and younger permits work at the same time.
-/// A resource cannot tell a live permit from a lost one by a maximum; it can by [its nodes](Guard::nodes).
+/// A process takes permits in turns. All permits of one turn have the same [token](Guard::token), which is larger than
+/// the tokens of all earlier turns. Permits of several turns are held at the same time, so a resource cannot detect a
+/// lost permit by remembering the largest token. It can check the [nodes](Guard::nodes) instead.
 pub type Permit = Guard<Pooled>;
 
-/// Marks what belongs to an exclusive lock.
+/// Marks the types of an exclusive lock.
 #[derive(Debug)]
 pub enum Exclusive {}
-/// Marks what belongs to a reader.
+/// Marks the types of a read lock.
 #[derive(Debug)]
 pub enum Read {}
-/// Marks what belongs to a writer.
+/// Marks the types of a write lock.
 #[derive(Debug)]
 pub enum Write {}
-/// Marks what belongs to a semaphore.
+/// Marks the guard of a semaphore.
 #[derive(Debug)]
 pub enum Pooled {}
 
-/// How a kind of lock wants its path. Not to be implemented elsewhere.
+/// The mode in which a type of lock acquires its path. Sealed.
 pub trait Access: sealed::Sealed + 'static {
-    /// The row of the exclusion table.
+    /// The mode of its contenders.
     const MODE: Mode;
 }
 
@@ -73,56 +73,58 @@ impl<M> Guard<M> {
         Guard(lease, PhantomData)
     }
 
-    /// The path of the lock, or of the semaphore's root, without the connection's chroot.
+    /// The path of the lock or semaphore, without the connection's chroot.
     pub fn path(&self) -> &str {
         self.0.path()
     }
 
-    /// The path of the node that stands for this guard. A ZooKeeper `multi` of a check of this node (any version)
-    /// and a write is a write fenced by the server itself.
+    /// The path of the ZooKeeper node of this guard. To let the server fence a write, send it in one `multi` together
+    /// with a check of this node, at any version.
     pub fn node(&self) -> &str {
         self.0.node()
     }
 
-    /// The fencing token: larger than that of every earlier holder that excludes this one. Holders that do not exclude
-    /// each other, such as two readers, have tokens in no order.
+    /// The fencing token. It is larger than the tokens of all earlier holders that exclude this one. The tokens of
+    /// holders that do not exclude each other, such as two readers, have no particular order.
     pub fn token(&self) -> FencingToken {
         self.0.token()
     }
 
-    /// The request that this guard answers.
+    /// The ticket of the request that was granted with this guard.
     pub fn ticket(&self) -> Ticket {
         self.0.ticket()
     }
 
-    /// What may be believed at this moment. The clock is read at every call, so a task that was paused for long
-    /// sees [`LeaseState::Lost`] as soon as it runs again.
+    /// The current state of the lease. Every call reads the clock, so a task that was paused beyond the end of the
+    /// lease sees [`LeaseState::Lost`] as soon as it runs again.
     pub fn state(&self) -> LeaseState {
         self.0.state()
     }
 
-    /// Until when nobody that this guard excludes can hold the lock, as far as is proven at this moment; heartbeats
-    /// move it on. In the past once the lease is lost. `None` for a lock that outlives sessions.
+    /// The time until which no holder that this guard excludes can have the lock, as far as is proven now. Heartbeats
+    /// extend it. It is in the past once the lease is lost, and `None` for a lock that outlives sessions.
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
     }
 
-    /// A view of this guard, for those who work under it: it knows the token and the state, and holds nothing.
+    /// A view of this guard for code that works under it. It shows the token and the state, and does not keep the lock.
     pub fn term(&self) -> Term {
         self.0.term()
     }
 
-    /// Ends when the lease is lost. Cancel safe.
+    /// Waits until the lease is lost. Cancel safe.
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with its time enabled; so does [`protect`](Guard::protect).
+    /// Outside a Tokio runtime with time enabled. So does [`protect`](Guard::protect).
     pub async fn lost(&self) {
         self.0.lost().await;
     }
 
-    /// Runs `work` for as long as the lease lasts: its result, or `Err(Lost)` when the lease ended first, and then
-    /// `work` is dropped where it stood. Work that never awaits cannot be cut short: then the token protects.
+    /// Runs `work` under the lease, and returns its result. If the lease is lost first, drops `work` and returns
+    /// `Err(Lost)`.
+    ///
+    /// Work that never awaits cannot be interrupted. Only the fencing token protects against its late writes.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -140,24 +142,29 @@ impl<M> Guard<M> {
         self.0.protect(work).await
     }
 
-    /// Releases the lock, and waits until the server has confirmed it; dropping the guard releases without waiting.
-    /// A node that is gone already counts as released. The release goes on when this future is dropped.
+    /// Releases the lock, and waits until the server has confirmed it. Dropping the guard releases without waiting.
+    ///
+    /// A node that no longer exists counts as released.
     ///
     /// # Errors
     ///
-    /// [`ReleaseError::Lost`] when the lease ended first.
+    /// [`ReleaseError::Lost`] if the lease ends before the release is confirmed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The release continues in the background when this future is dropped.
     pub async fn release(self) -> Result<(), ReleaseError> {
         self.0.release().await
     }
 }
 
 impl Guard<Pooled> {
-    /// How many permits it holds.
+    /// The number of permits.
     pub fn count(&self) -> usize {
         self.0.nodes().len()
     }
 
-    /// The paths of the leases, one for each permit.
+    /// The paths of the nodes, one for each permit.
     pub fn nodes(&self) -> &[String] {
         self.0.nodes()
     }

@@ -1,4 +1,4 @@
-//! One path, as all handles of it use it, and what all handles of a keeper share.
+//! What the handles of a keeper share, and what every handle of one path consists of.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::guard::Guard;
 use crate::options::LockOptions;
 use crate::pending::Hear;
 
+/// What all handles of a keeper share.
 pub(crate) struct Shared {
     pub started: Started,
     pub lifeline: Arc<Lifeline>,
@@ -27,7 +28,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Zero is one try; a time too long to be counted is none.
+    /// Zero is a try. A timeout too long to represent never expires.
     pub fn wait(&self, timeout: Duration) -> Wait {
         match u64::try_from(timeout.as_nanos()) {
             Ok(0) => Wait::Try,
@@ -42,7 +43,7 @@ impl Shared {
     }
 }
 
-/// What a handle of one path consists of, whatever kind it is. Cheap to clone.
+/// A handle of one path, whatever is acquired there. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Handle {
     shared: Arc<Shared>,
@@ -51,7 +52,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Checks the path. The options have been [checked](LockOptions::checked).
+    /// Checks the path, but not the options: see [`LockOptions::checked`].
     pub fn open(
         shared: &Arc<Shared>,
         place: Place,
@@ -59,7 +60,7 @@ impl Handle {
         options: LockOptions,
     ) -> Result<Handle, InvalidName> {
         check_path(&place.path)?;
-        // A semaphore's queue has a longer path than the semaphore.
+        // The queue of a semaphore has a longer path.
         check_path(&place.queue()).map_err(|error| InvalidName { path: place.path.to_string(), ..error })?;
         let primitives = shared.started.primitives.clone();
         // Fails if the keeper is closed. Then every later message fails too.
@@ -144,8 +145,8 @@ impl Handle {
     }
 }
 
-/// Tells the supervisor that the last clone of a handle is dropped. The supervisor ends an idle actor when no handle of
-/// its path is left.
+/// Tells the supervisor when the last clone of a handle is dropped. The supervisor ends an idle actor when its path has
+/// no handles left.
 struct Open {
     place: Place,
     primitives: ActorRef<PrimitivesMessage>,

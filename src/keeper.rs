@@ -1,4 +1,4 @@
-//! The connection, and where everything else comes from.
+//! The connection to ZooKeeper, which creates all other handles.
 
 use std::fmt;
 use std::pin::Pin;
@@ -26,8 +26,7 @@ use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
 ///
-/// When the last clone, the last handle, the last guard, the last candidate and the last request are gone, it closes in
-/// the background.
+/// It closes in the background when all its clones, handles, guards, candidates and requests have been dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -52,19 +51,18 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Connects with the default options: a session timeout of ten seconds, as long to connect, no credentials.
-    ///
-    /// `address` is a list of servers with an optional chroot, as in [`KeeperOptions::connect`].
+    /// Connects with the default options: a session timeout and a connect timeout of ten seconds, and no credentials.
+    /// See [`KeeperOptions::connect`] for the address, errors and cancel safety.
     pub async fn connect(address: &str) -> Result<Keeper, ConnectError> {
         Keeper::options().connect(address).await
     }
 
-    /// The options, to be ended with [`connect`](KeeperOptions::connect).
+    /// The options for connecting. [`KeeperOptions::connect`] then connects.
     pub fn options() -> KeeperOptions {
         KeeperOptions::new()
     }
 
-    /// A handle to the exclusive lock on `path`. No I/O: the path is checked, nothing else.
+    /// Creates a handle to the exclusive lock on `path`. This checks the path, and does no I/O.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -81,23 +79,23 @@ impl Keeper {
         Lock::new(&self.shared, path, LockOptions::default())
     }
 
-    /// The same with options of its own.
+    /// As [`lock`](Keeper::lock), with options.
     pub fn lock_with(&self, path: &str, options: LockOptions) -> Result<Lock, InvalidLock> {
         Ok(Lock::new(&self.shared, path, options.checked()?)?)
     }
 
-    /// Both sides of the read/write lock on `path`. No I/O: the path is checked, nothing else.
+    /// Creates a handle to the read/write lock on `path`. This checks the path, and does no I/O.
     pub fn read_write(&self, path: &str) -> Result<ReadWriteLock, InvalidName> {
         ReadWriteLock::new(&self.shared, path, LockOptions::default())
     }
 
-    /// The same with options of its own.
+    /// As [`read_write`](Keeper::read_write), with options.
     pub fn read_write_with(&self, path: &str, options: LockOptions) -> Result<ReadWriteLock, InvalidLock> {
         Ok(ReadWriteLock::new(&self.shared, path, options.checked()?)?)
     }
 
-    /// A handle to the exclusive locks on several paths, to be had all or none. No I/O: the paths are checked, nothing
-    /// else.
+    /// Creates a handle to the exclusive locks on several paths, which are acquired all or none. This checks the paths,
+    /// and does no I/O.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -116,7 +114,7 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// No path, one that cannot be locked, one that is named twice, or more than fit into one request.
+    /// [`InvalidLock`] if there is no path, a path is invalid or given twice, or the paths do not fit into one request.
     pub fn multi_lock<S: AsRef<str>>(
         &self,
         paths: impl IntoIterator<Item = S>,
@@ -124,8 +122,8 @@ impl Keeper {
         self.multi_lock_with(paths.into_iter().map(|path| (path, Mode::Lock)), LockOptions::default())
     }
 
-    /// The same with a mode for each path, and with options for all of them. `Mode::Lock` is the exclusive lock;
-    /// `Mode::Read` and `Mode::Write` are the sides of a [`ReadWriteLock`].
+    /// As [`multi_lock`](Keeper::multi_lock), with a mode for each path and options for all. `Mode::Lock` is the
+    /// exclusive lock; `Mode::Read` and `Mode::Write` are the sides of a [`ReadWriteLock`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -144,8 +142,7 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// As [`multi_lock`](Keeper::multi_lock); and nodes that outlive sessions, because what a lost session leaves of
-    /// them cannot be taken together again.
+    /// As [`multi_lock`](Keeper::multi_lock), and [`InvalidLock::Outlives`] for nodes that outlive sessions.
     pub fn multi_lock_with<S: AsRef<str>>(
         &self,
         paths: impl IntoIterator<Item = (S, Mode)>,
@@ -154,19 +151,19 @@ impl Keeper {
         MultiLock::new(&self.shared, paths, options)
     }
 
-    /// A handle to the actor that runs once in the cluster, on the lock `path`. No I/O: the path is checked, nothing
-    /// else.
+    /// Creates a handle to a singleton, an actor that runs once in the cluster, which uses the lock on `path`. This
+    /// checks the path, and does no I/O.
     pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidName> {
         Singleton::new(&self.shared, path, SingletonOptions::default())
     }
 
-    /// The same with options of its own.
+    /// As [`singleton`](Keeper::singleton), with options.
     pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
         Ok(Singleton::new(&self.shared, path, options.checked()?)?)
     }
 
-    /// A handle to the semaphore at `path`, which has this many permits. No I/O: the arguments are checked, nothing
-    /// else. See [`Semaphore`] for what happens when another number is stored.
+    /// Creates a handle to the semaphore at `path` with this number of permits. This checks the arguments, and does no
+    /// I/O. [`Semaphore`] describes what happens if another number is stored in ZooKeeper.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -182,7 +179,7 @@ impl Keeper {
         Semaphore::new(&self.shared, path, Some(permits), LockOptions::default())
     }
 
-    /// The same with options of its own.
+    /// As [`semaphore`](Keeper::semaphore), with options.
     pub fn semaphore_with(
         &self,
         path: &str,
@@ -192,28 +189,29 @@ impl Keeper {
         Semaphore::new(&self.shared, path, Some(permits), options)
     }
 
-    /// A handle to the semaphore at `path`, which has as many permits as are stored there. Acquiring fails with
-    /// [`AcquireError::NoLimit`](crate::AcquireError) while no number is.
+    /// Creates a handle to the semaphore at `path` with the number of permits that is stored there. Acquiring fails
+    /// with [`AcquireError::NoLimit`](crate::AcquireError::NoLimit) while no number is stored.
     pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidLock> {
         Semaphore::new(&self.shared, path, None, LockOptions::default())
     }
 
-    /// The session timeout that the server granted last. Servers have a least and a largest one, by default two and
-    /// twenty of their ticks of two seconds: a request for less than four seconds gets four. The log warns of it.
+    /// The session timeout that the server granted most recently. Servers have a minimum and a maximum, by default two
+    /// and twenty ticks of two seconds each, so a request for less than four seconds gets four. A warning in the log
+    /// reports a value other than the requested one.
     pub fn session_timeout(&self) -> Duration {
         self.shared.started.session_timeout()
     }
 
-    /// What becomes of the session: every event from now on, none dropped, and the newest one at once.
+    /// The session's events as a stream: the most recent one, then every later one.
     pub fn events(&self) -> Events {
         let (sender, receiver) = mpsc::unbounded_channel();
-        // A keeper that is closed drops the sender, and the stream ends.
+        // A closed keeper drops the sender, which ends the stream.
         let _ = self.shared.started.keeper.cast(KeeperMessage::Subscribe(sender));
         Events { receiver }
     }
 
-    /// The same by message, for as long as `actor` lives: every event from now on, none dropped, in order, and the
-    /// newest one at once.
+    /// Sends the session's events to `actor` for as long as it lives: the most recent one, then every later one in
+    /// order.
     ///
     /// ```no_run
     /// # use lockkeeper::{Keeper, SessionEvent};
@@ -237,57 +235,63 @@ impl Keeper {
         subscribe::forward(self.events(), actor, convert);
     }
 
-    /// Closes: asks the actors that work under its locks ([`Singleton::run`], [`Guard::run`](crate::Guard::run)) to
-    /// stop, and waits for them; then refuses new work, answers waiting callers with
-    /// [`AcquireError::Closed`](crate::AcquireError), turns guards to `Lost`, deletes their nodes, and closes the
-    /// session. Returns when that is done; while there is no connection, that may take until the session has ended.
-    /// Goes on when this future is dropped. It may take as long as those actors do, unless there is a
-    /// [limit](KeeperOptions::close_timeout).
+    /// Closes the keeper, and returns when it is closed.
     ///
-    /// Nodes that cannot be deleted go with the session. One that [outlives sessions](LockOptions::ephemeral) stays
-    /// when there is no connection, or the access list forbids its deletion: a warning in the log names each, and
-    /// [`Lock::remove_contender`] deletes it later.
+    /// First, this asks the actors that work under its locks ([`Singleton::run`], [`Guard::run`](crate::Guard::run)) to
+    /// stop, and waits for them, without limit unless there is a [close timeout](KeeperOptions::close_timeout). Then it
+    /// refuses new requests, answers waiting callers with [`AcquireError::Closed`](crate::AcquireError::Closed), turns
+    /// guards to `Lost`, deletes their nodes, and closes the session. Without a connection, this may take until the
+    /// session has ended.
+    ///
+    /// Nodes that cannot be deleted end with the session. A node that [outlives sessions](LockOptions::ephemeral) stays
+    /// if there is no connection or the access list does not permit its deletion. A warning in the log names each such
+    /// node, and [`Lock::remove_contender`] deletes it later.
+    ///
+    /// # Cancel safety
+    ///
+    /// Closing continues in the background when this future is dropped.
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.shared.started.keeper.cast(KeeperMessage::Close(reply.into())).is_ok() {
-            // Dropped by a keeper that has stopped: then it is closed as well.
+            // A keeper that has stopped drops the reply. It is closed then, too.
             let _ = closed.await;
         }
     }
 }
 
 impl KeeperOptions {
-    /// Connects to `host:port,host:port/chroot`. The port is 2181 unless given; the chroot is made when a lock
-    /// first needs it; a server that speaks TLS may be written as `tcp+tls://host:port`.
+    /// Connects to `address`, in the form `host:port,host:port/chroot`. The default port is 2181. The chroot is
+    /// optional, and created when a lock first needs it. `tcp+tls://host:port` denotes a server that uses TLS.
     ///
     /// # Errors
     ///
-    /// Options that cannot be used, before anything is sent; an address that cannot be read; credentials that were
-    /// not taken; nobody answering within the connect timeout.
+    /// [`ConnectError`] if an option or the address is invalid, the server rejects the credentials, or no server
+    /// answers within the connect timeout. Invalid options are reported before anything is sent.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left running when this future is dropped.
+    /// Dropping this future leaves nothing running.
     pub async fn connect(self, address: &str) -> Result<Keeper, ConnectError> {
         Ok(Keeper { shared: Arc::new(self.start(address).await?) })
     }
 
-    /// The same under a supervisor of the application, which is told when the keeper ends:
+    /// As [`connect`](KeeperOptions::connect), and links the keeper to a supervisor, which receives an event when the
+    /// keeper ends:
     ///
-    /// - `ActorFailed` with a [`ConnectError`] inside when it [gave up](SessionEvent::GaveUp);
-    /// - `ActorFailed` with another error when actors of its own died;
-    /// - `ActorTerminated` when it was closed.
+    /// - `ActorFailed` with a [`ConnectError`] if it [gave up](SessionEvent::GaveUp);
+    /// - `ActorFailed` with another error if one of the keeper's own actors died;
+    /// - `ActorTerminated` if it was closed.
     ///
-    /// A supervisor that ends takes the keeper with it: guards turn to `Lost`, and the session closes. ractor's default
-    /// for supervisors is to end when any child does; write a `handle_supervisor_evt` of your own.
+    /// If the supervisor ends, so does the keeper: guards become `Lost`, and the session closes. By default, ractor's
+    /// supervisors end when any child ends; implement `handle_supervisor_evt` to avoid that.
     ///
     /// # Errors
     ///
-    /// As [`connect`](KeeperOptions::connect), and [`ConnectError::NoSupervisor`] when the supervisor is ending.
+    /// As [`connect`](KeeperOptions::connect), and [`ConnectError::NoSupervisor`] if the supervisor is ending.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left running when this future is dropped.
+    /// Dropping this future leaves nothing running.
     pub async fn connect_linked(self, address: &str, supervisor: &ActorCell) -> Result<Keeper, ConnectError> {
         let keeper = self.connect(address).await?;
         keeper.shared.started.link(supervisor)?;
@@ -295,7 +299,7 @@ impl KeeperOptions {
     }
 }
 
-/// What becomes of a keeper's session, as a stream. Ends after [`SessionEvent::Closed`].
+/// The events of a keeper's session, as a stream. It ends after [`SessionEvent::Closed`].
 #[derive(Debug)]
 pub struct Events {
     receiver: mpsc::UnboundedReceiver<SessionEvent>,

@@ -1,4 +1,4 @@
-//! Handles to locks.
+//! Handles to locks on one path.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,11 +15,11 @@ use crate::handle::{Handle, Shared};
 use crate::options::LockOptions;
 use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
 
-/// A handle to a lock, exclusive unless it says otherwise. Cheap to clone; all clones, and all handles of the same
-/// path, stand in one queue.
+/// A handle to a lock, exclusive by default. Cheap to clone. All clones, and all handles of the same path, share one
+/// queue.
 ///
-/// The queue is first come, first served across the whole cluster, and shared with kazoo's on the same path. A lock
-/// is not re-entrant: whoever holds it and acquires again waits for itself.
+/// The queue is first come, first served across the cluster, and is shared with kazoo clients of the same path. A lock
+/// is not re-entrant: a holder that acquires it again waits for itself.
 pub struct Lock<M = Exclusive> {
     handle: Handle,
     mode: PhantomData<fn() -> M>,
@@ -33,7 +33,7 @@ pub type TryAcquire<M = Exclusive> = Pending<TryAcquireError, Lock<M>>;
 pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, Lock<M>>;
 
 impl<M: Access> Lock<M> {
-    /// The options have been checked.
+    /// Expects options that have been [checked](LockOptions::checked).
     pub(crate) fn new(
         shared: &Arc<Shared>,
         path: &str,
@@ -45,15 +45,16 @@ impl<M: Access> Lock<M> {
 
     /// Waits for the lock.
     ///
-    /// A session that is lost meanwhile does not end the waiting: the request queues again, at the tail.
+    /// If the session is lost meanwhile, the request queues again at the tail and continues to wait.
     ///
     /// # Errors
     ///
-    /// [`AcquireError`](crate::AcquireError), when the lock cannot be had at all.
+    /// [`AcquireError`] if the request fails, for example because the keeper is closed or because an access list does
+    /// not permit it.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels the request, and leaves no node; nothing is sent before the first poll.
+    /// Nothing is sent before the first poll. Dropping the future after that cancels the request and leaves no node.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -62,7 +63,7 @@ impl<M: Access> Lock<M> {
     /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
     /// let lock = keeper.lock("/locks/ledger")?;
     /// let guard = lock.acquire().await?;
-    /// assert!(lock.try_acquire().await.is_err(), "somebody has it");
+    /// assert!(lock.try_acquire().await.is_err(), "it is held");
     /// drop(guard);
     /// let again = lock.acquire().await?;
     /// # drop(again);
@@ -73,12 +74,12 @@ impl<M: Access> Lock<M> {
         Pending::new(self.clone(), Wait::Forever)
     }
 
-    /// Takes the lock if nobody is ahead, without waiting. Writes nothing if somebody is.
+    /// Acquires the lock if no other contender is ahead. Does not wait, and writes nothing if one is.
     ///
     /// # Errors
     ///
-    /// [`TryAcquireError::Contended`](crate::TryAcquireError) when somebody is ahead, `Suspended` at once while
-    /// the connection is in doubt.
+    /// [`TryAcquireError::Contended`] if another contender is ahead. [`TryAcquireError::Suspended`], without asking the
+    /// server, while the connection is suspended.
     ///
     /// # Cancel safety
     ///
@@ -87,13 +88,14 @@ impl<M: Access> Lock<M> {
         Pending::new(self.clone(), Wait::Try)
     }
 
-    /// Waits for the lock, until `timeout` after this call. One deadline covers it all, a lost session included.
-    /// Zero is one try; a time too long to be counted is none.
+    /// Waits for the lock until `timeout` after this call, also across lost sessions.
+    ///
+    /// With a timeout of zero it tries once. A timeout of more than 146 years never expires.
     ///
     /// # Errors
     ///
-    /// [`AcquireTimeoutError::TimedOut`](crate::AcquireTimeoutError) when the time is over; the deletion of the
-    /// node is sent by then, and confirmed in the background.
+    /// [`AcquireTimeoutError::TimedOut`] when the time is over. By then the request to delete the node has been sent;
+    /// it is confirmed in the background.
     ///
     /// # Cancel safety
     ///
@@ -104,38 +106,50 @@ impl<M: Access> Lock<M> {
 }
 
 impl<M> Lock<M> {
-    /// The lock's path, without the connection's chroot.
+    /// The path of the lock, without the connection's chroot.
     pub fn path(&self) -> &str {
         self.handle.path()
     }
 
-    /// Cancels a request that was made [by message](Pending::forward). Does nothing to one that holds, or is done.
+    /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
+    /// ended.
     pub fn cancel(&self, ticket: Ticket) {
         self.handle.cancel(ticket);
     }
 
-    /// Who holds and waits, in order. Makes nothing: a path that is not there has no contenders.
+    /// Lists the contenders, holders and waiters, in the order of the queue. A path that does not exist has none.
+    ///
+    /// # Errors
+    ///
+    /// [`ContendersError`], for example [`Disconnected`](ContendersError::Disconnected) while there is no session.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// Cancel safe: it only reads.
     pub async fn contenders(&self) -> Result<Vec<Contender>, ContendersError> {
         let patterns = self.handle.options().patterns.clone();
         self.handle.ask(|reply| LockMessage::Contenders(patterns, reply)).await
     }
 
-    /// Deletes the node of a contender that [`contenders`](Lock::contenders) listed and that no session takes away:
-    /// one made with [`LockOptions::ephemeral`]`(false)` whose owner has crashed. Make sure that it has. One that
-    /// is gone already counts as removed.
+    /// Deletes the node of a contender that was made with [`LockOptions::ephemeral`]`(false)` and whose owner has
+    /// crashed. [`contenders`](Lock::contenders) lists it.
+    ///
+    /// Make sure that the owner has crashed: otherwise two may hold the lock. A node that no longer exists counts as
+    /// removed.
     ///
     /// # Errors
     ///
-    /// [`ContendersError::Ephemeral`] for a node that goes with its session.
+    /// [`ContendersError::Ephemeral`] if the node belongs to a session, which deletes it when it ends. Otherwise as
+    /// [`contenders`](Lock::contenders).
+    ///
+    /// # Cancel safety
+    ///
+    /// The node may have been deleted when this future is dropped.
     pub async fn remove_contender(&self, contender: &Contender) -> Result<(), ContendersError> {
         self.handle.ask(|reply| LockMessage::RemoveContender(contender.clone(), reply)).await
     }
 
-    /// Sends a message to the lock's actor. What it answers with says when the keeper is closed.
+    /// Sends a message to the lock's actor. If the keeper is closed, the message's reply or listener is told so.
     pub fn send(&self, message: LockMessage) {
         self.handle.send(message);
     }

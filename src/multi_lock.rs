@@ -1,4 +1,4 @@
-//! Several locks at once: all of them, or none.
+//! Locks on several paths, acquired all or none.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,19 +19,17 @@ use crate::handle::Shared;
 use crate::options::{InvalidLock, LockOptions, MAX_IDENTIFIER};
 use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
 
-/// A handle to the locks on several paths, which are acquired together. Cheap to clone.
+/// A handle to the locks on several paths, which are acquired all or none. Cheap to clone.
 ///
-/// The places in all queues are taken in one transaction, so any two multi-locks stand in the same order wherever they
-/// meet: however their paths are ordered or overlap, multi-locks do not deadlock among each other. What still can,
-/// as with any lock: whoever holds one lock, or one multi-lock, and acquires another while it does. No path is
-/// re-entrant.
+/// One transaction enters all queues, so any two multi-locks have the same order in every queue that they share.
+/// Multi-locks therefore do not deadlock with each other, however their paths are ordered or overlap. Acquiring another
+/// lock or multi-lock while holding one can still deadlock, as with any lock. No path is re-entrant.
 ///
-/// While it waits for one path, a multi-lock stands in the queues of the others, or holds them already: that is what
-/// keeps it from starving, and what others have to wait for. It is granted when it holds all of them. When its node
-/// on one path is lost before that, with the session or by hand, it gives all places back and queues for all of them
-/// anew.
+/// While a multi-lock waits for one path, it keeps its places in the other queues, and may already hold some of their
+/// locks. So it cannot starve, but other contenders of those paths wait for it. It is granted when it holds all locks.
+/// If its node on one path is lost before that, it leaves all queues and enters them again at the tail.
 ///
-/// Each path is locked on the same wire, and in the same queue, as by a [`Lock`](crate::Lock) or a
+/// Each path uses the same nodes and the same queue as a [`Lock`](crate::Lock) or a
 /// [`ReadWriteLock`](crate::ReadWriteLock).
 #[derive(Clone)]
 pub struct MultiLock {
@@ -64,56 +62,31 @@ impl MultiLock {
         }
     }
 
-    /// The paths, without the connection's chroot, in the order in which they were given.
+    /// The paths in the order in which they were given, without the connection's chroot.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().map(|part| &*part.path)
     }
 
-    /// Waits for all locks.
-    ///
-    /// A session that is lost meanwhile does not end the waiting: the request queues again on all paths, at the tail.
-    ///
-    /// # Errors
-    ///
-    /// [`AcquireError`], when one of the locks cannot be had at all.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future cancels the request, and leaves no node; nothing is sent before the first poll.
+    /// Waits for all locks. Errors and cancel safety are as in [`Lock::acquire`](crate::Lock::acquire).
     pub fn acquire(&self) -> Pending<AcquireError, MultiLock> {
         Pending::new(self.clone(), Wait::Forever)
     }
 
-    /// Takes all locks if nobody is ahead on any path, without waiting. Looks first, and writes nothing if somebody
-    /// is.
-    ///
-    /// # Errors
-    ///
-    /// [`TryAcquireError::Contended`] when somebody is ahead, `Suspended` at once while the connection is in doubt.
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`acquire`](MultiLock::acquire).
+    /// Acquires all locks if no other contender is ahead on any path. Does not wait. Reads all queues first, and writes
+    /// nothing if another contender is ahead. Errors and cancel safety are as in
+    /// [`Lock::try_acquire`](crate::Lock::try_acquire).
     pub fn try_acquire(&self) -> Pending<TryAcquireError, MultiLock> {
         Pending::new(self.clone(), Wait::Try)
     }
 
-    /// Waits for all locks, until `timeout` after this call. One deadline covers all paths, a lost session included.
-    /// Zero is one try; a time too long to be counted is none.
-    ///
-    /// # Errors
-    ///
-    /// [`AcquireTimeoutError::TimedOut`] when the time is over; all places are given back by then, and their nodes'
-    /// deletion is confirmed in the background.
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`acquire`](MultiLock::acquire).
+    /// Waits for all locks until `timeout` after this call; the one deadline applies to all paths. The timeout, errors
+    /// and cancel safety are as in [`Lock::acquire_timeout`](crate::Lock::acquire_timeout).
     pub fn acquire_timeout(&self, timeout: Duration) -> Pending<AcquireTimeoutError, MultiLock> {
         Pending::new(self.clone(), self.shared.wait(timeout))
     }
 
-    /// Cancels a request that was made [by message](Pending::forward). Does nothing to one that holds, or is done.
+    /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
+    /// ended.
     pub fn cancel(&self, ticket: Ticket) {
         self.send(MultiMessage::Cancel(ticket));
     }
@@ -148,61 +121,60 @@ impl Target for MultiLock {
     }
 }
 
-/// Holds several locks. Dropping it releases all of them, in the background.
+/// The guard of several locks. Dropping it releases all of them in the background.
+///
+/// Its methods are those of a [`Guard`](crate::Guard), applied to all locks together.
 #[must_use = "dropping the guard releases the locks"]
 pub struct MultiGuard(MultiLease);
 
 impl MultiGuard {
-    /// Each path with its fencing token, in the order in which the paths were given. A token is to be compared with
-    /// others of the same path.
+    /// Each path with its fencing token, in the order in which the paths were given. Compare a token only with tokens
+    /// of the same path.
     pub fn tokens(&self) -> impl Iterator<Item = (&str, FencingToken)> {
         self.0.tokens()
     }
 
-    /// The fencing token of one path; `None` for a path that was not asked for.
+    /// The fencing token of one path, or `None` if the path is not among the locks.
     pub fn token(&self, path: &str) -> Option<FencingToken> {
         self.tokens().find(|(of, _)| *of == path).map(|(_, token)| token)
     }
 
-    /// The paths of the nodes that stand for this guard, in the order in which the paths were given: for a ZooKeeper
-    /// `multi` that checks them beside a write.
+    /// The [node](crate::Guard::node) of each lock, in the order in which the paths were given.
     pub fn nodes(&self) -> impl Iterator<Item = &str> {
         self.0.leases().iter().map(|lease| lease.node())
     }
 
-    /// The request that this guard answers.
+    /// The ticket of the request that was granted with this guard.
     pub fn ticket(&self) -> Ticket {
         self.0.ticket()
     }
 
-    /// What may be believed at this moment of the worst of its locks: see [`LockGuard::state`](crate::Guard::state).
+    /// The worst [state](crate::Guard::state) of the locks.
     pub fn state(&self) -> LeaseState {
         self.0.state()
     }
 
-    /// Until when nobody that this guard excludes can hold any of the locks, as far as is proven at this moment;
-    /// heartbeats move it on. In the past once one of them is lost with the session.
+    /// The time until which [all locks are valid](crate::Guard::valid_until).
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
     }
 
-    /// Ends when one of the locks is lost. Cancel safe.
+    /// Waits until one of the locks [is lost](crate::Guard::lost). Cancel safe.
     pub async fn lost(&self) {
         self.0.lost().await;
     }
 
-    /// Runs `work` for as long as all locks are held: its result, or `Err(Lost)` when one was lost first, and then
-    /// `work` is dropped where it stood. Work that never awaits cannot be cut short: then the tokens protect.
+    /// Runs `work` until one of the locks is lost: see [`Guard::protect`](crate::Guard::protect).
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
         self.0.protect(work).await
     }
 
-    /// Releases all locks at once, and waits until the server has confirmed each; dropping the guard releases without
-    /// waiting. A node that is gone already counts as released. The release goes on when this future is dropped.
+    /// Releases all locks, and waits until the server has confirmed it: see [`Guard::release`](crate::Guard::release).
     ///
     /// # Errors
     ///
-    /// [`ReleaseError::Lost`] when one of them was lost first. The others are released all the same.
+    /// [`ReleaseError::Lost`] if one of the leases ends before its release is confirmed. The other locks are released
+    /// nevertheless.
     pub async fn release(self) -> Result<(), ReleaseError> {
         self.0.release().await
     }

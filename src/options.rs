@@ -1,12 +1,12 @@
-//! What a handle can ask of its contenders, and what it is refused for.
+//! Options of handles, and the error for those that cannot be used.
 
 use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode, check_patterns};
 use lockkeeper_actors::messages::ContenderOptions;
 use lockkeeper_actors::zookeeper::Acl;
 use thiserror::Error;
 
-/// Options of one lock handle. They belong to the contenders that the handle makes: handles of one path with
-/// different options stand in one queue.
+/// Options of one handle. They apply to the contenders that the handle creates. Handles of one path share a queue even
+/// if their options differ.
 #[derive(Clone, Debug)]
 pub struct LockOptions {
     identifier: Option<Vec<u8>>,
@@ -33,66 +33,69 @@ impl Default for LockOptions {
 }
 
 impl LockOptions {
-    /// The defaults, which are the keeper's.
+    /// The default options. The identifier and access list are the keeper's.
     pub fn new() -> LockOptions {
         LockOptions::default()
     }
 
-    /// Who this is, for people who list contenders; the keeper's identifier unless set.
+    /// The text that identifies this contender when contenders are listed. At most 960 KiB. The default is the keeper's
+    /// identifier.
     pub fn identifier(self, identifier: impl Into<String>) -> Self {
         LockOptions { identifier: Some(identifier.into().into_bytes()), ..self }
     }
 
-    /// With whose clients the lock shares its queue: kazoo's unless set. With [`Dialect::Curator`], a
+    /// The client library whose node names the lock uses; kazoo by default. With [`Dialect::Curator`], a
     /// [`Lock`](crate::Lock) and Curator's `InterProcessMutex` exclude each other, and so do a
-    /// [`ReadWriteLock`](crate::ReadWriteLock) and its `InterProcessReadWriteLock`; all clients of one path have to
-    /// choose alike.
+    /// [`ReadWriteLock`](crate::ReadWriteLock) and Curator's `InterProcessReadWriteLock`. All clients of one path must
+    /// use the same dialect.
     ///
-    /// A lock that finds a contender of another kind on its path withdraws, and answers
-    /// [`MixedDialects`](crate::AcquireError::MixedDialects). That is one-sided: one of kazoo or Curator that comes
-    /// later does not know ours, and may hold beside it.
+    /// A request that finds a contender of another dialect on its path fails with
+    /// [`MixedDialects`](crate::AcquireError::MixedDialects). The check is one-sided: a kazoo or Curator client that
+    /// comes later does not recognise the nodes of this crate, and may hold the lock at the same time.
     pub fn dialect(self, dialect: Dialect) -> Self {
         LockOptions { dialect, ..self }
     }
 
-    /// Further contenders to wait for: nodes whose names end in one of these texts and a sequence number, as kazoo's
-    /// `extra_lock_patterns`. `-lock-` covers Curator and go-zookeeper, which wait for ours only if those are named
-    /// like theirs: see [`dialect`](LockOptions::dialect).
+    /// Further nodes to wait for: those whose names end in one of these patterns and a sequence number, as kazoo's
+    /// `extra_lock_patterns`. `-lock-` matches the nodes of Curator and go-zookeeper. Those clients in turn wait only
+    /// for nodes with names like their own: see [`dialect`](LockOptions::dialect).
     pub fn extra_lock_patterns<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> Self {
         LockOptions { patterns: patterns.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// `false` makes nodes that outlive sessions, as kazoo's `ephemeral=False`: a lock held so is not lost with the
-    /// connection, and not free again when its holder crashes. Such a node is found with [`Lock::contenders`](crate::Lock::contenders) and
-    /// removed with [`Lock::remove_contender`](crate::Lock::remove_contender). So is one whose create was under way when its session was lost, and
-    /// which the server carried out only after a new session had looked for it; and one whose keeper is closed while
-    /// there is no connection, of which the log warns.
+    /// `false` creates nodes that outlive sessions, as kazoo's `ephemeral=False`. The lock is then not lost with the
+    /// session, and not freed when its holder crashes. The default is `true`.
+    ///
+    /// A node can be left behind in three cases: its owner crashes; the keeper is closed while there is no connection,
+    /// which is logged as a warning; or the session is lost during the create, and the server executes it only after
+    /// the next session has looked for the node. [`Lock::contenders`](crate::Lock::contenders) lists such nodes, and
+    /// [`Lock::remove_contender`](crate::Lock::remove_contender) deletes them.
     pub fn ephemeral(self, ephemeral: bool) -> Self {
         LockOptions { ephemeral, ..self }
     }
 
-    /// `true` makes missing directories as container nodes, which the server (3.5.3 and later) removes some time
-    /// after they have been emptied.
+    /// `true` creates missing directories as container nodes, which the server (3.5.3 or later) deletes some time after
+    /// they have become empty. The default is `false`.
     pub fn container_directories(self, container: bool) -> Self {
         LockOptions { container, ..self }
     }
 
-    /// The access list of the contender's node, and of directories that must be made; the keeper's unless set.
+    /// The access list of the contender's node and of missing directories. The default is the keeper's access list.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         LockOptions { acl: Some(acl), ..self }
     }
 
-    /// With how many requests of this process waiting on the path another one is refused, at once and before anything
-    /// is sent: [`TooManyWaiting`](crate::AcquireError::TooManyWaiting). No limit unless set.
+    /// The largest number of requests of this process that may wait for the path. Further requests fail with
+    /// [`TooManyWaiting`](crate::AcquireError::TooManyWaiting) before anything is sent. There is no limit by default.
     ///
-    /// The requests of all handles of the path count, until they are granted, refused or cancelled; those that hold do
-    /// not. A try does not wait: it is neither counted nor refused. A request of several locks is refused when the
-    /// limit is reached on one of its paths.
+    /// Requests of all handles of the path count until they are granted, refused or cancelled. Tries do not wait, so
+    /// they are neither counted nor refused. A multi-lock's request is refused if the limit is reached on one of its
+    /// paths.
     pub fn max_waiting(self, requests: usize) -> Self {
         LockOptions { max_waiting: Some(requests), ..self }
     }
 
-    /// For a contender in this mode, with the keeper's identifier and access list where these options have none.
+    /// The options of contenders in this mode. `identifier` and `acl` are the keeper's, and serve as defaults.
     pub(crate) fn contender(self, mode: Mode, identifier: &[u8], acl: &[Acl]) -> ContenderOptions {
         ContenderOptions {
             mode,
@@ -106,7 +109,7 @@ impl LockOptions {
         }
     }
 
-    /// The same options, if they can be used.
+    /// Returns the options if they can be used.
     pub(crate) fn checked(self) -> Result<LockOptions, InvalidLock> {
         check_patterns(&self.patterns)?;
         match &self.identifier {
@@ -124,18 +127,18 @@ impl LockOptions {
         }
     }
 
-    /// The same options, if a semaphore can use them.
+    /// Returns the options if a semaphore can use them.
     pub(crate) fn checked_for_semaphore(self) -> Result<LockOptions, InvalidLock> {
         let refuse = |option| Err(InvalidLock::NotForSemaphores { option });
         match self.checked()? {
             options if !options.patterns.is_empty() => refuse("extra lock patterns"),
-            options if options.dialect != Dialect::Kazoo => refuse("dialect but kazoo's"),
+            options if options.dialect != Dialect::Kazoo => refuse("dialects other than kazoo's"),
             options if !options.ephemeral => refuse("nodes that outlive sessions"),
             options => Ok(options),
         }
     }
 
-    /// The same options, if a multi-lock can use them.
+    /// Returns the options if a multi-lock can use them.
     pub(crate) fn checked_for_multi_lock(self) -> Result<LockOptions, InvalidLock> {
         match self.checked()? {
             options if !options.ephemeral => Err(InvalidLock::Outlives),
@@ -144,57 +147,57 @@ impl LockOptions {
     }
 }
 
-/// The server takes requests of less than 1 MiB; this leaves room for the path and the access list.
+/// The server accepts requests of less than 1 MiB. This leaves room for the path and the access list.
 pub(crate) const MAX_IDENTIFIER: usize = 1024 * 1024 - 64 * 1024;
 
-/// A lock that cannot be made as it was asked for.
+/// Why a handle was not created.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidLock {
-    /// The path cannot be locked.
+    /// The path is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// An extra pattern cannot match.
+    /// An extra lock pattern is not valid.
     #[error(transparent)]
     Pattern(#[from] InvalidPattern),
-    /// The identifier does not fit into a node.
-    #[error("an identifier of {bytes} bytes does not fit into a node of less than 1 MiB")]
+    /// The identifier is too long.
+    #[error("the identifier has {bytes} bytes; at most {MAX_IDENTIFIER} are allowed")]
     Identifier {
-        /// How long it is.
+        /// Its length in bytes.
         bytes: usize,
     },
-    /// Several locks at once, but none is named.
-    #[error("no path is named to be locked")]
+    /// A multi-lock without paths.
+    #[error("a multi-lock needs at least one path")]
     NoPaths,
-    /// Several locks at once, and one of them twice: the request would wait for itself.
-    #[error("{path:?} is named twice, and would wait for itself")]
+    /// A multi-lock with the same path twice. It would wait for itself.
+    #[error("{path:?} is given twice; a multi-lock must have each path only once")]
     Twice {
         /// The path.
         path: String,
     },
-    /// Several locks at once, of nodes that outlive sessions: after a lost session they could not be taken together
-    /// again.
-    #[error("several locks that are taken together go with the session")]
+    /// A multi-lock with [`LockOptions::ephemeral`]`(false)`. After a lost session, the nodes that are left could not
+    /// be acquired together again.
+    #[error("a multi-lock does not support nodes that outlive sessions")]
     Outlives,
-    /// Several locks at once, too many for the one request that takes them.
-    #[error("a request of {bytes} bytes for all paths is larger than ZooKeeper's 1 MiB")]
+    /// A multi-lock with more paths, or longer ones, than fit into the request that acquires them.
+    #[error("the request for all paths has {bytes} bytes; at most {MAX_IDENTIFIER} are allowed")]
     TooLarge {
-        /// How long it would be.
+        /// The length of the request in bytes.
         bytes: usize,
     },
-    /// A semaphore of zero permits.
-    #[error("a semaphore has at least one permit")]
+    /// A semaphore with zero permits.
+    #[error("a semaphore must have at least one permit")]
     NoPermits,
-    /// An option that a semaphore does not have.
-    #[error("a semaphore has no {option}")]
+    /// An option that a semaphore does not support.
+    #[error("a semaphore does not support {option}")]
     NotForSemaphores {
-        /// Which.
+        /// The option.
         option: &'static str,
     },
-    /// A limit of zero waiting requests: each waits for a moment at least.
-    #[error("a limit of 0 waiting requests would refuse all of them")]
+    /// A limit of zero waiting requests. Every request waits for a moment at least.
+    #[error("a limit of 0 waiting requests would refuse every request; it must be at least 1")]
     NobodyMayWait,
     /// The access list is empty.
-    #[error("an access list with no entries would let nobody use what is made")]
+    #[error("an access list with no entries would permit nothing; it must have at least one")]
     Acl,
 }

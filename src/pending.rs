@@ -1,4 +1,4 @@
-//! A request on its way, to be awaited or to be answered by message.
+//! Requests, which can be awaited or answered by message, and their errors.
 
 use std::fmt;
 use std::future::Future;
@@ -14,10 +14,11 @@ use ractor::{ActorRef, Message};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// A request for a lock, or for several at once: await it, or have it answered [by message](Pending::forward).
+/// A request for a lock, for several locks at once, or for permits. Await it, or have it answered
+/// [by message](Pending::forward).
 ///
-/// Nothing is sent before the first poll. Dropped after that, it cancels the request, and what was granted meanwhile
-/// is released.
+/// Nothing is sent before the first poll. Dropping it after that cancels the request, and releases a guard that was
+/// granted meanwhile.
 #[must_use = "futures do nothing unless polled"]
 pub struct Pending<E, T: Target> {
     target: T,
@@ -32,17 +33,17 @@ enum Stage<G> {
     Done,
 }
 
-/// What can be acquired. Not to be implemented elsewhere.
+/// What a request can acquire. Sealed.
 pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
-    /// What its holder has in hand.
+    /// The guard of what was acquired.
     type Guard: Send + 'static;
-    /// Sends a request.
+    /// Sends a request, and its events to `hear`.
     #[doc(hidden)]
     fn request(&self, ticket: Ticket, wait: Wait, hear: Hear<Self::Guard>);
-    /// Takes it back.
+    /// Cancels a request.
     #[doc(hidden)]
     fn withdraw(&self, ticket: Ticket);
-    /// Its path, for errors.
+    /// The path, for errors.
     #[doc(hidden)]
     fn name(&self) -> String;
 }
@@ -58,16 +59,16 @@ impl<E, T: Target> Pending<E, T> {
         Pending { target, wait, stage: Stage::New, error: PhantomData }
     }
 
-    /// Sends the request, and its events to `actor`, as messages of its own kind that `convert` makes of them. For
-    /// handlers that must not wait.
+    /// Sends the request now, and its events to `actor` as messages, which `convert` makes. For message handlers, which
+    /// should not wait.
     ///
-    /// The guard comes inside [`LockEvent::Acquired`]; dropping it releases the lock, and
-    /// [`LockEvent::Released`] says when the server has confirmed that. The ticket [cancels](crate::Lock::cancel) the
-    /// request at any time from now on; an `Acquired` that is on its way by then still comes, and is to be dropped.
+    /// [`LockEvent::Acquired`] contains the guard. Dropping that releases the lock, and [`LockEvent::Released`] follows
+    /// when the server has confirmed the release. The returned ticket [cancels](crate::Lock::cancel) the request. An
+    /// `Acquired` that has been sent before the cancellation still arrives; drop it.
     ///
-    /// An actor that ends, however it ends, takes its request back: while it waits, it is cancelled; a guard goes
-    /// with the message or the state that it is in, and that releases the lock. A guard that the actor gave to
-    /// somebody else stays with them.
+    /// When the actor ends, for whatever reason, a request that still waits is cancelled. A guard in the actor's
+    /// mailbox or state is dropped with it, which releases the lock. A guard that the actor has passed on is not
+    /// affected.
     ///
     /// ```no_run
     /// # use lockkeeper::{Lock, LockEvent, LockGuard, Ticket};
@@ -91,7 +92,7 @@ impl<E, T: Target> Pending<E, T> {
         let (target, asker, actor) = (self.target.clone(), actor.clone(), actor.clone());
         let (listening, done) = oneshot::channel::<()>();
         let ticket = self.listen(move |event| {
-            // Goes with this closure, when nothing more is to be heard.
+            // Dropped together with this closure, after the last event.
             let _listening = &listening;
             let _ = actor.cast(convert(event));
         });
@@ -104,8 +105,8 @@ impl<E, T: Target> Pending<E, T> {
         ticket
     }
 
-    /// Sends the request, and its events to `hear`, which runs inside the actor that serves it: it must hand them on,
-    /// and never block.
+    /// Sends the request now, and its events to `hear`. That runs inside the actor that serves the request, so it must
+    /// pass them on and never block.
     pub fn listen(mut self, hear: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
         self.send(hear)
     }
@@ -130,7 +131,7 @@ impl<E: FromRefused, T: Target> Future for Pending<E, T> {
                     LockEvent::Refused(_, refused) => Err(refused),
                     _ => return,
                 };
-                // A caller who has gone drops the guard, and that releases the lock.
+                // If the caller has gone, the guard is dropped here, which releases the lock.
                 let _ = reply.take().map(|reply| reply.send(answer));
             });
             self.stage = Stage::Sent(ticket, answer);
@@ -159,42 +160,42 @@ impl<E, T: Target> Drop for Pending<E, T> {
     }
 }
 
-/// Why a lock was not acquired without waiting.
+/// Why a try did not acquire.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TryAcquireError {
-    /// Somebody is ahead.
-    #[error("somebody else is ahead at {path:?}")]
+    /// Another contender is ahead, or, for a semaphore, not enough permits are free.
+    #[error("other contenders are ahead at {path:?}")]
     Contended {
-        /// The lock's path; all of them, with commas, when it is a multi-lock.
+        /// The path. For a multi-lock, all paths, separated by commas.
         path: String,
     },
-    /// The connection is in doubt, and nothing can be said at once.
-    #[error("the connection to ZooKeeper is in doubt")]
+    /// The connection is suspended, so the server cannot be asked now.
+    #[error("the connection to ZooKeeper is suspended; try again later")]
     Suspended,
-    /// The lock cannot be had.
+    /// The request failed.
     #[error(transparent)]
     Failed(#[from] AcquireError),
 }
 
-/// Why a lock was not acquired in time.
+/// Why a request with a timeout did not acquire.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
-    /// The time is over.
-    #[error("{path:?} was not acquired in time")]
+    /// The timeout has expired.
+    #[error("{path:?} was not acquired before the timeout")]
     TimedOut {
-        /// The lock's path; all of them, with commas, when it is a multi-lock.
+        /// The path. For a multi-lock, all paths, separated by commas.
         path: String,
     },
-    /// The lock cannot be had.
+    /// The request failed.
     #[error(transparent)]
     Failed(#[from] AcquireError),
 }
 
-/// How each kind of request puts a refusal.
+/// The error of one kind of request.
 pub trait FromRefused {
-    /// For the lock on `path`.
+    /// Converts a refusal of the request for `path`.
     #[doc(hidden)]
     fn from_refused(path: String, refused: Refused) -> Self;
 }
@@ -203,7 +204,7 @@ impl FromRefused for AcquireError {
     fn from_refused(path: String, refused: Refused) -> AcquireError {
         match refused {
             Refused::Failed(error) => error,
-            // A request that waits for ever is not refused for any of these.
+            // A request without a timeout is not refused for other reasons.
             other => AcquireError::Rejected { path, reason: format!("{other:?}") },
         }
     }
@@ -222,7 +223,7 @@ impl FromRefused for TryAcquireError {
 impl FromRefused for AcquireTimeoutError {
     fn from_refused(path: String, refused: Refused) -> AcquireTimeoutError {
         match refused {
-            // The first two answer a timeout of zero.
+            // A timeout of zero is a try, which gets the first two.
             Refused::Contended | Refused::Suspended | Refused::TimedOut => {
                 AcquireTimeoutError::TimedOut { path }
             }

@@ -1,4 +1,4 @@
-//! Readers beside each other, writers alone.
+//! Read/write locks.
 
 use std::sync::Arc;
 
@@ -9,19 +9,20 @@ use crate::handle::Shared;
 use crate::lock::Lock;
 use crate::options::LockOptions;
 
-/// Waits for writers ahead, and never for readers.
+/// The read side. It waits for writers ahead in the queue, not for readers.
 pub type ReadLock = Lock<Read>;
-/// Waits for everybody ahead.
+/// The write side. It waits for all contenders ahead in the queue.
 pub type WriteLock = Lock<Write>;
 
-/// The two sides of a read/write lock on one path, on the wire of kazoo's `ReadLock` and `WriteLock`.
+/// A read/write lock on one path, compatible with kazoo's `ReadLock` and `WriteLock`. Many readers, or one writer, hold
+/// it at a time.
 ///
-/// The order is strict: a reader that comes behind a waiting writer waits for it, so that a stream of readers does
-/// not keep a writer out, and all readers between two writers hold together. A guard of one side does not become one
-/// of the other: whoever reads and acquires to write waits for itself.
+/// The queue is strict: a reader waits for every writer ahead of it, so a stream of readers cannot starve a writer. All
+/// readers between two writers hold together. A read guard cannot be upgraded: a task that holds one and acquires the
+/// write side waits for itself.
 ///
-/// An exclusive [`Lock`] on the same path shares the queue, but does not wait for readers, and readers wait for it:
-/// that is kazoo's table. Do not mix them with readers on one path.
+/// Do not use an exclusive [`Lock`] and readers on the same path. As in kazoo, they share the queue and the reader
+/// waits for the lock, but the lock does not wait for the reader.
 #[derive(Clone, Debug)]
 pub struct ReadWriteLock {
     read: ReadLock,
@@ -29,7 +30,7 @@ pub struct ReadWriteLock {
 }
 
 impl ReadWriteLock {
-    /// The options have been checked.
+    /// Expects options that have been [checked](LockOptions::checked).
     pub(crate) fn new(
         shared: &Arc<Shared>,
         path: &str,
@@ -39,7 +40,7 @@ impl ReadWriteLock {
         Ok(ReadWriteLock { read, write: Lock::new(shared, path, options)? })
     }
 
-    /// The side that is shared.
+    /// The read side.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -57,8 +58,10 @@ impl ReadWriteLock {
         &self.read
     }
 
-    /// The side that is exclusive. Its tokens grow; so does a reader's against the writers before it, and a resource
-    /// compares a reader's token with the largest *writer's* only.
+    /// The write side.
+    ///
+    /// A writer's fencing token is larger than those of all earlier holders. A reader's is larger than those of all
+    /// earlier writers, so a resource must compare it only with the largest *writer's* token.
     pub fn write(&self) -> &WriteLock {
         &self.write
     }

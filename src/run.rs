@@ -1,4 +1,4 @@
-//! An actor that works for as long as a guard is held.
+//! Actors that run under a guard.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,20 +14,23 @@ use crate::guard::{Exclusive, Guard};
 use crate::subscribe;
 
 impl<M: 'static> Guard<M> {
-    /// Starts an actor that works under this guard, and with it all the children that it links to itself: they run
-    /// only while the lock is held.
+    /// Starts an actor that runs only while the lock is held. The same applies to the children that it links to itself.
+    /// The guard is returned when the actor has ended.
     ///
-    /// `make` is given the [`Term`], with its fencing token, and gives the actor and its arguments; `tell` makes its
-    /// messages of what becomes of the lease, or none. The actor is told of a doubt, at the latest when five sixteenths
-    /// of the session timeout are left before somebody else can hold; stopped when a quarter is left, or at the first
-    /// doubt, as `terms` say; killed when an eighth is left, and at once when the lease is found lost. A doubt that
-    /// lasts so costs the run, and not only the lock. Tasks that the actor spawned are its own to end, and a
-    /// `pre_start` or handler that never awaits cannot be killed: then the token is what protects.
+    /// `make` receives the [`Term`], which has the fencing token, and returns the actor and its arguments. `tell`
+    /// converts changes of the lease to messages for the actor; it may return `None`.
     ///
-    /// Children of an actor that ends by itself, or fails, are killed with it and end at their next await; the guard
-    /// does not wait for that. An actor whose children must not outlive the lock ends them before it ends.
+    /// If the connection is suspended, the actor and its children are ended before another holder can get the lock:
     ///
-    /// The guard comes back when the actor has ended.
+    /// - the actor is told at the latest when 5/16 of the session timeout are left of the lease;
+    /// - it is stopped when 1/4 is left, or as soon as the connection is suspended if `terms` say so;
+    /// - it is killed when 1/8 is left, and immediately if the lease is already lost.
+    ///
+    /// A `pre_start` or handler that never awaits cannot be killed; only the fencing token protects against it. Tasks
+    /// that the actor has spawned are not ended either: the actor must do that.
+    ///
+    /// If the actor ends by itself or fails, its children are killed. They end at their next await, and the guard does
+    /// not wait for that. If children must not outlive the lock, the actor must end them before it ends.
     ///
     /// ```
     /// # #[cfg(not(feature = "cluster"))]
@@ -75,7 +78,7 @@ impl<M: 'static> Guard<M> {
         let (sender, ended) = oneshot::channel();
         let keeper = Some(self.0.keeper().clone());
         let finish = Box::new(|ended| {
-            // Nobody asks any more: the lease goes, and that releases the lock.
+            // If the run was dropped, the lease is dropped here, which releases the lock.
             let _ = sender.send(ended);
         });
         let (job, started) = (Job::once(make, tell), Box::new(|| {}));
@@ -85,7 +88,7 @@ impl<M: 'static> Guard<M> {
     }
 }
 
-/// An actor that works under a guard. Dropping it stops the actor, as [`stop`](Run::stop) does, and then releases the
+/// An actor that runs under a guard. Dropping it stops the actor, as [`stop`](Run::stop) does, and then releases the
 /// lock.
 #[must_use = "dropping the run ends it"]
 pub struct Run<M = Exclusive> {
@@ -94,38 +97,42 @@ pub struct Run<M = Exclusive> {
     guard: PhantomData<fn() -> M>,
 }
 
-/// A run that is over: its actor has ended.
+/// The result of a run, after its actor has ended.
 #[derive(Debug)]
 pub struct Ended<M = Exclusive> {
-    /// Why.
+    /// Why the actor ended.
     pub reason: Reason,
-    /// The actor's error, or that it panicked.
+    /// The error of the actor, or its panic.
     pub error: Option<String>,
-    /// The lock. It may still be held, also when the lease was coming to its end: see [`Guard::state`].
+    /// The guard. The lock may still be held, even if the run ended because of the lease: see [`Guard::state`].
     pub guard: Guard<M>,
 }
 
 impl<M: 'static> Run<M> {
-    /// Asks the actor to stop, and kills it after its grace. The run is over when it has ended.
+    /// Asks the actor to stop, and kills it after its [grace](Terms::grace). Does not wait for its end.
     pub fn stop(&self) {
         if let Some(actor) = &self.actor {
-            // One that is over need not be told.
+            // This fails if the run has ended already.
             let _ = actor.cast(TenureMessage::Stop);
         }
     }
 
-    /// Waits until the actor has ended, and gives the guard back. Dropping the future ends the run.
+    /// Waits until the actor has ended, and returns the guard.
     ///
     /// # Errors
     ///
-    /// [`Lost`] when the keeper was closed already, and nothing was started.
+    /// [`Lost`] if the keeper was closed already, so the actor was not started.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the run, as dropping the `Run` does.
     pub async fn ended(mut self) -> Result<Ended<M>, Lost> {
         let ended = (&mut self.ended).await.map_err(|_| Lost)?;
         let tenure::Ended { lease, reason, error, job: _ } = ended;
         Ok(Ended { reason, error, guard: Guard::new(lease) })
     }
 
-    /// The same by message. The run goes on by itself; when `actor` has gone, it ends.
+    /// Sends the result of [`ended`](Run::ended) to `actor`. If `actor` ends first, the run ends, too.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! A number of permits that a cluster shares.
+//! Semaphores.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use crate::handle::{Handle, Shared};
 use crate::options::{InvalidLock, LockOptions};
 use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
 
-/// A handle to a semaphore, on the wire of kazoo's `Semaphore`. Cheap to clone.
+/// A handle to a semaphore, compatible with kazoo's `Semaphore`. Cheap to clone.
 ///
-/// The number of permits is stored in ZooKeeper by whoever comes first. A handle that was made with another number
-/// gets [`AcquireError::LimitMismatch`](crate::AcquireError); one that has had permits, or has
-/// set the number itself, follows every [`resize`](Semaphore::resize), and so does a request that already waits. Every
-/// acquire is a permit of its own, also by the same task.
+/// The first client stores the number of permits in ZooKeeper. Requests of a handle that was created with another
+/// number fail with [`AcquireError::LimitMismatch`]. A handle that has acquired permits or called
+/// [`resize`](Semaphore::resize) accepts later changes of the number, and so does a request that already waits. Each
+/// acquire takes further permits, also in the same task.
 ///
-/// Requests of one process are served in their order, each whole: a request for many permits is not overtaken by
-/// requests for few. Processes take turns: in its turn a process serves the requests that it had when the turn began.
-/// So the order is fair from process to process, not from request to request across the cluster.
+/// Within a process, requests are served in order: a request for many permits is not overtaken by one for few. Between
+/// processes, the semaphore goes in turns: in its turn, a process serves the requests that it had when the turn began.
+/// So the order is fair among processes, not among all requests of the cluster.
 ///
-/// A semaphore's path is not to be locked, and has no children but leases: each counts as a permit that is taken.
+/// Do not lock the path of a semaphore, and do not create other nodes below it: each child counts as a taken permit.
 #[derive(Clone)]
 pub struct Semaphore {
     handle: Handle,
@@ -52,15 +52,15 @@ impl Semaphore {
 
     /// Waits for a permit.
     ///
-    /// A session that is lost meanwhile does not end the waiting.
+    /// If the session is lost meanwhile, the request continues to wait in the next session.
     ///
     /// # Errors
     ///
-    /// [`AcquireError`](crate::AcquireError), when no permit can be had at all.
+    /// [`AcquireError`] if the request fails, for example because the number of permits differs from the stored one.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels the request, and leaves no lease; nothing is sent before the first poll.
+    /// Nothing is sent before the first poll. Dropping the future after that cancels the request and leaves no node.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -80,25 +80,25 @@ impl Semaphore {
         self.acquire_many(1)
     }
 
-    /// Waits for `count` permits, and takes all of them or none. Otherwise as [`acquire`](Semaphore::acquire).
+    /// Waits for `count` permits, and takes all or none. Otherwise as [`acquire`](Semaphore::acquire).
     ///
     /// # Errors
     ///
-    /// [`TooManyPermits`](crate::AcquireError::TooManyPermits) when there are not as many, also when that is so
-    /// because the semaphore was resized meanwhile.
+    /// [`AcquireError::TooManyPermits`] if the semaphore has fewer permits, initially or after a resize.
+    /// [`AcquireError::NoPermits`] if `count` is zero.
     pub fn acquire_many(&self, count: u32) -> Pending<AcquireError, Claim> {
         Pending::new(self.claim(count), Wait::Forever)
     }
 
-    /// Takes a permit if one is free that nobody waits for. Writes nothing if none is.
+    /// Takes a permit if one is free and no request waits for it. Writes nothing if none is free.
     ///
-    /// A free permit is taken in the process' turn: while others are at theirs, that takes a moment, and a second at
-    /// most; then the answer is `Contended`.
+    /// Taking a free permit needs this process' turn. If other processes have theirs, this waits for at most one
+    /// second, and then fails with `Contended`.
     ///
     /// # Errors
     ///
-    /// [`TryAcquireError::Contended`](crate::TryAcquireError) when no permit is free, `Suspended` at once while the
-    /// connection is in doubt.
+    /// [`TryAcquireError::Contended`] if no permit is free. [`TryAcquireError::Suspended`], without asking the server,
+    /// while the connection is suspended.
     ///
     /// # Cancel safety
     ///
@@ -107,17 +107,18 @@ impl Semaphore {
         self.try_acquire_many(1)
     }
 
-    /// The same for `count` permits, all or none.
+    /// As [`try_acquire`](Semaphore::try_acquire), for `count` permits, all or none.
     pub fn try_acquire_many(&self, count: u32) -> Pending<TryAcquireError, Claim> {
         Pending::new(self.claim(count), Wait::Try)
     }
 
-    /// Waits for a permit, until `timeout` after this call. One deadline covers it all, a lost session included.
-    /// Zero is one try; a time too long to be counted is none.
+    /// Waits for a permit until `timeout` after this call, also across lost sessions.
+    ///
+    /// With a timeout of zero it tries once. A timeout of more than 146 years never expires.
     ///
     /// # Errors
     ///
-    /// [`AcquireTimeoutError::TimedOut`](crate::AcquireTimeoutError) when the time is over.
+    /// [`AcquireTimeoutError::TimedOut`] when the time is over.
     ///
     /// # Cancel safety
     ///
@@ -126,22 +127,24 @@ impl Semaphore {
         self.acquire_many_timeout(1, timeout)
     }
 
-    /// The same for `count` permits, all or none.
+    /// As [`acquire_timeout`](Semaphore::acquire_timeout), for `count` permits, all or none.
     pub fn acquire_many_timeout(&self, count: u32, timeout: Duration) -> Pending<AcquireTimeoutError, Claim> {
         Pending::new(self.claim(count), self.handle.wait(timeout))
     }
 
-    /// Changes how many permits there are, for all handles that have had permits. Waiting requests of all processes
-    /// go on when it is raised; when it is lowered, nobody loses a permit, and no new one is given out before enough
-    /// have come back. Running clients of kazoo keep the number that they have.
+    /// Changes the number of permits. Handles of all processes that have acquired permits accept it.
+    ///
+    /// If the number is raised, waiting requests of all processes can proceed. If it is lowered, no holder loses a
+    /// permit, and new ones are granted only after enough have been released. Running kazoo clients keep the old
+    /// number.
     ///
     /// # Errors
     ///
-    /// [`ResizeError`]; after `Failed`, `Disconnected` and `Closed` it may have been changed all the same.
+    /// [`ResizeError`]. After `Failed`, `Disconnected` and `Closed` the number may have been changed nevertheless.
     ///
     /// # Cancel safety
     ///
-    /// It may have been changed when this future is dropped.
+    /// The number may have been changed when this future is dropped.
     pub async fn resize(&self, permits: u32) -> Result<(), ResizeError> {
         let (reply, answer) = oneshot::channel();
         self.handle.send(LockMessage::Resize(permits, self.handle.options().clone(), reply.into()));
@@ -155,21 +158,26 @@ impl Semaphore {
         }
     }
 
-    /// Who holds permits, in no order. Makes nothing: a path that is not there has no holders.
+    /// Lists the holders of permits, in no particular order. A path that does not exist has none.
+    ///
+    /// # Errors
+    ///
+    /// [`ContendersError`], for example [`Disconnected`](ContendersError::Disconnected) while there is no session.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// Cancel safe: it only reads.
     pub async fn lease_holders(&self) -> Result<Vec<LeaseHolder>, ContendersError> {
         self.handle.ask(LockMessage::LeaseHolders).await
     }
 
-    /// Cancels a request that was made [by message](Pending::forward). Does nothing to one that holds, or is done.
+    /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
+    /// ended.
     pub fn cancel(&self, ticket: Ticket) {
         self.handle.cancel(ticket);
     }
 
-    /// The path of the root, without the connection's chroot.
+    /// The path of the semaphore, without the connection's chroot.
     pub fn path(&self) -> &str {
         self.handle.path()
     }
@@ -179,7 +187,7 @@ impl Semaphore {
     }
 }
 
-/// So many permits of a semaphore, all or none.
+/// A number of permits of a semaphore, acquired all or none.
 #[derive(Clone)]
 pub struct Claim {
     semaphore: Semaphore,

@@ -1,4 +1,4 @@
-//! An actor that runs once in the cluster, and who runs it.
+//! Actors that run once in the cluster.
 
 use std::fmt;
 use std::pin::Pin;
@@ -25,12 +25,12 @@ use crate::handle::{Handle, Shared};
 use crate::options::{InvalidLock, LockOptions};
 use crate::subscribe;
 
-/// A handle to an actor that runs on exactly one member of the cluster. Cheap to clone; by itself it is no
-/// candidate, only an observer.
+/// A handle to an actor that runs on at most one member of the cluster at a time. Cheap to clone. The handle observes;
+/// only [`run`](Singleton::run) makes this process a candidate.
 ///
-/// It is a [`Lock`](crate::Lock) on the same path, on the same wire: whoever is first in its queue runs the actor. What the
-/// README says of locks holds for it, above all that an actor whose *process* was paused, or whose handler never
-/// awaits, cannot be stopped by anybody: what it writes must carry its fencing token.
+/// Candidates queue for the [`Lock`](crate::Lock) on the path, and its holder runs the actor. As with any lock, a
+/// holder cannot be stopped while its *process* is paused or its handler does not await. So everything that the actor
+/// writes must carry its fencing token.
 ///
 /// ```
 /// # #[cfg(not(feature = "cluster"))]
@@ -43,7 +43,7 @@ use crate::subscribe;
 /// #[ractor::actor(message = TermEvent, state = Term, arguments = Term)]
 /// impl Scheduler {
 ///     async fn pre_start(&self, _: ActorRef<TermEvent>, term: Term) -> Result<Term, ActorProcessingErr> {
-///         println!("this process is the one, under token {}", term.token());
+///         println!("this process runs the scheduler, under token {}", term.token());
 ///         Ok(term)
 ///     }
 /// }
@@ -55,7 +55,7 @@ use crate::subscribe;
 /// let scheduler = keeper.singleton_with("/singletons/scheduler", options)?;
 /// let mut candidate = scheduler.run(|term| (Scheduler, term), Some);
 ///
-/// candidate.running().await; // this member's turn has come
+/// candidate.running().await; // the actor runs in this process
 /// let leader = scheduler.leader().await?.expect("it is this process");
 /// assert_eq!(leader.identifier, "10.0.0.7:9000");
 /// candidate.shutdown().await; // the actor stops, the next member takes over
@@ -79,7 +79,7 @@ pub struct Singleton {
 }
 
 impl Singleton {
-    /// The options have been checked.
+    /// Expects options that have been [checked](LockOptions::checked).
     pub(crate) fn new(
         shared: &Arc<Shared>,
         path: &str,
@@ -90,38 +90,38 @@ impl Singleton {
         Ok(Singleton { handle, terms, backoff })
     }
 
-    /// The path that the members share.
+    /// The path of the lock, without the connection's chroot.
     pub fn path(&self) -> &str {
         self.handle.path()
     }
 
-    /// Makes this process a candidate, now and again until the [`Candidate`] is dropped or shut down.
+    /// Makes this process a candidate until the [`Candidate`] is dropped or shut down.
     ///
-    /// When its turn comes, `make` is given the [`Term`], with its fencing token, and gives the actor and its
-    /// arguments; that actor is started, and from then on it:
+    /// Each time the candidate acquires the lock, `make` receives the [`Term`], which has the fencing token, and
+    /// returns the actor and its arguments. `tell` converts changes of the lease to messages for the actor; it may
+    /// return `None`. A run ends as follows:
     ///
-    /// - is told of a connection in doubt by the messages that `tell` makes, if it makes any: at the latest when five
-    ///   sixteenths of the session timeout are left before somebody else can hold;
-    /// - is stopped when a quarter is left, or at the first doubt
-    ///   ([`stop_when_suspended`](SingletonOptions::stop_when_suspended)). An eighth of the session timeout, or its
-    ///   [grace](SingletonOptions::grace) if that is shorter, is for its `post_stop`. Then it is killed, and at once
-    ///   when the lease is found lost. Its children, linked to it, are killed with it. Tasks that it spawned are its
-    ///   own to end;
-    /// - when it fails or ends by itself, hands the lock to the next member. This one queues again, at the tail,
-    ///   after a [rest](SingletonOptions::backoff). Every run has a lock, and a token, of its own. Its children are
-    ///   killed with it, and end at their next await, which is not waited for;
-    /// - is killed when the keeper dies, for example with the supervisor that the keeper is linked to, also in its
-    ///   `pre_start` and `post_stop`. The session stays open until it has ended, for one session timeout at most.
+    /// - If the connection is suspended, the actor is told at the latest when 5/16 of the session timeout are left
+    ///   before another member can hold the lock. It is stopped when 1/4 is left, or immediately with
+    ///   [`stop_when_suspended`](SingletonOptions::stop_when_suspended). Its `post_stop` has 1/8 of the session
+    ///   timeout, or the [grace](SingletonOptions::grace) if that is shorter. Then it is killed. If the lease is
+    ///   already lost, it is killed immediately. Children that are linked to it are killed with it. Tasks that it has
+    ///   spawned are not ended: the actor must do that.
+    /// - If the actor fails or ends by itself, the lock goes to the next member. This member queues again at the tail
+    ///   after a [pause](SingletonOptions::backoff). The actor's children are killed. They end at their next await, and
+    ///   the release does not wait for that.
+    /// - If the keeper dies, for example with the supervisor that it is linked to, the actor is killed, also in its
+    ///   `pre_start` or `post_stop`. The session stays open until the actor has ended, but for at most one session
+    ///   timeout.
     ///
-    /// A doubt that lasts costs the run and not only the lock: the actor ends, and it is started again on a member
-    /// whose turn it is, with another token and without its state. A doubt that passes costs a message. The message
-    /// waits in the mailbox like any other, and those that wait when the actor is stopped are discarded. In a process
-    /// that was paused, the actor is told when the process goes on, and stopped a sixteenth of the session timeout
-    /// later, or killed if there is less time.
+    /// Every run has its own lock and token, and starts without the state of earlier runs. A suspension that is over
+    /// before the actor is stopped costs only messages. They wait in the mailbox like any others, and messages that
+    /// still wait when the actor is stopped are discarded. After a pause of the whole process, the actor is told first,
+    /// and stopped 1/16 of the session timeout later, or killed if less time is left.
     ///
-    /// A `pre_start`, handler or `post_stop` that blocks its thread, and never awaits, cannot be killed. While the
-    /// keeper lives, this process starts no other one; when the session ends or the keeper dies, another member does,
-    /// and only the token protects from the one that blocks.
+    /// A `pre_start`, handler or `post_stop` that blocks its thread and never awaits cannot be killed. While the keeper
+    /// lives, this process does not start the actor again. When the session ends or the keeper dies, another member
+    /// starts it, and only the fencing token protects against the blocked one.
     ///
     /// # Panics
     ///
@@ -145,34 +145,37 @@ impl Singleton {
             backoff: self.backoff,
             states,
         };
-        // Only a name that is taken could fail it. What becomes of the start is told by the state: a closed keeper's
-        // candidate is over.
+        // This fails only for a name that is taken, and there is none. The state reports a failed start: with a closed
+        // keeper, it is `Over`.
         let spawned = ActorRuntime::spawn_instant(None, SingletonActor, arguments);
         Candidate { actor: spawned.ok().map(|(actor, _)| actor), state }
     }
 
-    /// Who runs the actor: the first in the queue, who runs it or is about to, with its advertised data as
-    /// [`identifier`](Contender::identifier). `None` when there is no candidate. Makes nothing.
+    /// The leader: the candidate that is first in the queue, and runs the actor or is about to. Its
+    /// [`identifier`](Contender::identifier) is the data that it [advertises](SingletonOptions::advertise). `None` if
+    /// there is no candidate. A member that has died is returned until its session has ended.
     ///
-    /// A member that has died is shown until its session has ended.
+    /// # Errors
+    ///
+    /// [`ContendersError`], for example [`Disconnected`](ContendersError::Disconnected) while there is no session.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// Cancel safe: it only reads.
     pub async fn leader(&self) -> Result<Option<Contender>, ContendersError> {
         let (reply, answer) = oneshot::channel();
         self.handle.send(LockMessage::First(self.handle.options().patterns.clone(), None, reply));
         self.handle.answered(answer.await)
     }
 
-    /// Tells who runs the actor: now, and whenever it changes.
+    /// The [leader](Singleton::leader) as a stream: the current one, then each change.
     pub fn leaders(&self) -> Leaders {
         let changes = stream::unfold((self.handle.clone(), Some(None)), next_leader);
         Leaders(changes.boxed())
     }
 
-    /// The same by message, for as long as `actor` lives. An access list that forbids it ends it, with the last
-    /// message.
+    /// Sends the items of [`leaders`](Singleton::leaders) to `actor` for as long as it lives. The last message is an
+    /// error if an access list does not permit reading.
     ///
     /// # Panics
     ///
@@ -186,7 +189,8 @@ impl Singleton {
     }
 }
 
-/// A candidacy. Dropping it ends it in the background, as [`shutdown`](Candidate::shutdown) does.
+/// A candidacy of this process. Dropping it ends the candidacy in the background, as [`shutdown`](Candidate::shutdown)
+/// does.
 #[must_use = "dropping the candidate ends the candidacy"]
 pub struct Candidate {
     actor: Option<ActorRef<SingletonMessage>>,
@@ -194,16 +198,16 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Where it stands.
+    /// The current state.
     pub fn state(&self) -> CandidateState {
-        // The sender goes with the actor.
+        // The actor owns the sender, and drops it when it ends.
         match self.state.has_changed() {
             Ok(_) => self.state.borrow().clone(),
             Err(_) => CandidateState::Over,
         }
     }
 
-    /// The term of the actor, while it runs here. `None` while it is starting.
+    /// The term of the actor while it runs in this process. `None` while it is starting.
     pub fn term(&self) -> Option<Term> {
         match self.state() {
             CandidateState::Running(term) => Some(term),
@@ -211,8 +215,8 @@ impl Candidate {
         }
     }
 
-    /// Waits until the state is another one, and tells which; states that pass quickly may be missed. At the end
-    /// it is [`CandidateState::Over`], at once. Cancel safe.
+    /// Waits until the state changes, and returns the new one. States of short duration may be missed. Returns
+    /// [`CandidateState::Over`] immediately if the candidacy has ended. Cancel safe.
     pub async fn changed(&mut self) -> CandidateState {
         match self.state.changed().await {
             Ok(()) => self.state.borrow_and_update().clone(),
@@ -220,8 +224,8 @@ impl Candidate {
         }
     }
 
-    /// Waits until the actor runs here, and gives its term; `None` when the candidacy is over before. An actor runs
-    /// when its `pre_start` is over; until then it is [`CandidateState::Starting`]. Cancel safe.
+    /// Waits until the actor runs in this process, and returns its term, or `None` if the candidacy ends first. Until
+    /// the actor's `pre_start` is over, the state is [`CandidateState::Starting`]. Cancel safe.
     pub async fn running(&mut self) -> Option<Term> {
         let found =
             self.state.wait_for(|state| matches!(state, CandidateState::Running(_) | CandidateState::Over));
@@ -231,9 +235,12 @@ impl Candidate {
         }
     }
 
-    /// Hands over: asks the actor to stop, waits until it has ended (and kills it after its
-    /// [grace](SingletonOptions::grace)), then releases the lock. Returns when the server has confirmed that. Goes on
-    /// when this future is dropped.
+    /// Ends the candidacy: asks the actor to stop, kills it after its [grace](SingletonOptions::grace), and releases
+    /// the lock when it has ended. Returns when the server has confirmed the release.
+    ///
+    /// # Cancel safety
+    ///
+    /// The shutdown continues in the background when this future is dropped.
     pub async fn shutdown(mut self) {
         self.ask_to_end();
         while !matches!(self.changed().await, CandidateState::Over) {}
@@ -241,7 +248,7 @@ impl Candidate {
 
     fn ask_to_end(&mut self) {
         if let Some(actor) = self.actor.take() {
-            // One that is over needs no asking.
+            // This fails if the candidacy has ended already.
             let _ = actor.cast(SingletonMessage::Shutdown);
         }
     }
@@ -259,7 +266,7 @@ impl fmt::Debug for Candidate {
     }
 }
 
-/// Options of a [`Singleton`] handle, and of the candidates that it makes.
+/// Options of a [`Singleton`] handle, and of its candidates.
 #[derive(Clone, Debug, Default)]
 pub struct SingletonOptions {
     lock: LockOptions,
@@ -268,61 +275,61 @@ pub struct SingletonOptions {
 }
 
 impl SingletonOptions {
-    /// The defaults.
+    /// The default options.
     pub fn new() -> SingletonOptions {
         SingletonOptions::default()
     }
 
-    /// What everybody may know of this member, above all how to reach it; the keeper's identifier unless set. At
-    /// most 960 KiB.
+    /// Data about this member that others can read, for example its address. At most 960 KiB. The default is the
+    /// keeper's identifier.
     pub fn advertise(self, data: impl Into<String>) -> Self {
         SingletonOptions { lock: self.lock.identifier(data), ..self }
     }
 
-    /// How long the actor may take to stop, its `post_stop` included, before it is killed. Five seconds unless set.
-    /// When it is stopped because the lease comes to its end, it has an eighth of the session timeout at most: a
-    /// `post_stop` that needs a second asks for a session timeout of more than eight.
+    /// The time that the actor may take to stop, including its `post_stop`, before it is killed. The default is five
+    /// seconds. If it is stopped because the lease is about to end, it has at most 1/8 of the session timeout: a
+    /// `post_stop` of one second needs a session timeout of more than eight seconds.
     pub fn grace(self, grace: Duration) -> Self {
         SingletonOptions { terms: Terms { grace, ..self.terms }, ..self }
     }
 
-    /// `true` stops the actor as soon as the connection is in doubt, and not only when a quarter of the session
-    /// timeout is left; every short interruption then moves it to another member. The stop takes the place of
-    /// [`TermEvent::Suspended`], which would be discarded with the other messages.
+    /// `true` stops the actor as soon as the connection is suspended, instead of when 1/4 of the session timeout is
+    /// left. Every short interruption then moves it to another member, and it does not receive
+    /// [`TermEvent::Suspended`]. The default is `false`.
     pub fn stop_when_suspended(self, stop_when_suspended: bool) -> Self {
         SingletonOptions { terms: Terms { stop_when_suspended, ..self.terms }, ..self }
     }
 
-    /// How long this member rests after a run that failed, or ended by itself: `initial`, then twice as long each
-    /// time up to `maximum`, less a random part of up to a half. From a tenth of a second to five unless set. A run
-    /// that lasted longer than `maximum` begins anew.
+    /// The pause of this member after a run that failed or ended by itself: `initial` at first, then doubled each time
+    /// up to `maximum`, each minus a random part of up to a half. The defaults are 100 milliseconds and five seconds.
+    /// After a run of more than `maximum`, the pause is `initial` again.
     pub fn backoff(self, initial: Duration, maximum: Duration) -> Self {
         SingletonOptions { backoff: Backoff { initial, maximum }, ..self }
     }
 
-    /// The access list of the candidate's node, and of directories that must be made; the keeper's unless set.
-    /// Others must be able to read it.
+    /// The access list of the candidate's node and of missing directories. The default is the keeper's access list.
+    /// Other members must be able to read the node.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         SingletonOptions { lock: self.lock.acl(acl), ..self }
     }
 
-    /// The same options, if they can be used.
+    /// Returns the options if they can be used.
     pub(crate) fn checked(self) -> Result<SingletonOptions, InvalidLock> {
         Ok(SingletonOptions { lock: self.lock.checked()?, ..self })
     }
 }
 
-/// Who runs the actor, as a stream: the current one first, then the next one whenever it has changed, `None` when there
-/// is no candidate.
+/// The leader of a singleton, as a stream: the current one, then each change. An item is `None` when there is no
+/// candidate.
 ///
-/// It shows the newest, not all: a watch tells that something has changed, not what, and between two looks a leader may
-/// come and go. One that serves for less than a few round trips, or while this stream is not polled or not connected,
-/// may never be shown. Whoever must know of each gives it to the leader to tell.
+/// The stream may miss leaders, because a watch reports that something has changed, not what. A leader may be missed if
+/// it serves for less than a few round trips, or while the stream is not polled or not connected. If every leader must
+/// be known, let the leaders announce themselves.
 ///
-/// A path that does not exist yet is watched, so its first leader is shown as soon as it is there. When there is no
-/// room for another watch in the session, it looks once a second. When ZooKeeper refuses or does not answer, it asks
-/// again after a rest that doubles, from a tenth of a second to five seconds. While there is no connection it is silent.
-/// Ends when the keeper is closed, or after an error: an access list that forbids to look.
+/// The path need not exist: its first leader is reported as soon as there is one. If the session has no room for
+/// another watch, the stream reads once per second. If ZooKeeper refuses or does not answer, it retries after a pause
+/// that doubles from 100 milliseconds to five seconds. Without a connection it waits. The stream ends when the keeper
+/// is closed, or after an error if an access list does not permit reading.
 pub struct Leaders(BoxStream<'static, Result<Option<Contender>, ContendersError>>);
 
 impl Stream for Leaders {
@@ -339,7 +346,7 @@ impl fmt::Debug for Leaders {
     }
 }
 
-/// Whom the last item showed, if there was one; `None` after an error.
+/// The token of the leader in the last item, if there was an item. `None` after an error.
 type Known = Option<Option<Option<FencingToken>>>;
 
 async fn next_leader(
@@ -360,7 +367,7 @@ async fn next_leader(
     }
 }
 
-/// Asks until there is an answer, or an error that asking again does not change; `None` when nobody can be asked.
+/// Repeats a question until there is an answer, or an error that will not change. `None` if the keeper is closed.
 async fn insist<T, F>(mut ask: impl FnMut() -> Option<F>) -> Option<Result<T, ContendersError>>
 where
     F: Future<Output = Result<T, ContendersError>>,
@@ -373,7 +380,7 @@ where
                 return Some(Err(error));
             }
             Err(ContendersError::Closed) => return None,
-            // Nothing was sent to a server: there is no session.
+            // There is no session, so nothing was sent to a server.
             Err(ContendersError::Disconnected) => tokio::time::sleep(RETRY).await,
             Err(_) => {
                 tokio::time::sleep(backoff.rest(failures, randomness.next())).await;
@@ -383,7 +390,7 @@ where
     }
 }
 
-/// Between two looks for a session.
+/// The pause between two checks for a session.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl fmt::Debug for Singleton {
@@ -404,7 +411,7 @@ mod tests {
             Some(async { Err::<(), _>(ContendersError::Failed { reason: "throttled".into() }) })
         };
         let two_seconds = tokio::time::timeout(Duration::from_secs(2), insist(ask)).await;
-        assert!(two_seconds.is_err(), "it goes on asking");
+        assert!(two_seconds.is_err(), "it must go on asking");
         assert!(asked <= 9, "asked {asked} times in two seconds");
     }
 }

@@ -1,4 +1,4 @@
-//! Streams that go on as an actor's messages.
+//! Streams whose items are sent to an actor.
 
 use std::pin::pin;
 
@@ -6,7 +6,7 @@ use futures::future::select;
 use futures::{Stream, StreamExt};
 use ractor::{ActorRef, Message};
 
-/// Every item, in order, for as long as the actor lives and the stream goes on. A converter that panics ends it.
+/// Sends every item to the actor, in order, until the actor or the stream ends. A panic of `convert` ends it, too.
 pub(crate) fn forward<S, T>(
     stream: S,
     actor: &ActorRef<T>,
