@@ -116,7 +116,7 @@ impl<M> Guard<M> {
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with time enabled. So does [`protect`](Guard::protect).
+    /// Outside a Tokio runtime with time enabled. The same applies to [`protect`](Guard::protect).
     pub async fn lost(&self) {
         self.0.lost().await;
     }

@@ -19,7 +19,7 @@ use crate::guard::Guard;
 use crate::options::LockOptions;
 use crate::pending::Hear;
 
-/// What all handles of a keeper share.
+/// The state that all handles of a keeper share.
 pub(crate) struct Shared {
     pub started: Started,
     pub lifeline: Arc<Lifeline>,

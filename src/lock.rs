@@ -74,7 +74,7 @@ impl<M: Access> Lock<M> {
         Pending::new(self.clone(), Wait::Forever)
     }
 
-    /// Acquires the lock if no other contender is ahead. Does not wait, and writes nothing if one is.
+    /// Acquires the lock if no other contender is ahead. Otherwise fails, without waiting or writing anything.
     ///
     /// # Errors
     ///

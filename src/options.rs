@@ -49,7 +49,7 @@ impl LockOptions {
     /// [`ReadWriteLock`](crate::ReadWriteLock) and Curator's `InterProcessReadWriteLock`. All clients of one path must
     /// use the same dialect.
     ///
-    /// A request that finds a contender of another dialect on its path fails with
+    /// A request that finds a contender on its path that would not exclude it fails with
     /// [`MixedDialects`](crate::AcquireError::MixedDialects). The check is one-sided: a kazoo or Curator client that
     /// comes later does not recognise the nodes of this crate, and may hold the lock at the same time.
     pub fn dialect(self, dialect: Dialect) -> Self {
