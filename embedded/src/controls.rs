@@ -1,4 +1,4 @@
-//! What a test does to a server.
+//! The controls with which a test inspects a server and injects faults.
 
 use std::io;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use tokio::sync::{mpsc, oneshot};
 use crate::machine::{SessionId, SessionInfo};
 use crate::net::{Command, Cut, Shared};
 
-/// Faults on demand. Each order is in force when its method returns.
+/// Inspects a server and injects faults. Each change is in effect when its method returns.
 ///
-/// What concerns one session concerns whatever connection the session has, now or later; what concerns all
-/// concerns connections to come as well.
+/// A fault for one session applies to the session's current connection and to its later ones. A fault for all
+/// connections applies to future connections as well.
 #[derive(Clone)]
 pub struct Controls {
     shared: Arc<Shared>,
     commands: mpsc::UnboundedSender<Command>,
 }
 
-/// Whom a fault concerns.
+/// Which connections a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Every connection.
     All,
-    /// The connection of one session.
+    /// The connections of one session.
     Session(SessionId),
 }
 
@@ -41,20 +41,19 @@ impl Controls {
         self.shared.sessions()
     }
 
-    /// Ends a session as if its time had run out: its ephemeral nodes go, watchers are told, its connection closes,
-    /// and its client learns of it when it reconnects. Says whether there was such a session.
+    /// Expires a session before its timeout: its ephemeral nodes are deleted, watches on them fire, and its connection
+    /// is closed. The client learns of the expiry when it reconnects. Returns whether the session existed.
     ///
-    /// A real server ends no session before its time is over. A lock whose lease relies on that can be granted to the
-    /// next holder some milliseconds before the first one learns of the end. [`black_hole`](Self::black_hole) does
-    /// what a partition does.
+    /// A real server never expires a session before its timeout. A lock whose lease relies on that can be granted to
+    /// the next holder some milliseconds before the previous holder learns that its session has expired. To simulate
+    /// a partition faithfully, use [`black_hole`](Self::black_hole).
     pub fn expire(&self, session: SessionId) -> bool {
         self.shared.expire(session)
     }
 
-    /// While on, a client that reconnects is not given its session back: the answer has a new session id, whether
-    /// the old session is alive or not. The old session and its ephemeral nodes stay until its time runs out. This
-    /// is what ClickHouse Keeper does, and a ZooKeeper server never does. With a [`Target::Session`] it concerns
-    /// reconnects that name that session.
+    /// While on, a client that reconnects gets a new session, even if its old session is alive. The old session and
+    /// its ephemeral nodes stay until the old session expires. ClickHouse Keeper does this; a ZooKeeper server never
+    /// does. With a [`Target::Session`] it applies to connect requests that name that session.
     pub fn replace_sessions_on_reconnect(&self, target: impl Into<Target>, on: bool) {
         self.shared.change_fault(target.into(), |fault| fault.replace = on);
     }
@@ -62,30 +61,31 @@ impl Controls {
 
 /// The network.
 impl Controls {
-    /// Closes connections in the orderly way. The client may come back and resume its session.
+    /// Closes connections gracefully. The client can reconnect and resume its session.
     pub fn drop_connections(&self, target: impl Into<Target>) {
         self.shared.cut(target.into(), Cut::Close);
     }
 
-    /// Breaks connections: the client sees a reset, and replies that are still held are lost.
+    /// Resets connections. Replies that have not been sent yet are lost.
     pub fn reset_connections(&self, target: impl Into<Target>) {
         self.shared.cut(target.into(), Cut::Reset);
     }
 
-    /// While on, nothing is read from clients and nothing is sent to them, although connections stay open, and new
-    /// ones are accepted. The server itself goes on, so sessions expire. Switching it off delivers what was held.
+    /// While on, nothing is read from clients and nothing is sent to them. Connections stay open and new ones are
+    /// accepted. The server itself keeps running, so sessions expire. Turning it off delivers everything that was held
+    /// back.
     pub fn black_hole(&self, target: impl Into<Target>, on: bool) {
         self.shared.change_fault(target.into(), |fault| fault.black_hole = on);
     }
 
-    /// From now on replies and events reach the client that much later, in order. Zero ends it for those to come.
-    /// Delays of more than a hundred years are as long as that.
+    /// Delays replies and events from now on, and keeps their order. Zero ends the delay for later replies and events.
+    /// The delay is capped at a hundred years.
     pub fn delay_replies(&self, target: impl Into<Target>, delay: Duration) {
         self.shared.change_fault(target.into(), |fault| fault.delay = delay);
     }
 
-    /// While on, requests are carried out, and replies and events are thrown away. Follow it by
-    /// [`reset_connections`](Self::reset_connections) to leave the client with an unknown outcome.
+    /// While on, requests are executed, but replies and events are discarded. Call
+    /// [`reset_connections`](Self::reset_connections) afterwards to leave the client with an unknown outcome.
     pub fn swallow_replies(&self, target: impl Into<Target>, on: bool) {
         self.shared.change_fault(target.into(), |fault| fault.swallow = on);
     }
@@ -93,8 +93,9 @@ impl Controls {
 
 /// The server and its clock.
 impl Controls {
-    /// Halts the server as SIGSTOP would: connections stay open, new ones wait, nothing is answered and nothing
-    /// expires. Time goes on, so what it should have done meanwhile it does on [`resume`](Self::resume).
+    /// Stops the server as SIGSTOP would: connections stay open, new ones wait, nothing is answered and nothing
+    /// expires. Time passes nevertheless, so everything that became due in the meantime happens on
+    /// [`resume`](Self::resume).
     pub fn pause(&self) {
         self.shared.pause(true);
     }
@@ -104,39 +105,41 @@ impl Controls {
         self.shared.pause(false);
     }
 
-    /// Moves the server's clock forward, the one that sessions and times to live go by as well as the one in stats.
-    /// All moves together count for a hundred years at most.
+    /// Moves the server's clock forward. This affects session timeouts and TTLs as well as the times in stats. The sum
+    /// of all calls is capped at a hundred years.
     pub fn advance_clock(&self, by: Duration) {
         self.shared.advance_clock(by);
     }
 
-    /// Takes the server down: connections are reset, and new ones refused. Nodes and sessions stay, and no session
-    /// expires meanwhile. The server keeps its port, so that nobody else gets it.
+    /// Takes the server down: connections are reset and new ones are refused. Nodes and sessions are kept, and no
+    /// session expires while the server is down. The port stays bound so that no other process can take it.
     pub async fn take_down(&self) {
         let (done, wait) = oneshot::channel();
         let _ = self.commands.send(Command::TakeDown(done));
         let _ = wait.await;
     }
 
-    /// Brings a server back that was taken down, on the same address. Every session has its whole timeout to come
-    /// back. It fails when the system does not let the server listen on its port again.
+    /// Brings the server back up on the same address after [`take_down`](Self::take_down). The timeout of every
+    /// session starts again. Fails if the server cannot listen on its port.
     pub async fn bring_up(&self) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
         let _ = self.commands.send(Command::BringUp(done));
-        wait.await.map_err(|_| io::Error::new(io::ErrorKind::NotConnected, "the server has stopped"))?
+        wait.await.map_err(|_| {
+            io::Error::new(io::ErrorKind::NotConnected, "the server has stopped; start a new one")
+        })?
     }
 
-    /// Takes the server down and brings it back, with all it knows. Faults stay as they are.
+    /// Takes the server down and brings it back up with its nodes and sessions. Active faults stay active.
     pub async fn restart(&self) -> io::Result<()> {
         self.take_down().await;
         self.bring_up().await
     }
 
-    /// The same, but nodes and sessions are lost, as with a server whose disk was lost. Transaction ids go on above
-    /// those of before.
+    /// Takes the server down and brings it back up without its nodes and sessions, like a server that lost its disk.
+    /// Transaction ids keep growing. Active faults stay active.
     pub async fn restart_empty(&self) -> io::Result<()> {
         self.take_down().await;
-        self.shared.forget_everything();
+        self.shared.reset();
         self.bring_up().await
     }
 }

@@ -1,16 +1,17 @@
-//! A ZooKeeper server inside the process: one node, in memory, for development and tests, with nothing to install.
+//! An embedded ZooKeeper server for development and tests: one node, in memory, inside your process, with nothing to
+//! install.
 //!
-//! **It is not for production.** One node that forgets everything when it ends protects nothing; there, run an
-//! ensemble. Here it speaks the protocol of ZooKeeper 3.9 to unmodified clients in any language, starts in about a
-//! millisecond, and breaks on demand:
+//! **It is not for production.** It is a single node and it loses all data when it stops. In production, run an
+//! ensemble. The server speaks the ZooKeeper 3.9 protocol to unmodified clients in any language, starts in about a
+//! millisecond, and can inject faults:
 //!
 //! ```
 //! use lockkeeper_embedded::Embedded;
 //!
 //! # async fn example() -> std::io::Result<()> {
 //! let zookeeper = Embedded::start().await?;
-//! let address = zookeeper.address(); // "127.0.0.1:…": give it to any client
-//! // … the service under test connects, and then:
+//! let address = zookeeper.address(); // "127.0.0.1:<port>", for any client
+//! // The service under test connects. Then the test expires its session:
 //! let controls = zookeeper.controls();
 //! for session in controls.sessions() {
 //!     controls.expire(session.id);
@@ -23,31 +24,38 @@
 //! # runtime.block_on(example()).unwrap();
 //! ```
 //!
-//! Every server has a thread of its own, so it goes on serving while a test blocks its own runtime, and pausing
-//! that runtime's clock does not touch it. (Clients that use that clock do not work then: their time limits are over
-//! before an answer comes.)
+//! Each server runs on its own thread, so it keeps serving while a test blocks its runtime, and pausing the clock of
+//! that runtime does not affect it. (Clients that use the paused clock do not work: their timeouts elapse before a
+//! response arrives.)
 //!
-//! # What it has
+//! # Supported features
 //!
-//! Sessions with real timeouts, passwords, resuming and expiry; every operation of a client, in all create modes
-//! (sequential, ephemeral, container, and with [an option](Options::extended_types) a time to live); multi with
-//! rollback; one-shot, persistent and recursive watches; access control with the schemes world, auth, digest and ip,
-//! and [a super user](Options::super_digest); the four-letter words `conf`, `cons`, `crst`, `dirs`, `dump`, `envi`,
-//! `hash`, `isro`, `mntr`, `ruok`, `srst`, `srvr`, `stat`, `wchc`, `wchp` and `wchs`, in the form of a standalone
-//! server. The order guarantees are the real server's: requests of a session are answered in turn, and a watch event
-//! comes before any reply that shows the change. Transaction ids begin with the clock, so fencing tokens made from
-//! them grow from one run to the next.
+//! - Sessions with real timeouts, passwords, resumption and expiry.
+//! - All client operations, in all create modes: sequential, ephemeral, container, and, with
+//!   [an option](Options::extended_types), nodes with a TTL.
+//! - Multi with rollback.
+//! - One-shot, persistent and recursive watches.
+//! - Access control with the schemes `world`, `auth`, `digest` and `ip`, and [a super user](Options::super_digest).
+//! - The four-letter words `conf`, `cons`, `crst`, `dirs`, `dump`, `envi`, `hash`, `isro`, `mntr`, `ruok`, `srst`,
+//!   `srvr`, `stat`, `wchc`, `wchp` and `wchs`, in the format of a standalone server.
 //!
-//! # What it does not have
+//! The ordering guarantees are those of the real server: a session's requests are answered in order, and a watch
+//! event is sent before any reply that shows the change. The first transaction id is derived from the wall clock, so
+//! fencing tokens made from transaction ids grow from one run to the next.
 //!
-//! An ensemble, a disk, TLS, SASL, quotas, reconfiguration, the admin server. Two limits are its own, so that a hostile
-//! client cannot take the memory of a test: the identities of one connection have 16 KiB of names together, and the
-//! names in an access control list a megabyte.
+//! # Unsupported features
+//!
+//! Ensembles, persistence to disk, TLS, SASL, quotas, reconfiguration and the admin server.
+//!
+//! Two limits do not exist in the real server. They keep a hostile client from exhausting the memory of a test: the
+//! identities of one connection may have 16 KiB of names in total, and the names in an access control list one
+//! megabyte.
 //!
 //! # Layers
 //!
-//! [`machine`] decides (a pure state machine, time is an argument), [`wire`] reads and writes the protocol, and a
-//! driver joins them to sockets. A simulation can drive the machine itself, in virtual time.
+//! [`machine`] makes all decisions. It is a pure state machine that takes the time as an argument. [`wire`] decodes
+//! and encodes the protocol. A driver connects both to sockets. A simulation can drive the machine directly, in
+//! virtual time.
 
 #![forbid(unsafe_code)]
 
@@ -69,7 +77,7 @@ pub use machine::{SessionId, SessionInfo};
 pub use options::Options;
 pub use proxy::Proxy;
 
-/// A running server. Dropping it stops it, and closes every connection.
+/// A running server. Dropping it stops the server and closes every connection.
 #[must_use = "dropping it stops the server"]
 pub struct Embedded {
     address: SocketAddr,
@@ -83,32 +91,33 @@ impl Embedded {
         Embedded::options().start().await
     }
 
-    /// Starts one that differs from the defaults.
+    /// Returns options to start a server that differs from the defaults.
     pub fn options() -> Options {
         Options::default()
     }
 
-    /// Where clients connect to: `127.0.0.1:<port>`. It stays the same for as long as the server lives, through
-    /// every restart.
+    /// The address that clients connect to: `127.0.0.1:<port>`. It stays the same across restarts, until the server
+    /// is stopped.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// The same as a socket address.
+    /// The address that clients connect to, as a socket address.
     pub fn socket_address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What a test does to the server. Cheap to clone; it does nothing any more once the server has stopped.
+    /// The controls with which a test inspects the server and injects faults. They are cheap to clone, and have no
+    /// effect after the server has stopped.
     pub fn controls(&self) -> Controls {
         self.controls.clone()
     }
 
-    /// Stops the server, and returns when its connections and its port are closed.
+    /// Stops the server and returns when its connections and its port are closed.
     pub async fn stop(mut self) {
         let (stopped, wait) = oneshot::channel();
         self.controls.shut_down(Some(stopped));
-        // An error means that the thread is gone already, which is what is wanted.
+        // An error means that the thread has already ended, so there is nothing to wait for.
         let _ = wait.await;
         self.join();
     }
@@ -116,14 +125,15 @@ impl Embedded {
     async fn launch(options: Options) -> io::Result<Embedded> {
         let (ready, started) = oneshot::channel();
         let thread = net::spawn(options, ready)?;
-        let (address, shared, commands) =
-            started.await.map_err(|_| io::Error::other("the server's thread ended while starting"))??;
+        let (address, shared, commands) = started
+            .await
+            .map_err(|_| io::Error::other("the server thread ended before the server started"))??;
         Ok(Embedded { address, controls: Controls::new(shared, commands), thread: Some(thread) })
     }
 
     fn join(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // A panic of the server has been printed by its thread; there is nobody left to tell.
+            // If the server thread panicked, the panic message has already been printed.
             let _ = thread.join();
         }
     }

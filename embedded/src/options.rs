@@ -1,4 +1,4 @@
-//! What may be different from one server to another.
+//! The options of a server.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{Embedded, machine};
 
-/// Options of a server, from [`Embedded::options`].
+/// The options of a server, created by [`Embedded::options`].
 ///
 /// ```
 /// # use std::time::Duration;
@@ -45,69 +45,80 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Where to listen: by default a free port of 127.0.0.1. There is no encryption, so think twice before you take
-    /// an address that others can reach.
+    /// The address to listen on. The default is a free port of 127.0.0.1. Connections are not encrypted, so avoid
+    /// addresses that other machines can reach.
     pub fn address(mut self, address: SocketAddr) -> Self {
         self.address = address;
         self
     }
 
-    /// The unit of time, ZooKeeper's `tickTime`: by default 2 s. Sessions expire on a tick. At least 1 ms.
+    /// The basic time unit, ZooKeeper's `tickTime`. Sessions expire at multiples of a tick. The default is 2 s, the
+    /// minimum 1 ms.
     pub fn tick(mut self, tick: Duration) -> Self {
         self.tick = tick.max(Duration::from_millis(1));
         self
     }
 
-    /// The shortest session timeout granted: by default two ticks.
+    /// The shortest session timeout that the server grants. The default is two ticks.
     pub fn min_session_timeout(mut self, timeout: Duration) -> Self {
         self.min_session_timeout = Some(timeout);
         self
     }
 
-    /// The longest: by default twenty ticks.
+    /// The longest session timeout that the server grants. The default is twenty ticks.
     pub fn max_session_timeout(mut self, timeout: Duration) -> Self {
         self.max_session_timeout = Some(timeout);
         self
     }
 
-    /// How long a container stays that has become empty: by default 60 s, at least 1 ms. (The real server looks for
-    /// empty containers that often, its `znode.container.checkIntervalMs`, and so takes them at some time up to then.)
-    /// A container that never had a child stays.
+    /// How long after its last child was deleted a container node is deleted. The default is 60 s, the minimum 1 ms.
+    /// A container that never had a child is not deleted.
+    ///
+    /// In the real server this is the interval between two checks for empty containers,
+    /// `znode.container.checkIntervalMs`, so it deletes them after this time or earlier.
     pub fn container_check(mut self, interval: Duration) -> Self {
         self.container_check = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// Whether clients can create nodes with a time to live, ZooKeeper's `extendedTypesEnabled`: by default not, and
-    /// they get the error `Unimplemented`. Such a node goes when its time is over. (The real server looks for them
-    /// once a minute by default, so there it can take so much longer.)
+    /// Whether clients can create nodes with a TTL, ZooKeeper's `extendedTypesEnabled`. The default is `false`: such
+    /// a create fails with `Unimplemented`.
+    ///
+    /// This server deletes a TTL node as soon as it expires. The real server checks once a minute by default, so it
+    /// can take up to a minute longer.
     pub fn extended_types(mut self, enabled: bool) -> Self {
         self.extended_types = enabled;
         self
     }
 
-    /// The super user, ZooKeeper's `DigestAuthenticationProvider.superDigest`: the client that authenticates with the
-    /// scheme `digest` and the name and password behind this `name:hash` may do everything, whatever access control
-    /// lists say, for instance write to `/zookeeper/config`. By default there is none. The hash is the base64 of the
-    /// SHA-1 of `name:password`. ([`start`](Self::start) refuses what is none.)
+    /// The digest of the super user, ZooKeeper's `DigestAuthenticationProvider.superDigest`. By default there is no
+    /// super user.
+    ///
+    /// The digest is `name:hash`, where the hash is the base64 of the SHA-1 of `name:password`. A client that
+    /// authenticates with the scheme `digest` and that name and password bypasses all access control lists. For
+    /// instance, it may write to `/zookeeper/config`. [`start`](Self::start) fails if the digest is not valid.
     pub fn super_digest(mut self, digest: impl Into<String>) -> Self {
         self.super_digest = Some(digest.into());
         self
     }
 
-    /// How long a connection may go without a complete connect request before it is closed: by default 10 s.
+    /// How long a new connection may take to send a complete connect request before the server closes it. The
+    /// default is 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
     }
 
-    /// Starts the server, and returns when it takes connections. An option that makes no sense is an error of the
-    /// kind [`InvalidInput`](io::ErrorKind::InvalidInput).
+    /// Starts the server and returns when it accepts connections. An invalid option is an error of the kind
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput).
     pub async fn start(self) -> io::Result<Embedded> {
         if let Some(digest) =
             self.super_digest.as_deref().filter(|digest| !machine::is_password_digest(digest))
         {
-            let message = format!("the super user's digest is name:hash, and this is not: {digest:?}");
+            let message = format!(
+                "invalid super_digest {digest:?}: use name:hash, where hash is the base64 of the SHA-1 of \
+                 name:password"
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         Embedded::launch(self).await

@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that loses, delays and breaks on demand, in front of any server.
+//! A TCP proxy on loopback that injects network faults between clients and any server.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,88 +15,87 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A TCP proxy in front of any server, a real one too, that breaks on demand. Dropping it closes everything it has
-/// open.
+/// A TCP proxy that injects network faults between clients and any server, including a real one. Dropping it closes
+/// all its connections.
 ///
 /// ```
 /// # async fn example(zookeeper: &lockkeeper_embedded::Embedded) -> std::io::Result<()> {
 /// use lockkeeper_embedded::Proxy;
 ///
 /// let proxy = Proxy::start(zookeeper.address()).await?;
-/// // … a client connects to proxy.address(), and then its cable is pulled:
+/// // A client connects to proxy.address(). Then the network drops everything:
 /// proxy.black_hole(true);
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// Each order is in force when its method returns: after `black_hole(true)` not one more byte is
-/// delivered, whatever was on its way.
+/// Each fault is in effect when its method returns: after `black_hole(true)` not one more byte is delivered, even if
+/// it was already in transit.
 pub struct Proxy {
     address: String,
-    orders: Arc<watch::Sender<Orders>>,
+    faults: Arc<watch::Sender<Faults>>,
     counts: Arc<Counts>,
     listening: JoinHandle<()>,
 }
 
 impl Proxy {
-    /// Starts a proxy that passes everything to `target`, an address like `127.0.0.1:2181`.
+    /// Starts a proxy that forwards connections to `target`, an address like `127.0.0.1:2181`.
     pub async fn start(target: impl Into<String>) -> io::Result<Proxy> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let orders = Arc::new(watch::Sender::new(Orders::default()));
+        let faults = Arc::new(watch::Sender::new(Faults::default()));
         let counts = Arc::new(Counts::default());
         let target = target.into();
-        let listening = tokio::spawn(listen(listener, target, Arc::clone(&orders), Arc::clone(&counts)));
-        Ok(Proxy { address: address.to_string(), orders, counts, listening })
+        let listening = tokio::spawn(listen(listener, target, Arc::clone(&faults), Arc::clone(&counts)));
+        Ok(Proxy { address: address.to_string(), faults, counts, listening })
     }
 
-    /// Where clients connect to.
+    /// The address that clients connect to.
     pub fn address(&self) -> String {
         self.address.clone()
     }
 
-    /// Breaks every open connection: the client sees a reset. What is held is lost, and so is
-    /// every answer that comes in late. Connections made afterwards pass. This also ends
-    /// `drop_replies_then_cut`, but neither `refuse` nor a hold.
+    /// Resets every open connection. Bytes that are held back are lost, and so are later replies. New connections work.
+    /// This also ends [`drop_replies_then_cut`](Self::drop_replies_then_cut), but not [`refuse`](Self::refuse),
+    /// [`black_hole`](Self::black_hole) or [`hold_replies`](Self::hold_replies).
     pub fn cut(&self) {
-        self.orders.send_modify(|orders| {
-            orders.cuts += 1;
-            orders.drop_replies = false;
+        self.faults.send_modify(|faults| {
+            faults.cuts += 1;
+            faults.drop_replies = false;
         });
     }
 
-    /// While on, new connections are accepted and closed at once. Open ones go on.
+    /// While on, new connections are accepted and closed at once. Open connections are not affected.
     pub fn refuse(&self, on: bool) {
-        self.orders.send_modify(|orders| orders.refuse = on);
+        self.faults.send_modify(|faults| faults.refuse = on);
     }
 
-    /// While on, the bytes of both directions are held, and so is the news that one side has
-    /// closed. Connections stay open and new ones are accepted. Switching it off delivers what
-    /// is held.
+    /// While on, bytes in both directions are held back, and so is the closing of either side. Connections stay open
+    /// and new ones are accepted. Turning it off delivers what was held back.
     pub fn black_hole(&self, on: bool) {
-        self.orders.send_modify(|orders| orders.hold_all = on);
+        self.faults.send_modify(|faults| faults.hold_all = on);
     }
 
-    /// The same for what the server sends; what the client sends gets through.
+    /// Like [`black_hole`](Self::black_hole), but only from the server to the client. Requests are delivered.
     pub fn hold_replies(&self, on: bool) {
-        self.orders.send_modify(|orders| orders.hold_replies = on);
+        self.faults.send_modify(|faults| faults.hold_replies = on);
     }
 
-    /// From now on what the server sends is thrown away, until `cut` ends the connections. So a
-    /// request is carried out, and the client cannot know: the ambiguous outcome.
+    /// Discards everything the server sends until [`cut`](Self::cut) ends the connections. The server executes the
+    /// requests, but the client cannot know the outcome.
     pub fn drop_replies_then_cut(&self) {
-        self.orders.send_modify(|orders| orders.drop_replies = true);
+        self.faults.send_modify(|faults| faults.drop_replies = true);
     }
 
-    /// From now on what is read is passed on that much later, in order, in both directions. Zero ends it.
+    /// Delays bytes in both directions from now on, and keeps their order. Zero ends the delay.
     pub fn delay(&self, delay: Duration) {
-        self.orders.send_modify(|orders| orders.delay = delay);
+        self.faults.send_modify(|faults| faults.delay = delay);
     }
 
-    /// The server's side of every open connection is closed, and the client's stays open and silent: its peer is
-    /// gone, and it was not told. Until `cut`.
+    /// Closes the server's side of every open connection without telling the client. The client's side stays open and
+    /// silent until [`cut`](Self::cut).
     pub fn half_open(&self) {
-        self.orders.send_modify(|orders| orders.halves += 1);
+        self.faults.send_modify(|faults| faults.half_opens += 1);
     }
 
     /// How many connections have been accepted so far, including the refused ones.
@@ -109,8 +108,8 @@ impl Proxy {
         self.counts.open.load(Ordering::SeqCst)
     }
 
-    /// How many bytes of the server's answers have been thrown away so far. That this grows is
-    /// how a test notices that the server has answered.
+    /// How many bytes of the server's replies have been discarded so far. A test can watch this number to notice that
+    /// the server has replied.
     pub fn dropped_bytes(&self) -> u64 {
         self.counts.dropped_bytes.load(Ordering::SeqCst)
     }
@@ -118,20 +117,20 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // The tasks of the connections belong to this one and end with it.
+        // This task owns the connections' tasks, so aborting it ends them too.
         self.listening.abort();
     }
 }
 
-/// What the connections are told. Each looks here at the very moment of a write, and
-/// `watch::Sender::send_modify` waits for those looking: that is what makes an order take
-/// effect at once.
+/// The faults in effect. Each connection borrows this value for the duration of a write, and
+/// `watch::Sender::send_modify` waits for all borrows to end. So a fault is in effect when `send_modify` returns.
 #[derive(Default)]
-struct Orders {
-    /// A connection ends when this differs from what it was when the connection was accepted.
+struct Faults {
+    /// How often `cut` was called. A connection ends when this has changed since it was accepted.
     cuts: u64,
-    /// A connection loses its server when this differs from what it was when the connection was accepted.
-    halves: u64,
+    /// How often `half_open` was called. A connection's server side is closed when this has changed since the
+    /// connection was accepted.
+    half_opens: u64,
     delay: Duration,
     refuse: bool,
     hold_all: bool,
@@ -152,17 +151,17 @@ struct Counts {
     dropped_bytes: AtomicU64,
 }
 
-/// Counts a connection as open as long as it exists, also when its task is aborted.
-struct Open(Arc<Counts>);
+/// Counts a connection as open until it is dropped. This also works when the connection's task is aborted.
+struct OpenGuard(Arc<Counts>);
 
-impl Open {
-    fn new(counts: &Arc<Counts>) -> Open {
+impl OpenGuard {
+    fn new(counts: &Arc<Counts>) -> OpenGuard {
         counts.open.fetch_add(1, Ordering::SeqCst);
-        Open(Arc::clone(counts))
+        OpenGuard(Arc::clone(counts))
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
     }
@@ -171,68 +170,73 @@ impl Drop for Open {
 async fn listen(
     listener: TcpListener,
     target: String,
-    orders: Arc<watch::Sender<Orders>>,
+    faults: Arc<watch::Sender<Faults>>,
     counts: Arc<Counts>,
 ) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                // A client that left before it was accepted is no reason to stop.
+                // The client may have disconnected before it was accepted.
                 let Ok((client, _)) = accepted else { continue };
                 counts.accepted.fetch_add(1, Ordering::SeqCst);
-                let orders = orders.subscribe();
-                if orders.borrow().refuse {
+                let faults = faults.subscribe();
+                if faults.borrow().refuse {
                     continue;
                 }
-                connections.spawn(connection(client, target.clone(), orders, Open::new(&counts)));
+                connections.spawn(connection(client, target.clone(), faults, OpenGuard::new(&counts)));
             }
-            // Takes those that ended out of the set.
+            // Removes ended connections from the set.
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn connection(mut client: TcpStream, target: String, mut orders: watch::Receiver<Orders>, open: Open) {
-    let (cuts, halves) = {
-        let orders = orders.borrow_and_update();
-        (orders.cuts, orders.halves)
+async fn connection(
+    mut client: TcpStream,
+    target: String,
+    mut faults: watch::Receiver<Faults>,
+    open: OpenGuard,
+) {
+    let (cuts, half_opens) = {
+        let faults = faults.borrow_and_update();
+        (faults.cuts, faults.half_opens)
     };
     let ended = tokio::select! {
-        // An order wins over bytes that are ready at the same time.
+        // A fault takes precedence over bytes that are ready at the same time.
         biased;
-        _ = ordered(orders.clone(), move |orders| orders.cuts != cuts) => Err(broken()),
-        _ = ordered(orders.clone(), move |orders| orders.halves != halves) => {
-            // The server's side has been dropped with the other branch.
-            ordered(orders.clone(), move |orders| orders.cuts != cuts).await;
-            Err(broken())
+        _ = wait_for(faults.clone(), move |faults| faults.cuts != cuts) => Err(connection_reset()),
+        _ = wait_for(faults.clone(), move |faults| faults.half_opens != half_opens) => {
+            // The server's side was closed when the `pass` branch was dropped.
+            wait_for(faults.clone(), move |faults| faults.cuts != cuts).await;
+            Err(connection_reset())
         }
-        ended = pass(&mut client, &target, &orders, cuts, &open) => ended,
+        ended = pass(&mut client, &target, &faults, cuts, &open) => ended,
     };
     if ended.is_err() {
-        // Towards the client this makes closing a reset. Towards the server it must not: that
-        // might take back requests the server has not read yet.
+        // Closing the client's side sends a reset. The server's side must not be reset: that could discard requests
+        // that the server has not read yet.
         let _ = client.set_zero_linger();
     }
 }
 
-async fn ordered(mut orders: watch::Receiver<Orders>, what: impl FnMut(&Orders) -> bool) {
-    // An error means that the proxy is gone, and then the connection is to end as well.
-    let _ = orders.wait_for(what).await;
+async fn wait_for(mut faults: watch::Receiver<Faults>, what: impl FnMut(&Faults) -> bool) {
+    // An error means that the proxy was dropped. The connection ends in that case too.
+    let _ = faults.wait_for(what).await;
 }
 
-/// Passes bytes until both sides have closed, or one has failed.
+/// Forwards bytes until both sides have closed or one has failed.
 async fn pass(
     client: &mut TcpStream,
     target: &str,
-    orders: &watch::Receiver<Orders>,
+    faults: &watch::Receiver<Faults>,
     cuts: u64,
-    open: &Open,
+    open: &OpenGuard,
 ) -> io::Result<()> {
     let mut server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let pump = |direction| Pump { orders: orders.clone(), cuts, direction, counts: &open.0 };
+    let pump = |direction| Pump { faults: faults.clone(), cuts, direction, counts: &open.0 };
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
@@ -242,17 +246,17 @@ async fn pass(
     Ok(())
 }
 
-/// One direction of one connection.
+/// Forwards the bytes of one direction of one connection.
 struct Pump<'a> {
-    orders: watch::Receiver<Orders>,
+    faults: watch::Receiver<Faults>,
     cuts: u64,
     direction: Direction,
     counts: &'a Counts,
 }
 
-/// What may be done with bytes, or with the end of them.
+/// What to do with the next bytes, or with the end of the stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum Action {
     Deliver,
     Drop,
     Hold,
@@ -265,29 +269,29 @@ impl Pump<'_> {
         loop {
             let count = read(&from, &mut buffer).await?;
             if count == 0 {
-                return self.close(&mut to).await;
+                return self.shut_down(&mut to).await;
             }
-            let delay = self.orders.borrow().delay;
+            let delay = self.faults.borrow().delay;
             tokio::time::sleep(delay).await;
             self.deliver(&to, &buffer[..count]).await?;
         }
     }
 
-    /// Writes, or throws away, as the orders say at each moment.
+    /// Writes the bytes, holds them back or discards them, according to the faults in effect.
     async fn deliver(&mut self, to: &WriteHalf<'_>, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let outcome = {
-                // No order can change between this look and the end of the write.
-                let orders = self.orders.borrow();
-                match self.verdict(&orders) {
-                    Verdict::Deliver => Some(to.try_write(bytes)),
-                    Verdict::Drop => {
+                // The borrow keeps the faults from changing until the write is done.
+                let faults = self.faults.borrow();
+                match self.action(&faults) {
+                    Action::Deliver => Some(to.try_write(bytes)),
+                    Action::Drop => {
                         let count = bytes.len().try_into().unwrap_or(u64::MAX);
                         self.counts.dropped_bytes.fetch_add(count, Ordering::SeqCst);
                         return Ok(());
                     }
-                    Verdict::Hold => None,
-                    Verdict::Break => return Err(broken()),
+                    Action::Hold => None,
+                    Action::Break => return Err(connection_reset()),
                 }
             };
             match outcome {
@@ -296,23 +300,23 @@ impl Pump<'_> {
                     to.writable().await?;
                 }
                 Some(Err(error)) => return Err(error),
-                None => self.verdict_other_than(&[Verdict::Hold]).await?,
+                None => self.wait_while(&[Action::Hold]).await?,
             }
         }
         Ok(())
     }
 
-    /// Passes on that the sender has closed. While answers are thrown away this is one of them,
-    /// except that it is not lost: it waits for the cut.
-    async fn close(&mut self, to: &mut WriteHalf<'_>) -> io::Result<()> {
+    /// Closes the receiver's side after the sender has closed its own. While bytes are held back or discarded, this
+    /// waits.
+    async fn shut_down(&mut self, to: &mut WriteHalf<'_>) -> io::Result<()> {
         loop {
-            self.verdict_other_than(&[Verdict::Hold, Verdict::Drop]).await?;
+            self.wait_while(&[Action::Hold, Action::Drop]).await?;
             let closed = poll_fn(|context| {
-                let orders = self.orders.borrow();
-                match self.verdict(&orders) {
-                    Verdict::Deliver => Pin::new(&mut *to).poll_shutdown(context).map(Some),
-                    Verdict::Hold | Verdict::Drop => Poll::Ready(None),
-                    Verdict::Break => Poll::Ready(Some(Err(broken()))),
+                let faults = self.faults.borrow();
+                match self.action(&faults) {
+                    Action::Deliver => Pin::new(&mut *to).poll_shutdown(context).map(Some),
+                    Action::Hold | Action::Drop => Poll::Ready(None),
+                    Action::Break => Poll::Ready(Some(Err(connection_reset()))),
                 }
             });
             if let Some(outcome) = closed.await {
@@ -321,24 +325,24 @@ impl Pump<'_> {
         }
     }
 
-    fn verdict(&self, orders: &Orders) -> Verdict {
+    fn action(&self, faults: &Faults) -> Action {
         let reply = self.direction == Direction::Replies;
-        if orders.cuts != self.cuts {
-            Verdict::Break
-        } else if orders.hold_all || (orders.hold_replies && reply) {
-            Verdict::Hold
-        } else if orders.drop_replies && reply {
-            Verdict::Drop
+        if faults.cuts != self.cuts {
+            Action::Break
+        } else if faults.hold_all || (faults.hold_replies && reply) {
+            Action::Hold
+        } else if faults.drop_replies && reply {
+            Action::Drop
         } else {
-            Verdict::Deliver
+            Action::Deliver
         }
     }
 
-    async fn verdict_other_than(&self, those: &[Verdict]) -> io::Result<()> {
-        let mut orders = self.orders.clone();
-        let changed = orders.wait_for(|orders| !those.contains(&self.verdict(orders)));
-        // An error means that the proxy is gone.
-        changed.await.map(|_| ()).map_err(|_| broken())
+    async fn wait_while(&self, actions: &[Action]) -> io::Result<()> {
+        let mut faults = self.faults.clone();
+        let changed = faults.wait_for(|faults| !actions.contains(&self.action(faults)));
+        // An error means that the proxy was dropped.
+        changed.await.map(|_| ()).map_err(|_| connection_reset())
     }
 }
 
@@ -352,6 +356,6 @@ async fn read(from: &ReadHalf<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-fn broken() -> io::Error {
+fn connection_reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
 }

@@ -1,5 +1,5 @@
-//! Who may do what (`PrepRequestProcessor.fixupACL`, `ZooKeeperServer.checkACL` and the two authentication
-//! providers that the real server has by default).
+//! Authentication and access control (`PrepRequestProcessor.fixupACL`, `ZooKeeperServer.checkACL` and the two default
+//! authentication providers in the real server).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,21 +19,21 @@ pub(super) const ADMIN: i32 = 16;
 const ALL: i32 = 31;
 const SUPER: &str = "super";
 
-/// How long a list may become. Every `auth` in it stands for all of a client's identities, so in the real server, which
-/// has no limit, a request of a megabyte can take gigabytes.
+/// The maximum number of entries in a stored list. Every `auth` entry is replaced by all identities of the client. The
+/// real server has no limit, so there a request of one megabyte can take gigabytes of memory.
 const MAX_ENTRIES: usize = 1 << 16;
-/// How many bytes the names in a list may have together: as many as a request can carry.
+/// The maximum total length of the names in a stored list, in bytes: as much as fits into one request.
 const MAX_LIST_SIZE: usize = MAX_FRAME;
-/// How many bytes the names of all identities of a connection may have together: about five hundred short ones. The
-/// real server has no limit here either.
+/// The maximum total length of the names of a connection's identities, in bytes. This is enough for about five hundred
+/// short ones. The real server has no limit here either.
 pub(super) const MAX_IDENTITIES_SIZE: usize = 16 << 10;
 
-/// Everything to everybody.
+/// The list that grants all permissions to everyone.
 pub(super) fn open() -> Arc<[Acl]> {
     world(ALL)
 }
 
-/// Reading to everybody.
+/// The list that grants only the read permission, to everyone.
 pub(super) fn read_only() -> Arc<[Acl]> {
     world(READ)
 }
@@ -42,7 +42,7 @@ fn world(perms: i32) -> Arc<[Acl]> {
     Arc::from([Acl { perms, id: Id { scheme: "world".into(), id: "anyone".into() } }])
 }
 
-/// Whether somebody with these identities has one of the permissions. The super user has all.
+/// Checks whether a client with these identities has at least one of the permissions. The super user has all of them.
 pub(super) fn check(list: &[Acl], perms: i32, identities: &[Id]) -> Result<(), ErrorCode> {
     if identities.iter().any(|identity| identity.scheme == SUPER) {
         return Ok(());
@@ -54,7 +54,8 @@ pub(super) fn check(list: &[Acl], perms: i32, identities: &[Id]) -> Result<(), E
     if granted { Ok(()) } else { Err(ErrorCode::NoAuth) }
 }
 
-/// The list as it is stored: without duplicates, `auth` replaced by the identities it stands for.
+/// Returns the list as it is stored: without duplicates, and with each `auth` entry replaced by the client's digest
+/// identities.
 pub(super) fn fix_up(list: &[Acl], identities: &[Id]) -> Result<Arc<[Acl]>, ErrorCode> {
     let mut fixed: Vec<Acl> = Vec::new();
     let mut seen = BTreeSet::new();
@@ -85,8 +86,8 @@ pub(super) fn fix_up(list: &[Acl], identities: &[Id]) -> Result<Arc<[Acl]>, Erro
     if fixed.is_empty() { Err(ErrorCode::InvalidAcl) } else { Ok(fixed.into()) }
 }
 
-/// The identities that a scheme's credentials prove; none when they prove nothing. Whoever proves the super user's
-/// digest is the super user as well.
+/// Returns the identities that the credentials prove, or none if authentication fails. Credentials that match the super
+/// user's digest also prove the super user's identity.
 pub(super) fn authenticate(
     scheme: &str,
     credentials: Option<&[u8]>,
@@ -107,18 +108,18 @@ pub(super) fn authenticate(
     }
 }
 
-/// The identity that every connection has from its start.
+/// The identity that every connection has from the start: the client's IP address.
 pub(super) fn address(peer: IpAddr) -> Id {
     Id { scheme: "ip".into(), id: peer.to_string() }
 }
 
-/// An identity as `whoAmI` shows it, without its hash.
-pub(super) fn shown(id: &Id) -> Id {
+/// An identity as `whoAmI` returns it, without the password hash.
+pub(super) fn without_hash(id: &Id) -> Id {
     let user = if id.scheme == "digest" { id.id.split(':').next().unwrap_or_default() } else { &id.id };
     Id { scheme: id.scheme.clone(), id: user.to_owned() }
 }
 
-/// A list as somebody sees it who may read the node but not administer it.
+/// A list as `getACL` returns it to a client without the admin permission, with the password hashes masked.
 pub(super) fn masked(list: &[Acl]) -> Vec<Acl> {
     let mask = |entry: &Acl| match entry.id.id.split_once(':') {
         Some((name, _)) if entry.id.scheme == "digest" => {
@@ -146,17 +147,18 @@ fn matches(entry: &Id, identity: &Id) -> bool {
         }
 }
 
-/// Two parts, where empty ones at the end do not count: Java's `split`.
+/// Whether the real server accepts this id in an entry: it has two parts according to Java's `split`, which ignores
+/// empty parts at the end.
 fn is_digest(id: &str) -> bool {
     id.trim_end_matches(':').split(':').count() == 2
 }
 
-/// Whether this is what proves a name and a password: the name, a colon, and the hash of both.
+/// Whether this is a valid password digest: a name, a colon, and the base64 of a SHA-1 hash.
 pub(crate) fn is_password_digest(digest: &str) -> bool {
     digest.split_once(':').is_some_and(|(_, hash)| STANDARD.decode(hash).is_ok_and(|hash| hash.len() == 20))
 }
 
-/// An IPv4 address with an optional number of bits, as address and mask.
+/// Parses an IPv4 address with an optional prefix length. Returns the address and the mask.
 fn network(expression: &str) -> Option<(u32, u32)> {
     let (address, bits) = expression.split_once('/').unwrap_or((expression, "32"));
     let bits: u32 = bits.parse().ok().filter(|bits| *bits <= 32)?;
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_the_one_that_zookeepers_own_tool_prints() {
+    fn digests_match_those_of_zookeepers_own_tool() {
         let digest = "super:xQJmxLMiHGwaqBvst5y6rkB6HQs=";
         let local = IpAddr::from([127, 0, 0, 1]);
         let proven = |super_digest| authenticate("digest", Some(b"super:admin"), local, super_digest);
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn auth_stands_for_the_digests_and_needs_one() {
+    fn auth_is_replaced_by_the_digests_and_requires_one() {
         let ip = address(IpAddr::from([127, 0, 0, 1]));
         let auth = [entry(3, "auth", "")];
         assert_eq!(fix_up(&auth, std::slice::from_ref(&ip)), Err(ErrorCode::InvalidAcl));
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_match_by_their_bits() {
+    fn networks_match_by_prefix() {
         let local = address(IpAddr::from([127, 0, 0, 1]));
         for (expression, granted) in
             [("127.0.0.1", true), ("127.0.0.0/8", true), ("10.0.0.1", false), ("1.1.1.1/0", true)]

@@ -1,5 +1,5 @@
-//! The server as a machine that decides: no I/O, no clock, no spawning. Inputs and the time go into
-//! [`Server::handle`], [`Output`]s come out, and a driver (`net`, or a simulation in virtual time) carries them out.
+//! The server as a state machine, without I/O, clocks or tasks. [`Server::handle`] takes an [`Input`] and the time, and
+//! returns [`Output`]s. A driver carries them out: `net` with sockets, or a simulation in virtual time.
 
 mod acl;
 mod path;
@@ -21,12 +21,12 @@ pub use server::{Config, Server, SessionInfo};
 
 use crate::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Reply, Request, Word};
 
-/// A point in time on the clock of whoever drives the machine: nanoseconds since that clock's origin.
+/// A point in time on the clock of the machine's driver, in nanoseconds since that clock's origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Moment(pub u64);
 
 impl Moment {
-    /// Rounded up to a multiple of `unit`, always forward, as the real server buckets the ends of its sessions.
+    /// The next multiple of `unit` that is strictly later. The real server rounds the expiry of sessions like this.
     fn next_multiple_of(self, unit: Duration) -> Moment {
         let unit = nanoseconds(unit).max(1);
         Moment((self.0 / unit).saturating_add(1).saturating_mul(unit))
@@ -36,7 +36,7 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Moment;
 
-    /// Saturates: a time too far away to be counted never comes.
+    /// Saturates at the latest possible moment.
     fn add(self, duration: Duration) -> Moment {
         Moment(self.0.saturating_add(nanoseconds(duration)))
     }
@@ -46,11 +46,11 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A connection, by the number its driver gave it. A number is never used twice.
+/// The id of a connection, assigned by the driver. An id is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// A session, by the number clients know it by.
+/// The id of a session, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub i64);
 
@@ -60,7 +60,7 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// What happens to the server.
+/// An input of the server.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// A client has connected.
@@ -70,87 +70,87 @@ pub enum Input {
         /// The client's address.
         peer: SocketAddr,
     },
-    /// A connection is gone. (No matter when one is that the machine closed itself.)
+    /// A connection has ended. (If the machine closed it itself, this input may come at any time, or not at all.)
     Closed {
-        /// Which one.
+        /// The connection that has ended.
         connection: ConnectionId,
     },
     /// The first packet of a connection.
     Connect {
-        /// On which connection.
+        /// The connection on which it arrived.
         connection: ConnectionId,
-        /// What it says.
+        /// The decoded packet.
         request: ConnectRequest,
     },
     /// A later packet.
     Request {
-        /// On which connection.
+        /// The connection on which it arrived.
         connection: ConnectionId,
-        /// The client's number for it.
+        /// The number that the client gave the request.
         xid: i32,
-        /// What it asks.
+        /// The decoded packet.
         request: Request,
     },
     /// A four-letter word instead of a first packet.
     Word {
-        /// On which connection.
+        /// The connection on which it arrived.
         connection: ConnectionId,
-        /// Which one.
+        /// The decoded word.
         word: Word,
     },
-    /// An operator ends a session, as if its time had run out.
+    /// A session is to be expired before its timeout.
     Expire {
-        /// Which one.
+        /// The session to expire.
         session: SessionId,
     },
-    /// Time has passed; [`Server::next_wake`] says when this is due.
+    /// Time has passed. [`Server::next_wake`] tells when this input is due.
     Time,
 }
 
-/// What is to be done. Outputs for one connection are in the order in which it must see them.
+/// An output that the driver must carry out. The outputs for one connection must be sent in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// The answer to a connect request.
+    /// The reply to a connect request.
     Connected {
-        /// On which connection.
+        /// The connection to send it on.
         connection: ConnectionId,
-        /// The session; zeros when it is refused.
+        /// The session, or zeros if the server refuses it.
         reply: ConnectReply,
     },
-    /// The answer to a request.
+    /// The reply to a request.
     Reply {
-        /// On which connection.
+        /// The connection to send it on.
         connection: ConnectionId,
-        /// The client's number for the request.
+        /// The number that the client gave the request.
         xid: i32,
-        /// The last transaction that the answer reflects.
+        /// The last transaction that the reply reflects.
         zxid: i64,
-        /// The answer.
+        /// The body of the reply, or the error.
         result: Result<Reply, ErrorCode>,
     },
     /// A watch event.
     Event {
-        /// On which connection.
+        /// The connection to send it on.
         connection: ConnectionId,
-        /// The transaction it comes from, or −1 where it makes up for one that was missed.
+        /// The transaction that caused it, or −1 if the change happened while the client was disconnected.
         zxid: i64,
-        /// What happened.
+        /// What happened to the node.
         kind: EventKind,
-        /// To which node.
+        /// The path of the node.
         path: String,
     },
-    /// The answer to a four-letter word.
+    /// The response to a four-letter word.
     Text {
-        /// On which connection.
+        /// The connection to send it on.
         connection: ConnectionId,
-        /// The whole answer.
+        /// The whole response.
         text: String,
     },
-    /// Close the connection, once all that was sent before is out.
+    /// Close the connection after sending all earlier outputs.
     Close {
-        /// Which one.
+        /// The connection to close.
         connection: ConnectionId,
-        /// Why.
+        /// Why it is closed.
         reason: CloseReason,
     },
 }
@@ -161,32 +161,32 @@ pub enum CloseReason {
     /// The client closed its session.
     #[error("the client closed its session")]
     SessionClosed,
-    /// The session's time ran out, or an operator expired it.
+    /// The session timed out or was expired by [`Input::Expire`].
     #[error("the session expired")]
     SessionExpired,
-    /// The session goes on over another connection.
+    /// The session was resumed on another connection.
     #[error("the session was resumed on another connection")]
     SessionMoved,
-    /// The session to be resumed does not exist, any more or at all.
-    #[error("there is no such session")]
+    /// The session that the client wanted to resume has expired or never existed.
+    #[error("the session to resume does not exist")]
     UnknownSession,
-    /// The session to be resumed has another password.
-    #[error("the session's password is another one")]
+    /// The client wanted to resume a session with a wrong password.
+    #[error("the password of the session to resume is wrong")]
     WrongPassword,
-    /// The client has seen transactions that this server does not know.
-    #[error("the client has seen a later transaction than there is here")]
+    /// The client has seen later transactions than this server has.
+    #[error("the client has seen a later transaction than this server has")]
     ClientAhead,
-    /// No complete connect request came in time.
-    #[error("no connect request came in time")]
+    /// The client did not send a complete connect request in time.
+    #[error("the client did not send a connect request in time")]
     HandshakeTimeout,
-    /// A second connect request, or a request before the first.
-    #[error("packets came in an order that is none")]
+    /// The client sent a second connect request, or a request before its connect request.
+    #[error("the client sent packets out of order")]
     OutOfOrder,
-    /// The authentication failed.
-    #[error("the authentication failed")]
+    /// The client's credentials were rejected.
+    #[error("authentication failed")]
     AuthFailed,
-    /// An operation that does not exist.
-    #[error("the operation does not exist")]
+    /// The client requested an operation that this server does not support.
+    #[error("the operation is not supported")]
     Unimplemented,
     /// A four-letter word was answered.
     #[error("a four-letter word was answered")]

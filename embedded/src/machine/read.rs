@@ -1,4 +1,4 @@
-//! Requests that read, and those about watches (`FinalRequestProcessor`).
+//! Requests that read nodes or manage watches (`FinalRequestProcessor` in the real server).
 
 use std::sync::Arc;
 
@@ -8,26 +8,26 @@ use super::watch::Mode;
 use super::{ConnectionId, Output, SessionId, acl};
 use crate::wire::{ErrorCode, EventKind, OpResult, Read, Reply, Request, SetWatches};
 
-/// Who asks.
+/// The client that sent a request.
 #[derive(Clone, Copy)]
-pub(super) struct Watching {
+pub(super) struct Caller {
     pub connection: ConnectionId,
     pub session: SessionId,
 }
 
-/// How much content one `multiRead` may ask for. The real server has no limit, and can be made to run out of memory
-/// by a small request that reads one large node many times.
+/// The maximum size of a `multiRead` reply. The real server has no limit, so a small request that reads one large node
+/// many times can make it run out of memory.
 const MAX_MULTI_READ: usize = 64 << 20;
 
 impl Server {
     /// Answers a request that changes no node.
     pub(super) fn read(
         &mut self,
-        caller: Watching,
+        caller: Caller,
         request: Request,
         out: &mut Vec<Output>,
     ) -> Result<Reply, ErrorCode> {
-        let Watching { connection, session } = caller;
+        let Caller { connection, session } = caller;
         match request {
             Request::Read { op, watch } => {
                 let reply = match self.read_one(connection, &op)? {
@@ -50,7 +50,7 @@ impl Server {
                 let stat = match self.readable(connection, &path, acl::READ) {
                     Ok(node) => Ok(Reply::Stat(node.stat())),
                     Err(ErrorCode::NoNode) => Err(ErrorCode::NoNode),
-                    // As servers since 3.8.4 and 3.9.2 have it (ZOOKEEPER-2590).
+                    // Servers since 3.8.4 and 3.9.2 require the read permission here (ZOOKEEPER-2590).
                     Err(refused) => return Err(refused),
                 };
                 if watch {
@@ -76,8 +76,8 @@ impl Server {
             Request::GetEphemerals { prefix } => {
                 let prefix = prefix.filter(|prefix| !matches!(prefix.trim(), "" | "/"));
                 let prefix = prefix.as_deref().unwrap_or_default();
-                let own = self.tree.ephemerals(session);
-                Ok(Reply::Paths(own.filter(|path| path.starts_with(prefix)).cloned().collect()))
+                let paths = self.tree.ephemerals(session);
+                Ok(Reply::Paths(paths.filter(|path| path.starts_with(prefix)).cloned().collect()))
             }
             Request::GetAllChildrenNumber { path } => {
                 self.readable(connection, &path, acl::READ)?;
@@ -111,7 +111,7 @@ impl Server {
                 if data || child { Ok(Reply::Empty) } else { Err(ErrorCode::NoWatcher) }
             }
             Request::WhoAmI => {
-                Ok(Reply::Clients(self.identities(connection).iter().map(acl::shown).collect()))
+                Ok(Reply::Clients(self.identities(connection).iter().map(acl::without_hash).collect()))
             }
             Request::Ping
             | Request::CloseSession
@@ -154,6 +154,7 @@ impl Server {
         })
     }
 
+    /// Finds a node and checks that the client has one of the permissions.
     fn readable(&self, connection: ConnectionId, path: &str, perms: i32) -> Result<&Node, ErrorCode> {
         let node = self.tree.get(path).ok_or(ErrorCode::NoNode)?;
         acl::check(&node.acl, perms, self.identities(connection))?;
@@ -168,7 +169,8 @@ impl Server {
         self.child_watches.add(path, connection, Mode::Standard);
     }
 
-    /// Sets the watches of an earlier connection again; what has happened to their nodes since is told at once.
+    /// Re-arms the watches of the client's previous connection. If a watched node has changed since, the client gets
+    /// the event at once.
     fn set_watches(&mut self, connection: ConnectionId, watches: &SetWatches, out: &mut Vec<Output>) {
         let seen = watches.relative_zxid;
         for path in &watches.data {
@@ -207,7 +209,8 @@ impl Server {
     }
 }
 
-/// Which watches a request means: those on nodes, of which mode, those on children.
+/// Decodes the watcher type of a request: whether it includes watches on nodes, their mode (`None` for all modes), and
+/// whether it includes watches on children.
 fn watch_kind(kind: i32) -> Result<(bool, Option<Mode>, bool), ErrorCode> {
     Ok(match kind {
         1 => (false, Some(Mode::Standard), true),

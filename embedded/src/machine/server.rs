@@ -1,43 +1,44 @@
-//! The server: sessions and connections. What requests do to the tree is in `read` and `write` beside this.
+//! The server: its sessions and connections. The modules `read` and `write` process the requests that read or change
+//! nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::read::Watching;
+use super::read::Caller;
 use super::session::Sessions;
 use super::tree::{Stamp, Tree};
 use super::watch::Watches;
 use super::{CloseReason, ConnectionId, Input, Moment, Output, SessionId, acl};
 use crate::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Id, Reply, Request, Word};
 
-/// What can be different from one server to another.
+/// The configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The unit of time: sessions expire on a tick.
+    /// The basic time unit. Sessions expire at multiples of it.
     pub tick: Duration,
-    /// The shortest session timeout that is granted.
+    /// The shortest session timeout that the server grants.
     pub min_session_timeout: Duration,
-    /// The longest.
+    /// The longest session timeout that the server grants.
     pub max_session_timeout: Duration,
-    /// How long a container stays that has become empty.
+    /// How long after its last child was deleted a container node is deleted.
     pub container_check: Duration,
-    /// Whether there are nodes with a time to live.
+    /// Whether clients can create nodes with a TTL.
     pub extended_types: bool,
-    /// The digest whose owner may do everything, as `name:hash`.
+    /// The digest of the super user, as `name:hash`. The super user bypasses all access control lists.
     pub super_digest: Option<String>,
-    /// How long a connection may go without a complete connect request.
+    /// How long a new connection may take to send a complete connect request.
     pub handshake_timeout: Duration,
-    /// The port that the four-letter word `conf` tells.
+    /// The port that the four-letter word `conf` reports.
     pub client_port: u16,
-    /// The wall clock at moment zero, since the Unix epoch: for the times in stats, and to begin transaction ids and
-    /// session ids above those of earlier runs.
+    /// The wall clock at moment zero, since the Unix epoch. It determines the times in stats. Transaction ids and
+    /// session ids start from it too, so that they are higher than those of earlier runs.
     pub wall_clock: Duration,
-    /// What session passwords are made from.
+    /// The secret from which session passwords are computed.
     pub secret: u64,
 }
 
-/// The whole state of a server. See the [module](super).
+/// The complete state of a server. See the [module](super).
 pub struct Server {
     pub(super) config: Config,
     pub(super) tree: Tree,
@@ -45,43 +46,43 @@ pub struct Server {
     pub(super) child_watches: Watches,
     pub(super) sessions: Sessions,
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
-    /// The connections without a connect request yet, and how long one may take.
-    greetings: BTreeSet<(Moment, ConnectionId)>,
+    /// The connections that have not sent a connect request yet, by their handshake deadline.
+    handshakes: BTreeSet<(Moment, ConnectionId)>,
     pub(super) last_zxid: i64,
     pub(super) packets: Packets,
 }
 
-/// What a session is like from outside.
+/// Information about a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionInfo {
-    /// Its number.
+    /// The session's id.
     pub id: SessionId,
-    /// The negotiated timeout.
+    /// The negotiated session timeout.
     pub timeout: Duration,
-    /// The address of its client, while there is a connection.
+    /// The address of the client, if it is connected.
     pub peer: Option<SocketAddr>,
-    /// How many ephemeral nodes it has.
+    /// The number of the session's ephemeral nodes.
     pub ephemerals: usize,
-    /// How many watches its connection has.
+    /// The number of watches on the session's connection.
     pub watches: usize,
 }
 
 pub(super) struct Connection {
     pub peer: SocketAddr,
     pub phase: Phase,
-    /// Who the client has shown to be; its address to begin with.
+    /// The identities that the client has proven. Initially only its address.
     pub identities: Vec<Id>,
     pub packets: Packets,
-    /// Since when it is there, in milliseconds since the Unix epoch.
+    /// When the connection was opened, in milliseconds since the Unix epoch.
     pub established: i64,
     pub last: LastOperation,
 }
 
-/// What a connection was answered last.
+/// The last operation on a connection that was answered, as `cons` reports it.
 #[derive(Clone, Copy)]
 pub(super) struct LastOperation {
     pub operation: &'static str,
-    /// The client's number for the last request that was not a ping or the like.
+    /// The client's number for the last request with a regular number. Pings and the like have negative ones.
     pub cxid: Option<i32>,
     pub zxid: i64,
     pub at: Moment,
@@ -95,8 +96,8 @@ impl Default for LastOperation {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// No connect request yet, and this is how long one may take.
-    Greeting(Moment),
+    /// Waiting for a connect request until this deadline.
+    Handshake(Moment),
     Session(SessionId),
 }
 
@@ -107,13 +108,13 @@ pub(super) struct Packets {
 }
 
 impl Connection {
-    /// Forgets what it was asked and answered.
+    /// Resets the packet counts and the last operation.
     pub fn reset_statistics(&mut self) {
         (self.packets, self.last) = (Packets::default(), LastOperation::default());
     }
 
-    /// Adds an identity; whether there was room for it.
-    fn identify(&mut self, identity: Id) -> bool {
+    /// Adds an identity. Returns `false` if the limit for identities is exceeded.
+    fn add_identity(&mut self, identity: Id) -> bool {
         if self.identities.contains(&identity) {
             return true;
         }
@@ -127,7 +128,7 @@ impl Connection {
 }
 
 impl Server {
-    /// A server with nothing in it but what every one starts with.
+    /// Creates a server that has only the initial nodes.
     pub fn new(config: Config) -> Server {
         Server {
             tree: Tree::new(config.container_check),
@@ -135,23 +136,23 @@ impl Server {
             child_watches: Watches::default(),
             sessions: Sessions::new(config.tick, config.wall_clock, config.secret),
             connections: BTreeMap::new(),
-            greetings: BTreeSet::new(),
-            // No server makes a thousand transactions in a microsecond, nor starts twice in one, so the ids of two
-            // runs never meet; positive until 2255.
+            handshakes: BTreeSet::new(),
+            // No server starts twice in a microsecond or executes a thousand transactions in one, so ids of
+            // different runs never collide. They stay positive until the year 2255.
             last_zxid: i64::try_from(config.wall_clock.as_micros() << 10).unwrap_or(0),
             packets: Packets::default(),
             config,
         }
     }
 
-    /// Takes one input, and appends what is to be done to `out`.
+    /// Processes one input and appends the resulting outputs to `out`.
     pub fn handle(&mut self, input: Input, now: Moment, out: &mut Vec<Output>) {
         self.pass_time(now, out);
         match input {
             Input::Opened { connection, peer } => {
                 let until = now + self.config.handshake_timeout;
-                self.greetings.insert((until, connection));
-                let phase = Phase::Greeting(until);
+                self.handshakes.insert((until, connection));
+                let phase = Phase::Handshake(until);
                 let identities = vec![acl::address(peer.ip())];
                 let (packets, last) = (Packets::default(), LastOperation::default());
                 let established = self.wall_clock(now);
@@ -164,39 +165,39 @@ impl Server {
                 self.received(connection);
                 let Some(Connection { phase, .. }) = self.connections.get(&connection) else { return };
                 match *phase {
-                    Phase::Greeting(_) => self.close(connection, CloseReason::OutOfOrder, out),
+                    Phase::Handshake(_) => self.close(connection, CloseReason::OutOfOrder, out),
                     Phase::Session(session) => self.request(connection, session, xid, request, now, out),
                 }
             }
             Input::Word { connection, word } => self.word(connection, word, now, out),
             Input::Expire { session } => {
                 if self.sessions.get(session).is_some() {
-                    self.end(session, CloseReason::SessionExpired, now, out);
+                    self.end_session(session, CloseReason::SessionExpired, now, out);
                 }
             }
             Input::Time => {}
         }
     }
 
-    /// When there is something to be done although nothing happened. It can be in the past.
+    /// When [`Input::Time`] is due, if no other input comes before. It can be in the past.
     pub fn next_wake(&self) -> Option<Moment> {
-        let greeting = self.greetings.first().map(|(until, _)| *until);
-        let node = self.tree.next_end().map(|end| self.moment_of(end));
-        [self.sessions.next_end(), greeting, node].into_iter().flatten().min()
+        let handshake = self.handshakes.first().map(|(until, _)| *until);
+        let node = self.tree.next_expiry().map(|time| self.moment_of(time));
+        [self.sessions.next_expiry(), handshake, node].into_iter().flatten().min()
     }
 
-    /// Forgets all connections and gives every session its whole timeout again: what a restart does that keeps
-    /// its state.
+    /// Simulates a restart that keeps nodes and sessions: removes all connections and starts the timeout of every
+    /// session again.
     pub fn restart(&mut self, now: Moment) {
         self.connections.clear();
-        self.greetings.clear();
+        self.handshakes.clear();
         self.data_watches = Watches::default();
         self.child_watches = Watches::default();
         self.packets = Packets::default();
         self.sessions.restart(now);
     }
 
-    /// Forgets nodes and sessions too. Ids go on above those of before.
+    /// Removes all nodes, sessions and connections. Transaction ids and session ids keep growing.
     pub fn reset(&mut self, now: Moment) {
         let mut config = self.config.clone();
         config.wall_clock += Duration::from_nanos(now.0);
@@ -205,7 +206,7 @@ impl Server {
         *self = Server { last_zxid, config: self.config.clone(), ..new };
     }
 
-    /// Whether a session is alive.
+    /// Whether a session exists.
     pub fn has_session(&self, session: SessionId) -> bool {
         self.sessions.get(session).is_some()
     }
@@ -224,7 +225,7 @@ impl Server {
         self.sessions.iter().map(info).collect()
     }
 
-    /// The last transaction's id.
+    /// The id of the last transaction.
     pub fn last_zxid(&self) -> i64 {
         self.last_zxid
     }
@@ -233,10 +234,11 @@ impl Server {
 impl Server {
     fn pass_time(&mut self, now: Moment, out: &mut Vec<Output>) {
         while let Some(session) = self.sessions.expired(now) {
-            self.end(session, CloseReason::SessionExpired, now, out);
+            self.end_session(session, CloseReason::SessionExpired, now, out);
         }
-        self.remove_ended(now, out);
-        while let Some((_, connection)) = self.greetings.first().copied().filter(|(until, _)| *until <= now) {
+        self.remove_expired_nodes(now, out);
+        while let Some((_, connection)) = self.handshakes.first().copied().filter(|(until, _)| *until <= now)
+        {
             self.close(connection, CloseReason::HandshakeTimeout, out);
         }
     }
@@ -254,8 +256,8 @@ impl Server {
             Some(Connection { phase: Phase::Session(_), .. }) => {
                 return self.close(connection, CloseReason::OutOfOrder, out);
             }
-            Some(Connection { phase: Phase::Greeting(until), .. }) => {
-                self.greetings.remove(&(*until, connection));
+            Some(Connection { phase: Phase::Handshake(until), .. }) => {
+                self.handshakes.remove(&(*until, connection));
             }
         }
         if request.last_zxid_seen > self.last_zxid {
@@ -265,7 +267,7 @@ impl Server {
         let timeout = wanted.max(self.config.min_session_timeout).min(self.config.max_session_timeout);
         let session = if request.session == 0 {
             self.last_zxid += 1;
-            self.note(connection, "SESS", 0, now);
+            self.record_operation(connection, "SESS", 0, now);
             Ok(self.sessions.create(timeout, connection, now))
         } else {
             self.resume(connection, request, timeout, now, out)
@@ -307,7 +309,7 @@ impl Server {
         out: &mut Vec<Output>,
     ) -> Result<SessionId, CloseReason> {
         let id = SessionId(request.session);
-        // As in the real server, the old connection goes first, whether the password is right or not.
+        // Like the real server, close the old connection first, even if the password is wrong.
         if let Some(earlier) = self.sessions.get(id).and_then(|session| session.connection) {
             self.close(earlier, CloseReason::SessionMoved, out);
         }
@@ -334,12 +336,12 @@ impl Server {
             return self.authenticate(connection, xid, &scheme, auth.as_deref(), out);
         }
         self.sessions.touch(session, now);
-        let caller = Watching { connection, session };
+        let caller = Caller { connection, session };
         let operation = request.abbreviation();
         let result = match request {
             Request::Ping => Ok(Reply::Empty),
             Request::CloseSession => {
-                self.kill(session, now, out);
+                self.remove_session(session, now, out);
                 self.reply(connection, xid, Ok(Reply::Empty), out);
                 return self.close(connection, CloseReason::SessionClosed, out);
             }
@@ -361,7 +363,7 @@ impl Server {
             }
             read => self.read(caller, read, out),
         };
-        self.note(connection, operation, xid, now);
+        self.record_operation(connection, operation, xid, now);
         self.reply(connection, xid, result, out);
     }
 
@@ -376,7 +378,8 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let super_digest = self.config.super_digest.as_deref();
         let proven = acl::authenticate(scheme, credentials, connection.peer.ip(), super_digest);
-        let succeeds = !proven.is_empty() && proven.into_iter().all(|identity| connection.identify(identity));
+        let succeeds =
+            !proven.is_empty() && proven.into_iter().all(|identity| connection.add_identity(identity));
         let result = if succeeds { Ok(Reply::Empty) } else { Err(ErrorCode::AuthFailed) };
         let failed = result.is_err();
         self.sent(id);
@@ -386,17 +389,17 @@ impl Server {
         }
     }
 
-    /// Ends a session from this side.
-    fn end(&mut self, session: SessionId, reason: CloseReason, now: Moment, out: &mut Vec<Output>) {
+    /// Removes a session and closes its connection, if it has one.
+    fn end_session(&mut self, session: SessionId, reason: CloseReason, now: Moment, out: &mut Vec<Output>) {
         let connection = self.sessions.get(session).and_then(|session| session.connection);
-        self.kill(session, now, out);
+        self.remove_session(session, now, out);
         if let Some(connection) = connection {
             self.close(connection, reason, out);
         }
     }
 
-    /// Removes a session with its nodes, which is one transaction.
-    fn kill(&mut self, session: SessionId, now: Moment, out: &mut Vec<Output>) {
+    /// Removes a session and its ephemeral nodes in one transaction.
+    fn remove_session(&mut self, session: SessionId, now: Moment, out: &mut Vec<Output>) {
         let at = self.next_stamp(now);
         self.sessions.remove(session);
         let paths: Vec<_> = self.tree.ephemerals(session).cloned().collect();
@@ -405,17 +408,18 @@ impl Server {
         }
     }
 
-    /// Closes a connection from this side.
+    /// Removes a connection and tells the driver to close it.
     pub(super) fn close(&mut self, connection: ConnectionId, reason: CloseReason, out: &mut Vec<Output>) {
         self.disconnect(connection);
         out.push(Output::Close { connection, reason });
     }
 
+    /// Removes a connection and its watches.
     fn disconnect(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.remove(&id) else { return };
         match connection.phase {
-            Phase::Greeting(until) => {
-                self.greetings.remove(&(until, id));
+            Phase::Handshake(until) => {
+                self.handshakes.remove(&(until, id));
             }
             Phase::Session(session) => self.sessions.disconnect(session, id),
         }
@@ -454,8 +458,8 @@ impl Server {
         self.close(connection, CloseReason::WordAnswered, out);
     }
 
-    /// Notes what the connection is answered.
-    fn note(&mut self, connection: ConnectionId, operation: &'static str, xid: i32, now: Moment) {
+    /// Records the last operation on a connection.
+    fn record_operation(&mut self, connection: ConnectionId, operation: &'static str, xid: i32, now: Moment) {
         if let Some(Connection { last, .. }) = self.connections.get_mut(&connection) {
             let cxid = (xid >= 0).then_some(xid).or(last.cxid);
             *last = LastOperation { operation, cxid, zxid: self.last_zxid, at: now };
@@ -476,18 +480,18 @@ impl Server {
         }
     }
 
-    /// The time by the wall clock, in milliseconds since the Unix epoch.
+    /// The wall-clock time at a moment, in milliseconds since the Unix epoch.
     pub(super) fn wall_clock(&self, now: Moment) -> i64 {
         i64::try_from((self.config.wall_clock + Duration::from_nanos(now.0)).as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// When the wall clock shows a time.
+    /// The moment at a wall-clock time. The inverse of `wall_clock`.
     fn moment_of(&self, time: i64) -> Moment {
         let time = Duration::from_millis(u64::try_from(time).unwrap_or(0));
         Moment::default() + time.saturating_sub(self.config.wall_clock)
     }
 
-    /// The next transaction.
+    /// Starts the next transaction.
     pub(super) fn next_stamp(&mut self, now: Moment) -> Stamp {
         self.last_zxid += 1;
         Stamp { zxid: self.last_zxid, time: self.wall_clock(now) }

@@ -1,16 +1,16 @@
-//! Sessions: their passwords, and when their time runs out (`SessionTrackerImpl`, `ExpiryQueue`).
+//! Sessions: their passwords and their expiry (`SessionTrackerImpl` and `ExpiryQueue` in the real server).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{ConnectionId, Moment, SessionId};
 
-/// All live sessions.
+/// The live sessions.
 pub(super) struct Sessions {
     sessions: BTreeMap<SessionId, Session>,
-    /// When each one's time runs out, by the next.
-    ends: BTreeSet<(Moment, SessionId)>,
-    /// Ends are rounded up to multiples of this.
+    /// The sessions by the time when they expire.
+    by_expiry: BTreeSet<(Moment, SessionId)>,
+    /// Expiry times are rounded up to multiples of this.
     tick: Duration,
     next_id: i64,
     secret: u64,
@@ -18,28 +18,28 @@ pub(super) struct Sessions {
 
 pub(super) struct Session {
     pub timeout: Duration,
-    pub ends: Moment,
+    pub expires_at: Moment,
     pub connection: Option<ConnectionId>,
 }
 
 impl Sessions {
-    /// Session numbers come from the wall clock, in milliseconds, so that those of an earlier run are not met again;
-    /// the highest byte stays zero, which is the number of the one server there is.
+    /// Session ids start from the wall clock in milliseconds, so that they differ from those of earlier runs. The
+    /// highest byte is the server's id, which is zero for a standalone server.
     pub fn new(tick: Duration, wall_clock: Duration, secret: u64) -> Sessions {
         let next_id = (((wall_clock.as_millis() as u64) << 24 >> 8) as i64).max(1);
-        Sessions { sessions: BTreeMap::new(), ends: BTreeSet::new(), tick, next_id, secret }
+        Sessions { sessions: BTreeMap::new(), by_expiry: BTreeSet::new(), tick, next_id, secret }
     }
 
     pub fn create(&mut self, timeout: Duration, connection: ConnectionId, now: Moment) -> SessionId {
         let id = SessionId(self.next_id);
         self.next_id += 1;
-        let ends = (now + timeout).next_multiple_of(self.tick);
-        self.ends.insert((ends, id));
-        self.sessions.insert(id, Session { timeout, ends, connection: Some(connection) });
+        let expires_at = (now + timeout).next_multiple_of(self.tick);
+        self.by_expiry.insert((expires_at, id));
+        self.sessions.insert(id, Session { timeout, expires_at, connection: Some(connection) });
         id
     }
 
-    /// Binds a session to a connection, with a newly negotiated timeout; the connection it had.
+    /// Moves a session to a new connection, with a newly negotiated timeout. Returns its previous connection.
     pub fn resume(
         &mut self,
         id: SessionId,
@@ -49,23 +49,23 @@ impl Sessions {
     ) -> Option<ConnectionId> {
         let session = self.sessions.get_mut(&id)?;
         session.timeout = timeout;
-        let earlier = session.connection.replace(connection);
+        let previous = session.connection.replace(connection);
         self.touch(id, now);
-        earlier
+        previous
     }
 
-    /// The client was heard from.
+    /// Starts the session's timeout again, because the client has sent a packet.
     pub fn touch(&mut self, id: SessionId, now: Moment) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let ends = (now + session.timeout).next_multiple_of(self.tick);
-        if ends != session.ends {
-            self.ends.remove(&(session.ends, id));
-            self.ends.insert((ends, id));
-            session.ends = ends;
+        let expires_at = (now + session.timeout).next_multiple_of(self.tick);
+        if expires_at != session.expires_at {
+            self.by_expiry.remove(&(session.expires_at, id));
+            self.by_expiry.insert((expires_at, id));
+            session.expires_at = expires_at;
         }
     }
 
-    /// Gives every session its whole timeout again, and no connection: the server starts anew with what it kept.
+    /// Disconnects every session and starts its timeout again, as after a restart of the server.
     pub fn restart(&mut self, now: Moment) {
         let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         for id in ids {
@@ -86,7 +86,7 @@ impl Sessions {
 
     pub fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.sessions.remove(&id)?;
-        self.ends.remove(&(session.ends, id));
+        self.by_expiry.remove(&(session.expires_at, id));
         Some(session)
     }
 
@@ -102,17 +102,18 @@ impl Sessions {
         self.sessions.len()
     }
 
-    /// When the next session's time runs out.
-    pub fn next_end(&self) -> Option<Moment> {
-        self.ends.first().map(|(end, _)| *end)
+    /// When the next session expires.
+    pub fn next_expiry(&self) -> Option<Moment> {
+        self.by_expiry.first().map(|(expires_at, _)| *expires_at)
     }
 
-    /// A session whose time has run out.
+    /// A session that has expired, if there is one.
     pub fn expired(&self, now: Moment) -> Option<SessionId> {
-        self.ends.first().filter(|(end, _)| *end <= now).map(|(_, id)| *id)
+        self.by_expiry.first().filter(|(expires_at, _)| *expires_at <= now).map(|(_, id)| *id)
     }
 
-    /// What proves that a client has been this session's before. It is computed, not kept, as in the real server.
+    /// The password that a client must send to resume the session. As in the real server, it is computed rather than
+    /// stored.
     pub fn password(&self, id: SessionId) -> [u8; 16] {
         let first = mix(self.secret ^ u64::from_be_bytes(id.0.to_be_bytes()));
         let second = mix(first ^ self.secret.rotate_left(32));
@@ -123,7 +124,8 @@ impl Sessions {
     }
 }
 
-/// The finalizer of splitmix64: enough to keep tests from resuming a session by accident. It is no cryptography.
+/// The finalizer of splitmix64. It is not cryptographic, but enough to keep a test from resuming a wrong session by
+/// accident.
 fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

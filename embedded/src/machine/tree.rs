@@ -1,4 +1,5 @@
-//! The nodes, and the arithmetic of their stats (`DataTree`, `DataNode`). Permissions and rules are the caller's.
+//! The nodes and their stats (`DataTree` and `DataNode` in the real server). The caller checks permissions and the
+//! validity of requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -9,15 +10,15 @@ use super::SessionId;
 use super::acl;
 use crate::wire::{Acl, Data, Stat};
 
-/// All nodes by path.
+/// The tree of nodes.
 pub(super) struct Tree {
     nodes: BTreeMap<Arc<str>, Node>,
     ephemerals: BTreeMap<SessionId, BTreeSet<Arc<str>>>,
-    /// The containers and nodes with a time to live that have an end, by that end in milliseconds since the epoch.
-    ends: BTreeSet<(i64, Arc<str>)>,
-    /// How long a container stays that has become empty, in milliseconds.
+    /// The container and TTL nodes that are going to expire, by their expiry time in milliseconds since the Unix epoch.
+    by_expiry: BTreeSet<(i64, Arc<str>)>,
+    /// How long after its last child was deleted a container is deleted, in milliseconds.
     container_life: i64,
-    /// The lengths of all paths and contents.
+    /// The total length of all paths and data.
     size: usize,
 }
 
@@ -26,7 +27,8 @@ pub(super) struct Node {
     pub acl: Arc<[Acl]>,
     pub owner: Owner,
     pub version: i32,
-    /// How many children were ever created: the next sequence number. Clients see another number, see `stat`.
+    /// How many children were ever created. This is the next sequence number. Clients see a different number as
+    /// `cversion`, see `stat`.
     pub creations: i32,
     aversion: i32,
     czxid: i64,
@@ -34,25 +36,26 @@ pub(super) struct Node {
     pzxid: i64,
     ctime: i64,
     mtime: i64,
-    /// When its last child went, in milliseconds since the epoch.
-    emptied: i64,
-    /// Its entry in the tree's `ends`.
-    end: Option<i64>,
+    /// When a child was last deleted, or else when the node was created, in milliseconds since the Unix epoch.
+    last_child_deleted: i64,
+    /// When the node expires, in milliseconds since the Unix epoch, if it is going to.
+    expires_at: Option<i64>,
     children: BTreeSet<Arc<str>>,
 }
 
-/// What a node's life depends on.
+/// What determines when a node is deleted, other than a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     Nobody,
+    /// An ephemeral node, deleted when the session ends.
     Session(SessionId),
-    /// Goes some time after its last child.
+    /// Deleted some time after its last child.
     Container,
-    /// Goes when it has no children, and has had no write for more than so many milliseconds.
+    /// Deleted when it has no children and was not written for longer than this many milliseconds.
     Ttl(i64),
 }
 
-/// How to take a change back, when a later operation of the same multi fails.
+/// How to undo a change when a later operation of the same multi fails.
 pub(super) enum Undo {
     Create { path: Arc<str>, parent_pzxid: i64 },
     Delete { path: Arc<str>, node: Box<Node>, parent_pzxid: i64 },
@@ -60,7 +63,7 @@ pub(super) enum Undo {
     Nothing,
 }
 
-/// When a change happens, by both clocks.
+/// The transaction id and the time of a change.
 #[derive(Clone, Copy)]
 pub(super) struct Stamp {
     pub zxid: i64,
@@ -68,16 +71,16 @@ pub(super) struct Stamp {
     pub time: i64,
 }
 
-/// The longest time to live: what the real server finds room for in the number of a node's owner.
+/// The longest TTL. The real server stores the TTL in the owner's id, which has only this many bits to spare.
 pub(super) const MAX_TTL: i64 = 0xff_ffff_ffff;
 
 impl Tree {
-    /// The tree every server starts with.
+    /// Creates a tree with the initial nodes.
     pub fn new(container_life: Duration) -> Tree {
         let mut tree = Tree {
             nodes: BTreeMap::new(),
             ephemerals: BTreeMap::new(),
-            ends: BTreeSet::new(),
+            by_expiry: BTreeSet::new(),
             container_life: i64::try_from(container_life.as_millis()).unwrap_or(i64::MAX),
             size: 0,
         };
@@ -86,9 +89,9 @@ impl Tree {
             let node = Node::new(Some(Arc::from([])), acl::open(), Owner::Nobody, Stamp { zxid: 0, time: 0 });
             tree.nodes.insert(path.into(), node);
         }
-        tree.adopt("/", "zookeeper");
-        tree.adopt("/zookeeper", "quota");
-        tree.adopt("/zookeeper", "config");
+        tree.add_child("/", "zookeeper");
+        tree.add_child("/zookeeper", "quota");
+        tree.add_child("/zookeeper", "config");
         if let Some(config) = tree.nodes.get_mut("/zookeeper/config") {
             config.acl = acl::read_only();
             config.aversion = -1;
@@ -96,7 +99,7 @@ impl Tree {
         tree
     }
 
-    /// The node at a path. `""` is the root as well.
+    /// The node at a path. The root is both `"/"` and `""`.
     pub fn get(&self, path: &str) -> Option<&Node> {
         self.nodes.get(if path.is_empty() { "/" } else { path })
     }
@@ -105,32 +108,32 @@ impl Tree {
         self.nodes.get_mut(if path.is_empty() { "/" } else { path })
     }
 
-    /// Puts a node where none is, under a parent that is there.
+    /// Creates a node. The parent must exist and the node must not.
     pub fn create(&mut self, parent: &str, name: &str, node: Node) -> Undo {
         let path: Arc<str> = format!("{parent}/{name}").into();
         let zxid = node.czxid;
         self.insert(&path, node);
-        let Some(above) = self.get_mut(parent) else { return Undo::Nothing };
-        above.children.insert(name.into());
-        above.creations = above.creations.wrapping_add(1);
-        let parent_pzxid = std::mem::replace(&mut above.pzxid, zxid);
+        let Some(parent_node) = self.get_mut(parent) else { return Undo::Nothing };
+        parent_node.children.insert(name.into());
+        parent_node.creations = parent_node.creations.wrapping_add(1);
+        let parent_pzxid = std::mem::replace(&mut parent_node.pzxid, zxid);
         self.schedule(parent);
         Undo::Create { path, parent_pzxid }
     }
 
-    /// Takes a node away that is there and has no children.
+    /// Deletes a node. It must exist and have no children.
     pub fn delete(&mut self, parent: &str, name: &str, at: Stamp) -> Undo {
         let Some((path, node)) = self.remove(&format!("{parent}/{name}")) else { return Undo::Nothing };
-        let Some(above) = self.get_mut(parent) else { return Undo::Nothing };
-        above.children.remove(name);
-        let parent_pzxid = above.pzxid;
-        above.pzxid = at.zxid.max(parent_pzxid);
-        above.emptied = at.time;
+        let Some(parent_node) = self.get_mut(parent) else { return Undo::Nothing };
+        parent_node.children.remove(name);
+        let parent_pzxid = parent_node.pzxid;
+        parent_node.pzxid = at.zxid.max(parent_pzxid);
+        parent_node.last_child_deleted = at.time;
         self.schedule(parent);
         Undo::Delete { path, node: Box::new(node), parent_pzxid }
     }
 
-    /// Replaces a node's content.
+    /// Replaces a node's data.
     pub fn set_data(&mut self, path: &str, data: Data, version: i32, at: Stamp) -> Undo {
         let Some(node) = self.nodes.get_mut(path) else { return Undo::Nothing };
         self.size = self.size + length(&data) - length(&node.data);
@@ -153,24 +156,24 @@ impl Tree {
         }
     }
 
-    /// Takes a change back. Changes are taken back in the reverse of their order.
+    /// Undoes a change. Several changes must be undone in reverse order.
     pub fn undo(&mut self, change: Undo) {
         match change {
             Undo::Create { path, parent_pzxid } => {
                 self.remove(&path);
                 let Some((parent, name)) = path.rsplit_once('/') else { return };
-                let Some(above) = self.get_mut(parent) else { return };
-                above.children.remove(name);
-                above.creations = above.creations.wrapping_sub(1);
-                above.pzxid = parent_pzxid;
+                let Some(parent_node) = self.get_mut(parent) else { return };
+                parent_node.children.remove(name);
+                parent_node.creations = parent_node.creations.wrapping_sub(1);
+                parent_node.pzxid = parent_pzxid;
                 self.schedule(parent);
             }
             Undo::Delete { path, node, parent_pzxid } => {
                 self.insert(&path, *node);
                 let Some((parent, name)) = path.rsplit_once('/') else { return };
-                let Some(above) = self.get_mut(parent) else { return };
-                above.children.insert(name.into());
-                above.pzxid = parent_pzxid;
+                let Some(parent_node) = self.get_mut(parent) else { return };
+                parent_node.children.insert(name.into());
+                parent_node.pzxid = parent_pzxid;
                 self.schedule(parent);
             }
             Undo::Set { path, data, version, mzxid, mtime } => {
@@ -180,30 +183,30 @@ impl Tree {
         }
     }
 
-    /// The ephemeral nodes of a session, in order.
+    /// The paths of a session's ephemeral nodes, sorted.
     pub fn ephemerals(&self, session: SessionId) -> impl Iterator<Item = &Arc<str>> {
         self.ephemerals.get(&session).into_iter().flatten()
     }
 
-    /// The sessions that have ephemeral nodes.
+    /// The sessions that have ephemeral nodes, with the paths of these nodes.
     pub fn owners(&self) -> impl Iterator<Item = (SessionId, &BTreeSet<Arc<str>>)> {
         self.ephemerals.iter().map(|(session, paths)| (*session, paths))
     }
 
-    /// When the next container or node with a time to live ends, in milliseconds since the epoch.
-    pub fn next_end(&self) -> Option<i64> {
-        self.ends.first().map(|(end, _)| *end)
+    /// When the next container or TTL node expires, in milliseconds since the Unix epoch.
+    pub fn next_expiry(&self) -> Option<i64> {
+        self.by_expiry.first().map(|(expires_at, _)| *expires_at)
     }
 
-    /// A container or node with a time to live whose end has come, `time` being milliseconds since the epoch.
-    pub fn ended(&self, time: i64) -> Option<Arc<str>> {
-        self.ends.first().filter(|(end, _)| *end <= time).map(|(_, path)| Arc::clone(path))
+    /// A container or TTL node that has expired at `time`, in milliseconds since the Unix epoch.
+    pub fn expired(&self, time: i64) -> Option<Arc<str>> {
+        self.by_expiry.first().filter(|(expires_at, _)| *expires_at <= time).map(|(_, path)| Arc::clone(path))
     }
 
-    /// How many nodes stand below a path.
+    /// The number of nodes below a path.
     pub fn descendants(&self, path: &str) -> usize {
         match path {
-            // The real server counts the root among the descendants of its other name.
+            // The real server counts the root `"/"` as a descendant of `""`.
             "" => self.nodes.len(),
             "/" => self.nodes.len() - 1,
             _ => {
@@ -214,22 +217,22 @@ impl Tree {
         }
     }
 
-    /// How many nodes there are.
+    /// The number of nodes.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// How many nodes belong to sessions.
+    /// The number of ephemeral nodes.
     pub fn ephemeral_count(&self) -> usize {
         self.ephemerals.values().map(BTreeSet::len).sum()
     }
 
-    /// The lengths of all paths and contents.
+    /// The total length of all paths and data.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    fn adopt(&mut self, parent: &str, name: &str) {
+    fn add_child(&mut self, parent: &str, name: &str) {
         if let Some(node) = self.nodes.get_mut(parent) {
             node.children.insert(name.into());
         }
@@ -249,8 +252,8 @@ impl Tree {
 
     fn remove(&mut self, path: &str) -> Option<(Arc<str>, Node)> {
         let (path, mut node) = self.nodes.remove_entry(path)?;
-        if let Some(end) = node.end.take() {
-            self.ends.remove(&(end, Arc::clone(&path)));
+        if let Some(expires_at) = node.expires_at.take() {
+            self.by_expiry.remove(&(expires_at, Arc::clone(&path)));
         }
         self.size -= path.len() + length(&node.data);
         match node.owner {
@@ -267,20 +270,20 @@ impl Tree {
         Some((path, node))
     }
 
-    /// Notes when a node ends by itself, after a change on which that depends.
+    /// Updates a node's expiry time after a change that can affect it.
     fn schedule(&mut self, path: &str) {
         let container_life = self.container_life;
         let Some(node) = self.get_mut(path) else { return };
-        let end = node.ends_at(container_life);
-        let before = std::mem::replace(&mut node.end, end);
-        if before == end {
+        let after = node.expiry(container_life);
+        let before = std::mem::replace(&mut node.expires_at, after);
+        if before == after {
             return;
         }
         if let Some(before) = before {
-            self.ends.remove(&(before, path.into()));
+            self.by_expiry.remove(&(before, path.into()));
         }
-        if let Some(end) = end {
-            self.ends.insert((end, path.into()));
+        if let Some(after) = after {
+            self.by_expiry.insert((after, path.into()));
         }
     }
 }
@@ -299,17 +302,20 @@ impl Node {
             pzxid: at.zxid,
             ctime: at.time,
             mtime: at.time,
-            emptied: at.time,
-            end: None,
+            last_child_deleted: at.time,
+            expires_at: None,
             children: BTreeSet::new(),
         }
     }
 
-    fn ends_at(&self, container_life: i64) -> Option<i64> {
+    /// When the node expires, in milliseconds since the Unix epoch.
+    fn expiry(&self, container_life: i64) -> Option<i64> {
         match self.owner {
             _ if self.has_children() => None,
-            // A container that has not been used yet stays.
-            Owner::Container => (self.creations > 0).then(|| self.emptied.saturating_add(container_life)),
+            // A container that never had a child is not deleted.
+            Owner::Container => {
+                (self.creations > 0).then(|| self.last_child_deleted.saturating_add(container_life))
+            }
             Owner::Ttl(ttl) => Some(self.mtime.saturating_add(ttl).saturating_add(1)),
             Owner::Nobody | Owner::Session(_) => None,
         }
@@ -343,12 +349,11 @@ impl Node {
             ctime: self.ctime,
             mtime: self.mtime,
             version: self.version,
-            // Clients count changes, creations and deletions: each child that was created and is not there any
-            // more was deleted. (The children that stand there from the start were never created, so it can be
-            // negative.)
+            // `cversion` counts creations and deletions of children. The deletions are the creations minus the
+            // children that still exist. (The initial nodes do not count as created, so it can be negative.)
             cversion: self.creations.wrapping_mul(2).wrapping_sub(num_children),
             aversion: self.aversion,
-            ephemeral_owner: self.owner.as_number(),
+            ephemeral_owner: self.owner.ephemeral_owner(),
             data_length: i32::try_from(length(&self.data)).unwrap_or(i32::MAX),
             num_children,
             pzxid: self.pzxid,
@@ -357,8 +362,9 @@ impl Node {
 }
 
 impl Owner {
-    /// As clients see it. Inside, the real server has numbers for the others as well; it shows none of them.
-    fn as_number(self) -> i64 {
+    /// The `ephemeralOwner` that clients see. The real server has internal values for containers and TTL nodes too, but
+    /// shows zero to clients.
+    fn ephemeral_owner(self) -> i64 {
         match self {
             Owner::Session(session) => session.0,
             Owner::Nobody | Owner::Container | Owner::Ttl(_) => 0,

@@ -1,17 +1,17 @@
-//! Who wants to know of what (`WatchManager` in its form of 3.9, where watches of different modes on one path
-//! stand beside each other).
+//! Watches (`WatchManager` in the real server). As in 3.9, a connection can have watches of different modes on one
+//! path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ConnectionId;
 
-/// The watches of one kind: on nodes, or on their children.
+/// The watches of one kind: either those on nodes or those on children.
 #[derive(Default)]
 pub(super) struct Watches {
     by_path: BTreeMap<Arc<str>, BTreeMap<ConnectionId, Modes>>,
     by_connection: BTreeMap<ConnectionId, BTreeSet<Arc<str>>>,
-    /// While there are none, a change need not look at the paths above it.
+    /// The number of recursive watches. While it is zero, a change does not need to look at the ancestors of its path.
     recursive: usize,
 }
 
@@ -21,7 +21,7 @@ pub(super) enum Mode {
     Standard,
     /// Fires until it is removed.
     Persistent,
-    /// The same, and for every node below as well.
+    /// Like `Persistent`, and also fires for every descendant.
     Recursive,
 }
 
@@ -43,7 +43,7 @@ impl Watches {
         modes.insert(mode);
     }
 
-    /// Removes the watches of a mode, or of all; whether there were any.
+    /// Removes the watches of one mode, or of all modes if `mode` is `None`. Returns whether there were any.
     pub fn remove(&mut self, path: &str, connection: ConnectionId, mode: Option<Mode>) -> bool {
         let Some(modes) = self.by_path.get_mut(path).and_then(|watchers| watchers.get_mut(&connection))
         else {
@@ -59,7 +59,7 @@ impl Watches {
             self.recursive -= 1;
         }
         if after == Modes::default() {
-            self.forget(path, connection);
+            self.remove_entry(path, connection);
         }
         before != after
     }
@@ -69,7 +69,7 @@ impl Watches {
         modes.is_some_and(|modes| mode.is_none_or(|mode| modes.has(mode)))
     }
 
-    /// Removes all that a connection has.
+    /// Removes all watches of a connection.
     pub fn disconnect(&mut self, connection: ConnectionId) {
         for path in self.by_connection.remove(&connection).unwrap_or_default() {
             let Some(watchers) = self.by_path.get_mut(&path) else { continue };
@@ -82,51 +82,52 @@ impl Watches {
         }
     }
 
-    /// Who is to be told of a change at a path. Watches that fire once are gone with this.
+    /// Fires the watches on a path: removes the one-shot ones and returns the connections to notify.
     pub fn trigger(&mut self, path: &str) -> BTreeSet<ConnectionId> {
-        let mut told = BTreeSet::new();
-        let mut spent = Vec::new();
+        let mut notified = BTreeSet::new();
+        let mut removed = Vec::new();
         if let Some(watchers) = self.by_path.get_mut(path) {
             for (connection, modes) in watchers {
-                told.insert(*connection);
+                notified.insert(*connection);
                 modes.remove(Mode::Standard);
                 if *modes == Modes::default() {
-                    spent.push(*connection);
+                    removed.push(*connection);
                 }
             }
         }
-        for connection in spent {
-            self.forget(path, connection);
+        for connection in removed {
+            self.remove_entry(path, connection);
         }
         if self.recursive > 0 {
-            for above in above(path) {
-                let watchers = self.by_path.get(above).into_iter().flatten();
-                told.extend(watchers.filter(|(_, modes)| modes.has(Mode::Recursive)).map(|(id, _)| *id));
+            for ancestor in ancestors(path) {
+                let watchers = self.by_path.get(ancestor).into_iter().flatten();
+                notified.extend(watchers.filter(|(_, modes)| modes.has(Mode::Recursive)).map(|(id, _)| *id));
             }
         }
-        told
+        notified
     }
 
-    /// How many watches there are, counting modes on one path once.
+    /// The number of watches. Watches of different modes of one connection on one path count once.
     pub fn len(&self) -> usize {
         self.by_connection.values().map(BTreeSet::len).sum()
     }
 
-    /// Every watched path, and by whom.
+    /// Every watched path with the connections that watch it.
     pub fn paths(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = ConnectionId> + '_)> {
         self.by_path.iter().map(|(path, watchers)| (path.as_ref(), watchers.keys().copied()))
     }
 
-    /// How many connections and paths have any.
+    /// The number of connections that have watches, and the number of watched paths.
     pub fn summary(&self) -> (usize, usize) {
         (self.by_connection.len(), self.by_path.len())
     }
 
+    /// The number of watches of a connection, counted as in `len`.
     pub fn count_of(&self, connection: ConnectionId) -> usize {
         self.by_connection.get(&connection).map_or(0, BTreeSet::len)
     }
 
-    fn forget(&mut self, path: &str, connection: ConnectionId) {
+    fn remove_entry(&mut self, path: &str, connection: ConnectionId) {
         if let Some(watchers) = self.by_path.get_mut(path) {
             watchers.remove(&connection);
             if watchers.is_empty() {
@@ -166,8 +167,8 @@ impl Mode {
     }
 }
 
-/// The paths above a path, nearest first, down to the root.
-fn above(path: &str) -> impl Iterator<Item = &str> {
+/// The ancestors of a path, from its parent to the root.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| match path.rsplit_once('/')? {
         ("", "") => None,
         ("", _) => Some("/"),
@@ -183,7 +184,7 @@ mod tests {
     const ME: ConnectionId = ConnectionId(1);
 
     #[test]
-    fn a_standard_watch_fires_once_and_a_persistent_one_goes_on() {
+    fn a_standard_watch_fires_once_and_a_persistent_one_repeatedly() {
         let mut watches = Watches::default();
         watches.add("/a", ME, Mode::Standard);
         watches.add("/b", ME, Mode::Persistent);
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recursive_watch_hears_what_is_below() {
+    fn a_recursive_watch_fires_for_descendants() {
         let mut watches = Watches::default();
         watches.add("/", ME, Mode::Recursive);
         assert_eq!(watches.trigger("/a/b/c").len(), 1);
@@ -206,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_begins_alike_is_not_below() {
+    fn a_sibling_with_the_same_prefix_is_not_a_descendant() {
         let mut watches = Watches::default();
         watches.add("/a", ME, Mode::Recursive);
         assert!(watches.trigger("/ab").is_empty());
-        assert_eq!(above("/a/b").collect::<Vec<_>>(), ["/a", "/"]);
-        assert_eq!(above("/").count(), 0);
+        assert_eq!(ancestors("/a/b").collect::<Vec<_>>(), ["/a", "/"]);
+        assert_eq!(ancestors("/").count(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! The answers to the four-letter words, in the form of a standalone server of 3.9, which monitoring tools know.
+//! The responses to the four-letter words, in the format of a standalone 3.9 server, which monitoring tools understand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env::consts::{ARCH, OS};
@@ -9,12 +9,12 @@ use super::server::{Connection, Packets, Phase, Server};
 use super::{ConnectionId, Moment, SessionId};
 use crate::wire::Word;
 
-/// The version that clients and tools are told: the one whose protocol this is.
+/// The version reported to clients and tools. The number is that of the protocol.
 const VERSION: &str =
     concat!("3.9.0-lockkeeper-embedded-", env!("CARGO_PKG_VERSION"), ", built on 1970-01-01 00:00 UTC");
 
 impl Server {
-    /// The answer for the asking connection.
+    /// The response to a word sent on the connection `asking`.
     pub(super) fn answer(&mut self, asking: ConnectionId, word: Word, now: Moment) -> String {
         match word {
             Word::Conf => self.configuration(),
@@ -23,12 +23,12 @@ impl Server {
                 self.connections.values_mut().for_each(Connection::reset_statistics);
                 "Connection stats reset.\n".to_owned()
             }
-            // Nothing is kept on a disk.
+            // Nothing is stored on disk.
             Word::Dirs => "datadir_size: 0\nlogdir_size: 0\n".to_owned(),
             Word::Dump => self.dump(),
             Word::Envi => environment(),
-            // The digests of the tree after every so many transactions, which are not made here. Right after its start
-            // the real server has none either.
+            // The real server lists digests of the tree, which it computes every so many transactions. This server
+            // computes none. The real one also returns an empty list right after its start.
             Word::Hash => String::new(),
             Word::Isro => "rw".to_owned(),
             Word::Mntr => self.monitored(now),
@@ -42,7 +42,7 @@ impl Server {
                 let clients = self.clients(asking, false);
                 format!("Zookeeper version: {VERSION}\nClients:\n{clients}\n{}", self.summary())
             }
-            // These three tell of the watches on nodes alone; those on children are not among them, as there.
+            // Like the real server, these three report only watches on nodes, not watches on children.
             Word::Wchc => grouped(self.watched().map(|(path, session)| (session, path))),
             Word::Wchp => grouped(self.watched()),
             Word::Wchs => {
@@ -81,7 +81,7 @@ impl Server {
         let mut text = String::new();
         for (id, connection) in &self.connections {
             let Connection { peer, packets, phase, established, last, .. } = connection;
-            // Whether the server goes on reading there.
+            // The real server reports which socket events it waits for: 1 for reading, 0 for none.
             let reads = u8::from(*id != asking);
             let _ =
                 write!(text, " /{peer}[{reads}](queued=0,recved={},sent={}", packets.received, packets.sent);
@@ -130,8 +130,8 @@ impl Server {
     }
 
     fn dump(&self) -> String {
-        let sessions = self.sessions.iter().map(|(id, session)| (session.ends, id.to_string()));
-        let mut text = format!("SessionTracker dump:\nSession {}", self.by_end(sessions));
+        let sessions = self.sessions.iter().map(|(id, session)| (session.expires_at, id.to_string()));
+        let mut text = format!("SessionTracker dump:\nSession {}", self.by_expiry(sessions));
         let owners = self.tree.owners().count();
         let _ = writeln!(text, "ephemeral nodes dump:\nSessions with Ephemerals ({owners}):");
         for (session, paths) in self.tree.owners() {
@@ -141,65 +141,67 @@ impl Server {
             });
         }
         let connections = self.connections.values().map(|connection| {
-            let (ends, session) = match connection.phase {
-                Phase::Session(id) => (self.sessions.get(id).map_or(Moment::default(), |it| it.ends), id),
-                Phase::Greeting(until) => (until, SessionId(0)),
+            let (expires_at, session) = match connection.phase {
+                Phase::Session(id) => {
+                    (self.sessions.get(id).map_or(Moment::default(), |session| session.expires_at), id)
+                }
+                Phase::Handshake(until) => (until, SessionId(0)),
             };
-            (ends, format!("ip: /{} sessionId: {session}", connection.peer))
+            (expires_at, format!("ip: /{} sessionId: {session}", connection.peer))
         });
-        let _ = write!(text, "Connections dump:\nConnections {}", self.by_end(connections));
+        let _ = write!(text, "Connections dump:\nConnections {}", self.by_expiry(connections));
         text
     }
 
-    /// What ends, in sets of those that end together.
-    fn by_end(&self, ending: impl Iterator<Item = (Moment, String)>) -> String {
+    /// Lists sessions or connections in groups that expire at the same time.
+    fn by_expiry(&self, items: impl Iterator<Item = (Moment, String)>) -> String {
         let mut sets: BTreeMap<Moment, Vec<String>> = BTreeMap::new();
-        ending.for_each(|(end, what)| sets.entry(end).or_default().push(what));
+        items.for_each(|(expires_at, item)| sets.entry(expires_at).or_default().push(item));
         let count: usize = sets.values().map(Vec::len).sum();
         let mut text = format!("Sets ({})/({count}):\n", sets.len());
-        for (end, set) in sets {
-            let _ = writeln!(text, "{} expire at {}:", set.len(), date(self.wall_clock(end)));
-            for what in set {
-                let _ = writeln!(text, "\t{what}");
+        for (expires_at, set) in sets {
+            let _ = writeln!(text, "{} expire at {}:", set.len(), date(self.wall_clock(expires_at)));
+            for item in set {
+                let _ = writeln!(text, "\t{item}");
             }
         }
         text
     }
 
-    /// Every path whose node is watched, with each of the sessions that do.
+    /// Every pair of a path with a watch on its node and a session that has such a watch.
     fn watched(&self) -> impl Iterator<Item = (&str, SessionId)> {
         self.data_watches.paths().flat_map(move |(path, watchers)| {
             watchers.filter_map(move |id| match self.connections.get(&id)?.phase {
                 Phase::Session(session) => Some((path, session)),
-                Phase::Greeting(_) => None,
+                Phase::Handshake(_) => None,
             })
         })
     }
 
-    /// The real server counts the root under both of its names.
+    /// The number of nodes as the real server reports it: it counts the root twice, as `"/"` and as `""`.
     fn node_count(&self) -> usize {
         self.tree.len() + 1
     }
 }
 
-/// Every first one on a line, with its second ones on lines below.
+/// Groups pairs by their first element: each first element on a line, followed by indented lines with its second ones.
 fn grouped<A: Display + Ord, B: Display + Ord>(pairs: impl Iterator<Item = (A, B)>) -> String {
     let mut groups: BTreeMap<A, BTreeSet<B>> = BTreeMap::new();
-    pairs.for_each(|(one, other)| {
-        groups.entry(one).or_default().insert(other);
+    pairs.for_each(|(first, second)| {
+        groups.entry(first).or_default().insert(second);
     });
     let mut text = String::new();
-    for (one, others) in groups {
-        let _ = writeln!(text, "{one}");
-        for other in others {
-            let _ = writeln!(text, "\t{other}");
+    for (first, seconds) in groups {
+        let _ = writeln!(text, "{first}");
+        for second in seconds {
+            let _ = writeln!(text, "\t{second}");
         }
     }
     text.push('\n');
     text
 }
 
-/// `<NA>` is what the real server says of a property that is not there.
+/// The response to `envi`. The real server reports missing properties as `<NA>`.
 fn environment() -> String {
     const ABSENT: [&str; 13] = [
         "java.version",
@@ -225,14 +227,15 @@ fn environment() -> String {
     text
 }
 
-/// Milliseconds since the Unix epoch as Java writes a date, such as `Thu Jan 01 00:00:00 UTC 1970`.
+/// Formats milliseconds since the Unix epoch like Java's `Date`, such as `Thu Jan 01 00:00:00 UTC 1970`.
 fn date(time: i64) -> String {
     const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let seconds = u64::try_from(time).unwrap_or(0) / 1000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Counted from 1 March of the year 0: leap days then come last in a year, a century and four centuries.
+    // Count days from 1 March of the year 0, so that a leap day is the last day of a year, of a century and of 400
+    // years.
     let day = days + 719_468;
     let (era, day) = (day / 146_097, day % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -250,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn dates_are_formatted_like_java_dates() {
         for (seconds, expected) in [
             (0, "Thu Jan 01 00:00:00 UTC 1970"),
             (951_782_400, "Tue Feb 29 00:00:00 UTC 2000"),

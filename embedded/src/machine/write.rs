@@ -1,58 +1,59 @@
-//! Requests that change the tree (`PrepRequestProcessor`). Their checks stand in the real server's order, because
-//! a request that is wrong in two ways is answered by the first.
+//! Requests that change nodes (`PrepRequestProcessor` in the real server). The checks are in the same order as in the
+//! real server, because a request with two errors is answered with the first one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::read::Watching;
+use super::read::Caller;
 use super::server::Server;
 use super::tree::{MAX_TTL, Node, Owner, Stamp, Undo};
 use super::{ConnectionId, Moment, Output, acl, path};
 use crate::wire::{Acl, CreateKind, Data, ErrorCode, EventKind, OpResult, Reply, Write};
 
-/// What a write did: how to take it back, whom it concerns, and the answer.
-struct Done {
+/// The effect of a write: how to undo it, the change that watches are about, and the result.
+struct Applied {
     undo: Undo,
     change: Option<Change>,
     result: OpResult,
 }
 
-/// A change, and who could see it. The lists are those at the change: later ones of the same multi do not count.
+/// A change for which watches fire. The access control lists are those at the time of the change. Later changes of the
+/// same multi do not affect them.
 struct Change {
     kind: EventKind,
     path: String,
     acl: Arc<[Acl]>,
-    /// The parent's; none where the change is not one of its children.
+    /// The parent's list. `None` if the change does not affect the parent's children.
     parent_acl: Option<Arc<[Acl]>>,
 }
 
 impl Server {
-    /// A write by itself. It takes a transaction id even when it fails, as in the real server.
+    /// Executes a single write. As in the real server, it uses up a transaction id even if it fails.
     pub(super) fn write(
         &mut self,
-        caller: Watching,
+        caller: Caller,
         write: Write,
         now: Moment,
         out: &mut Vec<Output>,
     ) -> Result<Reply, ErrorCode> {
         let at = self.next_stamp(now);
-        let done = self.apply(caller, write, at)?;
-        self.announce(done.change, at.zxid, out);
-        Ok(match done.result {
+        let applied = self.apply(caller, write, at)?;
+        self.fire_watches(applied.change, at.zxid, out);
+        Ok(match applied.result {
             OpResult::Create(path) => Reply::Path(path),
             OpResult::CreateStat(path, stat) => Reply::PathStat(path, stat),
             OpResult::SetData(stat) | OpResult::SetAcl(stat) => Reply::Stat(stat),
-            // The real server never answers a check outside of a multi that holds; no client sends one.
+            // The real server never answers a successful check outside of a multi. No client sends one.
             OpResult::Delete | OpResult::Check => Reply::Empty,
             OpResult::GetData(..) | OpResult::GetChildren(_) | OpResult::Error(_) => Reply::Empty,
         })
     }
 
-    /// Writes that succeed or fail together. The reply is a success even when they fail: it says for each what it
-    /// came to.
+    /// Executes writes that succeed or fail together. The reply itself is always a success and has the result of each
+    /// write.
     pub(super) fn multi(
         &mut self,
-        caller: Watching,
+        caller: Caller,
         writes: Vec<Write>,
         now: Moment,
         out: &mut Vec<Output>,
@@ -62,43 +63,43 @@ impl Server {
         let (mut undo, mut changes, mut results) = (Vec::new(), Vec::new(), Vec::with_capacity(count));
         for write in writes {
             match self.apply(caller, write, at) {
-                Ok(done) => {
-                    undo.push(done.undo);
-                    changes.push(done.change);
-                    results.push(done.result);
+                Ok(applied) => {
+                    undo.push(applied.undo);
+                    changes.push(applied.change);
+                    results.push(applied.result);
                 }
                 Err(error) => {
                     undo.into_iter().rev().for_each(|change| self.tree.undo(change));
                     let failed = results.len();
-                    return Ok(Reply::Multi((0..count).map(|at| after_failure(at, failed, error)).collect()));
+                    return Ok(Reply::Multi((0..count).map(|at| rolled_back(at, failed, error)).collect()));
                 }
             }
         }
         for change in changes {
-            self.announce(change, at.zxid, out);
+            self.fire_watches(change, at.zxid, out);
         }
         Ok(Reply::Multi(results))
     }
 
-    /// Removes the containers and nodes with a time to live whose end has come, each in a transaction.
-    pub(super) fn remove_ended(&mut self, now: Moment, out: &mut Vec<Output>) {
-        while let Some(path) = self.tree.ended(self.wall_clock(now)) {
+    /// Removes expired container and TTL nodes, each in its own transaction.
+    pub(super) fn remove_expired_nodes(&mut self, now: Moment, out: &mut Vec<Output>) {
+        while let Some(path) = self.tree.expired(self.wall_clock(now)) {
             let at = self.next_stamp(now);
             self.remove_node(&path, at, out);
         }
     }
 
-    /// Removes a node that is there and has no children.
+    /// Removes a node and fires watches. The node must exist and have no children.
     pub(super) fn remove_node(&mut self, path: &str, at: Stamp, out: &mut Vec<Output>) {
         let Some((parent, name)) = path::split(path) else { return };
-        let acl = |path| self.tree.get(path).map(|node| Arc::clone(&node.acl));
-        let (Some(own), parent_acl) = (acl(path), acl(parent)) else { return };
-        let change = Change { kind: EventKind::Deleted, path: path.to_owned(), acl: own, parent_acl };
+        let acl_of = |path| self.tree.get(path).map(|node| Arc::clone(&node.acl));
+        let (Some(acl), parent_acl) = (acl_of(path), acl_of(parent)) else { return };
+        let change = Change { kind: EventKind::Deleted, path: path.to_owned(), acl, parent_acl };
         self.tree.delete(parent, name, at);
-        self.announce(Some(change), at.zxid, out);
+        self.fire_watches(Some(change), at.zxid, out);
     }
 
-    fn apply(&mut self, caller: Watching, write: Write, at: Stamp) -> Result<Done, ErrorCode> {
+    fn apply(&mut self, caller: Caller, write: Write, at: Stamp) -> Result<Applied, ErrorCode> {
         match write {
             Write::Create { kind, path, data, acl, flags } => {
                 self.create(caller, kind, path, data, &acl, flags, at)
@@ -113,14 +114,14 @@ impl Server {
     #[allow(clippy::too_many_arguments, reason = "the fields of one request")]
     fn create(
         &mut self,
-        caller: Watching,
+        caller: Caller,
         kind: CreateKind,
         mut path: String,
         data: Data,
         acl: &[Acl],
         flags: i32,
         at: Stamp,
-    ) -> Result<Done, ErrorCode> {
+    ) -> Result<Applied, ErrorCode> {
         let (sequential, ephemeral, wants_ttl) = match flags {
             0 | 4 => (false, false, false),
             1 => (false, true, false),
@@ -133,7 +134,7 @@ impl Server {
         if wants_ttl && !self.config.extended_types {
             return Err(ErrorCode::Unimplemented);
         }
-        // The flags decide about the name, the operation about the node's life.
+        // For containers and TTL nodes the operation determines the owner. For the other nodes the flags do.
         let owner = match kind {
             CreateKind::Ttl(ttl) if wants_ttl && (1..=MAX_TTL).contains(&ttl) => Owner::Ttl(ttl),
             CreateKind::Ttl(_) => return Err(ErrorCode::BadArguments),
@@ -170,10 +171,16 @@ impl Server {
                 OpResult::CreateStat(path, stat)
             }
         };
-        Ok(Done { undo, change, result })
+        Ok(Applied { undo, change, result })
     }
 
-    fn delete(&mut self, caller: Watching, path: String, version: i32, at: Stamp) -> Result<Done, ErrorCode> {
+    fn delete(
+        &mut self,
+        caller: Caller,
+        path: String,
+        version: i32,
+        at: Stamp,
+    ) -> Result<Applied, ErrorCode> {
         if matches!(path.as_str(), "/" | "/zookeeper" | "/zookeeper/quota" | "/zookeeper/config") {
             return Err(ErrorCode::BadArguments);
         }
@@ -188,33 +195,33 @@ impl Server {
         let (acl, parent_acl) = (Arc::clone(&node.acl), Some(Arc::clone(&parent.acl)));
         let undo = self.tree.delete(parent_path, name, at);
         let change = Some(Change { kind: EventKind::Deleted, path, acl, parent_acl });
-        Ok(Done { undo, change, result: OpResult::Delete })
+        Ok(Applied { undo, change, result: OpResult::Delete })
     }
 
     fn set_data(
         &mut self,
-        caller: Watching,
+        caller: Caller,
         path: String,
         data: Data,
         version: i32,
         at: Stamp,
-    ) -> Result<Done, ErrorCode> {
+    ) -> Result<Applied, ErrorCode> {
         let node = self.permitted(caller, &path, acl::WRITE)?;
         let next = next_version(node.version, version)?;
         let acl = Arc::clone(&node.acl);
         let undo = self.tree.set_data(&path, data, next, at);
         let stat = self.tree.get(&path).map(Node::stat).unwrap_or_default();
         let change = Some(Change { kind: EventKind::DataChanged, path, acl, parent_acl: None });
-        Ok(Done { undo, change, result: OpResult::SetData(stat) })
+        Ok(Applied { undo, change, result: OpResult::SetData(stat) })
     }
 
     fn set_acl(
         &mut self,
-        caller: Watching,
+        caller: Caller,
         path: &str,
         acl: &[Acl],
         version: i32,
-    ) -> Result<Done, ErrorCode> {
+    ) -> Result<Applied, ErrorCode> {
         if !path::is_valid(path) {
             return Err(ErrorCode::BadArguments);
         }
@@ -223,17 +230,18 @@ impl Server {
         let next = next_version(node.aversion(), version)?;
         self.tree.set_acl(path, fixed, next);
         let stat = self.tree.get(path).map(Node::stat).unwrap_or_default();
-        // Nothing to take back: a multi carries no setACL.
-        Ok(Done { undo: Undo::Nothing, change: None, result: OpResult::SetAcl(stat) })
+        // There is nothing to undo, because a multi cannot contain a setACL.
+        Ok(Applied { undo: Undo::Nothing, change: None, result: OpResult::SetAcl(stat) })
     }
 
-    fn check(&self, caller: Watching, path: &str, version: i32) -> Result<Done, ErrorCode> {
+    fn check(&self, caller: Caller, path: &str, version: i32) -> Result<Applied, ErrorCode> {
         let node = self.permitted(caller, path, acl::READ)?;
         next_version(node.version, version)?;
-        Ok(Done { undo: Undo::Nothing, change: None, result: OpResult::Check })
+        Ok(Applied { undo: Undo::Nothing, change: None, result: OpResult::Check })
     }
 
-    fn permitted(&self, caller: Watching, path: &str, perms: i32) -> Result<&Node, ErrorCode> {
+    /// Finds a node and checks that the client has one of the permissions.
+    fn permitted(&self, caller: Caller, path: &str, perms: i32) -> Result<&Node, ErrorCode> {
         if !path::is_valid(path) {
             return Err(ErrorCode::BadArguments);
         }
@@ -242,26 +250,27 @@ impl Server {
         Ok(node)
     }
 
-    /// Tells those who watch, and who might read the node (as servers since 3.8.4 and 3.9.2 have it). To the others
-    /// nothing is said, but a watch that fires once is spent all the same.
-    fn announce(&mut self, change: Option<Change>, zxid: i64, out: &mut Vec<Output>) {
+    /// Fires the watches affected by a change. Only clients that may read the node get an event, as in servers since
+    /// 3.8.4 and 3.9.2. One-shot watches of the other clients are removed without an event.
+    fn fire_watches(&mut self, change: Option<Change>, zxid: i64, out: &mut Vec<Output>) {
         let Some(Change { kind, path, acl, parent_acl }) = change else { return };
-        let mut told = self.data_watches.trigger(&path);
+        let mut connections = self.data_watches.trigger(&path);
         if kind == EventKind::Deleted {
-            // Whoever watches both the node and its children hears of its end once.
-            told.append(&mut self.child_watches.trigger(&path));
+            // A client that watches both the node and its children gets only one event.
+            connections.append(&mut self.child_watches.trigger(&path));
         }
-        self.tell(told, &acl, kind, &path, zxid, out);
+        self.notify(connections, &acl, kind, &path, zxid, out);
         let Some(parent_acl) = parent_acl else { return };
         let parent = match path::split(&path) {
             Some(("", _)) | None => "/",
             Some((parent, _)) => parent,
         };
-        let told = self.child_watches.trigger(parent);
-        self.tell(told, &parent_acl, EventKind::ChildrenChanged, parent, zxid, out);
+        let connections = self.child_watches.trigger(parent);
+        self.notify(connections, &parent_acl, EventKind::ChildrenChanged, parent, zxid, out);
     }
 
-    fn tell(
+    /// Sends an event to those of the connections whose clients may read the node.
+    fn notify(
         &mut self,
         connections: BTreeSet<ConnectionId>,
         acl: &[Acl],
@@ -278,9 +287,9 @@ impl Server {
     }
 }
 
-/// What the operation at a place of a failed multi is answered: nothing before the one that failed, its error, and
-/// behind it that a former one failed.
-fn after_failure(at: usize, failed: usize, error: ErrorCode) -> OpResult {
+/// The result of the operation at index `at` of a multi whose operation at index `failed` failed: zero before the
+/// failed one, `error` for the failed one, and `RuntimeInconsistency` after it.
+fn rolled_back(at: usize, failed: usize, error: ErrorCode) -> OpResult {
     OpResult::Error(match at.cmp(&failed) {
         std::cmp::Ordering::Less => 0,
         std::cmp::Ordering::Equal => error as i32,
@@ -288,8 +297,8 @@ fn after_failure(at: usize, failed: usize, error: ErrorCode) -> OpResult {
     })
 }
 
-/// The version behind this one, if it is the expected one. −1 expects any, so no node ever gets that version
-/// (as servers since 3.9.2 have it).
+/// Returns the next version if the current one is the expected one. The expected version −1 matches any version, so −1
+/// is skipped as a version, as in servers since 3.9.2.
 fn next_version(current: i32, expected: i32) -> Result<i32, ErrorCode> {
     if expected != -1 && expected != current {
         return Err(ErrorCode::BadVersion);

@@ -1,4 +1,4 @@
-//! One connection: frames in, bytes out.
+//! The task of one connection: it reads frames from the socket and writes replies to it.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,36 +16,38 @@ use super::shared::{Next, Shared};
 use crate::machine::{ConnectionId, Input};
 use crate::wire::{MAX_FRAME, Word, decode};
 
-/// As long as more than this waits to be sent, no request is taken: a client that asks without reading waits.
+/// While more bytes than this wait to be sent, no request is accepted. A client that does not read its replies has to
+/// wait.
 const HIGH_WATER: usize = 1 << 20;
-/// How much is read at once.
+/// How many bytes are read at once.
 const CHUNK: usize = 8 << 10;
-/// How long the last bytes may take when a connection is to be closed.
+/// How long to wait for the client to read the last bytes before a connection is closed.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves a new connection in a task of its own.
 pub(super) fn spawn(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let Some((id, wake)) = shared.open(peer) else { return };
-    // Replies are small and waited for. A socket that cannot do this is as good as dead, which reading will show.
+    // Clients wait for small replies, so send them without delay. If this fails, the socket is broken and reading will
+    // fail as well.
     let _ = stream.set_nodelay(true);
     let connection = Connection { shared: Arc::clone(shared), id, wake, stream, established: false };
-    let gone = Gone { shared: Arc::clone(shared), id };
+    let guard = RemoveOnDrop { shared: Arc::clone(shared), id };
     tokio::spawn(async move {
-        let gone = gone;
+        let guard = guard;
         match connection.run().await {
-            Ok(()) => debug!(connection = gone.id.0, %peer, "a connection has ended"),
-            Err(reason) => info!(connection = gone.id.0, %peer, %reason, "a connection is closed"),
+            Ok(()) => debug!(connection = guard.id.0, %peer, "connection ended"),
+            Err(reason) => info!(connection = guard.id.0, %peer, %reason, "closing connection"),
         }
     });
 }
 
-/// Takes a connection out when its task ends, in whatever way: taking the server down waits for this.
-struct Gone {
+/// Removes a connection when its task ends, even by a panic. `take_down` waits for this.
+struct RemoveOnDrop {
     shared: Arc<Shared>,
     id: ConnectionId,
 }
 
-impl Drop for Gone {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         self.shared.closed(self.id);
     }
@@ -56,25 +58,25 @@ struct Connection {
     id: ConnectionId,
     wake: Arc<Notify>,
     stream: TcpStream,
-    /// Whether the first packet has been taken.
+    /// Whether the first packet has been processed.
     established: bool,
 }
 
-/// Why a connection cannot go on.
+/// Why a connection ends with an error.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+enum ConnectionError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("the client has gone")]
-    Gone,
-    #[error("a frame of {0} bytes is not possible")]
+    #[error("the client closed the connection")]
+    ClosedByClient,
+    #[error("invalid frame length {0}: it must be from 0 to {max}", max = MAX_FRAME)]
     FrameLength(i32),
     #[error("{0}")]
     Malformed(#[from] decode::Malformed),
 }
 
 impl Connection {
-    async fn run(mut self) -> Result<(), Broken> {
+    async fn run(mut self) -> Result<(), ConnectionError> {
         let mut incoming = Vec::new();
         loop {
             self.take_frames(&mut incoming)?;
@@ -93,29 +95,29 @@ impl Connection {
                     let _ = self.stream.set_zero_linger();
                     return Ok(());
                 }
-                Next::Broken(error) => return Err(error.into()),
+                Next::Failed(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Waits for bytes, for a wake, or for the given time, and takes what has come.
-    async fn read(&self, incoming: &mut Vec<u8>, again: Option<Instant>) -> Result<(), Broken> {
+    /// Waits for bytes, a wake-up or the given time, and reads the available bytes.
+    async fn read(&self, incoming: &mut Vec<u8>, again: Option<Instant>) -> Result<(), ConnectionError> {
         if self.shared.is_busy(self.id, HIGH_WATER) {
-            // Not a byte more before something is sent.
-            return self.rest(again).await;
+            // Read nothing more until something has been sent.
+            return self.wait(again).await;
         }
         tokio::select! {
-            // Unlike `readable`, this gives way to other tasks from time to time, even if there is always more to read.
+            // Unlike `readable`, this yields to other tasks from time to time, even if there is always more to read.
             readable = poll_fn(|context| self.stream.poll_read_ready(context)) => readable?,
             () = self.wake.notified() => return Ok(()),
             () = until(again) => return Ok(()),
         }
         incoming.reserve(CHUNK);
         match self.stream.try_read_buf(incoming) {
-            Ok(0) => Err(Broken::Gone),
+            Ok(0) => Err(ConnectionError::ClosedByClient),
             Ok(count) => {
                 if count >= CHUNK {
-                    // Much has come, and more may be there: the others first.
+                    // There may be more to read. Let the other connections run first.
                     yield_now().await;
                 }
                 Ok(())
@@ -125,7 +127,7 @@ impl Connection {
         }
     }
 
-    async fn rest(&self, again: Option<Instant>) -> Result<(), Broken> {
+    async fn wait(&self, again: Option<Instant>) -> Result<(), ConnectionError> {
         tokio::select! {
             () = self.wake.notified() => {}
             () = until(again) => {}
@@ -133,9 +135,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits until the socket takes more, or for a wake. Says whether the connection is worth it: one that is to be
-    /// closed does not wait long for a client that does not read.
-    async fn wait_until_writable(&self) -> Result<bool, Broken> {
+    /// Waits until the socket is writable, or for a wake-up. Returns `false` if the connection is closing and the
+    /// client has not read anything for [`LINGER`]: then it is not worth waiting any longer.
+    async fn wait_until_writable(&self) -> Result<bool, ConnectionError> {
         tokio::select! {
             writable = timeout(LINGER, self.stream.writable()) => match writable {
                 Ok(writable) => writable?,
@@ -146,8 +148,8 @@ impl Connection {
         Ok(true)
     }
 
-    /// Hands the machine every frame that is complete.
-    fn take_frames(&mut self, incoming: &mut Vec<u8>) -> Result<(), Broken> {
+    /// Passes every complete frame to the machine.
+    fn take_frames(&mut self, incoming: &mut Vec<u8>) -> Result<(), ConnectionError> {
         let mut taken = 0;
         while let Some(prefix) = incoming[taken..].first_chunk::<4>() {
             if self.shared.is_busy(self.id, HIGH_WATER) {
@@ -162,9 +164,9 @@ impl Connection {
             }
             let claimed = i32::from_be_bytes(*prefix);
             let length = usize::try_from(claimed).ok().filter(|length| *length <= MAX_FRAME);
-            let length = length.ok_or(Broken::FrameLength(claimed))?;
+            let length = length.ok_or(ConnectionError::FrameLength(claimed))?;
             let Some(frame) = incoming.get(taken + 4..taken + 4 + length) else { break };
-            if !self.take(frame)? {
+            if !self.take_frame(frame)? {
                 break;
             }
             taken += 4 + length;
@@ -176,8 +178,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Hands the machine one frame, unless it has to wait.
-    fn take(&mut self, frame: &[u8]) -> Result<bool, Broken> {
+    /// Passes one frame to the machine. Returns `false` if the machine cannot accept it now.
+    fn take_frame(&mut self, frame: &[u8]) -> Result<bool, ConnectionError> {
         let connection = self.id;
         if self.established {
             let (xid, request) = decode::request(frame)?;

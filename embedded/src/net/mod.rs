@@ -1,4 +1,4 @@
-//! The driver: sockets and timers on one side, the machine on the other. No decision about the protocol lives here.
+//! The driver: it connects sockets and timers to the machine. It makes no decisions about the protocol.
 
 mod connection;
 mod shared;
@@ -22,17 +22,17 @@ use crate::options::Options;
 
 pub(crate) use shared::{Cut, Shared};
 
-/// What the listening task is told; everything else goes through [`Shared`].
+/// A command for the listening task. Everything else goes through [`Shared`].
 pub(crate) enum Command {
     TakeDown(oneshot::Sender<()>),
     BringUp(oneshot::Sender<io::Result<()>>),
     ShutDown(Option<oneshot::Sender<()>>),
 }
 
-/// What a started server hands back.
+/// What [`spawn`] returns for a started server.
 pub(crate) type Started = (SocketAddr, Arc<Shared>, mpsc::UnboundedSender<Command>);
 
-/// Starts the thread of a server, which says on `ready` whether it listens.
+/// Starts the thread of a server. The thread reports on `ready` whether it is listening.
 pub(crate) fn spawn(
     options: Options,
     ready: oneshot::Sender<io::Result<Started>>,
@@ -47,7 +47,7 @@ async fn run(options: Options, ready: oneshot::Sender<io::Result<Started>>) {
         match bind(options.address).and_then(listen).and_then(|l| Ok((l.local_addr()?, l))) {
             Ok((address, listener)) => (listener, address),
             Err(error) => {
-                // Nobody may be waiting any more.
+                // An error means that the caller has stopped waiting.
                 let _ = ready.send(Err(error));
                 return;
             }
@@ -60,14 +60,15 @@ async fn run(options: Options, ready: oneshot::Sender<io::Result<Started>>) {
         None
     };
     shared.take_down();
-    // The connections' tasks reset their sockets when they see that; those that do not get to it go with the runtime.
-    time::timeout(Duration::from_millis(200), shared.all_gone()).await.ok();
+    // The connections' tasks now reset their sockets. Tasks that take too long are dropped with the runtime.
+    time::timeout(Duration::from_millis(200), shared.all_closed()).await.ok();
     if let Some(stopped) = stopped {
         let _ = stopped.send(());
     }
 }
 
-/// Accepts connections and keeps the machine's time, until it is told to end; whom to tell that it has.
+/// Accepts connections and drives the machine's timers until it is told to shut down. Returns the channel on which to
+/// confirm the shutdown, if any.
 async fn serve(
     shared: &Arc<Shared>,
     listener: TcpListener,
@@ -75,8 +76,9 @@ async fn serve(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Option<oneshot::Sender<()>> {
     let mut listener = Some(listener);
-    // While the server is down its port is bound, so that nobody gets it, and refuses all the same.
-    let mut kept: Option<TcpSocket> = None;
+    // While the server is down, this socket is bound but does not listen. It refuses connections and keeps other
+    // processes from taking the port.
+    let mut reserved: Option<TcpSocket> = None;
     loop {
         let wake = shared.next_wake();
         tokio::select! {
@@ -85,17 +87,22 @@ async fn serve(
                 Some(Command::ShutDown(stopped)) => return stopped,
                 Some(Command::TakeDown(done)) => {
                     if listener.take().is_some() {
-                        // Clients learn of it after this, so none of them reconnects from this port.
-                        kept = bind(address).inspect_err(|error| warn!(%error, "the port is not kept")).ok();
+                        // Bind before the clients are disconnected: otherwise a reconnecting client could be
+                        // assigned this port as its local port.
+                        reserved = bind(address)
+                            .inspect_err(|error| {
+                                warn!(%error, "could not reserve the port, another process may take it");
+                            })
+                            .ok();
                     }
                     shared.take_down();
-                    shared.all_gone().await;
+                    shared.all_closed().await;
                     let _ = done.send(());
                 }
                 Some(Command::BringUp(done)) => {
                     let result = match &listener {
                         Some(_) => Ok(()),
-                        None => kept.take().map_or_else(|| bind(address), Ok).and_then(listen).map(|new| {
+                        None => reserved.take().map_or_else(|| bind(address), Ok).and_then(listen).map(|new| {
                             shared.bring_up();
                             listener = Some(new);
                         }),
@@ -106,14 +113,14 @@ async fn serve(
             accepted = accept(&listener), if !shared.is_paused() => match accepted {
                 Ok((stream, peer)) => connection::spawn(shared, stream, peer),
                 Err(error) => {
-                    // Out of file descriptors, most likely: asking again at once would only burn time.
-                    warn!(%error, "a connection could not be accepted");
+                    // Most likely the process is out of file descriptors, so wait a little before the next attempt.
+                    warn!(%error, "could not accept a connection, trying again");
                     time::sleep(Duration::from_millis(20)).await;
                 }
             },
             () = sleep(wake) => shared.pass_time(),
-            // Something happened by which the next wake may be another one.
-            () = shared.changed() => {}
+            // The next wake-up may have changed.
+            () = shared.wake_changed() => {}
         }
     }
 }
@@ -134,8 +141,8 @@ async fn sleep(duration: Option<Duration>) {
 
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A server that comes back must get its port although old connections linger there. Elsewhere than on Unix this
-    // would let two servers share a port.
+    // A server that is brought back up must be able to bind its port while old connections linger on it. Only on Unix:
+    // elsewhere this option would let two servers share a port.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -163,7 +170,7 @@ fn config(options: &Options, address: SocketAddr) -> Config {
         handshake_timeout: options.handshake_timeout,
         client_port: address.port(),
         wall_clock: now,
-        // The standard library's only public source of randomness.
+        // This is the only public source of randomness in the standard library.
         secret: RandomState::new().build_hasher().finish(),
     }
 }

@@ -1,5 +1,5 @@
-//! The machine and the outgoing side of every connection, behind one lock that is held for one input at a time. So
-//! outputs stand in each connection's queue in the order in which the machine gave them.
+//! The machine and the outgoing side of every connection, behind one lock. The lock is held while one input is
+//! processed, so each connection's queue has the outputs in the order in which the machine returned them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -14,54 +14,54 @@ use crate::controls::Target;
 use crate::machine::{Config, ConnectionId, Input, Moment, Output, Server, SessionId, SessionInfo};
 use crate::wire::{ConnectRequest, encode};
 
-/// A client that leaves more than this unread while events come in is cut off.
+/// A connection is reset when more bytes than this wait to be sent, because its client does not read.
 const MAX_QUEUED: usize = 64 << 20;
-/// How much memory the outgoing side of an idle connection may keep.
+/// How many bytes of buffer the outgoing side of an idle connection may keep.
 const IDLE_BUFFER: usize = 8 << 10;
-/// A hundred years: more than any test waits, and little enough for every clock.
-const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The limit for delays and clock advances: longer than any test waits, and short enough not to overflow a clock.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// The next wake may be another one.
-    changed: Notify,
-    /// The last connection is gone.
-    empty: Notify,
+    /// Notified when the machine's next wake-up may have changed.
+    wake_changed: Notify,
+    /// Notified when the last connection has been removed.
+    all_closed: Notify,
 }
 
-/// How a test ends a connection.
+/// How to end a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
     Close,
     Reset,
 }
 
-/// What goes wrong on purpose.
+/// The faults injected into connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub black_hole: bool,
     pub swallow: bool,
     pub delay: Duration,
-    /// A connect request that names a session is answered with a new one.
+    /// A connect request that names a session gets a new session instead.
     pub replace: bool,
 }
 
-/// What a connection's task is to do next.
+/// What a connection's task must do next.
 pub(super) enum Next {
-    /// Nothing may go in or out for now.
+    /// Neither read nor write until woken up.
     Hold,
-    /// Look at the frames that had to wait: everything has gone out.
+    /// Process the frames that had to wait, because everything has been sent.
     Sent,
-    /// Wait until the socket takes more.
+    /// Wait until the socket is writable.
     Full,
-    /// Read; but look again at the given time.
+    /// Read, but call `next` again at the given time.
     Read(Option<Instant>),
     /// Close the socket.
     Close,
-    /// Break it.
+    /// Reset the socket.
     Reset,
-    /// The socket is broken already.
-    Broken(io::Error),
+    /// Writing failed, so the connection is broken.
+    Failed(io::Error),
 }
 
 struct State {
@@ -69,14 +69,15 @@ struct State {
     links: BTreeMap<ConnectionId, Link>,
     next_connection: u64,
     faults: BTreeMap<SessionId, Fault>,
-    fault_of_all: Fault,
-    /// While the server is paused, what the machine's clock showed when that began: nothing expires meanwhile.
+    fault_for_all: Fault,
+    /// While the server is paused, the machine's time when the pause began. Nothing expires in the meantime.
     paused: Option<Moment>,
     down: bool,
     origin: Instant,
-    /// How far the machine's clock is ahead of ours; while the server is down, what it showed then.
+    /// How far the machine's clock is ahead of the real one, because a test advanced it.
     ahead: Duration,
-    stood_still: Option<Moment>,
+    /// While the server is down, the machine's time. It changes only when a test advances the clock.
+    stopped_at: Option<Moment>,
     outputs: Vec<Output>,
 }
 
@@ -85,14 +86,14 @@ struct Link {
     wake: Arc<Notify>,
     session: Option<SessionId>,
     ready: Vec<u8>,
-    /// How much of that has gone out.
+    /// How many bytes of `ready` have been sent.
     sent: usize,
-    /// What a delay holds back, and until when.
+    /// Frames held back by a delay, each with the time when it is to be sent.
     delayed: VecDeque<(Instant, Vec<u8>)>,
     ending: Option<Cut>,
 }
 
-/// What the machine does with connections.
+/// The connections' side: passing inputs to the machine and sending its outputs.
 impl Shared {
     pub fn new(config: Config) -> Shared {
         let state = State {
@@ -100,18 +101,18 @@ impl Shared {
             links: BTreeMap::new(),
             next_connection: 1,
             faults: BTreeMap::new(),
-            fault_of_all: Fault::default(),
+            fault_for_all: Fault::default(),
             paused: None,
             down: false,
             origin: Instant::now(),
             ahead: Duration::ZERO,
-            stood_still: None,
+            stopped_at: None,
             outputs: Vec::new(),
         };
-        Shared { state: Mutex::new(state), changed: Notify::new(), empty: Notify::new() }
+        Shared { state: Mutex::new(state), wake_changed: Notify::new(), all_closed: Notify::new() }
     }
 
-    /// A new connection, unless the server is down.
+    /// Registers a new connection. Returns `None` if the server is down.
     pub(super) fn open(&self, peer: SocketAddr) -> Option<(ConnectionId, Arc<Notify>)> {
         let mut state = self.state();
         if state.down {
@@ -127,25 +128,25 @@ impl Shared {
         Some((connection, wake))
     }
 
-    /// The connection's task has ended.
+    /// Removes a connection whose task has ended.
     pub(super) fn closed(&self, connection: ConnectionId) {
         let mut state = self.state();
         state.links.remove(&connection);
         if state.links.is_empty() {
-            self.empty.notify_waiters();
+            self.all_closed.notify_waiters();
         }
         if !state.down {
             self.step(&mut state, Input::Closed { connection });
         }
     }
 
-    /// Gives the machine an input from a connection, unless it has to wait. Says whether it did.
+    /// Passes an input from a connection to the machine. Returns `false` if the connection is held back or ending.
     pub(super) fn input(&self, connection: ConnectionId, input: Input) -> bool {
-        self.give(&mut self.state(), connection, input)
+        self.try_step(&mut self.state(), connection, input)
     }
 
-    /// Gives the machine a connect request, unless it has to wait. Says whether it did. Faults of the session that
-    /// it names concern this connection from now on.
+    /// Passes a connect request to the machine. Returns `false` if the connection is held back or ending. From now on
+    /// the faults of the session that the request names apply to this connection.
     pub(super) fn connect(&self, connection: ConnectionId, mut request: ConnectRequest) -> bool {
         let mut state = self.state();
         if request.session != 0 {
@@ -157,21 +158,21 @@ impl Shared {
                 request.session = 0;
             }
         }
-        self.give(&mut state, connection, Input::Connect { connection, request })
+        self.try_step(&mut state, connection, Input::Connect { connection, request })
     }
 
-    fn give(&self, state: &mut State, connection: ConnectionId, input: Input) -> bool {
-        // The lock is held from this look to the end of the step, so a fault is in force when its control returns.
-        let takes = matches!(state.links.get(&connection), Some(Link { ending: None, .. }));
-        if !takes || state.is_held(connection) {
+    fn try_step(&self, state: &mut State, connection: ConnectionId, input: Input) -> bool {
+        // The lock is held from this check to the end of the step, so a fault is in effect when its control returns.
+        let is_open = matches!(state.links.get(&connection), Some(Link { ending: None, .. }));
+        if !is_open || state.is_held(connection) {
             return false;
         }
         self.step(state, input);
         true
     }
 
-    /// Sends what may go out, and says what a connection's task is to do next. `write` does not block; the lock is
-    /// held meanwhile, so nothing goes out any more when the control of a fault has returned.
+    /// Sends what can be sent now, and returns what the connection's task must do next. `write` must not block. The
+    /// lock is held during the write, so a fault is in effect when its control returns.
     pub(super) fn next(
         &self,
         connection: ConnectionId,
@@ -194,13 +195,13 @@ impl Shared {
         }
         while link.sent < link.ready.len() {
             match write(&link.ready[link.sent..]) {
-                Ok(0) => return Next::Broken(io::ErrorKind::WriteZero.into()),
+                Ok(0) => return Next::Failed(io::ErrorKind::WriteZero.into()),
                 Ok(count) => link.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    link.forget_sent();
+                    link.discard_sent();
                     return Next::Full;
                 }
-                Err(error) => return Next::Broken(error),
+                Err(error) => return Next::Failed(error),
             }
         }
         if link.sent > 0 {
@@ -215,44 +216,46 @@ impl Shared {
         }
     }
 
-    /// Whether no request should be taken: too much waits to be sent, or nothing may pass, or the end is near.
+    /// Whether no request can be accepted now: the connection is held back or ending, or more than `limit` bytes wait
+    /// to be sent.
     pub(super) fn is_busy(&self, connection: ConnectionId, limit: usize) -> bool {
         let state = self.state();
         state.is_held(connection)
             || state.links.get(&connection).is_none_or(|link| link.ending.is_some() || link.queued() > limit)
     }
 
-    /// Whether the connection is on its way out.
+    /// Whether the connection is about to be closed or reset.
     pub(super) fn is_ending(&self, connection: ConnectionId) -> bool {
         self.state().links.get(&connection).is_none_or(|link| link.ending.is_some())
     }
 
-    /// Lets the machine see that time has passed.
+    /// Tells the machine that time has passed.
     pub(super) fn pass_time(&self) {
         let mut state = self.state();
-        if state.runs() {
+        if state.is_running() {
             self.step(&mut state, Input::Time);
         }
     }
 
-    /// How long until the machine has something to do.
+    /// How long until the machine needs to be called again, if ever.
     pub(super) fn next_wake(&self) -> Option<Duration> {
         let state = self.state();
-        if !state.runs() {
+        if !state.is_running() {
             return None;
         }
         let wake = state.server.next_wake()?;
         Some(Duration::from_nanos(wake.0.saturating_sub(state.now().0)))
     }
 
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Waits until the next wake-up may have changed.
+    pub(super) async fn wake_changed(&self) {
+        self.wake_changed.notified().await;
     }
 
-    /// Waits until no connection's task is left.
-    pub(super) async fn all_gone(&self) {
+    /// Waits until the tasks of all connections have ended.
+    pub(super) async fn all_closed(&self) {
         loop {
-            let notified = self.empty.notified();
+            let notified = self.all_closed.notified();
             if self.state().links.is_empty() {
                 return;
             }
@@ -274,9 +277,9 @@ impl Shared {
         }
         state.outputs = outputs;
         let after = state.server.next_wake();
-        // A wake that comes too early does no harm, so only an earlier one is news.
+        // Waking up too early is harmless, so only notify when the next wake-up is earlier than before.
         if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
-            self.changed.notify_one();
+            self.wake_changed.notify_one();
         }
     }
 
@@ -285,7 +288,7 @@ impl Shared {
     }
 }
 
-/// What tests do.
+/// The tests' side: what [`Controls`](crate::Controls) does.
 impl Shared {
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.state().server.sessions()
@@ -293,17 +296,17 @@ impl Shared {
 
     pub fn expire(&self, session: SessionId) -> bool {
         let mut state = self.state();
-        let there = state.server.has_session(session);
+        let existed = state.server.has_session(session);
         self.step(&mut state, Input::Expire { session });
-        there
+        existed
     }
 
     pub fn cut(&self, target: Target, cut: Cut) {
         let mut state = self.state();
-        let concerned =
+        let matches =
             |link: &Link| target == Target::All || link.session.map(Target::Session) == Some(target);
         let ids: Vec<ConnectionId> =
-            state.links.iter().filter(|(_, link)| concerned(link)).map(|(id, _)| *id).collect();
+            state.links.iter().filter(|(_, link)| matches(link)).map(|(id, _)| *id).collect();
         for connection in ids {
             state.end(connection, cut);
             self.step(&mut state, Input::Closed { connection });
@@ -313,7 +316,7 @@ impl Shared {
     pub fn change_fault(&self, target: Target, change: impl FnOnce(&mut Fault)) {
         let mut state = self.state();
         match target {
-            Target::All => change(&mut state.fault_of_all),
+            Target::All => change(&mut state.fault_for_all),
             Target::Session(session) => {
                 let fault = state.faults.entry(session).or_default();
                 change(fault);
@@ -328,51 +331,52 @@ impl Shared {
     pub fn pause(&self, on: bool) {
         let mut state = self.state();
         state.paused = on.then(|| state.now());
-        if state.runs() {
+        if state.is_running() {
             self.step(&mut state, Input::Time);
         }
         state.wake_all();
-        self.changed.notify_one();
+        self.wake_changed.notify_one();
     }
 
     pub fn advance_clock(&self, by: Duration) {
         let mut state = self.state();
-        let ahead = state.ahead.saturating_add(by).min(AGES);
+        let ahead = state.ahead.saturating_add(by).min(MAX_DURATION);
         let by = ahead - state.ahead;
         state.ahead = ahead;
-        if let Some(moment) = &mut state.stood_still {
+        if let Some(moment) = &mut state.stopped_at {
             *moment = *moment + by;
         }
-        if state.runs() {
+        if state.is_running() {
             self.step(&mut state, Input::Time);
         }
-        // The driver sleeps until an end that may be close now.
-        self.changed.notify_one();
+        // The driver may be sleeping until a time that is now closer or in the past.
+        self.wake_changed.notify_one();
     }
 
-    /// Breaks every connection, and takes no more.
+    /// Resets every connection and accepts no new ones.
     pub fn take_down(&self) {
         let mut state = self.state();
         if state.down {
             return;
         }
-        state.stood_still = Some(state.now());
+        state.stopped_at = Some(state.now());
         state.down = true;
         let ids: Vec<ConnectionId> = state.links.keys().copied().collect();
         ids.into_iter().for_each(|connection| state.end(connection, Cut::Reset));
-        self.changed.notify_one();
+        self.wake_changed.notify_one();
     }
 
     pub fn bring_up(&self) {
         let mut state = self.state();
         state.down = false;
-        state.stood_still = None;
+        state.stopped_at = None;
         let now = state.now();
         state.server.restart(now);
-        self.changed.notify_one();
+        self.wake_changed.notify_one();
     }
 
-    pub fn forget_everything(&self) {
+    /// Removes all nodes and sessions.
+    pub fn reset(&self) {
         let mut state = self.state();
         let now = state.now();
         state.server.reset(now);
@@ -380,20 +384,20 @@ impl Shared {
 }
 
 impl State {
-    /// The machine's clock.
+    /// The current time on the machine's clock.
     fn now(&self) -> Moment {
         let running = || Moment::default() + self.origin.elapsed() + self.ahead;
-        self.paused.or(self.stood_still).unwrap_or_else(running)
+        self.paused.or(self.stopped_at).unwrap_or_else(running)
     }
 
-    /// Whether time passes for the machine.
-    fn runs(&self) -> bool {
+    /// Whether the machine is neither paused nor down.
+    fn is_running(&self) -> bool {
         self.paused.is_none() && !self.down
     }
 
     fn fault(&self, session: Option<SessionId>) -> Fault {
         let own = session.and_then(|session| self.faults.get(&session)).copied().unwrap_or_default();
-        let all = self.fault_of_all;
+        let all = self.fault_for_all;
         Fault {
             black_hole: all.black_hole || own.black_hole,
             swallow: all.swallow || own.swallow,
@@ -425,7 +429,7 @@ impl State {
                 self.queue(connection, |out| out.extend_from_slice(text.as_bytes()));
             }
             Output::Close { connection, reason } => {
-                info!(connection = connection.0, %reason, "a connection is closed");
+                info!(connection = connection.0, %reason, "closing connection");
                 self.end(connection, Cut::Close);
             }
         }
@@ -443,13 +447,13 @@ impl State {
         } else {
             let mut bytes = Vec::new();
             encode(&mut bytes);
-            let due = Instant::now() + fault.delay.min(AGES);
-            // In order, even when the delay has become shorter.
+            let due = Instant::now() + fault.delay.min(MAX_DURATION);
+            // Keep the order even if the delay has become shorter.
             let due = link.delayed.back().map_or(due, |(earlier, _)| due.max(*earlier));
             link.delayed.push_back((due, bytes));
         }
         if link.queued() > MAX_QUEUED {
-            info!(connection = connection.0, "a connection is closed: its client does not read");
+            info!(connection = connection.0, "resetting connection: the client does not read");
             link.ending = Some(Cut::Reset);
         }
         link.wake.notify_one();
@@ -457,7 +461,7 @@ impl State {
 
     fn end(&mut self, connection: ConnectionId, cut: Cut) {
         if let Some(link) = self.links.get_mut(&connection) {
-            debug!(connection = connection.0, ?cut, "ending a connection");
+            debug!(connection = connection.0, ?cut, "ending connection");
             if link.ending != Some(Cut::Reset) {
                 link.ending = Some(cut);
             }
@@ -471,15 +475,16 @@ impl State {
 }
 
 impl Link {
-    /// Gives back the memory of what has gone out, once it is at least half: a client that always leaves a rest unread
-    /// must not make this grow.
-    fn forget_sent(&mut self) {
+    /// Removes the sent bytes from the buffer once they are at least half of it. Otherwise the buffer would grow
+    /// without limit for a client that always leaves some bytes unread.
+    fn discard_sent(&mut self) {
         if self.sent * 2 >= self.ready.len() {
             self.ready.drain(..self.sent);
             self.sent = 0;
         }
     }
 
+    /// How many bytes wait to be sent.
     fn queued(&self) -> usize {
         self.ready.len() - self.sent + self.delayed.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
     }

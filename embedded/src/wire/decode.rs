@@ -1,28 +1,28 @@
-//! From bytes to requests. Every length is checked against what is there before anything is allocated for it, so a
-//! frame costs at most a few times its own size, whatever it claims.
+//! Decodes requests. Every length is checked against the available bytes before any memory is allocated for it, so the
+//! memory for a frame is at most a few times its real size, no matter what lengths it contains.
 
 use std::sync::Arc;
 
 use super::{Acl, ConnectRequest, CreateKind, Data, Id, Read, Request, SetWatches, Write};
 
-/// Bytes that are not what they should be.
+/// Why a frame could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The frame ends before what it announced.
-    #[error("the frame ends early")]
+    /// The frame is shorter than its content requires.
+    #[error("malformed frame: it ends too early")]
     Truncated,
-    /// A length or count below zero where none may be.
-    #[error("a length is not possible")]
+    /// A length is negative and not −1, which means null.
+    #[error("malformed frame: it contains a negative length")]
     BadLength,
-    /// A string is missing where one is needed.
-    #[error("a string is null")]
+    /// A required string is null.
+    #[error("malformed frame: a required string is null")]
     Null,
-    /// A multi carries an operation that it cannot.
-    #[error("a multi carries an operation that it cannot")]
+    /// A multi contains an operation that is not allowed in it.
+    #[error("malformed frame: a multi contains an operation that is not allowed in it")]
     BadOperation,
 }
 
-/// Reads the first frame of a connection.
+/// Decodes the first frame of a connection.
 pub fn connect_request(frame: &[u8]) -> Result<ConnectRequest, Malformed> {
     let mut input = Input(frame);
     let _protocol_version = input.int()?;
@@ -34,9 +34,11 @@ pub fn connect_request(frame: &[u8]) -> Result<ConnectRequest, Malformed> {
     Ok(ConnectRequest { last_zxid_seen, timeout_ms, session, password, read_only })
 }
 
-/// Reads any later frame: the client's number for the request, and the request. An error means that the connection
-/// cannot go on: there is no number to answer to, or the credentials cannot be read. Any other body that does not make
-/// sense is [`Request::Malformed`].
+/// Decodes any later frame. Returns the number that the client gave the request, and the request. If the body is
+/// malformed, the request is [`Request::Malformed`].
+///
+/// After an error the connection must be closed: either the frame has no complete header, so that it cannot be
+/// answered, or it is a malformed authentication request.
 pub fn request(frame: &[u8]) -> Result<(i32, Request), Malformed> {
     let mut input = Input(frame);
     let xid = input.int()?;
@@ -128,7 +130,7 @@ fn body(kind: i32, input: &mut Input<'_>) -> Result<Request, Malformed> {
     })
 }
 
-/// The writes that a multi can carry. (`setACL` is not among them.)
+/// Decodes a write that can be part of a multi. (`setACL` cannot.)
 fn write(kind: i32, input: &mut Input<'_>) -> Result<Write, Malformed> {
     Ok(match kind {
         op::CREATE => input.create(CreateKind::Plain)?,
@@ -153,7 +155,7 @@ fn read(kind: i32, input: &mut Input<'_>) -> Result<Read, Malformed> {
         op::GET_CHILDREN => Read::GetChildren { path: input.path()? },
         _ => return Err(Malformed::BadOperation),
     };
-    // A watch cannot be left by a multiRead; its flag is there and means nothing.
+    // A multiRead cannot set watches. The flag is present but ignored.
     input.bool()?;
     Ok(read)
 }
@@ -196,7 +198,7 @@ impl<'a> Input<'a> {
         Ok(self.buffer()?.map(Arc::from))
     }
 
-    /// What is not UTF-8 becomes U+FFFD, which no valid path has.
+    /// Invalid UTF-8 is replaced by U+FFFD, which is not allowed in paths.
     fn string(&mut self) -> Result<Option<String>, Malformed> {
         Ok(self.buffer()?.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
     }
@@ -205,7 +207,7 @@ impl<'a> Input<'a> {
         self.string()?.ok_or(Malformed::Null)
     }
 
-    /// A list whose elements take at least `smallest` bytes each. The real server reads any count below one as
+    /// A list whose elements take at least `smallest` bytes each. Like the real server, it decodes a negative count as
     /// an empty list.
     fn list<T>(
         &mut self,
@@ -229,7 +231,7 @@ impl<'a> Input<'a> {
             let id = match (input.string()?, scheme.as_str()) {
                 (Some(id), _) => id,
                 (None, "world" | "digest" | "ip") => return Err(Malformed::Null),
-                // `auth` names nobody, and some clients send that as null.
+                // An `auth` entry has no id. Some clients send it as null.
                 (None, _) => String::new(),
             };
             Ok(Acl { perms, id: Id { scheme, id } })
@@ -247,7 +249,7 @@ impl<'a> Input<'a> {
         Ok(SetWatches { relative_zxid, data, exist, child, ..SetWatches::default() })
     }
 
-    /// Operations, each behind a header of its own, up to a header that says it is the last.
+    /// A list of operations, each after its own header. A header with the flag `done` ends the list.
     fn multi<T>(
         &mut self,
         operation: impl Fn(i32, &mut Self) -> Result<T, Malformed>,

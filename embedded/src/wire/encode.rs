@@ -1,13 +1,13 @@
-//! From replies to bytes, each appended as a whole frame.
+//! Encodes replies. Each function appends one complete frame.
 
 use super::{Acl, ConnectReply, Data, ErrorCode, EventKind, Id, OpResult, Reply, Stat};
 
 /// The `xid` of a watch event.
 const NOTIFICATION: i32 = -1;
-/// The session's state in a watch event; no other is ever sent.
+/// The session state in a watch event. Servers never send another one.
 const SYNC_CONNECTED: i32 = 3;
 
-/// Appends the answer to a connect request.
+/// Appends the reply to a connect request.
 pub fn connect_reply(reply: &ConnectReply, out: &mut Vec<u8>) {
     frame(out, |out| {
         out.int(0);
@@ -20,7 +20,7 @@ pub fn connect_reply(reply: &ConnectReply, out: &mut Vec<u8>) {
     });
 }
 
-/// Appends the answer to a request.
+/// Appends the reply to a request.
 pub fn reply(xid: i32, zxid: i64, result: &Result<Reply, ErrorCode>, out: &mut Vec<u8>) {
     frame(out, |out| {
         out.int(xid);
@@ -55,7 +55,7 @@ fn frame(out: &mut Vec<u8>, content: impl FnOnce(&mut Output<'_>)) {
     out[start..start + 4].copy_from_slice(&length_of(length).to_be_bytes());
 }
 
-/// No reply comes near the largest number: a node's content is at most a frame.
+/// Converts a length. It does not overflow in practice, because replies are far smaller than 2 GiB.
 fn length_of(length: usize) -> i32 {
     i32::try_from(length).unwrap_or(i32::MAX)
 }

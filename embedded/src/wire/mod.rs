@@ -1,6 +1,6 @@
-//! What clients and servers say to each other, decoded: requests, replies, stats, errors.
+//! The messages of the ZooKeeper protocol: requests, replies, stats and errors.
 //!
-//! [`decode`] turns the bytes of a client into these types, [`encode`] turns replies into bytes. Neither does I/O.
+//! [`decode`] decodes requests and [`encode`] encodes replies. Neither does I/O.
 
 pub mod decode;
 pub mod encode;
@@ -10,41 +10,43 @@ use std::sync::Arc;
 
 pub use text::Word;
 
-/// The largest frame that is taken, not counting its four bytes of length: the real server's `jute.maxbuffer`.
+/// The maximum length of a frame, without its four-byte length prefix. This is the default of the real server's
+/// `jute.maxbuffer`.
 pub const MAX_FRAME: usize = 0xf_ffff;
 
-/// A node's content. `None` is not the same as empty: what was written as null reads as null.
+/// The data of a node. `None` is null, which differs from empty data: a node written with null is read as null.
 pub type Data = Option<Arc<[u8]>>;
 
 /// The first packet of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectRequest {
-    /// The newest transaction the client knows of.
+    /// The last transaction that the client has seen.
     pub last_zxid_seen: i64,
-    /// The session timeout it would like, in milliseconds.
+    /// The requested session timeout, in milliseconds.
     pub timeout_ms: i32,
-    /// The session to be resumed, or zero.
+    /// The session to resume, or zero for a new session.
     pub session: i64,
-    /// That session's password.
+    /// The password of the session to resume.
     pub password: Vec<u8>,
-    /// Whether a read-only server would do; clients before 3.4 do not say, and expect an answer without it.
+    /// Whether the client accepts a read-only server. `None` for clients before 3.4: they do not send the field, and
+    /// expect a reply without it.
     pub read_only: Option<bool>,
 }
 
-/// The answer to a [`ConnectRequest`]. A refused session is all zeros.
+/// The reply to a [`ConnectRequest`]. All zeros if the server refuses the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectReply {
-    /// The negotiated timeout, in milliseconds.
+    /// The negotiated session timeout, in milliseconds.
     pub timeout_ms: i32,
-    /// The session, or zero.
+    /// The id of the session, or zero.
     pub session: i64,
-    /// What the client shows when it resumes the session.
+    /// The password that the client must send to resume the session.
     pub password: [u8; 16],
-    /// Whether the reply has the field `readOnly`, which the oldest clients do not understand.
+    /// Whether to include the field `readOnly`, which the oldest clients do not understand.
     pub tells_read_only: bool,
 }
 
-/// A request of an established session.
+/// A request on a connection that has a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the protocol")]
 pub enum Request {
@@ -54,46 +56,46 @@ pub enum Request {
     CloseSession,
     /// Adds an identity to the connection.
     Auth { scheme: String, auth: Option<Vec<u8>> },
-    /// A write by itself.
+    /// A single write.
     Write(Write),
     /// Writes that succeed or fail together.
     Multi(Vec<Write>),
-    /// A read by itself, whose answer has no stat when it is `getChildren`.
+    /// A single read. `getChildren` is answered without a stat.
     Read { op: Read, watch: bool },
-    /// Reads that are answered together.
+    /// Several reads with one reply.
     MultiRead(Vec<Read>),
-    /// A node's stat; the watch is left even where there is no node.
+    /// Reads a node's stat. The watch is set even if the node does not exist.
     Exists { path: String, watch: bool },
-    /// The children with the parent's stat.
+    /// Lists a node's children and reads its stat.
     GetChildren2 { path: String, watch: bool },
-    /// A node's access control list.
+    /// Reads a node's access control list.
     GetAcl { path: String },
-    /// A round trip through the server's order.
+    /// Does nothing, but its reply comes after those of all earlier requests.
     Sync { path: String },
-    /// The session's own ephemeral nodes under a prefix.
+    /// Lists the session's own ephemeral nodes whose paths start with a prefix.
     GetEphemerals { prefix: Option<String> },
-    /// How many nodes stand below a path.
+    /// Counts the nodes below a path.
     GetAllChildrenNumber { path: String },
-    /// The watches of an earlier connection, set again.
+    /// Re-arms the watches of the client's previous connection.
     SetWatches(SetWatches),
-    /// A persistent watch.
+    /// Adds a persistent watch, which may be recursive.
     AddWatch { path: String, mode: i32 },
-    /// Whether a watch is set.
+    /// Checks whether a watch is set.
     CheckWatches { path: String, kind: i32 },
-    /// Takes a watch away.
+    /// Removes a watch.
     RemoveWatches { path: String, kind: i32 },
-    /// The connection's identities.
+    /// Lists the connection's identities.
     WhoAmI,
-    /// A change of an ensemble's members, which one node does not have.
+    /// Changes the members of an ensemble. This server rejects it.
     Reconfig,
-    /// The body did not make sense. A malformed multi uses up a transaction id, as in the real server.
+    /// A request whose body could not be decoded. As in the real server, a malformed multi uses up a transaction id.
     Malformed { multi: bool },
-    /// An operation that no client sends, or that this server does not have.
+    /// An operation that this server does not support, by its number.
     Unsupported(i32),
 }
 
 impl Request {
-    /// How the four-letter word `cons` names the operation.
+    /// The name of the operation in the response to the four-letter word `cons`.
     pub(crate) fn abbreviation(&self) -> &'static str {
         match self {
             Request::Ping => "PING",
@@ -123,55 +125,55 @@ impl Request {
     }
 }
 
-/// A request that changes something, or checks what a change depends on.
+/// A request that changes a node, or checks a version as part of a multi.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the protocol")]
 pub enum Write {
-    /// A new node.
+    /// Creates a node.
     Create { kind: CreateKind, path: String, data: Data, acl: Vec<Acl>, flags: i32 },
-    /// Removes a node without children.
+    /// Deletes a node, which must have no children.
     Delete { path: String, version: i32 },
-    /// Replaces a node's content.
+    /// Replaces a node's data.
     SetData { path: String, data: Data, version: i32 },
     /// Replaces a node's access control list.
     SetAcl { path: String, acl: Vec<Acl>, version: i32 },
-    /// Fails unless the node is there in that version.
+    /// Fails unless the node exists and has this version.
     Check { path: String, version: i32 },
 }
 
-/// Which of the four creating operations it is.
+/// One of the four operations that create a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreateKind {
-    /// `create`, answered by the path.
+    /// `create`, answered with the path.
     Plain,
-    /// `create2`, answered by path and stat.
+    /// `create2`, answered with the path and the stat.
     WithStat,
     /// `createContainer`.
     Container,
-    /// `createTTL`, with the time to live in milliseconds.
+    /// `createTTL`, with the TTL in milliseconds.
     Ttl(i64),
 }
 
-/// A read that `multiRead` can carry as well.
+/// A read that can be part of a `multiRead`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the protocol")]
 pub enum Read {
-    /// Content and stat.
+    /// Reads a node's data and stat.
     GetData { path: String },
-    /// The children's names.
+    /// Lists the names of a node's children.
     GetChildren { path: String },
 }
 
-/// The watches a client had on its earlier connection, and how much of history it had seen there.
+/// The watches that a client had on its previous connection, and the last transaction that it saw there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetWatches {
-    /// Changes after this transaction have been missed, and are told at once.
+    /// The last transaction that the client saw. It gets events for later changes at once.
     pub relative_zxid: i64,
-    /// One-shot watches left by `getData`, and by `exists` where a node was.
+    /// One-shot watches set by `getData`, or by `exists` on nodes that existed.
     pub data: Vec<String>,
-    /// One-shot watches left by `exists` where no node was.
+    /// One-shot watches set by `exists` on nodes that did not exist.
     pub exist: Vec<String>,
-    /// One-shot watches left by `getChildren`.
+    /// One-shot watches set by `getChildren`.
     pub child: Vec<String>,
     /// Persistent watches.
     pub persistent: Vec<String>,
@@ -184,27 +186,27 @@ pub struct SetWatches {
 pub struct Acl {
     /// Bits: read 1, write 2, create 4, delete 8, admin 16.
     pub perms: i32,
-    /// Who has them.
+    /// Who has these permissions.
     pub id: Id,
 }
 
-/// Somebody, as an authentication scheme knows them.
+/// An identity in an authentication scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Id {
     /// `world`, `auth`, `digest` or `ip`.
     pub scheme: String,
-    /// `anyone`, `name:hash`, an address.
+    /// `anyone`, `name:hash` or an IP address, depending on the scheme.
     pub id: String,
 }
 
 impl Id {
-    /// How many bytes both names have.
+    /// The length of the scheme and the id together, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.scheme.len() + self.id.len()
     }
 }
 
-/// What the server tells of a node beside its content.
+/// The metadata of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of the protocol")]
 pub struct Stat {
@@ -224,7 +226,7 @@ pub struct Stat {
 /// The body of a successful reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing but the header.
+    /// No body, only the header.
     Empty,
     /// `create`, `sync`.
     Path(String),
@@ -240,19 +242,19 @@ pub enum Reply {
     ChildrenStat(Vec<Arc<str>>, Stat),
     /// `getACL`.
     Acl(Vec<Acl>, Stat),
-    /// `getAllChildrenNumber`, and the zero that answers `addWatch`.
+    /// `getAllChildrenNumber`, and `addWatch`, which is answered with zero.
     Number(i32),
     /// `getEphemerals`.
     Paths(Vec<Arc<str>>),
-    /// `whoAmI`: schemes and user names.
+    /// `whoAmI`: the schemes and user names.
     Clients(Vec<Id>),
     /// `multi` and `multiRead`.
     Multi(Vec<OpResult>),
 }
 
-/// What one operation of a `multi` or `multiRead` came to.
+/// The result of one operation of a `multi` or `multiRead`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is the answer to the operation of that name")]
+#[allow(missing_docs, reason = "each is the result of the operation of that name")]
 pub enum OpResult {
     Create(String),
     CreateStat(String, Stat),
@@ -262,7 +264,8 @@ pub enum OpResult {
     Check,
     GetData(Data, Stat),
     GetChildren(Vec<Arc<str>>),
-    /// The operation failed, or stands beside one that did. Zero stands before it, −2 after it.
+    /// The operation failed, or was rolled back because another one failed: zero before the failed operation, −2 after
+    /// it.
     Error(i32),
 }
 
@@ -270,46 +273,46 @@ pub enum OpResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum EventKind {
-    /// It is there now.
+    /// The node was created.
     Created = 1,
-    /// It is gone.
+    /// The node was deleted.
     Deleted = 2,
-    /// Its content changed.
+    /// The node's data was changed.
     DataChanged = 3,
-    /// A child came or went.
+    /// A child of the node was created or deleted.
     ChildrenChanged = 4,
 }
 
-/// Why a request failed, by the protocol's numbers.
+/// Why a request failed. The values are the protocol's error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[repr(i32)]
-#[allow(missing_docs, reason = "the message says it")]
+#[allow(missing_docs, reason = "the error messages document the variants")]
 pub enum ErrorCode {
-    #[error("a former operation of the multi failed")]
+    #[error("an earlier operation of the multi failed")]
     RuntimeInconsistency = -2,
-    #[error("the request's body could not be read")]
+    #[error("the request body is malformed")]
     MarshallingError = -5,
-    #[error("the server does not have this operation")]
+    #[error("the server does not support this operation")]
     Unimplemented = -6,
-    #[error("an argument is not valid")]
+    #[error("an argument of the request is invalid")]
     BadArguments = -8,
-    #[error("there is no such node")]
+    #[error("the node does not exist")]
     NoNode = -101,
-    #[error("not permitted by the access control list")]
+    #[error("the access control list does not permit the operation")]
     NoAuth = -102,
-    #[error("the version is another one")]
+    #[error("the version of the node is not the expected one")]
     BadVersion = -103,
-    #[error("ephemeral nodes have no children")]
+    #[error("ephemeral nodes cannot have children")]
     NoChildrenForEphemerals = -108,
-    #[error("the node is there already")]
+    #[error("the node already exists")]
     NodeExists = -110,
     #[error("the node has children")]
     NotEmpty = -111,
-    #[error("the access control list is not valid")]
+    #[error("the access control list is invalid")]
     InvalidAcl = -114,
-    #[error("the authentication failed")]
+    #[error("authentication failed")]
     AuthFailed = -115,
-    #[error("there is no such watch")]
+    #[error("the watch does not exist")]
     NoWatcher = -121,
     #[error("reconfiguration is not enabled")]
     ReconfigDisabled = -123,

@@ -1,8 +1,8 @@
-//! The four-letter words: questions that people and monitoring tools ask over a plain connection.
+//! The four-letter words: commands that people and monitoring tools send over a plain connection.
 
 /// A four-letter word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named after themselves")]
+#[allow(missing_docs, reason = "each variant is named after its word")]
 pub enum Word {
     Conf,
     Cons,
@@ -23,8 +23,8 @@ pub enum Word {
 }
 
 impl Word {
-    /// The word that these bytes spell. They stand where a length would; read as one they all exceed
-    /// [`MAX_FRAME`](super::MAX_FRAME), so nothing is taken for the other.
+    /// The word that these bytes spell, if any. A word is sent in place of a frame's length. Read as a length, every
+    /// word exceeds [`MAX_FRAME`](super::MAX_FRAME), so words and lengths cannot be confused.
     pub fn from_bytes(bytes: [u8; 4]) -> Option<Word> {
         Some(match &bytes {
             b"conf" => Word::Conf,
