@@ -1,5 +1,5 @@
-//! What the server costs: `cargo run --release -p lockkeeper-embedded --example measure`. With an address, the lock
-//! cycles run on the server there, for comparison.
+//! Measures the server: `cargo run --release -p lockkeeper-embedded --example measure`. Pass the address of another
+//! server to measure only the lock cycle there, for comparison.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ const SESSIONS: usize = 10_000;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     if let Some(address) = std::env::args().nth(1) {
-        println!("a lock cycle there: {:?}", lock_cycle(&address).await?);
+        println!("lock cycle on {address}: {:?}", lock_cycle(&address).await?);
         return Ok(());
     }
     let mut starts = Vec::new();
@@ -27,16 +27,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         server.stop().await;
     }
     starts.sort();
-    println!("a start: {:?} in the middle, {:?} at most", starts[25], starts[49]);
+    println!("start: median {:?}, maximum {:?}", starts[25], starts[49]);
 
     let server = Embedded::options().max_session_timeout(Duration::from_secs(3600)).start().await?;
-    println!("a lock cycle here: {:?}", lock_cycle(&server.address()).await?);
+    println!("lock cycle on the embedded server: {:?}", lock_cycle(&server.address()).await?);
 
     let before = resident_kib();
     let mut connections = Vec::new();
     let begin = Instant::now();
     for _ in 0..SESSIONS {
-        // Each takes two file descriptors here; without a limit to be met, all come to be.
+        // Each session takes two file descriptors in this process, so the limit for these can end the loop early.
         let connecting = session(server.socket_address());
         match tokio::time::timeout(Duration::from_secs(2), connecting).await {
             Ok(Ok(connection)) => connections.push(connection),
@@ -46,12 +46,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let took = begin.elapsed();
     if let (Some(before), Some(after)) = (before, resident_kib()) {
         let sessions = server.controls().sessions().len();
-        println!("{sessions} sessions in {took:?}: {} MiB, both ends", (after - before) / 1024);
+        println!("{sessions} sessions in {took:?}: {} MiB for both ends", (after - before) / 1024);
     }
     Ok(())
 }
 
-/// What a lock costs at least: a contender's node made, the queue listed, the node removed.
+/// Measures the minimal requests of a lock: create a contender node, list the queue, delete the node.
 async fn lock_cycle(address: &str) -> Result<Duration, Box<dyn Error>> {
     let client = Client::connect(address).await?;
     let path = format!("/measure-{}", std::process::id());
@@ -72,7 +72,7 @@ async fn lock_cycle(address: &str) -> Result<Duration, Box<dyn Error>> {
     Ok(cycle)
 }
 
-/// A session without a client behind it.
+/// Opens a session by sending only the connect request.
 async fn session(address: SocketAddr) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
     let mut request = Vec::new();

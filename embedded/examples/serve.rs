@@ -1,10 +1,11 @@
-//! Runs the server by itself until it is interrupted, for any client in any language:
+//! Runs the server as a standalone process until it is interrupted, for clients in any language:
 //!
 //! ```sh
 //! cargo run -p lockkeeper-embedded --example serve -- 127.0.0.1:2181
 //! ```
 //!
-//! One node in memory, for development: what it knows is gone when it ends. `RUST_LOG=debug` shows what it does.
+//! It is for development only: all data is in memory and lost when the process ends. Set `RUST_LOG=debug` for detailed
+//! logs.
 
 use std::error::Error;
 use std::io;

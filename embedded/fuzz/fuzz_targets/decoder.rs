@@ -1,5 +1,4 @@
-//! Whatever bytes come, the decoder says what they are or that they are nothing, and does not make more of them than
-//! there is.
+//! The decoder decodes or rejects any bytes without panicking, and what it decodes is not larger than its input.
 
 #![no_main]
 
@@ -14,10 +13,10 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = Word::from_bytes(*prefix);
     }
     match decode::request(bytes) {
-        Err(_) => assert!(bytes.len() < 8, "every whole header can be answered"),
+        Err(_) => assert!(bytes.len() < 8, "a request with a complete header must be decoded"),
         Ok((xid, request)) => {
             assert_eq!(xid.to_be_bytes(), bytes[..4]);
-            // An operation of these takes nine bytes at least.
+            // Each operation takes at least nine bytes.
             match request {
                 Request::Multi(writes) => assert!(writes.len() <= bytes.len() / 9),
                 Request::MultiRead(reads) => assert!(reads.len() <= bytes.len() / 9),

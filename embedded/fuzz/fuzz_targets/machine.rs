@@ -1,5 +1,5 @@
-//! Whatever requests come, over however many connections and however much time, the machine answers each one once,
-//! to whom it belongs, and what it answers can be written.
+//! For any sequence of requests, over any number of connections and any time, the machine answers each request exactly
+//! once, on the right connection, and each of its outputs can be encoded.
 
 #![no_main]
 
@@ -11,7 +11,8 @@ use libfuzzer_sys::fuzz_target;
 use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Moment, Output, Server, SessionId};
 use lockkeeper_embedded::wire::{ConnectRequest, Word, decode, encode};
 
-/// The input is a list of steps, each a byte that says what happens, one that says to whom, and what it needs.
+/// The fuzzer's input: a list of steps. Each has one byte for the kind of step, one that selects a connection or
+/// session, and further bytes that depend on the kind.
 struct Steps<'a>(&'a [u8]);
 
 impl<'a> Steps<'a> {
@@ -21,7 +22,7 @@ impl<'a> Steps<'a> {
         Some(*first)
     }
 
-    /// As many bytes as a first one says, or all that are left.
+    /// A byte with a length, and that many bytes, or all remaining ones if there are fewer.
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = usize::from(self.byte()?).min(self.0.len());
         let (taken, rest) = self.0.split_at(length);
@@ -30,14 +31,14 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// The server, and what a driver knows of it.
+/// The server and the state of its driver.
 struct Run {
     server: Server,
     now: Moment,
     last_connection: u64,
-    /// The connections that neither side has closed; whether they have a session.
+    /// The open connections, with their session if they have one.
     open: BTreeMap<ConnectionId, Option<SessionId>>,
-    /// Sessions there have been, with their passwords.
+    /// All sessions created so far, with their passwords.
     known: Vec<(SessionId, [u8; 16])>,
     buffer: Vec<u8>,
 }
@@ -70,54 +71,54 @@ fuzz_target!(|bytes: &[u8]| {
 
 impl Run {
     fn step(&mut self, steps: &mut Steps<'_>) -> Option<()> {
-        let (kind, whom) = (steps.byte()?, steps.byte()?);
+        let (kind, target) = (steps.byte()?, steps.byte()?);
         match kind % 12 {
             0 => self.open(),
-            1 => self.connect(whom, 0, Vec::new()),
+            1 => self.connect(target, 0, Vec::new()),
             2 => {
-                let (session, password) = self.known.get(usize::from(whom) % self.known.len().max(1))?;
+                let (session, password) = self.known.get(usize::from(target) % self.known.len().max(1))?;
                 let (session, password) = (session.0, password.to_vec());
                 self.connect(steps.byte()?, session, password);
             }
             3 => {
                 let request = decode::connect_request(steps.bytes()?).ok();
-                if let (Some(connection), Some(request)) = (self.connection(whom), request) {
+                if let (Some(connection), Some(request)) = (self.connection(target), request) {
                     self.input(Input::Connect { connection, request });
                 }
             }
             4 => {
-                if let Some(connection) = self.connection(whom) {
+                if let Some(connection) = self.connection(target) {
                     self.open.remove(&connection);
                     self.input(Input::Closed { connection });
                 }
             }
             5 => {
-                // Words of four random bytes are rarely words.
+                // Four random bytes rarely form a word.
                 let words = [
                     *b"ruok", *b"srvr", *b"stat", *b"mntr", *b"cons", *b"isro", *b"dump", *b"wchs", *b"conf",
                 ];
                 let word = Word::from_bytes(words[usize::from(steps.byte()?) % words.len()]).expect("a word");
-                if let Some(connection) = self.connection(whom) {
+                if let Some(connection) = self.connection(target) {
                     self.input(Input::Word { connection, word });
                 }
             }
             6 => {
-                if let Some((session, _)) = self.known.get(usize::from(whom)).copied() {
+                if let Some((session, _)) = self.known.get(usize::from(target)).copied() {
                     self.input(Input::Expire { session });
                     assert!(!self.server.has_session(session));
                 }
             }
             7 => {
-                self.now = self.now + Duration::from_millis(u64::from(whom) * 4);
+                self.now = self.now + Duration::from_millis(u64::from(target) * 4);
                 self.input(Input::Time);
             }
-            8 if whom == 255 => {
+            8 if target == 255 => {
                 self.server.restart(self.now);
                 self.open.clear();
             }
             _ => {
                 if let (Some(connection), Ok((xid, request))) =
-                    (self.connection(whom), decode::request(steps.bytes()?))
+                    (self.connection(target), decode::request(steps.bytes()?))
                 {
                     self.input(Input::Request { connection, xid, request });
                 }
@@ -134,19 +135,19 @@ impl Run {
         self.input(Input::Opened { connection, peer });
     }
 
-    fn connect(&mut self, whom: u8, session: i64, password: Vec<u8>) {
-        let Some(connection) = self.connection(whom) else { return };
+    fn connect(&mut self, target: u8, session: i64, password: Vec<u8>) {
+        let Some(connection) = self.connection(target) else { return };
         let request =
             ConnectRequest { last_zxid_seen: 0, timeout_ms: 1000, session, password, read_only: Some(false) };
         self.input(Input::Connect { connection, request });
     }
 
-    /// One of the open connections.
-    fn connection(&self, whom: u8) -> Option<ConnectionId> {
-        self.open.keys().nth(usize::from(whom) % self.open.len().max(1)).copied()
+    /// Selects one of the open connections.
+    fn connection(&self, target: u8) -> Option<ConnectionId> {
+        self.open.keys().nth(usize::from(target) % self.open.len().max(1)).copied()
     }
 
-    /// Hands over an input, and looks at what comes of it.
+    /// Passes an input to the machine and checks the outputs.
     fn input(&mut self, input: Input) {
         let asked = match &input {
             Input::Request { connection, xid, .. }
@@ -159,12 +160,12 @@ impl Run {
         let before = self.server.last_zxid();
         let mut outputs = Vec::new();
         self.server.handle(input, self.now, &mut outputs);
-        assert!(self.server.last_zxid() >= before, "transactions only go on");
+        assert!(self.server.last_zxid() >= before, "the transaction id decreased");
         let (mut answers, mut closed) = (0, BTreeSet::new());
         for output in outputs {
-            let connection = self.write(&output);
-            assert!(!closed.contains(&connection), "{output:?} comes after the end");
-            assert!(self.open.contains_key(&connection), "{output:?} is for nobody");
+            let connection = self.encode(&output);
+            assert!(!closed.contains(&connection), "{output:?} comes after the connection was closed");
+            assert!(self.open.contains_key(&connection), "{output:?} is for a connection that does not exist");
             match output {
                 Output::Connected { reply, .. } if reply.session != 0 => {
                     let session = SessionId(reply.session);
@@ -173,7 +174,7 @@ impl Run {
                     self.open.insert(connection, Some(session));
                 }
                 Output::Reply { xid, .. } => {
-                    assert_eq!(Some((connection, xid)), asked, "an answer that nobody asked for");
+                    assert_eq!(Some((connection, xid)), asked, "a reply without a request");
                     answers += 1;
                 }
                 Output::Close { .. } => {
@@ -182,15 +183,15 @@ impl Run {
                 Output::Connected { .. } | Output::Event { .. } | Output::Text { .. } => {}
             }
         }
-        // A session can be over just when its client asks.
+        // There is no reply if the session expires at the time of the request.
         let unanswered = asked.filter(|(connection, _)| !closed.contains(connection)).is_some();
-        assert!(answers == 1 || answers == 0 && !unanswered, "{answers} answers");
+        assert!(answers == 1 || answers == 0 && !unanswered, "{answers} replies to one request");
         self.open.retain(|connection, _| !closed.contains(connection));
         self.check_sessions();
     }
 
-    /// Writes an output as the driver would; which connection it is for.
-    fn write(&mut self, output: &Output) -> ConnectionId {
+    /// Encodes an output as the driver would. Returns its connection.
+    fn encode(&mut self, output: &Output) -> ConnectionId {
         self.buffer.clear();
         let connection = match output {
             Output::Connected { connection, reply } => {
@@ -208,7 +209,7 @@ impl Run {
             Output::Text { connection, .. } | Output::Close { connection, .. } => return *connection,
         };
         let length = self.buffer.first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
-        assert_eq!(length, Some(self.buffer.len() - 4), "a frame's length");
+        assert_eq!(length, Some(self.buffer.len() - 4), "the length prefix of a frame is wrong");
         *connection
     }
 
@@ -221,20 +222,20 @@ impl Run {
         assert_eq!(different.len(), connected.len(), "two connections have one session");
     }
 
-    /// Without connections, all sessions and all of theirs are gone after a while.
+    /// Closes all connections and checks that all sessions expire.
     fn end(mut self) {
         for connection in std::mem::take(&mut self.open).into_keys() {
-            self.input_to_nobody(Input::Closed { connection });
+            self.input_without_outputs(Input::Closed { connection });
         }
         self.now = self.now + Duration::from_secs(10);
-        self.input_to_nobody(Input::Time);
-        assert!(self.server.sessions().is_empty(), "sessions that never end");
-        assert!(self.server.next_wake().is_none_or(|wake| wake > self.now), "a wake that is never over");
+        self.input_without_outputs(Input::Time);
+        assert!(self.server.sessions().is_empty(), "a session did not expire");
+        assert!(self.server.next_wake().is_none_or(|wake| wake > self.now), "a wake-up is still due");
     }
 
-    fn input_to_nobody(&mut self, input: Input) {
+    fn input_without_outputs(&mut self, input: Input) {
         let mut outputs = Vec::new();
         self.server.handle(input, self.now, &mut outputs);
-        assert!(outputs.is_empty(), "outputs for nobody: {outputs:?}");
+        assert!(outputs.is_empty(), "outputs without a connection: {outputs:?}");
     }
 }
