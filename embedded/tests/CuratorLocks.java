@@ -28,16 +28,17 @@ import org.apache.zookeeper.CreateMode;
 import org.apache.zookeeper.Watcher;
 
 /**
- * Curator's locks between two clients of one server.
+ * Tests Curator's locks with two clients of one server.
  *
- * <p>Takes the server's address. Prints "ok NAME" for each part, and ends with a stack trace and a status other than
- * zero at the first that fails. On the way it asks for faults, by the lines "please reset SESSION" and "please expire
- * SESSION", and goes on when it reads the line "done", which says that the fault is in force.
+ * <p>The argument is the server's address. The program prints "ok NAME" for each part that succeeds. At the first
+ * failure it prints a stack trace and exits with a nonzero status. It requests faults by printing the lines "fault
+ * reset SESSION" and "fault expire SESSION", and continues when it reads the line "done", which means that the fault is
+ * in effect.
  */
 public final class CuratorLocks {
-    /** No part waits for this to pass; it only ends those that would hang. */
+    /** The limit for every wait. It only stops parts that would hang. */
     private static final long LIMIT_MS = 20_000;
-    /** Short, for what must not happen. */
+    /** How long to wait for something that must not happen. */
     private static final long BRIEFLY_MS = 50;
     private static final int ROUNDS = 10;
 
@@ -84,15 +85,15 @@ public final class CuratorLocks {
         InterProcessMutex held = a.mutex(path);
         InterProcessMutex other = b.mutex(path);
         held.acquire();
-        check(held.acquire(LIMIT_MS, TimeUnit.MILLISECONDS), "whoever holds it can acquire it again");
-        check(!tryLock(other, BRIEFLY_MS), "a mutex that is held was acquired");
+        check(held.acquire(LIMIT_MS, TimeUnit.MILLISECONDS), "the holder cannot acquire the mutex again");
+        check(!tryLock(other, BRIEFLY_MS), "a held mutex was acquired");
         Future<?> waiting = start(() -> { acquire(other); other.release(); });
-        eventually(() -> held.getParticipantNodes().size() == 2, "the second is not in line");
+        eventually(() -> held.getParticipantNodes().size() == 2, "the second is not in the queue");
         held.release();
-        check(held.isAcquiredInThisProcess() && !waiting.isDone(), "released once of twice, it is held");
+        check(held.isAcquiredInThisProcess() && !waiting.isDone(), "one release of two freed the mutex");
         held.release();
         end(waiting);
-        eventually(() -> held.getParticipantNodes().isEmpty(), "somebody is left in line");
+        eventually(() -> held.getParticipantNodes().isEmpty(), "the queue is not empty");
     }
 
     private static void mutexAfterReset(Client a, Client b, String path) throws Exception {
@@ -100,14 +101,14 @@ public final class CuratorLocks {
         InterProcessMutex other = b.mutex(path);
         acquire(held);
         Future<?> waiting = start(() -> { acquire(other); other.release(); });
-        eventually(() -> held.getParticipantNodes().size() == 2, "the second is not in line");
+        eventually(() -> held.getParticipantNodes().size() == 2, "the second is not in the queue");
         for (Client client : new Client[] {a, b}) {
             long session = client.session();
-            please("reset", client);
+            requestFault("reset", client);
             client.expect(ConnectionState.SUSPENDED, ConnectionState.RECONNECTED);
             check(client.session() == session, "the session was not resumed");
         }
-        check(held.getParticipantNodes().size() == 2 && !waiting.isDone(), "a reset let the second in");
+        check(held.getParticipantNodes().size() == 2 && !waiting.isDone(), "a reset released the mutex");
         held.release();
         end(waiting);
         crowd(1, ROUNDS, a.mutex(path), b.mutex(path));
@@ -118,9 +119,9 @@ public final class CuratorLocks {
         InterProcessMutex other = b.mutex(path);
         acquire(held);
         Future<?> waiting = start(() -> { acquire(other); other.release(); });
-        eventually(() -> held.getParticipantNodes().size() == 2, "the second is not in line");
+        eventually(() -> held.getParticipantNodes().size() == 2, "the second is not in the queue");
         long session = a.session();
-        please("expire", a);
+        requestFault("expire", a);
         end(waiting);
         a.expect(ConnectionState.SUSPENDED, ConnectionState.LOST, ConnectionState.RECONNECTED);
         check(a.session() != session, "the same session came back");
@@ -132,20 +133,21 @@ public final class CuratorLocks {
         InterProcessReadWriteLock theirs = new InterProcessReadWriteLock(b.curator, path);
         acquire(ours.readLock());
         acquire(theirs.readLock());
-        check(!tryLock(new InterProcessReadWriteLock(a.curator, path).writeLock(), BRIEFLY_MS), "a writer got in");
+        check(!tryLock(new InterProcessReadWriteLock(a.curator, path).writeLock(), BRIEFLY_MS),
+                "a writer got the lock while readers held it");
         ours.readLock().release();
         theirs.readLock().release();
         acquire(ours.writeLock());
-        check(!tryLock(theirs.readLock(), BRIEFLY_MS), "a reader got in beside a writer");
-        check(!tryLock(theirs.writeLock(), BRIEFLY_MS), "two writers got in");
-        // A writer may turn into a reader without letting go in between.
+        check(!tryLock(theirs.readLock(), BRIEFLY_MS), "a reader got the lock while a writer held it");
+        check(!tryLock(theirs.writeLock(), BRIEFLY_MS), "a second writer got the lock");
+        // A writer can downgrade to a reader without releasing the lock in between.
         acquire(ours.readLock());
         ours.writeLock().release();
         acquire(theirs.readLock());
         ours.readLock().release();
         theirs.readLock().release();
 
-        // Readers come and go beside each other, and nobody is there beside a writer.
+        // Readers share the lock, and a writer holds it alone.
         AtomicInteger readers = new AtomicInteger();
         AtomicInteger writers = new AtomicInteger();
         List<Future<?>> all = new ArrayList<>();
@@ -159,10 +161,10 @@ public final class CuratorLocks {
                     acquire(mine);
                     AtomicInteger mineInside = writes ? writers : readers;
                     int inside = mineInside.incrementAndGet();
-                    check(writers.get() == 0 || readers.get() == 0, "a reader beside a writer");
-                    check(!writes || inside == 1, "two writers");
+                    check(writers.get() == 0 || readers.get() == 0, "a reader and a writer hold the lock at once");
+                    check(!writes || inside == 1, "two writers hold the lock at once");
                     Thread.sleep(1);
-                    check(!writes || readers.get() == 0, "a reader beside a writer");
+                    check(!writes || readers.get() == 0, "a reader and a writer hold the lock at once");
                     mineInside.decrementAndGet();
                     mine.release();
                 }
@@ -182,9 +184,9 @@ public final class CuratorLocks {
             all.add(start(() -> {
                 for (int round = 0; round < ROUNDS; round++) {
                     Lease lease = semaphore.acquire(LIMIT_MS, TimeUnit.MILLISECONDS);
-                    check(lease != null, "a lease is not granted");
+                    check(lease != null, "a lease was not granted");
                     int now = inside.incrementAndGet();
-                    check(now <= 2, now + " are inside");
+                    check(now <= 2, now + " hold it at once");
                     Thread.sleep(1);
                     inside.decrementAndGet();
                     semaphore.returnLease(lease);
@@ -196,14 +198,14 @@ public final class CuratorLocks {
         }
         Lease first = ours.acquire(LIMIT_MS, TimeUnit.MILLISECONDS);
         Lease second = theirs.acquire(LIMIT_MS, TimeUnit.MILLISECONDS);
-        check(first != null && second != null, "a lease is not granted");
+        check(first != null && second != null, "a lease was not granted");
         check(ours.acquire(BRIEFLY_MS, TimeUnit.MILLISECONDS) == null, "a third lease was granted");
         Future<?> waiting = start(() -> {
             Lease third = ours.acquire(LIMIT_MS, TimeUnit.MILLISECONDS);
             check(third != null, "a lease is not granted again");
             ours.returnLease(third);
         });
-        please("expire", b);
+        requestFault("expire", b);
         end(waiting);
         ours.returnLease(first);
         b.expect(ConnectionState.SUSPENDED, ConnectionState.LOST, ConnectionState.RECONNECTED);
@@ -215,12 +217,12 @@ public final class CuratorLocks {
         InterProcessMutex part = a.mutex(path + "/two");
         InterProcessMultiLock whole = new InterProcessMultiLock(b.curator, both);
         acquire(part);
-        check(!tryLock(whole, BRIEFLY_MS), "all were acquired although one is held");
-        // What it had of it was given back.
+        check(!tryLock(whole, BRIEFLY_MS), "the multi-lock was acquired although one of its locks is held");
+        // The failed attempt must have released the other lock.
         acquire(a.mutex(path + "/one"));
         part.release();
         Future<?> waiting = start(() -> { acquire(whole); whole.release(); });
-        please("expire", a);
+        requestFault("expire", a);
         end(waiting);
         a.expect(ConnectionState.SUSPENDED, ConnectionState.LOST, ConnectionState.RECONNECTED);
     }
@@ -229,22 +231,22 @@ public final class CuratorLocks {
         LeaderLatch ours = new LeaderLatch(a.curator, path, "a");
         LeaderLatch theirs = new LeaderLatch(b.curator, path, "b");
         ours.start();
-        check(ours.await(LIMIT_MS, TimeUnit.MILLISECONDS), "nobody leads");
+        check(ours.await(LIMIT_MS, TimeUnit.MILLISECONDS), "there is no leader");
         theirs.start();
-        eventually(() -> ours.getParticipants().size() == 2, "the second is no candidate");
-        check(!theirs.hasLeadership(), "two lead");
-        check(theirs.getLeader().equals(new Participant("a", true)), "the second does not know who leads");
-        please("expire", a);
-        check(theirs.await(LIMIT_MS, TimeUnit.MILLISECONDS), "nobody follows the leader");
-        eventually(() -> !ours.hasLeadership(), "the former leader does not notice");
+        eventually(() -> ours.getParticipants().size() == 2, "the second is not a candidate");
+        check(!theirs.hasLeadership(), "there are two leaders");
+        check(theirs.getLeader().equals(new Participant("a", true)), "the second does not know the leader");
+        requestFault("expire", a);
+        check(theirs.await(LIMIT_MS, TimeUnit.MILLISECONDS), "the second does not become the leader");
+        eventually(() -> !ours.hasLeadership(), "the former leader does not notice that it lost the leadership");
         a.expect(ConnectionState.SUSPENDED, ConnectionState.LOST, ConnectionState.RECONNECTED);
-        eventually(() -> theirs.getParticipants().size() == 2, "the former leader does not come back");
+        eventually(() -> theirs.getParticipants().size() == 2, "the former leader does not become a candidate again");
         theirs.close();
-        check(ours.await(LIMIT_MS, TimeUnit.MILLISECONDS), "nobody follows the second leader");
+        check(ours.await(LIMIT_MS, TimeUnit.MILLISECONDS), "the first does not become the leader again");
         ours.close();
     }
 
-    /** ZooKeeper's own client, on which Curator stands, sets its watches again when it reconnects. */
+    /** ZooKeeper's own client, which Curator uses, re-arms its watches when it reconnects. */
     private static void watchesAfterReset(Client a, Client b, String path) throws Exception {
         a.curator.create().creatingParentsIfNeeded().forPath(path);
         CountDownLatch changed = new CountDownLatch(1);
@@ -253,8 +255,8 @@ public final class CuratorLocks {
         a.curator.getData().usingWatcher(watcher("NodeDataChanged", changed)).forPath(path);
         a.curator.checkExists().usingWatcher(watcher("NodeCreated", created)).forPath(path + "/n");
         a.curator.getChildren().usingWatcher(watcher("NodeChildrenChanged", child)).forPath(path);
-        please("reset", a);
-        // Whether this comes before or after the client is back, its watchers hear of it.
+        requestFault("reset", a);
+        // The watch must fire, no matter whether this happens before or after the client reconnects.
         b.curator.setData().forPath(path, new byte[] {1});
         a.expect(ConnectionState.SUSPENDED, ConnectionState.RECONNECTED);
         b.curator.create().forPath(path + "/n");
@@ -274,22 +276,22 @@ public final class CuratorLocks {
     private static void createModes(Client a, Client b, String path) throws Exception {
         String protectedPath = a.curator.create().creatingParentContainersIfNeeded().withProtection()
                 .withMode(CreateMode.EPHEMERAL_SEQUENTIAL).forPath(path + "/n-", new byte[] {1});
-        check(protectedPath.endsWith("n-0000000000"), "a protected node's name is " + protectedPath);
-        check(b.curator.checkExists().forPath(protectedPath).getEphemeralOwner() == a.session(), "its owner");
+        check(protectedPath.endsWith("n-0000000000"), "wrong name of a protected node: " + protectedPath);
+        check(b.curator.checkExists().forPath(protectedPath).getEphemeralOwner() == a.session(), "wrong owner");
         a.curator.create().withTtl(600_000).withMode(CreateMode.PERSISTENT_WITH_TTL).forPath(path + "/ttl");
         int results = a.curator.transaction().forOperations(
                 a.curator.transactionOp().create().forPath(path + "/t", new byte[] {2}),
                 a.curator.transactionOp().setData().forPath(path + "/t", new byte[] {3}),
                 a.curator.transactionOp().check().withVersion(1).forPath(path + "/t"),
                 a.curator.transactionOp().delete().forPath(path + "/t")).size();
-        check(results == 4, results + " results");
-        // A container goes once it is empty again.
+        check(results == 4, "wrong number of results: " + results);
+        // A container is deleted after its last child.
         a.curator.delete().forPath(path + "/ttl");
         a.curator.delete().forPath(protectedPath);
-        eventually(() -> b.curator.checkExists().forPath(path) == null, "an empty container stays");
+        eventually(() -> b.curator.checkExists().forPath(path) == null, "an empty container was not deleted");
     }
 
-    /** Everybody goes in and out, as often as said; never more than so many are inside. */
+    /** Acquires and releases each lock concurrently, and checks the maximum number of holders. */
     private static void crowd(int most, int rounds, InterProcessLock... locks) throws Exception {
         AtomicInteger inside = new AtomicInteger();
         List<Future<?>> all = new ArrayList<>();
@@ -298,8 +300,8 @@ public final class CuratorLocks {
                 for (int round = 0; round < rounds; round++) {
                     acquire(lock);
                     int now = inside.incrementAndGet();
-                    check(now <= most, now + " are inside");
-                    // Long enough that another would be seen if it came in.
+                    check(now <= most, now + " hold it at once");
+                    // Hold it long enough for another holder to be noticed.
                     Thread.sleep(1);
                     inside.decrementAndGet();
                     lock.release();
@@ -312,10 +314,10 @@ public final class CuratorLocks {
     }
 
     private static void acquire(InterProcessLock lock) throws Exception {
-        check(lock.acquire(LIMIT_MS, TimeUnit.MILLISECONDS), "a lock is not acquired");
+        check(lock.acquire(LIMIT_MS, TimeUnit.MILLISECONDS), "a lock was not acquired");
     }
 
-    /** Tries from another thread, because to its own thread a lock is never held. */
+    /** Tries from another thread, because Curator's locks are reentrant. */
     private static boolean tryLock(InterProcessLock lock, long ms) throws Exception {
         return THREADS.submit(() -> lock.acquire(ms, TimeUnit.MILLISECONDS)).get(LIMIT_MS, TimeUnit.MILLISECONDS);
     }
@@ -349,11 +351,11 @@ public final class CuratorLocks {
         }
     }
 
-    private static void please(String fault, Client client) throws Exception {
-        System.out.println("please " + fault + " " + client.session());
+    private static void requestFault(String fault, Client client) throws Exception {
+        System.out.println("fault " + fault + " " + client.session());
         System.out.flush();
         String answer = ANSWERS.readLine();
-        check("done".equals(answer), "the test answered " + answer);
+        check("done".equals(answer), "the test responded with " + answer);
     }
 
     private static final class Client implements AutoCloseable {

@@ -1,4 +1,4 @@
-//! A proper client, on one server after the other.
+//! A regular client with the embedded server.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ async fn a_client_creates_reads_and_watches() {
 }
 
 #[tokio::test]
-async fn sequence_numbers_count_creates() {
+async fn sequence_numbers_count_created_children() {
     let server = Embedded::start().await.expect("a server");
     let client = connect(&server).await;
     client.create("/q", b"", &persistent()).await.expect("created");
@@ -47,34 +47,34 @@ async fn sequence_numbers_count_creates() {
 }
 
 #[tokio::test]
-async fn the_nodes_of_a_session_go_with_it() {
+async fn ephemeral_nodes_are_deleted_when_their_session_expires() {
     let server = Embedded::start().await.expect("a server");
-    let (mortal, watching) = (connect(&server).await, connect(&server).await);
-    mortal.create("/e", b"", &ephemeral()).await.expect("created");
+    let (expiring, watching) = (connect(&server).await, connect(&server).await);
+    expiring.create("/e", b"", &ephemeral()).await.expect("created");
     let (stat, watcher) = watching.check_and_watch_stat("/e").await.expect("read");
-    let owner = stat.expect("it is there").ephemeral_owner;
-    assert_eq!(owner, mortal.session_id().0);
+    let owner = stat.expect("the node exists").ephemeral_owner;
+    assert_eq!(owner, expiring.session_id().0);
     let controls = server.controls();
     let info = controls.sessions().into_iter().find(|info| info.id.0 == owner).expect("listed");
     assert_eq!((info.ephemerals, info.timeout), (1, Duration::from_secs(10)));
     assert!(controls.expire(info.id));
-    assert!(!controls.expire(info.id), "only once");
+    assert!(!controls.expire(info.id), "a session can expire only once");
     assert_eq!(watcher.changed().await.event_type, EventType::NodeDeleted);
-    let mut states = mortal.state_watcher();
+    let mut states = expiring.state_watcher();
     while !states.state().is_terminated() {
         states.changed().await;
     }
-    assert_eq!(mortal.state(), SessionState::Expired);
+    assert_eq!(expiring.state(), SessionState::Expired);
 }
 
 #[tokio::test]
-async fn a_session_outlives_its_connection_and_a_restart() {
+async fn a_session_survives_a_reset_and_a_restart() {
     let server = Embedded::start().await.expect("a server");
     let client = connect(&server).await;
     client.create("/e", b"", &ephemeral()).await.expect("created");
     let controls = server.controls();
     controls.reset_connections(Target::All);
-    // Requests made while disconnected run after the reconnect; one in flight may fail.
+    // Requests made while disconnected run after the reconnect. A request in flight may fail.
     wait_for(&client, "/e").await;
     controls.restart().await.expect("the port is still free");
     wait_for(&client, "/e").await;
@@ -90,7 +90,7 @@ async fn a_session_outlives_its_connection_and_a_restart() {
 }
 
 #[tokio::test]
-async fn a_replaced_session_is_not_noticed_by_its_client_and_ends_with_its_time() {
+async fn a_client_does_not_notice_a_replaced_session_which_later_expires() {
     let server = Embedded::start().await.expect("a server");
     let (client, other) = (connect(&server).await, connect(&server).await);
     client.create("/before", b"", &ephemeral()).await.expect("created");
@@ -98,31 +98,31 @@ async fn a_replaced_session_is_not_noticed_by_its_client_and_ends_with_its_time(
     let controls = server.controls();
     controls.replace_sessions_on_reconnect(SessionId(old), true);
     controls.reset_connections(SessionId(old));
-    // The first create may be the one that the reset breaks; it is not carried out then.
+    // The reset may interrupt the first create. In that case the create is not executed.
     let deadline = Instant::now() + Duration::from_secs(10);
     while client.create("/after", b"", &ephemeral()).await.is_err() {
-        assert!(Instant::now() < deadline, "the client reconnects");
+        assert!(Instant::now() < deadline, "the client must reconnect");
     }
-    assert_eq!(client.session_id().0, old, "the client does not look at the answer's session id");
+    assert_eq!(client.session_id().0, old, "the client must ignore the session id in the reply");
     let owner = async |path: &str| {
         other.check_stat(path).await.expect("read").map(|stat| SessionId(stat.ephemeral_owner))
     };
-    assert_eq!(owner("/before").await, Some(SessionId(old)), "the old session is alive");
-    let new = owner("/after").await.expect("it is there");
+    assert_eq!(owner("/before").await, Some(SessionId(old)), "the old session must be alive");
+    let new = owner("/after").await.expect("the node exists");
     assert_ne!(new, SessionId(old));
     assert!(controls.sessions().iter().any(|session| session.id == new && session.peer.is_some()));
     let (_, gone) = other.check_and_watch_stat("/before").await.expect("read");
     for _ in 0..3 {
         controls.advance_clock(Duration::from_secs(5));
-        client.check_stat("/").await.expect("the new session is kept alive");
-        other.check_stat("/").await.expect("the other one too");
+        client.check_stat("/").await.expect("a request keeps the new session alive");
+        other.check_stat("/").await.expect("a request keeps the other session alive");
     }
     assert_eq!(gone.changed().await.event_type, EventType::NodeDeleted);
     assert_eq!(owner("/after").await, Some(new));
 }
 
 #[tokio::test]
-async fn a_session_that_has_ended_is_replaced_as_well() {
+async fn an_expired_session_is_replaced_as_well() {
     let server = Embedded::start().await.expect("a server");
     let client = connect(&server).await;
     let old = client.session_id();
@@ -137,7 +137,7 @@ async fn wait_for(client: &Client, path: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match client.check_stat(path).await {
-            Ok(stat) => return assert!(stat.is_some(), "{path} is there"),
+            Ok(stat) => return assert!(stat.is_some(), "{path} must exist"),
             Err(error) if Instant::now() > deadline => panic!("{error}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
@@ -145,7 +145,7 @@ async fn wait_for(client: &Client, path: &str) {
 }
 
 #[tokio::test]
-async fn a_multi_holds_or_fails_as_a_whole() {
+async fn a_multi_succeeds_or_fails_as_a_whole() {
     let server = Embedded::start().await.expect("a server");
     let client = connect(&server).await;
     let mut writer = client.new_multi_writer();
@@ -160,16 +160,16 @@ async fn a_multi_holds_or_fails_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_time_to_live_needs_an_option() {
+async fn ttl_nodes_require_an_option() {
     let server = Embedded::start().await.expect("a server");
     let client = connect(&server).await;
-    let mortal = persistent().with_ttl(Duration::from_secs(60));
-    assert_eq!(client.create("/t", b"", &mortal).await.err(), Some(Error::Unimplemented));
-    assert_eq!(client.check_stat("/t").await.expect("the session goes on"), None);
+    let ttl_options = persistent().with_ttl(Duration::from_secs(60));
+    assert_eq!(client.create("/t", b"", &ttl_options).await.err(), Some(Error::Unimplemented));
+    assert_eq!(client.check_stat("/t").await.expect("the session is alive"), None);
 }
 
 #[tokio::test]
-async fn containers_go_a_minute_after_they_became_empty() {
+async fn containers_are_deleted_a_minute_after_their_last_child() {
     let hour = Duration::from_secs(3600);
     let server = Embedded::options().max_session_timeout(hour).start().await.expect("a server");
     let client = Client::connector().with_session_timeout(hour).connect(&server.address()).await;
@@ -182,26 +182,32 @@ async fn containers_go_a_minute_after_they_became_empty() {
     }
     client.create("/used/child", b"", &persistent()).await.expect("created");
     controls.advance_clock(Duration::from_secs(100));
-    client.delete("/used/child", None).await.expect("it has a child, so it is there");
+    client.delete("/used/child", None).await.expect("a container with a child is not deleted");
     let (_, gone) = client.check_and_watch_stat("/used").await.expect("read");
     controls.advance_clock(Duration::from_secs(30));
-    assert!(client.check_stat("/used").await.expect("read").is_some(), "after half a minute");
+    assert!(
+        client.check_stat("/used").await.expect("read").is_some(),
+        "it must still exist after half a minute"
+    );
     controls.advance_clock(Duration::from_secs(30));
     assert_eq!(gone.changed().await.event_type, EventType::NodeDeleted);
     controls.advance_clock(Duration::from_secs(1000));
-    assert!(client.check_stat("/unused").await.expect("read").is_some(), "it never had a child");
+    assert!(
+        client.check_stat("/unused").await.expect("read").is_some(),
+        "a container that never had a child must not be deleted"
+    );
 }
 
 #[tokio::test]
-async fn containers_and_times_to_live_end_with_the_clock() {
+async fn containers_and_ttl_nodes_expire_when_the_clock_is_advanced() {
     let options = Embedded::options().max_session_timeout(Duration::from_secs(3600)).extended_types(true);
     let server = options.start().await.expect("a server");
     let connector = Client::connector().with_session_timeout(Duration::from_secs(3000));
     let client = connector.connect(&server.address()).await.expect("connected");
     let container = CreateMode::Container.with_acls(Acls::anyone_all());
-    let mortal = persistent().with_ttl(Duration::from_secs(60));
+    let ttl_options = persistent().with_ttl(Duration::from_secs(60));
     client.create("/c", b"", &container).await.expect("created");
-    client.create("/t", b"", &mortal).await.expect("created");
+    client.create("/t", b"", &ttl_options).await.expect("created");
     client.create("/c/child", b"", &persistent()).await.expect("created");
     client.delete("/c/child", None).await.expect("deleted");
     let (_, gone) = client.check_and_watch_stat("/t").await.expect("read");
@@ -211,12 +217,13 @@ async fn containers_and_times_to_live_end_with_the_clock() {
 }
 
 #[tokio::test]
-async fn a_super_user_writes_the_ensembles_configuration_and_its_watches_fire() {
-    // super:admin
+async fn a_super_user_can_write_zookeeper_config_and_watches_fire() {
+    // The hash is that of `super:admin`.
     let options = Embedded::options().super_digest("super:xQJmxLMiHGwaqBvst5y6rkB6HQs=");
     let server = options.start().await.expect("a server");
     let (admin, user) = (connect(&server).await, connect(&server).await);
-    let (data, _, changed) = user.get_and_watch_data("/zookeeper/config").await.expect("everybody reads it");
+    let (data, _, changed) =
+        user.get_and_watch_data("/zookeeper/config").await.expect("everyone may read it");
     assert_eq!(data, b"");
     let members = b"server.1=127.0.0.1:2888:3888:participant;127.0.0.1:2181\nversion=100000000";
     for auth in ["super:wrong", "admin:admin"] {
@@ -227,7 +234,7 @@ async fn a_super_user_writes_the_ensembles_configuration_and_its_watches_fire() 
     admin.set_data("/zookeeper/config", members, None).await.expect("allowed");
     assert_eq!(changed.changed().await.event_type, EventType::NodeDataChanged);
     assert_eq!(user.get_data("/zookeeper/config").await.expect("read").0, members);
-    // Nor is any other node closed to it.
+    // The super user can also access every other node.
     let mine = CreateMode::Persistent.with_acls(Acls::creator_all());
     user.auth("digest", b"user:secret").await.expect("an identity");
     user.create("/mine", b"", &mine).await.expect("created");
@@ -238,7 +245,7 @@ async fn a_super_user_writes_the_ensembles_configuration_and_its_watches_fire() 
 }
 
 #[tokio::test]
-async fn a_digest_that_is_none_is_refused() {
+async fn an_invalid_super_digest_is_refused() {
     for digest in ["", "super", "super:", "super:admin", "super:xQJmxLMiHGwaqBvst5y6rkB6HQs"] {
         let error = Embedded::options().super_digest(digest).start().await.err().expect("refused");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{digest:?}");

@@ -1,4 +1,4 @@
-//! What the controls promise, seen by a client that does nothing by itself.
+//! The controls, tested with a client that sends nothing by itself.
 
 mod raw;
 
@@ -10,7 +10,7 @@ use lockkeeper_embedded::{Embedded, SessionId, Target};
 use raw::{Bytes, Raw};
 
 const TIMEOUT_MS: i32 = 10_000;
-/// How long silence has to last to count.
+/// How long nothing must arrive for a connection to count as silent.
 const SILENCE: Duration = Duration::from_millis(100);
 
 async fn server() -> Embedded {
@@ -38,37 +38,41 @@ async fn a_black_hole_holds_everything_and_then_delivers_it() {
     controls.black_hole(SessionId(inside.session), true);
     inside.send(1, 1, &Bytes::create("/a", b"", 0).0).expect("sent");
     assert!(is_silent(&mut inside));
-    assert_eq!(outside.ask(3, &Bytes::path("/a", false).0).expect("an answer").error, -101, "not read");
+    assert_eq!(
+        outside.ask(3, &Bytes::path("/a", false).0).expect("a reply").error,
+        -101,
+        "the request must not be executed"
+    );
     controls.black_hole(SessionId(inside.session), false);
-    assert_eq!(inside.receive().expect("an answer").error, 0);
+    assert_eq!(inside.receive().expect("a reply").error, 0);
 }
 
 #[tokio::test]
-async fn a_black_hole_swallows_the_reconnect_as_well() {
+async fn a_black_hole_applies_to_reconnects_as_well() {
     let server = server().await;
     let raw = connect(&server);
     let controls = server.controls();
     controls.black_hole(SessionId(raw.session), true);
     let mut again = Raw::open(server.socket_address()).expect("accepted");
     again.set_limit(SILENCE);
-    assert!(again.greet(TIMEOUT_MS, raw.session, &raw.password).is_err(), "no answer");
+    assert!(again.handshake(TIMEOUT_MS, raw.session, &raw.password).is_err(), "there must be no reply");
     assert_eq!(controls.sessions().len(), 1);
     let other = connect(&server);
-    assert_ne!(other.session, 0, "the others go on");
+    assert_ne!(other.session, 0, "other sessions must work");
 }
 
 #[tokio::test]
-async fn an_expired_session_in_a_black_hole_learns_nothing() {
+async fn an_expired_session_in_a_black_hole_is_not_notified() {
     let server = server().await;
     let mut raw = connect(&server);
     let controls = server.controls();
     controls.black_hole(Target::All, true);
     assert!(controls.expire(SessionId(raw.session)));
-    assert!(is_silent(&mut raw), "not even the end of the connection");
+    assert!(is_silent(&mut raw), "the connection must not be closed yet");
     controls.black_hole(Target::All, false);
     assert!(raw.is_closed());
     let again = Raw::resume(server.socket_address(), TIMEOUT_MS, raw.session, &raw.password, 0);
-    assert_eq!(again.expect("an answer").session, 0);
+    assert_eq!(again.expect("a reply").session, 0);
 }
 
 #[tokio::test]
@@ -79,7 +83,7 @@ async fn swallowed_replies_leave_the_outcome_unknown() {
     controls.swallow_replies(SessionId(raw.session), true);
     raw.send(1, 1, &Bytes::create("/a", b"", 0).0).expect("sent");
     let mut other = connect(&server);
-    while other.ask(3, &Bytes::path("/a", false).0).expect("an answer").error != 0 {}
+    while other.ask(3, &Bytes::path("/a", false).0).expect("a reply").error != 0 {}
     controls.reset_connections(SessionId(raw.session));
     assert_eq!(raw.receive().expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
 }
@@ -94,15 +98,15 @@ async fn delayed_replies_come_late_and_in_order() {
     let begin = Instant::now();
     raw.send(1, 11, &[]).expect("sent");
     raw.send(2, 11, &[]).expect("sent");
-    assert_eq!(raw.receive().expect("an answer").xid, 1);
+    assert_eq!(raw.receive().expect("a reply").xid, 1);
     assert!(begin.elapsed() >= delay);
     controls.delay_replies(Target::All, Duration::ZERO);
-    assert_eq!(raw.receive().expect("an answer").xid, 2);
-    assert_eq!(raw.ask(11, &[]).expect("an answer").error, 0);
+    assert_eq!(raw.receive().expect("a reply").xid, 2);
+    assert_eq!(raw.ask(11, &[]).expect("a reply").error, 0);
 }
 
 #[tokio::test]
-async fn a_paused_server_answers_when_it_goes_on() {
+async fn a_paused_server_replies_after_it_resumes() {
     let server = server().await;
     let mut raw = connect(&server);
     let controls = server.controls();
@@ -110,14 +114,14 @@ async fn a_paused_server_answers_when_it_goes_on() {
     raw.send(1, 11, &[]).expect("sent");
     assert!(is_silent(&mut raw));
     controls.resume();
-    assert_eq!(raw.receive().expect("an answer").xid, 1);
+    assert_eq!(raw.receive().expect("a reply").xid, 1);
 }
 
 #[tokio::test]
-async fn time_ends_sessions_that_say_nothing() {
+async fn idle_sessions_expire() {
     let server = server().await;
     let mut raw = connect(&server);
-    assert_eq!(raw.ask(1, &Bytes::create("/e", b"", 1).0).expect("an answer").error, 0);
+    assert_eq!(raw.ask(1, &Bytes::create("/e", b"", 1).0).expect("a reply").error, 0);
     let controls = server.controls();
     controls.advance_clock(Duration::from_secs(9));
     assert_eq!(raw.ping().expect("alive").error, 0);
@@ -127,37 +131,37 @@ async fn time_ends_sessions_that_say_nothing() {
     assert!(raw.is_closed());
     assert_eq!(controls.sessions(), []);
     let mut other = connect(&server);
-    assert_eq!(other.ask(3, &Bytes::path("/e", false).0).expect("an answer").error, -101);
+    assert_eq!(other.ask(3, &Bytes::path("/e", false).0).expect("a reply").error, -101);
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_refuses_and_keeps_what_it_knows() {
+async fn a_server_that_is_down_refuses_connections_and_keeps_its_state() {
     let server = server().await;
     let mut raw = connect(&server);
-    assert_eq!(raw.ask(1, &Bytes::create("/e", b"x", 1).0).expect("an answer").error, 0);
+    assert_eq!(raw.ask(1, &Bytes::create("/e", b"x", 1).0).expect("a reply").error, 0);
     let controls = server.controls();
     controls.take_down().await;
     assert!(raw.is_closed());
-    assert!(Raw::open(server.socket_address()).is_err(), "refused");
+    assert!(Raw::open(server.socket_address()).is_err(), "the connection must be refused");
     controls.advance_clock(Duration::from_secs(100));
     controls.bring_up().await.expect("the port is still free");
     let mut again =
         Raw::resume(server.socket_address(), TIMEOUT_MS, raw.session, &raw.password, raw.zxid).expect("back");
     assert_eq!(again.session, raw.session);
-    assert_eq!(again.ask(3, &Bytes::path("/e", false).0).expect("an answer").error, 0);
+    assert_eq!(again.ask(3, &Bytes::path("/e", false).0).expect("a reply").error, 0);
 }
 
 #[tokio::test]
-async fn transactions_go_on_above_those_of_before() {
+async fn transaction_ids_grow_across_restarts_and_runs() {
     let first = server().await;
     let mut raw = connect(&first);
-    let before = raw.ask(1, &Bytes::create("/a", b"", 0).0).expect("an answer").zxid;
+    let before = raw.ask(1, &Bytes::create("/a", b"", 0).0).expect("a reply").zxid;
     first.controls().restart_empty().await.expect("the port is still free");
     let mut raw = connect(&first);
     let emptied = raw.ask(1, &Bytes::create("/a", b"", 0).0).expect("created again").zxid;
     first.stop().await;
     let second = server().await;
-    let after = connect(&second).ask(1, &Bytes::create("/a", b"", 0).0).expect("an answer").zxid;
+    let after = connect(&second).ask(1, &Bytes::create("/a", b"", 0).0).expect("a reply").zxid;
     assert!(before < emptied && emptied < after, "{before} {emptied} {after}");
 }
 
@@ -174,18 +178,18 @@ async fn stopping_closes_the_port_and_every_connection() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_moved_close_to_an_end_is_followed_by_that_end() {
+async fn a_session_expires_in_time_after_the_clock_is_advanced() {
     let hours = Duration::from_secs(36_000);
-    // No other end comes before that of the session, and makes the server look at its clock.
+    // Nothing else may be due before the session expires, because that would wake up the server.
     let options = Embedded::options().max_session_timeout(hours).handshake_timeout(hours);
     let server = options.start().await.expect("a server");
     let mut raw = Raw::connect(server.socket_address(), 36_000_000).expect("connected");
     server.controls().advance_clock(hours - Duration::from_millis(100));
-    assert!(raw.is_closed(), "the session ends on the tick after its ten hours");
+    assert!(raw.is_closed(), "the session must expire on the first tick after ten hours");
 }
 
 #[tokio::test]
-async fn a_black_hole_and_a_pause_are_in_force_when_they_return() {
+async fn a_black_hole_and_a_pause_are_in_effect_when_they_return() {
     let server = server().await;
     let controls = server.controls();
     let raw = connect(&server);
@@ -210,7 +214,7 @@ async fn a_black_hole_and_a_pause_are_in_force_when_they_return() {
         switch(true);
         let then = created();
         thread::sleep(Duration::from_millis(1));
-        assert_eq!(created(), then, "no request is taken any more, in round {round}");
+        assert_eq!(created(), then, "a request was executed in round {round}");
         switch(false);
     }
     raw.shutdown();
@@ -219,22 +223,22 @@ async fn a_black_hole_and_a_pause_are_in_force_when_they_return() {
 }
 
 #[tokio::test]
-async fn a_black_hole_holds_the_rest_of_an_answer() {
-    // More than the system takes for a client that does not read.
+async fn a_black_hole_holds_the_rest_of_a_reply() {
+    // More data than the socket buffers hold for a client that does not read.
     const COUNT: i32 = 30;
     let server = server().await;
     let mut writer = connect(&server);
-    assert_eq!(writer.ask(1, &Bytes::create("/big", &[0; 900_000], 0).0).expect("an answer").error, 0);
+    assert_eq!(writer.ask(1, &Bytes::create("/big", &[0; 900_000], 0).0).expect("a reply").error, 0);
     writer.send(7, 4, &Bytes::path("/big", false).0).expect("sent");
-    let frame = 4 + writer.receive_frame().expect("an answer").len();
+    let frame = 4 + writer.receive_frame().expect("a reply").len();
     let mut raw = connect(&server);
     for xid in 0..COUNT {
         raw.send(xid, 4, &Bytes::path("/big", false).0).expect("sent");
     }
     let mut received = vec![0; 1];
-    raw.read_exact(&mut received).expect("the first answer has begun");
+    raw.read_exact(&mut received).expect("the start of the first reply");
     let controls = server.controls();
-    // Until the server waits for the client, which it does in the middle of an answer.
+    // Wait until the server waits for the client to read. It does so in the middle of a reply.
     let mut sent = 0;
     while packets_sent(&server) != sent {
         sent = packets_sent(&server) + 1;
@@ -242,25 +246,25 @@ async fn a_black_hole_holds_the_rest_of_an_answer() {
     }
     controls.black_hole(SessionId(raw.session), true);
     raw.set_limit(SILENCE);
-    assert!(raw.read_to_end(&mut received).is_err(), "silence, not an end");
-    assert_ne!(received.len() % frame, 0, "what had not gone out yet goes out, to the end of an answer");
+    assert!(raw.read_to_end(&mut received).is_err(), "the connection must be silent, not closed");
+    assert_ne!(received.len() % frame, 0, "the server sent the rest of the reply");
     controls.black_hole(SessionId(raw.session), false);
     raw.set_limit(Duration::from_secs(20));
     let missing = frame * usize::try_from(COUNT).expect("few") - received.len();
     raw.read_exact(&mut vec![0; missing]).expect("the rest");
 }
 
-/// How many packets the server has sent, the answer to this question not among them.
+/// The number of packets that the server has sent, without the response to this query.
 fn packets_sent(server: &Embedded) -> u64 {
     let mut raw = Raw::open(server.socket_address()).expect("accepted");
     raw.send_bytes(b"mntr").expect("sent");
-    let text = String::from_utf8(raw.receive_all().expect("an answer")).expect("text");
+    let text = String::from_utf8(raw.receive_all().expect("a reply")).expect("text");
     let count = text.lines().find_map(|line| line.strip_prefix("zk_packets_sent\t"));
-    count.expect("it is told").parse().expect("a number")
+    count.expect("the value in the response").parse().expect("a number")
 }
 
 #[tokio::test]
-async fn no_value_of_a_control_hurts_the_server() {
+async fn extreme_values_of_controls_do_no_harm() {
     let server = server().await;
     let mut raw = connect(&server);
     let controls = server.controls();
@@ -272,16 +276,16 @@ async fn no_value_of_a_control_hurts_the_server() {
     controls.advance_clock(Duration::MAX);
     controls.delay_replies(Target::All, Duration::ZERO);
     let mut other = connect(&server);
-    assert_eq!(other.ping().expect("sessions are as before").error, 0);
+    assert_eq!(other.ping().expect("the session works").error, 0);
     controls.delay_replies(Target::All, Duration::MAX);
     other.send(1, 11, &[]).expect("sent");
     assert!(is_silent(&mut other));
-    controls.restart().await.expect("it comes back");
+    controls.restart().await.expect("the server is up again");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn options_of_any_size_do_no_harm() {
+async fn extreme_values_of_options_do_no_harm() {
     let server = Embedded::options()
         .tick(Duration::MAX)
         .min_session_timeout(Duration::MAX)
@@ -292,7 +296,7 @@ async fn options_of_any_size_do_no_harm() {
         .await
         .expect("a server");
     let mut raw = connect(&server);
-    assert_eq!(raw.ping().expect("an answer").error, 0);
+    assert_eq!(raw.ping().expect("a reply").error, 0);
     assert_eq!(raw.timeout_ms, i32::MAX);
 }
 
@@ -311,16 +315,16 @@ async fn nothing_expires_while_the_server_is_paused() {
 }
 
 #[tokio::test]
-async fn nobody_takes_the_port_of_a_server_that_is_down() {
+async fn the_port_of_a_server_that_is_down_stays_reserved() {
     let server = server().await;
     let controls = server.controls();
     controls.take_down().await;
-    // What a client's system does when it chooses the port from which a connection goes out.
+    // Without the reservation, the system could assign the port to an outgoing connection.
     let other = tokio::net::TcpSocket::new_v4().expect("a socket");
     let taken = other.bind(server.socket_address());
-    assert_eq!(taken.expect_err("the port is kept").kind(), io::ErrorKind::AddrInUse);
-    assert!(Raw::open(server.socket_address()).is_err(), "refused all the same");
+    assert_eq!(taken.expect_err("the port is reserved").kind(), io::ErrorKind::AddrInUse);
+    assert!(Raw::open(server.socket_address()).is_err(), "the connection must be refused");
     controls.take_down().await;
     controls.bring_up().await.expect("back");
-    assert_eq!(connect(&server).ping().expect("an answer").error, 0);
+    assert_eq!(connect(&server).ping().expect("a reply").error, 0);
 }

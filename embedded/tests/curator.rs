@@ -1,6 +1,6 @@
-//! Apache Curator, unmodified: its locks, its semaphore and its leader election.
+//! Unmodified Apache Curator: its locks, its semaphore and its leader election.
 //!
-//! It needs a JDK and Curator's jars, which `CURATOR_CLASSPATH` may name; by default they are Debian's.
+//! The test needs a JDK and Curator's jars. By default it uses Debian's; set `CURATOR_CLASSPATH` to use others.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use lockkeeper_embedded::{Controls, Embedded, SessionId};
 
 const PROGRAM: &str = include_str!("CuratorLocks.java");
-/// These name all they need in their manifests, but a logger.
+/// Their manifests name all further jars, except for a logger.
 const DEBIAN_JARS: [&str; 2] = ["/usr/share/java/curator-recipes.jar", "/usr/share/java/slf4j-simple.jar"];
 const JVM: [&str; 5] = [
     "-Xmx256m",
@@ -26,7 +26,7 @@ const JVM: [&str; 5] = [
 ];
 const CLASS_PATH: &str = "CURATOR_CLASSPATH";
 
-/// Nothing waits for this to pass; it ends a run that hangs.
+/// How long the program may run. It only stops a run that hangs.
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
@@ -34,7 +34,7 @@ fn curators_locks_work() {
     let class_path = class_path();
     let classes = Classes::compile(&class_path);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    // The test waits for a container to go, and uses a time to live.
+    // The program waits for a container to be deleted, and creates a TTL node.
     let options = Embedded::options().container_check(Duration::from_millis(50)).extended_types(true);
     let server = runtime.block_on(options.start()).expect("a free port");
     let mut child = Command::new("java")
@@ -46,12 +46,12 @@ fn curators_locks_work() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("{}", missing(&format!("java does not start, {error}"))));
+        .unwrap_or_else(|error| panic!("{}", missing(&format!("java does not start: {error}"))));
     let mut answers = child.stdin.take().expect("stdin");
     let mut stderr = child.stderr.take().expect("stderr");
-    let complaints = thread::spawn(move || {
+    let stderr_reader = thread::spawn(move || {
         let mut text = Vec::new();
-        // What could be read is worth showing.
+        // After an error, show what was read so far.
         let _ = stderr.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
     });
@@ -64,9 +64,9 @@ fn curators_locks_work() {
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                if let Some(fault) = line.strip_prefix("please ") {
-                    cause(fault, &server.controls());
-                    // If the program is gone, its status will tell.
+                if let Some(fault) = line.strip_prefix("fault ") {
+                    inject(fault, &server.controls());
+                    // An error means that the program has ended. Its exit status is checked below.
                     let _ = answers.write_all(b"done\n");
                 }
                 println!("{line}");
@@ -83,24 +83,24 @@ fn curators_locks_work() {
         child.kill().expect("killing the program");
     }
     let status = child.wait().expect("waiting for the program");
-    let complaints = complaints.join().expect("reading its standard error");
-    assert!(!hangs, "the program hangs after {last:?}:\n{complaints}");
-    assert!(status.success(), "the program failed after {last:?}:\n{complaints}");
-    assert_eq!(last, "all", "the program ended too early:\n{complaints}");
-    assert!(server.controls().sessions().is_empty(), "every client has closed its session");
+    let errors = stderr_reader.join().expect("reading its standard error");
+    assert!(!hangs, "the program hangs after {last:?}:\n{errors}");
+    assert!(status.success(), "the program failed after {last:?}:\n{errors}");
+    assert_eq!(last, "all", "the program ended too early:\n{errors}");
+    assert!(server.controls().sessions().is_empty(), "every client must close its session");
 }
 
-fn cause(fault: &str, controls: &Controls) {
+fn inject(fault: &str, controls: &Controls) {
     let (fault, session) = fault.split_once(' ').expect("a fault and a session");
-    let session = SessionId(session.parse().expect("a session's number"));
+    let session = SessionId(session.parse().expect("a session id"));
     match fault {
         "reset" => controls.reset_connections(session),
         "expire" => assert!(controls.expire(session), "there is no session {session}"),
-        other => panic!("an unknown fault, {other}"),
+        other => panic!("unknown fault: {other}"),
     }
 }
 
-/// A directory with the compiled program, which goes with this.
+/// A directory with the compiled program. It is removed when this is dropped.
 struct Classes(PathBuf);
 
 impl Classes {
@@ -117,7 +117,7 @@ impl Classes {
             .args([&classes.0, &source])
             .stdin(Stdio::null())
             .output()
-            .unwrap_or_else(|error| panic!("{}", missing(&format!("javac does not start, {error}"))));
+            .unwrap_or_else(|error| panic!("{}", missing(&format!("javac does not start: {error}"))));
         assert!(output.status.success(), "javac failed:\n{}", String::from_utf8_lossy(&output.stderr));
         classes
     }
@@ -125,7 +125,7 @@ impl Classes {
 
 impl Drop for Classes {
     fn drop(&mut self) {
-        // What cannot be removed goes with the target directory.
+        // An error does not matter: the directory is inside the target directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -135,13 +135,13 @@ fn class_path() -> OsString {
         return given;
     }
     for jar in DEBIAN_JARS {
-        assert!(Path::new(jar).is_file(), "{}", missing(&format!("there is no {jar}")));
+        assert!(Path::new(jar).is_file(), "{}", missing(&format!("{jar} does not exist")));
     }
     joined(DEBIAN_JARS.map(OsString::from))
 }
 
 fn joined(entries: [OsString; 2]) -> OsString {
-    // Not `env::join_paths`: an entry may be a list itself.
+    // Do not use `env::join_paths`, because an entry may itself be a list of paths.
     let [mut first, second] = entries;
     first.push(":");
     first.push(second);
@@ -150,8 +150,8 @@ fn joined(entries: [OsString; 2]) -> OsString {
 
 fn missing(what: &str) -> String {
     format!(
-        "this test runs Apache Curator, but {what}: \
-         install it with `apt-get install -y libcurator-recipes-java default-jdk-headless`, \
-         or let {CLASS_PATH} name its jars (and those they need)"
+        "this test needs Apache Curator and a JDK: {what}; \
+         install them with `apt-get install -y libcurator-recipes-java default-jdk-headless`, \
+         or set {CLASS_PATH} to Curator's jars and their dependencies"
     )
 }

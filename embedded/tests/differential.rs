@@ -1,37 +1,36 @@
-//! Random sequences of operations, over several sessions with watches, give the same answers, stats, events and
-//! errors on this server and on a real one.
+//! Random sequences of operations, over several sessions with watches, must give the same replies, stats, events and
+//! errors on the embedded server and on a real one.
 //!
-//! It needs `java` and ZooKeeper's jar, so plain `cargo test` leaves it out; `PROPTEST_CASES` says how many
-//! sequences are tried. This server follows 3.9, and the real one is of the version that is installed, or of another
-//! one given by `ZOOKEEPER_JAR`. `Release` knows where they differ on purpose:
+//! The test needs `java` and ZooKeeper's jar, so plain `cargo test` does not run it. `PROPTEST_CASES` sets the number
+//! of sequences. The embedded server follows 3.9. The real one has the installed version, or that of the jar given by
+//! `ZOOKEEPER_JAR`. `Release` describes the intended differences to older versions:
 //!
-//! - `exists` needs the permission to read since 3.8.4 and 3.9.2 (ZOOKEEPER-2590): this server asks for it, because
-//!   that is what clients meet on every server that is kept up to date. Beside an older one `exists` is not asked
-//!   about nodes that the session may not read.
-//! - Watches of different modes on one path replace each other before 3.9, and stand beside each other since
-//!   (ZOOKEEPER-4466), and `removeWatches` means one mode only since then (ZOOKEEPER-4471). `checkWatches` answers for
-//!   the watches of all clients before. `create2` in a multi is answered as `create` by 3.8.0 (ZOOKEEPER-4026). Events
-//!   carry their transaction since 3.9 (ZOOKEEPER-4655). Beside an older server a session has watches of one mode on
-//!   each path, those with persistent ones remove all at once, `checkWatches` and `create2` in a multi are not asked,
-//!   and the transactions of events are not compared.
-//! - A malformed write uses up a transaction before 3.9, and since then only a malformed multi does. Beside an older
-//!   server those transactions do not count.
+//! - Since 3.8.4 and 3.9.2, `exists` requires the read permission (ZOOKEEPER-2590). The embedded server requires it
+//!   too, because all up-to-date servers do. With an older server, the test does not send `exists` for nodes that the
+//!   session may not read.
+//! - Since 3.9, a client can have watches of different modes on one path (ZOOKEEPER-4466), and `removeWatches` removes
+//!   only one mode (ZOOKEEPER-4471). Before, a watch of one mode replaced the others, and `checkWatches` reported the
+//!   watches of all clients. Since 3.9, events carry their transaction id (ZOOKEEPER-4655). 3.8.0 answers `create2` in
+//!   a multi like `create` (ZOOKEEPER-4026). With an older server, each session has watches of only one mode on a path,
+//!   the session with persistent watches removes all modes at once, the test does not send `checkWatches` or `create2`
+//!   in a multi, and it does not compare the transaction ids of events.
+//! - Before 3.9, every malformed write uses up a transaction id. Since then, only a malformed multi does. With an older
+//!   server, the test does not count these transactions.
 //!
-//! These differ beside every version:
+//! These differences apply to every version, so the test avoids or ignores them:
 //!
-//! - A create with flags that do not exist fails by itself in 3.8, but with its whole multi since: not asked.
-//! - `check` outside of a multi is never answered if it holds; `sasl` is answered although there is none; the
-//!   operations by which servers make sessions and remove containers are taken from clients: not asked. No client
-//!   does.
-//! - Characters beyond U+FFFF, which no node's name has, come back from the real server as two surrogates, which is
-//!   not UTF-8: not asked.
-//! - The real server takes any number of identities from a connection, of any length.
-//! - The real server removes what has come to its end when it looks the next time, this one at once: nothing comes to
-//!   its end here.
-//! - Lists that the server keeps in hash tables come in any order: children, identities, ephemerals, the events of
-//!   a session's end.
-//! - Clock fields and ids: transactions are counted from the first one, sessions from the first one, and times only
-//!   compared with each other.
+//! - A create with undefined flags fails alone in 3.8, but fails its whole multi since. The test does not send it.
+//! - The real server never answers a successful `check` outside of a multi, answers `sasl` even if it is not
+//!   configured, and accepts from clients the internal operations that create sessions and delete containers. Regular
+//!   clients send none of these, and the test does not either.
+//! - For characters above U+FFFF, which names cannot contain, the real server returns two surrogates, which is not valid
+//!   UTF-8. The test does not send them.
+//! - The real server accepts any number of identities per connection, of any length.
+//! - The real server deletes expired containers and TTL nodes at its next check, the embedded one at once. In this test
+//!   nothing expires.
+//! - The real server keeps children, identities and the ephemeral nodes of a session in hash tables. So the order of
+//!   these lists, and of the events when a session ends, is not defined. The test sorts them.
+//! - Transaction ids and session ids are compared relative to the first one. Times are only compared with each other.
 
 #[path = "../../tests/common/servers/mod.rs"]
 mod common;
@@ -47,22 +46,22 @@ use std::time::Duration;
 use common::{Server, ServerOptions};
 use lockkeeper_embedded::Embedded;
 use proptest::prelude::*;
-use raw::{Answer, Bytes, Fields, Raw};
+use raw::{Bytes, Fields, Raw, Reply};
 
 const SESSIONS: usize = 3;
-/// The session whose watches are persistent, where no other's may be.
+/// With a server before 3.9, the only session that has persistent watches.
 const PERSISTENT: usize = 2;
-/// Long enough that no session ends by itself.
+/// Long enough that no session expires.
 const TIMEOUT_MS: i32 = 40_000;
 
 /// The hash is that of `super:admin`.
 const SUPER_DIGEST: &str = "super:xQJmxLMiHGwaqBvst5y6rkB6HQs=";
 
 #[test]
-fn it_does_what_the_real_server_does() {
+fn it_behaves_like_the_real_server() {
     let server = start_real();
     let (real, release) = (address_of(&server), Release::of_server(&server));
-    println!("beside {release:?}");
+    println!("comparing with {release:?}");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     proptest!(ProptestConfig { max_shrink_time: 60_000, failure_persistence: None, ..ProptestConfig::default() },
         |(steps in prop::collection::vec(step(release), 1..60))| {
@@ -97,10 +96,10 @@ fn address_of(server: &Server) -> SocketAddr {
     server.address().parse().expect("an address")
 }
 
-/// What this server follows.
+/// The version that the embedded server follows.
 const FOLLOWED: Release = Release(3, 9, 5);
 
-/// A server's version, and what it does where servers differ on purpose.
+/// A server's version, with the behavior that depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Release(u32, u32, u32);
 
@@ -116,12 +115,12 @@ impl Release {
         Release(major, minor, patch)
     }
 
-    /// `exists` needs the permission to read.
+    /// Whether `exists` requires the read permission.
     fn exists_checks(self) -> bool {
         self >= Release(3, 9, 2) || (Release(3, 8, 4)..Release(3, 9, 0)).contains(&self)
     }
 
-    /// A malformed write uses up a transaction.
+    /// Whether this operation uses up a transaction id when it is malformed (other than a multi).
     fn counts_malformed(self, op: &Op) -> bool {
         let is_write = matches!(
             op,
@@ -130,7 +129,7 @@ impl Release {
         is_write && !self.is_3_9()
     }
 
-    /// Watches of different modes stand beside each other, and events carry their transaction.
+    /// Whether a client can have watches of different modes on one path, and events carry their transaction id.
     fn is_3_9(self) -> bool {
         self >= Release(3, 9, 0)
     }
@@ -221,9 +220,9 @@ enum Op {
         op: Box<Op>,
         to: usize,
     },
-    /// Ends the session and makes another.
+    /// Closes the session and creates another one.
     Close,
-    /// Loses the connection and resumes the session, setting watches again.
+    /// Reconnects, resumes the session and re-arms watches.
     Reconnect {
         lost: i64,
         data: Vec<String>,
@@ -317,7 +316,7 @@ fn write(in_multi: bool, release: Release) -> impl Strategy<Value = Op> {
     let create = (kind, path(), data(), acl(), flags, ttl).prop_map(
         |((kind, in_multi), path, data, acl, flags, ttl)| {
             let flags = match kind {
-                // Nothing new here: all sequences share it, on the real server.
+                // Never create this node, because all sequences share it on the real server.
                 _ if path == "/zookeeper/config" => {
                     if matches!(kind, CreateOp::Ttl) {
                         5
@@ -326,7 +325,7 @@ fn write(in_multi: bool, release: Release) -> impl Strategy<Value = Op> {
                     }
                 }
                 CreateOp::Ttl => 5 + (flags & 1),
-                // In a multi the flags decide about the operation; they agree, as every client's do.
+                // In a multi the real server derives the operation from the flags. Regular clients send matching ones.
                 CreateOp::Container if in_multi => 4,
                 CreateOp::Create | CreateOp::Create2 if in_multi => flags & 3,
                 CreateOp::Create | CreateOp::Create2 | CreateOp::Container => flags,
@@ -375,7 +374,7 @@ fn data() -> impl Strategy<Value = Option<Vec<u8>>> {
     prop_oneof![1 => Just(None), 4 => prop::collection::vec(any::<u8>(), 0..4).prop_map(Some)]
 }
 
-/// Paths are below a root of the sequence's own, which stands for the `~`.
+/// A path below the sequence's own root, which replaces the `~`.
 fn below() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("~"),
@@ -393,7 +392,7 @@ fn path() -> impl Strategy<Value = String> {
     prop_oneof![
         40 => below(),
         3 => Just("~/a/s-".to_owned()),
-        // Two of them may meet.
+        // The sequential names of this prefix can collide with those of the previous one.
         1 => Just("~/a/s-000000000".to_owned()),
         1 => Just("~/c/".to_owned()),
         1 => prop::sample::select(vec![
@@ -423,7 +422,7 @@ impl AclOf {
     }
 }
 
-/// The operation's number and body.
+/// Encodes an operation. Returns its number and body.
 fn encode(op: &Op, root: &str, session: usize, release: Release) -> (i32, Vec<u8>) {
     let at = |path: &str| path.replace('~', root);
     let all = |paths: &[String]| paths.iter().map(|path| at(path)).collect::<Vec<_>>();
@@ -433,7 +432,7 @@ fn encode(op: &Op, root: &str, session: usize, release: Release) -> (i32, Vec<u8
         None => bytes.int(-1),
     };
     let (any, persistent) = (release.is_3_9(), session == PERSISTENT);
-    // Those of the session with persistent watches would replace them.
+    // Before 3.9, a one-shot watch would replace a persistent one, so the session with those sets no others.
     let watch = |watch: bool| watch && (any || !persistent);
     let many = |ops: &[Op]| {
         let body = ops.iter().fold(new(), |bytes, op| {
@@ -463,7 +462,7 @@ fn encode(op: &Op, root: &str, session: usize, release: Release) -> (i32, Vec<u8
         Op::Descendants { path } => (104, new().string(&at(path))),
         Op::AddWatch { path, mode } if any => (106, new().string(&at(path)).int(*mode)),
         Op::AddWatch { path: _, mode } => {
-            // Each mode has paths of its own, and only one session has such watches.
+            // Each mode has its own path, and only one session has persistent watches.
             let path = if *mode == 1 { at("~/b") } else { at("~/a") };
             (106, new().string(&path).int(if persistent { *mode } else { -1 }))
         }
@@ -498,27 +497,28 @@ fn encode(op: &Op, root: &str, session: usize, release: Release) -> (i32, Vec<u8
     (kind, bytes.0)
 }
 
-/// What a step led to, in a form in which two servers can be compared.
+/// The result of a step, in a form that is comparable between servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Outcome {
     error: Option<i32>,
     zxid: Option<i64>,
     body: String,
-    /// The events of every session: kind, path, transaction.
+    /// The events of all sessions: session, kind, path and transaction id.
     events: Vec<(usize, i32, String, i64)>,
 }
 
 struct World {
     address: SocketAddr,
-    /// The server's own, and that of the real one, which decides what both are asked.
+    /// The version of this server.
     own: Release,
+    /// The version of the real server. It determines which requests are sent to both.
     release: Release,
     root: String,
     base: i64,
-    /// Transactions that an older server used up for malformed writes.
+    /// The transaction ids that an older server used up for malformed writes.
     uncounted: Vec<i64>,
     clients: Vec<Raw>,
-    /// Session ids by their order.
+    /// The session ids, numbered in order of creation.
     known: BTreeMap<i64, usize>,
 }
 
@@ -531,16 +531,16 @@ fn run(address: SocketAddr, own: Release, release: Release, root: &str, steps: &
         let client = world.connect();
         world.clients.push(client);
     }
-    // One above the root, whose counter then begins at zero on both servers.
-    let above = root.rsplit_once('/').expect("a path").0;
-    let first = world.clients[0].ask(1, &Bytes::create(above, b"", 0).0).expect("an answer");
-    assert_eq!(first.error, 0, "the sequence has a place of its own");
+    // Create a parent for the root. Then the sequence numbers below the root start at zero on both servers.
+    let parent = root.rsplit_once('/').expect("a path").0;
+    let first = world.clients[0].ask(1, &Bytes::create(parent, b"", 0).0).expect("a reply");
+    assert_eq!(first.error, 0, "creating the parent of the root");
     world.base = first.zxid;
-    let root = world.clients[0].ask(1, &Bytes::create(&root, b"", 0).0).expect("an answer");
-    assert_eq!(root.error, 0, "it is new");
+    let root = world.clients[0].ask(1, &Bytes::create(&root, b"", 0).0).expect("a reply");
+    assert_eq!(root.error, 0, "creating the root");
     let outcomes = steps.iter().map(|step| world.step(step)).collect();
     for client in &mut world.clients {
-        // Already closed is as good.
+        // An error means that the session has already ended.
         let _ = client.ask(-11, &[]);
     }
     outcomes
@@ -557,10 +557,10 @@ impl World {
                 return outcome;
             }
         }
-        let answer = match &step.op {
+        let reply = match &step.op {
             Op::Reconnect { lost, .. } => {
                 self.reconnect(step.session);
-                // Whatever was seen last, some of it may have been lost.
+                // Pretend not to have seen some of the last transactions.
                 let seen = self.absolute(self.relative(self.clients[step.session].zxid) - lost);
                 let body = Bytes::default().long(seen).bytes(&body);
                 self.clients[step.session].ask_as(-8, kind, &body.0)
@@ -569,20 +569,24 @@ impl World {
             _ => self.clients[step.session].ask(kind, &body),
         };
         let mut events = self.take_events(step.session);
-        match answer {
-            Ok(answer) => {
-                outcome.error = Some(answer.error);
+        match reply {
+            Ok(reply) => {
+                outcome.error = Some(reply.error);
                 match &step.op {
-                    Op::Truncated { op, .. } if self.own.counts_malformed(op) && answer.error == -5 => {
-                        self.uncounted.push(answer.zxid);
+                    Op::Truncated { op, .. } if self.own.counts_malformed(op) && reply.error == -5 => {
+                        self.uncounted.push(reply.zxid);
                     }
                     _ => {}
                 }
-                outcome.zxid = Some(if answer.zxid > 0 { self.relative(answer.zxid) } else { answer.zxid });
-                outcome.body = self.show(&step.op, kind, &answer);
-                let ends = matches!(step.op, Op::Close | Op::Unknown(42)) || answer.error == -115;
+                outcome.zxid = Some(if reply.zxid > 0 { self.relative(reply.zxid) } else { reply.zxid });
+                outcome.body = self.show(&step.op, kind, &reply);
+                let ends = matches!(step.op, Op::Close | Op::Unknown(42)) || reply.error == -115;
                 if ends {
-                    assert!(self.clients[step.session].is_closed(), "the server closes after {:?}", step.op);
+                    assert!(
+                        self.clients[step.session].is_closed(),
+                        "the server must close the connection after {:?}",
+                        step.op
+                    );
                     if matches!(step.op, Op::Close) {
                         self.clients[step.session] = self.connect();
                     } else {
@@ -596,7 +600,7 @@ impl World {
             }
         }
         for other in (0..SESSIONS).filter(|other| *other != step.session) {
-            self.clients[other].ping().expect("the other sessions go on");
+            self.clients[other].ping().expect("the other sessions must be alive");
             events.extend(self.take_events(other));
         }
         if matches!(step.op, Op::Close) {
@@ -606,22 +610,22 @@ impl World {
         outcome
     }
 
-    /// A transaction's number, counted from the first.
+    /// A transaction id relative to the first one.
     fn relative(&self, zxid: i64) -> i64 {
         let uncounted = self.uncounted.iter().filter(|uncounted| **uncounted <= zxid).count();
         zxid - self.base - i64::try_from(uncounted).expect("few")
     }
 
-    /// The other way round.
+    /// The inverse of `relative`.
     fn absolute(&self, relative: i64) -> i64 {
         let uncounted = self.uncounted.iter();
         uncounted.fold(self.base + relative, |zxid, uncounted| zxid + i64::from(*uncounted <= zxid))
     }
 
-    /// What reading a node comes to.
+    /// The error code of reading a node.
     fn read_error(&mut self, session: usize, path: &str) -> i32 {
         let path = path.replace('~', &self.root);
-        self.clients[session].ask(4, &Bytes::path(&path, false).0).expect("an answer").error
+        self.clients[session].ask(4, &Bytes::path(&path, false).0).expect("a reply").error
     }
 
     fn connect(&mut self) -> Raw {
@@ -637,7 +641,7 @@ impl World {
             (client.session, client.password.clone(), client.zxid)
         };
         let resumed = Raw::resume(self.address, TIMEOUT_MS, id, &password, seen).expect("a connection");
-        assert_eq!(resumed.session, id, "the session is resumed");
+        assert_eq!(resumed.session, id, "the session must be resumed");
         self.clients[session] = resumed;
     }
 
@@ -651,16 +655,16 @@ impl World {
         events.into_iter().map(|(kind, path, at)| (session, kind, path, zxid(at))).collect()
     }
 
-    fn show(&self, op: &Op, kind: i32, answer: &Answer) -> String {
-        if answer.error != 0 || answer.body.is_empty() {
-            return format!("{} bytes", answer.body.len());
+    fn show(&self, op: &Op, kind: i32, reply: &Reply) -> String {
+        if reply.error != 0 || reply.body.is_empty() {
+            return format!("{} bytes", reply.body.len());
         }
-        let mut body = Fields(&answer.body);
+        let mut body = Fields(&reply.body);
         let text = match op {
             Op::Multi(_) | Op::MultiRead(_) => self.show_multi(&mut body),
             _ => self.show_one(kind, &mut body),
         };
-        assert!(body.0.is_empty(), "nothing is left of an answer to {op:?}");
+        assert!(body.0.is_empty(), "the reply to {op:?} is longer than expected");
         text
     }
 
@@ -714,7 +718,7 @@ impl World {
             Some(session) => format!("session {session}"),
             None => format!("{owner:#x}"),
         };
-        // The wall clock of either is not checked beyond this.
+        // Times depend on the wall clock, so only check whether they are set and in order.
         let clock = (ctime == 0, ctime <= mtime);
         format!(
             "{{c{} m{} p{} v{version} {cversion} {aversion} {owner} {length} {children} {clock:?}}}",

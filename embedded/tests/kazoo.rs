@@ -1,4 +1,4 @@
-//! kazoo, unmodified, on this server. It needs a Python, so plain `cargo test` leaves it out.
+//! Unmodified kazoo with this server. It needs Python, so plain `cargo test` does not run it.
 
 #[path = "../../tests/common/servers/mod.rs"]
 mod common;
@@ -11,21 +11,22 @@ use lockkeeper_embedded::Embedded;
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn kazoos_lock_waits_its_turn_and_follows_an_expiry() {
+async fn kazoos_lock_is_fair_and_handles_expiry() {
     let server = Embedded::start().await.expect("a server");
     let (one, two) = (Kazoo::start(&server.address()).await, Kazoo::start(&server.address()).await);
     let held = one.acquire("/lock", Kind::Lock, Acquire::identified("one")).await.expect("free");
     let waiting = two.start_acquire("/lock", Kind::Lock, Acquire::identified("two"));
-    eventually("two stands behind one", SOON, async || {
+    eventually("two waits behind one", SOON, async || {
         one.contenders("/lock", Kind::Lock).await.is_ok_and(|names| names == ["one", "two"])
     })
     .await;
     assert!(!waiting.is_finished());
     assert_eq!(one.release(held).await, Ok(true));
-    let held = waiting.await.expect("two's turn");
-    // Its session ends under it, and the lock is free.
+    let held = waiting.await.expect("two gets the lock");
+    // Expire the session of the holder. Then the lock is free.
     let controls = server.controls();
-    let owner = controls.sessions().into_iter().find(|session| session.ephemerals == 1).expect("two's");
+    let owner =
+        controls.sessions().into_iter().find(|session| session.ephemerals == 1).expect("the session of two");
     assert!(controls.expire(owner.id));
     let again = one.acquire("/lock", Kind::Lock, Acquire::identified("one")).await.expect("free again");
     assert_eq!(one.release(again).await, Ok(true));

@@ -1,14 +1,15 @@
-"""All of kazoo's recipes, and what they stand on, against one server.
+"""All of kazoo's recipes, and the client features that they use, against one server.
 
     kazoo_recipes.py HOSTS
 
-Each part has paths and clients of its own. It prints "ok NAME" for each, and ends with a traceback
-and a status other than zero at the first that fails. On the way it asks for faults, by the lines
+Each part has its own path and clients. The script prints "ok NAME" for each part that succeeds. At
+the first failure it prints a traceback and exits with a nonzero status. It requests faults by printing
+the lines
 
-    please reset SESSION
-    please expire SESSION
+    fault reset SESSION
+    fault expire SESSION
 
-and goes on when it reads the line "done", which says that the fault is in force.
+and continues when it reads the line "done", which means that the fault is in effect.
 """
 
 import datetime
@@ -36,7 +37,7 @@ from kazoo.recipe.cache import TreeCache, TreeEvent
 from kazoo.recipe.watchers import PatientChildrenWatch
 from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
 
-# No part waits for this to pass; it only ends those that would hang.
+# The limit for every wait, in seconds. It only stops parts that would hang.
 LIMIT = 20.0
 
 
@@ -58,7 +59,7 @@ def raises(kind, function, *args, **kwargs):
         result = function(*args, **kwargs)
     except kind:
         return
-    raise Failed("%s was expected, and %r came back" % (kind.__name__, result))
+    raise Failed("%s was expected, but the call returned %r" % (kind.__name__, result))
 
 
 def eventually(condition, what):
@@ -69,7 +70,7 @@ def eventually(condition, what):
 
 
 class Background(threading.Thread):
-    """A call in a thread of its own."""
+    """A call in a separate thread."""
 
     def __init__(self, function, *args, **kwargs):
         super().__init__(daemon=True)
@@ -80,19 +81,19 @@ class Background(threading.Thread):
     def run(self):
         try:
             self.value = self.call()
-        except BaseException as error:  # it is raised again where the result is asked for
+        except BaseException as error:  # raised again by result()
             self.error = error
 
     def result(self):
         self.join(LIMIT)
-        check(not self.is_alive(), "a call in the background does not return")
+        check(not self.is_alive(), "a background call does not return")
         if self.error is not None:
             raise self.error
         return self.value
 
 
 class Gauge:
-    """How many are inside, and the most there ever were."""
+    """Counts the current holders, the maximum number of holders and all entries."""
 
     def __init__(self):
         self.guard = threading.Lock()
@@ -110,7 +111,7 @@ class Gauge:
 
 
 class States:
-    """The states of a client's connection, from now on."""
+    """Records the states of a client's connection from now on."""
 
     def __init__(self, client):
         self.seen = []
@@ -125,11 +126,11 @@ class States:
     def wait_for(self, *states):
         with self.changed:
             came = self.changed.wait_for(lambda: self.seen == list(states), LIMIT)
-        check(came, "the states were %s instead of %s" % (self.seen, list(states)))
+        check(came, "the connection states were %s instead of %s" % (self.seen, list(states)))
 
 
 class Part:
-    """The clients of a part of the test, and its path."""
+    """The path and the clients of one part of the test."""
 
     def __init__(self, hosts, name):
         self.hosts, self.path = hosts, "/recipes/" + name
@@ -150,30 +151,30 @@ class Part:
             client.close()
 
 
-def please(fault, client):
-    print("please", fault, client.client_id[0], flush=True)
-    equal(sys.stdin.readline(), "done\n", "the answer of the test")
+def request_fault(fault, client):
+    print("fault", fault, client.client_id[0], flush=True)
+    equal(sys.stdin.readline(), "done\n", "the response of the test")
 
 
 def crowd(gauge, locks, rounds=8):
-    """Everybody goes in and out, as often as said."""
+    """Acquires and releases each lock concurrently, `rounds` times."""
 
     def visit(lock):
         for _ in range(rounds):
-            check(lock.acquire(timeout=LIMIT), "a lock is not acquired")
+            check(lock.acquire(timeout=LIMIT), "a lock was not acquired")
             with gauge:
-                # Long enough that another would be seen if it came in.
+                # Hold it long enough for another holder to be noticed.
                 time.sleep(0.001)
             lock.release()
 
     for visitor in [Background(visit, lock) for lock in locks]:
         visitor.result()
     equal(gauge.entries, rounds * len(locks), "entries")
-    equal(gauge.now, 0, "insiders at the end")
+    equal(gauge.now, 0, "holders at the end")
 
 
 # ---------------------------------------------------------------------------------------------
-# What the recipes stand on.
+# The client features that the recipes use.
 
 
 def nodes(part):
@@ -186,22 +187,22 @@ def nodes(part):
     created, stat = zk.create(path + "/e", b"mine", ephemeral=True, include_data=True)
     equal((created, stat.owner_session_id), (path + "/e", zk.client_id[0]), "an ephemeral node")
     data, stat = other.get(path + "/a/b")
-    equal((data, stat.version, stat.data_length), (b"1", 0, 1), "content and stat")
+    equal((data, stat.version, stat.data_length), (b"1", 0, 1), "data and stat")
     equal(other.set(path + "/a/b", b"two", version=0).version, 1, "the next version")
     raises(BadVersionError, zk.set, path + "/a/b", b"three", version=0)
     raises(BadVersionError, zk.delete, path + "/a/b", version=0)
     raises(NotEmptyError, zk.delete, path + "/a")
     names, stat = zk.get_children(path, include_data=True)
     equal((sorted(names), stat.children_count), (["a", "e", "s-0000000001"], 3), "children")
-    equal(zk.exists(path + "/nothing"), None, "a node that is not there")
+    equal(zk.exists(path + "/nothing"), None, "a node that does not exist")
     equal(zk.sync(path), path, "sync")
     check(zk.ensure_path(path + "/a/c/d"), "ensure_path")
     part.clients.remove(zk)
     zk.stop()
     zk.close()
-    eventually(lambda: other.exists(path + "/e") is None, "the ephemeral node outlives its session")
+    eventually(lambda: other.exists(path + "/e") is None, "the ephemeral node was not deleted with its session")
     other.delete(path + "/a", recursive=True)
-    equal(other.get_children(path), ["s-0000000001"], "what is left")
+    equal(other.get_children(path), ["s-0000000001"], "the remaining children")
     equal(other.command(b"ruok"), "imok", "a four-letter word")
 
 
@@ -209,15 +210,15 @@ def chroot(part):
     outside = part.client()
     outside.ensure_path(part.path)
     inside = part.client(chroot=part.path)
-    equal(inside.create("/n", b"x"), "/n", "a path as seen from inside")
-    equal(outside.get(part.path + "/n")[0], b"x", "the same from outside")
-    equal(inside.get_children("/"), ["n"], "the root from inside")
+    equal(inside.create("/n", b"x"), "/n", "the path inside the chroot")
+    equal(outside.get(part.path + "/n")[0], b"x", "the data read from outside the chroot")
+    equal(inside.get_children("/"), ["n"], "the children of the chroot")
 
 
 def server_version(part):
     zk = part.client()
-    equal(zk.server_version()[:2], (3, 9), "the version, from the word envi")
-    equal(zk.command(b"ruok"), "imok", "the answer to ruok")
+    equal(zk.server_version()[:2], (3, 9), "the version reported by envi")
+    equal(zk.command(b"ruok"), "imok", "the response to ruok")
 
 
 def many_requests(part):
@@ -227,10 +228,10 @@ def many_requests(part):
         creation.get(timeout=LIMIT)
     reads = [zk.get_async(part.path + "/%03d" % i) for i in range(300)]
     for i, read in enumerate(reads):
-        equal(read.get(timeout=LIMIT)[0], bytes([i % 256]), "the answer to request %d" % i)
+        equal(read.get(timeout=LIMIT)[0], bytes([i % 256]), "the reply to request %d" % i)
     large = os.urandom(900 * 1024)
     zk.create(part.path + "/large", large)
-    check(zk.get(part.path + "/large")[0] == large, "a large node's content is another one")
+    check(zk.get(part.path + "/large")[0] == large, "the data of a large node is wrong")
 
 
 def transactions(part):
@@ -262,20 +263,20 @@ def access_control(part):
     me.ensure_path("/recipes")
     acl = [make_digest_acl("me", "secret", all=True), make_acl("world", "anyone", read=True)]
     me.create(path, b"mine", acl=acl)
-    equal(other.get(path)[0], b"mine", "what all may read")
+    equal(other.get(path)[0], b"mine", "data that everyone may read")
     raises(NoAuthError, other.set, path, b"not yours")
     raises(NoAuthError, other.create, path + "/x")
     raises(NoAuthError, other.set_acls, path, OPEN_ACL_UNSAFE)
     me.set_acls(path, [make_acl("auth", "", all=True)])
-    equal([entry.id.scheme for entry in me.get_acls(path)[0]], ["digest"], "whom auth stood for")
+    equal([entry.id.scheme for entry in me.get_acls(path)[0]], ["digest"], "the scheme that replaces auth")
     raises(NoAuthError, other.get, path)
     raises(InvalidACLError, other.create, "/recipes/nobody", acl=[make_acl("auth", "", all=True)])
     other.add_auth("digest", "me:secret")
-    equal(other.get(path)[0], b"mine", "what I may read from elsewhere")
+    equal(other.get(path)[0], b"mine", "data read by another client with the same credentials")
     states = States(me)
-    please("reset", me)
+    request_fault("reset", me)
     states.wait_for(KazooState.SUSPENDED, KazooState.CONNECTED)
-    equal(me.set(path, b"still mine").version, 1, "a write after the identity was shown again")
+    equal(me.set(path, b"still mine").version, 1, "the version after a write on the new connection")
 
 
 def watches(part):
@@ -291,7 +292,7 @@ def watches(part):
 
     def expect(*expected):
         for _ in expected:
-            check(came.acquire(timeout=LIMIT), "an event is missing beside %s" % events)
+            check(came.acquire(timeout=LIMIT), "an event is missing, received so far: %s" % events)
         equal(sorted(events), sorted(expected), "events")
         events.clear()
 
@@ -306,7 +307,7 @@ def watches(part):
     zk.get(path + "/a", watch=note)
     zk.get_children(path + "/a", watch=note)
     other.delete(path + "/a")
-    # One event of the server; the client hands it to both watchers.
+    # The server sends one event. The client passes it to both watchers.
     expect((EventType.DELETED, path + "/a"), (EventType.DELETED, path + "/a"))
 
 
@@ -318,15 +319,15 @@ def session_resumed(part):
     told = []
     zk.get(path, watch=lambda event: told.append(event.type))
     session, states = zk.client_id, States(zk)
-    please("reset", zk)
+    request_fault("reset", zk)
     states.wait_for(KazooState.SUSPENDED, KazooState.CONNECTED)
     equal(zk.client_id, session, "the session")
-    check(zk.exists(path + "/e"), "the ephemeral node has not outlived a connection")
-    # kazoo tells its watchers that they watch no more, and sets no watch again by itself.
-    eventually(lambda: told == [EventType.NONE], "the watcher was not told")
+    check(zk.exists(path + "/e"), "the ephemeral node was deleted with the connection")
+    # kazoo notifies its watchers that their watches are lost. It does not re-arm them.
+    eventually(lambda: told == [EventType.NONE], "the watcher was not notified")
     zk.get(path, watch=lambda event: told.append(event.type))
     other.set(path, b"x")
-    eventually(lambda: told == [EventType.NONE, EventType.CHANGED], "a watch on the new connection is silent")
+    eventually(lambda: told == [EventType.NONE, EventType.CHANGED], "a watch on the new connection did not fire")
 
 
 def session_expired(part):
@@ -337,8 +338,8 @@ def session_expired(part):
     gone = threading.Event()
     other.exists(path + "/e", watch=lambda _event: gone.set())
     session, states = zk.client_id, States(zk)
-    please("expire", zk)
-    check(gone.wait(LIMIT), "the ephemeral node outlives its session")
+    request_fault("expire", zk)
+    check(gone.wait(LIMIT), "the ephemeral node was not deleted with its session")
     states.wait_for(KazooState.SUSPENDED, KazooState.LOST, KazooState.CONNECTED)
     check(zk.client_id[0] != session[0], "the same session came back")
     equal(zk.get_children(path), [], "children")
@@ -353,38 +354,38 @@ def lock(part):
     path = part.path
     gauge = Gauge()
     crowd(gauge, [client.Lock(path, name) for client in (a, b) for name in ("one", "two")])
-    equal(gauge.most, 1, "the most insiders")
+    equal(gauge.most, 1, "the maximum number of holders")
     first, second, third = a.Lock(path, "first"), b.Lock(path, "second"), b.Lock(path, "third")
     with first:
-        check(not second.acquire(blocking=False), "a lock that is held was acquired")
+        check(not second.acquire(blocking=False), "a held lock was acquired")
         raises(LockTimeout, second.acquire, timeout=0.05)
         cancelled = Background(second.acquire)
-        eventually(lambda: a.Lock(path).contenders() == ["first", "second"], "the second is not in line")
+        eventually(lambda: a.Lock(path).contenders() == ["first", "second"], "the second is not in the queue")
         waiting = Background(third.acquire)
         line = ["first", "second", "third"]
-        eventually(lambda: a.Lock(path).contenders() == line, "the third is not in line")
+        eventually(lambda: a.Lock(path).contenders() == line, "the third is not in the queue")
         second.cancel()
         raises(CancelledError, cancelled.result)
-        check(waiting.is_alive(), "the third got in beside the first")
-    check(waiting.result(), "the third does not get in")
+        check(waiting.is_alive(), "the third got the lock while the first held it")
+    check(waiting.result(), "the third does not get the lock")
     third.release()
     equal(a.Lock(path).contenders(), [], "contenders at the end")
 
 
-def lock_after_trouble(part):
+def lock_after_faults(part):
     a, b = part.pair()
     path = part.path
     held, next_one = a.Lock(path, "held"), b.Lock(path, "next")
-    check(held.acquire(timeout=LIMIT), "a free lock is not acquired")
+    check(held.acquire(timeout=LIMIT), "a free lock was not acquired")
     waiting = Background(next_one.acquire)
-    eventually(lambda: b.Lock(path).contenders() == ["held", "next"], "nobody waits")
+    eventually(lambda: b.Lock(path).contenders() == ["held", "next"], "the second is not in the queue")
     for client in (a, b):
         states = States(client)
-        please("reset", client)
+        request_fault("reset", client)
         states.wait_for(KazooState.SUSPENDED, KazooState.CONNECTED)
-    check(waiting.is_alive(), "a connection that was reset let the next one in")
-    please("expire", a)
-    check(waiting.result(), "the holder's session is over, and the next one does not get in")
+    check(waiting.is_alive(), "a reset connection released the lock")
+    request_fault("expire", a)
+    check(waiting.result(), "the next one does not get the lock after the holder's session expired")
     next_one.release()
 
 
@@ -393,26 +394,26 @@ def read_and_write_lock(part):
     path = part.path
     readers = [a.ReadLock(path, "r1"), b.ReadLock(path, "r2")]
     for reader in readers:
-        check(reader.acquire(timeout=LIMIT), "a reader keeps another one out")
+        check(reader.acquire(timeout=LIMIT), "a reader blocks another one")
     writer = b.WriteLock(path, "w")
-    check(not writer.acquire(blocking=False), "a writer got in beside readers")
+    check(not writer.acquire(blocking=False), "a writer got the lock while readers held it")
     writing = Background(writer.acquire)
-    eventually(lambda: len(a.get_children(path)) == 3, "the writer is not in line")
+    eventually(lambda: len(a.get_children(path)) == 3, "the writer is not in the queue")
     late = a.ReadLock(path, "late")
     check(not late.acquire(blocking=False), "a reader overtook a writer")
     readers[0].release()
-    check(writing.is_alive(), "a writer got in beside a reader")
+    check(writing.is_alive(), "a writer got the lock while a reader held it")
     readers[1].release()
-    check(writing.result(), "the writer does not get in")
+    check(writing.result(), "the writer does not get the lock")
     reading = Background(late.acquire)
-    eventually(lambda: len(a.get_children(path)) == 2, "the reader is not in line")
-    check(reading.is_alive(), "a reader got in beside a writer")
+    eventually(lambda: len(a.get_children(path)) == 2, "the reader is not in the queue")
+    check(reading.is_alive(), "a reader got the lock while a writer held it")
     writer.release()
-    check(reading.result(), "the reader does not get in")
+    check(reading.result(), "the reader does not get the lock")
     late.release()
     gauge = Gauge()
     crowd(gauge, [client.WriteLock(path, name) for client in (a, b) for name in ("x", "y")])
-    equal(gauge.most, 1, "the most writers")
+    equal(gauge.most, 1, "the maximum number of writers")
 
 
 def semaphore(part):
@@ -420,15 +421,15 @@ def semaphore(part):
     path = part.path
     gauge = Gauge()
     crowd(gauge, [c.Semaphore(path, n, max_leases=2) for c in (a, b) for n in ("one", "two", "three")])
-    check(gauge.most <= 2, "%d were inside" % gauge.most)
+    check(gauge.most <= 2, "%d leases were held at once" % gauge.most)
     one, two, three = (c.Semaphore(path, n, max_leases=2) for c, n in ((a, "1"), (b, "2"), (a, "3")))
-    check(one.acquire(timeout=LIMIT) and two.acquire(timeout=LIMIT), "a free lease is not acquired")
+    check(one.acquire(timeout=LIMIT) and two.acquire(timeout=LIMIT), "a free lease was not acquired")
     check(not three.acquire(blocking=False), "a third lease was granted")
     equal(sorted(one.lease_holders()), ["1", "2"], "the holders")
     raises(ValueError, a.Semaphore(path, max_leases=3).acquire, blocking=False)
     waiting = Background(three.acquire)
-    please("expire", b)
-    check(waiting.result(), "the lease of a session that is over is not granted again")
+    request_fault("expire", b)
+    check(waiting.result(), "the lease of an expired session is not granted again")
     one.release()
     three.release()
 
@@ -436,14 +437,14 @@ def semaphore(part):
 def barrier(part):
     a, b = part.pair()
     barrier, same = a.Barrier(part.path), b.Barrier(part.path)
-    equal(same.wait(timeout=LIMIT), True, "no barrier")
+    equal(same.wait(timeout=LIMIT), True, "waiting without a barrier")
     barrier.create()
-    equal(same.wait(timeout=0.05), False, "a barrier")
+    equal(same.wait(timeout=0.05), False, "waiting at a barrier")
     waiting = Background(same.wait, LIMIT)
-    check(waiting.is_alive(), "the barrier does not hold")
-    check(barrier.remove(), "the barrier was not there")
-    equal(waiting.result(), True, "a barrier that was removed")
-    equal(barrier.remove(), False, "a barrier that is not there")
+    check(waiting.is_alive(), "the barrier does not block")
+    check(barrier.remove(), "the barrier did not exist")
+    equal(waiting.result(), True, "waiting at a barrier that is removed")
+    equal(barrier.remove(), False, "removing a barrier that does not exist")
 
 
 def double_barrier(part):
@@ -452,20 +453,21 @@ def double_barrier(part):
     entering = [Background(barrier.enter) for barrier in barriers[:2]]
     exists = clients[2].exists
     eventually(
-        lambda: exists(part.path) is not None and len(clients[2].get_children(part.path)) == 2, "nobody comes"
+        lambda: exists(part.path) is not None and len(clients[2].get_children(part.path)) == 2,
+        "two clients do not enter",
     )
-    check(all(thread.is_alive() for thread in entering), "somebody did not wait for the last one")
+    check(all(thread.is_alive() for thread in entering), "a client did not wait for the last one to enter")
     barriers[2].enter()
     for thread in entering:
         thread.result()
-    check(all(barrier.participating for barrier in barriers), "somebody did not get in")
+    check(all(barrier.participating for barrier in barriers), "a client did not enter")
     leaving = [Background(barrier.leave) for barrier in barriers[:2]]
-    eventually(lambda: len(clients[2].get_children(part.path)) <= 2, "nobody leaves")
-    check(any(thread.is_alive() for thread in leaving), "nobody waits for the last one")
+    eventually(lambda: len(clients[2].get_children(part.path)) <= 2, "no client leaves")
+    check(any(thread.is_alive() for thread in leaving), "no client waits for the last one to leave")
     barriers[2].leave()
     for thread in leaving:
         thread.result()
-    equal(clients[0].get_children(part.path), [], "who stays")
+    equal(clients[0].get_children(part.path), [], "the remaining clients")
 
 
 def queue(part):
@@ -484,7 +486,7 @@ def queue(part):
 
     taken = [Background(drain, q) for q in (ours, same)]
     taken = [int(value) for thread in taken for value in thread.result()]
-    equal(sorted(taken), list(range(40)), "what was taken")
+    equal(sorted(taken), list(range(40)), "the values taken")
 
 
 def locking_queue(part):
@@ -493,19 +495,19 @@ def locking_queue(part):
     equal(ours.get(timeout=0.05), None, "nothing")
     waiting = Background(same.get, LIMIT)
     ours.put(b"one")
-    equal(waiting.result(), b"one", "what came")
-    check(same.holds_lock() and not ours.holds_lock(), "the one who took it holds it")
+    equal(waiting.result(), b"one", "the value received")
+    check(same.holds_lock() and not ours.holds_lock(), "the entry is locked by the wrong client")
     ours.put_all([b"two", b"three"])
-    equal((ours.get(LIMIT), ours.get(LIMIT)), (b"two", b"two"), "the same until it is consumed")
-    check(ours.consume(), "what is held can be consumed")
-    equal(ours.get(LIMIT), b"three", "the next one")
-    check(ours.release(), "what is held can be released")
-    please("expire", b)
+    equal((ours.get(LIMIT), ours.get(LIMIT)), (b"two", b"two"), "the value until it is consumed")
+    check(ours.consume(), "a held entry cannot be consumed")
+    equal(ours.get(LIMIT), b"three", "the next value")
+    check(ours.release(), "a held entry cannot be released")
+    request_fault("expire", b)
     taken = []
     for _ in range(2):
         taken.append(ours.get(LIMIT))
-        check(ours.consume(), "what is held can be consumed")
-    equal(sorted(taken), [b"one", b"three"], "what was given back")
+        check(ours.consume(), "a held entry cannot be consumed")
+    equal(sorted(taken), [b"one", b"three"], "the released values")
     equal(len(ours), 0, "the length")
 
 
@@ -518,21 +520,21 @@ def election(part):
     def lead(name):
         leaders.append(name)
         leads.set()
-        check(enough.wait(LIMIT), "a leader is forgotten")
+        check(enough.wait(LIMIT), "the leader waits too long")
 
     one = Background(first.run, lead, "1")
-    check(leads.wait(LIMIT), "nobody leads")
+    check(leads.wait(LIMIT), "there is no leader")
     two = Background(second.run, lead, "2")
-    eventually(lambda: first.contenders() == ["1", "2"], "the second is no candidate")
+    eventually(lambda: first.contenders() == ["1", "2"], "the second is not a candidate")
     three = Background(third.run, lead, "3")
-    eventually(lambda: first.contenders() == ["1", "2", "3"], "the third is no candidate")
+    eventually(lambda: first.contenders() == ["1", "2", "3"], "the third is not a candidate")
     second.cancel()
     two.result()
-    equal(leaders, ["1"], "who leads")
+    equal(leaders, ["1"], "the leaders so far")
     enough.set()
     one.result()
     three.result()
-    equal(leaders, ["1", "3"], "who led")
+    equal(leaders, ["1", "3"], "the leaders")
 
 
 def party(part):
@@ -545,17 +547,17 @@ def party(part):
         theirs.join()
         equal((len(ours), sorted(theirs)), (2, ["alice", "bob"]), kind)
         ours.leave()
-        equal(list(theirs), ["bob"], "a %s that somebody has left" % kind)
-    please("expire", b)
+        equal(list(theirs), ["bob"], "a %s after a member has left" % kind)
+    request_fault("expire", b)
     for kind in ("Party", "ShallowParty"):
-        equal(list(getattr(a, kind)(part.path + "/" + kind)), [], "a %s whose last guest is gone" % kind)
+        equal(list(getattr(a, kind)(part.path + "/" + kind)), [], "a %s after its last member has expired" % kind)
 
 
 def counter(part):
     a, b = part.pair()
-    # Both write the first value, which is no change: without it they may both create the node's parents at once.
+    # The first read creates the node. Otherwise both counters could create the node's parents at the same time.
     ours, same = a.Counter(part.path + "/int"), b.Counter(part.path + "/int")
-    equal(ours.value, 0, "the start")
+    equal(ours.value, 0, "the initial value")
 
     def count(counter):
         for _ in range(25):
@@ -571,28 +573,28 @@ def counter(part):
     equal(half.value, 1.5, "a sum of fractions")
     curators = a.Counter(part.path + "/curator", support_curator=True)
     curators += 7
-    equal(b.get(part.path + "/curator")[0], b"\x00\x00\x00\x07", "as Curator writes it")
+    equal(b.get(part.path + "/curator")[0], b"\x00\x00\x00\x07", "the value in Curator's format")
 
 
 def set_partitioner(part):
     a, b = part.pair()
     numbers = tuple(range(7))
-    # The boundary is how long the party has to stay the same, so it is also how long this takes.
+    # The time boundary is how long the party must not change, so it also determines how long this takes.
     options = {"set": numbers, "time_boundary": 0.2}
     ours = a.SetPartitioner(part.path, identifier="a", **options)
-    eventually(lambda: ours.acquired, "a set is not acquired by its only partitioner")
-    equal(sorted(ours), list(numbers), "the share of the only one")
+    eventually(lambda: ours.acquired, "the only partitioner does not acquire the set")
+    equal(sorted(ours), list(numbers), "the share of the only partitioner")
     theirs = b.SetPartitioner(part.path, identifier="b", **options)
     eventually(lambda: ours.release, "the first does not notice the second")
     ours.release_set()
-    eventually(lambda: ours.acquired and theirs.acquired, "a set is not acquired by two partitioners")
+    eventually(lambda: ours.acquired and theirs.acquired, "two partitioners do not acquire the set")
     equal(sorted(list(ours) + list(theirs)), list(numbers), "both shares")
     check(abs(len(list(ours)) - len(list(theirs))) == 1, "the shares are not even")
     theirs.finish()
-    eventually(lambda: ours.release, "the first does not notice the end of the second")
+    eventually(lambda: ours.release, "the first does not notice that the second has left")
     ours.release_set()
     eventually(lambda: ours.acquired, "the set is not acquired again")
-    equal(sorted(ours), list(numbers), "the share of the last one")
+    equal(sorted(ours), list(numbers), "the share of the remaining partitioner")
     ours.finish()
 
 
@@ -616,19 +618,19 @@ def tree_cache(part):
     cache.listen(note)
     cache.listen_fault(faults.append)
     cache.start()
-    check(ready.wait(LIMIT), "the cache does not get ready")
-    equal(data("/a/b"), b"1", "what was there")
+    check(ready.wait(LIMIT), "the cache is not initialized")
+    equal(data("/a/b"), b"1", "the initial data")
     other.set(path + "/a/b", b"2")
-    eventually(lambda: data("/a/b") == b"2", "a new content is not noticed")
+    eventually(lambda: data("/a/b") == b"2", "a change of data is not noticed")
     other.create(path + "/a/b/c", b"3")
     eventually(lambda: data("/a/b/c") == b"3", "a new node is not noticed")
     states = States(zk)
-    please("reset", zk)
+    request_fault("reset", zk)
     states.wait_for(KazooState.SUSPENDED, KazooState.CONNECTED)
     other.delete(path + "/a/b", recursive=True)
     eventually(lambda: cache.get_children(path + "/a") == frozenset(), "a deletion is not noticed")
     other.create(path + "/a/d", b"4")
-    eventually(lambda: data("/a/d") == b"4", "after a reset a new node is not noticed")
+    eventually(lambda: data("/a/d") == b"4", "a new node is not noticed after a reset")
     check(TreeEvent.CONNECTION_RECONNECTED in events, "the reset was not noticed")
     cache.close()
     equal(faults, [], "faults")
@@ -649,19 +651,19 @@ def children_watch(part):
     other.create(path + "/a")
     eventually(lambda: seen[-1] == ["a"], "a child is not noticed")
     states = States(zk)
-    please("reset", zk)
+    request_fault("reset", zk)
     states.wait_for(KazooState.SUSPENDED, KazooState.CONNECTED)
     other.create(path + "/b")
-    eventually(lambda: seen[-1] == ["a", "b"], "after a reset a child is not noticed")
-    please("expire", zk)
+    eventually(lambda: seen[-1] == ["a", "b"], "a child is not noticed after a reset")
+    request_fault("expire", zk)
     resumed = [KazooState.SUSPENDED, KazooState.CONNECTED]
     states.wait_for(*resumed, KazooState.SUSPENDED, KazooState.LOST, KazooState.CONNECTED)
     other.create(path + "/c")
-    eventually(lambda: seen[-1] == ["a", "b", "c"], "in a new session a child is not noticed")
+    eventually(lambda: seen[-1] == ["a", "b", "c"], "a child is not noticed in a new session")
     equal(seen[0], [], "the first call")
-    # The function has said that it has seen enough.
+    # The callback has returned False, so it is not called again.
     other.create(path + "/d")
-    equal(zk.get_children(path + "/d"), [], "children of the last one")
+    equal(zk.get_children(path + "/d"), [], "the children of the new node")
     equal(seen[-1], ["a", "b", "c"], "the last call")
 
 
@@ -681,12 +683,12 @@ def data_watch(part):
     other.set(path, b"2")
     eventually(lambda: seen[-1] == (b"2", EventType.CHANGED), "a change is not noticed")
     states = States(zk)
-    please("reset", zk)
+    request_fault("reset", zk)
     states.wait_for(KazooState.SUSPENDED, KazooState.CONNECTED)
     other.set(path, b"3")
-    eventually(lambda: seen[-1][0] == b"3", "after a reset a change is not noticed")
+    eventually(lambda: seen[-1][0] == b"3", "a change is not noticed after a reset")
     other.delete(path)
-    # Which event it comes with depends on whether kazoo is still looking at the node again after the reset.
+    # The type of the event depends on whether kazoo has already read the node again after the reset.
     eventually(lambda: seen[-1][0] is None, "the deletion is not noticed")
 
 
@@ -698,7 +700,7 @@ def patient_children_watch(part):
     for name in ("a", "b", "c"):
         other.create(path + "/" + name)
     names, changed = result.get(timeout=LIMIT)
-    equal(sorted(names), ["a", "b", "c"], "children once they stay the same")
+    equal(sorted(names), ["a", "b", "c"], "the children after they stopped changing")
     other.create(path + "/d")
     changed.get(timeout=LIMIT)
 
@@ -710,16 +712,16 @@ def leases(part):
     def lease(client, name):
         return client.NonBlockingLease(part.path + "/one", hour, identifier=name, utcnow=lambda: now[0])
 
-    check(lease(a, "a"), "a free lease is not granted")
+    check(lease(a, "a"), "a free lease was not granted")
     check(not lease(b, "b"), "a lease was granted twice")
     check(lease(a, "a"), "a lease cannot be renewed")
     now[0] += 2 * hour
-    check(lease(b, "b"), "a lease that is over is not granted again")
+    check(lease(b, "b"), "an expired lease is not granted again")
     granted = [
         bool(client.MultiNonBlockingLease(2, part.path + "/two", hour, identifier=str(i)))
         for i, client in enumerate((a, b, a))
     ]
-    equal(granted, [True, True, False], "two leases for three")
+    equal(granted, [True, True, False], "two leases for three clients")
 
 
 PARTS = [
@@ -733,7 +735,7 @@ PARTS = [
     session_resumed,
     session_expired,
     lock,
-    lock_after_trouble,
+    lock_after_faults,
     read_and_write_lock,
     semaphore,
     barrier,
@@ -761,7 +763,7 @@ def main(hosts):
         except BaseException:
             traceback.print_exc()
             print("in", run.__name__, file=sys.stderr, flush=True)
-            # Without waiting for threads that may hang.
+            # Exit without waiting for threads that may hang.
             os._exit(1)
         print("ok", run.__name__, flush=True)
     print("all", len(PARTS), flush=True)

@@ -1,7 +1,7 @@
-//! kazoo, unmodified: its recipes, and its client's sessions, watches, transactions and access control.
+//! Unmodified kazoo: its recipes, and its client's sessions, watches, transactions and access control.
 //!
-//! It needs `python3`, and the first time the network, to install kazoo beside the other test files. It takes
-//! the same environment variable as the other tests with kazoo, to name a python that has it already.
+//! The test needs `python3`. The first run also needs network access, to install kazoo into the target directory. To
+//! use a Python that already has kazoo, set `LOCKKEEPER_KAZOO_PYTHON`, as for the other tests with kazoo.
 
 use std::env;
 use std::ffi::OsStr;
@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 use lockkeeper_embedded::{Controls, Embedded, SessionId};
 
 const SCRIPT: &str = include_str!("kazoo_recipes.py");
-/// Only its tasks `setup` and `check`, which the tests with kazoo share.
+/// The script shared by the tests with kazoo. Only its commands `setup` and `check` are used here.
 const INSTALLER: &str = include_str!("../../tests/common/servers/kazoo_peer.py");
 const PYTHON: &str = "LOCKKEEPER_KAZOO_PYTHON";
 
-/// Nothing waits for this to pass; it ends a run that hangs.
+/// How long the script may run. It only stops a run that hangs.
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn every_recipe_of_kazoo_works() {
-    let python = python().unwrap_or_else(|reason| panic!("this test needs python with kazoo; {reason}"));
+    let python = python().unwrap_or_else(|reason| panic!("this test needs Python with kazoo: {reason}"));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let server = runtime.block_on(Embedded::start()).expect("a free port");
     let mut child = Command::new(&python)
@@ -36,9 +36,9 @@ fn every_recipe_of_kazoo_works() {
         .unwrap_or_else(|error| panic!("starting {}: {error}", python.display()));
     let mut answers = child.stdin.take().expect("stdin");
     let mut stderr = child.stderr.take().expect("stderr");
-    let complaints = thread::spawn(move || {
+    let stderr_reader = thread::spawn(move || {
         let mut text = Vec::new();
-        // What could be read is worth showing.
+        // After an error, show what was read so far.
         let _ = stderr.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
     });
@@ -51,9 +51,9 @@ fn every_recipe_of_kazoo_works() {
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                if let Some(fault) = line.strip_prefix("please ") {
-                    cause(fault, &server.controls());
-                    // If the script is gone, its status will tell.
+                if let Some(fault) = line.strip_prefix("fault ") {
+                    inject(fault, &server.controls());
+                    // An error means that the script has ended. Its exit status is checked below.
                     let _ = answers.write_all(b"done\n");
                 }
                 println!("{line}");
@@ -70,29 +70,29 @@ fn every_recipe_of_kazoo_works() {
         child.kill().expect("killing the script");
     }
     let status = child.wait().expect("waiting for the script");
-    let complaints = complaints.join().expect("reading its standard error");
-    assert!(!hangs, "the script hangs after {last:?}:\n{complaints}");
-    assert!(status.success(), "the script failed after {last:?}:\n{complaints}");
-    assert!(last.starts_with("all "), "the script ended after {last:?}:\n{complaints}");
-    assert!(server.controls().sessions().is_empty(), "every client has closed its session");
+    let errors = stderr_reader.join().expect("reading its standard error");
+    assert!(!hangs, "the script hangs after {last:?}:\n{errors}");
+    assert!(status.success(), "the script failed after {last:?}:\n{errors}");
+    assert!(last.starts_with("all "), "the script ended after {last:?}:\n{errors}");
+    assert!(server.controls().sessions().is_empty(), "every client must close its session");
 }
 
-fn cause(fault: &str, controls: &Controls) {
+fn inject(fault: &str, controls: &Controls) {
     let (fault, session) = fault.split_once(' ').expect("a fault and a session");
-    let session = SessionId(session.parse().expect("a session's number"));
+    let session = SessionId(session.parse().expect("a session id"));
     match fault {
         "reset" => controls.reset_connections(session),
         "expire" => assert!(controls.expire(session), "there is no session {session}"),
-        other => panic!("an unknown fault, {other}"),
+        other => panic!("unknown fault: {other}"),
     }
 }
 
-/// A python that can import kazoo, installed into an environment of its own if none is named.
+/// A Python that can import kazoo. If none is configured, kazoo is installed into a new virtual environment.
 fn python() -> Result<PathBuf, String> {
     let python = match env::var_os(PYTHON) {
         Some(python) => PathBuf::from(python),
         None => {
-            // Beside the directory for temporary files of tests, which may be emptied.
+            // Do not use the directory for temporary test files itself, because it may be emptied.
             let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
             let directory = target.join("kazoo-venv");
             let output = install("python3".as_ref(), &["setup".as_ref(), directory.as_os_str()])?;

@@ -1,4 +1,4 @@
-//! The machine by itself, in virtual time: inputs in, and the exact outputs compared.
+//! The machine on its own, in virtual time. The tests compare its exact outputs.
 
 use std::time::Duration;
 
@@ -34,21 +34,21 @@ impl World {
         World { server: Server::new(config), now: Moment::default() }
     }
 
-    fn give(&mut self, input: Input) -> Vec<Output> {
+    fn handle(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         self.server.handle(input, self.now, &mut out);
         out
     }
 
-    fn pass(&mut self, by: Duration) -> Vec<Output> {
+    fn advance(&mut self, by: Duration) -> Vec<Output> {
         self.now = self.now + by;
-        self.give(Input::Time)
+        self.handle(Input::Time)
     }
 
     fn connect(&mut self, connection: ConnectionId) -> SessionId {
         let peer = ([127, 0, 0, 1], 1).into();
-        assert_eq!(self.give(Input::Opened { connection, peer }), []);
-        let out = self.give(Input::Connect { connection, request: connect_request(0, Vec::new()) });
+        assert_eq!(self.handle(Input::Opened { connection, peer }), []);
+        let out = self.handle(Input::Connect { connection, request: connect_request(0, Vec::new()) });
         match out.as_slice() {
             [Output::Connected { reply, .. }] => SessionId(reply.session),
             other => panic!("{other:?}"),
@@ -56,7 +56,7 @@ impl World {
     }
 
     fn ask(&mut self, connection: ConnectionId, request: Request) -> Vec<Output> {
-        self.give(Input::Request { connection, xid: 7, request })
+        self.handle(Input::Request { connection, xid: 7, request })
     }
 
     fn reply(&self, connection: ConnectionId, result: Result<Reply, ErrorCode>) -> Output {
@@ -74,7 +74,7 @@ fn create(path: &str, flags: i32) -> Write {
 }
 
 #[test]
-fn an_event_comes_before_the_reply_that_would_show_the_change() {
+fn an_event_comes_before_the_reply_that_shows_the_change() {
     let mut world = World::new();
     world.connect(ONE);
     let out = world.ask(ONE, Request::Exists { path: "/a".into(), watch: true });
@@ -86,7 +86,7 @@ fn an_event_comes_before_the_reply_that_would_show_the_change() {
 }
 
 #[test]
-fn a_session_ends_on_the_tick_after_its_time_with_all_it_had() {
+fn a_session_expires_on_the_tick_after_its_timeout_with_its_nodes() {
     let mut world = World::new();
     let session = world.connect(ONE);
     world.connect(TWO);
@@ -95,18 +95,18 @@ fn a_session_ends_on_the_tick_after_its_time_with_all_it_had() {
     assert_eq!(world.server.next_wake(), Some(Moment::default() + Duration::from_secs(6)));
     world.now = world.now + Duration::from_secs(3);
     world.ask(TWO, Request::Ping);
-    assert_eq!(world.pass(Duration::from_millis(2_999)), []);
-    let out = world.pass(Duration::from_millis(1));
+    assert_eq!(world.advance(Duration::from_millis(2_999)), []);
+    let out = world.advance(Duration::from_millis(1));
     let zxid = world.server.last_zxid();
     let event = Output::Event { connection: TWO, zxid, kind: EventKind::Deleted, path: "/e".into() };
     let close = Output::Close { connection: ONE, reason: CloseReason::SessionExpired };
     assert_eq!(out, [event, close]);
     assert!(!world.server.has_session(session));
-    assert_eq!(world.ask(ONE, Request::Ping), [], "the connection is gone");
+    assert_eq!(world.ask(ONE, Request::Ping), [], "the connection must be closed");
 }
 
 #[test]
-fn a_failed_multi_leaves_nothing_behind_but_a_transaction_id() {
+fn a_failed_multi_changes_nothing_but_uses_a_transaction_id() {
     let mut world = World::new();
     world.connect(ONE);
     world.ask(ONE, Request::Write(create("/a", 0)));
@@ -138,23 +138,23 @@ fn a_failed_multi_leaves_nothing_behind_but_a_transaction_id() {
 }
 
 #[test]
-fn a_resumed_session_leaves_its_old_connection_and_the_watches_there() {
+fn a_resumed_session_closes_its_old_connection_and_loses_its_watches() {
     let mut world = World::new();
-    world.give(Input::Opened { connection: ONE, peer: ([127, 0, 0, 1], 1).into() });
-    let out = world.give(Input::Connect { connection: ONE, request: connect_request(0, Vec::new()) });
+    world.handle(Input::Opened { connection: ONE, peer: ([127, 0, 0, 1], 1).into() });
+    let out = world.handle(Input::Connect { connection: ONE, request: connect_request(0, Vec::new()) });
     let [Output::Connected { reply, .. }] = out.as_slice() else { panic!("{out:?}") };
     world.ask(ONE, Request::Exists { path: "/a".into(), watch: true });
-    world.give(Input::Opened { connection: TWO, peer: ([127, 0, 0, 1], 2).into() });
+    world.handle(Input::Opened { connection: TWO, peer: ([127, 0, 0, 1], 2).into() });
     let request = connect_request(reply.session, reply.password.to_vec());
-    let out = world.give(Input::Connect { connection: TWO, request });
+    let out = world.handle(Input::Connect { connection: TWO, request });
     let moved = Output::Close { connection: ONE, reason: CloseReason::SessionMoved };
     assert_eq!(out, [moved, Output::Connected { connection: TWO, reply: reply.clone() }]);
     let out = world.ask(TWO, Request::Write(create("/a", 0)));
-    assert_eq!(out, [world.reply(TWO, Ok(Reply::Path("/a".into())))], "no event");
+    assert_eq!(out, [world.reply(TWO, Ok(Reply::Path("/a".into())))], "there must be no event");
 }
 
 #[test]
-fn the_root_has_another_name_in_reads() {
+fn reads_accept_an_empty_path_as_the_root() {
     let mut world = World::new();
     world.connect(ONE);
     let read = |path: &str| Request::Read { op: Read::GetChildren { path: path.into() }, watch: false };
@@ -164,7 +164,7 @@ fn the_root_has_another_name_in_reads() {
 }
 
 #[test]
-fn exists_needs_the_permission_to_read_and_leaves_no_watch_without_it() {
+fn exists_requires_the_read_permission_and_otherwise_sets_no_watch() {
     let mut world = World::new();
     world.connect(ONE);
     world.connect(TWO);
@@ -180,7 +180,7 @@ fn exists_needs_the_permission_to_read_and_leaves_no_watch_without_it() {
     let out = world.ask(TWO, exists);
     assert_eq!(out, [world.reply(TWO, Err(ErrorCode::NoAuth))]);
     assert_eq!(world.server.sessions()[1].watches, 0);
-    // Where no node is, nobody is kept from looking.
+    // If the node does not exist, no permission is required.
     let out = world.ask(TWO, Request::Exists { path: "/b".into(), watch: true });
     assert_eq!(out, [world.reply(TWO, Err(ErrorCode::NoNode))]);
     assert_eq!(world.server.sessions()[1].watches, 1);

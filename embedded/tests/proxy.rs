@@ -8,10 +8,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// For what must not come; a byte on loopback takes a thousandth of it.
+/// How long to wait for bytes that must not arrive. A byte on loopback takes a thousandth of this.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// An echo server behind a proxy, a client of it, and the news that a connection has ended at the server.
+/// An echo server behind a proxy, a connected client, and a channel that gets a message for each connection that has
+/// ended on the server.
 async fn echo() -> (Proxy, TcpStream, mpsc::UnboundedReceiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let target = listener.local_addr().expect("its address").to_string();
@@ -28,77 +29,80 @@ async fn echo() -> (Proxy, TcpStream, mpsc::UnboundedReceiver<()>) {
     });
     let proxy = Proxy::start(target).await.expect("a port");
     let mut client = TcpStream::connect(proxy.address()).await.expect("connected");
-    assert_eq!(say(&mut client, b'a').await, b'a');
+    assert_eq!(echo_byte(&mut client, b'a').await, b'a');
     (proxy, client, ended)
 }
 
-async fn say(client: &mut TcpStream, byte: u8) -> u8 {
+async fn echo_byte(client: &mut TcpStream, byte: u8) -> u8 {
     client.write_all(&[byte]).await.expect("sent");
     client.read_u8().await.expect("echoed")
 }
 
 #[tokio::test]
-async fn a_black_hole_holds_both_ways_and_delivers_when_it_ends() {
+async fn a_black_hole_holds_both_directions_and_then_delivers() {
     let (proxy, mut client, _ended) = echo().await;
     proxy.black_hole(true);
     client.write_all(b"b").await.expect("sent");
-    assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "nothing comes");
+    assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "nothing must arrive");
     proxy.black_hole(false);
     assert_eq!(client.read_u8().await.expect("echoed"), b'b');
 }
 
 #[tokio::test]
-async fn a_cut_is_a_reset_and_the_next_connection_passes() {
+async fn a_cut_resets_connections_and_the_next_one_works() {
     let (proxy, mut client, mut ended) = echo().await;
     proxy.cut();
     let error = client.read_u8().await.expect_err("reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(ended.recv().await, Some(()));
     let mut again = TcpStream::connect(proxy.address()).await.expect("connected");
-    assert_eq!(say(&mut again, b'c').await, b'c');
+    assert_eq!(echo_byte(&mut again, b'c').await, b'c');
     assert_eq!(proxy.accepted(), 2);
 }
 
 #[tokio::test]
-async fn a_half_open_connection_has_lost_its_server_and_does_not_know() {
+async fn a_half_open_connection_is_closed_on_the_server_side_only() {
     let (proxy, mut client, mut ended) = echo().await;
     proxy.half_open();
-    assert_eq!(ended.recv().await, Some(()), "the server's side is closed");
-    client.write_all(b"d").await.expect("nobody says that it will not arrive");
-    assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "and nothing comes, not even an end");
+    assert_eq!(ended.recv().await, Some(()), "the server side must be closed");
+    client.write_all(b"d").await.expect("the client must not notice");
+    assert!(
+        timeout(MOMENT, client.read_u8()).await.is_err(),
+        "nothing must arrive, and the connection must stay open"
+    );
     proxy.cut();
     assert!(client.read_u8().await.is_err());
 }
 
 #[tokio::test]
-async fn delayed_bytes_come_later_and_in_order() {
+async fn delayed_bytes_arrive_later_and_in_order() {
     let (proxy, mut client, _ended) = echo().await;
     let delay = Duration::from_millis(30);
     proxy.delay(delay);
     let begun = Instant::now();
     for byte in b'e'..b'h' {
-        assert_eq!(say(&mut client, byte).await, byte);
+        assert_eq!(echo_byte(&mut client, byte).await, byte);
     }
-    assert!(begun.elapsed() >= 6 * delay, "both ways, three times");
+    assert!(begun.elapsed() >= 6 * delay, "three bytes must be delayed in both directions");
 }
 
 #[tokio::test]
-async fn answers_that_are_thrown_away_are_counted_and_requests_arrive() {
+async fn discarded_replies_are_counted_and_requests_arrive() {
     let (proxy, mut client, mut ended) = echo().await;
     proxy.drop_replies_then_cut();
     client.write_all(b"f").await.expect("sent");
-    assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "nothing comes");
-    assert_eq!(proxy.dropped_bytes(), 1, "though it was answered");
+    assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "nothing must arrive");
+    assert_eq!(proxy.dropped_bytes(), 1, "the reply must be counted");
     proxy.cut();
     assert!(client.read_u8().await.is_err());
     assert_eq!(ended.recv().await, Some(()));
 }
 
 #[tokio::test]
-async fn a_refusing_proxy_closes_new_connections_and_keeps_the_old() {
+async fn a_refusing_proxy_closes_new_connections_and_keeps_open_ones() {
     let (proxy, mut client, _ended) = echo().await;
     proxy.refuse(true);
     let mut refused = TcpStream::connect(proxy.address()).await.expect("accepted, and closed");
     assert!(matches!(refused.read(&mut [0]).await, Ok(0) | Err(_)));
-    assert_eq!(say(&mut client, b'g').await, b'g');
+    assert_eq!(echo_byte(&mut client, b'g').await, b'g');
 }

@@ -1,5 +1,5 @@
-//! The four-letter words. What a standalone server of 3.9.5 answers stands here, with numbers that differ from run to
-//! run replaced by `#`; `differential` compares with the real server that there is.
+//! The four-letter words. The expected responses are those of a standalone 3.9.5 server, with numbers that differ
+//! between runs replaced by `#`. The test `differential` compares with an installed real server.
 
 mod raw;
 
@@ -10,7 +10,7 @@ use raw::words::{self, shape};
 use raw::{Bytes, Raw};
 
 #[tokio::test]
-async fn the_answers_have_the_real_servers_form() {
+async fn the_responses_have_the_format_of_the_real_server() {
     let server = Embedded::start().await.expect("a server");
     let _clients = words::prepare(server.socket_address());
     let ask = |word: &str| words::ask(server.socket_address(), word);
@@ -27,7 +27,7 @@ async fn the_answers_have_the_real_servers_form() {
         shape(&ask("cons")),
         format!("{client},sid=#,lop=GETC{details}{client},sid=#,lop=ADDW{details}{client})\n\n")
     );
-    // All three may end with the same tick or not; see `sets_are_told_by_their_end` for that.
+    // The three connections may expire on the same tick or not. See `dump_groups_sessions_by_their_expiry`.
     let dump = shape(&ask("dump"));
     assert!(dump.starts_with("SessionTracker dump:\nSession Sets (#)/(#):\n# expire at "), "{dump}");
     assert!(dump.contains("\nephemeral nodes dump:\nSessions with Ephemerals (#):\n#:\n\t/e\n"), "{dump}");
@@ -56,11 +56,11 @@ async fn the_answers_have_the_real_servers_form() {
 }
 
 #[tokio::test]
-async fn what_there_is_is_counted() {
+async fn mntr_counts_nodes_sessions_and_packets() {
     let server = Embedded::start().await.expect("a server");
     let mut client = Raw::connect(server.socket_address(), 10_000).expect("connected");
-    assert_eq!(client.ask(1, &Bytes::create("/e", b"", 1).0).expect("an answer").error, 0);
-    assert_eq!(client.ask(3, &Bytes::path("/w", true).0).expect("an answer").error, -101);
+    assert_eq!(client.ask(1, &Bytes::create("/e", b"", 1).0).expect("a reply").error, 0);
+    assert_eq!(client.ask(3, &Bytes::path("/w", true).0).expect("a reply").error, -101);
     let monitored = words::ask(server.socket_address(), "mntr");
     for line in [
         "zk_server_state\tstandalone",
@@ -69,7 +69,7 @@ async fn what_there_is_is_counted() {
         "zk_znode_count\t6",
         "zk_global_sessions\t1",
         "zk_num_alive_connections\t2",
-        // The handshake, two requests, and the question.
+        // The connect request, two requests and the word itself.
         "zk_packets_received\t4",
         "zk_packets_sent\t3",
     ] {
@@ -92,13 +92,13 @@ async fn statistics_can_be_reset() {
         "{connections}"
     );
     assert_eq!(ask("srst"), "Server stats reset.\n");
-    // The answer to that, and the question.
+    // Received: this word. Sent: the response to `srst`.
     let summary = ask("srvr");
     assert!(summary.contains("\nReceived: 1\nSent: 1\n"), "{summary}");
 }
 
 #[tokio::test]
-async fn a_resumed_session_has_done_nothing_on_its_connection_yet() {
+async fn a_resumed_session_has_no_last_operation_yet() {
     let server = Embedded::start().await.expect("a server");
     let raw = Raw::connect(server.socket_address(), 10_000).expect("connected");
     let fresh = words::ask(server.socket_address(), "cons");
@@ -107,14 +107,14 @@ async fn a_resumed_session_has_done_nothing_on_its_connection_yet() {
         Raw::resume(server.socket_address(), 10_000, raw.session, &raw.password, raw.zxid).expect("back");
     let resumed = words::ask(server.socket_address(), "cons");
     assert!(resumed.contains(",lop=NA,") && !resumed.contains("lcxid"), "{resumed}");
-    assert_eq!(again.ask(9, &Bytes::default().string("/").0).expect("an answer").error, 0);
-    again.ping().expect("an answer");
+    assert_eq!(again.ask(9, &Bytes::default().string("/").0).expect("a reply").error, 0);
+    again.ping().expect("a reply");
     let pinged = words::ask(server.socket_address(), "cons");
     assert!(pinged.contains(",lop=PING,") && pinged.contains(",lcxid=0x1,"), "{pinged}");
 }
 
 #[tokio::test]
-async fn sets_are_told_by_their_end() {
+async fn dump_groups_sessions_by_their_expiry() {
     let hours = Duration::from_secs(36_000);
     let options = Embedded::options().max_session_timeout(hours).handshake_timeout(hours);
     let server = options.start().await.expect("a server");

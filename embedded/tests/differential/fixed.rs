@@ -1,4 +1,5 @@
-//! What random sequences do not ask, because it ends connections, concerns all clients, or needs another server.
+//! Fixed sequences for what the random ones cannot contain, because it closes connections, affects all clients or needs
+//! a server with other options.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -10,9 +11,9 @@ use super::raw::words::{self, shape};
 use super::raw::{Bytes, Raw};
 use super::{Release, TIMEOUT_MS, address_of, embedded, start_real};
 
-/// Asks both servers the same, and compares. The real one serves nobody else: the random sequences count its
-/// transactions.
-async fn same<T: PartialEq + std::fmt::Debug>(ask: impl Fn(SocketAddr, Release) -> T) {
+/// Runs the same requests on both servers and compares the results. It starts a separate real server, because the
+/// random sequences count the transactions of theirs.
+async fn assert_same<T: PartialEq + std::fmt::Debug>(ask: impl Fn(SocketAddr, Release) -> T) {
     let (real, embedded) = (start_real(), embedded().await);
     let (address, release) = (address_of(&real), Release::of_server(&real));
     assert_eq!(ask(embedded.socket_address(), release), ask(address, release));
@@ -27,14 +28,14 @@ fn auth(auth: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_super_user_may_do_the_same() {
-    same(|address, release| {
+async fn the_super_user_has_the_same_permissions() {
+    assert_same(|address, release| {
         let (mut admin, mut user) = (connect(address), connect(address));
-        let mut said = Vec::new();
+        let mut results = Vec::new();
         let mut ask = |raw: &mut Raw, xid, kind, body: &[u8]| {
-            let answer = raw.ask_as(xid, kind, body).expect("an answer");
-            // The length stands for the body, which has times and transactions.
-            said.push((kind, answer.error, answer.body.len()));
+            let answer = raw.ask_as(xid, kind, body).expect("a reply");
+            // Compare only the length of the body, because it contains times and transaction ids.
+            results.push((kind, answer.error, answer.body.len()));
         };
         let set = Bytes::default().string("/zookeeper/config").buffer(b"version=0").int(-1).0;
         ask(&mut user, -4, 100, &auth("user:secret"));
@@ -54,15 +55,15 @@ async fn the_super_user_may_do_the_same() {
         }
         ask(&mut user, -2, 11, &[]);
         let events: Vec<_> = user.events.iter().map(|(kind, path, _)| (*kind, path.clone())).collect();
-        said.retain(|(kind, ..)| *kind != 3 || release.exists_checks());
-        (said, events)
+        results.retain(|(kind, ..)| *kind != 3 || release.exists_checks());
+        (results, events)
     })
     .await;
 }
 
 #[tokio::test]
-async fn credentials_that_cannot_be_read_end_the_connection() {
-    same(|address, _| {
+async fn malformed_credentials_close_the_connection() {
+    assert_same(|address, _| {
         let whole = auth("me:secret");
         let mut bodies: Vec<Vec<u8>> = (0..=whole.len()).map(|length| whole[..length].to_vec()).collect();
         bodies.push(Bytes::default().int(0).string("digest").int(i32::MAX).0);
@@ -73,8 +74,8 @@ async fn credentials_that_cannot_be_read_end_the_connection() {
             let mut raw = connect(address);
             raw.send(-4, 100, &body).expect("sent");
             let error = raw.receive().map(|answer| answer.error).ok();
-            let goes_on = error == Some(0) && raw.ping().is_ok();
-            (body.len(), error, goes_on)
+            let stays_open = error == Some(0) && raw.ping().is_ok();
+            (body.len(), error, stays_open)
         };
         bodies.into_iter().map(answer).collect::<Vec<_>>()
     })
@@ -82,7 +83,7 @@ async fn credentials_that_cannot_be_read_end_the_connection() {
 }
 
 #[tokio::test]
-async fn without_extended_types_a_time_to_live_is_not_implemented() {
+async fn without_extended_types_ttl_nodes_are_not_implemented() {
     let options =
         ServerOptions { jvm: vec!["-Dzookeeper.extendedTypesEnabled=false".into()], ..Default::default() };
     let real = Server::start_with(&options);
@@ -91,7 +92,7 @@ async fn without_extended_types_a_time_to_live_is_not_implemented() {
         let mut raw = connect(address);
         let open = [(31, "world".to_owned(), "anyone".to_owned())];
         let body = |path: &str, flags| Bytes::default().string(path).buffer(b"").acl(&open).int(flags);
-        let mut said = Vec::new();
+        let mut results = Vec::new();
         for (path, flags, ttl) in [
             ("/t", 5, 1000),
             ("/t", 6, 1000),
@@ -101,23 +102,23 @@ async fn without_extended_types_a_time_to_live_is_not_implemented() {
             ("nonsense", 6, 1),
         ] {
             let body = body(path, flags);
-            said.push(raw.ask(1, &body.0).expect("an answer").error);
-            said.push(raw.ask(15, &body.0).expect("an answer").error);
+            results.push(raw.ask(1, &body.0).expect("a reply").error);
+            results.push(raw.ask(15, &body.0).expect("a reply").error);
             let ttl = body.long(ttl);
-            said.push(raw.ask(21, &ttl.0).expect("an answer").error);
+            results.push(raw.ask(21, &ttl.0).expect("a reply").error);
             let multi = Bytes::default().int(21).bool(false).int(-1).bytes(&ttl.0).int(-1).bool(true).int(-1);
-            let answer = raw.ask(14, &multi.0).expect("an answer");
+            let answer = raw.ask(14, &multi.0).expect("a reply");
             assert_eq!(answer.error, 0);
-            said.extend(answer.body.iter().map(|byte| i32::from(*byte)));
+            results.extend(answer.body.iter().map(|byte| i32::from(*byte)));
         }
-        said.push(raw.ping().expect("the session goes on").error);
-        said
+        results.push(raw.ping().expect("the session must be alive").error);
+        results
     };
     assert_eq!(ask(embedded.socket_address()), ask(address_of(&real)));
 }
 
 #[tokio::test]
-async fn four_letter_words_have_the_same_form() {
+async fn four_letter_words_have_the_same_format() {
     let server = start_real();
     let (real, release) = (address_of(&server), Release::of_server(&server));
     let embedded = embedded().await;
@@ -125,7 +126,7 @@ async fn four_letter_words_have_the_same_form() {
     let _clients = (words::prepare(real), words::prepare(embedded.socket_address()));
     let lines = |text: &str| -> Vec<String> {
         let mut lines: Vec<String> = shape(text).lines().map(hide_version_and_date).collect();
-        // Connections and paths stand in any order, and in how many sets they end is a matter of time.
+        // The order of connections and paths is not defined, and the number of expiry groups depends on the timing.
         lines.sort();
         lines.dedup_by(|one, other| one == other && one == EXPIRE);
         lines
@@ -138,7 +139,7 @@ async fn four_letter_words_have_the_same_form() {
         assert_eq!(lines(&found), lines(&expected), "{word}:\n{found}\n{expected}");
     }
     assert_eq!(ask(embedded.socket_address(), "wchs"), ask(real, "wchs"));
-    // Of these the real one tells more, about its disk, its memory, its ensemble.
+    // For these words the real server reports more values, for instance about its disk and its memory.
     for (word, separator) in [("conf", '='), ("envi", '='), ("mntr", '\t')] {
         let names = |text: String| -> BTreeSet<String> {
             text.lines().filter_map(|line| Some(line.split_once(separator)?.0.to_owned())).collect()
@@ -148,10 +149,12 @@ async fn four_letter_words_have_the_same_form() {
     }
     let value = |address, name: &str| {
         let text = ask(address, "mntr");
-        text.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned)).expect("it is told")
+        text.lines()
+            .find_map(|line| line.strip_prefix(name).map(str::to_owned))
+            .expect("the value in the response")
     };
     if release.is_3_9() {
-        // Before, a recursive watch counts twice.
+        // Before 3.9, a recursive watch counts twice.
         assert_eq!(value(embedded.socket_address(), "zk_watch_count"), value(real, "zk_watch_count"));
     }
     for name in ["zk_ephemerals_count", "zk_znode_count", "zk_approximate_data_size", "zk_global_sessions"] {
@@ -161,7 +164,7 @@ async fn four_letter_words_have_the_same_form() {
 
 const EXPIRE: &str = "# expire at ";
 
-/// Both stand at the end of a line.
+/// Removes a version or a date at the end of a line.
 fn hide_version_and_date(line: &str) -> String {
     for beginning in ["Zookeeper version: ", EXPIRE] {
         if line.starts_with(beginning) {

@@ -1,7 +1,7 @@
-//! A client that sends one request at a time, knows nothing, and shows everything: for comparing servers, and for
-//! saying what no proper client says.
+//! A minimal client that sends single requests and exposes the raw replies. Tests use it to compare servers and to send
+//! what no regular client sends.
 
-#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(dead_code, reason = "each test binary uses only a part of this module")]
 
 pub mod words;
 
@@ -9,25 +9,25 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long an answer may take. No test waits for this to pass; it only ends those that would hang.
+/// How long a reply may take. It only stops tests that would hang: no passing test waits this long.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A connection with a session, or on its way to one.
+/// A connection, with or without a session.
 pub struct Raw {
     stream: TcpStream,
     pub session: i64,
     pub password: Vec<u8>,
     pub timeout_ms: i32,
     xid: i32,
-    /// The newest transaction seen in a reply.
+    /// The highest transaction id seen in a reply.
     pub zxid: i64,
-    /// Events that came before the last reply: kind, path, transaction.
+    /// The events received before the last reply: kind, path and transaction id.
     pub events: Vec<(i32, String, i64)>,
 }
 
-/// A reply's header and body.
+/// The header and body of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Reply {
     pub xid: i32,
     pub zxid: i64,
     pub error: i32,
@@ -35,12 +35,12 @@ pub struct Answer {
 }
 
 impl Raw {
-    /// Connects, and makes a session.
+    /// Connects and creates a session.
     pub fn connect(address: SocketAddr, timeout_ms: i32) -> io::Result<Raw> {
         Raw::resume(address, timeout_ms, 0, &[0; 16], 0)
     }
 
-    /// Connects to a session. It was refused if `session` is zero then.
+    /// Connects and resumes a session. If the server refuses, `session` is zero afterwards.
     pub fn resume(
         address: SocketAddr,
         timeout_ms: i32,
@@ -50,16 +50,16 @@ impl Raw {
     ) -> io::Result<Raw> {
         let mut raw = Raw::open(address)?;
         raw.zxid = seen;
-        raw.greet(timeout_ms, session, password)?;
+        raw.handshake(timeout_ms, session, password)?;
         Ok(raw)
     }
 
-    /// Connects, and says nothing yet.
+    /// Connects without sending anything.
     pub fn open(address: SocketAddr) -> io::Result<Raw> {
         Raw::over(TcpStream::connect(address)?)
     }
 
-    /// The same over a connection that is there already.
+    /// Uses an existing connection, without sending anything.
     pub fn over(stream: TcpStream) -> io::Result<Raw> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LIMIT))?;
@@ -67,7 +67,8 @@ impl Raw {
         Ok(Raw { stream, session: 0, password, timeout_ms: 0, xid: 0, zxid: 0, events: Vec::new() })
     }
 
-    pub fn greet(&mut self, timeout_ms: i32, session: i64, password: &[u8]) -> io::Result<()> {
+    /// Sends a connect request and reads the reply.
+    pub fn handshake(&mut self, timeout_ms: i32, session: i64, password: &[u8]) -> io::Result<()> {
         let request = Bytes::default()
             .int(0)
             .long(self.zxid)
@@ -85,32 +86,32 @@ impl Raw {
         Ok(())
     }
 
-    /// Sends a request and reads up to its answer.
-    pub fn ask(&mut self, kind: i32, body: &[u8]) -> io::Result<Answer> {
+    /// Sends a request and reads its reply. Stores the events that come first.
+    pub fn ask(&mut self, kind: i32, body: &[u8]) -> io::Result<Reply> {
         self.xid += 1;
         self.ask_as(self.xid, kind, body)
     }
 
-    /// The same with a number of choice.
-    pub fn ask_as(&mut self, xid: i32, kind: i32, body: &[u8]) -> io::Result<Answer> {
+    /// Like `ask`, with the given request number.
+    pub fn ask_as(&mut self, xid: i32, kind: i32, body: &[u8]) -> io::Result<Reply> {
         self.send(xid, kind, body)?;
         self.events.clear();
         loop {
-            let answer = self.receive()?;
-            if answer.xid == -1 {
-                let mut event = Fields(&answer.body);
+            let reply = self.receive()?;
+            if reply.xid == -1 {
+                let mut event = Fields(&reply.body);
                 let (kind, _state) = (event.int(), event.int());
-                self.events.push((kind, event.string().unwrap_or_default(), answer.zxid));
+                self.events.push((kind, event.string().unwrap_or_default(), reply.zxid));
             } else {
-                assert_eq!(answer.xid, xid, "answers come in the order of their requests");
-                self.zxid = self.zxid.max(answer.zxid);
-                return Ok(answer);
+                assert_eq!(reply.xid, xid, "replies must come in the order of their requests");
+                self.zxid = self.zxid.max(reply.zxid);
+                return Ok(reply);
             }
         }
     }
 
-    /// A ping, and with it all events that are on their way.
-    pub fn ping(&mut self) -> io::Result<Answer> {
+    /// Sends a ping and reads its reply, which comes after all pending events.
+    pub fn ping(&mut self) -> io::Result<Reply> {
         self.ask_as(-2, 11, &[])
     }
 
@@ -119,7 +120,7 @@ impl Raw {
     }
 
     pub fn send_frame(&mut self, frame: &[u8]) -> io::Result<()> {
-        let length = i32::try_from(frame.len()).expect("a frame");
+        let length = i32::try_from(frame.len()).expect("a frame shorter than 2 GiB");
         self.send_bytes(&Bytes::default().int(length).bytes(frame).0)
     }
 
@@ -127,11 +128,11 @@ impl Raw {
         self.stream.write_all(bytes)
     }
 
-    pub fn receive(&mut self) -> io::Result<Answer> {
+    pub fn receive(&mut self) -> io::Result<Reply> {
         let frame = self.receive_frame()?;
         let mut fields = Fields(&frame);
         let (xid, zxid, error) = (fields.int(), fields.long(), fields.int());
-        Ok(Answer { xid, zxid, error, body: fields.0.to_vec() })
+        Ok(Reply { xid, zxid, error, body: fields.0.to_vec() })
     }
 
     pub fn receive_frame(&mut self) -> io::Result<Vec<u8>> {
@@ -142,14 +143,14 @@ impl Raw {
         Ok(frame)
     }
 
-    /// Everything up to the end of the connection.
+    /// Reads everything until the server closes the connection.
     pub fn receive_all(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.stream.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Whether the server ends the connection, in whatever way, without another word.
+    /// Waits for the server to close or reset the connection. Returns `false` if it sends something or nothing happens.
     pub fn is_closed(&mut self) -> bool {
         match self.stream.read(&mut [0]) {
             Ok(count) => count == 0,
@@ -157,7 +158,7 @@ impl Raw {
         }
     }
 
-    /// A second handle of the same connection.
+    /// A second handle for the same connection.
     pub fn try_clone(&self) -> io::Result<Raw> {
         Ok(Raw {
             stream: self.stream.try_clone()?,
@@ -170,9 +171,9 @@ impl Raw {
         })
     }
 
-    /// Ends the connection under all its handles.
+    /// Shuts down the connection for all its handles.
     pub fn shutdown(&self) {
-        // It may have ended already.
+        // An error means that the connection has already ended.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
@@ -187,7 +188,7 @@ impl Read for Raw {
     }
 }
 
-/// Bytes in the making.
+/// A builder for messages.
 #[derive(Clone, Debug, Default)]
 pub struct Bytes(pub Vec<u8>);
 
@@ -222,25 +223,25 @@ impl Bytes {
         values.iter().fold(start, |bytes, value| bytes.string(value))
     }
 
-    /// An access control list, as permissions, scheme and id.
+    /// An access control list, as triples of permissions, scheme and id.
     pub fn acl(self, list: &[(i32, String, String)]) -> Self {
         let start = self.int(i32::try_from(list.len()).expect("few"));
         list.iter().fold(start, |bytes, (perms, scheme, id)| bytes.int(*perms).string(scheme).string(id))
     }
 
-    /// The body of a `create`, open to all.
+    /// The body of a `create` with all permissions for everyone.
     pub fn create(path: &str, data: &[u8], flags: i32) -> Self {
         let open = [(31, "world".to_owned(), "anyone".to_owned())];
         Bytes::default().string(path).buffer(data).acl(&open).int(flags)
     }
 
-    /// The body of a request for a path and a watch.
+    /// The body of a request with a path and a watch flag.
     pub fn path(path: &str, watch: bool) -> Self {
         Bytes::default().string(path).bool(watch)
     }
 }
 
-/// Bytes being read. It panics on what no server may send.
+/// A parser for messages. It panics if a message is malformed, which no server may send.
 pub struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {

@@ -1,15 +1,15 @@
-//! Four-letter words, and what they report of two clients.
+//! Sends four-letter words, and sets up two clients for them to report on.
 
 use std::net::SocketAddr;
 
 use super::{Bytes, Raw};
 
-/// One client with an ephemeral node and watches on nodes and children, and another with watches of every mode.
+/// Creates two clients: one with an ephemeral node and watches on nodes and children, one with watches of every mode.
 pub fn prepare(address: SocketAddr) -> [Raw; 2] {
     let [mut one, mut two] = [(); 2].map(|()| Raw::connect(address, 10_000).expect("connected"));
     let mut ask = |client: usize, kind, body: Bytes| {
         let client = if client == 1 { &mut one } else { &mut two };
-        client.ask(kind, &body.0).expect("an answer");
+        client.ask(kind, &body.0).expect("a reply");
     };
     ask(1, 1, Bytes::create("/e", b"", 1));
     ask(1, 3, Bytes::path("/w", true));
@@ -22,21 +22,21 @@ pub fn prepare(address: SocketAddr) -> [Raw; 2] {
     [one, two]
 }
 
-/// The whole answer to a word.
+/// Sends a word and returns the complete response.
 pub fn ask(address: SocketAddr, word: &str) -> String {
     let mut raw = Raw::open(address).expect("accepted");
     raw.send_bytes(word.as_bytes()).expect("sent");
-    String::from_utf8(raw.receive_all().expect("an answer")).expect("text")
+    String::from_utf8(raw.receive_all().expect("a reply")).expect("text")
 }
 
-/// An answer with `#` in the place of every number; those with a base, versions and addresses are one number.
-pub fn shape(answer: &str) -> String {
+/// Replaces every number in a response by `#`. Hexadecimal numbers, versions and addresses count as one number.
+pub fn shape(response: &str) -> String {
     let mut shape = String::new();
-    let mut rest = answer;
+    let mut rest = response;
     while let Some(first) = rest.chars().next() {
         let number = match rest.strip_prefix("0x") {
             Some(digits) => rest.len() - digits.trim_start_matches(|c: char| c.is_ascii_hexdigit()).len(),
-            // A dot belongs to it where digits are on both sides.
+            // A dot is part of a number if it has digits on both sides.
             None if first.is_ascii_digit() => {
                 let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
                 rest[..end].trim_end_matches('.').len()
