@@ -1,4 +1,4 @@
-//! Sixty-four tasks of one process want the same lock.
+//! Sixty-four tasks of one process contend for the same lock.
 
 use lockkeeper::Lock;
 use zookeeper_client::Client;
@@ -25,7 +25,7 @@ pub async fn run(bench: Bench) -> Result<()> {
         .enter(DROPPED, |s: &Sessions| vec![s.lock.clone(); TASKS], dropped)
         .enter(PAIRS, |s| vec![s.floor.clone(); TASKS], pairs)
         .enter(RELEASED, |s| vec![s.lock.clone(); TASKS], released)
-        .enter(PLAIN, |s| vec![s.plain.clone(); TASKS], plainly)
+        .enter(PLAIN, |s| vec![s.plain.clone(); TASKS], plain_cycles)
         .hold(&bench, connect)
         .await?;
 
@@ -33,10 +33,10 @@ pub async fn run(bench: Bench) -> Result<()> {
     report::print(
         outcome.title(),
         &[
-            drop.clone().beside(&outcome, PLAIN, Expectation::AtLeast(3.0)),
-            drop.and().beside(&outcome, PAIRS, Expectation::AtLeast(0.5)),
-            release.clone().beside(&outcome, PLAIN, Expectation::AtLeast(3.0)),
-            release.and().beside(&outcome, PAIRS, Expectation::AtLeast(0.5)),
+            drop.clone().compared_to(&outcome, PLAIN, Expectation::AtLeast(3.0)),
+            drop.and().compared_to(&outcome, PAIRS, Expectation::AtLeast(0.5)),
+            release.clone().compared_to(&outcome, PLAIN, Expectation::AtLeast(3.0)),
+            release.and().compared_to(&outcome, PAIRS, Expectation::AtLeast(0.5)),
             Row::rate(&outcome, PLAIN),
             Row::rate(&outcome, PAIRS),
         ],
@@ -54,7 +54,7 @@ async fn connect(bench: Bench) -> Result<Sessions> {
     Ok(Sessions { lock, plain: PlainLock::new(client.clone(), &plain), floor: (client, directory) })
 }
 
-async fn plainly(lock: PlainLock, cycles: usize) -> Result<()> {
+async fn plain_cycles(lock: PlainLock, cycles: usize) -> Result<()> {
     for _ in 0..cycles {
         lock.acquire().await?.release().await?;
     }

@@ -1,4 +1,4 @@
-//! Contestants that take turns, round after round, and how they compare.
+//! Runs several contestants alternately, in rounds, and compares them.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -7,34 +7,34 @@ use futures::future::{BoxFuture, try_join_all};
 
 use crate::{Bench, Result};
 
-/// Several ways to do the same number of cycles, in the sessions that `S` holds.
+/// Several ways to run the same number of cycles, in the sessions that `S` holds.
 pub struct Contest<S> {
     title: &'static str,
     rounds: usize,
-    /// So many times everybody's turn comes in a round.
+    /// The number of turns of each contestant in a round.
     laps: usize,
-    /// In one turn.
+    /// The number of cycles in a turn.
     cycles: usize,
     contestants: Vec<(&'static str, Run<S>)>,
 }
 
-/// Tells how long it took.
+/// Runs one turn and returns how long it took.
 type Run<S> = Box<dyn Fn(&S) -> BoxFuture<'static, Result<Duration>> + Send>;
 
-/// Cycles per second: one number a round for each contestant.
+/// Cycles per second: one number per round for each contestant.
 pub struct Outcome {
     title: String,
     rates: Vec<(&'static str, Vec<f64>)>,
 }
 
-/// The median, and the quartiles around it.
+/// The median and the quartiles.
 pub struct Spread {
     pub low: f64,
     pub median: f64,
     pub high: f64,
 }
 
-/// Rounds that do not count.
+/// The number of rounds that are not counted.
 const WARM_UP: usize = 3;
 
 impl<S: Send + 'static> Contest<S> {
@@ -42,8 +42,8 @@ impl<S: Send + 'static> Contest<S> {
         Contest { title, rounds, laps, cycles, contestants: Vec::new() }
     }
 
-    /// The cycles of a turn are shared out among tasks, one for each of `starters`, which run at the same time. `run` does one
-    /// task's share, and returns when the server has confirmed the last of it.
+    /// Adds a contestant. The cycles of a turn are divided among concurrent tasks, one for each of `starters`. `run`
+    /// runs one task's share, and returns when the server has confirmed the last cycle.
     pub fn enter<T, F>(
         mut self,
         name: &'static str,
@@ -69,7 +69,7 @@ impl<S: Send + 'static> Contest<S> {
         self
     }
 
-    /// One that shares out the cycles, and takes its time, by itself.
+    /// Adds a contestant that divides the cycles and measures its time itself.
     pub fn enter_timed<F>(
         mut self,
         name: &'static str,
@@ -83,10 +83,10 @@ impl<S: Send + 'static> Contest<S> {
         self
     }
 
-    /// Every round has sessions of its own, and none is closed before the end. The client polls in an order that
-    /// comes from its session's address in memory, and in one order out of five it sends two requests that come
-    /// together in one packet; otherwise the second waits for the first one's answer. Over many sessions such luck
-    /// is shared out evenly.
+    /// Runs the contest. Every round has new sessions, and none is closed before the end: the client polls in an order
+    /// that depends on its session's address in memory, and in one order out of five it sends two concurrent requests
+    /// in one packet; otherwise the second waits for the answer to the first. Over many sessions this effect averages
+    /// out.
     pub async fn hold<F>(self, bench: &Bench, connect: impl Fn(Bench) -> F) -> Result<Outcome>
     where
         F: Future<Output = Result<S>> + Send,
@@ -97,7 +97,7 @@ impl<S: Send + 'static> Contest<S> {
             let sessions = connect(bench.clone()).await?;
             let mut times = vec![Duration::ZERO; count];
             for lap in 0..self.laps {
-                // Everybody comes first, and behind everybody else, in some lap.
+                // The order rotates, so that each contestant is first, and follows each other one, in some lap.
                 for turn in 0..count {
                     let turn = (round + lap + turn) % count;
                     times[turn] += self.contestants[turn].1(&sessions).await?;
@@ -126,7 +126,7 @@ impl Outcome {
         Spread::of(self.of(name).to_vec()).median
     }
 
-    /// Within each round, so that what a whole round suffered cancels out.
+    /// The ratio of the rates, computed per round, so that what slows down a whole round cancels out.
     pub fn ratio(&self, name: &str, floor: &str) -> Spread {
         Spread::of(self.of(name).iter().zip(self.of(floor)).map(|(rate, floor)| rate / floor).collect())
     }

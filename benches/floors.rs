@@ -1,10 +1,10 @@
-//! The requests that a lock cannot do without, sent with nothing around them.
+//! The lower bounds: only the requests that a lock needs, without a lock around them.
 
 use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::{Bench, Result, SESSION_TIMEOUT};
 
-/// A session of its own.
+/// Connects with a new session.
 pub async fn connect(bench: &Bench) -> Result<Client> {
     Ok(Client::connector().with_session_timeout(SESSION_TIMEOUT).connect(&bench.address).await?)
 }
@@ -13,7 +13,7 @@ pub async fn make_directory(client: &Client, path: &str) -> Result<()> {
     Ok(client.mkdir(path, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await?)
 }
 
-/// Create, then delete.
+/// A create, then a delete.
 pub async fn pair(client: &Client, directory: &str) -> Result<()> {
     let prefix = prefix(directory);
     let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
@@ -21,16 +21,16 @@ pub async fn pair(client: &Client, directory: &str) -> Result<()> {
     Ok(client.delete(&format!("{prefix}{sequence}"), None).await?)
 }
 
-/// Create and list, both sent before either is awaited, then delete.
+/// A create and a list, both sent before either is awaited, then a delete.
 pub async fn triple(client: &Client, directory: &str) -> Result<()> {
     let node = enter(client, directory).await?;
     Ok(client.delete(&node, None).await?)
 }
 
-/// The same without waiting for the delete.
+/// Like `triple`, without waiting for the delete.
 pub async fn triple_unconfirmed(client: &Client, directory: &str) -> Result<()> {
     let node = enter(client, directory).await?;
-    // Sent by the call.
+    // The call itself sends the request.
     drop(client.delete(&node, None));
     Ok(())
 }
@@ -45,7 +45,7 @@ async fn enter(client: &Client, directory: &str) -> Result<String> {
     Ok(format!("{prefix}{sequence}"))
 }
 
-/// As long as a contender's.
+/// A name prefix as long as that of a contender.
 fn prefix(directory: &str) -> String {
     format!("{directory}/00000000000000000000000000000000__lock__")
 }

@@ -1,4 +1,4 @@
-//! How long a lock lies idle between two processes: from one's release to the other's grant.
+//! How long a lock is idle between two processes: from the release of one to the grant of the other.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ use crate::{Bench, Error, Result, common, floors};
 
 const HANDOFFS: usize = 300;
 
-/// How long the first one holds: by then the second one's watch is armed, and everybody is at rest.
+/// How long the first client holds, so that the second one's watch is set and both clients are idle before the time
+/// begins. The watch cannot be observed from here.
 const HOLD: Duration = Duration::from_millis(5);
 
 pub async fn run(bench: Bench) -> Result<()> {
@@ -26,14 +27,14 @@ pub async fn run(bench: Bench) -> Result<()> {
     floors::make_directory(&clients.0, &path).await?;
     let plain = (PlainLock::new(clients.0.clone(), &path), PlainLock::new(clients.1.clone(), &path));
 
-    let (mut kept, mut plained, mut floor) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut plain_times, mut floor) = (Vec::new(), Vec::new(), Vec::new());
     let warm_up = bench.times(HANDOFFS / 6);
     for round in 0..warm_up + bench.times(HANDOFFS) {
-        let times = (between(&locks).await?, watch(&clients).await?, plainly(&plain).await?);
+        let times = (between(&locks).await?, watch(&clients).await?, between_plain(&plain).await?);
         if round >= warm_up {
-            kept.push(times.0);
+            ours.push(times.0);
             floor.push(times.1);
-            plained.push(times.2);
+            plain_times.push(times.2);
         }
     }
     first.close().await;
@@ -43,7 +44,7 @@ pub async fn run(bench: Bench) -> Result<()> {
     let row = |name, latency: &Latency| {
         Row::new(name, format!("p50 {:.0} p99 {:.0} µs", latency.p50 * 1e6, latency.p99 * 1e6))
     };
-    let beside = |name, latency: &Latency| {
+    let compared_to_floor = |name, latency: &Latency| {
         let ratio = latency.p50 / floor.p50;
         let text = format!("p50 {ratio:.2}, p99 {:.2} of watch → delete", latency.p99 / floor.p99);
         row(name, latency).with(text, ratio, None)
@@ -51,8 +52,8 @@ pub async fn run(bench: Bench) -> Result<()> {
     report::print(
         &format!("From release to grant, between two sessions; {} hand-offs", bench.times(HANDOFFS)),
         &[
-            beside("release → grant", &Latency::of(kept)),
-            beside("plain recipe", &Latency::of(plained)),
+            compared_to_floor("release → grant", &Latency::of(ours)),
+            compared_to_floor("plain recipe", &Latency::of(plain_times)),
             row("watch → delete", &floor),
         ],
     );
@@ -87,13 +88,14 @@ async fn between((first, second): &(Lock, Lock)) -> Result<Duration> {
     Ok(at - begun)
 }
 
-async fn plainly((first, second): &(PlainLock, PlainLock)) -> Result<Duration> {
+async fn between_plain((first, second): &(PlainLock, PlainLock)) -> Result<Duration> {
     let held = first.acquire().await?;
     let second = second.clone();
     let granted = tokio::spawn(async move {
         let guard = second.acquire().await?;
         Ok((Instant::now(), guard))
     });
+    // Twice as long, because this lock cannot list its contenders to see when the second one is queued.
     sleep(2 * HOLD).await;
     let begun = Instant::now();
     let ((), (at, guard)) = both(held.release(), granted).await?;
@@ -101,7 +103,7 @@ async fn plainly((first, second): &(PlainLock, PlainLock)) -> Result<Duration> {
     Ok(at - begun)
 }
 
-/// The floor: nothing but a watch and the delete that fires it.
+/// The lower bound: only a watch and the delete that fires it.
 async fn watch((first, second): &(Client, Client)) -> Result<Duration> {
     let node = common::unique_path("watched");
     first.create(&node, b"", &CreateMode::Ephemeral.with_acls(Acls::anyone_all())).await?;

@@ -1,13 +1,13 @@
-"""Runs cycles of kazoo's recipes, and tells how long they took.
+"""Runs cycles of kazoo's recipes and reports how long they took.
 
     kazoo.py HOSTS SESSION_TIMEOUT
 
-Takes one JSON object per line on standard input, such as
+Reads one JSON object per line from standard input, such as
 
     {"recipe": "Semaphore", "path": "/x", "limit": 8, "clients": 64, "threads": 64, "cycles": 4}
 
-and answers with one line, {"seconds": 1.25} or {"error": "..."}. Each thread acquires and releases so many times, with
-an object of its own, which it keeps for the next request for the same path. The clients are kept too. The time begins
+and answers with one line, {"seconds": 1.25} or {"error": "..."}. Each thread runs `cycles` acquires and releases with
+its own lock object, which is reused by later requests for the same path. The clients are reused too. The time starts
 when all threads are ready.
 """
 
@@ -40,7 +40,7 @@ class Crowd:
                 for _ in range(cycles):
                     if not lock.acquire() or not lock.release():
                         raise RuntimeError("not granted, or not released")
-            except Exception as error:  # whatever it is, it is the answer
+            except Exception as error:  # every exception is reported as the answer
                 failures.append(repr(error))
 
         threads = [threading.Thread(target=work, args=(lock,), daemon=True) for lock in self.locks]

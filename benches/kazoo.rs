@@ -1,5 +1,5 @@
-//! kazoo, Python's client, doing the same in a process of its own: that takes its own time, so that starting it does not
-//! count.
+//! The same cycles with kazoo, a Python client, in a separate process, which measures its own time so that its start
+//! does not count.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,21 +17,21 @@ pub struct Kazoo {
     _child: Child,
 }
 
-/// Who acquires and releases what.
+/// The clients and threads, and what they acquire and release.
 #[derive(Clone)]
 pub struct Crowd {
-    /// As kazoo's client calls it.
+    /// The name of the recipe in kazoo's client.
     pub recipe: &'static str,
     pub path: String,
-    /// Of a semaphore.
+    /// The limit of a semaphore.
     pub limit: Option<u32>,
     pub clients: usize,
-    /// The clients are shared out among them.
+    /// The threads use the clients in turn.
     pub threads: usize,
 }
 
 impl Kazoo {
-    /// Installs kazoo if this is the first time.
+    /// Starts the process, and installs kazoo first if necessary.
     pub async fn start(bench: &Bench) -> Result<Kazoo> {
         let python = tokio::task::spawn_blocking(common::python).await?;
         let mut child = Command::new(python)
@@ -47,7 +47,7 @@ impl Kazoo {
         Ok(Kazoo { pipes, _child: child })
     }
 
-    /// How long everybody's `cycles` took.
+    /// Runs `cycles` cycles in each thread and returns how long all of them took.
     pub async fn cycles(&self, crowd: &Crowd, cycles: usize) -> Result<Duration> {
         let Crowd { recipe, path, limit, clients, threads } = crowd;
         let request = json!({

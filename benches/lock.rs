@@ -1,15 +1,15 @@
-//! How fast the lock is, beside what the same client and server can do at best, measured in the same run.
+//! How fast the lock is, compared with the best that the same client and server can do, measured in the same run.
 //!
 //! `cargo bench --bench lock` runs all parts in a few minutes; `cargo bench --bench lock -- uncontended
-//! handoff` runs those. Each part takes turns with its floors, so that whatever slows the machine down slows all of
-//! them: trust the ratios, the absolute numbers are for orientation. A missed expectation is printed, and is no
+//! handoff` runs only those two. Each part alternates with its lower bounds, so that a slow machine slows down all of
+//! them: rely on the ratios; the absolute numbers are only indicative. A missed expectation is printed and is not a
 //! failure.
 //!
-//! `strangers`, `readers`, `semaphore` and `packets` have kazoo beside them, which is installed in a virtual environment
-//! of Python's; run as a test (`cargo test --benches`), they go without.
+//! `strangers`, `readers`, `semaphore` and `packets` compare with kazoo, which is installed in a Python virtual
+//! environment. Run as a test (`cargo test --benches`), they leave kazoo out.
 //!
-//! It starts a ZooKeeper server, or uses the one that `LOCKKEEPER_BENCH_SERVER` names, where
-//! the directories that it makes stay behind.
+//! The bench starts a ZooKeeper server, or uses the one at the address in `LOCKKEEPER_BENCH_SERVER`, where it leaves
+//! its directories behind.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -36,11 +36,11 @@ use common::{Server, ServerOptions};
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
 
-/// What every part gets.
+/// The arguments of every part.
 #[derive(Clone)]
 struct Bench {
     address: String,
-    /// Run as a test, which only has to show that everything still works.
+    /// Whether this runs as a test, which only has to show that everything still works.
     quick: bool,
 }
 
@@ -49,7 +49,7 @@ impl Bench {
         Ok(Keeper::options().session_timeout(SESSION_TIMEOUT).connect(&self.address).await?)
     }
 
-    /// How often something is done, unless it only has to work.
+    /// The number of repetitions, reduced for a quick run.
     fn times(&self, usual: usize) -> usize {
         if self.quick { usual.div_ceil(50) } else { usual }
     }
@@ -58,7 +58,7 @@ impl Bench {
 /// Long, so that the heartbeats of many sessions do not add up.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Where many do the same at once.
+/// The number of tasks in the parts with many concurrent tasks.
 const TASKS: usize = 64;
 
 type Part = fn(Bench) -> BoxFuture<'static, Result<()>>;
@@ -74,18 +74,18 @@ const PARTS: [(&str, Part); 8] = [
     ("packets", |bench| Box::pin(packets::run(bench))),
 ];
 
-/// Far more than any part needs: a lock that is never granted ends the run, and says so.
+/// Far more than any part needs: a lock that is never granted ends the run with an error.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let (flags, wanted): (Vec<String>, Vec<String>) = env::args().skip(1).partition(|a| a.starts_with("--"));
-    // `cargo bench` says so; `cargo test --benches` does not.
+    // `cargo bench` passes this flag, `cargo test --benches` does not.
     let quick = !flags.iter().any(|flag| flag == "--bench");
     let parts: Vec<_> =
         PARTS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)).collect();
     if parts.is_empty() {
-        // To a test run it is a filter that is meant for other tests.
+        // In a test run the argument may be a filter meant for other tests.
         let unknown = format!("no part is called {wanted:?}, only {:?}", PARTS.map(|(name, _)| name));
         return if quick { Ok(()) } else { Err(unknown.into()) };
     }
@@ -104,11 +104,13 @@ async fn main() -> Result<()> {
     }
     println!("client   Tokio, {} worker threads", tokio::runtime::Handle::current().metrics().num_workers());
     if quick {
-        println!("quick    far too few rounds to tell anything, and without kazoo; `cargo bench` measures");
+        println!(
+            "quick    too few rounds for a measurement, and without kazoo; run `cargo bench` to measure"
+        );
     }
     let bench = Bench { address, quick };
     for (name, part) in parts {
-        // On a worker thread, as a service's tasks are.
+        // On a worker thread, like the tasks of a service.
         match tokio::time::timeout(LIMIT, tokio::spawn(part(bench.clone()))).await {
             Ok(done) => done??,
             Err(_) => return Err(format!("{name} is not done after {LIMIT:?}").into()),
@@ -120,7 +122,8 @@ async fn main() -> Result<()> {
 const OWN_SERVER: &str =
     "its own, standalone, tickTime 2000, every write forced to disk (forceSync as by default)";
 
-/// The tests' server made like one that was installed: the flags that spare a test's time and disk are taken back.
+/// The options that turn the tests' server into one with production settings: the flags that save a test time and disk
+/// writes are reversed.
 fn production() -> ServerOptions {
     let jvm = [
         "-Xmx1000m",

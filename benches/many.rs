@@ -1,5 +1,5 @@
-//! Sixty-four want the same, in one session or spread over several: a lock, to read, a semaphore's permits. Beside kazoo
-//! with as many threads and clients.
+//! Sixty-four contenders in one session or spread over several contend for a lock, a read lock, or a semaphore's
+//! permits, compared with kazoo with as many threads and clients.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::report::{self, Expectation, Row};
 use crate::uncontended::{pairs, released};
 use crate::{Bench, Result, TASKS, common, floors};
 
-/// Of every semaphore here.
+/// The number of permits of each semaphore.
 pub const PERMITS: u32 = 8;
 
-/// Each has a session of its own.
+/// Sixty-four contenders with a session each.
 pub async fn strangers(bench: Bench) -> Result<()> {
     compare(&bench, Recipe::Lock, TASKS, None).await
 }
@@ -84,7 +84,8 @@ async fn compare(
             async move { kazoo.cycles(&crowd, cycles / crowd.threads).await }
         });
     }
-    // Several share the luck among themselves that one session has.
+    // With several sessions, the effect of the client's polling order averages out, so one set of sessions is kept for
+    // all rounds.
     let kept = match sessions {
         1 => None,
         _ => Some(connect(bench, recipe, sessions).await?),
@@ -101,9 +102,9 @@ async fn compare(
     let outcome = contest.hold(bench, connect).await?;
 
     let ours = Row::rate(&outcome, RELEASED);
-    let mut rows = vec![ours.clone().beside(&outcome, PAIRS, None), Row::rate(&outcome, PAIRS)];
+    let mut rows = vec![ours.clone().compared_to(&outcome, PAIRS, None), Row::rate(&outcome, PAIRS)];
     if !bench.quick {
-        rows.insert(0, ours.beside(&outcome, KAZOO, expected));
+        rows.insert(0, ours.compared_to(&outcome, KAZOO, expected));
         rows.push(Row::rate(&outcome, KAZOO));
     }
     report::print(outcome.title(), &rows);
@@ -112,7 +113,7 @@ async fn compare(
 
 struct Sessions {
     tasks: Vec<Task>,
-    /// What the tasks cannot do without.
+    /// For the lower bound: one client and directory for each task.
     floor: Vec<(Client, String)>,
     _keepers: Vec<Keeper>,
 }
@@ -144,7 +145,7 @@ async fn connect(bench: &Bench, recipe: Recipe, sessions: usize) -> Result<Arc<S
             Recipe::Semaphore => Task::Semaphore(keeper.semaphore(&path, PERMITS)?),
         });
     }
-    // The first one makes the directory.
+    // The first cycle creates the directory.
     for task in tasks.iter().take(sessions) {
         cycles(task.clone(), 1).await?;
     }

@@ -1,4 +1,4 @@
-//! What a cycle costs the server: the packets that it gets.
+//! How many packets a cycle sends to the server.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ pub async fn run(bench: Bench) -> Result<()> {
     let mut rows = Vec::new();
 
     let lock = keeper.lock(&common::unique_path("packets"))?;
-    // Makes the directory, which only the first one has to.
+    // Creates the directory, which only the first cycle has to do.
     uncontended::released(lock.clone(), 1).await?;
     let row = count(&bench, "lock", cycles, Expectation::AtMost(3.0), uncontended::released(lock, cycles));
     rows.push(row.await?);
@@ -44,8 +44,8 @@ pub async fn run(bench: Bench) -> Result<()> {
     Ok(())
 }
 
-/// What `work` costs, less what the same time at rest does: heartbeats, pings, and the one question that is asked in
-/// either.
+/// Counts the packets during `work`, minus those during an idle period of the same length: heartbeats, pings, and the
+/// query itself.
 async fn count<T>(
     bench: &Bench,
     name: &str,
@@ -59,6 +59,7 @@ async fn count<T>(
     work.await?;
     let (busy, lasted) = (received(bench).await?.unwrap_or(before) - before, begun.elapsed());
     let before = received(bench).await?.unwrap_or_default();
+    // The idle period.
     tokio::time::sleep(lasted).await;
     let idle = received(bench).await?.unwrap_or(before) - before;
     let per_cycle = (busy - idle) as f64 / cycles as f64;
@@ -66,9 +67,9 @@ async fn count<T>(
     Ok(Row::new(name, format!("{per_cycle:.3} a cycle")).with(text, per_cycle, expected))
 }
 
-/// `None` from a server that does not take this question.
+/// `None` if the server does not answer this query.
 async fn received(bench: &Bench) -> Result<Option<i64>> {
-    // A list of servers has no one number.
+    // Connecting fails for a list of servers, which has no single counter.
     let Ok(mut stream) = TcpStream::connect(&bench.address).await else { return Ok(None) };
     stream.write_all(b"mntr").await?;
     let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! Sixty-four tasks, each with a lock of its own.
+//! Sixty-four tasks, each with its own lock.
 
 use lockkeeper::Lock;
 use zookeeper_client::Client;
@@ -28,8 +28,8 @@ pub async fn run(bench: Bench) -> Result<()> {
     report::print(
         outcome.title(),
         &[
-            Row::rate(&outcome, RELEASED).beside(&outcome, TRIPLES, None),
-            Row::rate(&outcome, DROPPED).beside(&outcome, TRIPLES, None),
+            Row::rate(&outcome, RELEASED).compared_to(&outcome, TRIPLES, None),
+            Row::rate(&outcome, DROPPED).compared_to(&outcome, TRIPLES, None),
             Row::rate(&outcome, TRIPLES),
         ],
     );

@@ -1,10 +1,10 @@
-//! A lock as anyone would write it from ZooKeeper's "Recipes and Solutions": create, list, watch the predecessor,
-//! list again at every wake-up, delete.
+//! A simple lock after ZooKeeper's "Recipes and Solutions": create, list, watch the predecessor, list again at every
+//! wake-up, delete.
 
 use uuid::Uuid;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-/// A lock's directory, which must be there.
+/// A lock. Its directory must exist.
 #[derive(Clone)]
 pub struct PlainLock {
     client: Client,
@@ -34,7 +34,7 @@ impl PlainLock {
                 Ok((_, _, watcher)) => {
                     watcher.changed().await;
                 }
-                // Gone since the listing.
+                // It was deleted since the listing.
                 Err(Error::NoNode) => {}
                 Err(error) => return Err(error),
             }
@@ -42,7 +42,7 @@ impl PlainLock {
         Ok(PlainGuard { client: self.client.clone(), node: format!("{}/{own}", self.directory) })
     }
 
-    /// Nobody when it is our turn.
+    /// The predecessor, or `None` if we hold the lock.
     async fn predecessor(&self, own: &str) -> Result<Option<String>, Error> {
         let mut queue = self.client.list_children(&self.directory).await?;
         queue.retain(|name| name.contains("__lock__"));
@@ -58,7 +58,7 @@ impl PlainGuard {
     }
 }
 
-/// The ten digits at the end.
+/// The ten digits at the end of the name.
 fn sequence(name: &str) -> &str {
     &name[name.len().saturating_sub(10)..]
 }

@@ -1,4 +1,4 @@
-//! The table.
+//! The table of results.
 
 use crate::contest::Outcome;
 
@@ -10,7 +10,7 @@ pub struct Row {
     verdict: String,
 }
 
-/// What was expected of a number.
+/// The expected range of a ratio.
 #[derive(Clone, Copy)]
 pub enum Expectation {
     AtLeast(f64),
@@ -18,7 +18,7 @@ pub enum Expectation {
 }
 
 impl Expectation {
-    /// To two places, as it is printed.
+    /// Compares the value rounded to two decimal places, as it is printed.
     fn verdict(self, value: f64) -> String {
         let rounded = (value * 100.0).round() / 100.0;
         let (sign, bound, met) = match self {
@@ -39,8 +39,13 @@ impl Row {
         Row::new(name, format!("{:.0}/s", outcome.rate(name)))
     }
 
-    /// Beside another contestant.
-    pub fn beside(self, outcome: &Outcome, floor: &str, expected: impl Into<Option<Expectation>>) -> Row {
+    /// Adds the ratio to another contestant.
+    pub fn compared_to(
+        self,
+        outcome: &Outcome,
+        floor: &str,
+        expected: impl Into<Option<Expectation>>,
+    ) -> Row {
         let ratio = outcome.ratio(&self.name, floor);
         let text = format!("{:.2} [{:.2} {:.2}] of {floor}", ratio.median, ratio.low, ratio.high);
         self.with(text, ratio.median, expected)
@@ -51,7 +56,7 @@ impl Row {
         Row { ratio: text, verdict, ..self }
     }
 
-    /// A further line about the same thing.
+    /// A further row about the same contestant.
     pub fn and(&self) -> Row {
         Row::new(self.name.clone(), "")
     }

@@ -1,4 +1,4 @@
-//! One task takes and releases a lock that nobody else wants.
+//! One task acquires and releases a lock without contention.
 
 use lockkeeper::{Access, Lock};
 use zookeeper_client::Client;
@@ -32,9 +32,9 @@ pub async fn run(bench: Bench) -> Result<()> {
     report::print(
         outcome.title(),
         &[
-            release.clone().beside(&outcome, TRIPLES, Expectation::AtLeast(0.9)),
-            release.and().beside(&outcome, PAIRS, None),
-            Row::rate(&outcome, DROPPED).beside(&outcome, UNCONFIRMED, None),
+            release.clone().compared_to(&outcome, TRIPLES, Expectation::AtLeast(0.9)),
+            release.and().compared_to(&outcome, PAIRS, None),
+            Row::rate(&outcome, DROPPED).compared_to(&outcome, UNCONFIRMED, None),
             Row::rate(&outcome, PAIRS),
             Row::rate(&outcome, TRIPLES),
             Row::rate(&outcome, UNCONFIRMED),
@@ -46,14 +46,14 @@ pub async fn run(bench: Bench) -> Result<()> {
 async fn connect(bench: Bench) -> Result<Sessions> {
     let (keeper, client) = (bench.keeper().await?, floors::connect(&bench).await?);
     let lock = keeper.lock(&common::unique_path("uncontended"))?;
-    // The first one makes the directory.
+    // The first cycle creates the directory.
     released(lock.clone(), 1).await?;
     let directory = common::unique_path("uncontended");
     floors::make_directory(&client, &directory).await?;
     Ok(Sessions { lock, floor: (client, directory) })
 }
 
-/// Each waits until its node is gone.
+/// Each release waits until the node is deleted.
 pub async fn released<M: Access>(lock: Lock<M>, cycles: usize) -> Result<()> {
     for _ in 0..cycles {
         lock.acquire().await?.release().await?;
@@ -61,7 +61,7 @@ pub async fn released<M: Access>(lock: Lock<M>, cycles: usize) -> Result<()> {
     Ok(())
 }
 
-/// Only the last waits: deletes go in order, so by then all nodes are gone.
+/// Only the last release waits: deletes are executed in order, so by then all nodes are gone.
 pub async fn dropped(lock: Lock, cycles: usize) -> Result<()> {
     for _ in 1..cycles {
         drop(lock.acquire().await?);

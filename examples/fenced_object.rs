@@ -1,10 +1,10 @@
-//! An object in an object store refuses a writer whose lock is over.
+//! An object store refuses a writer whose lock has ended.
 //!
-//! The store here is a few lines in memory that do what the real ones do with `If-Match`: S3, Google Cloud Storage
+//! The store here is a small in-memory model of what real ones do with `If-Match`: S3, Google Cloud Storage
 //! (`x-goog-if-generation-match`) and Azure Blob Storage.
 //!
-//! `cargo run --example fenced_object` starts a ZooKeeper inside the process; with an address behind `--` it uses a
-//! real one.
+//! `cargo run --example fenced_object` starts a ZooKeeper server in this process; an address after `--` selects a real
+//! one.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let old = slow.lock(PATH)?.acquire().await?;
     println!("the first holder writes: {}", put(&store, old.token(), "from the first"));
-    cable.black_hole(true); // a partition; a pause of the process for as long does the same
+    cable.black_hole(true); // a partition; an equally long pause of the process has the same effect
     let new = next.lock(PATH)?.acquire().await?;
     println!("the next holder writes: {}", put(&store, new.token(), "from the next"));
     println!("the first holder, late, writes: {}", put(&store, old.token(), "from the first, late"));
@@ -35,8 +35,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Tells whether it was done. The token travels with the object, as metadata; whoever changes the object between
-/// the look and the write changes its tag as well, and then everything is looked at again.
+/// Returns whether the object was written. The token is stored with the object as metadata. If another writer changes
+/// the object between the read and the write, its tag changes too, and the check is repeated.
 fn put(store: &Store, token: FencingToken, body: &str) -> bool {
     loop {
         let found = store.get();
@@ -64,7 +64,7 @@ impl Store {
         self.0.lock().expect("no holder panics").clone()
     }
 
-    /// `false` is the real ones' `412 Precondition Failed`.
+    /// `false` corresponds to `412 Precondition Failed` of a real store.
     fn put_if_match(&self, etag: u64, token: FencingToken, body: &str) -> bool {
         let mut object = self.0.lock().expect("no holder panics");
         let matches = object.etag == etag;

@@ -1,6 +1,6 @@
-//! A row of an SQL database refuses a writer whose lock is over.
+//! An SQL database refuses a writer whose lock has ended.
 //!
-//! `cargo run --example fenced_row` starts a ZooKeeper inside the process; with an address behind `--` it uses a real
+//! `cargo run --example fenced_row` starts a ZooKeeper server in this process; an address after `--` selects a real
 //! one.
 
 use std::time::Duration;
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let old = slow.lock(PATH)?.acquire().await?;
     println!("the first holder adds 10: {}", deposit(&database, old.token(), 10)?);
-    cable.black_hole(true); // a partition; a pause of the process for as long does the same
+    cable.black_hole(true); // a partition; an equally long pause of the process has the same effect
     let new = next.lock(PATH)?.acquire().await?;
     println!("the next holder adds 20: {}", deposit(&database, new.token(), 20)?);
     println!("the first holder, late, adds 1000: {}", deposit(&database, old.token(), 1000)?);
@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Tells whether it was done. The check and the write are one statement, so nothing comes between them.
+/// Returns whether the row was changed. The check and the write are one statement, so they are atomic.
 fn deposit(database: &Connection, token: FencingToken, amount: i64) -> rusqlite::Result<bool> {
     let token = i64::try_from(token.as_u64()).expect("ZooKeeper's ids have 63 bits");
     let rows = database.execute(

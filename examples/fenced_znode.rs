@@ -1,7 +1,8 @@
-//! ZooKeeper itself refuses a writer whose lock is over: no token is needed, the lock's node is one.
+//! ZooKeeper itself refuses a writer whose lock has ended. No token is needed: each write checks that the lock's node
+//! still exists.
 //!
-//! `cargo run --example fenced_znode` starts a ZooKeeper inside the process; with an address behind `--` it uses a
-//! real one.
+//! `cargo run --example fenced_znode` starts a ZooKeeper server in this process; an address after `--` selects a real
+//! one.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let old = slow.lock(PATH)?.acquire().await?;
     println!("the first holder writes: {}", set(&client, &old, b"from the first").await?);
-    cable.black_hole(true); // a partition; a pause of the process for as long does the same
+    cable.black_hole(true); // a partition; an equally long pause of the process has the same effect
     let new = next.lock(PATH)?.acquire().await?;
     println!("the next holder writes: {}", set(&client, &new, b"from the next").await?);
     println!("the first holder, late, writes: {}", set(&client, &old, b"from the first, late").await?);
@@ -34,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Tells whether it was done: the server writes only if the lock's node is there at that moment.
+/// Returns whether the data was written. The server writes only if the lock's node exists at that moment.
 async fn set(client: &Client, guard: &LockGuard, data: &[u8]) -> Result<bool, MultiWriteError> {
     let mut both = client.new_multi_writer();
     both.add_check_version(guard.node(), -1)?;

@@ -1,8 +1,7 @@
-//! Two clerks, in sessions of their own, work off the same jobs, each under the job's lock, so that no job is worked
-//! on by both at once. The locks come by message: no handler waits, and a clerk waits for many locks at a time.
+//! Two clerks in separate sessions process the same jobs, each under the job's lock, so that no job is processed by
+//! both at once. The locks arrive as messages: no handler blocks, and a clerk can wait for many locks at a time.
 //!
-//! `cargo run --example job_queue` starts a ZooKeeper inside the process; with an address behind `--` it uses a real
-//! one.
+//! `cargo run --example job_queue` starts a ZooKeeper server in this process; an address after `--` selects a real one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,7 +15,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 const JOBS: [&str; 4] = ["invoices", "reminders", "payroll", "archive"];
 
-/// What a clerk hears.
+/// The messages of a clerk.
 enum Message {
     Job(&'static str),
     Lock(&'static str, LockEvent<LockGuard>),
@@ -32,7 +31,7 @@ struct Clerk;
 struct State {
     name: &'static str,
     keeper: Keeper,
-    /// What is being worked on. Dropping a guard releases its lock; so does the death of the clerk.
+    /// The guards of the jobs in progress. Dropping a guard releases its lock, and so does the death of the clerk.
     guards: HashMap<Ticket, LockGuard>,
     finished: mpsc::UnboundedSender<()>,
 }
@@ -62,7 +61,7 @@ impl Clerk {
             }
             Message::Lock(job, LockEvent::Acquired { ticket, guard }) => {
                 println!("  {name} works on {job} under token {:#x}", guard.token().as_u64());
-                // The work goes on beside the clerk, and no longer than the lease.
+                // The work, simulated by the sleep, runs in a separate task, and ends with the lease at the latest.
                 let work = guard.term();
                 tokio::spawn(async move {
                     tokio::select! {
@@ -83,7 +82,7 @@ impl Clerk {
             Message::Lock(_, LockEvent::Queued { .. }) => {}
             Message::Lock(job, other) => println!("  {name}, about {job}: {other:?}"),
             Message::Done(ticket) => drop(state.guards.remove(&ticket)),
-            Message::Session(event) => println!("  {name} hears {event:?}"),
+            Message::Session(event) => println!("  {name} is told {event:?}"),
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! Four workers in sessions of their own share one lock; one gives up waiting, one is cancelled, and one loses
-//! its session while it holds.
+//! Four workers in separate sessions share one lock. Then one client gives up waiting, one cancels, and one loses its
+//! session while it holds.
 //!
-//! `cargo run --example quickstart` starts a ZooKeeper inside the process; with an address behind `--` it uses a real
+//! `cargo run --example quickstart` starts a ZooKeeper server in this process; an address after `--` selects a real
 //! one.
 
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn connect(address: &str, name: &str) -> Result<Keeper> {
     Ok(Keeper::options().session_timeout(Duration::from_secs(4)).identifier(name).connect(address).await?)
 }
 
-/// Every worker gets the lock three times, in the order of asking, each time under a larger token.
+/// Every worker acquires the lock three times. It is granted in request order, each time with a larger token.
 async fn share(address: &str) -> Result<()> {
     println!("Four workers, one lock:");
     let workers = (1..=4).map(|number| {
@@ -78,7 +78,7 @@ async fn give_up_and_cancel(address: &str) -> Result<()> {
     Ok(())
 }
 
-/// A holder whose cable is pulled knows that it has lost the lock before anybody else can get it.
+/// A holder whose cable is pulled learns that it has lost the lock before any other client can acquire it.
 async fn lose_and_recover(address: &str) -> Result<()> {
     println!("A lost session:");
     let proxy = cable::Proxy::start(address).await?;
@@ -90,11 +90,11 @@ async fn lose_and_recover(address: &str) -> Result<()> {
     guard.lost().await;
     println!("  {:?}", guard.state());
     let next = lucky.lock(PATH)?.acquire().await?;
-    println!("  only then the next one holds, under token {:#x}", next.token().as_u64());
+    println!("  only now the next client holds, under token {:#x}", next.token().as_u64());
     next.release().await?;
     proxy.plug();
     while let Some(event) = events.next().await {
-        println!("  the keeper says {event:?}");
+        println!("  the keeper reports {event:?}");
         if matches!(event, SessionEvent::Connected { epoch: 2.. }) {
             break;
         }

@@ -1,8 +1,7 @@
-//! A plain Tokio service, without actors: two instances of a biller, of which one bills at a time. It works in rounds,
-//! each cut short when its lease ends; it hands the fencing token to its database; and it leaves in good order.
+//! A plain Tokio service without actors: two instances of a billing service, of which one bills at a time. It works in
+//! rounds, each cancelled if the lease ends; it passes the fencing token to its database; and it shuts down in order.
 //!
-//! `cargo run --example service` starts a ZooKeeper inside the process; with an address behind `--` it uses a real
-//! one.
+//! `cargo run --example service` starts a ZooKeeper server in this process; an address after `--` selects a real one.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -23,7 +22,7 @@ async fn main() -> Result<()> {
     let first = tokio::spawn(serve(address.clone(), "one", database.clone(), one.subscribe()));
     let second = tokio::spawn(serve(address.clone(), "two", database.clone(), two.subscribe()));
 
-    // Stands for the signals of whoever deploys the service: each instance gets one when it has billed for a while.
+    // This stands for the shutdown signal of a deployment: each instance gets one after it has billed for a while.
     database.rows(10).await;
     one.send_replace(true);
     first.await??;
@@ -31,11 +30,11 @@ async fn main() -> Result<()> {
     two.send_replace(true);
     second.await??;
     let (_, written, refused) = *database.row();
-    println!("the database took {written} writes, and refused {refused}");
+    println!("the database accepted {written} writes, and refused {refused}");
     Ok(())
 }
 
-/// One instance of the service, until it is told to stop.
+/// Runs one instance of the service until it is told to stop.
 async fn serve(
     address: String,
     name: &'static str,
@@ -46,7 +45,7 @@ async fn serve(
         Keeper::options().session_timeout(Duration::from_secs(4)).identifier(name).connect(&address).await?;
     let lock = keeper.lock("/services/billing")?;
     while !*stop.borrow() {
-        // Dropping the future, here by a stop that comes first, leaves the queue.
+        // A stop that comes first drops the future, which leaves the queue.
         let guard = tokio::select! {
             acquired = lock.acquire() => match acquired {
                 Ok(guard) => guard,
@@ -59,11 +58,11 @@ async fn serve(
         while !*stop.borrow() {
             match guard.protect(bill(&database, guard.token())).await {
                 Ok(()) => {}
-                // Somebody else may bill by now: queue again.
+                // The other instance may bill by now: queue again.
                 Err(Lost) => break,
             }
         }
-        // Nothing is lost by a release that is not confirmed: the lease ends with the session.
+        // An unconfirmed release is harmless: the lease ends with the session.
         let _ = guard.release().await;
     }
     println!("  {name} leaves");
@@ -76,7 +75,7 @@ async fn bill(database: &Database, token: FencingToken) {
     database.write(token);
 }
 
-/// Remembers the largest token, and refuses smaller ones: those of a biller that was paused past its lease.
+/// Remembers the largest token and refuses smaller ones: those of an instance that was paused past its lease.
 #[derive(Default)]
 struct Database(Mutex<(u64, u32, u32)>);
 
@@ -89,12 +88,12 @@ impl Database {
         }
     }
 
-    /// The largest token, rows written, writes refused.
+    /// The largest token, the number of rows written, and the number of writes refused.
     fn row(&self) -> MutexGuard<'_, (u64, u32, u32)> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Until there are so many.
+    /// Waits until there are this many rows.
     async fn rows(&self, rows: u32) {
         while self.row().1 < rows {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,8 +1,8 @@
-//! Three processes, one scheduler. The process that runs it is killed, and another one takes over; that one is asked
-//! to leave, and the third takes over at once.
+//! Three processes, one scheduler. The process that runs it is killed, and another takes over. That one is asked to
+//! leave, and the third takes over at once.
 //!
-//! `cargo run --example singleton` starts a ZooKeeper inside the first process; with an address behind `--` it uses a
-//! real one.
+//! `cargo run --example singleton` starts a ZooKeeper server in the first process; an address after `--` selects a real
+//! one.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use ractor::{ActorProcessingErr, ActorRef};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const PATH: &str = "/singletons/scheduler";
-/// How long each of them may work.
+/// How long each leader runs before the example removes it.
 const WORK: Duration = Duration::from_millis(500);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -26,14 +26,14 @@ async fn main() -> Result<()> {
         ["member", address, name] => member(address, name).await,
         [address] => cluster(address).await,
         _ => {
-            // A short tick, so that sessions may be short.
+            // A short tick allows short sessions.
             let embedded = Embedded::options().tick(Duration::from_millis(200)).start().await?;
             cluster(&embedded.address()).await
         }
     }
 }
 
-/// What each process does.
+/// Runs one member process.
 async fn member(address: &str, name: &str) -> Result<()> {
     let keeper = Keeper::options().session_timeout(SESSION_TIMEOUT).connect(address).await?;
     let options = SingletonOptions::new().advertise(name);
@@ -41,14 +41,14 @@ async fn member(address: &str, name: &str) -> Result<()> {
     let name = name.to_owned();
     let candidate = scheduler.run(move |term| (Scheduler, (name.clone(), term)), Some);
 
-    // Until the parent closes our standard input: time to leave, in good order.
+    // Run until the parent closes our standard input, then shut down in order.
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
     candidate.shutdown().await;
     keeper.close().await;
     Ok(())
 }
 
-/// The actor that runs once in the cluster.
+/// The actor that runs only once in the cluster.
 struct Scheduler;
 
 #[ractor::actor(message = TermEvent, state = (String, Term), arguments = (String, Term))]
@@ -62,7 +62,7 @@ impl Scheduler {
         Ok((name, term))
     }
 
-    /// The connection is in doubt, or is not any more.
+    /// The session is suspended or resumed.
     async fn handle(
         &self,
         _: ActorRef<TermEvent>,
@@ -73,7 +73,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Before anybody else can run it.
+    /// This runs before another member can start the scheduler.
     async fn post_stop(
         &self,
         _: ActorRef<TermEvent>,
@@ -84,7 +84,7 @@ impl Scheduler {
     }
 }
 
-/// The three processes, seen from outside.
+/// Starts the three processes and observes them.
 async fn cluster(address: &str) -> Result<()> {
     println!("ZooKeeper at {address}, session timeout {SESSION_TIMEOUT:?}");
     let observer = Keeper::connect(address).await?;
@@ -130,7 +130,7 @@ fn process<'a>(members: &'a mut [(&str, Child)], leader: &Contender) -> Result<&
     Ok(&mut found.ok_or("somebody else leads")?.1)
 }
 
-/// The next one who leads; there may be nobody in between.
+/// Waits for the next leader. There may be none for a while.
 async fn next(leaders: &mut Leaders) -> Result<Contender> {
     while let Some(leader) = leaders.next().await {
         if let Some(leader) = leader? {

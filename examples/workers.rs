@@ -1,7 +1,7 @@
-//! Six workers, in sessions of their own, and a semaphore that lets two of them work at a time, wherever they run.
+//! Six workers in separate sessions, and a semaphore that lets two of them work at a time, whatever process they run
+//! in.
 //!
-//! `cargo run --example workers` starts a ZooKeeper inside the process; with an address behind `--` it uses a real
-//! one.
+//! `cargo run --example workers` starts a ZooKeeper server in this process; an address after `--` selects a real one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,14 +34,15 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Tells how many worked while this one did.
+/// Returns how many workers were working when this one began.
 async fn worker(address: String, number: usize, working: Arc<AtomicUsize>) -> Result<usize> {
     let keeper = Keeper::options().identifier(format!("worker-{number}")).connect(&address).await?;
     let permits = keeper.semaphore("/pools/reports", AT_A_TIME)?;
     let permit = permits.acquire().await?;
     let seen = working.fetch_add(1, Ordering::SeqCst) + 1;
     println!("  worker-{number} works");
-    // Cut short when the lease ends first: then others may be at work.
+    // The sleep simulates work. `protect` ends it early if the lease ends, because then other workers may hold the
+    // permit.
     permit.protect(tokio::time::sleep(Duration::from_millis(50))).await?;
     working.fetch_sub(1, Ordering::SeqCst);
     permit.release().await?;
