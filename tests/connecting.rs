@@ -1,26 +1,25 @@
-//! Connecting, for the first time and again: what can go wrong, what the error says, and when a keeper gives up.
+//! Connecting and reconnecting: what can fail, what the error says, and when a keeper gives up.
 
 mod common;
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::internals::{keeper_settings, kill_session_actors};
 use common::logs::Logs;
-use common::{SOON, options, proxied, shared, unique_path};
+use common::{SOON, options, proxied, shared, unique_path, unused_address};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use lockkeeper::actors::Randomness;
 use lockkeeper::actors::backoff::Backoff;
-use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
+use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy};
 use lockkeeper::actors::zookeeper::{Connect, Connected, Connector, Unconnected};
 use lockkeeper::{ConnectError, Keeper, KeeperOptions, LeaseState, SessionEvent};
 use lockkeeper_embedded::Embedded;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Connects, until it panics instead.
+/// A connector that panics on demand.
 struct Panicking {
     connector: Connector,
     broken: AtomicBool,
@@ -36,7 +35,7 @@ impl Panicking {
 impl Connect for Panicking {
     fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>> {
         match self.broken.load(Ordering::SeqCst) {
-            true => async { panic!("a connect that panics, as this test wants it") }.boxed(),
+            true => async { panic!("a connect that panics, on purpose") }.boxed(),
             false => self.connector.connect(),
         }
     }
@@ -46,75 +45,54 @@ impl Connect for Panicking {
     }
 }
 
-fn settings(connector: Arc<Panicking>) -> KeeperSettings {
-    KeeperSettings {
-        close_timeout: None,
-        clock: lockkeeper::actors::Clock::start(),
-        connector,
-        connect_timeout: SOON,
-        tick: None,
-        randomness: Randomness::default(),
-        restart: RestartPolicy::default(),
-    }
-}
-
-/// Ends the session, and keeps the rest.
-fn kill_session(started: &Started) {
-    let primitives = started.primitives.get_id();
-    started
-        .keeper
-        .get_children()
-        .iter()
-        .filter(|actor| actor.get_id() != primitives)
-        .for_each(|it| it.kill());
-}
-
 #[tokio::test]
 async fn a_panic_while_connecting_is_an_error() {
-    let started = timeout(SOON, supervisor::start(settings(Panicking::new(true))));
-    let error = started.await.expect("it does not hang").map(drop).expect_err("no session");
+    let started = timeout(SOON, supervisor::start(keeper_settings(Panicking::new(true))));
+    let error = started.await.expect("should not hang").map(drop).expect_err("no session");
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains("panicked: a connect that panics"), "{error}");
 }
 
 #[tokio::test]
-async fn a_keeper_whose_connecting_panics_gives_up_when_it_was_told_to() {
+async fn a_keeper_whose_connect_panics_gives_up_after_the_configured_time() {
     let connector = Panicking::new(false);
     let give_up_after = Some(Duration::from_millis(500));
     let restart = RestartPolicy { give_up_after, backoff: Backoff::default() };
-    let settings = KeeperSettings { restart, ..settings(connector.clone()) };
-    let started = supervisor::start(settings).await.expect("a server");
+    let settings = KeeperSettings { restart, ..keeper_settings(connector.clone()) };
+    let started = supervisor::start(settings).await.expect("should connect");
     let (sender, mut events) = mpsc::unbounded_channel();
     started.keeper.cast(KeeperMessage::Subscribe(sender)).expect("it runs");
     connector.broken.store(true, Ordering::SeqCst);
-    kill_session(&started);
-    let mut told = Vec::new();
-    while let Some(event) = timeout(SOON, events.recv()).await.expect("it does not hang") {
-        told.push(event);
+    kill_session_actors(&started);
+    let mut received = Vec::new();
+    while let Some(event) = timeout(SOON, events.recv()).await.expect("should not hang") {
+        received.push(event);
     }
-    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &told[..] else { panic!("{told:?}") };
+    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &received[..] else {
+        panic!("{received:?}")
+    };
     assert!(error.to_string().contains("panicked: a connect that panics"), "{error}");
 }
 
-/// Of an address whose name TLS cannot check.
+/// An address with a host name that TLS cannot check is an invalid address.
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn a_host_name_that_tls_does_not_take_is_refused_by_name() {
-    // The system's resolver takes it for 127.0.0.1.
+async fn a_host_name_that_tls_cannot_check_is_refused_by_name() {
+    // The system's resolver reads this as 127.0.0.1.
     let (host, port) = ("127.1", shared().one_address().rsplit_once(':').expect("a port").1.to_owned());
     let ca = lockkeeper::TlsCa::from_pem(CERTIFICATE).expect("a certificate");
     let certs = lockkeeper::TlsCerts::builder().with_ca(ca).build().expect("certificates");
     let tls = lockkeeper::TlsOptions::default().with_certs(certs);
     let tls = || options().connect_timeout(SOON).tls(tls.clone());
     for address in [format!("{host}:{port}/app"), format!("tcp+tls://{host}:{port}")] {
-        let connect = timeout(SOON, tls().connect(&address)).await.expect("it does not hang");
+        let connect = timeout(SOON, tls().connect(&address)).await.expect("should not hang");
         let error = connect.expect_err("no connection");
         assert!(matches!(error, ConnectError::InvalidAddress { .. }), "{error:?}");
         assert!(error.to_string().contains(&format!("{host:?}")), "{error}");
     }
 }
 
-/// Of nobody: a connection with TLS needs one to trust.
+/// An unrelated certificate: a TLS connection needs some trusted certificate.
 #[cfg(feature = "tls")]
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
 MIIBjDCCATGgAwIBAgIUVgI474bJTHOz0gGSQ66CK5RxKbIwCgYIKoZIzj0EAwIw
@@ -128,25 +106,19 @@ be7NqdseMqcwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAwAXd
 St00/9YHZrGdqtSn7Dloiw==
 -----END CERTIFICATE-----";
 
-/// An address at which nobody listens.
-fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").to_string()
-}
-
 #[tokio::test]
-async fn a_refused_connection_is_told_as_one() {
-    let (one, other) = (nobody(), nobody());
+async fn a_refused_connection_is_reported_as_such() {
+    let (one, other) = (unused_address(), unused_address());
     let address = format!("{one},{other}/app");
     let connect = options().connect_timeout(Duration::from_secs(2)).connect(&address);
-    let error = connect.await.expect_err("nobody is there").to_string();
+    let error = connect.await.expect_err("no server listens").to_string();
     for server in [one, other] {
         assert!(error.contains(&format!("{server}: Connection refused")), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_server_that_takes_connections_and_says_nothing_is_told_as_one() {
+async fn a_server_that_accepts_and_never_answers_is_reported_as_such() {
     let (silent, closing) = (proxied().await, proxied().await);
     silent.black_hole(true);
     closing.refuse(true);
@@ -158,44 +130,49 @@ async fn a_server_that_takes_connections_and_says_nothing_is_told_as_one() {
     }
 }
 
-/// A server of its own that refuses connections from now on.
+/// A keeper whose server, started for it, refuses connections from now on.
 async fn cut_off(options: KeeperOptions) -> (Embedded, Keeper) {
     let server = Embedded::options().tick(Duration::from_millis(200)).start().await.expect("a port");
     let options = options.session_timeout(Duration::from_secs(1)).connect_timeout(SOON);
-    let keeper = options.connect(&server.address()).await.expect("a server");
+    let keeper = options.connect(&server.address()).await.expect("should connect");
     server.controls().take_down().await;
     (server, keeper)
 }
 
 #[tokio::test]
-async fn who_gives_up_says_what_the_last_try_ended_with() {
+async fn giving_up_reports_the_last_error() {
     let time = Duration::from_secs(1);
     let options = Keeper::options().backoff(Duration::from_millis(10), Duration::from_millis(50));
     let (server, keeper) = cut_off(options.give_up_after(time)).await;
-    let told: Vec<_> = timeout(SOON, keeper.events().collect()).await.expect("it ends");
-    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &told[..] else { panic!("{told:?}") };
+    let received: Vec<_> = timeout(SOON, keeper.events().collect()).await.expect("it ends");
+    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &received[..] else {
+        panic!("{received:?}")
+    };
     assert!(error.to_string().contains(&format!("{}: Connection refused", server.address())), "{error}");
     let ConnectError::Unreachable { timeout, .. } = error else { panic!("{error:?}") };
-    assert_eq!(*timeout, time, "how long it tried in all");
+    assert_eq!(*timeout, time, "the total time of trying");
 }
 
 #[tokio::test]
-async fn the_time_to_give_up_after_includes_the_rests() {
+async fn the_time_to_give_up_includes_backoff_pauses() {
     let rest = Duration::from_secs(600);
     let options = Keeper::options().backoff(rest, rest).give_up_after(Duration::from_secs(1));
     let (_server, keeper) = cut_off(options).await;
-    let told: Vec<_> = timeout(Duration::from_secs(30), keeper.events().collect()).await.expect("it ends");
-    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &told[..] else { panic!("{told:?}") };
-    assert!(error.to_string().contains("Connection refused"), "it tried before: {error}");
+    let received: Vec<_> =
+        timeout(Duration::from_secs(30), keeper.events().collect()).await.expect("it ends");
+    let [.., SessionEvent::GaveUp { error }, SessionEvent::Closed] = &received[..] else {
+        panic!("{received:?}")
+    };
+    assert!(error.to_string().contains("Connection refused"), "the error of the last attempt: {error}");
 }
 
 #[tokio::test]
-async fn a_session_timeout_that_the_server_changed_is_logged_and_shown() {
+async fn a_session_timeout_changed_by_the_server_is_logged_and_shown() {
     let logs = Logs::start();
     let server = Embedded::options().tick(Duration::from_secs(2)).start().await.expect("a port");
     for (asked, granted) in [(1, 4), (10, 10), (60, 40)] {
         let options = Keeper::options().session_timeout(Duration::from_secs(asked));
-        let keeper = options.connect(&server.address()).await.expect("a server");
+        let keeper = options.connect(&server.address()).await.expect("should connect");
         assert_eq!(keeper.session_timeout(), Duration::from_secs(granted));
         let (asked, granted) = (format!("asked={asked}s"), format!("granted={granted}s"));
         let warned = logs.with(&["WARN", "session timeout", &asked, &granted]);
@@ -203,22 +180,23 @@ async fn a_session_timeout_that_the_server_changed_is_logged_and_shown() {
     }
 }
 
-/// The client names every watched path again when it reconnects, chroot and all, and cannot name more than 128 KiB.
+/// When the client reconnects it sends every watched path again, including the chroot, and cannot send more than 128
+/// KiB of them.
 #[tokio::test]
-async fn a_long_chroot_leaves_room_to_reconnect() {
+async fn a_long_chroot_does_not_prevent_reconnecting() {
     const LOCKS: usize = 100;
     let chroot = format!("{}/{}", unique_path("chroot"), "x".repeat(2000));
     let proxy = proxied().await;
     let address = |server: &str| format!("{server}{chroot}");
-    let holding = options().connect(&address(&shared().address())).await.expect("a server");
+    let holding = options().connect(&address(&shared().address())).await.expect("should connect");
     let waiting =
-        options().session_timeout(SOON).connect(&address(&proxy.address())).await.expect("a server");
+        options().session_timeout(SOON).connect(&address(&proxy.address())).await.expect("should connect");
     let (mut guards, mut waiters) = (Vec::new(), Vec::new());
     for number in 0..LOCKS {
         let path = format!("/{number}");
-        guards.push(holding.lock(&path).expect("a path").acquire().await.expect("a free lock"));
+        guards.push(holding.lock(&path).expect("a valid path").acquire().await.expect("the lock is free"));
         let (sender, mut queued) = mpsc::unbounded_channel();
-        waiting.lock(&path).expect("a path").acquire().listen(move |event| {
+        waiting.lock(&path).expect("a valid path").acquire().listen(move |event| {
             let _ = sender.send(event);
         });
         let event = queued.recv().await.expect("an event");
@@ -232,7 +210,7 @@ async fn a_long_chroot_leaves_room_to_reconnect() {
     assert_eq!(events.next().await, Some(SessionEvent::Resumed { epoch: 1 }));
     drop(guards);
     for queued in &mut waiters {
-        let event = timeout(SOON, queued.recv()).await.expect("its turn").expect("an event");
+        let event = timeout(SOON, queued.recv()).await.expect("granted in time").expect("an event");
         let lockkeeper::LockEvent::Acquired { guard, .. } = event else { panic!("{event:?}") };
         assert_eq!(guard.state(), LeaseState::Held);
     }

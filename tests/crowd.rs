@@ -1,4 +1,4 @@
-//! Many at once: exclusion, order and tokens under contention, and nothing left behind.
+//! Many contenders at once: exclusion, order and tokens under contention, and nothing left behind.
 
 mod common;
 
@@ -13,7 +13,7 @@ use common::{SOON, TestServer, connect, connect_to, eventually, unique_path};
 use lockkeeper::{Keeper, Lock, LockOptions};
 use tokio::task::JoinSet;
 
-/// Sees every holder of one lock from outside.
+/// Checks the holders of one lock from outside: only one at a time, with growing tokens.
 #[derive(Default)]
 struct Witness {
     held: AtomicBool,
@@ -23,8 +23,8 @@ struct Witness {
 
 impl Witness {
     async fn hold_once(&self, lock: &Lock) {
-        let guard = lock.acquire().await.expect("the lock can be had");
-        assert!(!self.held.swap(true, Ordering::SeqCst), "two hold at once");
+        let guard = lock.acquire().await.expect("the lock is granted");
+        assert!(!self.held.swap(true, Ordering::SeqCst), "two clients hold at once");
         let before = self.last.swap(guard.token().as_u64(), Ordering::SeqCst);
         assert!(before < guard.token().as_u64(), "token {} came after {before}", guard.token());
         self.grants.fetch_add(1, Ordering::SeqCst);
@@ -44,7 +44,7 @@ async fn sixty_four_contenders_in_eight_sessions_hold_one_at_a_time_under_growin
     for _ in 0..8 {
         let keeper = connect_to(&server).await;
         for _ in 0..8 {
-            let (lock, witness) = (keeper.lock(&path).expect("a path"), witness.clone());
+            let (lock, witness) = (keeper.lock(&path).expect("a valid path"), witness.clone());
             workers.spawn(async move {
                 for _ in 0..10 {
                     witness.hold_once(&lock).await;
@@ -54,9 +54,9 @@ async fn sixty_four_contenders_in_eight_sessions_hold_one_at_a_time_under_growin
         keepers.push(keeper);
     }
     let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody gets their turns");
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every worker should finish");
     assert_eq!(witness.grants.load(Ordering::SeqCst), 8 * 8 * 10);
-    let lock = keepers[0].lock(&path).expect("a path");
+    let lock = keepers[0].lock(&path).expect("a valid path");
     eventually("every node is gone", SOON, async || {
         lock.contenders().await.is_ok_and(|contenders| contenders.is_empty())
     })
@@ -68,18 +68,18 @@ async fn sixty_four_contenders_in_eight_sessions_hold_one_at_a_time_under_growin
 async fn the_queue_is_first_come_first_served_across_sessions() {
     let path = unique_path("order");
     let keepers = [connect().await, connect().await];
-    let holder = keepers[0].lock(&path).expect("a path").acquire().await.expect("free");
+    let holder = keepers[0].lock(&path).expect("a valid path").acquire().await.expect("free");
     let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let mut waiting = JoinSet::new();
     for place in 0..12 {
-        let (lock, said) = (keepers[place % 2].lock(&path).expect("a path"), said.clone());
+        let (lock, said) = (keepers[place % 2].lock(&path).expect("a valid path"), said.clone());
         let seen = lock.clone();
         waiting.spawn(async move {
-            let guard = lock.acquire().await.expect("the lock can be had");
+            let guard = lock.acquire().await.expect("the lock is granted");
             said.send(place).expect("the test listens");
             drop(guard);
         });
-        eventually("the contender stands in the queue", SOON, async || {
+        eventually("the contender is queued", SOON, async || {
             seen.contenders().await.is_ok_and(|contenders| contenders.len() == place + 2)
         })
         .await;
@@ -90,11 +90,11 @@ async fn the_queue_is_first_come_first_served_across_sessions() {
     }
 }
 
-/// Futures dropped at any stage of acquiring leave nothing behind, and nobody out.
+/// Futures that are dropped at any stage of an acquire leave nothing behind and block nobody.
 #[tokio::test]
 async fn requests_dropped_at_random_leave_no_node_and_no_task() {
     let keeper = connect().await;
-    let lock = keeper.lock(&unique_path("dropped")).expect("a path");
+    let lock = keeper.lock(&unique_path("dropped")).expect("a valid path");
     lock.acquire().await.expect("free").release().await.expect("released");
     let tasks = tokio::runtime::Handle::current().metrics();
     let before = tasks.num_alive_tasks();
@@ -106,13 +106,13 @@ async fn requests_dropped_at_random_leave_no_node_and_no_task() {
         let patience = Duration::from_micros(seed % 1500);
         drop(tokio::time::timeout(patience, lock.acquire()).await);
     }
-    // Polled once and dropped.
+    // Futures that are polled once and dropped.
     for _ in 0..100 {
         let mut acquire = pin!(lock.acquire());
         assert!(acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
     let guard = tokio::time::timeout(SOON, lock.acquire()).await;
-    guard.expect("nobody is left in the way").expect("free").release().await.expect("released");
+    guard.expect("no contender is left").expect("free").release().await.expect("released");
     eventually("every node is gone", SOON, async || {
         lock.contenders().await.is_ok_and(|contenders| contenders.is_empty())
     })
@@ -126,20 +126,20 @@ async fn a_hundred_thousand_paths_locked_once_leave_no_actor_no_task_and_no_memo
     let server = TestServer::start();
     let keeper = connect_to(&server).await;
     let tasks = tokio::runtime::Handle::current().metrics();
-    // What the allocator keeps for the busiest moment is there after some thousand paths.
+    // After some thousand paths the allocator has reached its peak usage.
     lock_and_release(&keeper, 0, PATHS / 5).await;
     eventually("the actors end", SOON, async || tasks.num_alive_tasks() < 50).await;
     let before = resident_kilobytes();
     lock_and_release(&keeper, PATHS / 5, PATHS).await;
     eventually("the actors end", SOON, async || tasks.num_alive_tasks() < 50).await;
-    // A single word kept for each path would be more. An embedded server takes its nodes away a little later.
+    // Even one leaked word per path would exceed this. An embedded server removes its nodes a little later.
     eventually("memory is back where it was", SOON, async || {
         resident_kilobytes().saturating_sub(before) < 8 * PATHS / 1024 + 4096
     })
     .await;
 }
 
-/// Sixteen at a time, each path once.
+/// Locks and releases each path once, sixteen at a time.
 async fn lock_and_release(keeper: &Keeper, from: u64, to: u64) {
     const WORKERS: u64 = 16;
     let mut workers = JoinSet::new();
@@ -147,10 +147,10 @@ async fn lock_and_release(keeper: &Keeper, from: u64, to: u64) {
         let keeper = keeper.clone();
         workers.spawn(async move {
             for number in (from + worker..to).step_by(WORKERS as usize) {
-                // Directories that the server takes away again, when they have been emptied.
+                // Container directories, which the server removes once they are empty.
                 let options = LockOptions::new().container_directories(true);
-                let lock = keeper.lock_with(&format!("/many/{number}"), options).expect("a path");
-                let guard = lock.acquire().await.expect("nobody else wants it");
+                let lock = keeper.lock_with(&format!("/many/{number}"), options).expect("a valid path");
+                let guard = lock.acquire().await.expect("no other contender");
                 guard.release().await.expect("released");
             }
         });
@@ -159,7 +159,7 @@ async fn lock_and_release(keeper: &Keeper, from: u64, to: u64) {
 }
 
 fn resident_kilobytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("the system tells a process' size");
+    let status = std::fs::read_to_string("/proc/self/status").expect("the process status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident size");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

@@ -1,4 +1,4 @@
-//! One queue with a live kazoo: it waits for us, we wait for it, and each lists the other.
+//! One queue with a live kazoo client: each waits for the other and lists the other.
 
 mod common;
 
@@ -13,13 +13,13 @@ async fn connect() -> Keeper {
     (Keeper::options().session_timeout(Duration::from_secs(10)).identifier("ours"))
         .connect(&shared().address())
         .await
-        .expect("the test's server takes connections")
+        .expect("should connect")
 }
 
 async fn pair(name: &str) -> (Kazoo, Keeper, Lock, String) {
     let path = unique_path(name);
     let keeper = connect().await;
-    let lock = keeper.lock(&path).expect("a path");
+    let lock = keeper.lock(&path).expect("a valid path");
     (Kazoo::start(&shared().address()).await, keeper, lock, path)
 }
 
@@ -34,14 +34,14 @@ async fn we_wait_for_kazoo() {
         let lock = lock.clone();
         async move { lock.acquire().await }
     });
-    eventually("we stand behind kazoo", Duration::from_secs(10), async || {
+    eventually("we are queued behind kazoo", Duration::from_secs(10), async || {
         let names = lock.contenders().await.expect("connected");
         names.iter().map(|c| c.identifier.as_str()).eq(["theirs", "ours"])
     })
     .await;
     assert!(!waiting.is_finished());
     assert_eq!(kazoo.release(held).await, Ok(true));
-    waiting.await.expect("no panic").expect("our turn").release().await.expect("released");
+    waiting.await.expect("no panic").expect("granted").release().await.expect("released");
 }
 
 #[tokio::test]
@@ -51,24 +51,24 @@ async fn kazoo_waits_for_us() {
     let impatient = Acquire { blocking: false, ..Acquire::identified("theirs") };
     assert_eq!(kazoo.acquire(&path, Kind::Lock, impatient).await.err().as_deref(), Some("NotAcquired"));
     let waiting = kazoo.start_acquire(&path, Kind::Lock, Acquire::identified("theirs"));
-    eventually("kazoo stands behind us", Duration::from_secs(10), async || {
+    eventually("kazoo is queued behind us", Duration::from_secs(10), async || {
         kazoo.contenders(&path, Kind::Lock).await.is_ok_and(|names| names == ["ours", "theirs"])
     })
     .await;
     assert!(!waiting.is_finished());
     guard.release().await.expect("released");
-    let held = waiting.await.expect("kazoo's turn");
+    let held = waiting.await.expect("granted to kazoo");
     assert_eq!(kazoo.release(held).await, Ok(true));
 }
 
 #[tokio::test]
-async fn kazoo_gets_the_lock_of_ours_that_is_dropped_and_of_one_that_gave_up() {
+async fn kazoo_gets_the_lock_after_ours_is_dropped_and_another_request_timed_out() {
     let (kazoo, _keeper, lock, path) = pair("dropped").await;
     let guard = lock.acquire().await.expect("free");
     assert!(lock.acquire_timeout(Duration::from_millis(100)).await.is_err());
     let waiting = kazoo.start_acquire(&path, Kind::Lock, Acquire::default());
     drop(guard);
-    let held = waiting.await.expect("kazoo's turn");
+    let held = waiting.await.expect("granted to kazoo");
     assert_eq!(kazoo.release(held).await, Ok(true));
 }
 
@@ -83,36 +83,36 @@ async fn two_of_each_hold_one_at_a_time() {
         workers.spawn(async move {
             for _ in 0..ROUNDS {
                 let lock =
-                    kazoo.acquire(&target, Kind::Lock, Acquire::default()).await.expect("kazoo's turn");
-                assert!(!theirs.swap(true, Ordering::SeqCst), "two hold at once");
+                    kazoo.acquire(&target, Kind::Lock, Acquire::default()).await.expect("granted to kazoo");
+                assert!(!theirs.swap(true, Ordering::SeqCst), "two clients hold at once");
                 assert!(theirs.swap(false, Ordering::SeqCst));
                 kazoo.release(lock).await.expect("released");
             }
         });
-        let (lock, ours) = (connect().await.lock(&path).expect("a path"), held.clone());
+        let (lock, ours) = (connect().await.lock(&path).expect("a valid path"), held.clone());
         workers.spawn(async move {
             for _ in 0..ROUNDS {
-                let guard = lock.acquire().await.expect("our turn");
-                assert!(!ours.swap(true, Ordering::SeqCst), "two hold at once");
+                let guard = lock.acquire().await.expect("granted");
+                assert!(!ours.swap(true, Ordering::SeqCst), "two clients hold at once");
                 assert!(ours.swap(false, Ordering::SeqCst));
                 drop(guard);
             }
         });
     }
     let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody gets their turns");
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every worker should finish");
 }
 
 #[tokio::test]
-async fn kazoo_holding_when_its_process_dies_is_waited_for_until_its_session_ends() {
+async fn a_kazoo_holder_that_dies_blocks_us_until_its_session_ends() {
     let path = unique_path("dies");
-    let lock = connect().await.lock(&path).expect("a path");
+    let lock = connect().await.lock(&path).expect("a valid path");
     let kazoo = Kazoo::start_with_session(&shared().address(), Duration::from_secs(1)).await;
     kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("free");
     kazoo.kill().await;
     assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let guard = tokio::time::timeout(Duration::from_secs(10), lock.acquire()).await;
-    guard.expect("the session ends").expect("our turn").release().await.expect("released");
+    guard.expect("the session ends").expect("granted").release().await.expect("released");
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn our_nodes_look_like_kazoos() {
 }
 
 #[tokio::test]
-async fn names_that_kazoo_would_not_count_do_not_count() {
+async fn names_that_kazoo_ignores_are_ignored() {
     let (kazoo, _keeper, lock, path) = pair("others").await;
     kazoo.ensure_path(&path).await.expect("made");
     for name in ["config", "__lock__", "x__lock__12", "é", "_c_1-__LOCK__", "y__rlock__"] {
@@ -141,19 +141,19 @@ async fn names_that_kazoo_would_not_count_do_not_count() {
         let how = Create { sequence, ..Create::default() };
         kazoo.create(&format!("{path}/{name}"), b"\xff", how).await.expect("made");
     }
-    lock.try_acquire().await.expect("nobody is ahead").release().await.expect("released");
-    let held = kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("nobody is ahead");
+    lock.try_acquire().await.expect("no contender is ahead").release().await.expect("released");
+    let held = kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("no contender is ahead");
     assert_eq!(kazoo.release(held).await, Ok(true));
 }
 
 #[tokio::test]
-async fn kazoos_readers_and_writers_stand_in_the_same_queue() {
+async fn kazoos_readers_and_writers_share_our_queue() {
     let path = unique_path("kazoo");
     let kazoo = Kazoo::start(&shared().address()).await;
-    let ours = connect().await.read_write(&path).expect("a path");
+    let ours = connect().await.read_write(&path).expect("a valid path");
 
     let theirs = kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("free");
-    let read = ours.read().try_acquire().await.expect("beside kazoo's reader");
+    let read = ours.read().try_acquire().await.expect("shared with kazoo's reader");
     assert!(matches!(ours.write().try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let writing = kazoo.start_acquire(&path, Kind::WriteLock, Acquire::default());
     queued(&ours, 3).await;
@@ -161,13 +161,14 @@ async fn kazoos_readers_and_writers_stand_in_the_same_queue() {
     assert_eq!(kazoo.release(theirs).await, Ok(true));
     assert!(!writing.is_finished());
     read.release().await.expect("released");
-    let theirs = writing.await.expect("kazoo's writer");
+    let theirs = writing.await.expect("granted to kazoo's writer");
 
     let waiting = tokio::spawn(ours.read().acquire());
     queued(&ours, 2).await;
     assert_eq!(kazoo.release(theirs).await, Ok(true));
     let read = waiting.await.expect("no panic").expect("granted");
-    let theirs = kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("beside our reader");
+    let theirs =
+        kazoo.acquire(&path, Kind::ReadLock, Acquire::default()).await.expect("shared with our reader");
     let writing = tokio::spawn(ours.write().acquire());
     queued(&ours, 3).await;
     read.release().await.expect("released");
@@ -176,26 +177,27 @@ async fn kazoos_readers_and_writers_stand_in_the_same_queue() {
     let written = writing.await.expect("no panic").expect("granted");
     let impatient = Acquire { blocking: false, ..Acquire::default() };
     for kind in [Kind::ReadLock, Kind::WriteLock, Kind::Lock] {
-        assert!(kazoo.acquire(&path, kind, impatient.clone()).await.is_err(), "not beside our writer");
+        assert!(kazoo.acquire(&path, kind, impatient.clone()).await.is_err(), "our writer holds the lock");
     }
     written.release().await.expect("released");
 }
 
-/// Waits until so many contenders stand in the queue.
+/// Waits until this many contenders are queued.
 async fn queued(lock: &ReadWriteLock, count: usize) {
-    eventually("the contenders stand in the queue", Duration::from_secs(10), async || {
+    eventually("the contenders are queued", Duration::from_secs(10), async || {
         lock.read().contenders().await.is_ok_and(|contenders| contenders.len() == count)
     })
     .await;
 }
 
 #[tokio::test]
-async fn kazoo_on_one_of_several_paths_is_waited_for_and_waits() {
+async fn a_multi_lock_and_kazoo_on_one_of_its_paths_wait_for_each_other() {
     let (kazoo, keeper) = (Kazoo::start(&shared().address()).await, connect().await);
     let paths = [unique_path("several"), unique_path("several")];
-    let (multi, seen) = (keeper.multi_lock(&paths).expect("paths"), keeper.lock(&paths[1]).expect("a path"));
-    let standing = async |count: usize| {
-        eventually("the contenders stand in the queue", Duration::from_secs(10), async || {
+    let (multi, seen) =
+        (keeper.multi_lock(&paths).expect("paths"), keeper.lock(&paths[1]).expect("a valid path"));
+    let queued = async |count: usize| {
+        eventually("the contenders are queued", Duration::from_secs(10), async || {
             seen.contenders().await.is_ok_and(|contenders| contenders.len() == count)
         })
         .await;
@@ -203,26 +205,26 @@ async fn kazoo_on_one_of_several_paths_is_waited_for_and_waits() {
     let theirs = kazoo.acquire(&paths[1], Kind::Lock, Acquire::default()).await.expect("free");
     assert!(matches!(multi.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let waiting = tokio::spawn(multi.acquire());
-    standing(2).await;
+    queued(2).await;
     assert!(!waiting.is_finished());
     let impatient = Acquire { blocking: false, ..Acquire::default() };
     let free = kazoo.acquire(&paths[0], Kind::Lock, impatient.clone()).await;
-    assert!(free.is_err(), "it has its place, and holds it");
+    assert!(free.is_err(), "the multi-lock already holds this path");
     assert_eq!(kazoo.release(theirs).await, Ok(true));
-    let guard = waiting.await.expect("no panic").expect("our turn");
+    let guard = waiting.await.expect("no panic").expect("granted");
 
     let waiting = kazoo.start_acquire(&paths[1], Kind::Lock, Acquire::default());
-    standing(2).await;
+    queued(2).await;
     assert!(!waiting.is_finished());
     guard.release().await.expect("released");
-    assert_eq!(kazoo.release(waiting.await.expect("kazoo's turn")).await, Ok(true));
-    let free = kazoo.acquire(&paths[0], Kind::Lock, impatient).await.expect("nobody is left");
+    assert_eq!(kazoo.release(waiting.await.expect("granted to kazoo")).await, Ok(true));
+    let free = kazoo.acquire(&paths[0], Kind::Lock, impatient).await.expect("the lock is free");
     assert_eq!(kazoo.release(free).await, Ok(true));
 }
 
-/// Two of ours want both paths, in different orders, and kazoo wants either.
+/// Two clients of ours lock both paths, in different orders, and two of kazoo lock one each.
 #[tokio::test(flavor = "multi_thread")]
-async fn several_paths_at_once_and_kazoo_hold_each_path_one_at_a_time() {
+async fn multi_locks_and_kazoo_hold_each_path_one_at_a_time() {
     const ROUNDS: usize = 20;
     let paths = [unique_path("both"), unique_path("both")];
     let held: Arc<[AtomicBool; 2]> = Arc::default();
@@ -232,8 +234,9 @@ async fn several_paths_at_once_and_kazoo_hold_each_path_one_at_a_time() {
         let (path, theirs) = (paths[number].clone(), held.clone());
         workers.spawn(async move {
             for _ in 0..ROUNDS {
-                let lock = kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("kazoo's turn");
-                assert!(!theirs[number].swap(true, Ordering::SeqCst), "two hold at once");
+                let lock =
+                    kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("granted to kazoo");
+                assert!(!theirs[number].swap(true, Ordering::SeqCst), "two clients hold at once");
                 assert!(theirs[number].swap(false, Ordering::SeqCst));
                 kazoo.release(lock).await.expect("released");
             }
@@ -242,8 +245,11 @@ async fn several_paths_at_once_and_kazoo_hold_each_path_one_at_a_time() {
         let (multi, ours) = (connect().await.multi_lock(named).expect("paths"), held.clone());
         workers.spawn(async move {
             for _ in 0..ROUNDS {
-                let guard = multi.acquire().await.expect("our turn");
-                assert!(ours.iter().all(|held| !held.swap(true, Ordering::SeqCst)), "two hold at once");
+                let guard = multi.acquire().await.expect("granted");
+                assert!(
+                    ours.iter().all(|held| !held.swap(true, Ordering::SeqCst)),
+                    "two clients hold at once"
+                );
                 tokio::task::yield_now().await;
                 assert!(ours.iter().all(|held| held.swap(false, Ordering::SeqCst)));
                 drop(guard);
@@ -251,5 +257,5 @@ async fn several_paths_at_once_and_kazoo_hold_each_path_one_at_a_time() {
         });
     }
     let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("everybody gets their turns");
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every worker should finish");
 }

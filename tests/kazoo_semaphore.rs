@@ -1,4 +1,4 @@
-//! One semaphore with a live kazoo.
+//! One semaphore shared with a live kazoo client.
 
 mod common;
 
@@ -17,7 +17,7 @@ async fn connect() -> Keeper {
     (Keeper::options().session_timeout(Duration::from_secs(10)).identifier("ours"))
         .connect(&shared().address())
         .await
-        .expect("the test's server takes connections")
+        .expect("should connect")
 }
 
 async fn pair(name: &str, permits: u32) -> (Kazoo, Semaphore, String) {
@@ -45,7 +45,7 @@ async fn our_nodes_look_like_kazoos() {
     assert_ne!(kazoo.stat(lease).await.expect("answered").expect("there").ephemeral_owner, 0);
     let mutex = kazoo.stat(&format!("{path}-__lock__")).await.expect("answered").expect("there");
     assert_eq!(mutex.ephemeral_owner, 0);
-    assert_eq!(kazoo.children(&format!("{path}-__lock__")).await, Ok(Vec::new()), "the mutex is given up");
+    assert_eq!(kazoo.children(&format!("{path}-__lock__")).await, Ok(Vec::new()), "the mutex is released");
 }
 
 #[tokio::test]
@@ -66,31 +66,31 @@ async fn permits_are_shared_and_each_lists_the_other() {
     assert_eq!(refused.as_deref(), Some("NotAcquired"));
 
     let waiting = tokio::spawn(pool.acquire());
-    eventually("we have the turn and wait", SOON, async || {
+    eventually("we hold the mutex and wait", SOON, async || {
         kazoo.children(&format!("{path}-__lock__")).await.is_ok_and(|mutex| mutex.len() == 1)
     })
     .await;
     assert_eq!(kazoo.release(held).await, Ok(true));
-    let second = timeout(SOON, waiting).await.expect("our turn").expect("no panic").expect("granted");
+    let second = timeout(SOON, waiting).await.expect("granted").expect("no panic").expect("granted");
     let waiting = kazoo.start_acquire(&path, Kind::Semaphore, theirs(2));
-    eventually("kazoo has the turn and waits", SOON, async || {
+    eventually("kazoo holds the mutex and waits", SOON, async || {
         kazoo.children(&format!("{path}-__lock__")).await.is_ok_and(|mutex| mutex.len() == 1)
     })
     .await;
     assert!(!waiting.is_finished());
     ours.release().await.expect("released");
-    let held = timeout(SOON, waiting).await.expect("kazoo's turn").expect("granted");
+    let held = timeout(SOON, waiting).await.expect("granted to kazoo").expect("granted");
     assert_eq!(kazoo.release(held).await, Ok(true));
     second.release().await.expect("released");
 }
 
 #[tokio::test]
-async fn a_number_that_differs_is_an_error_on_both_sides() {
+async fn a_different_limit_is_an_error_on_both_sides() {
     let (kazoo, pool, path) = pair("mismatch", 3).await;
     let held = kazoo.acquire(&path, Kind::Semaphore, theirs(2)).await.expect("free");
     for _ in 0..2 {
         let error = AcquireError::LimitMismatch { path: path.clone(), stored: 2, given: 3 };
-        assert_eq!(pool.acquire().await.err(), Some(error), "every time");
+        assert_eq!(pool.acquire().await.err(), Some(error), "on every attempt");
     }
     assert_eq!(kazoo.release(held).await, Ok(true));
 
@@ -101,29 +101,29 @@ async fn a_number_that_differs_is_an_error_on_both_sides() {
 }
 
 #[tokio::test]
-async fn data_that_is_no_number_switches_the_comparison_off_and_foreign_children_count() {
+async fn without_a_stored_limit_none_is_compared_and_foreign_children_count() {
     for data in [&b""[..], b"for other purposes"] {
         let (kazoo, pool, path) = pair("data", 2).await;
         kazoo.create(&path, data, Create::default()).await.expect("made");
         kazoo.create(&format!("{path}/foreign"), b"", Create::default()).await.expect("made");
         let permit = pool.acquire().await.expect("the second of two");
         assert!(matches!(pool.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
-        assert_eq!(kazoo.get(&path).await.as_deref(), Ok(data), "it is not ours to change");
-        let stored = connect().await.semaphore_stored(&path).expect("a path");
+        assert_eq!(kazoo.get(&path).await.as_deref(), Ok(data), "foreign data is not changed");
+        let stored = connect().await.semaphore_stored(&path).expect("a valid path");
         assert_eq!(stored.acquire().await.err(), Some(AcquireError::NoLimit { path: path.clone() }));
         permit.release().await.expect("released");
     }
 }
 
-/// kazoo answers `False` to this whenever the mutex is busy.
+/// kazoo returns `False` here whenever the mutex is held.
 #[tokio::test]
-async fn a_try_gets_a_free_permit_although_the_mutex_is_busy_for_a_moment() {
+async fn try_acquire_gets_a_free_permit_although_the_mutex_is_briefly_held() {
     let (kazoo, pool, path) = pair("busy", 1).await;
     pool.acquire().await.expect("free").release().await.expect("released");
     let mutex = format!("{path}-__lock__");
     let busy = kazoo.acquire(&mutex, Kind::Lock, Acquire::default()).await.expect("free");
     let trying = tokio::spawn(pool.try_acquire());
-    eventually("we stand behind kazoo", SOON, async || {
+    eventually("we are queued behind kazoo", SOON, async || {
         kazoo.children(&mutex).await.is_ok_and(|children| children.len() == 2)
     })
     .await;
@@ -132,7 +132,7 @@ async fn a_try_gets_a_free_permit_although_the_mutex_is_busy_for_a_moment() {
     permit.release().await.expect("released");
 
     let busy = kazoo.acquire(&mutex, Kind::Lock, Acquire::default()).await.expect("free");
-    let answer = timeout(SOON, pool.try_acquire()).await.expect("it does not wait for ever");
+    let answer = timeout(SOON, pool.try_acquire()).await.expect("answered");
     assert!(matches!(answer.err(), Some(TryAcquireError::Contended { .. })));
     eventually("our contender is gone", SOON, async || {
         kazoo.children(&mutex).await.is_ok_and(|children| children.len() == 1)
@@ -141,7 +141,7 @@ async fn a_try_gets_a_free_permit_although_the_mutex_is_busy_for_a_moment() {
     assert_eq!(kazoo.release(busy).await, Ok(true));
 }
 
-/// kazoo's `cancel` does not reach a waiter that is still queued on the mutex.
+/// kazoo's `cancel` has no effect on a waiter that is still queued for the mutex.
 #[tokio::test]
 async fn giving_up_while_queued_on_the_mutex_leaves_nothing() {
     let (kazoo, pool, path) = pair("queued", 1).await;
@@ -149,7 +149,7 @@ async fn giving_up_while_queued_on_the_mutex_leaves_nothing() {
     let mutex = format!("{path}-__lock__");
     let busy = kazoo.acquire(&mutex, Kind::Lock, Acquire::default()).await.expect("free");
     let waiting = tokio::spawn(pool.acquire());
-    eventually("we stand behind kazoo", SOON, async || {
+    eventually("we are queued behind kazoo", SOON, async || {
         kazoo.children(&mutex).await.is_ok_and(|children| children.len() == 2)
     })
     .await;
@@ -165,13 +165,13 @@ async fn giving_up_while_queued_on_the_mutex_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_of_each_never_hold_more_than_there_are() {
+async fn two_of_each_never_exceed_the_limit() {
     const ROUNDS: usize = 15;
     const PERMITS: u32 = 3;
     let path = unique_path("mixed");
     let inside = Arc::new(AtomicI64::new(0));
     let enter = |inside: &AtomicI64| {
-        assert!(inside.fetch_add(1, Ordering::SeqCst) < PERMITS.into(), "too many hold at once");
+        assert!(inside.fetch_add(1, Ordering::SeqCst) < PERMITS.into(), "too many permits are held at once");
     };
     let mut workers = JoinSet::new();
     for _ in 0..2 {
@@ -184,16 +184,16 @@ async fn two_of_each_never_hold_more_than_there_are() {
                     enter(&inside);
                     tokio::task::yield_now().await;
                     inside.fetch_sub(1, Ordering::SeqCst);
-                    kazoo.release(held.expect("kazoo's turn")).await.expect("released");
+                    kazoo.release(held.expect("granted to kazoo")).await.expect("released");
                 }
             });
         }
-        let pool = connect().await.semaphore(&path, PERMITS).expect("a path");
+        let pool = connect().await.semaphore(&path, PERMITS).expect("a valid path");
         for _ in 0..3 {
             let (pool, inside) = (pool.clone(), inside.clone());
             workers.spawn(async move {
                 for _ in 0..ROUNDS {
-                    let permit = pool.acquire().await.expect("our turn");
+                    let permit = pool.acquire().await.expect("granted");
                     enter(&inside);
                     tokio::task::yield_now().await;
                     inside.fetch_sub(1, Ordering::SeqCst);
@@ -202,5 +202,5 @@ async fn two_of_each_never_hold_more_than_there_are() {
             });
         }
     }
-    timeout(Duration::from_secs(60), workers.join_all()).await.expect("everybody gets their turns");
+    timeout(Duration::from_secs(60), workers.join_all()).await.expect("every worker should finish");
 }

@@ -1,5 +1,5 @@
-//! Locks by message: an actor asks, cancels and releases without waiting in a handler, and takes all of it back when
-//! it dies.
+//! Locks by message: an actor acquires, cancels and releases without blocking its handler, and its requests end when it
+//! dies.
 
 mod common;
 
@@ -16,21 +16,21 @@ use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// An application's actor.
+/// An actor of an application.
 struct Clerk;
 
 enum Message {
-    /// Ask so many times; the tickets are noted.
-    Ask(usize),
-    /// Ask, and cancel in the same breath.
-    AskAndCancel,
-    /// The ledger's lock, at last.
+    /// Acquire this many times, and report the tickets.
+    Acquire(usize),
+    /// Acquire, and cancel at once.
+    AcquireAndCancel,
+    /// An event of the lock.
     Ledger(LockEvent<LockGuard>),
-    /// Who holds, by its ticket, lets go.
+    /// Drop the guard with this ticket.
     Drop(Ticket),
     Ping(RpcReplyPort<usize>),
     Panic,
-    /// Awaits for ever.
+    /// Never return from the handler.
     Hang,
 }
 
@@ -39,13 +39,13 @@ impl ractor::Message for Message {}
 
 struct State {
     lock: Lock,
-    heard: mpsc::UnboundedSender<Heard>,
+    reports: mpsc::UnboundedSender<Report>,
     guards: HashMap<Ticket, LockGuard>,
     drop_at_once: bool,
 }
 
 #[derive(Debug, PartialEq)]
-enum Heard {
+enum Report {
     Asked(Ticket),
     Queued(Ticket),
     Acquired(Ticket),
@@ -68,47 +68,47 @@ impl Clerk {
     ) -> Result<(), ActorProcessingErr> {
         let ask = || {
             let ticket = state.lock.acquire().forward(&myself, Message::Ledger);
-            let _ = state.heard.send(Heard::Asked(ticket));
+            let _ = state.reports.send(Report::Asked(ticket));
             ticket
         };
         match message {
-            Message::Ask(times) => (0..times).for_each(|_| {
+            Message::Acquire(times) => (0..times).for_each(|_| {
                 ask();
             }),
-            Message::AskAndCancel => {
+            Message::AcquireAndCancel => {
                 let ticket = ask();
                 state.lock.cancel(ticket);
             }
             Message::Ledger(event) => {
-                let heard = match event {
+                let report = match event {
                     LockEvent::Acquired { ticket, guard } => {
                         if !state.drop_at_once {
                             state.guards.insert(ticket, guard);
                         }
-                        Heard::Acquired(ticket)
+                        Report::Acquired(ticket)
                     }
-                    LockEvent::Queued { ticket, .. } => Heard::Queued(ticket),
-                    LockEvent::Released(ticket) => Heard::Released(ticket),
-                    LockEvent::Refused(ticket, refused) => Heard::Refused(ticket, refused),
-                    // A machine that is slow, and not what is tested here.
+                    LockEvent::Queued { ticket, .. } => Report::Queued(ticket),
+                    LockEvent::Released(ticket) => Report::Released(ticket),
+                    LockEvent::Refused(ticket, refused) => Report::Refused(ticket, refused),
+                    // Caused by a slow machine; not tested here.
                     LockEvent::Suspended(_) | LockEvent::Resumed(_) => return Ok(()),
-                    other => Heard::Other(format!("{other:?}")),
+                    other => Report::Other(format!("{other:?}")),
                 };
-                let _ = state.heard.send(heard);
+                let _ = state.reports.send(report);
             }
             Message::Drop(ticket) => drop(state.guards.remove(&ticket)),
             Message::Ping(reply) => drop(reply.send(state.guards.len())),
-            Message::Panic => panic!("as it was told to"),
+            Message::Panic => panic!("on purpose"),
             Message::Hang => std::future::pending().await,
         }
         Ok(())
     }
 }
 
-/// One clerk, and a lock that somebody else can hold.
+/// A clerk, and a handle of the same lock in another session.
 struct Test {
     clerk: ActorRef<Message>,
-    heard: mpsc::UnboundedReceiver<Heard>,
+    reports: mpsc::UnboundedReceiver<Report>,
     other: Lock,
     _keeper: Keeper,
 }
@@ -119,36 +119,36 @@ impl Test {
         let options = Keeper::options().session_timeout(Duration::from_secs(20));
         let keeper = options.clone().connect(&shared().address()).await.expect("connected");
         let other = options.connect(&shared().address()).await.expect("connected");
-        let (sender, heard) = mpsc::unbounded_channel();
-        let lock = keeper.lock(&path).expect("a good path");
-        let state = State { lock, heard: sender, guards: HashMap::new(), drop_at_once };
-        let (clerk, _) = Actor::spawn(None, Clerk, state).await.expect("it starts");
-        Test { clerk, heard, other: other.lock(&path).expect("a good path"), _keeper: keeper }
+        let (sender, reports) = mpsc::unbounded_channel();
+        let lock = keeper.lock(&path).expect("a valid path");
+        let state = State { lock, reports: sender, guards: HashMap::new(), drop_at_once };
+        let (clerk, _) = Actor::spawn(None, Clerk, state).await.expect("the actor starts");
+        Test { clerk, reports, other: other.lock(&path).expect("a valid path"), _keeper: keeper }
     }
 
     fn tell(&self, message: Message) {
-        self.clerk.cast(message).expect("it lives");
+        self.clerk.cast(message).expect("the actor runs");
     }
 
-    async fn hear(&mut self) -> Heard {
-        timeout(SOON, self.heard.recv()).await.expect("in time").expect("it lives")
+    async fn next_report(&mut self) -> Report {
+        timeout(SOON, self.reports.recv()).await.expect("in time").expect("the actor runs")
     }
 
     async fn asked(&mut self) -> Ticket {
-        match self.hear().await {
-            Heard::Asked(ticket) => ticket,
+        match self.next_report().await {
+            Report::Asked(ticket) => ticket,
             other => panic!("not asked, but {other:?}"),
         }
     }
 
     async fn acquired(&mut self) -> Ticket {
-        self.tell(Message::Ask(1));
+        self.tell(Message::Acquire(1));
         let ticket = self.asked().await;
         loop {
-            match self.hear().await {
-                Heard::Queued(_) => {}
-                heard => {
-                    assert_eq!(heard, Heard::Acquired(ticket));
+            match self.next_report().await {
+                Report::Queued(_) => {}
+                report => {
+                    assert_eq!(report, Report::Acquired(ticket));
                     return ticket;
                 }
             }
@@ -162,32 +162,33 @@ impl Test {
 }
 
 #[tokio::test]
-async fn with_a_thousand_requests_waiting_a_ping_is_answered_and_then_all_are_served_in_order() {
+async fn a_thousand_waiting_requests_do_not_block_the_actor_and_are_served_in_order() {
     const REQUESTS: usize = 1000;
     let mut test = Test::new("thousand", true).await;
     let guard = test.other.acquire().await.expect("connected");
-    test.tell(Message::Ask(REQUESTS));
-    // No handler waits: this is behind the thousand in its mailbox, and the lock is somebody else's.
-    let answer = test.clerk.call(Message::Ping, Some(SOON)).await.expect("it lives");
+    test.tell(Message::Acquire(REQUESTS));
+    // The ping is behind the thousand requests in the mailbox, and the lock is held by the other session, so no handler
+    // may have waited for it.
+    let answer = test.clerk.call(Message::Ping, Some(SOON)).await.expect("the actor runs");
     assert_eq!(answer.unwrap(), 0);
     test.contenders(REQUESTS + 1).await;
     let mut tickets = Vec::new();
     while tickets.len() < REQUESTS {
-        match test.hear().await {
-            Heard::Asked(ticket) => tickets.push(ticket),
-            Heard::Queued(_) => {}
+        match test.next_report().await {
+            Report::Asked(ticket) => tickets.push(ticket),
+            Report::Queued(_) => {}
             other => panic!("not asked or queued, but {other:?}"),
         }
     }
-    let answer = test.clerk.call(Message::Ping, Some(SOON)).await.expect("it lives");
+    let answer = test.clerk.call(Message::Ping, Some(SOON)).await.expect("the actor runs");
     assert_eq!(answer.unwrap(), 0);
     guard.release().await.expect("held");
     let (mut acquired, mut released) = (Vec::new(), Vec::new());
     while released.len() < REQUESTS {
-        match test.hear().await {
-            Heard::Acquired(ticket) => acquired.push(ticket),
-            Heard::Released(ticket) => released.push(ticket),
-            Heard::Queued(_) => {}
+        match test.next_report().await {
+            Report::Acquired(ticket) => acquired.push(ticket),
+            Report::Released(ticket) => released.push(ticket),
+            Report::Queued(_) => {}
             other => panic!("unexpected: {other:?}"),
         }
     }
@@ -198,13 +199,13 @@ async fn with_a_thousand_requests_waiting_a_ping_is_answered_and_then_all_are_se
 }
 
 #[tokio::test]
-async fn a_ticket_is_cancelled_before_its_request_was_handled() {
+async fn a_ticket_can_be_cancelled_before_its_request_is_handled() {
     let mut test = Test::new("at-once", false).await;
-    test.tell(Message::AskAndCancel);
+    test.tell(Message::AcquireAndCancel);
     let ticket = test.asked().await;
-    assert_eq!(test.hear().await, Heard::Refused(ticket, Refused::Cancelled));
+    assert_eq!(test.next_report().await, Report::Refused(ticket, Refused::Cancelled));
     test.contenders(0).await;
-    // It was that ticket, and no other.
+    // Only that ticket was cancelled.
     let next = test.acquired().await;
     assert!(next > ticket);
 }
@@ -215,17 +216,17 @@ async fn dropping_a_guard_is_confirmed_by_message() {
     let ticket = test.acquired().await;
     assert!(test.other.try_acquire().await.is_err());
     test.tell(Message::Drop(ticket));
-    assert_eq!(test.hear().await, Heard::Released(ticket));
+    assert_eq!(test.next_report().await, Report::Released(ticket));
     let free = timeout(SOON, test.other.acquire()).await.expect("it is free");
     free.expect("connected").release().await.expect("held");
 }
 
 #[tokio::test]
-async fn an_actor_that_dies_takes_its_requests_back_and_what_it_holds_is_released() {
+async fn the_requests_of_a_dead_actor_are_cancelled_and_its_locks_released() {
     let deaths: [fn(&Test); 3] = [
         |test| test.tell(Message::Panic),
         |test| test.clerk.stop(None),
-        // In the middle of a handler, with everything else still in its mailbox.
+        // Killed inside a handler, with everything else still in its mailbox.
         |test| {
             test.tell(Message::Hang);
             test.clerk.kill();
@@ -234,53 +235,57 @@ async fn an_actor_that_dies_takes_its_requests_back_and_what_it_holds_is_release
     for (number, death) in deaths.into_iter().enumerate() {
         let mut waiting = Test::new(&format!("dies-waiting-{number}"), false).await;
         let guard = waiting.other.acquire().await.expect("connected");
-        waiting.tell(Message::Ask(20));
+        waiting.tell(Message::Acquire(20));
         waiting.contenders(21).await;
         let _ = waiting.asked().await;
         death(&waiting);
-        // The lock is held all the time: nothing but the death takes them away.
+        // The lock is held throughout, so only the death of the actor can have removed its requests.
         waiting.contenders(1).await;
         guard.release().await.expect("held");
 
         let mut holding = Test::new(&format!("dies-holding-{number}"), false).await;
         holding.acquired().await;
-        holding.tell(Message::Ask(3));
+        holding.tell(Message::Acquire(3));
         holding.contenders(4).await;
         death(&holding);
         holding.contenders(0).await;
     }
 }
 
-/// Passes on what it hears.
-struct Ear;
+/// An actor that reports the names of the events it gets.
+struct Reporter;
 
-struct Sound(&'static str);
+struct EventName(&'static str);
 
 #[cfg(feature = "cluster")]
-impl ractor::Message for Sound {}
+impl ractor::Message for EventName {}
 
-type Ears = mpsc::UnboundedSender<&'static str>;
+type EventNames = mpsc::UnboundedSender<&'static str>;
 
-#[ractor::actor(message = Sound, state = Ears, arguments = Ears)]
-impl Ear {
-    async fn pre_start(&self, _: ActorRef<Sound>, heard: Ears) -> Result<Ears, ActorProcessingErr> {
-        Ok(heard)
+#[ractor::actor(message = EventName, state = EventNames, arguments = EventNames)]
+impl Reporter {
+    async fn pre_start(
+        &self,
+        _: ActorRef<EventName>,
+        reports: EventNames,
+    ) -> Result<EventNames, ActorProcessingErr> {
+        Ok(reports)
     }
 
     async fn handle(
         &self,
-        _: ActorRef<Sound>,
-        Sound(event): Sound,
-        heard: &mut Ears,
+        _: ActorRef<EventName>,
+        EventName(event): EventName,
+        reports: &mut EventNames,
     ) -> Result<(), ActorProcessingErr> {
-        let _ = heard.send(event);
+        let _ = reports.send(event);
         Ok(())
     }
 }
 
-/// What it was; a guard is dropped.
-fn sound<G>(event: LockEvent<G>) -> Sound {
-    Sound(match event {
+/// The name of an event. A guard is dropped.
+fn event_name<G>(event: LockEvent<G>) -> EventName {
+    EventName(match event {
         LockEvent::Queued { .. } => "queued",
         LockEvent::Acquired { .. } => "acquired",
         LockEvent::Released(_) => "released",
@@ -289,47 +294,47 @@ fn sound<G>(event: LockEvent<G>) -> Sound {
     })
 }
 
-/// Acquired while it is free, and released by dropping the guard; then cancelled, or taken back by a death, while
-/// it is taken.
+/// Acquires while the lock is free and releases by dropping the guard. Then, while it is held by another session,
+/// cancels one request and kills the actor of another.
 async fn by_message<T: Target, G>(
     what: &str,
     ask: impl Fn() -> Pending<AcquireError, T>,
     cancel: impl Fn(Ticket),
     take: impl AsyncFn() -> G,
 ) {
-    let (sender, mut heard) = mpsc::unbounded_channel();
-    let (ear, _) = Actor::spawn(None, Ear, sender).await.expect("it starts");
-    let mut hear = async |expected: &str| {
-        // Those that may come before, or not at all.
+    let (sender, mut reports) = mpsc::unbounded_channel();
+    let (reporter, _) = Actor::spawn(None, Reporter, sender).await.expect("the actor starts");
+    let mut expect_event = async |expected: &str| {
+        // These may come before the expected event, or not at all.
         let passing = ["queued", "something else"];
-        let heard = async {
+        let next_event = async {
             loop {
-                match heard.recv().await.expect("it lives") {
+                match reports.recv().await.expect("the actor runs") {
                     event if event != expected && passing.contains(&event) => {}
                     event => return event,
                 }
             }
         };
-        assert_eq!(timeout(SOON, heard).await, Ok(expected), "{what}");
+        assert_eq!(timeout(SOON, next_event).await, Ok(expected), "{what}");
     };
-    ask().forward(&ear, sound);
-    hear("acquired").await;
-    hear("released").await;
+    ask().forward(&reporter, event_name);
+    expect_event("acquired").await;
+    expect_event("released").await;
     let guard = take().await;
-    let ticket = ask().forward(&ear, sound);
-    hear("queued").await;
+    let ticket = ask().forward(&reporter, event_name);
+    expect_event("queued").await;
     cancel(ticket);
-    hear("cancelled").await;
-    ask().forward(&ear, sound);
-    hear("queued").await;
-    ear.kill();
+    expect_event("cancelled").await;
+    ask().forward(&reporter, event_name);
+    expect_event("queued").await;
+    reporter.kill();
     drop(guard);
-    // The dead one is not in the way.
+    // The dead actor's request does not block the lock.
     drop(timeout(SOON, take()).await.expect("it is free"));
 }
 
 #[tokio::test]
-async fn everything_that_can_be_acquired_comes_by_message() {
+async fn every_kind_of_lock_can_be_acquired_by_message() {
     let options = Keeper::options().session_timeout(Duration::from_secs(20));
     let keeper = options.clone().connect(&shared().address()).await.expect("connected");
     let other = options.connect(&shared().address()).await.expect("connected");
@@ -355,7 +360,7 @@ async fn everything_that_can_be_acquired_comes_by_message() {
     by_message("multi-lock", || multis[0].acquire(), |ticket| multis[0].cancel(ticket), take).await;
 }
 
-/// Hears session events.
+/// An actor that forwards session events.
 struct Watcher;
 
 struct Session(SessionEvent);
@@ -390,53 +395,53 @@ impl Watcher {
 
 async fn watcher(keeper: &Keeper) -> (ActorRef<Session>, mpsc::UnboundedReceiver<SessionEvent>) {
     let (sender, events) = mpsc::unbounded_channel();
-    let (actor, _) = Actor::spawn(None, Watcher, sender).await.expect("it starts");
+    let (actor, _) = Actor::spawn(None, Watcher, sender).await.expect("the actor starts");
     keeper.subscribe(&actor, Session);
     (actor, events)
 }
 
-/// Everything that was heard until `last`, which is heard in time.
+/// All events up to and including `last`.
 async fn until(events: &mut mpsc::UnboundedReceiver<SessionEvent>, last: SessionEvent) -> Vec<SessionEvent> {
-    let mut heard = Vec::new();
-    while heard.last() != Some(&last) {
-        heard.push(timeout(SOON, events.recv()).await.expect("in time").expect("it goes on"));
+    let mut received = Vec::new();
+    while received.last() != Some(&last) {
+        received.push(timeout(SOON, events.recv()).await.expect("in time").expect("events go on"));
     }
-    heard
+    received
 }
 
 #[tokio::test]
-async fn every_subscriber_hears_every_session_event_in_order_and_a_late_one_the_newest_first() {
+async fn every_subscriber_gets_all_session_events_in_order_and_a_late_one_the_latest_first() {
     use SessionEvent::{Closed, Connected, Lost, Resumed, Suspended};
     let proxy = proxied().await;
     let options = Keeper::options().session_timeout(BRISK);
     let keeper = options.connect(&proxy.address()).await.expect("connected");
     let ((_one, mut one), (_two, mut two)) = (watcher(&keeper).await, watcher(&keeper).await);
-    let mut heard = until(&mut one, Connected { epoch: 1 }).await;
-    // A slow machine may add interruptions of its own.
+    let mut received = until(&mut one, Connected { epoch: 1 }).await;
+    // A slow machine may add suspensions of its own.
     for _ in 0..3 {
         proxy.refuse(true);
         proxy.cut();
-        heard.extend(until(&mut one, Suspended { epoch: 1 }).await);
+        received.extend(until(&mut one, Suspended { epoch: 1 }).await);
         proxy.refuse(false);
-        heard.extend(until(&mut one, Resumed { epoch: 1 }).await);
+        received.extend(until(&mut one, Resumed { epoch: 1 }).await);
     }
     let (_late, mut late) = watcher(&keeper).await;
     proxy.refuse(true);
     proxy.cut();
-    heard.extend(until(&mut one, Lost { epoch: 1 }).await);
+    received.extend(until(&mut one, Lost { epoch: 1 }).await);
     proxy.refuse(false);
-    heard.extend(until(&mut one, Connected { epoch: 2 }).await);
+    received.extend(until(&mut one, Connected { epoch: 2 }).await);
     keeper.close().await;
-    heard.extend(until(&mut one, Closed).await);
-    assert!(heard.len() >= 11, "{heard:?}");
-    assert_eq!(until(&mut two, Closed).await, heard);
-    let heard_late = until(&mut late, Closed).await;
-    assert!(heard.ends_with(&heard_late), "{heard_late:?} is not the end of {heard:?}");
-    assert!(heard_late.len() >= 5 && heard_late.len() < heard.len(), "{heard_late:?}");
+    received.extend(until(&mut one, Closed).await);
+    assert!(received.len() >= 11, "{received:?}");
+    assert_eq!(until(&mut two, Closed).await, received);
+    let late_events = until(&mut late, Closed).await;
+    assert!(received.ends_with(&late_events), "{late_events:?} is not the end of {received:?}");
+    assert!(late_events.len() >= 5 && late_events.len() < received.len(), "{late_events:?}");
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_subscriber_or_a_requester_that_has_died() {
+async fn a_dead_subscriber_or_requester_leaves_nothing() {
     let keeper = Keeper::connect(&shared().address()).await.expect("connected");
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = metrics.num_alive_tasks();
@@ -445,7 +450,7 @@ async fn nothing_is_left_of_a_subscriber_or_a_requester_that_has_died() {
     actor.kill();
     let mut test = Test::new("requester", false).await;
     test.acquired().await;
-    test.tell(Message::Ask(10));
+    test.tell(Message::Acquire(10));
     test.contenders(11).await;
     test.clerk.kill();
     test.contenders(0).await;

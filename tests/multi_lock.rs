@@ -1,4 +1,4 @@
-//! Several locks at once: all of them or none, in one order with everybody else, and nothing left behind.
+//! Multi-locks: all paths or none, no deadlock with other contenders, and nothing left behind.
 
 mod common;
 
@@ -20,9 +20,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
-/// Nothing waits for this to pass, unless it fails.
+/// An upper limit that is only reached when a test fails.
 const LIMIT: Duration = Duration::from_secs(60);
-/// A session that ends soon after its connection.
+/// The timeout of sessions that a test lets expire.
 const SHORT: Duration = Duration::from_secs(2);
 
 async fn connect() -> Keeper {
@@ -30,11 +30,10 @@ async fn connect() -> Keeper {
 }
 
 async fn connect_to(address: &str, session: Duration) -> Keeper {
-    (Keeper::options().session_timeout(session).connect(address).await)
-        .expect("the test's server takes connections")
+    (Keeper::options().session_timeout(session).connect(address).await).expect("should connect")
 }
 
-/// Paths that no other test uses, under a directory that is not there yet.
+/// Paths that no other test uses, in a directory that does not exist yet.
 fn paths<const N: usize>(name: &str) -> [String; N] {
     let directory = unique_path(name);
     std::array::from_fn(|number| format!("{directory}/{number}"))
@@ -45,11 +44,11 @@ fn all(keeper: &Keeper, paths: &[String]) -> MultiLock {
 }
 
 fn one(keeper: &Keeper, path: &str) -> Lock {
-    keeper.lock(path).expect("a path")
+    keeper.lock(path).expect("a valid path")
 }
 
-/// Waits until so many contenders stand on a path.
-async fn standing(keeper: &Keeper, path: &str, count: usize) {
+/// Waits until this many contenders are queued on a path.
+async fn until_queued(keeper: &Keeper, path: &str, count: usize) {
     let lock = one(keeper, path);
     eventually(&format!("{count} contenders on {path}"), LIMIT, async || {
         lock.contenders().await.is_ok_and(|contenders| contenders.len() == count)
@@ -59,7 +58,7 @@ async fn standing(keeper: &Keeper, path: &str, count: usize) {
 
 async fn nothing_left(keeper: &Keeper, paths: &[String]) {
     for path in paths {
-        standing(keeper, path, 0).await;
+        until_queued(keeper, path, 0).await;
     }
 }
 
@@ -81,7 +80,7 @@ async fn next(events: &mut Events) -> LockEvent<MultiGuard> {
     timeout(LIMIT, events.recv()).await.expect("an event").expect("more events")
 }
 
-/// The guard, after any word on the queue.
+/// Waits for the grant, skipping any number of `Queued` events.
 async fn granted(events: &mut Events) -> MultiGuard {
     loop {
         match next(events).await {
@@ -92,7 +91,7 @@ async fn granted(events: &mut Events) -> MultiGuard {
     }
 }
 
-// ---- what it does ----
+// ---- normal operation ----
 
 #[tokio::test]
 async fn all_paths_are_held_under_one_guard_with_a_token_each_and_released_together() {
@@ -119,7 +118,7 @@ async fn all_paths_are_held_under_one_guard_with_a_token_each_and_released_toget
     let tokens: Vec<_> = guard.tokens().map(|(path, token)| (path.to_owned(), token)).collect();
     let waiting: Vec<_> = paths.iter().map(|path| tokio::spawn(one(&other, path).acquire())).collect();
     for path in &paths {
-        standing(&keeper, path, 2).await;
+        until_queued(&keeper, path, 2).await;
     }
     assert!(waiting.iter().all(|task| !task.is_finished()));
     guard.release().await.expect("released");
@@ -133,7 +132,7 @@ async fn all_paths_are_held_under_one_guard_with_a_token_each_and_released_toget
 }
 
 #[tokio::test]
-async fn what_cannot_be_meant_is_refused_without_asking_the_server() {
+async fn invalid_requests_are_refused_without_asking_the_server() {
     let proxy = proxied().await;
     let keeper = connect_to(&proxy.address(), Duration::from_secs(20)).await;
     proxy.black_hole(true);
@@ -155,10 +154,11 @@ async fn each_path_has_its_mode() {
     let options = LockOptions::new().identifier("reindex");
     let multi = keeper.multi_lock_with([(&index, Mode::Write), (&log, Mode::Read)], options).expect("paths");
     let guard = multi.acquire().await.expect("free");
-    let (index, log) = (other.read_write(&index).expect("a path"), other.read_write(&log).expect("a path"));
+    let (index, log) =
+        (other.read_write(&index).expect("a valid path"), other.read_write(&log).expect("a valid path"));
     assert!(matches!(index.read().try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     assert!(matches!(log.write().try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
-    let beside = log.read().try_acquire().await.expect("beside a reader");
+    let beside = log.read().try_acquire().await.expect("shared with a reader");
     let contenders = log.read().contenders().await.expect("connected");
     assert_eq!((contenders[0].mode, contenders[0].identifier.as_str()), (Mode::Read, "reindex"));
     assert!(matches!(multi.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
@@ -169,12 +169,12 @@ async fn each_path_has_its_mode() {
 }
 
 #[tokio::test]
-async fn a_try_on_paths_of_which_one_is_taken_writes_nothing() {
+async fn try_acquire_with_one_path_taken_writes_nothing() {
     let (keeper, other, paths) = (connect().await, connect().await, paths::<3>("try"));
     let multi = all(&keeper, &paths);
     multi.try_acquire().await.expect("free").release().await.expect("released");
     let held = one(&other, &paths[2]).acquire().await.expect("free");
-    let server = zk::Client::connect(&shared().address()).await.expect("a server");
+    let server = zk::Client::connect(&shared().address()).await.expect("should connect");
     let changes = async || {
         let mut changes = Vec::new();
         for path in &paths {
@@ -195,36 +195,42 @@ async fn a_try_on_paths_of_which_one_is_taken_writes_nothing() {
 }
 
 #[tokio::test]
-async fn one_deadline_for_all_paths_and_what_was_held_meanwhile_is_given_back() {
+async fn one_deadline_covers_all_paths_and_partial_locks_are_released() {
     let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("deadline"));
     let held = one(&other, &paths[1]).acquire().await.expect("free");
     let (limit, begun) = (Duration::from_millis(200), Instant::now());
     let refused = all(&keeper, &paths).acquire_timeout(limit).await.err();
     assert!(matches!(refused, Some(AcquireTimeoutError::TimedOut { .. })));
     assert!((limit..limit + Duration::from_secs(5)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-    // At once for this process, because hand-off within it is free.
-    one(&keeper, &paths[0]).try_acquire().await.expect("given back").release().await.expect("released");
+    // At once within this process, because a local hand-off does not wait for the server.
+    one(&keeper, &paths[0])
+        .try_acquire()
+        .await
+        .expect("released meanwhile")
+        .release()
+        .await
+        .expect("released");
     held.release().await.expect("released");
     nothing_left(&other, &paths).await;
 }
 
 #[tokio::test]
-async fn an_actor_gets_its_word_by_message_and_cancels_by_ticket() {
+async fn an_actor_is_notified_by_message_and_cancels_by_ticket() {
     let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("message"));
     let ahead = all(&other, &paths).acquire().await.expect("free");
     let multi = all(&keeper, &paths);
     let (ticket, mut events) = listen(multi.acquire());
-    let told = next(&mut events).await;
-    assert!(matches!(told, LockEvent::Queued { ticket: of, ahead: 2 } if of == ticket), "{told:?}");
+    let event = next(&mut events).await;
+    assert!(matches!(event, LockEvent::Queued { ticket: of, ahead: 2 } if of == ticket), "{event:?}");
     multi.cancel(ticket);
-    let told = next(&mut events).await;
-    assert!(matches!(told, LockEvent::Refused(of, Refused::Cancelled) if of == ticket), "{told:?}");
-    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "nothing follows");
+    let event = next(&mut events).await;
+    assert!(matches!(event, LockEvent::Refused(of, Refused::Cancelled) if of == ticket), "{event:?}");
+    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "no further event");
     for path in &paths {
-        standing(&other, path, 1).await;
+        until_queued(&other, path, 1).await;
     }
 
-    // Before it can have been handled.
+    // Cancelled before it can have been handled.
     let (early, mut events) = listen(multi.acquire());
     multi.cancel(early);
     assert!(matches!(next(&mut events).await, LockEvent::Refused(_, Refused::Cancelled)));
@@ -237,15 +243,15 @@ async fn an_actor_gets_its_word_by_message_and_cancels_by_ticket() {
     multi.cancel(ticket);
     assert_eq!(guard.state(), LeaseState::Held, "a holder is not cancelled");
     guard.release().await.expect("released");
-    let told = next(&mut events).await;
-    assert!(matches!(told, LockEvent::Released(of) if of == ticket), "{told:?}");
-    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "nothing follows");
+    let event = next(&mut events).await;
+    assert!(matches!(event, LockEvent::Released(of) if of == ticket), "{event:?}");
+    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "no further event");
     nothing_left(&other, &paths).await;
 }
 
-// ---- many at once ----
+// ---- contention ----
 
-/// Sees from outside who is on a path: readers count up, a writer takes all of it.
+/// Checks from outside who holds a path: readers are counted, a writer must be alone.
 #[derive(Default)]
 struct Witness {
     inside: AtomicI64,
@@ -256,20 +262,26 @@ impl Witness {
     fn enter(&self, mode: Mode, token: u64) {
         match mode {
             Mode::Read => {
-                assert!(self.inside.fetch_add(1, Ordering::SeqCst) >= 0, "no writer beside a reader");
-                assert!(self.newest.load(Ordering::SeqCst) < token, "later than all writers");
+                assert!(
+                    self.inside.fetch_add(1, Ordering::SeqCst) >= 0,
+                    "a reader entered while a writer holds"
+                );
+                assert!(
+                    self.newest.load(Ordering::SeqCst) < token,
+                    "a reader's token is not larger than every writer's"
+                );
             }
             _ => {
-                assert_eq!(self.inside.swap(-1, Ordering::SeqCst), 0, "a writer is alone");
-                assert!(self.newest.swap(token, Ordering::SeqCst) < token, "tokens grow");
+                assert_eq!(self.inside.swap(-1, Ordering::SeqCst), 0, "a writer is not alone");
+                assert!(self.newest.swap(token, Ordering::SeqCst) < token, "a token did not grow");
             }
         }
     }
 
     fn leave(&self, mode: Mode) {
         match mode {
-            Mode::Read => assert!(self.inside.fetch_sub(1, Ordering::SeqCst) > 0, "no writer came"),
-            _ => assert_eq!(self.inside.swap(0, Ordering::SeqCst), -1, "nobody came"),
+            Mode::Read => assert!(self.inside.fetch_sub(1, Ordering::SeqCst) > 0, "a writer entered"),
+            _ => assert_eq!(self.inside.swap(0, Ordering::SeqCst), -1, "another client entered"),
         }
     }
 }
@@ -282,7 +294,7 @@ impl Random {
         ((self.0 >> 33) as usize) % limit
     }
 
-    /// Some paths, in no order, each to be written or read.
+    /// Some paths in random order, each to write or to read.
     fn subset(&mut self, paths: usize) -> Vec<(usize, Mode)> {
         let mut rest: Vec<usize> = (0..paths).collect();
         let count = 1 + self.below(paths.min(4));
@@ -333,13 +345,13 @@ async fn random_subsets_from_many_sessions_exclude_each_other_and_never_deadlock
         }
         keepers.push(keeper);
     }
-    timeout(LIMIT, workers.join_all()).await.expect("nobody waits for ever");
+    timeout(LIMIT, workers.join_all()).await.expect("every worker should finish");
     nothing_left(&keepers[0], &paths[..]).await;
     no_watch_left(&server).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_order_of_names_does_not_matter_and_single_locks_stand_in_between() {
+async fn the_order_of_paths_does_not_matter_and_single_locks_interleave() {
     let (paths, mut workers) = (paths::<2>("order"), JoinSet::new());
     let witnesses: Arc<[Witness; 2]> = Arc::default();
     for worker in 0..6 {
@@ -368,12 +380,12 @@ async fn the_order_of_names_does_not_matter_and_single_locks_stand_in_between() 
             }
         });
     }
-    timeout(LIMIT, workers.join_all()).await.expect("nobody waits for ever");
+    timeout(LIMIT, workers.join_all()).await.expect("every worker should finish");
     nothing_left(&connect().await, &paths).await;
 }
 
 #[tokio::test]
-async fn waiting_costs_one_watch_a_path_and_local_ones_ahead_cost_none() {
+async fn waiting_takes_one_watch_per_path_and_none_for_local_predecessors() {
     let server = TestServer::start();
     let address = server.address();
     let [theirs, ours] = [(); 2].map(|()| connect_to(&address, Duration::from_secs(20)));
@@ -382,9 +394,9 @@ async fn waiting_costs_one_watch_a_path_and_local_ones_ahead_cost_none() {
     let multi = all(&ours, &paths);
     let mut waiting: Vec<_> = (0..4).map(|_| listen(multi.acquire())).collect();
     for path in &paths {
-        standing(&theirs, path, 5).await;
+        until_queued(&theirs, path, 5).await;
     }
-    eventually("one watch a path", LIMIT, async || server.mntr("zk_watch_count") == 3).await;
+    eventually("one watch per path", LIMIT, async || server.mntr("zk_watch_count") == 3).await;
     held.release().await.expect("released");
     for (_, events) in &mut waiting {
         drop(granted(events).await);
@@ -408,33 +420,33 @@ async fn requests_dropped_at_random_leave_no_node_and_no_task() {
         let mut acquire = pin!(multi.acquire());
         assert!(acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
-    let guard = timeout(LIMIT, multi.acquire()).await.expect("nobody is left in the way");
+    let guard = timeout(LIMIT, multi.acquire()).await.expect("no contender is left");
     guard.expect("free").release().await.expect("released");
     nothing_left(&other, &paths).await;
     eventually("every task is gone", LIMIT, async || tasks.num_alive_tasks() <= before).await;
 }
 
-// ---- when something is wrong ----
+// ---- faults ----
 
 #[tokio::test]
-async fn directories_that_are_missing_are_made_and_all_is_asked_again() {
+async fn missing_directories_are_created_and_the_request_is_retried() {
     let (keeper, [missing, there, deeper]) = (connect().await, paths("missing"));
     one(&keeper, &there).acquire().await.expect("free").release().await.expect("released");
     let deeper = format!("{deeper}/down/below");
     let multi = all(&keeper, &[there.clone(), missing.clone(), deeper.clone()]);
     let guard = timeout(LIMIT, multi.acquire()).await.expect("in time").expect("free");
     for path in [there, missing, deeper] {
-        standing(&keeper, &path, 1).await;
+        until_queued(&keeper, &path, 1).await;
     }
     guard.release().await.expect("released");
 }
 
 #[tokio::test]
-async fn one_path_that_may_not_be_locked_is_told_and_the_others_are_given_back() {
+async fn a_path_without_permission_is_reported_and_the_others_are_released() {
     let (keeper, [open, private]) = (connect().await, paths("no-right"));
     one(&keeper, &open).acquire().await.expect("free").release().await.expect("released");
     let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    let owner = owner.connect(&shared().address()).await.expect("a server");
+    let owner = owner.connect(&shared().address()).await.expect("should connect");
     let creator = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
     owner.create(&private, b"", &creator).await.expect("a new node");
     for named in [[&open, &private], [&private, &open]] {
@@ -443,25 +455,25 @@ async fn one_path_that_may_not_be_locked_is_told_and_the_others_are_given_back()
         let acquire = timeout(LIMIT, multi.acquire()).await.expect("an answer");
         assert_eq!(acquire.err(), Some(error.clone()));
         assert_eq!(multi.try_acquire().await.err(), Some(TryAcquireError::Failed(error)));
-        standing(&keeper, &open, 0).await;
+        until_queued(&keeper, &open, 0).await;
     }
 }
 
 #[tokio::test]
-async fn one_path_of_another_dialect_gives_the_others_back() {
+async fn a_path_of_another_dialect_fails_and_the_others_are_released() {
     let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("dialect"));
     let options = LockOptions::new().dialect(Dialect::Curator);
-    let curators = other.lock_with(&paths[1], options).expect("a path");
+    let curators = other.lock_with(&paths[1], options).expect("a valid path");
     let held = curators.acquire().await.expect("free");
     let multi = all(&keeper, &paths);
     let refused = timeout(LIMIT, multi.acquire()).await.expect("an answer").err();
     assert_eq!(refused, Some(AcquireError::MixedDialects { contender: held.node().to_owned() }));
-    standing(&other, &paths[0], 0).await;
-    standing(&other, &paths[1], 1).await;
+    until_queued(&other, &paths[0], 0).await;
+    until_queued(&other, &paths[1], 1).await;
 }
 
 #[tokio::test]
-async fn a_transaction_whose_answer_is_lost_is_found_again_and_granted_once() {
+async fn a_transaction_whose_reply_is_lost_is_found_and_granted_once() {
     let (proxy, paths) = (proxied().await, paths::<2>("lost-answer"));
     let keeper = connect_to(&proxy.address(), Duration::from_secs(20)).await;
     let other = connect().await;
@@ -470,22 +482,22 @@ async fn a_transaction_whose_answer_is_lost_is_found_again_and_granted_once() {
     proxy.drop_replies_then_cut();
     let (_, mut events) = listen(multi.acquire());
     for path in &paths {
-        standing(&other, path, 1).await;
+        until_queued(&other, path, 1).await;
     }
     let seen = one(&other, &paths[0]).contenders().await.expect("connected");
-    assert!(events.try_recv().is_err(), "nobody here can know");
+    assert!(events.try_recv().is_err(), "the client cannot know yet");
     proxy.cut();
     let guard = granted(&mut events).await;
     assert_eq!(guard.token(&paths[0]), Some(seen[0].token), "the same node");
     for path in &paths {
-        standing(&other, path, 1).await;
+        until_queued(&other, path, 1).await;
     }
     guard.release().await.expect("released");
     nothing_left(&other, &paths).await;
 }
 
 #[tokio::test]
-async fn a_transaction_that_never_arrived_is_sent_again_and_one_given_up_in_doubt_leaves_nothing() {
+async fn a_transaction_that_never_arrived_is_sent_again_and_one_abandoned_in_doubt_leaves_nothing() {
     let (proxy, paths) = (proxied().await, paths::<2>("never-arrived"));
     let keeper = connect_to(&proxy.address(), Duration::from_secs(20)).await;
     let other = connect().await;
@@ -500,7 +512,7 @@ async fn a_transaction_that_never_arrived_is_sent_again_and_one_given_up_in_doub
     proxy.drop_replies_then_cut();
     let (ticket, mut events) = listen(multi.acquire());
     for path in &paths {
-        standing(&other, path, 1).await;
+        until_queued(&other, path, 1).await;
     }
     multi.cancel(ticket);
     assert!(matches!(next(&mut events).await, LockEvent::Refused(_, Refused::Cancelled)));
@@ -509,44 +521,44 @@ async fn a_transaction_that_never_arrived_is_sent_again_and_one_given_up_in_doub
 }
 
 #[tokio::test]
-async fn a_lost_session_costs_a_holder_all_and_a_waiter_its_places_but_not_its_turn() {
+async fn a_lost_session_ends_the_lease_and_makes_a_waiter_queue_again() {
     let (proxy, paths) = (proxied().await, paths::<2>("lost"));
     let (keeper, other) = (connect_to(&proxy.address(), SHORT).await, connect().await);
     let multi = all(&keeper, &paths);
     let (ticket, mut events) = listen(multi.acquire());
     let guard = granted(&mut events).await;
-    // One path free, the other one not.
+    // A request with one free path and one that is held.
     let half = [paths[0].clone(), unique_path("lost-free")];
     let (_, mut waiting) = listen(all(&keeper, &half).acquire());
     assert!(matches!(next(&mut waiting).await, LockEvent::Queued { ahead: 1, .. }));
     let theirs = tokio::spawn(all(&other, &paths).acquire());
-    standing(&other, &paths[1], 2).await;
+    until_queued(&other, &paths[1], 2).await;
 
     proxy.refuse(true);
     proxy.cut();
-    let told = next(&mut events).await;
-    assert!(matches!(told, LockEvent::Suspended(of) if of == ticket), "{told:?}");
+    let event = next(&mut events).await;
+    assert!(matches!(event, LockEvent::Suspended(of) if of == ticket), "{event:?}");
     assert_eq!(guard.state(), LeaseState::Suspended);
-    timeout(LIMIT, guard.lost()).await.expect("its lease ends");
+    timeout(LIMIT, guard.lost()).await.expect("the lease ends");
     assert_eq!(guard.state(), LeaseState::Lost);
     assert_eq!(guard.protect(async {}).await, Err(Lost));
     let theirs = timeout(LIMIT, theirs).await.expect("in time").expect("no panic").expect("granted");
     assert_eq!(guard.state(), LeaseState::Lost);
-    let told = next(&mut events).await;
-    assert!(matches!(told, LockEvent::Lost(of) if of == ticket), "{told:?}");
-    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "nothing follows");
+    let event = next(&mut events).await;
+    assert!(matches!(event, LockEvent::Lost(of) if of == ticket), "{event:?}");
+    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "no further event");
     assert_eq!(guard.release().await, Err(ReleaseError::Lost));
 
     proxy.refuse(false);
-    standing(&other, &half[1], 1).await;
-    assert!(matches!(next(&mut waiting).await, LockEvent::Queued { .. }), "told anew");
+    until_queued(&other, &half[1], 1).await;
+    assert!(matches!(next(&mut waiting).await, LockEvent::Queued { .. }), "queued again");
     theirs.release().await.expect("released");
     granted(&mut waiting).await.release().await.expect("released");
     nothing_left(&other, &[&paths[..], &half[..]].concat()).await;
 }
 
 #[tokio::test]
-async fn a_reset_connection_costs_a_holder_and_a_waiter_nothing() {
+async fn a_holder_and_a_waiter_survive_a_connection_reset() {
     let (proxy, paths) = (proxied().await, paths::<2>("reset"));
     let (keeper, other) = (connect_to(&proxy.address(), Duration::from_secs(20)).await, connect().await);
     let (_, mut holding) = listen(all(&keeper, &paths).acquire());
@@ -564,18 +576,18 @@ async fn a_reset_connection_costs_a_holder_and_a_waiter_nothing() {
 }
 
 #[tokio::test]
-async fn a_node_deleted_by_hand_makes_a_waiter_enter_all_anew_and_costs_a_holder_its_guard() {
+async fn a_node_deleted_by_hand_makes_a_waiter_queue_again_and_a_holder_lose_its_lease() {
     let (keeper, other, paths) =
         (connect_to(&shared().address(), BRISK).await, connect().await, paths::<2>("by-hand"));
-    let server = zk::Client::connect(&shared().address()).await.expect("a server");
+    let server = zk::Client::connect(&shared().address()).await.expect("should connect");
     let held = one(&other, &paths[1]).acquire().await.expect("free");
     let (_, mut events) = listen(all(&keeper, &paths).acquire());
     next(&mut events).await;
     let contenders = one(&other, &paths[1]).contenders().await.expect("connected");
     let first = one(&other, &paths[0]).contenders().await.expect("connected")[0].clone();
-    // It holds the other path by then.
+    // It holds the first path by then.
     server.delete(&format!("{}/{}", paths[1], contenders[1].name), None).await.expect("deleted");
-    assert!(matches!(next(&mut events).await, LockEvent::Queued { ahead: 1, .. }), "told anew");
+    assert!(matches!(next(&mut events).await, LockEvent::Queued { ahead: 1, .. }), "queued again");
     eventually("both places are new", LIMIT, async || {
         let now = one(&other, &paths[0]).contenders().await.expect("connected");
         matches!(&now[..], [only] if only.token > first.token)
@@ -593,15 +605,15 @@ async fn a_node_deleted_by_hand_makes_a_waiter_enter_all_anew_and_costs_a_holder
 }
 
 #[tokio::test]
-async fn closing_answers_who_waits_and_ends_who_holds() {
+async fn closing_refuses_waiters_and_ends_leases() {
     let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("closing"));
     let guard = all(&keeper, &paths).acquire().await.expect("free");
     let (_, mut waiting) = listen(all(&keeper, &paths).acquire());
     next(&mut waiting).await;
     timeout(LIMIT, keeper.close()).await.expect("it closes");
     assert_eq!(guard.state(), LeaseState::Lost);
-    let told = next(&mut waiting).await;
-    assert!(matches!(told, LockEvent::Refused(_, Refused::Failed(AcquireError::Closed))), "{told:?}");
+    let event = next(&mut waiting).await;
+    assert!(matches!(event, LockEvent::Refused(_, Refused::Failed(AcquireError::Closed))), "{event:?}");
     let closed = timeout(LIMIT, all(&keeper, &paths).acquire()).await.expect("an answer").err();
     assert_eq!(closed, Some(AcquireError::Closed));
     nothing_left(&other, &paths).await;
@@ -623,11 +635,11 @@ async fn the_last_guard_keeps_the_session_open_and_its_drop_closes_it() {
 }
 
 #[tokio::test]
-async fn a_listener_that_panics_gives_all_back_and_nothing_else_is_hurt() {
+async fn a_panicking_listener_releases_all_paths_and_harms_nothing_else() {
     let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("panics"));
     let held = one(&other, &paths[0]).acquire().await.expect("free");
-    all(&keeper, &paths).acquire().listen(|event| panic!("on {event:?}, as the test means it to"));
-    standing(&other, &paths[1], 0).await;
+    all(&keeper, &paths).acquire().listen(|event| panic!("on {event:?}, on purpose"));
+    until_queued(&other, &paths[1], 0).await;
     held.release().await.expect("released");
     let guard = timeout(LIMIT, all(&keeper, &paths).acquire()).await.expect("in time").expect("free");
     guard.release().await.expect("released");
@@ -635,7 +647,7 @@ async fn a_listener_that_panics_gives_all_back_and_nothing_else_is_hurt() {
 }
 
 #[tokio::test]
-async fn access_lists_and_options_reach_every_node() {
+async fn access_lists_and_options_apply_to_every_node() {
     let (keeper, paths) = (connect().await, paths::<2>("options"));
     let acl = vec![
         Acl::new(Permission::ALL, AuthId::anyone()),
@@ -644,7 +656,7 @@ async fn access_lists_and_options_reach_every_node() {
     let options = LockOptions::new().acl(acl.clone()).identifier("both");
     let named = paths.iter().map(|path| (path, Mode::Lock));
     let guard = keeper.multi_lock_with(named, options).expect("paths").acquire().await.expect("free");
-    let server = zk::Client::connect(&shared().address()).await.expect("a server");
+    let server = zk::Client::connect(&shared().address()).await.expect("should connect");
     for node in guard.nodes() {
         let (found, stat) = server.get_acl(node).await.expect("an access list");
         assert_eq!(found, acl);

@@ -1,4 +1,4 @@
-//! What a client that fails for ever, or once, makes of every kind of request: it is repeated, but ever more slowly.
+//! Requests that fail, once or permanently: every kind of request is retried, at growing intervals.
 
 #[path = "pacing/failing.rs"]
 mod failing;
@@ -9,31 +9,30 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::internals::{contender_options, keeper_settings, until_no_nodes};
 use common::{eventually, shared, unique_path};
 use failing::{Failing, Kind};
 use futures::FutureExt;
 use futures::future::join_all;
+use lockkeeper::actors::PrimitivesMessage;
 use lockkeeper::actors::machine::protocol::{Failure, Wait};
-use lockkeeper::actors::machine::znode::{Dialect, Mode};
 use lockkeeper::actors::messages::{
-    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Permits, Place, Ticket,
+    AcquireRequest, Lifeline, Listener, LockEvent, LockMessage, Permits, Place, Ticket,
 };
 use lockkeeper::actors::multi::{MultiMessage, MultiPart, MultiRequest};
-use lockkeeper::actors::supervisor::{self, KeeperSettings, RestartPolicy, Started};
-use lockkeeper::actors::zookeeper::{Acl, AuthId, Permission};
-use lockkeeper::actors::{Clock, PrimitivesMessage, Randomness};
+use lockkeeper::actors::supervisor::{self, KeeperSettings, Started};
 use tokio::sync::{mpsc, oneshot};
 use zookeeper_client::{Acls, CreateMode};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// For how long requests are counted, and how many of one kind there may be at most. Pauses double from a tenth of a
-/// second, less up to a half: so there are seven at most, and one without a pause before them. A slow machine sends
-/// fewer.
+/// How long requests are counted, and the largest number of one kind allowed in that time. Pauses double from 100 ms,
+/// each shortened by up to half, so there are at most seven, plus the first request without a pause. A slow machine
+/// sends fewer.
 const WINDOW: Duration = Duration::from_secs(3);
-const MOST: usize = 10;
+const MAX_REQUESTS: usize = 10;
 
-/// A keeper whose requests fail on demand.
+/// A keeper whose requests can be made to fail.
 struct Test {
     started: Started,
     lifeline: Arc<Lifeline>,
@@ -47,16 +46,8 @@ type Events = mpsc::UnboundedReceiver<LockEvent>;
 impl Test {
     async fn new(name: &str) -> Test {
         let failing = Failing::new(&shared().address());
-        let settings = KeeperSettings {
-            clock: Clock::start(),
-            connector: failing.clone(),
-            connect_timeout: SOON,
-            tick: None,
-            randomness: Randomness::default(),
-            restart: RestartPolicy::default(),
-            close_timeout: None,
-        };
-        let started = supervisor::start(settings).await.expect("the test's server takes connections");
+        let settings = KeeperSettings { connect_timeout: SOON, ..keeper_settings(failing.clone()) };
+        let started = supervisor::start(settings).await.expect("should connect");
         let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
         let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
         Test { started, lifeline, path: unique_path(name), failing, observer }
@@ -77,7 +68,7 @@ impl Test {
             let _ = sender.send(event);
         });
         let mut request =
-            AcquireRequest::new(ticket, options(), Wait::Forever, listener, self.lifeline.clone());
+            AcquireRequest::new(ticket, contender_options(), Wait::Forever, listener, self.lifeline.clone());
         if let Some(permits) = permits {
             request = request.permits(permits);
         }
@@ -86,12 +77,12 @@ impl Test {
         (ticket, events)
     }
 
-    /// The lock at this path and another one, both at once; tells where the other one is.
+    /// Acquires this path and another one as a multi-lock; returns the other path.
     async fn lock_two(&self) -> String {
         let other = unique_path("pacing-other");
         self.make(&other).await;
         let listener = Listener::new(Ticket::new(), "both".into(), |_| {});
-        let part = |path: &String| MultiPart { path: path.as_str().into(), options: options() };
+        let part = |path: &String| MultiPart { path: path.as_str().into(), options: contender_options() };
         let parts = [&self.path, &other].map(part);
         let request =
             MultiRequest::new(Ticket::new(), parts.into(), Wait::Forever, listener, self.lifeline.clone());
@@ -113,48 +104,28 @@ impl Test {
         self.observer.mkdir(directory, &options).await.expect("a directory");
     }
 
-    /// Somebody else's contender.
-    async fn stranger(&self) {
+    /// Creates the contender of another client.
+    async fn create_foreign_contender(&self) {
         self.make(&self.path).await;
         let name = format!("{}/0123456789abcdef0123456789abcdef__lock__", self.path);
         let contender = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
         self.observer.create(&name, b"", &contender).await.expect("a new node");
     }
 
-    /// Ends the actors of the paths, as a panic does.
+    /// Kills the actors of the paths, as a panic would end them.
     fn kill_actors(&self) {
         self.started.primitives.get_children().iter().for_each(|actor| actor.kill());
     }
 
-    async fn until_nobody_is_at(&self, path: &str) {
-        eventually("every node is gone", SOON, async || {
-            self.observer.sync("/").await.expect("connected");
-            self.observer.list_children(path).await.is_ok_and(|children| children.is_empty())
-        })
-        .await;
-    }
-
-    /// Counts what is sent of this kind, of which there is at least one.
-    async fn is_paced(&self, kind: Kind, failure: &Failure) {
-        let what = format!("{kind:?} is asked again after {failure:?}");
+    /// Checks that requests of this kind are retried, but not too often.
+    async fn expect_paced_retries(&self, kind: Kind, failure: &Failure) {
+        let what = format!("{kind:?} is retried after {failure:?}");
         eventually(&what, SOON, async || self.failing.failed() >= 2).await;
+        // There is no event to wait for: the absence of further requests is what is tested.
         tokio::time::sleep(WINDOW).await;
         let sent = self.failing.failed();
-        assert!(sent <= MOST, "{kind:?}, {failure:?}: {sent} requests in {WINDOW:?}");
+        assert!(sent <= MAX_REQUESTS, "{kind:?}, {failure:?}: {sent} requests in {WINDOW:?}");
     }
-}
-
-fn options() -> Arc<ContenderOptions> {
-    Arc::new(ContenderOptions {
-        mode: Mode::Lock,
-        dialect: Dialect::Kazoo,
-        identifier: Vec::new(),
-        patterns: Arc::from([]),
-        ephemeral: true,
-        container: false,
-        acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
-        max_waiting: None,
-    })
 }
 
 async fn granted(events: &mut Events) -> LockEvent {
@@ -175,54 +146,57 @@ fn throttled() -> Failure {
     Failure::Refused("throttled".into())
 }
 
-/// What is done while requests of a kind fail.
+/// The operation during which requests of a kind fail.
 #[derive(Clone, Copy, Debug)]
-enum Deed {
+enum Operation {
     Lock,
-    LockBehindStranger,
+    LockBehindAnother,
     LockTwo,
     Release,
-    /// Its actor dies, and leaves a node.
+    /// The lock's actor dies while it holds, and its node must be deleted.
     Die,
     Permit,
-    /// In a root that is there.
+    /// A permit of a semaphore whose root exists.
     NextPermit,
     PermitBehindAnother,
     ReturnPermit,
     DieWithPermit,
 }
 
-async fn repeats_are_paced(kind: Kind, deed: Deed, failure: Failure) {
+async fn retries_are_paced(kind: Kind, operation: Operation, failure: Failure) {
     let test = Test::new("pacing").await;
-    match deed {
-        Deed::Lock | Deed::LockTwo | Deed::Permit => {}
-        Deed::LockBehindStranger => test.stranger().await,
-        Deed::Release | Deed::Die => {
+    match operation {
+        Operation::Lock | Operation::LockTwo | Operation::Permit => {}
+        Operation::LockBehindAnother => test.create_foreign_contender().await,
+        Operation::Release | Operation::Die => {
             let held = granted(&mut test.lock().1).await;
             test.failing.fail(kind, failure.clone());
-            match deed {
-                Deed::Die => test.kill_actors(),
+            match operation {
+                Operation::Die => test.kill_actors(),
                 _ => drop(held),
             }
-            return test.is_paced(kind, &failure).await;
+            return test.expect_paced_retries(kind, &failure).await;
         }
-        Deed::NextPermit | Deed::PermitBehindAnother | Deed::ReturnPermit | Deed::DieWithPermit => {
+        Operation::NextPermit
+        | Operation::PermitBehindAnother
+        | Operation::ReturnPermit
+        | Operation::DieWithPermit => {
             let (_, mut events) = test.permit();
             let held = granted(&mut events).await;
-            match deed {
-                Deed::NextPermit => {
+            match operation {
+                Operation::NextPermit => {
                     drop(held);
                     while !matches!(events.recv().await, Some(LockEvent::Released(_))) {}
                     test.failing.fail(kind, failure.clone());
                     test.permit();
                 }
-                Deed::PermitBehindAnother => {
+                Operation::PermitBehindAnother => {
                     test.failing.fail(kind, failure.clone());
                     test.permit();
-                    test.is_paced(kind, &failure).await;
+                    test.expect_paced_retries(kind, &failure).await;
                     return drop(held);
                 }
-                Deed::DieWithPermit => {
+                Operation::DieWithPermit => {
                     test.failing.fail(kind, failure.clone());
                     test.kill_actors();
                 }
@@ -231,76 +205,80 @@ async fn repeats_are_paced(kind: Kind, deed: Deed, failure: Failure) {
                     drop(held);
                 }
             }
-            return test.is_paced(kind, &failure).await;
+            return test.expect_paced_retries(kind, &failure).await;
         }
     }
     test.failing.fail(kind, failure.clone());
-    match deed {
-        Deed::Permit => drop(test.permit()),
-        Deed::LockTwo => drop(test.lock_two().await),
+    match operation {
+        Operation::Permit => drop(test.permit()),
+        Operation::LockTwo => drop(test.lock_two().await),
         _ => drop(test.lock()),
     }
-    test.is_paced(kind, &failure).await;
+    test.expect_paced_retries(kind, &failure).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_fails_for_good_is_repeated_ever_more_slowly() {
+async fn requests_that_keep_failing_are_retried_ever_more_slowly() {
     let refusals = || [lost(), throttled(), Failure::NoAuth];
     let mut cases = vec![
-        (Kind::Create, Deed::Lock, lost()),
-        (Kind::CreateAll, Deed::LockTwo, lost()),
-        (Kind::MakeDirectories, Deed::Lock, lost()),
-        (Kind::Children, Deed::Lock, lost()),
-        (Kind::Watch, Deed::LockBehindStranger, lost()),
-        (Kind::Watch, Deed::LockBehindStranger, throttled()),
-        (Kind::Make, Deed::Permit, lost()),
-        (Kind::Take, Deed::Permit, lost()),
-        (Kind::WatchRoot, Deed::PermitBehindAnother, lost()),
-        (Kind::WatchChildren, Deed::PermitBehindAnother, lost()),
-        (Kind::Create, Deed::NextPermit, lost()),
+        (Kind::Create, Operation::Lock, lost()),
+        (Kind::CreateAll, Operation::LockTwo, lost()),
+        (Kind::MakeDirectories, Operation::Lock, lost()),
+        (Kind::Children, Operation::Lock, lost()),
+        (Kind::Watch, Operation::LockBehindAnother, lost()),
+        (Kind::Watch, Operation::LockBehindAnother, throttled()),
+        (Kind::Make, Operation::Permit, lost()),
+        (Kind::Take, Operation::Permit, lost()),
+        (Kind::WatchRoot, Operation::PermitBehindAnother, lost()),
+        (Kind::WatchChildren, Operation::PermitBehindAnother, lost()),
+        (Kind::Create, Operation::NextPermit, lost()),
     ];
-    for deed in [Deed::Release, Deed::Die, Deed::ReturnPermit, Deed::DieWithPermit] {
-        cases.extend(refusals().map(|failure| (Kind::Delete, deed, failure)));
+    for operation in [Operation::Release, Operation::Die, Operation::ReturnPermit, Operation::DieWithPermit] {
+        cases.extend(refusals().map(|failure| (Kind::Delete, operation, failure)));
     }
     for kind in [Kind::Children, Kind::Sync] {
-        cases.extend(refusals().map(|failure| (kind, Deed::Die, failure)));
+        cases.extend(refusals().map(|failure| (kind, Operation::Die, failure)));
     }
-    // All of them at once: what is counted is each keeper's own.
-    let cases = cases.into_iter().map(|(kind, deed, failure)| {
-        let what = format!("{kind:?}, {deed:?}, {failure:?}");
-        async move { (what, AssertUnwindSafe(repeats_are_paced(kind, deed, failure)).catch_unwind().await) }
-    });
+    // All cases run concurrently: each has its own keeper, whose requests are counted separately.
+    let cases =
+        cases.into_iter().map(|(kind, operation, failure)| {
+            let what = format!("{kind:?}, {operation:?}, {failure:?}");
+            async move {
+                (what, AssertUnwindSafe(retries_are_paced(kind, operation, failure)).catch_unwind().await)
+            }
+        });
     let failed: Vec<String> =
         (join_all(cases).await.into_iter()).filter_map(|(what, result)| result.err().map(|_| what)).collect();
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// Its node is made after its actor died, and after that was cleaned up after.
+/// The node of a multi-lock is created after the actor of its path died and after the clean-up for that actor.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_throttled_answer_leaves_no_node_of_a_multi_lock_behind() {
+async fn a_failed_delete_leaves_no_node_of_a_multi_lock_behind() {
     for failure in [throttled(), lost()] {
         let test = Test::new("pacing-joint").await;
-        test.stranger().await;
+        test.create_foreign_contender().await;
         let held = test.failing.hold();
         let other = test.lock_two().await;
-        eventually("the nodes are to be made", SOON, async || test.failing.count(Kind::CreateAll) == 1).await;
+        eventually("the create is requested", SOON, async || test.failing.count(Kind::CreateAll) == 1).await;
         let mut actors = test.started.primitives.get_children();
         actors.sort_by_key(|actor| actor.get_id().pid());
-        // The request's own, that of the first path, and that of the second, which is not the one that makes them.
+        // Sorted by age: the actor of the request, of the first path, and of the second path, which is not the one that
+        // creates the nodes.
         let syncs = test.failing.count(Kind::Sync);
         actors[2].kill();
-        eventually("it is cleaned up after", SOON, async || test.failing.count(Kind::Sync) > syncs).await;
+        eventually("the clean-up has begun", SOON, async || test.failing.count(Kind::Sync) > syncs).await;
         test.failing.fail_times(Kind::Delete, failure, 1);
         drop(held);
         eventually("a delete failed", SOON, async || test.failing.failed() == 1).await;
         actors[0].kill();
-        test.until_nobody_is_at(&other).await;
+        until_no_nodes(&test.observer, &other, SOON).await;
     }
 }
 
-/// A directory may have thousands of nodes, each of almost 1 MiB.
+/// A directory may have thousands of nodes of almost 1 MiB each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn listing_reads_a_few_nodes_at_a_time_and_shows_the_beginning_of_long_data() {
+async fn listing_reads_a_few_nodes_at_a_time_and_truncates_long_data() {
     const AT_A_TIME: usize = 16;
     const SHOWN: usize = 1024;
     let test = Test::new("pacing-list").await;
@@ -324,7 +302,7 @@ async fn listing_reads_a_few_nodes_at_a_time_and_shows_the_beginning_of_long_dat
     let identifiers = holders.iter().map(|holder| &holder.identifier).chain([&contenders[50].identifier]);
     let cut: Vec<_> = identifiers.filter(|identifier| *identifier != short).collect();
     assert_eq!(cut.len(), 2);
-    // The next character would not be whole.
+    // One byte less than the limit, because the next character would be split.
     assert!(
         cut.iter().all(|cut| cut.len() == SHOWN - 1 && long.starts_with(cut.as_str())),
         "{}",
@@ -332,9 +310,9 @@ async fn listing_reads_a_few_nodes_at_a_time_and_shows_the_beginning_of_long_dat
     );
 }
 
-/// Whatever the session does meanwhile is of no matter.
+/// No request of the locks fails unless it is told to.
 #[tokio::test]
-async fn the_client_that_fails_passes_on_what_does_not() {
+async fn the_failing_client_forwards_requests_that_are_not_to_fail() {
     let test = Test::new("pacing-passes").await;
     drop(granted(&mut test.lock().1).await);
     drop(granted(&mut test.permit().1).await);

@@ -1,4 +1,4 @@
-//! What is particular to a semaphore: how many hold at once, whole requests, limits.
+//! What only semaphores have: several holders at once, requests for several permits, limits.
 
 mod common;
 
@@ -19,23 +19,23 @@ const SOON: Duration = Duration::from_secs(10);
 
 async fn connect(address: &str) -> Keeper {
     (Keeper::options().session_timeout(Duration::from_secs(10)).identifier("ours").connect(address).await)
-        .expect("the test's server takes connections")
+        .expect("should connect")
 }
 
 async fn semaphore(path: &str, permits: u32) -> Semaphore {
     connect(&shared().address()).await.semaphore(path, permits).expect("a path and a number")
 }
 
-/// Waits until so many leases are there.
+/// Waits until there are this many leases.
 async fn leased(semaphore: &Semaphore, count: usize) {
-    eventually("there are as many leases", SOON, async || {
+    eventually("there are that many leases", SOON, async || {
         semaphore.lease_holders().await.is_ok_and(|holders| holders.len() == count)
     })
     .await;
 }
 
 #[tokio::test]
-async fn as_many_hold_as_there_are_permits_from_whatever_process() {
+async fn as_many_hold_as_there_are_permits_across_processes() {
     let path = unique_path("permits");
     let (one, two) = (semaphore(&path, 3).await, semaphore(&path, 3).await);
     let first = one.acquire().await.expect("free");
@@ -49,7 +49,7 @@ async fn as_many_hold_as_there_are_permits_from_whatever_process() {
     }
     let waiting = tokio::spawn(two.acquire());
     first.release().await.expect("released");
-    let fourth = timeout(SOON, waiting).await.expect("its turn").expect("no panic").expect("granted");
+    let fourth = timeout(SOON, waiting).await.expect("granted in time").expect("no panic").expect("granted");
     leased(&one, 3).await;
     for permit in [second, third, fourth] {
         permit.release().await.expect("released");
@@ -68,14 +68,14 @@ async fn many_permits_are_taken_together_or_not_at_all() {
     let one = pool.try_acquire().await.expect("one is free");
     let waiting = tokio::spawn(pool.acquire_many(2));
     one.release().await.expect("released");
-    // One is free, two are wanted, and nobody overtakes.
-    eventually("the first in line keeps what is free", SOON, async || {
+    // One permit is free, two are requested, and no later request may overtake.
+    eventually("the first in the queue keeps the free permit", SOON, async || {
         matches!(pool.try_acquire().await.err(), Some(TryAcquireError::Contended { .. }))
     })
     .await;
     assert!(!waiting.is_finished());
     three.release().await.expect("released");
-    let two = timeout(SOON, waiting).await.expect("its turn").expect("no panic").expect("granted");
+    let two = timeout(SOON, waiting).await.expect("granted in time").expect("no panic").expect("granted");
     leased(&pool, 2).await;
     two.release().await.expect("released");
 }
@@ -90,13 +90,13 @@ async fn requests_that_can_never_be_served_are_refused_before_anything_is_writte
     let keeper = connect(&shared().address()).await;
     assert!(keeper.semaphore(&path, 0).is_err());
     assert!(keeper.semaphore("no-slash", 1).is_err());
-    let stored = keeper.semaphore_stored(&path).expect("a path");
+    let stored = keeper.semaphore_stored(&path).expect("a valid path");
     assert_eq!(stored.acquire().await.err(), Some(AcquireError::NoLimit { path: path.clone() }));
     assert_eq!(stored.lease_holders().await.expect("connected"), []);
 }
 
 #[tokio::test]
-async fn a_handle_with_another_number_errs_every_time_and_one_without_takes_what_is_stored() {
+async fn a_handle_with_a_different_limit_fails_and_one_without_uses_the_stored_limit() {
     let path = unique_path("mismatch");
     let pool = semaphore(&path, 2).await;
     let permit = pool.acquire().await.expect("free");
@@ -106,7 +106,7 @@ async fn a_handle_with_another_number_errs_every_time_and_one_without_takes_what
         assert_eq!(other.acquire().await.err(), Some(mismatch.clone()));
         assert_eq!(other.try_acquire().await.err(), Some(TryAcquireError::Failed(mismatch.clone())));
     }
-    let stored = connect(&shared().address()).await.semaphore_stored(&path).expect("a path");
+    let stored = connect(&shared().address()).await.semaphore_stored(&path).expect("a valid path");
     let second = stored.acquire().await.expect("the second of two");
     assert!(matches!(stored.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     drop((permit, second));
@@ -114,21 +114,21 @@ async fn a_handle_with_another_number_errs_every_time_and_one_without_takes_what
 }
 
 #[tokio::test]
-async fn a_raised_limit_counts_at_once() {
+async fn a_raised_limit_applies_at_once() {
     let path = unique_path("raised");
     let (pool, other) = (semaphore(&path, 1).await, semaphore(&path, 1).await);
     pool.acquire().await.expect("free").release().await.expect("released");
     other.resize(2).await.expect("connected");
     let both =
-        timeout(SOON, pool.acquire_many(2)).await.expect("nobody else wants any").expect("there are two");
+        timeout(SOON, pool.acquire_many(2)).await.expect("no other contender").expect("two permits are free");
     other.resize(3).await.expect("connected");
-    let third = pool.try_acquire().await.expect("there is one more");
+    let third = pool.try_acquire().await.expect("a third permit is free");
     drop((both, third));
     leased(&pool, 0).await;
 }
 
 #[tokio::test]
-async fn a_resize_wakes_who_waits_and_revokes_nothing() {
+async fn a_resize_wakes_waiters_and_revokes_nothing() {
     let path = unique_path("resize");
     let (pool, other) = (semaphore(&path, 1).await, semaphore(&path, 1).await);
     let first = pool.acquire().await.expect("free");
@@ -159,21 +159,21 @@ async fn a_resize_wakes_who_waits_and_revokes_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_that_stood_in_line_before_a_resize_is_not_refused_for_its_number() {
+async fn a_request_queued_before_a_resize_is_not_refused_for_its_limit() {
     let server = TestServer::start();
     let path = unique_path("number");
-    let pool = connect(&server.address()).await.semaphore(&path, 1).expect("a path");
-    let other = connect(&server.address()).await.semaphore(&path, 1).expect("a path");
+    let pool = connect(&server.address()).await.semaphore(&path, 1).expect("a valid path");
+    let other = connect(&server.address()).await.semaphore(&path, 1).expect("a valid path");
     let first = pool.acquire().await.expect("free");
     let ahead = tokio::spawn(other.acquire());
-    eventually("it has the turn, and does not fit", SOON, async || server.mntr("zk_watch_count") == 2).await;
+    eventually("it is first in the queue and waits for permits", SOON, async || {
+        server.mntr("zk_watch_count") == 2
+    })
+    .await;
     let mut behind = Box::pin(other.acquire());
-    assert!((&mut behind).now_or_never().is_none(), "it waits for the next turn");
+    assert!((&mut behind).now_or_never().is_none(), "it waits for the first one");
     let contended = other.try_acquire().await.err();
-    assert!(
-        matches!(contended, Some(TryAcquireError::Contended { .. })),
-        "both stand in line: {contended:?}"
-    );
+    assert!(matches!(contended, Some(TryAcquireError::Contended { .. })), "both are queued: {contended:?}");
     pool.resize(3).await.expect("connected");
     let second = timeout(SOON, ahead).await.expect("woken").expect("no panic").expect("granted");
     let third = timeout(SOON, behind).await.expect("woken").expect("granted");
@@ -182,24 +182,29 @@ async fn a_request_that_stood_in_line_before_a_resize_is_not_refused_for_its_num
 }
 
 #[tokio::test]
-async fn whoever_comes_next_is_served_when_a_large_request_is_cancelled_before_the_root_is_read() {
+async fn the_next_request_is_served_when_a_large_one_is_cancelled_before_the_root_is_read() {
     let server = TestServer::start();
     let proxy = Proxy::start(server.one_address()).await.expect("a free port");
     let path = unique_path("next");
-    let pool = connect(&server.address()).await.semaphore(&path, 2).expect("a path");
+    let pool = connect(&server.address()).await.semaphore(&path, 2).expect("a valid path");
     let (elsewhere, slow) = (connect(&server.address()).await, connect(&proxy.address()).await);
     let permit = pool.acquire().await.expect("free");
-    let ahead = tokio::spawn(elsewhere.semaphore(&path, 2).expect("a path").acquire_many(2));
-    eventually("it has the turn, and does not fit", SOON, async || server.mntr("zk_watch_count") == 2).await;
-    let next = slow.semaphore(&path, 2).expect("a path");
+    let ahead = tokio::spawn(elsewhere.semaphore(&path, 2).expect("a valid path").acquire_many(2));
+    eventually("it is first in the queue and waits for permits", SOON, async || {
+        server.mntr("zk_watch_count") == 2
+    })
+    .await;
+    let next = slow.semaphore(&path, 2).expect("a valid path");
     let large = tokio::spawn(next.acquire_many(2));
-    eventually("another process waits for its turn", SOON, async || server.mntr("zk_watch_count") == 3).await;
+    eventually("another session is queued behind it", SOON, async || server.mntr("zk_watch_count") == 3)
+        .await;
     let small = tokio::spawn(next.acquire());
     proxy.delay(Duration::from_millis(500));
     elsewhere.close().await;
     drop(ahead.await);
-    // Of what is left, one is on the leases; the answer that brings the other, on the root, is still on its way.
-    eventually("the large one does not fit", SOON, async || server.mntr("zk_watch_count") == 2).await;
+    // Two watches are left. One is on the leases. The reply that sets the other, on the root, is still delayed.
+    eventually("the large request waits for permits", SOON, async || server.mntr("zk_watch_count") == 2)
+        .await;
     large.abort();
     proxy.delay(Duration::ZERO);
     let small = timeout(SOON, small).await.expect("one is free").expect("no panic").expect("granted");
@@ -211,9 +216,10 @@ async fn whoever_comes_next_is_served_when_a_large_request_is_cancelled_before_t
 async fn a_cancel_at_any_moment_leaves_no_lease() {
     let server = TestServer::start();
     let path = unique_path("cancel");
-    let pool = connect(&server.address()).await.semaphore(&path, 2).expect("a path");
+    let pool = connect(&server.address()).await.semaphore(&path, 2).expect("a valid path");
     for delay in 0..40 {
         let task = tokio::spawn(pool.acquire_many(2));
+        // The delay varies the stage of the request that is cancelled.
         tokio::time::sleep(Duration::from_micros(delay * 100)).await;
         task.abort();
         drop(task.await);
@@ -225,22 +231,23 @@ async fn a_cancel_at_any_moment_leaves_no_lease() {
 }
 
 #[tokio::test]
-async fn only_one_process_watches_however_many_wait() {
+async fn only_one_process_watches_the_leases_however_many_wait() {
     let server = TestServer::start();
     let path = unique_path("watches");
     let mut waiting = JoinSet::new();
-    let pool = connect(&server.address()).await.semaphore(&path, 1).expect("a path");
+    let pool = connect(&server.address()).await.semaphore(&path, 1).expect("a valid path");
     let permit = pool.acquire().await.expect("free");
     for _ in 0..4 {
-        let process = connect(&server.address()).await.semaphore(&path, 1).expect("a path");
+        let process = connect(&server.address()).await.semaphore(&path, 1).expect("a valid path");
         for _ in 0..5 {
             waiting.spawn(process.acquire());
         }
     }
-    // Leases and limit by the first process, and each of the others its predecessor.
-    eventually("everybody waits", SOON, async || server.mntr("zk_watch_count") == 2 + 3).await;
+    // The first process watches the leases and the limit; each of the others watches its predecessor.
+    eventually("all requests wait", SOON, async || server.mntr("zk_watch_count") == 2 + 3).await;
     permit.release().await.expect("released");
-    while let Some(done) = timeout(SOON, waiting.join_next()).await.expect("everybody gets a turn") {
+    while let Some(done) = timeout(SOON, waiting.join_next()).await.expect("every request should be granted")
+    {
         drop(done.expect("no panic").expect("granted"));
     }
     leased(&pool, 0).await;
@@ -263,21 +270,21 @@ async fn random_holds_of_eight_permits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn random_holds_of_three_permits_that_are_six_at_times() {
+async fn random_holds_of_three_permits_with_resizes() {
     random_holds(3, true).await;
 }
 
-/// A hundred contenders in four processes, some of whom give up.
+/// A hundred contenders in four sessions, some of which give up.
 async fn random_holds(permits: u32, resized: bool) {
     let server = TestServer::start();
     let path = unique_path("random");
     let inside = Arc::new(AtomicI64::new(0));
-    // What is held under the higher number may go on when it is lowered again.
+    // Permits taken under the higher limit remain valid when it is lowered again.
     let most = i64::from(permits) * if resized { 2 } else { 1 };
     let mut pools = Vec::new();
     for _ in 0..4 {
-        let pool = connect(&server.address()).await.semaphore(&path, permits).expect("a path");
-        // Then it follows what is stored.
+        let pool = connect(&server.address()).await.semaphore(&path, permits).expect("a valid path");
+        // After this the handle follows the stored limit.
         pool.acquire().await.expect("free").release().await.expect("released");
         pools.push(pool);
     }
@@ -299,6 +306,7 @@ async fn random_holds(permits: u32, resized: bool) {
                 let count = permit.count() as i64;
                 let now = inside.fetch_add(count, Ordering::SeqCst) + count;
                 assert!(now <= most, "{now} permits of {permits} are held at once");
+                // Simulated work under the permit.
                 tokio::time::sleep(Duration::from_micros(random % 2000)).await;
                 inside.fetch_sub(count, Ordering::SeqCst);
                 drop(permit);
@@ -310,41 +318,42 @@ async fn random_holds(permits: u32, resized: bool) {
         for number in (0..20).map(|round| if round % 2 == 0 { 2 * permits } else { permits }) {
             if resized {
                 pools[0].resize(number).await.expect("connected");
+                // Spreads the resizes over the run.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
     };
-    tokio::join!(all, resizes).0.expect("everybody gets their turns");
+    tokio::join!(all, resizes).0.expect("every worker should finish");
     leased(&pools[0], 0).await;
     eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;
 }
 
-/// A server drops the connection that brings a larger request than 1 MiB.
+/// A server closes a connection on which a request exceeds 1 MiB.
 #[tokio::test]
-async fn leases_that_do_not_fit_into_one_request_are_made_in_several_or_refused() {
+async fn leases_that_do_not_fit_into_one_request_are_created_in_several_or_refused() {
     let server = TestServer::start();
     let keeper = connect(&server.address()).await;
     let mut events = keeper.events();
     let large = LockOptions::new().identifier("x".repeat(400 * 1024));
-    let pool = keeper.semaphore_with(&unique_path("large"), 4, large).expect("a path");
+    let pool = keeper.semaphore_with(&unique_path("large"), 4, large).expect("a valid path");
     let mut all = JoinSet::new();
     for _ in 0..4 {
         all.spawn(pool.acquire());
     }
     let mut permits = Vec::new();
-    while let Some(done) = timeout(SOON, all.join_next()).await.expect("everybody gets one") {
+    while let Some(done) = timeout(SOON, all.join_next()).await.expect("every request should be granted") {
         permits.push(done.expect("no panic").expect("granted"));
     }
     let never = pool.acquire_many(3).await.expect_err("more than 1 MiB");
     assert!(matches!(&never, AcquireError::Rejected { reason, .. } if reason.contains("1 MiB")), "{never}");
-    let many = keeper.semaphore(&unique_path("many"), 20_000).expect("a path");
+    let many = keeper.semaphore(&unique_path("many"), 20_000).expect("a valid path");
     let never = many.acquire_many(12_000).await.expect_err("more than 1 MiB");
     assert!(matches!(&never, AcquireError::Rejected { reason, .. } if reason.contains("1 MiB")), "{never}");
     keeper.close().await;
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     while let Some(event) = events.next().await {
-        told.push(event);
+        seen.push(event);
     }
     let trouble = |event: &SessionEvent| matches!(event, SessionEvent::Suspended { .. });
-    assert!(!told.iter().any(trouble), "the session had no trouble: {told:?}");
+    assert!(!seen.iter().any(trouble), "the session was suspended: {seen:?}");
 }

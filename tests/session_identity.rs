@@ -1,5 +1,5 @@
-//! A server that answers a reconnect with another session than the one that was asked for, as ClickHouse Keeper does.
-//! The nodes of the old session stand until its time runs out, and then somebody else is granted.
+//! A server that answers a reconnect with a different session than the requested one, as ClickHouse Keeper does. The
+//! nodes of the old session stay until it expires, and only then another client is granted.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use futures::future::join_all;
 use lockkeeper::{Keeper, LeaseState};
 use lockkeeper_embedded::{Embedded, SessionId};
 
-/// Losing sessions is the subject.
+/// Short, because the test is about losing sessions.
 const TIMEOUT: Duration = Duration::from_millis(800);
 const LANES: usize = 10;
 const SWAPS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whose_session_was_replaced_has_lost_its_locks_before_another_is_granted() {
-    let server = Embedded::options().min_session_timeout(TIMEOUT).start().await.expect("a server");
+async fn a_client_whose_session_was_replaced_has_lost_its_locks_before_another_is_granted() {
+    let server = Embedded::options().min_session_timeout(TIMEOUT).start().await.expect("should connect");
     let server = &server;
     join_all((0..LANES).map(async |lane| {
         let (mut first, mut second) = (connect(server).await, connect(server).await);
         for swap in 0..SWAPS {
             let path = format!("/replaced/{lane}");
-            let holder = first.lock(&path).expect("a path").acquire().await.expect("granted");
+            let holder = first.lock(&path).expect("a valid path").acquire().await.expect("granted");
             let owner = SessionId(owner(server, holder.node()).await);
-            let waiting = second.lock(&path).expect("a path");
+            let waiting = second.lock(&path).expect("a valid path");
             let waiter = tokio::spawn(async move { waiting.acquire().await });
             server.controls().replace_sessions_on_reconnect(owner, true);
             server.controls().drop_connections(owner);
@@ -41,10 +41,10 @@ async fn whose_session_was_replaced_has_lost_its_locks_before_another_is_granted
 
 async fn connect(server: &Embedded) -> Keeper {
     let options = Keeper::options().session_timeout(TIMEOUT);
-    options.connect(&server.address()).await.expect("a server")
+    options.connect(&server.address()).await.expect("should connect")
 }
 
 async fn owner(server: &Embedded, node: &str) -> i64 {
-    let client = zookeeper_client::Client::connect(&server.address()).await.expect("a server");
+    let client = zookeeper_client::Client::connect(&server.address()).await.expect("should connect");
     client.check_stat(node).await.expect("an answer").expect("a node").ephemeral_owner
 }

@@ -1,14 +1,15 @@
-//! Three processes, one singleton: the one that runs it is killed, paused or cut off, at random, and the next takes
-//! over. Never do two run while their leases last, tokens grow, and the times of taking over are printed.
+//! Three processes, one singleton: the process that runs it is killed, paused or cut off, in random order, and another
+//! one takes over. Two never run at once within their leases, tokens grow, and the takeover times are printed.
 //!
-//! Two rounds of each fault on the embedded server, ten on real ones; `LOCKKEEPER_SINGLETON_ROUNDS=50` asks for more:
+//! There are two rounds of each fault on the embedded server, and ten on real ones. `LOCKKEEPER_SINGLETON_ROUNDS` sets
+//! another number:
 //!
 //! ```text
 //! LOCKKEEPER_TEST_SERVER=ensemble LOCKKEEPER_SINGLETON_ROUNDS=50 \
 //!     cargo test --test singleton_moves -- --nocapture
 //! ```
 //!
-//! The members are this test's own binary, started again.
+//! The members are processes of this same test binary.
 
 mod common;
 
@@ -24,11 +25,11 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 const SESSION: Duration = Duration::from_secs(2);
-/// Between two acts of the actor.
+/// The interval between two acts of the actor.
 const ACT: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_secs(60);
 const PATH: &str = "/singletons/moving";
-/// Tells a started copy of this binary that it is a member, and where its server is.
+/// The environment variable that makes this binary a member; its value is the server's address.
 const ADDRESS: &str = "LOCKKEEPER_SINGLETON_ADDRESS";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ enum Fault {
 const FAULTS: [Fault; 3] = [Fault::Killed, Fault::Paused, Fault::CutOff];
 
 #[tokio::test]
-async fn never_do_two_run_whatever_happens_to_the_one_that_does() {
+async fn two_actors_never_run_at_once_under_any_fault() {
     let server = TestServer::start();
     let embedded = matches!(server, TestServer::Embedded(_));
     let rounds = std::env::var("LOCKKEEPER_SINGLETON_ROUNDS").ok();
@@ -56,37 +57,37 @@ async fn never_do_two_run_whatever_happens_to_the_one_that_does() {
     let mut stage = Stage::set(&server).await;
     let mut current = stage.next_run(None).await;
     for fault in faults {
-        stage.everybody_queues().await;
+        stage.all_queued().await;
         current = stage.round(fault, current).await;
     }
-    stage.everybody_queues().await;
+    stage.all_queued().await;
     stage.leave(current).await;
-    stage.judge();
+    stage.check();
 }
 
-/// What a member says, in its own words, and when it came to us.
+/// A line that a member has printed.
 #[derive(Clone, Debug)]
 struct Line {
     member: usize,
     token: u64,
-    said: Said,
-    /// On the wall clock that all processes share.
+    report: Report,
+    /// When the member wrote it, on the wall clock that all processes share.
     at: u128,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
+enum Report {
     /// The actor has started.
     Start,
-    /// It acted, while the lease was good, and proven until then.
+    /// It acted while the lease was valid, at least until this time.
     Act { until: u128 },
-    /// It acted, and found the lease lost.
+    /// It acted, but the lease was lost.
     LateAct,
-    /// It has stopped of its own will.
+    /// It has stopped in order.
     Stop,
 }
 
-/// One run of the actor in one of the processes.
+/// A run of the actor in one of the processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     member: usize,
@@ -132,30 +133,30 @@ impl Stage {
         Stage { members, lines: Vec::new(), incoming, sender, observer, takeovers: Vec::new() }
     }
 
-    async fn everybody_queues(&self) {
-        let lock = self.observer.lock(PATH).expect("a good path");
+    async fn all_queued(&self) {
+        let lock = self.observer.lock(PATH).expect("a valid path");
         eventually("all three queue", SOON, async || {
             lock.contenders().await.is_ok_and(|contenders| contenders.len() == self.members.len())
         })
         .await;
     }
 
-    /// The run that is the newest of all, once it is another than this one.
+    /// Waits for a run that is newer than `before`.
     async fn next_run(&mut self, before: Option<Run>) -> Run {
         let newest = async {
             loop {
-                let line = self.incoming.recv().await.expect("this side keeps a sender");
+                let line = self.incoming.recv().await.expect("the stage keeps a sender");
                 self.lines.push(line.clone());
                 let newer = before.is_none_or(|before| line.token > before.token);
-                if line.said == Said::Start && newer {
+                if line.report == Report::Start && newer {
                     return Run { member: line.member, token: line.token, start: line.at };
                 }
             }
         };
-        tokio::time::timeout(SOON, newest).await.expect("somebody takes over")
+        tokio::time::timeout(SOON, newest).await.expect("another member takes over")
     }
 
-    /// One fault to whoever runs it now.
+    /// Injects one fault into the member that runs the actor.
     async fn round(&mut self, fault: Fault, current: Run) -> Run {
         let sender = self.sender.clone();
         let member = &mut self.members[current.member];
@@ -168,7 +169,7 @@ impl Stage {
         let next = self.next_run(Some(current)).await;
         let took = injected.elapsed();
         println!("{fault:?}: taken over after {took:?}");
-        // One that had moved by itself just before counts for nothing.
+        // A takeover that began before the fault does not count.
         if next.start > at {
             self.takeovers.push(Takeover { fault: Some(fault), run: current, took });
         }
@@ -184,7 +185,7 @@ impl Stage {
         next
     }
 
-    /// All leave in good order; each time the next one takes over, as long as there is one.
+    /// All members shut down in order, and each time one of the remaining takes over.
     async fn leave(&mut self, mut current: Run) {
         for left in (0..self.members.len()).rev() {
             let asked = Instant::now();
@@ -200,51 +201,62 @@ impl Stage {
                 assert!(member.process.wait().await.expect("it ends").success());
             }
         }
-        let lock = self.observer.lock(PATH).expect("a good path");
-        // Another server of an ensemble may be told a little later.
+        let lock = self.observer.lock(PATH).expect("a valid path");
+        // Another server of the ensemble may see it a little later.
         eventually("no node is left", SOON, async || {
             lock.contenders().await.is_ok_and(|contenders| contenders.is_empty())
         })
         .await;
-        while let Ok(Some(line)) = tokio::time::timeout(ACT, self.incoming.recv()).await {
+        // All members have ended, so without this sender the channel closes after their last lines.
+        self.sender = mpsc::unbounded_channel().0;
+        while let Some(line) =
+            tokio::time::timeout(SOON, self.incoming.recv()).await.expect("all lines are read")
+        {
             self.lines.push(line);
         }
     }
 
-    fn judge(&self) {
-        let mut runs: Vec<Run> = self.lines.iter().filter(|line| line.said == Said::Start).map(run).collect();
+    fn check(&self) {
+        let mut runs: Vec<Run> =
+            self.lines.iter().filter(|line| line.report == Report::Start).map(run).collect();
         runs.sort_by_key(|run| run.start);
         assert!(
             runs.is_sorted_by(|one, next| one.token < next.token),
-            "tokens grow with every run: {runs:?}"
+            "tokens must grow with every run: {runs:?}"
         );
         for pair in runs.windows(2) {
             let (run, next) = (pair[0], pair[1]);
             let acts = self.lines.iter().filter(|line| line.token == run.token);
-            // Noted before it looked at its lease: it had it at that moment, or later.
-            let held =
-                acts.clone().filter(|line| matches!(line.said, Said::Act { .. })).map(|line| line.at).max();
+            // The time was taken before the lease was checked, so the lease was valid at that time.
+            let held = acts
+                .clone()
+                .filter(|line| matches!(line.report, Report::Act { .. }))
+                .map(|line| line.at)
+                .max();
             assert!(
                 held.is_none_or(|held| held < next.start),
-                "two at once: {run:?} until {held:?}, {next:?}"
+                "two ran at once: {run:?} until {held:?}, {next:?}"
             );
             let fault = self.takeovers.iter().find(|takeover| takeover.run == run).and_then(|it| it.fault);
-            let late = acts.clone().filter(|line| line.said == Said::LateAct).count();
-            let proven = acts.filter_map(|line| match line.said {
-                Said::Act { until } => Some(until),
-                Said::Start | Said::LateAct | Said::Stop => None,
+            let late = acts.clone().filter(|line| line.report == Report::LateAct).count();
+            let proven = acts.filter_map(|line| match line.report {
+                Report::Act { until } => Some(until),
+                Report::Start | Report::LateAct | Report::Stop => None,
             });
             match fault {
-                // Nobody gave its lock back.
+                // A killed member does not release its lock.
                 Some(Fault::Killed) => {
-                    assert!(proven.max() < Some(next.start), "too early: {run:?}, {next:?}")
+                    assert!(
+                        proven.max() < Some(next.start),
+                        "the next run started too early: {run:?}, {next:?}"
+                    )
                 }
                 Some(Fault::CutOff) => assert_eq!(late, 0, "stopped too late: {run:?}"),
-                // It wakes without a lease, and may act before it is killed: its token is too small by then.
+                // It resumes without a lease, and may act before it is killed. By then its token is outdated.
                 Some(Fault::Paused) | None => {}
             }
         }
-        println!("{} runs, 0 overlaps, session timeout {SESSION:?}; until the next one ran:", runs.len());
+        println!("{} runs, 0 overlaps, session timeout {SESSION:?}; takeover times:", runs.len());
         for fault in FAULTS.into_iter().map(Some).chain([None]) {
             let of = self.takeovers.iter().filter(|takeover| takeover.fault == fault);
             let mut took: Vec<Duration> = of.map(|takeover| takeover.took).collect();
@@ -261,7 +273,7 @@ fn run(line: &Line) -> Run {
     Run { member: line.member, token: line.token, start: line.at }
 }
 
-/// Starts a member, and passes on what it says. It ends when its standard input is closed.
+/// Starts a member and forwards its lines. It ends when its standard input is closed.
 fn start(number: usize, proxy: &Proxy, sender: &mpsc::UnboundedSender<Line>) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
     command.args(["--exact", "a_member_of_the_cluster", "--nocapture"]).env(ADDRESS, proxy.address());
@@ -287,22 +299,22 @@ async fn signal(process: &Child, signal: &str) {
 
 fn parse(member: usize, line: &str) -> Option<Line> {
     let mut words = line.split(' ');
-    let (said, token, at, until) = (words.next()?, words.next()?, words.next()?, words.next());
-    let said = match said {
-        "start" => Said::Start,
-        "act" => Said::Act { until: until?.parse().ok()? },
-        "late" => Said::LateAct,
-        "stop" => Said::Stop,
+    let (report, token, at, until) = (words.next()?, words.next()?, words.next()?, words.next());
+    let report = match report {
+        "start" => Report::Start,
+        "act" => Report::Act { until: until?.parse().ok()? },
+        "late" => Report::LateAct,
+        "stop" => Report::Stop,
         _ => return None,
     };
-    Some(Line { member, token: token.parse().ok()?, said, at: at.parse().ok()? })
+    Some(Line { member, token: token.parse().ok()?, report, at: at.parse().ok()? })
 }
 
 fn wall() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set").as_nanos()
 }
 
-/// Fisher and Yates, with the numbers of a linear congruence.
+/// A Fisher-Yates shuffle with a linear congruential generator.
 fn shuffle(faults: &mut [Fault], mut seed: u64) {
     for last in (1..faults.len()).rev() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -310,14 +322,14 @@ fn shuffle(faults: &mut [Fault], mut seed: u64) {
     }
 }
 
-/// What each of the three processes does. Nothing, when this is not one of them.
+/// What each of the three processes runs. Does nothing in the test process itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_of_the_cluster() {
     let Ok(address) = std::env::var(ADDRESS) else { return };
     let options = Keeper::options().session_timeout(SESSION).connect_timeout(SOON);
     let keeper = options.connect(&address).await.expect("connected");
     let options = SingletonOptions::new().backoff(Duration::from_millis(10), Duration::from_millis(100));
-    let singleton = keeper.singleton_with(PATH, options).expect("a good path");
+    let singleton = keeper.singleton_with(PATH, options).expect("a valid path");
     let candidate = singleton.run(|term| (Worker, term), |_| None);
     tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await.expect("it returns").ok();
     candidate.shutdown().await;
@@ -334,33 +346,34 @@ impl ractor::Message for Act {}
 #[ractor::actor(message = Act, state = Term, arguments = Term)]
 impl Worker {
     async fn pre_start(&self, myself: ActorRef<Act>, term: Term) -> Result<Term, ActorProcessingErr> {
-        say(format_args!("start {} {}", term.token(), wall()));
+        print_line(format_args!("start {} {}", term.token(), wall()));
         myself.cast(Act)?;
         Ok(term)
     }
 
     async fn handle(&self, myself: ActorRef<Act>, _: Act, term: &mut Term) -> Result<(), ActorProcessingErr> {
-        // In this order, so that what is noted is never more than what was so.
+        // In this order, so that the printed end is never later than the real one.
         let (at, now) = (wall(), Instant::now());
         match (term.state(), term.valid_until()) {
             (LeaseState::Held | LeaseState::Suspended, Some(until)) => {
                 let until = at + until.saturating_duration_since(now).as_nanos();
-                say(format_args!("act {} {at} {until}", term.token()));
+                print_line(format_args!("act {} {at} {until}", term.token()));
             }
-            _ => say(format_args!("late {} {at}", term.token())),
+            _ => print_line(format_args!("late {} {at}", term.token())),
         }
+        // Simulated work between two acts.
         tokio::time::sleep(ACT).await;
         myself.cast(Act)?;
         Ok(())
     }
 
     async fn post_stop(&self, _: ActorRef<Act>, term: &mut Term) -> Result<(), ActorProcessingErr> {
-        say(format_args!("stop {} {}", term.token(), wall()));
+        print_line(format_args!("stop {} {}", term.token(), wall()));
         Ok(())
     }
 }
 
-fn say(line: std::fmt::Arguments<'_>) {
-    // The other side may be gone.
+fn print_line(line: std::fmt::Arguments<'_>) {
+    // The reader may have ended.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

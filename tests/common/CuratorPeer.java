@@ -13,9 +13,9 @@ import org.apache.curator.framework.recipes.locks.InterProcessReadWriteLock;
 import org.apache.curator.retry.RetryNTimes;
 
 /**
- * One client of Curator that does what it is told, a line at a time: "acquire NUMBER KIND PATH", "try NUMBER KIND PATH"
- * and "release NUMBER", where KIND is mutex, read or write. Answers "NUMBER yes", "NUMBER no" or "NUMBER EXCEPTION", in
- * any order. Each number has a thread of its own, because Curator's locks belong to threads.
+ * A Curator client that executes commands from standard input, one per line: "acquire NUMBER KIND PATH",
+ * "try NUMBER KIND PATH" and "release NUMBER", where KIND is mutex, read or write. Answers "NUMBER yes", "NUMBER no" or
+ * "NUMBER EXCEPTION", in any order. Each number has its own thread, because Curator's locks belong to threads.
  */
 public final class CuratorPeer {
     private static final Map<String, ExecutorService> THREADS = new ConcurrentHashMap<>();

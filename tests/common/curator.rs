@@ -1,5 +1,5 @@
-//! A live client of Apache Curator, to contend with. It needs a JDK and Curator's jars, which `CURATOR_CLASSPATH` may
-//! name; by default they are Debian's.
+//! A live Apache Curator client to contend with. It needs a JDK and Curator's jars. The jars are Debian's, unless
+//! `CURATOR_CLASSPATH` names others.
 
 use std::collections::HashMap;
 use std::env;
@@ -14,8 +14,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 
-/// One client with a session of its own, in a process of its own. Dropping it kills the process: the session then
-/// stays until the server lets it expire.
+/// One client with its own session and its own process. Dropping it kills the process; the session then lasts until the
+/// server expires it.
 pub struct Curator {
     _process: Child,
     requests: mpsc::UnboundedSender<String>,
@@ -23,7 +23,7 @@ pub struct Curator {
     numbers: AtomicU64,
 }
 
-/// Curator's locks.
+/// Curator's kinds of locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CuratorKind {
     Mutex,
@@ -31,7 +31,7 @@ pub enum CuratorKind {
     Write,
 }
 
-/// One lock object that is held.
+/// A held lock.
 #[derive(Debug)]
 pub struct CuratorHandle(u64);
 
@@ -51,32 +51,32 @@ impl Curator {
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("java does not start, {error}: {NEEDED}"));
-        let mut answers = BufReader::new(process.stdout.take().expect("its standard output")).lines();
+        let mut answers = BufReader::new(process.stdout.take().expect("standard output is piped")).lines();
         let ready = tokio::time::timeout(LIMIT, answers.next_line()).await;
         assert!(matches!(&ready, Ok(Ok(Some(line))) if line == "ready"), "Curator is not ready: {ready:?}");
         let waiting = Arc::new(Mutex::new(HashMap::new()));
         let (requests, queue) = mpsc::unbounded_channel();
-        tokio::spawn(write(process.stdin.take().expect("its standard input"), queue));
+        tokio::spawn(write(process.stdin.take().expect("standard input is piped"), queue));
         tokio::spawn(read(answers, waiting.clone()));
         Curator { _process: process, requests, waiting, numbers: AtomicU64::new(0) }
     }
 
-    /// Waits for the lock, for ever.
+    /// Waits for the lock without a time limit.
     pub async fn acquire(&self, path: &str, kind: CuratorKind) -> CuratorHandle {
         self.begin(path, kind).await
     }
 
-    /// The same, sent before this returns.
+    /// Like `acquire`, but the request is sent before this returns.
     pub fn begin(&self, path: &str, kind: CuratorKind) -> impl Future<Output = CuratorHandle> + Send + use<> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let answer = self.ask(number, format!("acquire {number} {} {path}", word(kind)));
         async move {
-            assert_eq!(answer.await.as_deref(), Ok("yes"), "Curator acquires {kind:?}");
+            assert_eq!(answer.await.as_deref(), Ok("yes"), "Curator should acquire {kind:?}");
             CuratorHandle(number)
         }
     }
 
-    /// Waits for a moment only.
+    /// Waits only for a moment.
     pub async fn try_acquire(&self, path: &str, kind: CuratorKind) -> Option<CuratorHandle> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let answer = self.ask(number, format!("try {number} {} {path}", word(kind))).await;
@@ -89,13 +89,13 @@ impl Curator {
 
     pub async fn release(&self, held: CuratorHandle) {
         let answer = self.ask(held.0, format!("release {}", held.0)).await;
-        assert_eq!(answer.as_deref(), Ok("yes"), "Curator releases");
+        assert_eq!(answer.as_deref(), Ok("yes"), "Curator should release");
     }
 
     fn ask(&self, number: u64, request: String) -> oneshot::Receiver<String> {
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().expect("no panic under it").insert(number, sender);
-        self.requests.send(request).expect("the writer lives as long as this");
+        self.requests.send(request).expect("the writer task runs");
         answer
     }
 }
@@ -116,11 +116,11 @@ async fn read(
         let (number, answer) = line.split_once(' ').expect("a number and an answer");
         let number = number.parse().expect("a number");
         if let Some(sender) = waiting.lock().expect("no panic under it").remove(&number) {
-            // Whoever asked may have given up.
+            // The caller may have stopped waiting.
             let _ = sender.send(answer.to_owned());
         }
     }
-    // Nothing will be answered any more.
+    // The process has ended: dropping the senders tells the callers.
     waiting.lock().expect("no panic under it").clear();
 }
 
@@ -132,7 +132,7 @@ fn word(kind: CuratorKind) -> &'static str {
     }
 }
 
-/// Where the compiled program is: once for each process of tests.
+/// The directory of the compiled program, built once per test process.
 fn classes() -> &'static Path {
     static CLASSES: OnceLock<PathBuf> = OnceLock::new();
     CLASSES.get_or_init(|| {
@@ -165,11 +165,11 @@ fn class_path() -> String {
 
 const PROGRAM: &str = include_str!("CuratorPeer.java");
 
-/// These name all they need in their manifests, but a logger.
+/// Their manifests name all their dependencies except a logger.
 const DEBIAN_JARS: [&str; 2] = ["/usr/share/java/curator-recipes.jar", "/usr/share/java/slf4j-simple.jar"];
 
 const NEEDED: &str = "this test runs Apache Curator: `apt-get install -y libcurator-recipes-java \
-                      default-jdk-headless`, or let CURATOR_CLASSPATH name its jars and those they need";
+                      default-jdk-headless`, or set CURATOR_CLASSPATH to its jars and their dependencies";
 
 const JVM: [&str; 5] = [
     "-Xmx128m",
@@ -179,5 +179,5 @@ const JVM: [&str; 5] = [
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
 ];
 
-/// Nothing waits for this to pass.
+/// An upper limit that is only reached when the test fails.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What becomes of requests and sessions, heard one event after the other.
+//! Helpers that receive the events of requests and sessions one by one.
 
 use futures::StreamExt;
 use lockkeeper::{LockEvent, Refused, SessionEvent, Ticket};
@@ -10,20 +10,20 @@ use super::kinds::{AnyGuard, AnyLock, Wait};
 pub type Events = mpsc::UnboundedReceiver<LockEvent<AnyGuard>>;
 type Sender = mpsc::UnboundedSender<LockEvent<AnyGuard>>;
 
-/// Acquires, and hears of it.
+/// Starts an acquire and returns its events.
 pub fn listen(lock: &AnyLock) -> (Ticket, Events) {
     listen_for(lock, Wait::Forever)
 }
 
 pub fn listen_for(lock: &AnyLock, wait: Wait) -> (Ticket, Events) {
     let (sender, events) = mpsc::unbounded_channel();
-    let hear = move |event| {
+    let on_event = move |event| {
         let _ = sender.send(event);
     };
-    (lock.listen(wait, Box::new(hear)), events)
+    (lock.listen(wait, Box::new(on_event)), events)
 }
 
-/// That it is queued next, and how many are ahead.
+/// Expects the request to be queued next, and returns how many are ahead.
 pub async fn queued(events: &mut Events) -> usize {
     match events.recv().await {
         Some(LockEvent::Queued { ahead, .. }) => ahead,
@@ -31,7 +31,7 @@ pub async fn queued(events: &mut Events) -> usize {
     }
 }
 
-/// That it is granted next; the end of another request may be told before.
+/// Expects the grant next. The release of an earlier request may be reported before it.
 pub async fn acquired(events: &mut Events) -> AnyGuard {
     loop {
         match events.recv().await {
@@ -42,14 +42,14 @@ pub async fn acquired(events: &mut Events) -> AnyGuard {
     }
 }
 
-/// That its release is confirmed, and nothing follows.
+/// Expects the confirmation of the release, and no event after it.
 pub async fn released(events: &mut Events) {
-    let told = events.recv().await;
-    assert!(matches!(told, Some(LockEvent::Released(_))), "it should be released: {told:?}");
-    assert!(events.recv().await.is_none(), "nothing follows");
+    let event = events.recv().await;
+    assert!(matches!(event, Some(LockEvent::Released(_))), "it should be released: {event:?}");
+    assert!(events.recv().await.is_none(), "no further event");
 }
 
-/// The same, however often it queues before.
+/// Waits for the grant, skipping any number of `Queued` events.
 pub async fn granted(events: &mut Events) -> AnyGuard {
     loop {
         match events.recv().await {
@@ -60,7 +60,7 @@ pub async fn granted(events: &mut Events) -> AnyGuard {
     }
 }
 
-/// That it is refused, however often it queues before.
+/// Waits for the refusal, skipping any number of `Queued` events.
 pub async fn refused(events: &mut Events) -> (Ticket, Refused) {
     loop {
         match events.recv().await {
@@ -71,32 +71,32 @@ pub async fn refused(events: &mut Events) -> (Ticket, Refused) {
     }
 }
 
-/// Waits for an event of the session, and passes over those before.
+/// Waits for this session event, skipping those before it.
 pub async fn session_event(events: &mut lockkeeper::Events, wanted: SessionEvent) {
     while events.next().await.expect("the keeper is open") != wanted {}
 }
 
-/// An actor that passes on what it hears of its locks.
-pub struct Ear;
+/// An actor that records the lock events it is sent.
+pub struct Recorder;
 
-pub struct Heard(pub LockEvent<AnyGuard>);
+pub struct Recorded(pub LockEvent<AnyGuard>);
 
 #[cfg(feature = "cluster")]
-impl ractor::Message for Heard {}
+impl ractor::Message for Recorded {}
 
-impl Ear {
-    pub async fn start() -> (ActorRef<Heard>, Events) {
+impl Recorder {
+    pub async fn start() -> (ActorRef<Recorded>, Events) {
         let (sender, events) = mpsc::unbounded_channel();
-        let (actor, _) = Actor::spawn(None, Ear, sender).await.expect("an actor");
+        let (actor, _) = Actor::spawn(None, Recorder, sender).await.expect("an actor");
         (actor, events)
     }
 }
 
-#[ractor::actor(message = Heard, state = Sender, arguments = Sender)]
-impl Ear {
+#[ractor::actor(message = Recorded, state = Sender, arguments = Sender)]
+impl Recorder {
     async fn pre_start(
         &self,
-        _myself: ActorRef<Heard>,
+        _myself: ActorRef<Recorded>,
         sender: Sender,
     ) -> Result<Sender, ActorProcessingErr> {
         Ok(sender)
@@ -104,8 +104,8 @@ impl Ear {
 
     async fn handle(
         &self,
-        _myself: ActorRef<Heard>,
-        Heard(event): Heard,
+        _myself: ActorRef<Recorded>,
+        Recorded(event): Recorded,
         sender: &mut Sender,
     ) -> Result<(), ActorProcessingErr> {
         let _ = sender.send(event);

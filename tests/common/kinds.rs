@@ -1,8 +1,8 @@
-//! The kinds of locks that the promises are made for: how each is opened, who keeps it out, where its nodes stand.
+//! The kinds of locks that the shared tests run on: how each is opened, what excludes it, and where its nodes are.
 //!
-//! A promise is a function that takes a [`Kind`]; `promises!` makes a test of it for each kind of a set, so that
-//! `a_free_lock_is_granted::read_lock` says which promise was broken, and by whom. The tests see every kind through
-//! [`Locking`] and [`Holding`]; what only one kind has is tested elsewhere.
+//! A promise is a function that takes a [`Kind`]. `promises!` generates one test per kind from it, so that the name
+//! `a_free_lock_is_granted::read_lock` shows which promise was broken by which kind. The tests access every kind
+//! through [`Locking`] and [`Holding`]. Features that only one kind has are tested elsewhere.
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,20 +18,20 @@ use lockkeeper::{
 };
 use ractor::ActorRef;
 
-use super::hearing::Heard;
+use super::events::Recorded;
 
-/// A row of the table: a kind of lock, as the promises see it.
+/// One kind of lock.
 #[derive(Clone, Copy)]
 pub struct Kind {
     pub open: fn(&Keeper, &str) -> Result<AnyLock, InvalidLock>,
     pub open_with: Open,
-    /// One that keeps it out while it is held, and is kept out by it.
+    /// Opens a lock on the same path that excludes this kind and is excluded by it.
     pub rival: Open,
-    /// What is locked by one that is opened at a path.
+    /// The paths that are locked by a lock opened at this path.
     pub paths: fn(&str) -> Vec<String>,
-    /// What `Queued` tells behind so many rivals that hold and so many of the same kind that wait.
+    /// The `ahead` count of `Queued`, given the number of rivals that hold and the number of waiters of this kind.
     pub ahead: fn(usize, usize) -> usize,
-    /// It holds by leases in the path itself, and queues in a directory beside it.
+    /// Whether holders have lease nodes in the path itself and queue in a separate directory.
     pub leases: bool,
 }
 
@@ -57,7 +57,7 @@ pub fn write_lock() -> Kind {
     }
 }
 
-/// Readers do not keep each other out: who does is a writer.
+/// Readers do not exclude each other, so the rival is a writer.
 pub fn read_lock() -> Kind {
     Kind {
         open: |keeper, path| Ok(Arc::new(keeper.read_write(path)?.read().clone())),
@@ -70,21 +70,21 @@ pub fn read_lock() -> Kind {
     }
 }
 
-/// A semaphore of one.
+/// A semaphore with one permit.
 pub fn semaphore() -> Kind {
     let open_with: Open = |keeper, path, options| Ok(Arc::new(keeper.semaphore_with(path, 1, options)?));
     Kind {
         open: |keeper, path| Ok(Arc::new(keeper.semaphore(path, 1)?)),
         open_with,
         rival: open_with,
-        // Who holds permits is in no queue.
+        // Holders of permits are not in the queue.
         ahead: |_, waiting| waiting,
         leases: true,
         ..lock()
     }
 }
 
-/// Two paths at once. Who keeps it out takes them the other way round.
+/// Two paths at once. The rival names them in the opposite order.
 pub fn multi_lock() -> Kind {
     Kind {
         open: |keeper, path| {
@@ -102,7 +102,7 @@ pub fn multi_lock() -> Kind {
             Ok(Arc::new((keeper.multi_lock_with(both, options)?, queue)))
         },
         paths: |path| vec![path.to_owned(), second(path)],
-        // Told of all queues together.
+        // The count adds up both queues.
         ahead: |rivals, waiting| 2 * (rivals + waiting),
         ..lock()
     }
@@ -116,20 +116,20 @@ fn write_with(keeper: &Keeper, path: &str, options: LockOptions) -> Result<AnyLo
     Ok(Arc::new(keeper.read_write_with(path, options)?.write().clone()))
 }
 
-/// Makes the tests: for each set of kinds, the promises that are made for it.
+/// Generates the tests: for each set of kinds, the promises that hold for it.
 ///
-/// | set | a promise that needs |
+/// | set | what the promise requires of the kind |
 /// |---|---|
 /// | `every_kind` | nothing |
-/// | `exclusive` | that the kind keeps itself out |
-/// | `in_order` | that places are taken across keepers in the order of asking, and only by one at a time |
-/// | `queued` | contenders in the path itself: listed, with patterns, and on request outliving sessions |
-/// | `[lock, semaphore]` | what the kind has little to do with, or has alone |
+/// | `exclusive` | it excludes itself |
+/// | `in_order` | requests of several keepers are granted one at a time, in request order |
+/// | `queued` | contender nodes in the path itself, which can be listed, matched by patterns and outlive sessions |
+/// | `[lock, semaphore]` | anything else; used for a single kind, or where a few kinds represent all |
 macro_rules! promises {
     ($($set:tt: $($promise:ident),+ $(,)?;)+) => { $($( for_kinds!($set $promise); )+)+ };
 }
 
-/// The sets: where a new kind is added.
+/// Defines the sets. Add new kinds here.
 macro_rules! for_kinds {
     (every_kind $promise:ident) => { for_kinds!([lock, write_lock, read_lock, semaphore, multi_lock] $promise); };
     (exclusive $promise:ident) => { for_kinds!([lock, write_lock, semaphore, multi_lock] $promise); };
@@ -149,22 +149,22 @@ macro_rules! for_kinds {
 
 pub type AnyLock = Arc<dyn Locking>;
 
-/// What a handle of every kind can do.
+/// The operations that handles of all kinds share.
 pub trait Locking: Send + Sync + 'static {
     fn acquire(&self) -> BoxFuture<'static, Result<AnyGuard, AcquireError>>;
     fn try_acquire(&self) -> BoxFuture<'static, Result<AnyGuard, TryAcquireError>>;
     fn acquire_timeout(&self, timeout: Duration)
     -> BoxFuture<'static, Result<AnyGuard, AcquireTimeoutError>>;
-    fn listen(&self, wait: Wait, hear: Hear) -> Ticket;
-    fn forward(&self, wait: Wait, actor: &ActorRef<Heard>) -> Ticket;
+    fn listen(&self, wait: Wait, on_event: OnEvent) -> Ticket;
+    fn forward(&self, wait: Wait, actor: &ActorRef<Recorded>) -> Ticket;
     fn cancel(&self, ticket: Ticket);
-    /// How many its own question for who is there tells of.
+    /// How many contenders (or, for a semaphore, lease holders) the handle lists.
     fn listed(&self) -> BoxFuture<'_, Result<usize, ContendersError>>;
 }
 
-pub type Hear = Box<dyn FnMut(LockEvent<AnyGuard>) + Send>;
+pub type OnEvent = Box<dyn FnMut(LockEvent<AnyGuard>) + Send>;
 
-/// Which of the three calls.
+/// Which of the three acquire calls to make.
 #[derive(Clone, Copy)]
 pub enum Wait {
     Forever,
@@ -172,7 +172,7 @@ pub enum Wait {
     For(Duration),
 }
 
-/// What a guard of every kind can do.
+/// The operations that guards of all kinds share.
 pub trait Holding: Send + Sync + 'static {
     fn paths(&self) -> Vec<String>;
     fn nodes(&self) -> Vec<String>;
@@ -185,7 +185,7 @@ pub trait Holding: Send + Sync + 'static {
     fn release_it(self: Box<Self>) -> BoxFuture<'static, Result<(), ReleaseError>>;
 }
 
-/// A guard of some kind. Dropping it releases.
+/// A guard of any kind. Dropping it releases the lock.
 #[must_use]
 pub struct AnyGuard(Box<dyn Holding>);
 
@@ -274,7 +274,7 @@ impl Holding for MultiGuard {
     }
 
     fn token(&self) -> FencingToken {
-        self.tokens().next().expect("a path").1
+        self.tokens().next().expect("at least one path").1
     }
 
     fn ticket(&self) -> Ticket {
@@ -302,8 +302,8 @@ impl Holding for MultiGuard {
     }
 }
 
-/// The handles' methods have the same names, and are no trait of the library. `$this` is what they are called on,
-/// `$listed` asks who is there.
+/// Implements [`Locking`] for a handle. The handles' methods have the same names, but the library has no trait for
+/// them. `$lock` is what the acquire calls go to, and `$listed` lists the contenders.
 macro_rules! locking {
     ([$($mode:ident: $bound:ident)?] $handle:ty, |$this:ident| $lock:expr, $listed:expr) => {
         impl $(<$mode: $bound>)? Locking for $handle {
@@ -328,19 +328,19 @@ macro_rules! locking {
                 async { acquire.await.map(AnyGuard::from) }.boxed()
             }
 
-            fn listen(&self, wait: Wait, mut hear: Hear) -> Ticket {
+            fn listen(&self, wait: Wait, mut on_event: OnEvent) -> Ticket {
                 let $this = self;
-                let hear = move |event: LockEvent<_>| hear(event.map_guard(AnyGuard::from));
+                let on_event = move |event: LockEvent<_>| on_event(event.map_guard(AnyGuard::from));
                 match wait {
-                    Wait::Forever => $lock.acquire().listen(hear),
-                    Wait::Try => $lock.try_acquire().listen(hear),
-                    Wait::For(timeout) => $lock.acquire_timeout(timeout).listen(hear),
+                    Wait::Forever => $lock.acquire().listen(on_event),
+                    Wait::Try => $lock.try_acquire().listen(on_event),
+                    Wait::For(timeout) => $lock.acquire_timeout(timeout).listen(on_event),
                 }
             }
 
-            fn forward(&self, wait: Wait, actor: &ActorRef<Heard>) -> Ticket {
+            fn forward(&self, wait: Wait, actor: &ActorRef<Recorded>) -> Ticket {
                 let $this = self;
-                let convert = |event: LockEvent<_>| Heard(event.map_guard(AnyGuard::from));
+                let convert = |event: LockEvent<_>| Recorded(event.map_guard(AnyGuard::from));
                 match wait {
                     Wait::Forever => $lock.acquire().forward(actor, convert),
                     Wait::Try => $lock.try_acquire().forward(actor, convert),
@@ -362,6 +362,6 @@ macro_rules! locking {
 }
 
 locking!([M: Access] Lock<M>, |this| this, this.contenders());
-// The first path's queue says who is there.
+// A multi-lock cannot list contenders, so a plain lock on the first path does.
 locking!([](MultiLock, Lock), |this| this.0, this.1.contenders());
 locking!([] Semaphore, |this| this, this.lease_holders());

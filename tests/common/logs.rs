@@ -1,11 +1,11 @@
-//! What was logged.
+//! Captures log output.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The log of this thread, from now on. A test that reads it runs on a runtime of one thread.
+/// Captures what this thread logs from now on. A test that uses it must run on a single-threaded runtime.
 pub struct Logs {
     written: Written,
     _subscribed: tracing::subscriber::DefaultGuard,
@@ -19,7 +19,7 @@ impl Logs {
         Logs { written, _subscribed: subscriber.set_default() }
     }
 
-    /// The lines with all of these words, so far.
+    /// The lines so far that contain all of these words.
     pub fn with(&self, words: &[&str]) -> Vec<String> {
         let written = self.written.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&written);

@@ -1,13 +1,13 @@
-//! What the tests share: servers and live peers, the kinds of locks that every promise is tested for, and what a test
-//! of them hears and sees.
+//! Shared by the tests: servers, live peers, the kinds of locks that every promise is tested for, and helpers that
+//! observe requests and nodes.
 
-// Every test binary compiles this whole tree and uses a part of it, so in each of them
-// something is unused.
+// Every test binary compiles this whole tree but uses only part of it.
 #![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod beside_curator;
 pub mod curator;
-pub mod hearing;
+pub mod events;
+pub mod internals;
 #[macro_use]
 pub mod kinds;
 pub mod logs;
@@ -16,6 +16,7 @@ pub mod site;
 
 use std::fmt;
 use std::future::Future;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use lockkeeper::{Keeper, KeeperOptions, SessionEvent};
@@ -24,66 +25,72 @@ use tokio::time::timeout;
 pub use curator::{Curator, CuratorKind};
 pub use servers::*;
 
-/// A session timeout under which no busy machine loses a session.
+/// A session timeout so long that even a busy machine loses no session.
 pub const LONG: Duration = Duration::from_secs(20);
-/// For sessions that a busy machine keeps, and whose heartbeats come every second.
+/// A session timeout that a busy machine survives, with a heartbeat every second.
 pub const BRISK: Duration = Duration::from_secs(8);
-/// For sessions that are to be lost.
+/// A session timeout for sessions that the test lets expire.
 pub const SHORT: Duration = Duration::from_secs(2);
-/// For what is done in milliseconds when nothing is wrong.
+/// A time limit for what takes milliseconds when nothing is wrong.
 pub const SOON: Duration = Duration::from_secs(10);
-/// What a busy machine may add to a time limit.
+/// Extra time that a busy machine may need beyond a time limit.
 pub const SLACK: Duration = Duration::from_secs(2);
 
-/// Runs a test, and ends it when it hangs.
+/// Runs a test, and fails it when it hangs.
 pub fn run(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async { timeout(Duration::from_secs(60), test).await.expect("the test hangs") });
 }
 
+/// An address where nothing listens.
+pub fn unused_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
+}
+
 pub fn options() -> KeeperOptions {
     Keeper::options().session_timeout(LONG)
 }
 
-/// To the shared server, in a session that is not lost.
+/// Connects to the shared server with a session that does not expire.
 pub async fn connect() -> Keeper {
     connect_for(LONG).await
 }
 
 pub async fn connect_for(session: Duration) -> Keeper {
-    options().session_timeout(session).connect(&shared().address()).await.expect("a server")
+    options().session_timeout(session).connect(&shared().address()).await.expect("should connect")
 }
 
 pub async fn connect_to(server: &TestServer) -> Keeper {
-    options().connect(&server.address()).await.expect("a server")
+    options().connect(&server.address()).await.expect("should connect")
 }
 
 pub async fn connect_through(proxy: &Proxy, session: Duration) -> Keeper {
-    options().session_timeout(session).connect(&proxy.address()).await.expect("a server")
+    options().session_timeout(session).connect(&proxy.address()).await.expect("should connect")
 }
 
-/// A keeper that has lost its session, and has failed to get another one more than once.
-pub async fn absent_for_several_rounds(proxy: &Proxy) -> Keeper {
+/// A keeper that has lost its session and has failed to reconnect several times.
+pub async fn keeper_failing_to_reconnect(proxy: &Proxy) -> Keeper {
     let impatient = options().session_timeout(SHORT).connect_timeout(Duration::from_millis(100));
     let mut keeper = None;
-    // A busy machine does not always connect in so little time.
+    // A busy machine may need more than one attempt with so short a connect timeout.
     eventually("it is connected", SOON, async || {
         keeper = impatient.clone().connect(&proxy.address()).await.ok();
         keeper.is_some()
     })
     .await;
-    let keeper = keeper.expect("a server");
+    let keeper = keeper.expect("should connect");
     let mut events = keeper.events();
     proxy.refuse(true);
     proxy.cut();
-    hearing::session_event(&mut events, SessionEvent::Lost { epoch: 1 }).await;
+    events::session_event(&mut events, SessionEvent::Lost { epoch: 1 }).await;
     let tries = proxy.accepted();
-    eventually("it goes on trying", SOON, async || proxy.accepted() > tries + 2).await;
+    eventually("it keeps trying to reconnect", SOON, async || proxy.accepted() > tries + 2).await;
     keeper
 }
 
-/// Why it was not granted.
+/// The error of a request that must not be granted.
 pub fn refusal<G: fmt::Debug, E>(result: Result<G, E>) -> E {
     result.expect_err("it must not be granted")
 }

@@ -1,4 +1,4 @@
-//! A path of its own for each test, and somebody outside who looks at its nodes, makes them and deletes them.
+//! A unique path for each test, and an independent client that inspects, creates and deletes nodes there.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::kinds::{AnyGuard, AnyLock, Kind};
 use super::target::{TestServer, shared};
 use super::{SOON, eventually, unique_path};
 
-/// Somebody else on the same server.
+/// An independent client of the same server.
 pub struct Observer(pub zk::Client);
 
 impl Observer {
@@ -18,12 +18,12 @@ impl Observer {
     }
 
     pub async fn of(server: &TestServer) -> Observer {
-        Observer(zk::Client::connect(&server.address()).await.expect("a server"))
+        Observer(zk::Client::connect(&server.address()).await.expect("should connect"))
     }
 
-    /// Its member of an ensemble may be behind; what was confirmed to anybody shows in what is asked after this.
+    /// Syncs first: the ensemble member that this client is connected to may lag behind.
     async fn catch_up(&self) {
-        self.0.sync("/").await.expect("a server");
+        self.0.sync("/").await.expect("should connect");
     }
 
     pub async fn stat(&self, path: &str) -> Option<zk::Stat> {
@@ -31,12 +31,12 @@ impl Observer {
         self.0.check_stat(path).await.expect("a stat")
     }
 
-    /// The session that a node goes with.
+    /// The session that owns an ephemeral node.
     pub async fn owner(&self, path: &str) -> i64 {
         self.stat(path).await.expect("the node").ephemeral_owner
     }
 
-    /// The paths of the nodes in a directory, in the order of their numbers; none where there is no directory.
+    /// The paths of the nodes in a directory, sorted by sequence number. Empty if there is no directory.
     pub async fn nodes(&self, directory: &str) -> Vec<String> {
         self.catch_up().await;
         let mut names = match self.0.list_children(directory).await {
@@ -47,13 +47,13 @@ impl Observer {
         names.iter().map(|name| format!("{directory}/{name}")).collect()
     }
 
-    /// Makes a directory, and all that lead to it.
+    /// Creates a directory and its missing parents.
     pub async fn make(&self, directory: &str) {
         let options = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
         self.0.mkdir(directory, &options).await.expect("a directory");
     }
 
-    /// The node's path: with its number if it has one.
+    /// Creates a node and returns its path, including the sequence number if it has one.
     pub async fn create(&self, path: &str, data: &[u8], mode: zk::CreateMode) -> String {
         let options = mode.with_acls(zk::Acls::anyone_all());
         let (_, number) = self.0.create(path, data, &options).await.expect(path);
@@ -63,7 +63,7 @@ impl Observer {
         }
     }
 
-    /// A contender as kazoo makes it.
+    /// Creates a contender node as kazoo does.
     pub async fn contender(&self, directory: &str, identifier: &[u8]) -> String {
         let path = format!("{directory}/{}__lock__", uuid::Uuid::new_v4().simple());
         self.create(&path, identifier, zk::CreateMode::EphemeralSequential).await
@@ -74,14 +74,15 @@ impl Observer {
     }
 }
 
-/// Where a lock of some kind is put to the test.
+/// A path at which a lock of some kind is tested.
 pub struct Site {
     pub kind: Kind,
     pub path: String,
     pub server: Observer,
 }
 
-/// A foreign node for which a lock waits, and what is watched meanwhile: itself, or the root where leases are.
+/// A foreign node that a lock waits for, and the node that is watched meanwhile: the foreign node itself or, for
+/// leases, the semaphore's root.
 pub struct Obstacle {
     pub node: String,
     watched: String,
@@ -103,7 +104,7 @@ impl Kind {
 
 impl Site {
     pub fn lock(&self, keeper: &Keeper) -> AnyLock {
-        (self.kind.open)(keeper, &self.path).expect("a path")
+        (self.kind.open)(keeper, &self.path).expect("a valid path")
     }
 
     pub fn lock_with(&self, keeper: &Keeper, options: LockOptions) -> AnyLock {
@@ -118,19 +119,19 @@ impl Site {
         (self.kind.rival)(keeper, &self.path, options).expect("options")
     }
 
-    /// The queue on the path, whoever stands there, to be asked and told by hand.
+    /// A plain lock on the path, to list and control the queue whatever the kind is.
     pub fn queue(&self, keeper: &Keeper) -> Lock {
-        keeper.lock(&self.path).expect("a path")
+        keeper.lock(&self.path).expect("a valid path")
     }
 
-    /// All directories that may have nodes.
+    /// All directories that may contain nodes of the lock.
     pub fn directories(&self) -> Vec<String> {
         let paths = (self.kind.paths)(&self.path);
         let mutexes: Vec<_> = paths.iter().filter(|_| self.kind.leases).map(|path| mutex(path)).collect();
         [paths, mutexes].concat()
     }
 
-    /// All nodes that are there.
+    /// All nodes in these directories.
     pub async fn nodes(&self) -> Vec<String> {
         let mut nodes = Vec::new();
         for directory in self.directories() {
@@ -139,25 +140,25 @@ impl Site {
         nodes
     }
 
-    /// Waits until so many nodes are there, for each path that is locked.
+    /// Waits until there are this many nodes for each locked path.
     pub async fn until_nodes(&self, count: usize) {
         let count = count * (self.kind.paths)(&self.path).len();
         let what = format!("{} has {count} nodes", self.path);
         eventually(&what, SOON, async || self.nodes().await.len() == count).await;
     }
 
-    /// Waits until the nodes of these guards are there, and no other.
+    /// Waits until only the nodes of these guards are left.
     pub async fn until_only(&self, guards: &[&AnyGuard]) {
-        self.until_just(guards.iter().flat_map(|guard| guard.nodes()).collect()).await;
+        self.until_only_nodes(guards.iter().flat_map(|guard| guard.nodes()).collect()).await;
     }
 
-    /// Waits until these nodes are there, and no other.
-    pub async fn until_just(&self, expected: Vec<String>) {
-        let what = format!("{} has just {expected:?}", self.path);
+    /// Waits until only these nodes are left.
+    pub async fn until_only_nodes(&self, expected: Vec<String>) {
+        let what = format!("{} has only the nodes {expected:?}", self.path);
         eventually(&what, SOON, async || self.has_only(&expected).await).await;
     }
 
-    /// Whether these nodes are there, and no other.
+    /// Whether there are these nodes and no others.
     pub async fn has_only(&self, expected: &[String]) -> bool {
         let (mut nodes, mut expected) = (self.nodes().await, expected.to_vec());
         nodes.sort();
@@ -165,7 +166,7 @@ impl Site {
         nodes == expected
     }
 
-    /// Makes what the first to acquire would make, so that an acquire makes nothing but its own nodes.
+    /// Creates what the first acquire would create, so that a later one creates only its own nodes.
     pub async fn make(&self) {
         for directory in self.directories() {
             self.server.make(&directory).await;
@@ -175,7 +176,7 @@ impl Site {
         }
     }
 
-    /// Puts somebody else's node in the way. The directories must be there.
+    /// Creates a foreign node that blocks the lock. The directories must exist.
     pub async fn obstruct(&self) -> Obstacle {
         let path = (self.kind.paths)(&self.path).swap_remove(0);
         match self.kind.leases {
@@ -191,12 +192,12 @@ impl Site {
         }
     }
 
-    /// Takes a node out of the way.
+    /// Deletes the obstacle.
     pub async fn clear(&self, obstacle: &Obstacle) {
         self.server.delete(&obstacle.node).await;
     }
 
-    /// Waits until somebody who waits for it watches.
+    /// Waits until a waiter watches the obstacle.
     pub async fn until_watched(&self, obstacle: &Obstacle) {
         let watched = &obstacle.watched;
         let what = format!("{watched} is watched");
@@ -204,7 +205,7 @@ impl Site {
             .await;
     }
 
-    /// Waits until nobody watches anything here.
+    /// Waits until no watch is left in these directories.
     pub async fn until_unwatched(&self) {
         let directories = self.directories();
         let here = |line: &str| {
@@ -214,26 +215,26 @@ impl Site {
             };
             directories.iter().any(below)
         };
-        let what = format!("nobody watches {directories:?}");
+        let what = format!("no watch in {directories:?}");
         eventually(&what, SOON, async || !shared().four_letter("wchp").lines().any(here)).await;
     }
 
-    /// Changes what is watched, and no more than its version.
+    /// Rewrites the watched node with the same data, which changes only its version.
     pub async fn touch(&self, obstacle: &Obstacle) {
         let (data, _) = self.server.0.get_data(&obstacle.watched).await.expect("a node");
         self.server.0.set_data(&obstacle.watched, &data, None).await.expect("a change");
     }
 
-    /// Deletes these nodes and directories at once.
+    /// Deletes these nodes and directories in one transaction.
     pub async fn delete_together(&self, paths: &[String]) {
         let mut deletes = self.server.0.new_multi_writer();
         for path in paths {
-            deletes.add_delete(path, None).expect("a path");
+            deletes.add_delete(path, None).expect("a valid path");
         }
-        deletes.commit().await.expect("nothing that was made in between");
+        deletes.commit().await.expect("no node was created meanwhile");
     }
 
-    /// Deletes all directories, and all that is in them, at once.
+    /// Deletes all directories and their nodes in one transaction.
     pub async fn delete_all(&self) {
         self.delete_together(&[self.nodes().await, self.directories()].concat()).await;
     }
@@ -246,7 +247,7 @@ pub fn is_known(session: i64) -> bool {
     dump.split_whitespace().any(|word| word.trim_end_matches(':') == id)
 }
 
-/// What kazoo appends to a semaphore's path to get that of its mutex.
+/// The path of the mutex that kazoo uses for a semaphore.
 fn mutex(path: &str) -> String {
     format!("{path}-__lock__")
 }

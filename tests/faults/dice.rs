@@ -1,4 +1,4 @@
-//! Chance that can be repeated.
+//! A seeded random number generator.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// Less than that.
+    /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
@@ -30,7 +30,7 @@ impl Dice {
         usize::try_from(self.below(length as u64)).expect("it is less than a length")
     }
 
-    /// Up to so many milliseconds.
+    /// A duration of up to this many milliseconds.
     pub fn time(&mut self, milliseconds: u64) -> Duration {
         Duration::from_micros(self.below(milliseconds * 1000 + 1))
     }

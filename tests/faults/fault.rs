@@ -1,4 +1,5 @@
-//! What goes wrong, one row a fault. Each begins, lasts, and is over when its future ends.
+//! The faults that are injected. Each is a function that starts the fault, lets it last, and ends it. Sleeps are the
+//! time that a fault lasts, or random pauses between its repetitions.
 
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use super::worker::{Moment, Order};
 pub struct Fault {
     pub name: &'static str,
     pub on: On,
-    /// Of the victim, a client by its number.
+    /// Injects the fault; the number selects the client that is the victim.
     pub inflict: for<'a> fn(&'a Stage, usize) -> LocalBoxFuture<'a, ()>,
 }
 
-/// The servers that a fault needs.
+/// Which servers a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     Any,
@@ -71,13 +72,13 @@ pub const FAULTS: &[Fault] = &[
         member_paused(stage, Role::Follower, SYNC + SYNC / 2)
     }),
     fault!(Three, "every server restarted, one after the other", |stage, _| rolling_restart(stage)),
-    fault!(Three, "a follower cut off from its leader, its client not", |stage, victim| {
+    fault!(Three, "a follower cut off from its leader but not from its client", |stage, victim| {
         follower_cut_off(stage, victim, false)
     }),
     fault!(Three, "a follower that no longer hears its leader", |stage, victim| {
         follower_cut_off(stage, victim, true)
     }),
-    fault!(Three, "the leader cut off from its followers, its client not", leader_cut_off),
+    fault!(Three, "the leader cut off from its followers but not from its client", leader_cut_off),
     fault!(Three, "a follower's link to its leader reset again and again", |stage, _| link_resets(stage)),
 ];
 
@@ -124,7 +125,7 @@ async fn replies_lost(stage: &Stage, victim: usize) {
     }
 }
 
-/// Of all clients. What a hole has swallowed is gone with the connection.
+/// For all clients. Requests that were swallowed by the black hole are lost, because the connection is cut afterwards.
 async fn requests_lost(stage: &Stage) {
     for _ in 0..8 {
         for proxy in stage.clients.iter().flat_map(|client| &client.proxies) {
@@ -139,7 +140,7 @@ async fn requests_lost(stage: &Stage) {
     }
 }
 
-/// Each way takes that much longer.
+/// Delays both directions by this part of a session timeout.
 async fn slow(stage: &Stage, victim: usize, sessions: f64) {
     let proxies = &stage.clients[victim].proxies;
     proxies.iter().for_each(|proxy| proxy.delay(SESSION.mul_f64(sessions)));
@@ -160,7 +161,7 @@ async fn killed(stage: &Stage, victim: usize) {
     stage.clients[victim].launch();
 }
 
-/// Every client kills itself at one of the moments, until each moment had its turn.
+/// Every client kills itself at one of the moments, until all moments were used.
 async fn kill_at(stage: &Stage, moments: &[Moment]) {
     for moments in moments.chunks(stage.clients.len()) {
         let doomed: Vec<_> = stage.clients.iter().zip(moments).collect();
@@ -171,7 +172,7 @@ async fn kill_at(stage: &Stage, moments: &[Moment]) {
         }
         for (client, moment) in &doomed {
             let ended = within(RECOVERY, async || client.has_ended()).await;
-            assert!(ended.is_some(), "no client comes to {moment:?}:\n{}", client.tail());
+            assert!(ended.is_some(), "no client reaches {moment:?}:\n{}", client.tail());
             client.proxies.iter().for_each(|proxy| proxy.delay(Duration::ZERO));
             client.order(Order::Work);
             client.kill();
@@ -200,7 +201,7 @@ async fn server_restarted(stage: &Stage) {
     blocking(|| server.restart());
 }
 
-/// Only one server takes it, and every time another one.
+/// Only one server accepts the client, a different one each time.
 async fn moved(stage: &Stage, victim: usize) {
     let proxies = &stage.clients[victim].proxies;
     for turn in 0..6 {
@@ -252,8 +253,8 @@ async fn rolling_restart(stage: &Stage) {
     }
 }
 
-/// Until the leader has let sessions of the follower end, and the follower has understood. What it sends still arrives
-/// if it is only `deaf`.
+/// Lasts until the leader has expired the follower's sessions and the follower has noticed. If `deaf`, what the
+/// follower sends still arrives.
 pub async fn follower_cut_off(stage: &Stage, victim: usize, deaf: bool) {
     let (leader, follower) = (member(stage, Role::Leader), member(stage, Role::Follower));
     stay_at_and_hold(stage, victim, follower).await;
@@ -270,7 +271,7 @@ pub async fn follower_cut_off(stage: &Stage, victim: usize, deaf: bool) {
     stage.clients[victim].proxies.iter().for_each(|proxy| proxy.refuse(false));
 }
 
-/// Until the others have chosen another one.
+/// Lasts until the others have elected a new leader.
 async fn leader_cut_off(stage: &Stage, victim: usize) {
     let leader = member(stage, Role::Leader);
     stay_at_and_hold(stage, victim, leader).await;
@@ -282,13 +283,13 @@ async fn leader_cut_off(stage: &Stage, victim: usize) {
     stage.clients[victim].proxies.iter().for_each(|proxy| proxy.refuse(false));
 }
 
-/// Has the victim move to that server and hold a lock there.
+/// Moves the victim to this server and has it hold a lock there.
 async fn stay_at_and_hold(stage: &Stage, victim: usize, server: usize) {
     stay_at(stage, victim, server);
     hold(stage, victim).await;
 }
 
-/// Has a client keep a lock of some kind, and tells whether it got it in time.
+/// Has a client keep a lock of some kind. Returns whether it got one in time.
 pub async fn hold(stage: &Stage, client: usize) -> bool {
     let begun = now();
     stage.clients[client].order(Order::Hold);
@@ -296,7 +297,8 @@ pub async fn hold(stage: &Stage, client: usize) -> bool {
     within(2 * SESSION, holds).await.is_some()
 }
 
-/// Of one follower: with all links reset at once a ZooKeeper 3.8.0 may lead, follow, and answer nobody for a minute.
+/// For one follower only: if all links are reset at once, a ZooKeeper 3.8.0 server may lead or follow but not answer
+/// any client for a minute.
 async fn link_resets(stage: &Stage) {
     let (leader, follower) = (member(stage, Role::Leader), member(stage, Role::Follower));
     for _ in 0..4 {

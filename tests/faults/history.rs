@@ -1,39 +1,39 @@
-//! What clients write down of what they hold, and the check of it.
+//! The history that each client writes about its locks, and the checks on all histories together.
 //!
-//! All processes read the system's one monotonic clock, so their times compare.
+//! All processes read the same monotonic clock of the system, so their times are comparable.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::kinds::{Kind, Place, Side, write_tokens};
+use super::locks::{Kind, Place, Side, write_tokens};
 
-/// Nanoseconds on a clock that all processes of this machine share.
+/// Nanoseconds on the clock that all processes of this machine share.
 pub type Time = u64;
 
-/// The clock.
+/// The current time on that clock.
 pub fn now() -> Time {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(time.tv_sec).expect("after the start") * 1_000_000_000
         + u64::try_from(time.tv_nsec).expect("a part of a second")
 }
 
-/// One line of a history. A client that is killed or stopped has written whatever it has done so far.
+/// One line of a history. Lines are written as things happen, so the history of a killed or stopped client is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A process begins; whatever the one before it had was taken from it.
+    /// A process starts; what a previous process of this client held was lost with it.
     Started(Time),
-    /// Read before the request, and behind the grant.
+    /// `asked` is the time before the request, `at` the time after the grant.
     Acquired { asked: Time, at: Time, kind: &'static str, tokens: Vec<u64> },
-    /// The guard says that nobody else holds until then.
+    /// The guard promises that no other client holds until this time.
     Promised(Time),
-    /// Read before the release began.
+    /// The time before the release began.
     Releasing(Time),
-    /// The guard says that it is lost.
+    /// The guard reports that its lease is lost.
     Lost(Time),
-    /// Waiting ended without a grant.
+    /// The request ended without a grant.
     Refused(Time),
-    /// Something that no client should ever be told.
+    /// An error that no client should ever get.
     Failed(String),
 }
 
@@ -84,29 +84,29 @@ impl FromStr for Entry {
     }
 }
 
-/// A grant, with the time in which nobody else may hold: from its grant to its release, or to the end of what its
-/// guard promised. A client that was killed is bound by its last promise.
+/// A grant, with the time in which no other client may hold: from the grant to the release, or to the end of what the
+/// guard promised. For a killed client this is its last promise.
 #[derive(Clone, Debug)]
 pub struct Grant {
     pub client: usize,
     pub kind: &'static Kind,
-    /// One for each place of its kind.
+    /// One token for each place of its kind.
     pub tokens: Vec<u64>,
     pub asked: Time,
     pub from: Time,
     pub until: Time,
 }
 
-/// What histories show.
+/// The result of the checks.
 #[derive(Debug, Default)]
 pub struct Findings {
     pub grants: Vec<Grant>,
     pub lost: usize,
     pub refused: usize,
-    /// Two that exclude each other were valid at one moment.
+    /// Two grants that exclude each other were valid at the same time.
     pub overlaps: Vec<String>,
-    /// A grant whose token is not larger than that of a conflicting one before; or a permit whose token is smaller than
-    /// that of one which was there before it was asked for.
+    /// A grant whose token is not larger than that of an earlier conflicting grant; or a permit whose token is smaller
+    /// than one that was known before the permit was requested.
     pub backward: Vec<String>,
     pub failed: Vec<String>,
 }
@@ -117,13 +117,13 @@ impl Findings {
         all.map(String::as_str).collect()
     }
 
-    /// How many grants of that kind there were.
+    /// The number of grants of this kind.
     pub fn of(&self, kind: &Kind) -> usize {
         self.grants.iter().filter(|grant| grant.kind.name == kind.name).count()
     }
 }
 
-/// Reads one history a client, and checks them together.
+/// Reads one history per client and checks all of them together.
 pub fn check(histories: &[Vec<Entry>]) -> Findings {
     let mut findings = Findings::default();
     for (client, history) in histories.iter().enumerate() {
@@ -144,13 +144,13 @@ impl Findings {
                 Entry::Started(_) => self.grants.extend(open.take()),
                 Entry::Acquired { asked, at, kind, tokens } => {
                     self.grants.extend(open.take());
-                    let kind = Kind::named(kind).expect("it has been read from the table");
+                    let kind = Kind::named(kind).expect("a kind of the table");
                     let (asked, from, until) = (*asked, *at, *at);
                     open = Some(Grant { client, kind, tokens: tokens.clone(), asked, from, until });
                 }
                 Entry::Promised(until) => match &mut open {
                     Some(grant) => grant.until = grant.until.max(*until),
-                    None => self.failed.push(format!("client {client} promises what it does not have")),
+                    None => self.failed.push(format!("client {client} made a promise without a grant")),
                 },
                 Entry::Releasing(at) => {
                     if let Some(grant) = &mut open {
@@ -163,14 +163,14 @@ impl Findings {
                     self.grants.extend(open.take());
                 }
                 Entry::Refused(_) => self.refused += 1,
-                Entry::Failed(reason) => self.failed.push(format!("client {client} was told: {reason}")),
+                Entry::Failed(reason) => self.failed.push(format!("client {client} got the error: {reason}")),
             }
         }
         self.grants.extend(open);
     }
 
-    /// Grants of which nothing was ever valid are left out: a client that is stopped inside its acquire reads of its
-    /// grant when all is over.
+    /// Leaves out grants that were never valid: a client that is paused during its acquire may learn of the grant only
+    /// after the lease has ended.
     fn valid(&self) -> impl Iterator<Item = &Grant> {
         self.grants.iter().filter(|grant| grant.from < grant.until)
     }
@@ -186,7 +186,7 @@ impl Findings {
                 let Side::Permit(limit) = place.side else { continue };
                 let beside = holding.iter().filter(|other| other.kind.places.contains(place));
                 if beside.count() >= limit {
-                    overlaps.push(format!("{grant} is one more than {limit}"));
+                    overlaps.push(format!("{grant} exceeds the limit of {limit}"));
                 }
             }
             holding.push(grant);
@@ -211,19 +211,20 @@ impl Findings {
         self.backward = backward;
     }
 
-    /// A client hears of its permit some time after the turn in which it was taken, when the next turn may be over. But
-    /// what is asked for after that has a later turn.
+    /// A client may learn of its permit late, when the next turn of the semaphore is already over, so tokens of
+    /// concurrent requests may be out of order. But a permit that is requested after another was granted must not have
+    /// a smaller token.
     fn find_backward_turns(&mut self) {
         let mut backward = Vec::new();
         let mut taken: BTreeMap<&Place, Vec<(Time, u64)>> = BTreeMap::new();
         for grant in self.valid() {
             for (place, token) in grant.kind.places.iter().zip(&grant.tokens) {
                 let Side::Permit(_) = place.side else { continue };
-                // When each was there, and the largest token by then. Both grow.
+                // The time of each grant, and the largest token until then. Both grow.
                 let taken = taken.entry(place).or_default();
                 let before = taken[..taken.partition_point(|(from, _)| *from <= grant.asked)].last();
                 if let Some((_, largest)) = before.filter(|(_, largest)| largest > token) {
-                    backward.push(format!("{grant} was asked for after one under {largest:#x}"));
+                    backward.push(format!("{grant} was requested after one with token {largest:#x}"));
                 }
                 let largest = taken.last().map_or(*token, |(_, largest)| *token.max(largest));
                 taken.push((grant.from, largest));
@@ -238,7 +239,7 @@ impl fmt::Display for Grant {
         let Grant { client, kind, tokens, asked, from, until } = self;
         write!(
             f,
-            "{} of client {client} under {tokens:x?}, asked for at {asked} [{from}, {until}]",
+            "{} of client {client} with tokens {tokens:x?}, requested at {asked} [{from}, {until}]",
             kind.name
         )
     }
@@ -247,13 +248,13 @@ impl fmt::Display for Grant {
 mod tests {
     use super::*;
 
-    /// Asked for when it is had.
+    /// A grant without waiting time.
     fn acquired(at: Time, kind: &'static str, token: u64) -> Entry {
         let places = Kind::named(kind).expect("a kind").places.len();
         Entry::Acquired { asked: at, at, kind, tokens: vec![token; places] }
     }
 
-    /// A grant from here to there.
+    /// The history of a grant that is held from `from` until `until`.
     fn held(kind: &'static str, token: u64, from: Time, until: Time) -> Vec<Entry> {
         vec![acquired(from, kind, token), Entry::Promised(until + 1000), Entry::Releasing(until)]
     }
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_read_as_they_were_written() {
+    fn entries_survive_a_round_trip_through_text() {
         for entry in [
             Entry::Started(1),
             acquired(2, "write", u64::MAX),
@@ -278,31 +279,35 @@ mod tests {
             assert_eq!(entry.to_string().parse(), Ok(entry));
         }
         assert!("acquired 1 2 spoon 1".parse::<Entry>().is_err());
-        assert!("acquired 1 2 wri".parse::<Entry>().is_err(), "cut short by a kill");
-        assert!("acquired 1 2 multi 3".parse::<Entry>().is_err(), "a token for each path");
+        assert!("acquired 1 2 wri".parse::<Entry>().is_err(), "a line cut short by a kill");
+        assert!("acquired 1 2 multi 3".parse::<Entry>().is_err(), "a multi-lock needs a token for each path");
     }
 
     #[test]
     fn good_histories_pass() {
         assert_eq!(counts(&[held("lock", 1, 10, 20), held("lock", 2, 20, 30)]), (0, 0));
         let readers = [held("write", 1, 10, 20), held("read", 3, 20, 40), held("read", 2, 21, 30)];
-        assert_eq!(counts(&readers), (0, 0), "readers hold together, and in any order");
-        assert_eq!(counts(&[held("lock", 1, 10, 30), held("write", 1, 20, 40)]), (0, 0), "two paths");
+        assert_eq!(counts(&readers), (0, 0), "readers share, with tokens in any order");
+        assert_eq!(
+            counts(&[held("lock", 1, 10, 30), held("write", 1, 20, 40)]),
+            (0, 0),
+            "different paths do not conflict"
+        );
     }
 
     #[test]
-    fn two_at_once_are_found() {
+    fn overlapping_holders_are_found() {
         assert_eq!(counts(&[held("lock", 1, 10, 21), held("lock", 2, 20, 30)]), (1, 0));
         assert_eq!(counts(&[held("write", 1, 10, 21), held("read", 2, 20, 30)]), (1, 0));
         assert_eq!(counts(&[held("read", 1, 10, 21), held("write", 2, 20, 30)]), (1, 0));
         let longer = [held("read", 1, 10, 50), held("read", 2, 11, 12), held("write", 3, 20, 30)];
-        assert_eq!(counts(&longer), (1, 0), "behind one that is over");
+        assert_eq!(counts(&longer), (1, 0), "an overlap after a grant that has ended");
     }
 
     #[test]
     fn permits_beyond_the_limit_are_found() {
         let two = [held("permit", 1, 10, 30), held("permit", 2, 11, 20), held("permit", 3, 20, 40)];
-        assert_eq!(counts(&two), (0, 0), "two of two, and the third when one is back");
+        assert_eq!(counts(&two), (0, 0), "two of two permits, and a third after a release");
         let three = [held("permit", 1, 10, 30), held("permit", 2, 11, 21), held("permit", 3, 20, 40)];
         assert_eq!(counts(&three), (1, 0));
         let killed = vec![acquired(11, "permit", 2), Entry::Promised(21), Entry::Started(12)];
@@ -310,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_multi_lock_stands_against_each_of_its_paths() {
+    fn a_multi_lock_conflicts_on_each_of_its_paths() {
         let good = [held("lock", 1, 10, 20), held("read", 2, 12, 20), held("multi", 3, 20, 30)];
         assert_eq!(counts(&good), (0, 0));
         for kind in ["lock", "read", "write", "multi"] {
@@ -321,14 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_was_killed_is_bound_by_its_promise_and_no_longer() {
+    fn a_killed_client_holds_until_its_promise_ends() {
         let killed = |next| vec![acquired(10, "lock", 1), Entry::Promised(20), Entry::Started(next)];
         assert_eq!(counts(&[killed(12), held("lock", 2, 19, 30)]), (1, 0));
         assert_eq!(counts(&[killed(12), held("lock", 2, 20, 30)]), (0, 0));
     }
 
     #[test]
-    fn a_client_that_holds_on_after_its_promise_is_found() {
+    fn a_client_that_keeps_holding_after_its_promise_is_found() {
         let deaf = vec![acquired(10, "lock", 1), Entry::Promised(20), Entry::Promised(41)];
         assert_eq!(counts(&[deaf, held("lock", 2, 30, 40)]), (1, 0));
         let honest = vec![acquired(10, "lock", 1), Entry::Promised(20), Entry::Lost(41)];
@@ -336,9 +341,9 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_were_swapped_are_found() {
+    fn tokens_that_do_not_grow_are_found() {
         assert_eq!(counts(&[held("lock", 2, 10, 20), held("lock", 1, 20, 30)]), (0, 1));
-        assert_eq!(counts(&[held("lock", 1, 10, 20), held("lock", 1, 20, 30)]), (0, 1), "nor are they equal");
+        assert_eq!(counts(&[held("lock", 1, 10, 20), held("lock", 1, 20, 30)]), (0, 1), "equal tokens");
         assert_eq!(counts(&[held("write", 2, 10, 20), held("read", 1, 20, 30)]), (0, 1));
         assert_eq!(counts(&[held("read", 2, 10, 20), held("write", 1, 20, 30)]), (0, 1));
         let multi = |tokens| {
@@ -353,20 +358,24 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_of_a_turn_before_is_found() {
+    fn a_permit_with_an_outdated_token_is_found() {
         let permit = |asked, token| {
             let acquired = Entry::Acquired { asked, at: 20, kind: "permit", tokens: vec![token] };
             vec![acquired, Entry::Promised(30)]
         };
-        assert_eq!(counts(&[held("permit", 2, 10, 15), permit(10, 2)]), (0, 0), "the same turn");
-        assert_eq!(counts(&[held("permit", 2, 10, 15), permit(9, 1)]), (0, 0), "it was late to be read of");
+        assert_eq!(counts(&[held("permit", 2, 10, 15), permit(10, 2)]), (0, 0), "a permit of the same turn");
+        assert_eq!(
+            counts(&[held("permit", 2, 10, 15), permit(9, 1)]),
+            (0, 0),
+            "requested before the other was granted"
+        );
         assert_eq!(counts(&[held("permit", 2, 10, 15), permit(10, 1)]), (0, 1));
     }
 
     #[test]
-    fn what_no_client_should_be_told_is_a_fault() {
+    fn unexpected_errors_are_violations() {
         let findings = check(&[vec![Entry::Failed("no".into())]]);
-        assert_eq!(findings.faults(), ["client 0 was told: no"]);
+        assert_eq!(findings.faults(), ["client 0 got the error: no"]);
         assert_eq!(check(&[vec![Entry::Promised(1)]]).failed.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The kinds of locks that are put under fault.
+//! The locks that the clients use: their paths, which of them exclude each other, and how to acquire them.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use lockkeeper::{
     Target, TryAcquireError,
 };
 
-/// One row: where it is, who may not hold beside it, and how to ask for it.
+/// One kind of lock.
 #[derive(Debug)]
 pub struct Kind {
     pub name: &'static str,
-    /// What it takes, all at once, with a token each.
+    /// The places that it holds at the same time, with one token for each.
     pub places: &'static [Place],
     pub ask: fn(&Keeper, Patience) -> Asked,
 }
@@ -24,12 +24,12 @@ pub struct Place {
     pub side: Side,
 }
 
-/// Who may hold a path together.
+/// How a path may be shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     Alone,
     Shared,
-    /// That many at most.
+    /// Up to this many holders.
     Permit(usize),
 }
 
@@ -39,16 +39,16 @@ const INDEX_READ: Place = Place { path: "/faults/index", side: Side::Shared };
 const PERMITS: u32 = 2;
 const POOL: Place = Place { path: "/faults/pool", side: Side::Permit(PERMITS as usize) };
 
-/// The directory of all places.
+/// The parent directory of all places.
 pub const ROOT: &str = "/faults";
 
-/// The first is the one that a broken client keeps when it is told to hold on.
+/// All kinds. A client that is broken on purpose keeps the first one when it is told to hold.
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "lock",
         places: &[LEDGER],
         ask: |keeper, patience| {
-            let lock = keeper.lock(LEDGER.path).expect("a path");
+            let lock = keeper.lock(LEDGER.path).expect("a valid path");
             ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
         },
     },
@@ -56,7 +56,7 @@ pub const KINDS: &[Kind] = &[
         name: "read",
         places: &[INDEX_READ],
         ask: |keeper, patience| {
-            let both = keeper.read_write(INDEX_READ.path).expect("a path");
+            let both = keeper.read_write(INDEX_READ.path).expect("a valid path");
             let lock = both.read();
             ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
         },
@@ -65,7 +65,7 @@ pub const KINDS: &[Kind] = &[
         name: "write",
         places: &[INDEX],
         ask: |keeper, patience| {
-            let both = keeper.read_write(INDEX.path).expect("a path");
+            let both = keeper.read_write(INDEX.path).expect("a valid path");
             let lock = both.write();
             ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
         },
@@ -74,7 +74,7 @@ pub const KINDS: &[Kind] = &[
         name: "permit",
         places: &[POOL],
         ask: |keeper, patience| {
-            let pool = keeper.semaphore(POOL.path, PERMITS).expect("a path");
+            let pool = keeper.semaphore(POOL.path, PERMITS).expect("a valid path");
             ask(patience, || pool.acquire(), |time| pool.acquire_timeout(time), || pool.try_acquire())
         },
     },
@@ -94,19 +94,19 @@ impl Kind {
         KINDS.iter().find(|kind| kind.name == name)
     }
 
-    /// Separated by commas, as many as it has places.
+    /// Parses comma-separated tokens, one for each place.
     pub fn read_tokens(&self, text: &str) -> Option<Vec<u64>> {
         let tokens: Vec<u64> = text.split(',').map(|word| word.parse().ok()).collect::<Option<_>>()?;
         (tokens.len() == self.places.len()).then_some(tokens)
     }
 
-    /// Whether only one of the two may hold, so that their tokens grow from one to the other.
+    /// Whether the two exclude each other, so that tokens must grow from one to the other.
     pub fn conflicts(&self, other: &Kind) -> bool {
         self.places.iter().any(|place| other.places.iter().any(|other| place.excludes(other)))
     }
 }
 
-/// As [`Kind::read_tokens`] reads them.
+/// The format that [`Kind::read_tokens`] parses.
 pub fn write_tokens(tokens: &[u64]) -> String {
     tokens.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
 }
@@ -125,12 +125,12 @@ pub enum Patience {
     Try,
 }
 
-/// A guard; nothing, when patience ended; or an error that nobody should get.
+/// A guard; `None` if the time limit ended; or an error that no client should get.
 pub type Asked = BoxFuture<'static, Result<Option<Box<dyn Held>>, String>>;
 
-/// Guards of all kinds alike.
+/// The operations that guards of all kinds share.
 pub trait Held: Send {
-    /// One for each place of its kind, in their order.
+    /// One token for each place of its kind, in the same order.
     fn tokens(&self) -> Vec<u64>;
     fn state(&self) -> LeaseState;
     fn valid_until(&self) -> Option<Instant>;
@@ -151,7 +151,7 @@ impl<M: 'static> Held for Guard<M> {
     }
 
     fn release(self: Box<Self>) -> BoxFuture<'static, ()> {
-        // A lease that ended first is over as well.
+        // A lease that has already ended counts as released.
         Guard::release(*self).map(|_| ()).boxed()
     }
 }

@@ -1,18 +1,18 @@
-//! Real faults: clients in processes of their own hold locks while processes are killed and stopped, connections are
-//! reset, held and half-opened, and servers are cut off from each other.
+//! Real faults: clients in separate processes hold locks while processes are killed and stopped, connections are reset,
+//! delayed and half-opened, and servers are cut off from each other.
 //!
-//! Every client writes down what its guards promise and until when; the histories are checked against each other, and
-//! writes to a resource outside against their tokens. `LOCKKEEPER_TEST_SERVER=ensemble` makes it three real servers
-//! with proxies between them; otherwise it is one, and what takes three is left out. `LOCKKEEPER_FAULTS_SECONDS`
-//! makes it longer, `LOCKKEEPER_FAULTS_SEED` repeats the order of an earlier run, and `LOCKKEEPER_FAULTS_ONLY` takes
-//! the faults whose names contain a text.
+//! Every client records what its guards promise and until when. The histories are checked against each other, and
+//! writes to an external resource are checked by their tokens. `LOCKKEEPER_TEST_SERVER=ensemble` runs three real
+//! servers with proxies between them; otherwise there is one server, and faults that need three are left out.
+//! `LOCKKEEPER_FAULTS_SECONDS` sets a longer duration, `LOCKKEEPER_FAULTS_SEED` repeats the order of an earlier run,
+//! and `LOCKKEEPER_FAULTS_ONLY` selects the faults whose names contain a text.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod dice;
 mod fault;
 mod history;
-mod kinds;
+mod locks;
 mod resource;
 mod stage;
 mod twins;
@@ -24,17 +24,17 @@ use std::time::Duration;
 use dice::Dice;
 use fault::{FAULTS, Fault};
 use history::{Findings, now};
-use kinds::KINDS;
+use locks::KINDS;
 use stage::{Recovery, SESSION, Servers, Stage, Trouble};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use twins::Twin;
 use worker::Order;
 
-/// Every run needs the machine for itself: what it measures are times.
+/// The runs must not overlap, because they measure times.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Not a test, but what the clients of the others run.
+/// Not a test: the entry point of the client processes that the other tests start.
 #[test]
 fn client_process() {
     let Some(directory) = std::env::var_os(worker::DIRECTORY) else { return };
@@ -43,7 +43,7 @@ fn client_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn whatever_goes_wrong_nobody_holds_beside_another_and_all_go_on() {
+async fn clients_exclude_each_other_and_recover_under_every_fault() {
     let _alone = ALONE.lock().await;
     let seed = setting("LOCKKEEPER_FAULTS_SEED").unwrap_or_else(now);
     let stage = Stage::start(&[Twin::None; CLIENTS], seed).await;
@@ -57,9 +57,9 @@ async fn whatever_goes_wrong_nobody_holds_beside_another_and_all_go_on() {
     if let Ok(only) = std::env::var("LOCKKEEPER_FAULTS_ONLY") {
         faults.retain(|fault| fault.name.contains(&only));
     }
-    assert!(!faults.is_empty(), "no fault has that name");
+    assert!(!faults.is_empty(), "no fault matches LOCKKEEPER_FAULTS_ONLY");
     let begun = Instant::now();
-    // Every fault at least once.
+    // The first round injects every fault.
     while summary.rounds == 0 || begun.elapsed() < time {
         dice.shuffle(&mut faults);
         for fault in &faults {
@@ -75,77 +75,79 @@ async fn whatever_goes_wrong_nobody_holds_beside_another_and_all_go_on() {
     let findings = history::check(&histories);
     let seen = stage.resource.seen();
     println!("{summary}{}", summary.of(&findings));
-    println!("writes: {} taken, {} refused behind the end of their lease", seen.taken, seen.refused);
+    println!("writes: {} accepted, {} refused after the end of their lease", seen.accepted, seen.refused);
     assert_eq!(findings.faults(), [""; 0]);
     assert_eq!(seen.violations, [""; 0]);
     let enough = 20 * summary.injected;
     assert!(
         findings.grants.len() > enough,
-        "{} grants, where there should be more than {enough}",
+        "only {} grants, expected more than {enough}",
         findings.grants.len()
     );
-    assert!(KINDS.iter().all(|kind| findings.of(kind) > summary.injected), "every kind has its share");
+    assert!(KINDS.iter().all(|kind| findings.of(kind) > summary.injected), "too few grants of some kind");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_client_that_does_not_hear_of_its_loss_is_found() {
+async fn a_client_that_ignores_its_loss_is_detected() {
     let _alone = ALONE.lock().await;
     let stage = Stage::start(&[Twin::Deaf, Twin::None, Twin::None], now()).await;
-    stage.recovered(now()).await.expect("they work");
+    stage.recovered(now()).await.expect("all clients work");
     assert!(fault::hold(&stage, 0).await);
     stage.clients[0].pause();
+    // Long enough for the session to expire and for another client to acquire.
     sleep(2 * SESSION).await;
     stage.clients[0].resume();
-    sleep(SESSION / 4).await;
-    let histories = stage.end().await.expect("all end");
+    let found = stage::within(stage::RECOVERY, async || !stage.resource.seen().violations.is_empty());
+    found.await.expect("it writes although its lease has ended");
+    let histories = stage.end().await.expect("all clients end");
     assert_ne!(history::check(&histories).overlaps, [""; 0]);
     assert_ne!(stage.resource.seen().violations, [""; 0]);
 }
 
-/// Of an ensemble only: it shows that the fault is one, and why heartbeats are writes.
+/// Only on an ensemble. It shows that the fault is real, and why heartbeats have to be writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_client_that_believes_what_a_follower_lets_it_read_is_found() {
+async fn a_client_that_trusts_follower_reads_is_detected() {
     let _alone = ALONE.lock().await;
     let stage = Stage::start(&[Twin::FollowerReads, Twin::None, Twin::None], now()).await;
     if let Servers::One(_) = stage.servers {
         return;
     }
-    stage.recovered(now()).await.expect("they work");
-    // It does not know what to do about a request that fails, so it has none when it is moved.
-    stage.nothing_left().await.expect("they release");
+    stage.recovered(now()).await.expect("all clients work");
+    // This client cannot handle a failed request, so it must have none pending when it is moved.
+    stage.nothing_left().await.expect("all clients release");
     stage.clients[1..].iter().for_each(|client| client.order(Order::Work));
     fault::follower_cut_off(&stage, 0, false).await;
-    let histories = stage.end().await.expect("all end");
+    let histories = stage.end().await.expect("all clients end");
     assert_ne!(history::check(&histories).overlaps, [""; 0]);
     assert_ne!(stage.resource.seen().violations, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_client_that_leaves_its_node_is_found() {
+async fn a_client_that_leaves_its_node_is_detected() {
     let _alone = ALONE.lock().await;
     let stage = Stage::start(&[Twin::Leaver, Twin::None], now()).await;
     let worked = stage::within(stage::RECOVERY, async || stage.resource.seen().last.contains_key(&0));
-    worked.await.expect("it gets a lock");
+    worked.await.expect("it acquires a lock");
     let left = tokio::time::timeout(3 * SESSION, stage.nothing_left()).await;
-    assert!(left.is_err(), "its node is there for as long as its session is, but {left:?}");
+    assert!(left.is_err(), "the node should stay as long as the session, but {left:?}");
 }
 
 const CLIENTS: usize = 5;
 
-/// How often in a run the servers themselves may fail to recover.
+/// How many times in a run the servers themselves may fail to recover.
 const MOST_STANDSTILLS: usize = 3;
 
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, and not a number")))
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, which is not a number")))
 }
 
-/// What a run has seen so far.
+/// The results of a run so far.
 struct Summary {
     seed: u64,
     rounds: usize,
     injected: usize,
-    /// When each fault began and was over.
+    /// When each fault began and ended.
     times: Vec<(history::Time, history::Time)>,
     longest: (Duration, &'static str),
     longest_rest: Duration,
@@ -167,7 +169,8 @@ impl Summary {
         }
     }
 
-    /// One fault, with a victim that holds in every second case; then everybody works again, and then nothing is left.
+    /// Injects one fault, half of the time into a client that holds a lock. Then waits until all clients work again,
+    /// and until nothing is left of their locks.
     async fn inflict(&mut self, stage: &Stage, fault: &Fault, dice: &mut Dice) {
         let victim = dice.index(stage.clients.len());
         if dice.below(2) == 0 {
@@ -199,12 +202,12 @@ impl Summary {
                     return self.longest = self.longest.max((clients, name));
                 }
                 Err(Trouble::Standstill) if self.standstills < MOST_STANDSTILLS => {
-                    println!("{name}: the servers answer nobody, and are started again");
+                    println!("{name}: the servers do not answer and are restarted");
                     self.standstills += 1;
                     stage.restart_servers();
                     since = now();
                 }
-                Err(Trouble::Standstill) => panic!("{self}after {name:?}: the servers answer nobody, again"),
+                Err(Trouble::Standstill) => panic!("{self}after {name:?}: the servers still do not answer"),
                 Err(Trouble::Clients(reason)) => panic!("{self}after {name:?}: {reason}"),
             }
         }
@@ -215,7 +218,7 @@ impl Summary {
             self.times.iter().any(|(begun, over)| (*begun..*over).contains(&grant.from))
         };
         format!(
-            "grants: {} {:?}, {} of them under a fault; leases lost: {}; requests cancelled or refused: {}; \
+            "grants: {} {:?}, {} of them during a fault; leases lost: {}; requests cancelled or refused: {}; \
              overlaps: {}; tokens backward: {}\n",
             findings.grants.len(),
             KINDS.iter().map(|kind| (kind.name, findings.of(kind))).collect::<Vec<_>>(),
@@ -232,7 +235,7 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Summary { seed, injected, longest: (longest, name), longest_rest, longest_election, .. } = self;
         writeln!(f, "LOCKKEEPER_FAULTS_SEED={seed}: {injected} faults")?;
-        writeln!(f, "times that the servers had to be started again: {}", self.standstills)?;
+        writeln!(f, "restarts of stuck servers: {}", self.standstills)?;
         writeln!(f, "longest until all servers served again: {longest_election:?}")?;
         writeln!(
             f,

@@ -1,4 +1,4 @@
-//! What the locks protect: a resource outside of all clients, which compares tokens.
+//! The resource that the locks protect: a service outside of the clients that compares tokens.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -10,28 +10,28 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::history::{Time, now};
-use super::kinds::{Kind, Place, write_tokens};
+use super::locks::{Kind, Place, write_tokens};
 
-/// A service on loopback: refuses a write with a token that is smaller than that of a conflicting write it has taken.
-/// Permits conflict with nobody, so it takes theirs at any time.
+/// A service on loopback. It refuses a write with a token smaller than that of a conflicting write it has accepted.
+/// Permits conflict with nothing, so their writes are always accepted.
 pub struct Resource {
     address: String,
     seen: Arc<Mutex<Seen>>,
     serving: JoinHandle<()>,
 }
 
-/// What it has seen so far.
+/// What the resource has recorded so far.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     largest: BTreeMap<Place, u64>,
-    /// Of each client, when it last wrote under a promise that was not over.
+    /// For each client, when it last wrote under a valid promise.
     pub last: BTreeMap<usize, Time>,
-    /// Of each client that was told to keep a lock, when it last wrote under it.
+    /// For each client that was told to keep a lock, when it last wrote under it.
     pub kept: BTreeMap<usize, Time>,
-    pub taken: u64,
-    /// Writes that came after the end of their lease, and after somebody else's: what tokens are for.
+    pub accepted: u64,
+    /// Writes that came after the end of their lease and after another client's write: what tokens protect from.
     pub refused: u64,
-    /// The same, while the writer's guard still promised to be alone: what must not be.
+    /// The same, while the writer's guard still promised that no other client holds. This must never happen.
     pub violations: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ impl Drop for Resource {
     }
 }
 
-/// A client's connection to it.
+/// A client's connection to the resource.
 pub struct Writer {
     client: usize,
     answers: BufReader<OwnedReadHalf>,
@@ -68,20 +68,20 @@ pub struct Writer {
 
 impl Writer {
     pub async fn connect(address: &str, client: usize) -> Writer {
-        let stream = TcpStream::connect(address).await.expect("the resource is there");
+        let stream = TcpStream::connect(address).await.expect("the resource answers");
         stream.set_nodelay(true).expect("a TCP stream");
         let (answers, writes) = stream.into_split();
         Writer { client, answers: BufReader::new(answers), writes }
     }
 
-    /// Writes under the tokens of a guard, with what it promises: until when nobody else holds. Tells whether it was
-    /// taken.
+    /// Writes with the tokens of a guard and its promise, the time until which no other client holds. Returns whether
+    /// the write was accepted.
     pub async fn write(&mut self, kind: &Kind, tokens: &[u64], promise: Time, keeps: bool) -> bool {
         let line = format!("{} {} {} {promise} {keeps}\n", self.client, kind.name, write_tokens(tokens));
-        self.writes.write_all(line.as_bytes()).await.expect("the resource is there");
+        self.writes.write_all(line.as_bytes()).await.expect("the resource answers");
         let mut answer = String::new();
-        self.answers.read_line(&mut answer).await.expect("the resource is there");
-        answer == "taken\n"
+        self.answers.read_line(&mut answer).await.expect("the resource answers");
+        answer == "accepted\n"
     }
 }
 
@@ -94,7 +94,7 @@ impl Seen {
         if let Some((other, largest)) = self.largest.iter().find(newer) {
             if at < promise {
                 self.violations.push(format!(
-                    "client {client} wrote at {at} as {} under {tokens:x?}, sure until {promise}, after {largest:x} on {}",
+                    "client {client} wrote at {at} as {} with {tokens:x?}, promised until {promise}, after {largest:x} on {}",
                     kind.name, other.path
                 ));
             }
@@ -108,7 +108,7 @@ impl Seen {
         if at < promise {
             self.last.insert(client, at);
         }
-        self.taken += 1;
+        self.accepted += 1;
         true
     }
 }
@@ -117,22 +117,22 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
     while let Ok((stream, _)) = listener.accept().await {
         let seen = seen.clone();
         tokio::spawn(async move {
-            // A client that is killed ends its connection, within a line perhaps.
+            // A killed client closes its connection, possibly in the middle of a line.
             let (answers, mut writes) = stream.into_split();
             let mut lines = BufReader::new(answers).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let Some((client, kind, tokens, promise, keeps)) = parse(&line) else { return };
-                let taken = {
+                let accepted = {
                     // The time is read under the lock, so that it grows from write to write.
                     let mut seen = lock(&seen);
                     let at = now();
-                    let taken = seen.write(client, kind, &tokens, promise, at);
-                    if taken && keeps {
+                    let accepted = seen.write(client, kind, &tokens, promise, at);
+                    if accepted && keeps {
                         seen.kept.insert(client, at);
                     }
-                    taken
+                    accepted
                 };
-                let answer: &[u8] = if taken { b"taken\n" } else { b"refused\n" };
+                let answer: &[u8] = if accepted { b"accepted\n" } else { b"refused\n" };
                 if writes.write_all(answer).await.is_err() {
                     return;
                 }
@@ -157,24 +157,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_smaller_token_behind_a_larger_one_is_refused_and_told_apart_by_its_promise() {
+    fn a_smaller_token_is_refused_and_is_a_violation_only_within_its_promise() {
         let [lock, read, write, permit, multi] =
             ["lock", "read", "write", "permit", "multi"].map(|name| Kind::named(name).expect("a kind"));
         let mut seen = Seen::default();
         assert!(seen.write(0, lock, &[5], 100, 1));
         assert!(seen.write(0, lock, &[5], 100, 2), "the same holder again");
         assert!(seen.write(1, lock, &[6], 100, 3));
-        assert!(!seen.write(0, lock, &[5], 4, 4), "behind the end of its promise");
+        assert!(!seen.write(0, lock, &[5], 4, 4), "after the end of its promise");
         assert_eq!((seen.refused, seen.violations.len()), (1, 0));
-        assert!(!seen.write(0, lock, &[5], 5, 4), "before it");
+        assert!(!seen.write(0, lock, &[5], 5, 4), "before the end of its promise");
         assert_eq!((seen.refused, seen.violations.len()), (2, 1));
 
         assert!(seen.write(0, read, &[9], 100, 5));
-        assert!(seen.write(1, read, &[8], 100, 6), "readers do not compare with readers");
-        assert!(!seen.write(2, write, &[8], 100, 7), "but writers do");
+        assert!(seen.write(1, read, &[8], 100, 6), "readers are not compared with readers");
+        assert!(!seen.write(2, write, &[8], 100, 7), "writers are compared with readers");
         assert_eq!(seen.violations.len(), 2);
 
-        assert!(!seen.write(3, multi, &[7, 8], 100, 8), "each token with those of its path");
+        assert!(!seen.write(3, multi, &[7, 8], 100, 8), "each token is compared on its own path");
         assert!(!seen.write(3, multi, &[5, 9], 100, 9));
         assert_eq!(seen.violations.len(), 4);
         assert!(seen.write(3, multi, &[7, 9], 100, 10));
@@ -182,6 +182,6 @@ mod tests {
         assert_eq!(seen.violations.len(), 5);
 
         assert!(seen.write(0, permit, &[9], 100, 12));
-        assert!(seen.write(1, permit, &[8], 100, 13), "permits do not compare");
+        assert!(seen.write(1, permit, &[8], 100, 13), "permits are not compared");
     }
 }

@@ -1,4 +1,4 @@
-//! Everything a run has: servers, clients in processes of their own, proxies between all of them.
+//! The setup of a run: servers, client processes, and proxies between all of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,24 +16,24 @@ use super::common::guardian::Guardian;
 use super::common::{Ensemble, Server, ServerOptions, TestServer};
 use super::dice::Dice;
 use super::history::{Entry, Time, now};
-use super::kinds::ROOT;
+use super::locks::ROOT;
 use super::resource::Resource;
 use super::twins::Twin;
 use super::worker::{self, Order, Settings};
 
-/// The session timeout that clients ask for.
+/// The session timeout that clients request.
 pub const SESSION: Duration = Duration::from_secs(2);
 
-/// How long a leader and a follower wait for each other: longer than a session lasts, so that a follower which is cut
-/// off goes on answering while its leader lets sessions end.
+/// How long a leader and a follower wait for each other. It is longer than a session, so that a follower that is cut
+/// off keeps answering while its leader expires sessions.
 const SYNC_TICKS: u32 = 15;
 const TICK: Duration = Duration::from_millis(200);
 pub const SYNC: Duration = TICK.saturating_mul(SYNC_TICKS);
 
-/// How soon after a fault every client works again, and how soon nothing is left of what was held.
+/// The time limit after a fault until every client works again, and until nothing is left of released locks.
 pub const RECOVERY: Duration = SESSION.saturating_mul(5);
 
-/// How soon the servers agree on a leader.
+/// The time limit for electing a leader.
 const ELECTION: Duration = Duration::from_secs(30);
 
 pub struct Stage {
@@ -48,13 +48,13 @@ pub enum Servers {
     One(TestServer),
     Three {
         ensemble: Ensemble,
-        /// What stands between a member and the quorum port of another, by both their numbers.
+        /// The proxy between a member and the quorum port of another, by their numbers.
         links: BTreeMap<(usize, usize), Proxy>,
     },
 }
 
 impl Servers {
-    /// The kind that `LOCKKEEPER_TEST_SERVER` asks for.
+    /// Starts the servers that `LOCKKEEPER_TEST_SERVER` selects.
     pub fn start() -> Servers {
         match std::env::var("LOCKKEEPER_TEST_SERVER").as_deref() {
             Ok("ensemble") => Servers::three(),
@@ -79,8 +79,8 @@ impl Servers {
         Servers::Three { ensemble, links: links.into_inner().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Whether each of them makes a session, which takes a quorum: one that says that it leads or follows may still be
-    /// busy with an election.
+    /// Whether each server creates a session, which takes a quorum. A server that reports a mode may still be busy with
+    /// an election.
     async fn serve(&self) -> bool {
         for address in self.addresses() {
             let session = zk::Client::connector().with_session_timeout(SESSION).connect(&address).await;
@@ -99,35 +99,35 @@ impl Servers {
     }
 }
 
-/// How long it took until all was well again.
+/// How long the servers and then the clients took to recover.
 pub struct Recovery {
     pub election: Duration,
     pub clients: Duration,
 }
 
-/// Why it did not become well.
+/// Why there was no recovery.
 #[derive(Debug)]
 pub enum Trouble {
-    /// The servers made no session in all that time.
+    /// The servers created no session in all that time.
     Standstill,
-    /// Some clients have not come back although the servers have.
+    /// Some clients did not recover although the servers did.
     Clients(String),
 }
 
-/// What blocks for a while, without keeping the proxies and the resource from their work.
+/// Runs blocking code without blocking the proxies and the resource.
 pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
 }
 
 pub struct Client {
     guardian: Guardian,
-    /// One in front of each server.
+    /// One proxy in front of each server.
     pub proxies: Vec<Proxy>,
     launches: AtomicU32,
 }
 
 impl Stage {
-    /// Servers, and one client of each kind, all at work.
+    /// Starts the servers and one client for each twin, all working.
     pub async fn start(twins: &[Twin], seed: u64) -> Stage {
         let servers = Servers::start();
         let resource = Resource::start().await;
@@ -162,7 +162,7 @@ impl Stage {
         }
     }
 
-    /// What stands between one member and the other's quorum port. A connection is made by whoever follows.
+    /// The proxy between a follower and the leader's quorum port. Followers open these connections.
     pub fn link(&self, follower: usize, leader: usize) -> &Proxy {
         match &self.servers {
             Servers::Three { links, .. } => &links[&(follower, leader)],
@@ -178,7 +178,7 @@ impl Stage {
         self.clients.iter().for_each(|client| client.order(order));
     }
 
-    /// Starts servers that have come to a standstill again, all at once. A restart one by one would be a fault more.
+    /// Restarts servers that do not recover by themselves, all at once. A rolling restart would be another fault.
     pub fn restart_servers(&self) {
         let Servers::Three { ensemble, .. } = &self.servers else { return };
         blocking(|| {
@@ -188,8 +188,8 @@ impl Stage {
         });
     }
 
-    /// Waits until every client has written to the resource again, and tells how long that took from when the servers
-    /// served again: an election is not the clients' affair.
+    /// Waits until every client has written to the resource again. The clients' time counts from when the servers serve
+    /// again, because an election is not their fault.
     pub async fn recovered(&self, since: Time) -> Result<Recovery, Trouble> {
         let late = || {
             let last = self.resource.seen().last;
@@ -225,21 +225,23 @@ impl Stage {
         }
     }
 
-    /// Has everybody release what they have and ask for nothing, and waits until the server shows no node of theirs:
-    /// while the sessions live on, so that it is the clients who took them away.
+    /// Has all clients release their locks and request none, and waits until none of their nodes is left. Their
+    /// sessions stay alive, so the clients must have deleted the nodes.
     pub async fn nothing_left(&self) -> Result<Duration, String> {
         self.order_all(Order::Rest);
         let mut left = Vec::new();
         let took = within(RECOVERY, async || {
             match self.nodes().await {
                 Ok(nodes) => left = nodes,
-                // The ensemble may still be busy with an election.
+                // The ensemble may still be electing a leader.
                 Err(error) => left = vec![error.to_string()],
             }
             left.is_empty()
         })
         .await;
-        took.ok_or_else(|| format!("after {RECOVERY:?} of rest there still is: {left:?}"))
+        took.ok_or_else(|| {
+            format!("{RECOVERY:?} after all clients were told to rest there are still nodes: {left:?}")
+        })
     }
 
     async fn nodes(&self) -> Result<Vec<String>, zk::Error> {
@@ -251,7 +253,7 @@ impl Stage {
             Err(error) => return Err(error),
         }
         let mut nodes = Vec::new();
-        // Queues, and the leases of a semaphore.
+        // The contenders of queues, and the leases of a semaphore.
         for directory in children(&client, ROOT).await? {
             for node in children(&client, &directory).await? {
                 match client.get_data(&node).await {
@@ -264,7 +266,7 @@ impl Stage {
         Ok(nodes)
     }
 
-    /// Ends all clients, and tells what they have written down.
+    /// Stops all clients and returns their histories.
     pub async fn end(&self) -> Result<Vec<Vec<Entry>>, String> {
         self.order_all(Order::Stop);
         for client in &self.clients {
@@ -275,7 +277,7 @@ impl Stage {
     }
 }
 
-/// Their paths; none of a node that is not there.
+/// The paths of the children; empty if the node does not exist.
 async fn children(client: &zk::Client, path: &str) -> Result<Vec<String>, zk::Error> {
     match client.list_children(path).await {
         Ok(names) => Ok(names.into_iter().map(|name| format!("{path}/{name}")).collect()),
@@ -284,7 +286,7 @@ async fn children(client: &zk::Client, path: &str) -> Result<Vec<String>, zk::Er
     }
 }
 
-/// Waits for it, and tells how long it took, or nothing.
+/// Waits until the condition holds and returns how long that took, or `None` if it does not hold in time.
 pub async fn within(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> Option<Duration> {
     let begun = Instant::now();
     loop {
@@ -305,7 +307,7 @@ impl Client {
             let mut setting = std::ffi::OsString::from(worker::DIRECTORY);
             setting.push("=");
             setting.push(directory);
-            // The one test that is not a test.
+            // The entry point of clients, which is declared as a test.
             let rest = ["client_process", "--exact", "--nocapture"];
             ["env".into(), setting, binary.into()].into_iter().chain(rest.map(Into::into)).collect()
         });
@@ -334,20 +336,20 @@ impl Client {
         self.guardian.child_has_ended()
     }
 
-    /// In one piece: the client reads at any moment.
+    /// Replaces the file atomically, because the client may read it at any time.
     pub fn order(&self, order: Order) {
         let (new, path) = (self.file("order-new"), self.file(worker::ORDER));
         fs::write(&new, order.write()).and_then(|()| fs::rename(new, path)).expect("a directory");
     }
 
-    /// A last line that a kill has cut short is left out.
+    /// The client's history, without a last line that was cut short by a kill.
     pub fn history(&self) -> Vec<Entry> {
         let text = fs::read_to_string(self.file(worker::HISTORY)).unwrap_or_default();
         let whole = text.rsplit_once('\n').map(|(whole, _)| whole).unwrap_or_default();
         whole.lines().map(|line| line.parse().unwrap_or_else(|error| panic!("{error}"))).collect()
     }
 
-    /// The ends of its history and of its log.
+    /// The last lines of its history and its log.
     pub fn tail(&self) -> String {
         let log = format!("log-{}", self.launches.load(Ordering::SeqCst).saturating_sub(1));
         let read = |name: &str| fs::read_to_string(self.file(name)).unwrap_or_default();
@@ -356,7 +358,7 @@ impl Client {
             lines[lines.len().saturating_sub(25)..].join("\n")
         };
         let order = read(worker::ORDER);
-        format!("told to {order} at {}\n{}\n{}", now(), last(read(worker::HISTORY)), last(read(&log)))
+        format!("last order: {order}, time: {}\n{}\n{}", now(), last(read(worker::HISTORY)), last(read(&log)))
     }
 
     fn file(&self, name: &str) -> PathBuf {

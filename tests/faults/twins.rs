@@ -1,4 +1,4 @@
-//! Clients that are broken on purpose, each in one way that the checks must find.
+//! Clients that are broken on purpose, each with one bug that the checks must detect.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -10,17 +10,17 @@ use lockkeeper::LeaseState;
 use tokio::time::sleep;
 use zookeeper_client as zk;
 
-use super::kinds::{Asked, Held};
+use super::locks::{Asked, Held};
 
-/// What is broken about a client.
+/// The bug of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Twin {
     None,
-    /// Says that it holds whatever its lease says.
+    /// Claims to hold the lock whatever its lease says.
     Deaf,
-    /// Says that it has released, and leaves its node.
+    /// Claims to have released, and leaves its node.
     Leaver,
-    /// Believes in its session for as long as a server answers its reads.
+    /// Considers its session alive as long as a server answers its reads.
     FollowerReads,
 }
 
@@ -31,7 +31,7 @@ impl Twin {
     }
 }
 
-/// A plain lock of the recipe, whose lease is a session timeout from its last read of its own node.
+/// A plain lock after the recipe. Its lease lasts for a session timeout from the last read of its own node.
 pub struct FollowerReads {
     client: zk::Client,
     session: Duration,
@@ -45,7 +45,7 @@ impl FollowerReads {
 
     pub fn ask(&self, path: &'static str) -> Asked {
         let (client, session) = (self.client.clone(), self.session);
-        // A task of its own: what it makes is deleted also when nobody waits any more.
+        // A separate task, so that its node is deleted even if the caller stops waiting.
         let task = tokio::spawn(async move {
             let acl = zk::Acls::anyone_all();
             client.mkdir(path, &zk::CreateMode::Persistent.with_acls(acl)).await.ok();
@@ -61,6 +61,7 @@ impl FollowerReads {
                 if names.first().is_some_and(|first| first.ends_with(&own)) {
                     break;
                 }
+                // Polls, because this simple lock sets no watches.
                 sleep(Duration::from_millis(5)).await;
             }
             let begun = Instant::now();
@@ -81,13 +82,14 @@ async fn keep(lease: Weak<Lease>, client: zk::Client, node: String, session: Dur
             lease.believe(sent, session);
         }
         drop(lease);
+        // The interval between two reads.
         sleep(session / 20).await;
     }
 }
 
 struct Lease {
     begun: Instant,
-    /// Nanoseconds behind the beginning.
+    /// Nanoseconds after `begun`.
     until: AtomicU64,
 }
 
@@ -104,7 +106,7 @@ struct Guard {
     token: u64,
 }
 
-/// Deleted when dropped.
+/// A node that is deleted when this is dropped.
 struct Node {
     client: zk::Client,
     path: String,

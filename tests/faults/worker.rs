@@ -1,7 +1,7 @@
-//! The client: a process that takes locks, uses them, and does as it is told.
+//! The client: a process that acquires locks, uses them, and follows orders.
 //!
-//! It is this test binary once more. What it is told stands in files of its directory, and so does what it has done, so
-//! that it may be killed or stopped at any moment.
+//! It runs this same test binary. Its orders and its history are files in its directory, so it may be killed or stopped
+//! at any moment.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -14,44 +14,44 @@ use tokio::time::sleep;
 
 use super::dice::Dice;
 use super::history::{Entry, Time, now};
-use super::kinds::{Held, KINDS, Kind, Patience};
+use super::locks::{Held, KINDS, Kind, Patience};
 use super::resource::Writer;
 use super::twins::{self, Twin};
 
-/// The environment variable that makes a worker of the test binary: its directory.
+/// The environment variable that makes the test binary a worker; its value is the worker's directory.
 pub const DIRECTORY: &str = "LOCKKEEPER_FAULTS_WORKER";
 pub const SETTINGS: &str = "settings";
 pub const ORDER: &str = "order";
 pub const HISTORY: &str = "history";
 
-/// What it is told to do.
+/// What a client has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Take locks of all kinds, briefly, one after the other.
+    /// Acquire locks of all kinds for a short time, one after the other.
     Work,
-    /// Take a lock and keep it.
+    /// Acquire a lock and keep it.
     Hold,
-    /// Release what you have, and ask for nothing.
+    /// Release all locks and request none.
     Rest,
-    /// Kill yourself when you get there.
+    /// Kill its own process at this moment.
     Die(Moment),
     Stop,
 }
 
-/// A moment in the life of a lock.
+/// A moment in the life cycle of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// While the create or the list is on its way, or just before, or after.
+    /// While the create or the list is in flight, or just before or after.
     Asked,
-    /// While somebody else is ahead.
+    /// While another contender is ahead.
     Queued,
     GaveUp,
     Cancelled,
     Granted,
     Used,
-    /// While the delete is on its way.
+    /// While the delete is in flight.
     Releasing,
-    /// The same, for a guard that was dropped.
+    /// The same for a guard that was dropped.
     Dropped,
     Released,
 }
@@ -82,13 +82,13 @@ impl Order {
     }
 }
 
-/// What a worker needs to know, one value a line.
+/// The settings of a worker, one value per line.
 pub struct Settings {
     pub client: usize,
     pub zookeeper: String,
     pub resource: String,
     pub session: Duration,
-    /// The servers' tickTime, for clients that are told.
+    /// The servers' tickTime, for clients that are configured with it.
     pub tick: Option<Duration>,
     pub seed: u64,
     pub twin: Twin,
@@ -115,7 +115,7 @@ impl Settings {
     }
 }
 
-/// Works until it is told to stop.
+/// Works until the order is to stop.
 pub async fn work(directory: &Path) {
     let filter = tracing_subscriber::EnvFilter::new("lockkeeper_actors=debug,zookeeper_client=info");
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
@@ -131,7 +131,7 @@ pub async fn work(directory: &Path) {
         .connect_timeout(Duration::from_secs(60))
         .identifier(format!("client-{client}"));
     let options = tick.into_iter().fold(options, |options, tick| options.tick_time(tick));
-    let keeper = options.connect(&settings.zookeeper).await.expect("ZooKeeper comes back in time");
+    let keeper = options.connect(&settings.zookeeper).await.expect("ZooKeeper recovers in time");
     let reader = match twin {
         Twin::FollowerReads => Some(twins::FollowerReads::connect(&settings.zookeeper, session).await),
         Twin::None | Twin::Deaf | Twin::Leaver => None,
@@ -152,7 +152,7 @@ pub async fn work(directory: &Path) {
 
 struct Worker {
     keeper: Keeper,
-    /// Only a broken twin has it.
+    /// Only for the twin `FollowerReads`.
     reader: Option<twins::FollowerReads>,
     orders: Orders,
     history: File,
@@ -165,7 +165,7 @@ struct Worker {
 const POLL: Duration = Duration::from_millis(4);
 
 impl Worker {
-    /// Asks for a lock, uses it for a while when it comes, and releases it, each in one of the ways there are.
+    /// Acquires a lock in one of the possible ways, uses it for a while, and releases it.
     async fn turn(&mut self, order: Order) {
         let kind = match order {
             Order::Hold if self.twin != Twin::None => &KINDS[0],
@@ -198,14 +198,14 @@ impl Worker {
         }
     }
 
-    fn ask(&self, kind: &'static Kind, patience: Patience) -> super::kinds::Asked {
+    fn ask(&self, kind: &'static Kind, patience: Patience) -> super::locks::Asked {
         match &self.reader {
             Some(reader) => reader.ask(kind.places[0].path),
             None => (kind.ask)(&self.keeper, patience),
         }
     }
 
-    /// Asks, and drops the request soon.
+    /// Starts an acquire and drops the request after a short time.
     async fn cancel(&mut self, kind: &'static Kind, order: Order) {
         let soon = match order {
             Order::Die(Moment::Asked) => self.dice.time(6),
@@ -213,7 +213,7 @@ impl Worker {
             Order::Work | Order::Hold | Order::Rest | Order::Die(_) | Order::Stop => self.dice.time(30),
         };
         let asked = self.ask(kind, Patience::Forever);
-        // A guard that comes in time is dropped unseen, and that releases it.
+        // A guard that is granted in time is dropped, which releases it.
         let _ = tokio::time::timeout(soon, unless_granted(asked)).await;
         self.die_at(Moment::Asked, order, 0).await;
         self.die_at(Moment::Queued, order, 0).await;
@@ -231,6 +231,7 @@ impl Worker {
                 return;
             }
             self.die_at(Moment::Used, order, 5).await;
+            // Simulated work between two uses.
             sleep(self.dice.time(6)).await;
             used += 1;
         }
@@ -255,8 +256,8 @@ impl Worker {
         self.die_at(Moment::Released, order, 0).await;
     }
 
-    /// Writes to the resource if the guard says so, and even when it does not: as a process would that was stopped
-    /// between the look and the write. Tells whether the guard is still worth having.
+    /// Writes to the resource if the guard is held, and also if it is lost, as a process would that was paused between
+    /// the check and the write. Returns whether to keep the guard.
     async fn use_it(&mut self, kind: &'static Kind, guard: &dyn Held, keeps: bool) -> bool {
         let (state, until) = match self.twin {
             Twin::Deaf => (LeaseState::Held, now() + 1_000_000),
@@ -268,16 +269,17 @@ impl Worker {
         };
         self.write(&entry);
         match state {
-            // A resource that knows better ends it.
+            // If the resource refuses the write, the guard is given up.
             LeaseState::Held => {
                 self.writer.write(kind, &guard.tokens(), until, keeps).await || self.twin == Twin::Deaf
             }
             LeaseState::Suspended => true,
             LeaseState::Lost => {
                 self.writer.write(kind, &guard.tokens(), 0, false).await;
+                // Checks again a little later, because a lost lease must stay lost.
                 sleep(self.dice.time(20)).await;
                 if promise(guard).0 != LeaseState::Lost {
-                    self.write(&Entry::Failed("a lost guard says that it holds".into()));
+                    self.write(&Entry::Failed("a lost guard claims to be held".into()));
                 }
                 false
             }
@@ -286,6 +288,7 @@ impl Worker {
 
     async fn die_at(&mut self, moment: Moment, order: Order, within: u64) {
         if order == Order::Die(moment) {
+            // Varies the moment, because requests may still be in flight.
             sleep(self.dice.time(within)).await;
             let _ = kill_process(getpid(), Signal::KILL);
         }
@@ -296,18 +299,18 @@ impl Worker {
     }
 }
 
-/// What a guard says, and until when it promises that nobody else holds, on the clock that all processes share. A guard
-/// that does not say that it is lost promises at least the moment before it was asked.
+/// The state of a guard, and until when it promises that no other client holds, on the clock that all processes share.
+/// A guard that is not lost promises at least the moment before it was asked.
 fn promise(guard: &dyn Held) -> (LeaseState, Time) {
-    // In this order, so that the promise is at most as long as it was meant.
+    // In this order, so that the computed promise is never longer than the real one.
     let (time, instant) = (now(), Instant::now());
     let left = guard.valid_until().map(|until| until.saturating_duration_since(instant));
-    let left = left.expect("its node goes with its session").as_nanos();
+    let left = left.expect("an ephemeral lock has a lease end").as_nanos();
     (guard.state(), time + u64::try_from(left).expect("it is short"))
 }
 
-/// Ends with a refusal, or never.
-async fn unless_granted(asked: super::kinds::Asked) {
+/// Completes on a refusal. After a grant it never completes, and keeps the guard.
+async fn unless_granted(asked: super::locks::Asked) {
     if let Ok(Some(_guard)) = asked.await {
         std::future::pending::<()>().await;
     }

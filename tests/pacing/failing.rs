@@ -1,4 +1,4 @@
-//! A client that fails on demand, in front of the real one.
+//! A wrapper around the real client that fails requests on demand.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,7 +12,7 @@ use lockkeeper::actors::zookeeper::{
 };
 use tokio::sync::oneshot;
 
-/// Of a request. Heartbeats are not counted.
+/// The kind of a request. Heartbeats are not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Create,
@@ -32,7 +32,7 @@ pub enum Kind {
     Delete,
 }
 
-/// What is to fail, and what was sent.
+/// Configures which requests fail, and counts them.
 pub struct Failing {
     connector: Connector,
     shared: Arc<Shared>,
@@ -46,9 +46,9 @@ struct State {
     fault: Option<(Kind, Failure, usize)>,
     failed: usize,
     counts: BTreeMap<Kind, usize>,
-    /// Reads without an answer, now and at most.
+    /// Pending reads: their number now, and the largest so far.
     reading: (usize, usize),
-    /// The next request for several nodes at once is sent when this is told.
+    /// The next `create_all` waits for this before it is sent.
     gate: Option<oneshot::Receiver<()>>,
 }
 
@@ -58,7 +58,7 @@ impl Failing {
         Arc::new(Failing { connector, shared: Arc::default() })
     }
 
-    /// From now on every request of this kind is answered so, and is not sent.
+    /// From now on every request of this kind fails with this error and is not sent.
     pub fn fail(&self, kind: Kind, failure: Failure) {
         self.fail_times(kind, failure, usize::MAX);
     }
@@ -68,22 +68,22 @@ impl Failing {
         (state.fault, state.failed) = (Some((kind, failure, times)), 0);
     }
 
-    /// How many have failed since.
+    /// How many requests have failed since then.
     pub fn failed(&self) -> usize {
         self.shared.state().failed
     }
 
-    /// How many of this kind there were, failed or not.
+    /// How many requests of this kind there were, failed or not.
     pub fn count(&self, kind: Kind) -> usize {
         self.shared.state().counts.get(&kind).copied().unwrap_or_default()
     }
 
-    /// How many reads were under way at most.
+    /// The largest number of concurrent reads.
     pub fn most_reads(&self) -> usize {
         self.shared.state().reading.1
     }
 
-    /// The next request for several nodes at once is sent when what this returns is dropped.
+    /// Delays the next `create_all` until the returned sender is dropped.
     pub fn hold(&self) -> oneshot::Sender<()> {
         let (sender, receiver) = oneshot::channel();
         self.shared.state().gate = Some(receiver);
@@ -107,7 +107,7 @@ impl Connect for Failing {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("nobody panics with it in hand")
+        self.0.lock().expect("no thread panics while holding it")
     }
 
     fn failure(&self, kind: Kind) -> Option<Failure> {

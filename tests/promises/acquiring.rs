@@ -1,27 +1,27 @@
-//! Getting a lock, waiting for it, and not getting it.
+//! Acquiring a lock, waiting for it, and being refused.
 
 use std::time::{Duration, Instant};
 
 use lockkeeper::{AcquireTimeoutError, LeaseState, LockEvent, TryAcquireError};
 use tokio::sync::mpsc;
 
-use crate::common::hearing::{acquired, listen, queued};
+use crate::common::events::{acquired, listen, queued};
 use crate::common::kinds::{AnyLock, Kind, Wait};
 use crate::common::{LONG, SOON, connect, connect_through, proxied, refusal};
 
 promises! {
     every_kind:
         a_free_lock_is_granted,
-        who_is_refused_learns_of_which_path,
-        a_try_at_a_contended_lock_answers_contended_and_writes_nothing,
-        an_acquire_with_a_timeout_answers_timed_out_and_leaves_neither_node_nor_watch,
+        a_refusal_names_the_path,
+        try_acquire_of_a_contended_lock_fails_and_writes_nothing,
+        a_timed_out_acquire_leaves_neither_node_nor_watch,
         tokens_grow_from_holder_to_holder;
     exclusive:
         the_lock_is_not_reentrant,
-        requests_of_one_keeper_are_granted_in_the_order_of_asking;
+        requests_of_one_keeper_are_granted_in_request_order;
     in_order:
-        locks_are_granted_in_the_order_of_asking_across_keepers;
-    // A lease has to be deleted before the next one may be made.
+        locks_are_granted_in_request_order_across_keepers;
+    // Not for semaphores: a lease has to be deleted before the next one can be created.
     queued:
         handles_of_one_keeper_hand_over_without_waiting_for_the_server;
 }
@@ -29,23 +29,23 @@ promises! {
 async fn a_free_lock_is_granted(kind: Kind) {
     let (site, keeper) = (kind.site("free").await, connect().await);
     let lock = site.lock(&keeper);
-    let guard = lock.acquire().await.expect("a free lock");
+    let guard = lock.acquire().await.expect("the lock is free");
     assert_eq!((guard.state(), guard.paths()), (LeaseState::Held, (kind.paths)(&site.path)));
     assert_eq!(site.nodes().await, guard.nodes());
-    guard.release().await.expect("a release");
+    guard.release().await.expect("released");
 
-    lock.try_acquire().await.expect("a free lock").release().await.expect("a release");
-    lock.acquire_timeout(SOON).await.expect("a free lock").release().await.expect("a release");
+    lock.try_acquire().await.expect("the lock is free").release().await.expect("released");
+    lock.acquire_timeout(SOON).await.expect("the lock is free").release().await.expect("released");
     let at_once = lock.acquire_timeout(Duration::ZERO).await;
-    at_once.expect("a timeout of zero is one try").release().await.expect("a release");
-    let some_day = lock.acquire_timeout(Duration::MAX).await;
-    some_day.expect("a timeout too long to be counted is none").release().await.expect("a release");
+    at_once.expect("a timeout of zero tries once").release().await.expect("released");
+    let unlimited = lock.acquire_timeout(Duration::MAX).await;
+    unlimited.expect("an unrepresentable timeout counts as none").release().await.expect("released");
 }
 
-async fn a_try_at_a_contended_lock_answers_contended_and_writes_nothing(kind: Kind) {
+async fn try_acquire_of_a_contended_lock_fails_and_writes_nothing(kind: Kind) {
     let (site, keeper, other) = (kind.site("try").await, connect().await, connect().await);
-    let _guard = site.rival(&keeper).acquire().await.expect("a free lock");
-    // Both count every child that was ever made or deleted.
+    let _guard = site.rival(&keeper).acquire().await.expect("the lock is free");
+    // Both change whenever a child is created or deleted.
     let written = async || {
         let mut counts = Vec::new();
         for directory in site.directories() {
@@ -63,12 +63,12 @@ async fn a_try_at_a_contended_lock_answers_contended_and_writes_nothing(kind: Ki
     assert_eq!(written().await, before);
 }
 
-async fn an_acquire_with_a_timeout_answers_timed_out_and_leaves_neither_node_nor_watch(kind: Kind) {
+async fn a_timed_out_acquire_leaves_neither_node_nor_watch(kind: Kind) {
     let (site, keeper, other) = (kind.site("timeout").await, connect().await, connect().await);
-    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     for keeper in [&keeper, &other] {
         let begun = Instant::now();
-        // An actor without handles ends, and its watches with it.
+        // Without a handle the actor would end, and its watches with it.
         let lock = site.lock(keeper);
         let acquire = lock.acquire_timeout(Duration::from_millis(300));
         assert!(matches!(refusal(acquire.await), AcquireTimeoutError::TimedOut { .. }));
@@ -78,9 +78,9 @@ async fn an_acquire_with_a_timeout_answers_timed_out_and_leaves_neither_node_nor
     }
 }
 
-async fn who_is_refused_learns_of_which_path(kind: Kind) {
+async fn a_refusal_names_the_path(kind: Kind) {
     let (site, keeper) = (kind.site("refused").await, connect().await);
-    let _guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let _guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let lock = site.lock(&keeper);
     let contended = refusal(lock.try_acquire().await).to_string();
     let late = refusal(lock.acquire_timeout(Duration::from_millis(1)).await).to_string();
@@ -96,9 +96,9 @@ async fn tokens_grow_from_holder_to_holder(kind: Kind) {
     let mut tokens = Vec::new();
     for _ in 0..2 {
         for lock in [site.rival(&keeper), site.lock(&keeper), site.rival(&other), site.lock(&other)] {
-            let guard = lock.acquire().await.expect("a free lock");
+            let guard = lock.acquire().await.expect("the lock is free");
             tokens.push(guard.token());
-            // The next one need not wait until it is confirmed.
+            // The next acquire works without waiting for the confirmation.
             drop(guard);
         }
     }
@@ -108,46 +108,46 @@ async fn tokens_grow_from_holder_to_holder(kind: Kind) {
 async fn the_lock_is_not_reentrant(kind: Kind) {
     let (site, keeper) = (kind.site("reentrant").await, connect().await);
     let lock = site.lock(&keeper);
-    let first = lock.acquire().await.expect("a free lock");
+    let first = lock.acquire().await.expect("the lock is free");
     assert!(matches!(refusal(lock.try_acquire().await), TryAcquireError::Contended { .. }));
-    let in_vain = lock.acquire_timeout(Duration::from_millis(100)).await;
-    assert!(matches!(refusal(in_vain), AcquireTimeoutError::TimedOut { .. }));
+    let refused = lock.acquire_timeout(Duration::from_millis(100)).await;
+    assert!(matches!(refusal(refused), AcquireTimeoutError::TimedOut { .. }));
 
     let (_, mut events) = listen(&lock);
     assert_eq!(queued(&mut events).await, (kind.ahead)(1, 0));
-    assert!(events.try_recv().is_err(), "it waits as long as the first guard is there");
+    assert!(events.try_recv().is_err(), "it waits while the first guard is held");
     site.until_nodes(2).await;
     let token = first.token();
     drop(first);
     assert!(acquired(&mut events).await.token() > token);
 }
 
-async fn locks_are_granted_in_the_order_of_asking_across_keepers(kind: Kind) {
+async fn locks_are_granted_in_request_order_across_keepers(kind: Kind) {
     let (site, keepers) = (kind.site("order").await, [connect().await, connect().await]);
     let locks = keepers.each_ref().map(|keeper| site.lock(keeper));
-    let tokens = granted_in_the_order_of_asking(&locks).await;
+    let tokens = granted_in_request_order(&locks).await;
     assert!(tokens.is_sorted_by(|earlier, later| earlier < later), "{tokens:?}");
 }
 
-async fn requests_of_one_keeper_are_granted_in_the_order_of_asking(kind: Kind) {
+async fn requests_of_one_keeper_are_granted_in_request_order(kind: Kind) {
     let (site, keeper) = (kind.site("local-order").await, connect().await);
-    let tokens = granted_in_the_order_of_asking(&[site.lock(&keeper)]).await;
-    // Whoever is served in one turn of a semaphore shares its token.
+    let tokens = granted_in_request_order(&[site.lock(&keeper)]).await;
+    // Permits granted in the same turn of a semaphore share a token.
     assert!(tokens.is_sorted(), "{tokens:?}");
 }
 
-async fn granted_in_the_order_of_asking(locks: &[AnyLock]) -> Vec<lockkeeper::FencingToken> {
+async fn granted_in_request_order(locks: &[AnyLock]) -> Vec<lockkeeper::FencingToken> {
     let (sender, mut granted) = mpsc::unbounded_channel();
     for number in 0..6 {
-        let (sender, (heard, mut standing)) = (sender.clone(), mpsc::unbounded_channel());
-        let hear = move |event| {
-            let _ = heard.send(());
+        let (sender, (sender_of_events, mut first_event)) = (sender.clone(), mpsc::unbounded_channel());
+        let on_event = move |event| {
+            let _ = sender_of_events.send(());
             if let LockEvent::Acquired { guard, .. } = event {
                 let _ = sender.send((number, guard));
             }
         };
-        locks[number % locks.len()].listen(Wait::Forever, Box::new(hear));
-        standing.recv().await.expect("it is queued, or granted");
+        locks[number % locks.len()].listen(Wait::Forever, Box::new(on_event));
+        first_event.recv().await.expect("it is queued, or granted");
     }
     let mut tokens = Vec::new();
     for expected in 0..6 {
@@ -161,7 +161,7 @@ async fn granted_in_the_order_of_asking(locks: &[AnyLock]) -> Vec<lockkeeper::Fe
 async fn handles_of_one_keeper_hand_over_without_waiting_for_the_server(kind: Kind) {
     let (site, proxy) = (kind.site("hand-over").await, proxied().await);
     let keeper = connect_through(&proxy, LONG).await;
-    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let (_, mut second) = listen(&site.lock(&keeper));
     assert_eq!(queued(&mut second).await, 1);
     let (_, mut third) = listen(&site.rival(&keeper));
@@ -171,7 +171,7 @@ async fn handles_of_one_keeper_hand_over_without_waiting_for_the_server(kind: Ki
     drop(guard);
     let guard = acquired(&mut second).await;
     assert_eq!(guard.state(), LeaseState::Held);
-    assert!(third.try_recv().is_err(), "it is not its turn yet");
+    assert!(third.try_recv().is_err(), "it is not granted yet");
     drop(guard);
     assert_eq!(acquired(&mut third).await.state(), LeaseState::Held);
     proxy.hold_replies(false);

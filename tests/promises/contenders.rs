@@ -1,50 +1,50 @@
-//! Who is there: for people who look, and for those who have to clear up by hand.
+//! Listing contenders, and removing them by hand.
 
 use lockkeeper::{ContendersError, LeaseState, LockOptions, Mode, SessionEvent, TryAcquireError};
 use zookeeper_client as zk;
 
-use crate::common::hearing::{acquired, listen, queued, session_event};
+use crate::common::events::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
 use crate::common::{SHORT, SOON, connect, connect_through, eventually, options, proxied, refusal, shared};
 
 promises! {
     every_kind:
-        asking_who_is_there_makes_nothing;
+        listing_contenders_creates_nothing;
     in_order:
-        contenders_are_told_in_the_order_of_the_queue_with_what_is_known_of_them;
+        contenders_are_listed_in_queue_order_with_their_details;
     queued:
-        foreign_contenders_count_where_their_pattern_is_given_and_as_plain_text,
-        a_lock_that_outlives_sessions_is_kept_across_a_lost_one,
+        foreign_contenders_count_if_their_plain_text_pattern_is_given,
+        a_lock_that_outlives_sessions_survives_a_lost_session,
         a_crashed_holder_of_a_lock_that_outlives_sessions_is_found_and_removed_by_hand;
 }
 
-async fn asking_who_is_there_makes_nothing(kind: Kind) {
+async fn listing_contenders_creates_nothing(kind: Kind) {
     let (site, keeper) = (kind.site("absent").await, connect().await);
-    let lock = (kind.open)(&keeper, &format!("{}/below", site.path)).expect("a path");
+    let lock = (kind.open)(&keeper, &format!("{}/below", site.path)).expect("a valid path");
     assert_eq!(lock.listed().await, Ok(0));
     for directory in site.directories() {
         assert_eq!(site.server.stat(&directory).await, None);
     }
 }
 
-async fn contenders_are_told_in_the_order_of_the_queue_with_what_is_known_of_them(kind: Kind) {
+async fn contenders_are_listed_in_queue_order_with_their_details(kind: Kind) {
     let site = kind.site("contenders").await;
     let (server, path) = (&site.server, &site.path);
-    let named = options().identifier("keeper").connect(&shared().address()).await.expect("a server");
-    let guard = site.lock(&named).acquire().await.expect("a free lock");
+    let named = options().identifier("keeper").connect(&shared().address()).await.expect("should connect");
+    let guard = site.lock(&named).acquire().await.expect("the lock is free");
     let own = LockOptions::new().identifier("lock");
     let (_, mut second) = listen(&site.lock_with(&named, own));
     queued(&mut second).await;
     let (_, mut third) = listen(&site.lock(&connect().await));
     queued(&mut third).await;
     let foreign = server.contender(path, b"caf\xe9").await;
-    server.create(&format!("{path}/notes"), b"of no matter", zk::CreateMode::Persistent).await;
+    server.create(&format!("{path}/notes"), b"unrelated", zk::CreateMode::Persistent).await;
 
     let contenders = site.queue(&named).contenders().await.expect("an answer");
     let identifiers: Vec<_> = contenders.iter().map(|c| c.identifier.as_str()).collect();
     assert_eq!(identifiers, ["keeper", "lock", "", "caf\u{fffd}"]);
     assert!(contenders.iter().map(|c| c.position).eq(0..4));
-    // The wire has one name for both.
+    // Locks and write locks have the same name pattern on the server.
     assert!(contenders.iter().all(|c| c.mode == Mode::Lock));
     assert!(contenders.is_sorted_by(|before, after| before.token < after.token));
     assert_eq!(format!("{path}/{}", contenders[0].name), guard.node());
@@ -56,7 +56,7 @@ async fn contenders_are_told_in_the_order_of_the_queue_with_what_is_known_of_the
     assert_eq!(contenders[3].token.as_u64(), node.czxid as u64);
 }
 
-async fn foreign_contenders_count_where_their_pattern_is_given_and_as_plain_text(kind: Kind) {
+async fn foreign_contenders_count_if_their_plain_text_pattern_is_given(kind: Kind) {
     let keeper = connect().await;
     for (name, pattern) in [("x-mutex-", "-mutex-"), ("a[", "a["), ("x(.*)", "(.*)")] {
         let site = kind.site("patterns").await;
@@ -66,13 +66,19 @@ async fn foreign_contenders_count_where_their_pattern_is_given_and_as_plain_text
         assert!(foreign.ends_with(&format!("{name}0000000000")), "{foreign}");
 
         let plain = site.lock(&keeper);
-        plain.try_acquire().await.expect("it is nobody").release().await.expect("a release");
+        plain
+            .try_acquire()
+            .await
+            .expect("without the pattern it is no contender")
+            .release()
+            .await
+            .expect("released");
         assert_eq!(plain.listed().await, Ok(0));
 
         let options = LockOptions::new().extra_lock_patterns(["no such thing", pattern]);
         let lock = site.lock_with(&keeper, options.clone());
         assert!(matches!(refusal(lock.try_acquire().await), TryAcquireError::Contended { .. }));
-        let queue = keeper.lock_with(&site.path, options).expect("plain text");
+        let queue = keeper.lock_with(&site.path, options).expect("a valid pattern");
         assert_eq!(queue.contenders().await.expect("an answer")[0].identifier, "it");
         let (_, mut events) = listen(&lock);
         assert_eq!(queued(&mut events).await, 1);
@@ -81,16 +87,16 @@ async fn foreign_contenders_count_where_their_pattern_is_given_and_as_plain_text
     }
 }
 
-async fn a_lock_that_outlives_sessions_is_kept_across_a_lost_one(kind: Kind) {
+async fn a_lock_that_outlives_sessions_survives_a_lost_session(kind: Kind) {
     let (site, proxy) = (kind.site("outlives").await, proxied().await);
     let keeper = connect_through(&proxy, SHORT).await;
     let lock = site.lock_with(&keeper, LockOptions::new().ephemeral(false));
-    let guard = lock.acquire().await.expect("a free lock");
+    let guard = lock.acquire().await.expect("the lock is free");
     assert_eq!(guard.valid_until(), None);
 
     let mut session = keeper.events();
     proxy.black_hole(true);
-    eventually("it reads suspended", SOON, async || guard.state() == LeaseState::Suspended).await;
+    eventually("it is suspended", SOON, async || guard.state() == LeaseState::Suspended).await;
     session_event(&mut session, SessionEvent::Lost { epoch: 1 }).await;
     assert_eq!(guard.state(), LeaseState::Suspended);
     proxy.black_hole(false);
@@ -107,10 +113,10 @@ async fn a_crashed_holder_of_a_lock_that_outlives_sessions_is_found_and_removed_
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let keeper = options().identifier("crashed").session_timeout(SHORT);
-            let keeper = keeper.connect(&address).await.expect("a server");
+            let keeper = keeper.connect(&address).await.expect("should connect");
             let options = LockOptions::new().ephemeral(false);
             let lock = (kind.rival)(&keeper, &path, options).expect("options");
-            lock.acquire().await.expect("a free lock")
+            lock.acquire().await.expect("the lock is free")
         })
     });
     let guard = crash.join().expect("a guard whose runtime is gone");
@@ -130,5 +136,5 @@ async fn a_crashed_holder_of_a_lock_that_outlives_sessions_is_found_and_removed_
     assert!(waiter.try_recv().is_err(), "nothing has changed");
     assert_eq!(queue.remove_contender(crashed).await, Ok(()));
     drop(acquired(&mut waiter).await);
-    assert_eq!(queue.remove_contender(crashed).await, Ok(()), "one that is gone counts as removed");
+    assert_eq!(queue.remove_contender(crashed).await, Ok(()), "a missing contender counts as removed");
 }

@@ -1,4 +1,4 @@
-//! Having a lock, and giving it back.
+//! Holding a lock and releasing it.
 
 use std::time::Instant;
 
@@ -11,20 +11,20 @@ use crate::common::{BRISK, SOON, connect, connect_for, eventually};
 
 promises! {
     every_kind:
-        a_held_guard_is_valid_for_a_while_and_at_most_for_the_session_timeout,
+        a_lease_is_extended_and_lasts_at_most_the_session_timeout,
         a_guard_is_held_for_longer_than_a_session_timeout,
-        a_guard_goes_wherever_its_owner_goes,
+        a_guard_can_be_moved_to_any_thread,
         the_node_is_gone_when_a_release_returns,
-        a_release_goes_on_when_its_future_is_dropped,
+        a_release_continues_when_its_future_is_dropped,
         a_node_that_is_gone_already_counts_as_released,
         a_guard_releases_at_the_end_of_its_scope;
 }
 
-async fn a_held_guard_is_valid_for_a_while_and_at_most_for_the_session_timeout(kind: Kind) {
+async fn a_lease_is_extended_and_lasts_at_most_the_session_timeout(kind: Kind) {
     let (site, keeper) = (kind.site("valid").await, connect_for(BRISK).await);
-    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
     let first = guard.valid_until().expect("an end");
-    eventually("heartbeats move the end of the lease on", SOON, async || {
+    eventually("heartbeats extend the lease", SOON, async || {
         let (before, until) = (Instant::now(), guard.valid_until().expect("an end"));
         if guard.state() == LeaseState::Held {
             assert!(until > before, "held, but over since {:?}", before - until);
@@ -38,27 +38,27 @@ async fn a_held_guard_is_valid_for_a_while_and_at_most_for_the_session_timeout(k
 async fn a_guard_is_held_for_longer_than_a_session_timeout(kind: Kind) {
     let (site, keeper) = (kind.site("long").await, connect_for(BRISK).await);
     let mut events = keeper.events();
-    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
-    // It is cut short when the lease ends first.
-    let long_held = guard.protect(sleep(BRISK * 3 / 2).map(|()| 3).boxed());
-    assert_eq!(long_held.await, Ok(3));
+    let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
+    // `protect` would end early if the lease ended first.
+    let work = guard.protect(sleep(BRISK * 3 / 2).map(|()| 3).boxed());
+    assert_eq!(work.await, Ok(3));
     eventually("it is held", SOON, async || guard.state() == LeaseState::Held).await;
     assert_eq!(guard.release().await, Ok(()));
     while let Some(event) = events.next().now_or_never().flatten() {
-        // Doubts that pass are the machine's.
+        // A slow machine may suspend the session for a moment.
         let passes = matches!(event, SessionEvent::Suspended { .. } | SessionEvent::Resumed { .. });
         assert!(passes || event == SessionEvent::Connected { epoch: 1 }, "{event:?}");
     }
 }
 
-async fn a_guard_goes_wherever_its_owner_goes(kind: Kind) {
+async fn a_guard_can_be_moved_to_any_thread(kind: Kind) {
     fn anywhere<T: Send + Sync + 'static>() {}
     anywhere::<LockGuard>();
     anywhere::<ReadGuard>();
     anywhere::<WriteGuard>();
     anywhere::<Permit>();
     let (site, keeper) = (kind.site("send").await, connect().await);
-    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
     drop(keeper);
     let thread = std::thread::spawn(move || {
         assert_eq!(guard.state(), LeaseState::Held);
@@ -72,18 +72,18 @@ async fn the_node_is_gone_when_a_release_returns(kind: Kind) {
     let (site, keeper) = (kind.site("release").await, connect().await);
     let lock = site.lock(&keeper);
     for _ in 0..10 {
-        let guard = lock.acquire().await.expect("a free lock");
+        let guard = lock.acquire().await.expect("the lock is free");
         assert_eq!(site.nodes().await, guard.nodes());
         assert_eq!(guard.release().await, Ok(()));
         assert_eq!(site.nodes().await, [""; 0]);
     }
 }
 
-async fn a_release_goes_on_when_its_future_is_dropped(kind: Kind) {
+async fn a_release_continues_when_its_future_is_dropped(kind: Kind) {
     let (site, keeper) = (kind.site("release-dropped").await, connect().await);
     let lock = site.lock(&keeper);
     for polled in [true, false] {
-        let mut release = lock.acquire().await.expect("a free lock").release();
+        let mut release = lock.acquire().await.expect("the lock is free").release();
         if polled {
             assert!(futures::poll!(&mut release).is_pending());
         }
@@ -94,18 +94,18 @@ async fn a_release_goes_on_when_its_future_is_dropped(kind: Kind) {
 
 async fn a_node_that_is_gone_already_counts_as_released(kind: Kind) {
     let (site, keeper) = (kind.site("gone").await, connect().await);
-    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
     site.server.delete(&guard.node()).await;
-    // A heartbeat that comes in between has noticed.
+    // A heartbeat in between may have noticed.
     let released = guard.release().await;
     assert!(matches!(released, Ok(()) | Err(ReleaseError::Lost)), "{released:?}");
-    drop(site.lock(&keeper).try_acquire().await.expect("a free lock"));
+    drop(site.lock(&keeper).try_acquire().await.expect("the lock is free"));
 }
 
 async fn a_guard_releases_at_the_end_of_its_scope(kind: Kind) {
     let (site, keeper, other) = (kind.site("scope").await, connect().await, connect().await);
     {
-        let _guard = site.lock(&keeper).acquire().await.expect("a free lock");
+        let _guard = site.lock(&keeper).acquire().await.expect("the lock is free");
         site.until_nodes(1).await;
     }
     let next = site.rival(&other).acquire_timeout(SOON).await;

@@ -1,19 +1,19 @@
-//! Faults of kazoo's locks that their users reported, and that ours must not have.
+//! Faults of kazoo's locks that were reported by users, and that our locks must not have.
 //!
 //! | kazoo | here |
 //! |---|---|
-//! | nobody is told of a session lost while holding, and somebody else acquires | [`losing::a_holder_cut_off_reads_suspended_and_then_lost_before_anybody_else_is_granted`](super::losing) |
-//! | 1. a clean-up that fails leaves the node, and blocks everybody | [`one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone`] |
-//! | 2. after a create in doubt and a timeout, a stale name is deleted and the new node leaked | [`two_after_a_create_in_doubt_and_a_timeout_no_node_is_left`] |
-//! | 3. the time limit begins again at every wake-up | [`three_one_deadline_covers_a_wait_with_many_wake_ups`] |
-//! | 4. a node with the own prefix is adopted, whatever session it belongs to | [`four_a_node_of_an_older_session_is_not_adopted`] |
-//! | 5. an attempt that does not wait writes twice and reads once, however obvious the answer | [`acquiring::a_try_at_a_contended_lock_answers_contended_and_writes_nothing`](super::acquiring) |
-//! | 6. all children are listed at every wake-up, and a watch is left behind after a timeout | [`six_a_wake_up_lists_nothing`], [`six_a_timeout_leaves_no_watch`] |
-//! | 7. a release that fails leaves the lock's own state out of step | [`seven_after_a_release_in_doubt_the_lock_is_as_good_as_new`] |
-//! | semaphore: a try is refused while others queue for the mutex, although permits are free | `tests/semaphore.rs` |
-//! | semaphore: a cancel does not reach who queues for the mutex | [`semaphore_a_cancel_reaches_who_queues_for_the_mutex`] |
+//! | a holder is not told that its session is lost, while another client acquires | [`losing::a_disconnected_holder_is_suspended_and_then_lost_before_another_is_granted`](super::losing) |
+//! | 1. a failed clean-up leaves a node that blocks all others | [`fault_1_a_failed_clean_up_is_repeated_until_the_node_is_gone`] |
+//! | 2. after a create in doubt and a timeout, a stale name is deleted and the new node leaks | [`fault_2_no_node_is_left_after_a_create_in_doubt_and_a_timeout`] |
+//! | 3. the time limit starts again at every wake-up | [`fault_3_one_deadline_covers_a_wait_with_many_wake_ups`] |
+//! | 4. a node with the own prefix is adopted even if it belongs to another session | [`fault_4_a_node_of_an_older_session_is_not_adopted`] |
+//! | 5. a non-blocking attempt writes twice and reads once even if the lock is obviously held | [`acquiring::try_acquire_of_a_contended_lock_fails_and_writes_nothing`](super::acquiring) |
+//! | 6. all children are listed at every wake-up, and a watch is left behind after a timeout | [`fault_6_a_wake_up_lists_nothing`], [`fault_6_a_timeout_leaves_no_watch`] |
+//! | 7. a failed release leaves the lock object in an inconsistent state | [`fault_7_the_lock_is_usable_after_a_release_in_doubt`] |
+//! | semaphore: a non-blocking attempt fails while others queue for the mutex, although permits are free | `tests/semaphore.rs` |
+//! | semaphore: a cancel does not reach a request that is queued for the mutex | [`semaphore_a_cancel_reaches_a_request_queued_for_the_mutex`] |
 //!
-//! A semaphore has to list its leases at every wake-up: its children are what it waits for.
+//! The exception to 6 is the semaphore. It waits for its children to change, so it lists them at every wake-up.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use lockkeeper::{
 };
 use tokio::time::sleep_until;
 
-use crate::common::hearing::{
+use crate::common::events::{
     acquired, granted, listen, listen_for, queued, refused, released, session_event,
 };
 use crate::common::kinds::{Kind, Wait};
@@ -30,22 +30,22 @@ use crate::common::{LONG, SHORT, SOON, connect, connect_through, eventually, pro
 
 promises! {
     every_kind:
-        one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone,
-        two_after_a_create_in_doubt_and_a_timeout_no_node_is_left,
-        three_one_deadline_covers_a_wait_with_many_wake_ups,
-        four_a_node_of_an_older_session_is_not_adopted,
-        six_a_timeout_leaves_no_watch,
-        seven_after_a_release_in_doubt_the_lock_is_as_good_as_new;
+        fault_1_a_failed_clean_up_is_repeated_until_the_node_is_gone,
+        fault_2_no_node_is_left_after_a_create_in_doubt_and_a_timeout,
+        fault_3_one_deadline_covers_a_wait_with_many_wake_ups,
+        fault_4_a_node_of_an_older_session_is_not_adopted,
+        fault_6_a_timeout_leaves_no_watch,
+        fault_7_the_lock_is_usable_after_a_release_in_doubt;
     queued:
-        six_a_wake_up_lists_nothing;
+        fault_6_a_wake_up_lists_nothing;
     [semaphore]:
-        semaphore_a_cancel_reaches_who_queues_for_the_mutex;
+        semaphore_a_cancel_reaches_a_request_queued_for_the_mutex;
 }
 
-async fn one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone(kind: Kind) {
+async fn fault_1_a_failed_clean_up_is_repeated_until_the_node_is_gone(kind: Kind) {
     let (site, proxy) = (kind.site("clean-up").await, proxied().await);
     let (cut_off, other) = (connect_through(&proxy, LONG).await, connect().await);
-    let guard = site.rival(&other).acquire().await.expect("a free lock");
+    let guard = site.rival(&other).acquire().await.expect("the lock is free");
     for arrives in [false, true] {
         let (ticket, mut events) = listen(&site.lock(&cut_off));
         queued(&mut events).await;
@@ -56,7 +56,7 @@ async fn one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone(kind: Kind
         }
         site.lock(&cut_off).cancel(ticket);
         assert_eq!(refused(&mut events).await, (ticket, Refused::Cancelled));
-        // Whether the server got the delete or not, its answer is lost.
+        // Whether or not the server got the delete, the reply is lost.
         match arrives {
             false => site.until_nodes(2).await,
             true => site.until_only(&[&guard]).await,
@@ -65,42 +65,42 @@ async fn one_a_clean_up_that_fails_is_repeated_until_the_node_is_gone(kind: Kind
         proxy.black_hole(false);
         site.until_only(&[&guard]).await;
     }
-    // Nobody is in the way, in the same session.
+    // Nothing blocks the others, and the session is still the same.
     drop(guard);
-    drop(site.rival(&other).acquire_timeout(SOON).await.expect("a free lock"));
-    drop(site.lock(&cut_off).acquire_timeout(SOON).await.expect("a free lock"));
+    drop(site.rival(&other).acquire_timeout(SOON).await.expect("the lock is free"));
+    drop(site.lock(&cut_off).acquire_timeout(SOON).await.expect("the lock is free"));
     site.until_only(&[]).await;
 }
 
-async fn two_after_a_create_in_doubt_and_a_timeout_no_node_is_left(kind: Kind) {
+async fn fault_2_no_node_is_left_after_a_create_in_doubt_and_a_timeout(kind: Kind) {
     let (site, proxy) = (kind.site("stale").await, proxied().await);
     let (doubtful, other) = (connect_through(&proxy, LONG).await, connect().await);
-    let guard = site.rival(&other).acquire().await.expect("a free lock");
-    for way in ["while its answer is awaited", "while it is looked for", "after it was found"] {
+    let guard = site.rival(&other).acquire().await.expect("the lock is free");
+    for way in ["while its reply is pending", "while its node is searched", "after its node was found"] {
         proxy.drop_replies_then_cut();
         let limit = Wait::For(Duration::from_millis(500));
         let (ticket, mut events) = listen_for(&site.lock(&doubtful), limit);
         site.until_nodes(2).await;
         match way {
-            "while its answer is awaited" => {}
-            "while it is looked for" => {
+            "while its reply is pending" => {}
+            "while its node is searched" => {
                 proxy.black_hole(true);
                 proxy.cut();
             }
             _ => proxy.cut(),
         }
         assert_eq!(refused(&mut events).await, (ticket, Refused::TimedOut), "{way}");
-        if way == "while its answer is awaited" {
+        if way == "while its reply is pending" {
             proxy.cut();
         }
         proxy.black_hole(false);
         site.until_only(&[&guard]).await;
     }
     drop(guard);
-    drop(site.rival(&other).acquire_timeout(SOON).await.expect("a free lock"));
+    drop(site.rival(&other).acquire_timeout(SOON).await.expect("the lock is free"));
 }
 
-async fn three_one_deadline_covers_a_wait_with_many_wake_ups(kind: Kind) {
+async fn fault_3_one_deadline_covers_a_wait_with_many_wake_ups(kind: Kind) {
     let (site, keeper) = (kind.site("deadline").await, connect().await);
     site.make().await;
     let mut ahead = Vec::new();
@@ -109,7 +109,8 @@ async fn three_one_deadline_covers_a_wait_with_many_wake_ups(kind: Kind) {
     }
     let begun = Instant::now();
     let acquire = tokio::spawn(site.lock(&keeper).acquire_timeout(Duration::from_secs(3)));
-    // Each that leaves wakes the waiter; the last stays.
+    // Each deletion wakes the waiter. The last obstacle stays, so that the deadline ends the wait. The deletions are
+    // spread over the time limit.
     for leaves in (1..4).rev() {
         site.until_watched(&ahead[leaves]).await;
         sleep_until((begun + Duration::from_millis(900) * (4 - leaves as u32)).into()).await;
@@ -118,27 +119,27 @@ async fn three_one_deadline_covers_a_wait_with_many_wake_ups(kind: Kind) {
     let refused = refusal(acquire.await.expect("no panic"));
     assert!(matches!(refused, AcquireTimeoutError::TimedOut { .. }));
     let took = begun.elapsed();
-    // A time that began again at a wake-up would end after 5.7 seconds.
+    // A time limit that started again at each wake-up would end after 5.7 seconds.
     assert!((Duration::from_secs(3)..Duration::from_millis(5500)).contains(&took), "{took:?}");
-    site.until_just(vec![ahead[0].node.clone()]).await;
+    site.until_only_nodes(vec![ahead[0].node.clone()]).await;
 }
 
-async fn four_a_node_of_an_older_session_is_not_adopted(kind: Kind) {
+async fn fault_4_a_node_of_an_older_session_is_not_adopted(kind: Kind) {
     let (site, proxy) = (kind.site("adopt").await, proxied().await);
     let keeper = connect_through(&proxy, SHORT).await;
     site.make().await;
-    // Carried out, and nobody here can know.
+    // The create is carried out, but the client cannot know.
     proxy.drop_replies_then_cut();
     let (_, mut events) = listen(&site.lock(&keeper));
     site.until_nodes(1).await;
     let old = site.nodes().await;
     let session = site.server.owner(&old[0]).await;
-    let mut told = keeper.events();
-    session_event(&mut told, SessionEvent::Lost { epoch: 1 }).await;
+    let mut session_events = keeper.events();
+    session_event(&mut session_events, SessionEvent::Lost { epoch: 1 }).await;
     proxy.cut();
     let guard = granted(&mut events).await;
     for node in guard.nodes() {
-        assert!(!old.contains(&node), "the old node goes with the old session");
+        assert!(!old.contains(&node), "the old node ends with the old session");
         assert_ne!(site.server.owner(&node).await, session);
     }
     site.until_only(&[&guard]).await;
@@ -147,46 +148,46 @@ async fn four_a_node_of_an_older_session_is_not_adopted(kind: Kind) {
     site.until_only(&[]).await;
 }
 
-async fn six_a_wake_up_lists_nothing(kind: Kind) {
+async fn fault_6_a_wake_up_lists_nothing(kind: Kind) {
     let (site, keeper) = (kind.site("wake-up").await, connect().await);
     site.make().await;
     let ahead = [site.obstruct().await, site.obstruct().await, site.obstruct().await];
     let (_, mut events) = listen(&site.lock(&keeper));
     assert_eq!(queued(&mut events).await, 3);
-    // From now on whoever lists is refused, and would say so.
+    // From now on listing is not permitted, so a request that lists would fail.
     let unlisted = Permission::CREATE | Permission::WRITE | Permission::DELETE | Permission::ADMIN;
     let unlisted = [Acl::new(unlisted, AuthId::anyone())];
     site.server.0.set_acl(&site.path, &unlisted, None).await.expect("another access list");
     for obstacle in ahead.iter().rev() {
         site.until_watched(obstacle).await;
-        assert!(events.try_recv().is_err(), "it waits");
+        assert!(events.try_recv().is_err(), "it keeps waiting");
         site.clear(obstacle).await;
     }
     let guard = acquired(&mut events).await;
     assert_eq!((guard.state(), guard.release().await), (LeaseState::Held, Ok(())));
     let another = site.lock(&keeper).acquire().await;
-    assert!(another.is_err(), "who has to list sees that it cannot");
+    assert!(another.is_err(), "a request that has to list must fail");
 }
 
-async fn six_a_timeout_leaves_no_watch(kind: Kind) {
+async fn fault_6_a_timeout_leaves_no_watch(kind: Kind) {
     let (site, keeper) = (kind.site("watch").await, connect().await);
     site.make().await;
     let ahead = site.obstruct().await;
-    // An actor without handles ends, and its watches with it.
+    // Without a handle the actor would end, and its watches with it.
     let lock = site.lock(&keeper);
     let (_, mut events) = listen_for(&lock, Wait::For(Duration::from_secs(1)));
     site.until_watched(&ahead).await;
     assert_eq!(refused(&mut events).await.1, Refused::TimedOut);
     site.until_unwatched().await;
-    site.until_just(vec![ahead.node]).await;
+    site.until_only_nodes(vec![ahead.node]).await;
 }
 
-async fn seven_after_a_release_in_doubt_the_lock_is_as_good_as_new(kind: Kind) {
+async fn fault_7_the_lock_is_usable_after_a_release_in_doubt(kind: Kind) {
     let (site, proxy) = (kind.site("release").await, proxied().await);
     let (keeper, other) = (connect_through(&proxy, LONG).await, connect().await);
     let lock = site.lock(&keeper);
     for arrives in [true, false] {
-        let guard = lock.acquire().await.expect("a free lock");
+        let guard = lock.acquire().await.expect("the lock is free");
         match arrives {
             true => proxy.drop_replies_then_cut(),
             false => proxy.black_hole(true),
@@ -196,32 +197,32 @@ async fn seven_after_a_release_in_doubt_the_lock_is_as_good_as_new(kind: Kind) {
             true => site.until_only(&[]).await,
             false => site.until_nodes(1).await,
         }
-        assert!(!release.is_finished(), "nobody here can know");
+        assert!(!release.is_finished(), "the client cannot know yet");
         proxy.cut();
         proxy.black_hole(false);
         assert_eq!(release.await.expect("no panic"), Ok::<(), ReleaseError>(()));
         assert_eq!(site.nodes().await, [""; 0]);
-        // Neither the others nor its own handle find anybody in the way.
-        drop(site.rival(&other).try_acquire().await.expect("a free lock"));
-        drop(lock.acquire_timeout(SOON).await.expect("a free lock"));
+        // Nothing blocks other clients or the same handle.
+        drop(site.rival(&other).try_acquire().await.expect("the lock is free"));
+        drop(lock.acquire_timeout(SOON).await.expect("the lock is free"));
         site.until_only(&[]).await;
-        eventually("the connection is sure again", SOON, async || lock.listed().await == Ok(0)).await;
+        eventually("the connection works again", SOON, async || lock.listed().await == Ok(0)).await;
     }
 }
 
-async fn semaphore_a_cancel_reaches_who_queues_for_the_mutex(kind: Kind) {
+async fn semaphore_a_cancel_reaches_a_request_queued_for_the_mutex(kind: Kind) {
     let (site, first, second) = (kind.site("mutex").await, connect().await, connect().await);
     let guard = site.lock(&first).acquire().await.expect("a free permit");
-    // One waits with the mutex in hand, the other one for the mutex.
-    let (_, mut with) = listen(&site.lock(&first));
-    queued(&mut with).await;
-    let (ticket, mut without) = listen(&site.lock(&second));
-    assert_eq!(queued(&mut without).await, 1);
+    // The first waiter holds the mutex; the second is queued for it.
+    let (_, mut holds_mutex) = listen(&site.lock(&first));
+    queued(&mut holds_mutex).await;
+    let (ticket, mut wants_mutex) = listen(&site.lock(&second));
+    assert_eq!(queued(&mut wants_mutex).await, 1);
     site.until_nodes(3).await;
     site.lock(&second).cancel(ticket);
-    assert_eq!(refused(&mut without).await, (ticket, Refused::Cancelled));
+    assert_eq!(refused(&mut wants_mutex).await, (ticket, Refused::Cancelled));
     site.until_nodes(2).await;
     drop(guard);
-    drop(acquired(&mut with).await);
+    drop(acquired(&mut holds_mutex).await);
     site.until_only(&[]).await;
 }

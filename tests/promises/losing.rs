@@ -1,4 +1,4 @@
-//! Sessions that end, and nodes and directories that somebody deletes.
+//! Sessions that end, and nodes and directories that other clients delete.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use futures::FutureExt;
 use lockkeeper::{LeaseState, LockEvent, Lost, ReleaseError, SessionEvent};
 use tokio::time::timeout;
 
-use crate::common::hearing::{acquired, granted, listen, queued, session_event};
+use crate::common::events::{acquired, granted, listen, queued, session_event};
 use crate::common::kinds::Kind;
 use crate::common::{BRISK, SHORT, SOON, connect, connect_for, connect_through, eventually, proxied};
 
 promises! {
     every_kind:
-        a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_gets_the_lock_in_the_end,
-        a_holder_cut_off_reads_suspended_and_then_lost_before_anybody_else_is_granted,
-        a_holder_whose_node_is_deleted_reads_lost_at_a_heartbeat,
+        a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_is_granted,
+        a_disconnected_holder_is_suspended_and_then_lost_before_another_is_granted,
+        a_holder_whose_node_is_deleted_is_lost_at_the_next_heartbeat,
         a_waiter_whose_node_is_deleted_queues_again,
         a_waiter_whose_node_is_deleted_together_with_the_holders_queues_again,
-        a_directory_that_was_deleted_is_made_again_and_tokens_go_on_growing,
+        a_deleted_directory_is_recreated_and_tokens_keep_growing,
         protected_work_ends_with_the_lease;
 }
 
-async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_gets_the_lock_in_the_end(kind: Kind) {
+async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_is_granted(kind: Kind) {
     let (site, keeper, proxy) = (kind.site("waiter-lost").await, connect().await, proxied().await);
     let cut_off = connect_through(&proxy, SHORT).await;
-    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let (_, mut waiter) = listen(&site.lock(&cut_off));
     assert_eq!(queued(&mut waiter).await, (kind.ahead)(1, 0));
     let (_, mut later) = listen(&site.rival(&keeper));
@@ -38,15 +38,15 @@ async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_gets_the_lo
     session_event(&mut session, SessionEvent::Lost { epoch: 1 }).await;
     proxy.black_hole(false);
     let ahead = queued(&mut waiter).await;
-    assert!(ahead > (kind.ahead)(1, 0), "whoever came later stands ahead now: {ahead}");
+    assert!(ahead > (kind.ahead)(1, 0), "the later request should now be ahead: {ahead}");
     drop(guard);
     let guard = acquired(&mut later).await;
-    assert!(waiter.try_recv().is_err(), "it is not its turn yet");
+    assert!(waiter.try_recv().is_err(), "it is not granted yet");
     drop(guard);
     assert_eq!(acquired(&mut waiter).await.state(), LeaseState::Held);
 }
 
-async fn a_holder_cut_off_reads_suspended_and_then_lost_before_anybody_else_is_granted(kind: Kind) {
+async fn a_disconnected_holder_is_suspended_and_then_lost_before_another_is_granted(kind: Kind) {
     let (site, keeper, proxy) = (kind.site("holder-lost").await, connect().await, proxied().await);
     let cut_off = connect_through(&proxy, SHORT).await;
     let (ticket, mut events) = listen(&site.lock(&cut_off));
@@ -55,50 +55,52 @@ async fn a_holder_cut_off_reads_suspended_and_then_lost_before_anybody_else_is_g
     queued(&mut waiter).await;
 
     proxy.black_hole(true);
-    eventually("it reads suspended", SOON, async || guard.state() == LeaseState::Suspended).await;
+    eventually("it is suspended", SOON, async || guard.state() == LeaseState::Suspended).await;
     let until = guard.valid_until().expect("the end of the lease");
-    assert!(waiter.try_recv().is_err(), "nobody else can hold it yet");
+    assert!(waiter.try_recv().is_err(), "no other client can hold it yet");
 
     let other = acquired(&mut waiter).await;
     let granted = Instant::now();
     assert_eq!(guard.state(), LeaseState::Lost);
     assert!(until < granted, "granted {:?} before the lease ended", until - granted);
     assert!(other.token() > guard.token());
-    timeout(SOON, guard.lost()).await.expect("it is lost already");
-    let mut told = Vec::new();
+    timeout(SOON, guard.lost()).await.expect("it is already lost");
+    let mut received = Vec::new();
     while let Some(event) = events.recv().await {
-        told.push(event);
+        received.push(event);
     }
-    let [.., LockEvent::Suspended(first), LockEvent::Lost(last)] = &told[..] else { panic!("{told:?}") };
+    let [.., LockEvent::Suspended(first), LockEvent::Lost(last)] = &received[..] else {
+        panic!("{received:?}")
+    };
     assert_eq!((*first, *last), (ticket, ticket));
 
     proxy.black_hole(false);
-    assert_eq!(guard.state(), LeaseState::Lost, "for good");
+    assert_eq!(guard.state(), LeaseState::Lost, "lost is final");
     assert_eq!(guard.release().await, Err(ReleaseError::Lost));
     drop(other);
-    drop(site.lock(&cut_off).acquire().await.expect("a lock, in the next session"));
+    drop(site.lock(&cut_off).acquire().await.expect("acquired in the next session"));
 }
 
-async fn a_holder_whose_node_is_deleted_reads_lost_at_a_heartbeat(kind: Kind) {
+async fn a_holder_whose_node_is_deleted_is_lost_at_the_next_heartbeat(kind: Kind) {
     let (site, keeper) = (kind.site("holder-deleted").await, connect_for(BRISK).await);
     let lock = site.lock(&keeper);
     let (ticket, mut events) = listen(&lock);
     let guard = acquired(&mut events).await;
     site.server.delete(&guard.node()).await;
-    timeout(SOON, guard.lost()).await.expect("it is noticed at a heartbeat");
+    timeout(SOON, guard.lost()).await.expect("a heartbeat notices it");
     assert_eq!(guard.state(), LeaseState::Lost);
     let lost = events.recv().await;
-    assert!(matches!(lost, Some(LockEvent::Lost(told)) if told == ticket), "{lost:?}");
-    // The session has lost nothing else.
+    assert!(matches!(lost, Some(LockEvent::Lost(received)) if received == ticket), "{lost:?}");
+    // Otherwise the session is intact.
     assert_eq!(guard.release().await, Err(ReleaseError::Lost));
-    drop(lock.acquire_timeout(SOON).await.expect("a free lock"));
+    drop(lock.acquire_timeout(SOON).await.expect("the lock is free"));
     site.until_only(&[]).await;
 }
 
 async fn a_waiter_whose_node_is_deleted_queues_again(kind: Kind) {
     let (site, keeper, other) =
         (kind.site("waiter-deleted").await, connect().await, connect_for(BRISK).await);
-    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let (_, mut waiter) = listen(&site.lock(&other));
     assert_eq!(queued(&mut waiter).await, (kind.ahead)(1, 0));
     let mut deleted = site.nodes().await;
@@ -107,31 +109,31 @@ async fn a_waiter_whose_node_is_deleted_queues_again(kind: Kind) {
     assert_eq!(queued(&mut waiter).await, (kind.ahead)(1, 0));
     site.until_nodes(2).await;
     let nodes = site.nodes().await;
-    assert!(deleted.iter().all(|node| !nodes.contains(node)), "they have nodes of their own");
+    assert!(deleted.iter().all(|node| !nodes.contains(node)), "it has new nodes");
     drop(guard);
     assert_eq!(acquired(&mut waiter).await.state(), LeaseState::Held);
 }
 
 async fn a_waiter_whose_node_is_deleted_together_with_the_holders_queues_again(kind: Kind) {
     let (site, keeper) = (kind.site("both-deleted").await, connect_for(BRISK).await);
-    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let (_, mut events) = listen(&site.lock(&keeper));
     assert_eq!(queued(&mut events).await, (kind.ahead)(1, 0));
     site.delete_all().await;
-    timeout(SOON, guard.lost()).await.expect("it is noticed at a heartbeat");
+    timeout(SOON, guard.lost()).await.expect("a heartbeat notices it");
     let next = granted(&mut events).await;
-    assert_eq!(site.nodes().await, next.nodes(), "granted on nodes that are known to be gone");
+    assert_eq!(site.nodes().await, next.nodes(), "granted on deleted nodes");
     assert_eq!(next.state(), LeaseState::Held);
 }
 
-async fn a_directory_that_was_deleted_is_made_again_and_tokens_go_on_growing(kind: Kind) {
+async fn a_deleted_directory_is_recreated_and_tokens_keep_growing(kind: Kind) {
     let (site, keeper, other) = (kind.site("directory").await, connect().await, connect().await);
     let mut tokens = Vec::new();
     for round in 0..3 {
         for keeper in [&keeper, &other] {
-            let guard = site.lock(keeper).acquire().await.expect("a free lock");
+            let guard = site.lock(keeper).acquire().await.expect("the lock is free");
             tokens.push(guard.token());
-            guard.release().await.expect("a release");
+            guard.release().await.expect("released");
         }
         if round == 1 {
             site.delete_all().await;
@@ -143,7 +145,7 @@ async fn a_directory_that_was_deleted_is_made_again_and_tokens_go_on_growing(kin
 async fn protected_work_ends_with_the_lease(kind: Kind) {
     let (site, proxy) = (kind.site("protect").await, proxied().await);
     let keeper = connect_through(&proxy, SHORT).await;
-    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
     assert_eq!(guard.protect(async { 42 }.boxed()).await, Ok(42));
 
     proxy.black_hole(true);
@@ -154,11 +156,11 @@ async fn protected_work_ends_with_the_lease(kind: Kind) {
         pending().await
     };
     assert_eq!(guard.protect(work.boxed()).await, Err(Lost));
-    assert!(dropped.load(Ordering::SeqCst), "the work is dropped where it stood");
-    assert_eq!(guard.protect(async { unreachable!("it is lost already") }.boxed()).await, Err(Lost));
+    assert!(dropped.load(Ordering::SeqCst), "the work is dropped when the lease ends");
+    assert_eq!(guard.protect(async { unreachable!("it is already lost") }.boxed()).await, Err(Lost));
 }
 
-/// Sets the flag when it is dropped.
+/// Sets a flag when it is dropped.
 struct OnDrop(Arc<AtomicBool>);
 
 impl Drop for OnDrop {

@@ -1,7 +1,7 @@
-//! What every kind of lock promises, through the public API: each promise is one function, and a test for each kind
-//! that makes it. A kind is a row in `common/kinds.rs`.
+//! What every kind of lock promises through the public API. Each promise is a function, with a test for each kind that
+//! makes the promise. The kinds are defined in `common/kinds.rs`.
 //!
-//! The tests share one server, and each keeps to a path of its own.
+//! The tests share one server, and each uses its own path.
 
 #[path = "../common/mod.rs"]
 #[macro_use]

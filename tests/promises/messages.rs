@@ -1,4 +1,4 @@
-//! Without an await: requests, answers and releases as messages.
+//! Requests, answers and releases as messages instead of futures.
 
 use std::time::Duration;
 
@@ -6,52 +6,52 @@ use lockkeeper::{LeaseState, LockMessage, Refused, ReleaseError};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::common::hearing::{Ear, acquired, listen, queued, refused};
+use crate::common::events::{Recorder, acquired, listen, queued, refused};
 use crate::common::kinds::{Kind, Wait};
 use crate::common::{LONG, SOON, connect, connect_through, eventually, proxied};
 
 promises! {
     every_kind:
-        an_actor_is_told_of_its_lock_by_message_and_releases_by_dropping_the_guard;
-    // A semaphore's actor is not reached from outside.
+        an_actor_gets_its_lock_by_message_and_releases_by_dropping_the_guard;
+    // A semaphore's actor cannot be reached by messages.
     queued:
-        a_lock_is_asked_and_released_by_message,
-        a_request_that_waits_is_not_released_and_goes_on_waiting,
-        questions_are_answered_although_nobody_has_a_handle_any_more,
-        a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_one_is_granted;
+        a_lock_is_listed_cancelled_and_released_by_message,
+        releasing_a_waiting_request_fails_and_it_keeps_waiting,
+        queries_are_answered_after_the_last_handle_is_dropped,
+        a_guard_released_by_message_is_lost_when_the_next_one_is_granted;
 }
 
-async fn an_actor_is_told_of_its_lock_by_message_and_releases_by_dropping_the_guard(kind: Kind) {
+async fn an_actor_gets_its_lock_by_message_and_releases_by_dropping_the_guard(kind: Kind) {
     let (site, keeper) = (kind.site("actor").await, connect().await);
     let (lock, rival) = (site.lock(&keeper), site.rival(&keeper));
-    let (actor, mut heard) = Ear::start().await;
+    let (actor, mut events) = Recorder::start().await;
     let first = rival.forward(Wait::Forever, &actor);
-    let guard = acquired(&mut heard).await;
+    let guard = acquired(&mut events).await;
     assert_eq!(guard.ticket(), first);
     let second = lock.forward(Wait::Forever, &actor);
-    assert_eq!(queued(&mut heard).await, (kind.ahead)(1, 0));
+    assert_eq!(queued(&mut events).await, (kind.ahead)(1, 0));
     let tried = lock.forward(Wait::Try, &actor);
-    assert_eq!(refused(&mut heard).await, (tried, Refused::Contended));
+    assert_eq!(refused(&mut events).await, (tried, Refused::Contended));
     let timed = lock.forward(Wait::For(Duration::from_millis(500)), &actor);
-    assert_eq!(queued(&mut heard).await, (kind.ahead)(1, 1));
-    assert_eq!(refused(&mut heard).await, (timed, Refused::TimedOut));
+    assert_eq!(queued(&mut events).await, (kind.ahead)(1, 1));
+    assert_eq!(refused(&mut events).await, (timed, Refused::TimedOut));
 
     drop(guard);
-    let guard = acquired(&mut heard).await;
+    let guard = acquired(&mut events).await;
     assert_eq!(guard.ticket(), second);
     drop(guard);
     site.until_only(&[]).await;
 
-    // An actor that is gone drops what it is sent.
+    // A message to a stopped actor is dropped, and with it the guard.
     actor.stop_and_wait(None, None).await.expect("it stops");
     lock.forward(Wait::Forever, &actor);
-    drop(rival.acquire_timeout(SOON).await.expect("a lock that nobody kept"));
+    drop(rival.acquire_timeout(SOON).await.expect("the dropped guard was released"));
 }
 
-async fn a_lock_is_asked_and_released_by_message(kind: Kind) {
+async fn a_lock_is_listed_cancelled_and_released_by_message(kind: Kind) {
     let (site, keeper) = (kind.site("message").await, connect().await);
     let queue = site.queue(&keeper);
-    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let (waiting, mut events) = listen(&site.lock(&keeper));
     assert_eq!(queued(&mut events).await, 1);
 
@@ -68,13 +68,13 @@ async fn a_lock_is_asked_and_released_by_message(kind: Kind) {
     queue.send(LockMessage::Release(guard.ticket(), Some(reply.into())));
     assert_eq!(answer.await.expect("a reply"), Ok(()));
     assert_eq!(site.nodes().await, [""; 0]);
-    eventually("its guard reads lost", SOON, async || guard.state() == LeaseState::Lost).await;
+    eventually("its guard is lost", SOON, async || guard.state() == LeaseState::Lost).await;
 }
 
-async fn a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_one_is_granted(kind: Kind) {
+async fn a_guard_released_by_message_is_lost_when_the_next_one_is_granted(kind: Kind) {
     let (site, proxy) = (kind.site("message-release").await, proxied().await);
     let keeper = connect_through(&proxy, LONG).await;
-    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let (_, mut next) = listen(&site.lock(&keeper));
     assert_eq!(queued(&mut next).await, 1);
     proxy.hold_replies(true);
@@ -83,9 +83,9 @@ async fn a_guard_whose_lock_was_released_by_message_is_not_held_when_the_next_on
     assert_eq!((guard.state(), next.state()), (LeaseState::Lost, LeaseState::Held));
 }
 
-async fn a_request_that_waits_is_not_released_and_goes_on_waiting(kind: Kind) {
+async fn releasing_a_waiting_request_fails_and_it_keeps_waiting(kind: Kind) {
     let (site, keeper) = (kind.site("not-granted").await, connect().await);
-    let guard = site.rival(&keeper).acquire().await.expect("a free lock");
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let (waiting, mut events) = listen(&site.lock(&keeper));
     assert_eq!(queued(&mut events).await, 1);
     let (reply, answer) = oneshot::channel();
@@ -96,25 +96,25 @@ async fn a_request_that_waits_is_not_released_and_goes_on_waiting(kind: Kind) {
     assert_eq!(acquired(&mut events).await.state(), LeaseState::Held);
 }
 
-async fn questions_are_answered_although_nobody_has_a_handle_any_more(kind: Kind) {
-    for last in ["of the path", "of the keeper"] {
+async fn queries_are_answered_after_the_last_handle_is_dropped(kind: Kind) {
+    for last in ["last handle of the path", "last handle of the keeper"] {
         let (site, proxy) = (kind.site("last-question").await, proxied().await);
         let keeper = connect_through(&proxy, LONG).await;
-        let guard = site.rival(&connect().await).acquire().await.expect("a free lock");
+        let guard = site.rival(&connect().await).acquire().await.expect("the lock is free");
         let queue = site.queue(&keeper);
         proxy.hold_replies(true);
-        let ((reply, listed), (first, told)) = (oneshot::channel(), oneshot::channel());
+        let ((reply, listed), (first, first_answer)) = (oneshot::channel(), oneshot::channel());
         queue.send(LockMessage::Contenders([].into(), reply.into()));
         queue.send(LockMessage::First([].into(), None, first));
         drop(queue);
-        let kept = (last == "of the path").then_some(keeper);
-        // Everything that ends with the handle has been told by the time that the server could answer.
+        let kept = (last == "last handle of the path").then_some(keeper);
+        // By the time of this answer, the end of the handle has had its effect.
         let absent = site.queue(&connect().await).contenders().await;
         assert_eq!(absent.expect("an answer").len(), 1);
         proxy.hold_replies(false);
         let listed = timeout(SOON, listed).await.expect("in time").expect(last).expect("an answer");
         assert_eq!(listed[0].token, guard.token(), "{last}");
-        let first = timeout(SOON, told).await.expect("in time").expect(last).expect("an answer");
+        let first = timeout(SOON, first_answer).await.expect("in time").expect(last).expect("an answer");
         assert_eq!(first.expect("it is held").token, guard.token(), "{last}");
         drop(kept);
     }

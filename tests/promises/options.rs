@@ -1,4 +1,4 @@
-//! What can be chosen, and what can be left out.
+//! Options of keepers and locks.
 
 use lockkeeper::{Acl, AcquireError, AuthId, ContendersError, LockOptions, Permission, TryAcquireError};
 use tokio::time::timeout;
@@ -10,10 +10,10 @@ use crate::common::{BRISK, SOON, connect, eventually, options, refusal, shared, 
 promises! {
     every_kind:
         an_access_list_keeps_everybody_else_out,
-        a_chroot_is_made_when_a_lock_needs_it_and_shows_in_no_path;
-    // The root of a semaphore stays, because it stores the number of permits.
+        a_chroot_is_created_on_demand_and_appears_in_no_path;
+    // Not for semaphores: the root stays, because it stores the number of permits.
     queued:
-        directories_made_as_containers_go_when_they_have_been_emptied;
+        container_directories_are_removed_once_empty;
 }
 
 async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
@@ -21,14 +21,14 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
     let acl = || vec![Acl::new(Permission::ALL, AuthId::authed())];
     let auth = || options().auth("digest", b"owner:secret");
     let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    let owner = owner.connect(&address).await.expect("a server");
-    let listed = auth().acl(acl()).connect(&address).await.expect("a server");
-    let unlisted = auth().connect(&address).await.expect("a server");
+    let owner = owner.connect(&address).await.expect("should connect");
+    let listed = auth().acl(acl()).connect(&address).await.expect("should connect");
+    let unlisted = auth().connect(&address).await.expect("should connect");
     for (name, owners, options) in
         [("acl-keeper", &listed, LockOptions::new()), ("acl-lock", &unlisted, LockOptions::new().acl(acl()))]
     {
         let site = kind.site(name).await;
-        let guard = site.lock_with(owners, options).acquire().await.expect("a free lock");
+        let guard = site.lock_with(owners, options).acquire().await.expect("the lock is free");
         for node in [site.directories(), guard.nodes()].concat() {
             let (list, _) = owner.get_acl(&node).await.expect("an access list");
             let [entry] = &list[..] else { panic!("{list:?}") };
@@ -49,36 +49,36 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
     }
 }
 
-async fn a_chroot_is_made_when_a_lock_needs_it_and_shows_in_no_path(kind: Kind) {
+async fn a_chroot_is_created_on_demand_and_appears_in_no_path(kind: Kind) {
     let root = unique_path("chroot");
     let inside = "/locks/ledger";
     let site = kind.site_at(&format!("{root}/app{inside}")).await;
     let address = format!("{}{root}/app", shared().address());
     let keeper = options().session_timeout(BRISK).connect(&address).await;
-    let lock = (kind.open)(&keeper.expect("a server"), inside).expect("a path");
+    let lock = (kind.open)(&keeper.expect("should connect"), inside).expect("a valid path");
     assert_eq!(lock.listed().await, Ok(0));
     assert_eq!(site.server.stat(&root).await, None);
-    let guard = lock.acquire().await.expect("a free lock");
+    let guard = lock.acquire().await.expect("the lock is free");
     assert_eq!(guard.paths(), (kind.paths)(inside));
     let nodes: Vec<_> = guard.nodes().iter().map(|node| format!("{root}/app{node}")).collect();
     assert_eq!(site.nodes().await, nodes);
     site.server.delete(&nodes[0]).await;
-    timeout(SOON, guard.lost()).await.expect("it is checked where it is");
+    timeout(SOON, guard.lost()).await.expect("heartbeats check the node inside the chroot");
 }
 
-async fn directories_made_as_containers_go_when_they_have_been_emptied(kind: Kind) {
+async fn container_directories_are_removed_once_empty(kind: Kind) {
     let (keeper, above) = (connect().await, unique_path("container"));
     let container = kind.site_at(&format!("{above}/below")).await;
     let plain = kind.site("plain").await;
-    let guard = plain.lock(&keeper).acquire().await.expect("a free lock");
+    let guard = plain.lock(&keeper).acquire().await.expect("the lock is free");
     assert_eq!(guard.release().await, Ok(()));
     for _ in 0..2 {
         let options = LockOptions::new().container_directories(true);
-        let guard = container.lock_with(&keeper, options).acquire().await.expect("a free lock");
+        let guard = container.lock_with(&keeper, options).acquire().await.expect("the lock is free");
         assert_eq!(container.nodes().await, guard.nodes());
         assert_eq!(guard.release().await, Ok(()));
         let gone = async || container.server.stat(&above).await.is_none();
-        eventually("the container and all that led to it are gone", SOON, gone).await;
+        eventually("the container and its parents are gone", SOON, gone).await;
     }
     for directory in plain.directories() {
         assert!(plain.server.stat(&directory).await.is_some());

@@ -1,4 +1,5 @@
-//! Actors above the one that runs are killed: nobody else starts beside it, and nobody waits for ever.
+//! The supervising actors of a running actor are killed: no successor may start while it still runs, and no request may
+//! hang.
 
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::common::{LONG, eventually, shared, unique_path};
-use crate::member::{FOREVER, Note, Order, Probe, SOON, Ways, connect};
+use crate::member::{Behavior, FOREVER, Note, Order, Probe, SOON, connect};
 
-/// What the actor does when the one above it dies.
+/// What the actor is doing when its supervising actor is killed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
     Starting,
@@ -25,13 +26,13 @@ const STAGES: [Stage; 3] = [Stage::Starting, Stage::Running, Stage::Stopping];
 /// Which actor is killed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
-    /// The application's supervisor, whose child the keeper is.
+    /// The application's supervisor, the parent of the keeper.
     Supervisor,
-    /// The keeper's own actor of the run.
+    /// The keeper's actor that supervises the run.
     Run,
 }
 
-/// How the actor is run.
+/// What runs the actor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Under {
     Candidate,
@@ -56,14 +57,14 @@ impl Root {
     }
 }
 
-/// Whoever runs it, until it is dropped.
+/// Runs the actor until it is dropped.
 enum Running {
     Candidate(Candidate),
     Guard(Run),
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_successor_starts_beside_an_actor_whose_supervisor_was_killed() {
+async fn no_successor_starts_while_an_actor_whose_supervisor_was_killed_still_runs() {
     for under in [Under::Candidate, Under::Guard] {
         for stage in STAGES {
             kill(Victim::Supervisor, stage, under).await;
@@ -72,7 +73,7 @@ async fn no_successor_starts_beside_an_actor_whose_supervisor_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_successor_starts_beside_an_actor_whose_run_was_killed() {
+async fn no_successor_starts_while_an_actor_whose_run_was_killed_still_runs() {
     for under in [Under::Candidate, Under::Guard] {
         for stage in STAGES {
             kill(Victim::Run, stage, under).await;
@@ -87,15 +88,15 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
     let keeper = Keeper::options().session_timeout(LONG);
     let keeper = keeper.connect_linked(&shared().address(), &root.get_cell()).await.expect("connected");
     let slow = |at| if stage == at { FOREVER } else { Duration::ZERO };
-    let ways = Ways {
+    let behavior = Behavior {
         slow_to_start: slow(Stage::Starting),
         slow_to_stop: slow(Stage::Stopping),
         slow_to_die: Duration::from_millis(500),
-        ..Ways::default()
+        ..Behavior::default()
     };
     let above = root.get_children()[0].get_children();
     let (sender, mut notes) = mpsc::unbounded_channel();
-    let running = start(&keeper, &path, ways, sender.clone(), under).await;
+    let running = start(&keeper, &path, behavior, sender.clone(), under).await;
     let mut next = async || timeout(SOON, notes.recv()).await.expect(&case).expect("a sender is kept");
 
     assert!(matches!(next().await, Note::Busy), "{case}: it starts");
@@ -105,29 +106,29 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
             Stage::Running => actor.cast(Order::Hang).expect("it runs"),
             Stage::Starting | Stage::Stopping => actor.stop(None),
         }
-        assert!(matches!(next().await, Note::Busy), "{case}: it is at it");
+        assert!(matches!(next().await, Note::Busy), "{case}: the method has begun");
     }
 
     let other = connect(&shared().address()).await;
     let options = SingletonOptions::new().grace(LONG);
-    let singleton = other.singleton_with(&path, options).expect("a good path");
-    let sound = (Ways::default(), sender.clone());
+    let singleton = other.singleton_with(&path, options).expect("a valid path");
+    let usual = (Behavior::default(), sender.clone());
     let successor = singleton
-        .run(move |term| (Probe, (term, sound.0, sound.1.clone())), |event| Some(Order::Told(event)));
-    let lock = other.lock(&path).expect("a good path");
+        .run(move |term| (Probe, (term, usual.0, usual.1.clone())), |event| Some(Order::Told(event)));
+    let lock = other.lock(&path).expect("a valid path");
     let queued = async || lock.contenders().await.is_ok_and(|contenders| contenders.len() == 2);
-    eventually("the successor stands in the queue", SOON, queued).await;
+    eventually("the successor is queued", SOON, queued).await;
 
     match victim {
         Victim::Supervisor => root.kill(),
         Victim::Run => run_actor(&root.get_children()[0], &above, under).kill(),
     }
     let after = next().await;
-    assert!(matches!(after, Note::Cut(_)), "{case}: {after:?} before the one that was killed had ended");
+    assert!(matches!(after, Note::Cut(_)), "{case}: {after:?} before the first actor had ended");
     let running = match running {
         Running::Guard(run) => {
-            let ended = timeout(SOON, run.ended()).await.expect("it is told");
-            let Ended { reason, error, guard } = ended.expect("it had been started");
+            let ended = timeout(SOON, run.ended()).await.expect("it reports its end");
+            let Ended { reason, error, guard } = ended.expect("it was started");
             let state = match victim {
                 Victim::Supervisor => LeaseState::Lost,
                 Victim::Run => LeaseState::Held,
@@ -143,7 +144,7 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
         match victim {
             Victim::Supervisor => {
                 let over = async { while !matches!(first.changed().await, CandidateState::Over) {} };
-                timeout(SOON, over).await.expect("it is over with its keeper");
+                timeout(SOON, over).await.expect("it ends with its keeper");
             }
             Victim::Run => eventually("the first one queues again", SOON, queued).await,
         }
@@ -152,22 +153,22 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
     root.kill();
 }
 
-/// The keeper is asked to watch over it, and dies before it has read that.
+/// The keeper is asked to supervise the run, and dies before it has read the request.
 #[tokio::test]
-async fn what_begins_while_its_keeper_dies_is_over_at_once() {
+async fn a_run_started_while_its_keeper_dies_ends_at_once() {
     for under in [Under::Candidate, Under::Guard] {
         let path = unique_path("dying");
         let (root, _) = Actor::spawn(None, Root, ()).await.expect("it starts");
         let keeper = Keeper::options().session_timeout(LONG);
         let keeper = keeper.connect_linked(&shared().address(), &root.get_cell()).await.expect("connected");
         let (sender, _notes) = mpsc::unbounded_channel();
-        let ways = Ways { slow_to_start: FOREVER, ..Ways::default() };
-        let running = start(&keeper, &path, ways, sender, under).await;
+        let behavior = Behavior { slow_to_start: FOREVER, ..Behavior::default() };
+        let running = start(&keeper, &path, behavior, sender, under).await;
         root.kill();
         match running {
             Running::Candidate(mut candidate) => {
                 let over = async { while !matches!(candidate.changed().await, CandidateState::Over) {} };
-                timeout(SOON, over).await.expect("nobody would ever serve it");
+                timeout(SOON, over).await.expect("the candidate must end");
             }
             Running::Guard(run) => {
                 let ended = timeout(SOON, run.ended()).await.expect("its lock is lost");
@@ -180,26 +181,26 @@ async fn what_begins_while_its_keeper_dies_is_over_at_once() {
 async fn start(
     keeper: &Keeper,
     path: &str,
-    ways: Ways,
+    behavior: Behavior,
     notes: mpsc::UnboundedSender<Note>,
     under: Under,
 ) -> Running {
     match under {
         Under::Candidate => {
             let options = SingletonOptions::new().grace(LONG);
-            let singleton = keeper.singleton_with(path, options).expect("a good path");
-            let make = move |term| (Probe, (term, ways, notes.clone()));
+            let singleton = keeper.singleton_with(path, options).expect("a valid path");
+            let make = move |term| (Probe, (term, behavior, notes.clone()));
             Running::Candidate(singleton.run(make, |_| None))
         }
         Under::Guard => {
-            let guard = keeper.lock(path).expect("a good path").acquire().await.expect("free");
+            let guard = keeper.lock(path).expect("a valid path").acquire().await.expect("free");
             let terms = Terms { grace: LONG, ..Terms::default() };
-            Running::Guard(guard.run(terms, move |term| (Probe, (term, ways, notes)), |_| None))
+            Running::Guard(guard.run(terms, move |term| (Probe, (term, behavior, notes)), |_| None))
         }
     }
 }
 
-/// The actor right above the one that runs: a child of the keeper, or of its candidate.
+/// The direct supervisor of the running actor: a child of the keeper, or of its candidate.
 fn run_actor(keeper: &ActorCell, before: &[ActorCell], under: Under) -> ActorCell {
     let new = |actor: &ActorCell| before.iter().all(|other| other.get_id() != actor.get_id());
     let added = keeper.get_children().into_iter().find(new).expect("it is linked to the keeper");

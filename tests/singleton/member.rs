@@ -1,4 +1,4 @@
-//! A member of the cluster, and the actor that it runs.
+//! A member of the cluster and the actor that it runs.
 
 use std::time::Duration;
 
@@ -11,19 +11,20 @@ use crate::common::{LONG, shared};
 
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// The timeout of sessions that a test loses. Its parts are still long for a busy machine.
+/// The timeout of sessions that a test lets expire. It is long enough that its fractions, such as the heartbeat
+/// interval, are still long for a busy machine.
 pub const LOST: Duration = Duration::from_secs(6);
 
-/// For ever, as far as a test is concerned.
+/// Longer than any test runs.
 pub const FOREVER: Duration = Duration::from_secs(3600);
 
-/// What an actor under test does.
+/// The behavior of an actor under test.
 #[derive(Clone, Copy, Default)]
-pub struct Ways {
+pub struct Behavior {
     pub fails_to_start: bool,
     pub slow_to_start: Duration,
     pub slow_to_stop: Duration,
-    /// How long it blocks its thread when a method is cut short.
+    /// How long it blocks its thread when one of its methods is cancelled.
     pub slow_to_die: Duration,
 }
 
@@ -31,38 +32,38 @@ pub enum Order {
     Told(TermEvent),
     Panic,
     End,
-    /// Stops, and gives this reason.
+    /// Stop with this reason.
     EndBecause(&'static str),
-    /// Awaits for ever.
+    /// Never return from the handler.
     Hang,
-    /// Starts a child that awaits for ever.
+    /// Start a child whose handler never returns.
     Child,
-    /// Starts an actor beside itself, under the same supervisor, that stops at once.
+    /// Start a sibling, under the same supervisor, that stops at once.
     Sibling,
 }
 
 #[cfg(feature = "cluster")]
 impl ractor::Message for Order {}
 
-/// What became of it.
+/// What the actor reports.
 #[derive(Debug)]
 pub enum Note {
-    /// A method that takes long has begun: `pre_start`, a handler that hangs, or `post_stop`.
+    /// A method that may take long has begun: `pre_start`, a handler that hangs, or `post_stop`.
     Busy,
-    /// `pre_start` is over.
+    /// `pre_start` has completed.
     Started(ActorRef<Order>, Term),
     Told(TermEvent),
-    /// `post_stop` is over; what the lease said then.
+    /// `post_stop` has completed; the state of the lease at that time.
     Stopped(LeaseState),
-    /// A method was cut short; what the lease said then.
+    /// A method was cancelled; the state of the lease at that time.
     Cut(LeaseState),
 }
 
 pub struct Probe;
 
-pub type Arguments = (Term, Ways, mpsc::UnboundedSender<Note>);
+pub type Arguments = (Term, Behavior, mpsc::UnboundedSender<Note>);
 
-/// Notes when a method is cut short.
+/// Reports when a method is cancelled.
 struct Busy(Option<Arguments>);
 
 impl Busy {
@@ -78,8 +79,8 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let Some((term, ways, notes)) = self.0.take() else { return };
-        std::thread::sleep(ways.slow_to_die);
+        let Some((term, behavior, notes)) = self.0.take() else { return };
+        std::thread::sleep(behavior.slow_to_die);
         let _ = notes.send(Note::Cut(term.state()));
     }
 }
@@ -95,7 +96,7 @@ impl Probe {
         sleep(arguments.1.slow_to_start).await;
         busy.end();
         if arguments.1.fails_to_start {
-            return Err("as it was told to".into());
+            return Err("on purpose".into());
         }
         let _ = arguments.2.send(Note::Started(myself, arguments.0.clone()));
         Ok(arguments)
@@ -107,10 +108,10 @@ impl Probe {
         order: Order,
         arguments: &mut Arguments,
     ) -> Result<(), ActorProcessingErr> {
-        let (term, ways, notes) = &*arguments;
+        let (term, behavior, notes) = &*arguments;
         match order {
             Order::Told(event) => drop(notes.send(Note::Told(event))),
-            Order::Panic => panic!("as it was told to"),
+            Order::Panic => panic!("on purpose"),
             Order::End => myself.stop(None),
             Order::EndBecause(reason) => myself.stop(Some(reason.into())),
             Order::Hang => {
@@ -119,7 +120,7 @@ impl Probe {
             }
             Order::Child => {
                 let (sender, mut child_notes) = mpsc::unbounded_channel();
-                let arguments = (term.clone(), *ways, sender);
+                let arguments = (term.clone(), *behavior, sender);
                 let (child, _) = Actor::spawn_linked(None, Probe, arguments, myself.get_cell()).await?;
                 child.cast(Order::Hang)?;
                 let notes = notes.clone();
@@ -132,7 +133,7 @@ impl Probe {
             Order::Sibling => {
                 let supervisor = myself.try_get_supervisor().ok_or("it runs without a supervisor")?;
                 let (sender, _) = mpsc::unbounded_channel();
-                let arguments = (term.clone(), *ways, sender);
+                let arguments = (term.clone(), *behavior, sender);
                 let (sibling, _) = Actor::spawn_linked(None, Probe, arguments, supervisor).await?;
                 sibling.stop_and_wait(None, Some(SOON)).await?;
             }
@@ -154,7 +155,6 @@ impl Probe {
     }
 }
 
-/// One member of the cluster.
 pub struct Member {
     pub keeper: Keeper,
     pub singleton: Singleton,
@@ -163,25 +163,30 @@ pub struct Member {
 }
 
 impl Member {
-    /// In a session that is not lost.
-    pub async fn join(path: &str, ways: Ways) -> Member {
-        Member::join_with(&shared().address(), path, ways, SingletonOptions::new()).await
+    /// Joins with a session that does not expire.
+    pub async fn join(path: &str, behavior: Behavior) -> Member {
+        Member::join_with(&shared().address(), path, behavior, SingletonOptions::new()).await
     }
 
-    pub async fn join_with(address: &str, path: &str, ways: Ways, options: SingletonOptions) -> Member {
-        Member::new(connect(address).await, path, ways, options)
+    pub async fn join_with(
+        address: &str,
+        path: &str,
+        behavior: Behavior,
+        options: SingletonOptions,
+    ) -> Member {
+        Member::new(connect(address).await, path, behavior, options)
     }
 
-    pub fn new(keeper: Keeper, path: &str, ways: Ways, options: SingletonOptions) -> Member {
+    pub fn new(keeper: Keeper, path: &str, behavior: Behavior, options: SingletonOptions) -> Member {
         let options = options.backoff(Duration::from_millis(20), Duration::from_millis(200));
-        let singleton = keeper.singleton_with(path, options).expect("a good path");
+        let singleton = keeper.singleton_with(path, options).expect("a valid path");
         let (sender, notes) = mpsc::unbounded_channel();
         let candidate = singleton
-            .run(move |term| (Probe, (term, ways, sender.clone())), |event| Some(Order::Told(event)));
+            .run(move |term| (Probe, (term, behavior, sender.clone())), |event| Some(Order::Told(event)));
         Member { keeper, singleton, candidate: Some(candidate), notes }
     }
 
-    /// What happens next.
+    /// The next report, other than `Busy`.
     pub async fn note(&mut self) -> Note {
         note(&mut self.notes).await
     }
@@ -190,9 +195,9 @@ impl Member {
         started(&mut self.notes).await
     }
 
-    /// It has begun what takes long.
+    /// Waits until a method that takes long has begun.
     pub async fn busy(&mut self) {
-        match anything(&mut self.notes).await {
+        match any_note(&mut self.notes).await {
             Note::Busy => {}
             other => panic!("not busy, but {other:?}"),
         }
@@ -208,20 +213,20 @@ impl Member {
     }
 
     pub async fn contenders(&self) -> usize {
-        let lock = self.keeper.lock(self.singleton.path()).expect("a good path");
+        let lock = self.keeper.lock(self.singleton.path()).expect("a valid path");
         lock.contenders().await.expect("connected").len()
     }
 }
 
-/// What happens next, busy or not.
-pub async fn anything(notes: &mut mpsc::UnboundedReceiver<Note>) -> Note {
+/// The next report, including `Busy`.
+pub async fn any_note(notes: &mut mpsc::UnboundedReceiver<Note>) -> Note {
     timeout(SOON, notes.recv()).await.expect("a note in time").expect("a sender is kept")
 }
 
-/// What happens next.
+/// The next report, other than `Busy`.
 pub async fn note(notes: &mut mpsc::UnboundedReceiver<Note>) -> Note {
     loop {
-        match anything(notes).await {
+        match any_note(notes).await {
             Note::Busy => {}
             note => return note,
         }

@@ -1,4 +1,4 @@
-//! Who runs the actor, and that nothing is left of it.
+//! Which candidate runs the actor, and that nothing is left of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,50 +8,50 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::common::{TestServer, eventually, shared, unique_path};
-use crate::leaders::{Heard, listener};
-use crate::member::{Arguments, Member, Note, Order, Probe, SOON, Ways, connect};
+use crate::leaders::{Observed, listener};
+use crate::member::{Arguments, Behavior, Member, Note, Order, Probe, SOON, connect};
 
 #[tokio::test]
-async fn one_of_three_runs_and_handing_over_starts_the_next_under_a_larger_token() {
+async fn one_of_three_candidates_runs_and_a_handover_starts_the_next_under_a_larger_token() {
     let path = unique_path("one-of-three");
-    let ways = Ways { slow_to_stop: Duration::from_millis(100), ..Ways::default() };
+    let behavior = Behavior { slow_to_stop: Duration::from_millis(100), ..Behavior::default() };
     let mut members = Vec::new();
     for number in 1..=3 {
-        members.push(Member::join(&path, ways).await);
+        members.push(Member::join(&path, behavior).await);
         let all_queued = async || members[0].contenders().await == number;
-        eventually("it stands in the queue", SOON, all_queued).await;
+        eventually("it is queued", SOON, all_queued).await;
     }
     let mut newest = None;
     for number in 0..3 {
         let (_, term) = members[number].started().await;
-        assert!(Some(term.token()) > newest, "tokens grow");
+        assert!(Some(term.token()) > newest, "tokens must grow");
         newest = Some(term.token());
-        let told = members[number].candidate().running().await;
-        assert_eq!(told.expect("it runs").token(), term.token());
+        let running_term = members[number].candidate().running().await;
+        assert_eq!(running_term.expect("it runs").token(), term.token());
         for other in &mut members[number + 1..] {
-            assert!(other.notes.try_recv().is_err(), "two were started");
+            assert!(other.notes.try_recv().is_err(), "two members run the actor");
             assert!(other.candidate.as_ref().is_some_and(|candidate| candidate.term().is_none()));
         }
         members[number].shutdown().await;
         let Note::Stopped(LeaseState::Held) = members[number].note().await else { panic!("not stopped") };
         assert_eq!(term.state(), LeaseState::Lost, "released");
     }
-    // Another server of an ensemble may be told a little later.
+    // Another server of the ensemble may see it a little later.
     eventually("no node is left", SOON, async || members[0].contenders().await == 0).await;
 }
 
 #[tokio::test]
-async fn a_crash_moves_the_actor_to_the_next_member_and_each_run_has_a_token_of_its_own() {
+async fn a_crash_moves_the_actor_to_the_next_member_and_each_run_has_its_own_token() {
     let path = unique_path("crash");
-    let mut first = Member::join(&path, Ways::default()).await;
+    let mut first = Member::join(&path, Behavior::default()).await;
     let (actor, term) = first.started().await;
-    let mut second = Member::join(&path, Ways::default()).await;
-    eventually("both stand in the queue", SOON, async || second.contenders().await == 2).await;
+    let mut second = Member::join(&path, Behavior::default()).await;
+    eventually("both are queued", SOON, async || second.contenders().await == 2).await;
     actor.cast(Order::Panic).expect("it runs");
     let (actor, next) = second.started().await;
     assert!(next.token() > term.token());
     eventually("the first one queues again", SOON, async || second.contenders().await == 2).await;
-    // One that ends by itself hands over just as well.
+    // An actor that ends by itself hands over too.
     actor.cast(Order::End).expect("it runs");
     let Note::Stopped(LeaseState::Held) = second.note().await else { panic!("not stopped") };
     let (_, last) = first.started().await;
@@ -59,37 +59,37 @@ async fn a_crash_moves_the_actor_to_the_next_member_and_each_run_has_a_token_of_
 }
 
 #[tokio::test]
-async fn an_actor_that_does_not_start_is_tried_again_by_others_and_the_reason_is_told() {
+async fn a_failed_start_is_reported_and_another_candidate_takes_over() {
     let path = unique_path("no-start");
-    let ways = Ways { fails_to_start: true, ..Ways::default() };
-    let mut broken = Member::join(&path, ways).await;
+    let behavior = Behavior { fails_to_start: true, ..Behavior::default() };
+    let mut broken = Member::join(&path, behavior).await;
     let candidate = broken.candidate();
     timeout(SOON, async {
         loop {
             if let CandidateState::Resting { reason } = candidate.changed().await {
-                assert!(reason.contains("as it was told to"), "{reason}");
+                assert!(reason.contains("on purpose"), "{reason}");
                 return;
             }
         }
     })
     .await
-    .expect("it rests");
-    let mut sound = Member::join(&path, Ways::default()).await;
-    sound.started().await;
+    .expect("the candidate backs off");
+    let mut second = Member::join(&path, Behavior::default()).await;
+    second.started().await;
 }
 
 #[tokio::test]
-async fn a_closure_that_panics_fails_its_run_and_nothing_else() {
+async fn a_panicking_closure_fails_only_its_own_run() {
     let keeper = connect(&shared().address()).await;
     let (sender, mut notes) = mpsc::unbounded_channel();
     let mut tries = 0;
     let options = SingletonOptions::new().backoff(Duration::from_millis(10), Duration::from_millis(20));
-    let singleton = keeper.singleton_with(&unique_path("closure"), options).expect("a good path");
+    let singleton = keeper.singleton_with(&unique_path("closure"), options).expect("a valid path");
     let candidate = singleton.run(
         move |term| {
             tries += 1;
-            assert!(tries > 2, "as it was told to");
-            (Probe, (term, Ways::default(), sender.clone()))
+            assert!(tries > 2, "on purpose");
+            (Probe, (term, Behavior::default(), sender.clone()))
         },
         |_| None,
     );
@@ -99,11 +99,11 @@ async fn a_closure_that_panics_fails_its_run_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_start_that_takes_too_long_is_killed_as_well() {
+async fn a_start_that_takes_too_long_is_killed() {
     let path = unique_path("slow-start");
-    let ways = Ways { slow_to_start: Duration::from_secs(3600), ..Ways::default() };
+    let behavior = Behavior { slow_to_start: Duration::from_secs(3600), ..Behavior::default() };
     let options = SingletonOptions::new().grace(Duration::from_millis(50));
-    let mut slow = Member::join_with(&shared().address(), &path, ways, options).await;
+    let mut slow = Member::join_with(&shared().address(), &path, behavior, options).await;
     slow.busy().await;
     assert!(matches!(slow.candidate().state(), CandidateState::Starting(_)), "{:?}", slow.candidate);
     assert!(slow.candidate().term().is_none(), "it does not run yet");
@@ -115,26 +115,26 @@ async fn a_start_that_takes_too_long_is_killed_as_well() {
 
 #[tokio::test]
 async fn closing_the_keeper_stops_the_actor_while_the_lock_is_held() {
-    let ways = Ways { slow_to_stop: Duration::from_millis(100), ..Ways::default() };
-    let mut member = Member::join(&unique_path("close"), ways).await;
+    let behavior = Behavior { slow_to_stop: Duration::from_millis(100), ..Behavior::default() };
+    let mut member = Member::join(&unique_path("close"), behavior).await;
     let (_, term) = member.started().await;
     timeout(SOON, member.keeper.close()).await.expect("it closes");
     assert!(matches!(member.note().await, Note::Stopped(LeaseState::Held)));
     assert_eq!(term.state(), LeaseState::Lost);
     let candidate = member.candidate.take().expect("a candidate");
     assert!(matches!(candidate.state(), CandidateState::Over));
-    timeout(SOON, candidate.shutdown()).await.expect("it is over already");
-    // A candidate of a closed keeper is over at once.
+    timeout(SOON, candidate.shutdown()).await.expect("it has already ended");
+    // A candidate of a closed keeper ends at once.
     let mut late = member.singleton.run(|_| -> (Probe, Arguments) { unreachable!() }, |_| None);
-    assert!(timeout(SOON, late.running()).await.expect("it is told").is_none());
+    assert!(timeout(SOON, late.running()).await.expect("it ends").is_none());
 }
 
 #[tokio::test]
-async fn a_candidate_that_is_dropped_hands_over_in_the_background() {
+async fn a_dropped_candidate_hands_over_in_the_background() {
     let path = unique_path("dropped");
-    let mut first = Member::join(&path, Ways::default()).await;
+    let mut first = Member::join(&path, Behavior::default()).await;
     first.started().await;
-    let mut second = Member::join(&path, Ways::default()).await;
+    let mut second = Member::join(&path, Behavior::default()).await;
     drop(first.candidate.take());
     assert!(matches!(first.note().await, Note::Stopped(LeaseState::Held)));
     second.started().await;
@@ -148,19 +148,19 @@ async fn nothing_is_left_of_candidates_runs_and_observers() {
     for round in 0..3 {
         let path = format!("/nothing-left-{round}");
         let options = SingletonOptions::new;
-        let mut first = Member::join_with(&server.address(), &path, Ways::default(), options()).await;
+        let mut first = Member::join_with(&server.address(), &path, Behavior::default(), options()).await;
         let (run, _) = first.started().await;
-        let mut second = Member::join_with(&server.address(), &path, Ways::default(), options()).await;
-        let (actor, heard) = listener().await;
-        first.singleton.subscribe(&actor, |_| Heard(None));
-        eventually("both stand in the queue", SOON, async || second.contenders().await == 2).await;
+        let mut second = Member::join_with(&server.address(), &path, Behavior::default(), options()).await;
+        let (actor, observed) = listener().await;
+        first.singleton.subscribe(&actor, |_| Observed(None));
+        eventually("both are queued", SOON, async || second.contenders().await == 2).await;
         run.cast(Order::Panic).expect("it runs");
         second.started().await;
         assert!(metrics.num_alive_tasks() > before);
         first.keeper.close().await;
         second.keeper.close().await;
         actor.stop_and_wait(None, Some(SOON)).await.expect("it stops");
-        drop((first, second, heard));
+        drop((first, second, observed));
         let gone = async || metrics.num_alive_tasks() == before;
         eventually("every actor and task is gone", SOON, gone).await;
     }

@@ -1,4 +1,4 @@
-//! An actor that works under a guard.
+//! Actors that run under a guard.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::common::{shared, unique_path};
-use crate::member::{FOREVER, Note, Order, Probe, SOON, Ways, anything, connect, started};
+use crate::member::{Behavior, FOREVER, Note, Order, Probe, SOON, any_note, connect, started};
 
 #[tokio::test]
-async fn an_actor_under_a_guard_gives_the_guard_back_whatever_its_end() {
+async fn an_actor_under_a_guard_returns_the_guard_however_it_ends() {
     let keeper = connect(&shared().address()).await;
-    let lock = keeper.lock(&unique_path("under-guard")).expect("a good path");
+    let lock = keeper.lock(&unique_path("under-guard")).expect("a valid path");
     let mut guard = lock.acquire().await.expect("connected");
     let ends = [
         (Some(Order::End), Reason::Finished),
@@ -23,7 +23,7 @@ async fn an_actor_under_a_guard_gives_the_guard_back_whatever_its_end() {
     for (order, reason) in ends {
         let (sender, mut notes) = mpsc::unbounded_channel();
         let token = guard.token();
-        let make = move |term: Term| (Probe, (term, Ways::default(), sender));
+        let make = move |term: Term| (Probe, (term, Behavior::default(), sender));
         let run = guard.run(Terms::default(), make, |event| Some(Order::Told(event)));
         let (actor, term) = started(&mut notes).await;
         assert_eq!(term.token(), token);
@@ -32,7 +32,7 @@ async fn an_actor_under_a_guard_gives_the_guard_back_whatever_its_end() {
             Some(order) => actor.cast(order).expect("it runs"),
             None => run.stop(),
         }
-        let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("held");
+        let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
         assert_eq!(ended.reason, reason);
         assert_eq!(ended.error.is_some(), reason == Reason::Failed);
         assert_eq!(ended.guard.state(), LeaseState::Held);
@@ -41,72 +41,74 @@ async fn an_actor_under_a_guard_gives_the_guard_back_whatever_its_end() {
 }
 
 #[tokio::test]
-async fn an_actor_under_a_guard_is_killed_with_a_node_that_was_deleted_by_hand() {
+async fn an_actor_under_a_guard_is_killed_when_its_node_is_deleted() {
     let keeper = connect(&shared().address()).await;
     let guard =
-        keeper.lock(&unique_path("by-hand")).expect("a good path").acquire().await.expect("connected");
+        keeper.lock(&unique_path("by-hand")).expect("a valid path").acquire().await.expect("connected");
     let node = guard.node().to_owned();
     let (sender, mut notes) = mpsc::unbounded_channel();
-    let make = move |term: Term| (Probe, (term, Ways::default(), sender));
+    let make = move |term: Term| (Probe, (term, Behavior::default(), sender));
     let run = guard.run(Terms::default(), make, |_| None);
     let (actor, _) = started(&mut notes).await;
     actor.cast(Order::Hang).expect("it runs");
     let operator = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
     operator.delete(&node, None).await.expect("it is there");
-    let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("told");
+    let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
     assert_eq!((ended.reason, ended.guard.state()), (Reason::Lease, LeaseState::Lost));
 }
 
 #[tokio::test]
-async fn dropping_a_run_stops_the_actor_and_releases_the_lock_after_that() {
+async fn dropping_a_run_stops_the_actor_and_then_releases_the_lock() {
     let keeper = connect(&shared().address()).await;
-    let lock = keeper.lock(&unique_path("run-dropped")).expect("a good path");
+    let lock = keeper.lock(&unique_path("run-dropped")).expect("a valid path");
     let guard = lock.acquire().await.expect("connected");
     let (sender, mut notes) = mpsc::unbounded_channel();
-    let ways = Ways { slow_to_stop: Duration::from_millis(100), ..Ways::default() };
-    let run = guard.run(Terms::default(), move |term| (Probe, (term, ways, sender)), |_| None);
+    let behavior = Behavior { slow_to_stop: Duration::from_millis(100), ..Behavior::default() };
+    let run = guard.run(Terms::default(), move |term| (Probe, (term, behavior, sender)), |_| None);
     started(&mut notes).await;
     drop(run);
     let next = timeout(SOON, lock.acquire()).await.expect("released").expect("connected");
     assert!(matches!(notes.try_recv(), Ok(Note::Busy)), "stopped before");
     assert!(matches!(notes.try_recv(), Ok(Note::Stopped(LeaseState::Held))), "stopped before");
-    next.release().await.expect("held");
+    next.release().await.expect("the guard was held");
 }
 
 #[tokio::test]
-async fn an_actor_that_is_killed_by_somebody_else_has_failed_whatever_it_was_doing() {
+async fn an_actor_killed_from_outside_counts_as_failed() {
     let keeper = connect(&shared().address()).await;
-    let mut guard = keeper.lock(&unique_path("killed")).expect("a path").acquire().await.expect("connected");
+    let mut guard =
+        keeper.lock(&unique_path("killed")).expect("a valid path").acquire().await.expect("connected");
     for order in [None, Some(Order::Hang), Some(Order::End)] {
         let (sender, mut notes) = mpsc::unbounded_channel();
-        let ways = Ways { slow_to_stop: FOREVER, ..Ways::default() };
-        let run = guard.run(Terms::default(), move |term| (Probe, (term, ways, sender)), |_| None);
+        let behavior = Behavior { slow_to_stop: FOREVER, ..Behavior::default() };
+        let run = guard.run(Terms::default(), move |term| (Probe, (term, behavior, sender)), |_| None);
         let (actor, _) = started(&mut notes).await;
         if let Some(order) = order {
             actor.cast(order).expect("it runs");
-            assert!(matches!(anything(&mut notes).await, Note::Busy), "a method has begun");
+            assert!(matches!(any_note(&mut notes).await, Note::Busy), "a method has begun");
         }
         actor.kill();
-        let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("held");
+        let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
         assert_eq!(ended.reason, Reason::Failed, "{:?}", ended.error);
         guard = ended.guard;
     }
 }
 
 #[tokio::test]
-async fn an_actor_beside_it_that_stops_does_not_end_the_run() {
+async fn a_sibling_actor_that_stops_does_not_end_the_run() {
     let keeper = connect(&shared().address()).await;
-    let guard = keeper.lock(&unique_path("beside")).expect("a path").acquire().await.expect("connected");
+    let guard =
+        keeper.lock(&unique_path("beside")).expect("a valid path").acquire().await.expect("connected");
     let (sender, mut notes) = mpsc::unbounded_channel();
-    let make = move |term: Term| (Probe, (term, Ways::default(), sender));
+    let make = move |term: Term| (Probe, (term, Behavior::default(), sender));
     let terms = Terms { grace: Duration::from_millis(50), ..Terms::default() };
     let run = guard.run(terms, make, |_| None);
     let (actor, _) = started(&mut notes).await;
     actor.cast(Order::Sibling).expect("it runs");
-    // Handled after the other one has stopped.
+    // This is handled after the sibling has stopped.
     actor.cast(Order::Hang).expect("it runs");
-    assert!(matches!(anything(&mut notes).await, Note::Busy), "it goes on");
+    assert!(matches!(any_note(&mut notes).await, Note::Busy), "the run continues");
     run.stop();
-    let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("held");
+    let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
     assert_eq!(ended.reason, Reason::Stopped, "it ran until it was asked to stop");
 }

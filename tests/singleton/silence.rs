@@ -1,4 +1,4 @@
-//! A server that falls silent, at nine moments between two heartbeats.
+//! A server stops answering at nine different moments between two heartbeats.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use lockkeeper_embedded::{Embedded, SessionId};
 use tokio::time::sleep;
 
 use crate::common::eventually;
-use crate::member::{Member, Note, SOON, Ways, connect_for};
+use crate::member::{Behavior, Member, Note, SOON, connect_for};
 
 const SESSION: Duration = Duration::from_secs(8);
 const PHASES: u32 = 9;
 
 #[tokio::test]
-async fn whenever_the_server_falls_silent_the_actor_is_told_before_it_is_stopped_and_has_time_to_clean_up() {
+async fn an_actor_is_told_of_a_silent_server_before_it_is_stopped_and_has_time_to_clean_up() {
     let options = Embedded::options().tick(Duration::from_millis(200)).max_session_timeout(SESSION);
     let server = options.start().await.expect("a free port");
-    let cleaning = Ways { slow_to_stop: SESSION / 40, ..Ways::default() };
+    let cleaning = Behavior { slow_to_stop: SESSION / 40, ..Behavior::default() };
     let (mut members, mut terms) = (Vec::new(), Vec::new());
     for number in 0..PHASES {
         let keeper = connect_for(&server.address(), SESSION).await;
@@ -28,21 +28,23 @@ async fn whenever_the_server_falls_silent_the_actor_is_told_before_it_is_stopped
         members.push((member, leader.session.expect("its node is ephemeral")));
         terms.push(term);
     }
-    // A new lease is longer than one that heartbeats have moved on.
+    // A new lease lasts longer than one that was extended by heartbeats, so wait for the heartbeats.
     let first: Vec<_> = terms.iter().map(Term::valid_until).collect();
-    eventually("heartbeats move the leases on", SOON, async || {
+    eventually("heartbeats extend the leases", SOON, async || {
         terms.iter().zip(&first).all(|(term, first)| term.valid_until() > first.map(|at| at + SESSION / 2))
     })
     .await;
-    // The heartbeats of all have begun at about the same time.
+    // All members send heartbeats at about the same time, so the pauses silence each one at a different phase.
     for (_, session) in &members {
         server.controls().black_hole(SessionId(*session), true);
         sleep(SESSION / 8 / PHASES).await;
     }
     let runs = members.iter_mut().enumerate().map(|(phase, (member, _))| async move {
-        let told = member.note().await;
-        assert!(matches!(told, Note::Told(TermEvent::Suspended)), "phase {phase}: {told:?}");
-        let Note::Stopped(state) = member.note().await else { panic!("phase {phase}: cut short") };
+        let note = member.note().await;
+        assert!(matches!(note, Note::Told(TermEvent::Suspended)), "phase {phase}: {note:?}");
+        let Note::Stopped(state) = member.note().await else {
+            panic!("phase {phase}: killed while it cleaned up")
+        };
         assert_ne!(state, LeaseState::Lost, "phase {phase}: stopped too late");
     });
     join_all(runs).await;

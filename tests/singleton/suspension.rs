@@ -1,17 +1,17 @@
-//! What an actor is told of a connection in doubt, and when it is stopped and killed.
+//! What an actor is told of a suspended session, and when it is stopped or killed.
 
 use lockkeeper::{LeaseState, SingletonOptions, TermEvent};
 use tokio::time::timeout;
 
 use crate::common::{eventually, proxied, unique_path};
-use crate::member::{LOST, Member, Note, Order, SOON, Ways, connect_for};
+use crate::member::{Behavior, LOST, Member, Note, Order, SOON, connect_for};
 
 #[tokio::test]
-async fn doubt_is_told_and_a_short_one_stops_nothing() {
+async fn a_short_suspension_is_reported_and_stops_nothing() {
     let proxy = proxied().await;
     let path = unique_path("doubt");
     let options = SingletonOptions::new();
-    let mut member = Member::join_with(&proxy.address(), &path, Ways::default(), options).await;
+    let mut member = Member::join_with(&proxy.address(), &path, Behavior::default(), options).await;
     let (_, term) = member.started().await;
     proxy.refuse(true);
     proxy.cut();
@@ -22,11 +22,11 @@ async fn doubt_is_told_and_a_short_one_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_doubt_stops_it_where_that_was_chosen() {
+async fn a_suspension_stops_the_actor_if_so_configured() {
     let proxy = proxied().await;
     let options = SingletonOptions::new().stop_when_suspended(true);
     let path = unique_path("first-doubt");
-    let mut member = Member::join_with(&proxy.address(), &path, Ways::default(), options).await;
+    let mut member = Member::join_with(&proxy.address(), &path, Behavior::default(), options).await;
     let (_, term) = member.started().await;
     proxy.refuse(true);
     proxy.cut();
@@ -37,30 +37,30 @@ async fn a_doubt_stops_it_where_that_was_chosen() {
 }
 
 #[tokio::test]
-async fn cut_off_it_is_stopped_before_its_lease_ends_and_the_next_one_starts_after_that() {
+async fn a_disconnected_actor_is_stopped_before_its_lease_ends_and_the_next_starts_afterwards() {
     let proxy = proxied().await;
     let path = unique_path("cut-off");
     let keeper = connect_for(&proxy.address(), LOST).await;
-    let mut alone = Member::new(keeper, &path, Ways::default(), SingletonOptions::new());
+    let mut alone = Member::new(keeper, &path, Behavior::default(), SingletonOptions::new());
     let (_, term) = alone.started().await;
-    let mut other = Member::join(&path, Ways::default()).await;
-    eventually("it stands in the queue", SOON, async || other.contenders().await == 2).await;
+    let mut other = Member::join(&path, Behavior::default()).await;
+    eventually("it is queued", SOON, async || other.contenders().await == 2).await;
     proxy.black_hole(true);
     assert!(matches!(alone.note().await, Note::Told(TermEvent::Suspended)));
     let Note::Stopped(state) = alone.note().await else { panic!("not stopped") };
-    assert_ne!(state, LeaseState::Lost, "stopped too late");
+    assert_ne!(state, LeaseState::Lost, "stopped only after the lease was lost");
     let (_, next) = other.started().await;
     assert!(next.token() > term.token());
     assert_eq!(term.state(), LeaseState::Lost);
 }
 
 #[tokio::test]
-async fn a_handler_that_awaits_for_ever_is_killed_before_the_lease_ends_and_its_children_with_it() {
+async fn a_hanging_handler_and_its_children_are_killed_before_the_lease_ends() {
     let proxy = proxied().await;
     let path = unique_path("hangs");
     let options = SingletonOptions::new().grace(SOON);
     let keeper = connect_for(&proxy.address(), LOST).await;
-    let mut alone = Member::new(keeper, &path, Ways::default(), options);
+    let mut alone = Member::new(keeper, &path, Behavior::default(), options);
     let (actor, _) = alone.started().await;
     actor.cast(Order::Child).expect("it runs");
     let (child, _) = alone.started().await;
@@ -68,7 +68,7 @@ async fn a_handler_that_awaits_for_ever_is_killed_before_the_lease_ends_and_its_
     proxy.black_hole(true);
     for _ in 0..2 {
         let Note::Cut(state) = alone.note().await else { panic!("not killed") };
-        assert_ne!(state, LeaseState::Lost, "killed too late");
+        assert_ne!(state, LeaseState::Lost, "killed only after the lease was lost");
     }
     timeout(SOON, child.wait(None)).await.expect("it ends").expect("no time limit");
 }

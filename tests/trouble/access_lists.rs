@@ -1,4 +1,4 @@
-//! Rights that are missing.
+//! Missing permissions.
 
 use lockkeeper::{
     Acl, AcquireError, AcquireTimeoutError, AuthId, ContendersError, LeaseState, Permission, TryAcquireError,
@@ -11,37 +11,37 @@ use crate::common::{LONG, SOON, connect, refusal, shared, unique_path};
 
 promises! {
     every_kind:
-        a_missing_right_is_told_with_the_path,
-        a_keeper_closes_although_it_may_not_delete_its_node;
+        a_missing_permission_is_reported_with_the_path,
+        a_keeper_without_delete_permission_can_close;
     queued:
-        a_contender_ahead_that_cannot_be_read_is_told_with_its_path;
+        an_unreadable_contender_ahead_is_reported_with_its_path;
 }
 
-async fn a_missing_right_is_told_with_the_path(kind: Kind) {
+async fn a_missing_permission_is_reported_with_the_path(kind: Kind) {
     let (keeper, path) = (connect().await, unique_path("no-right"));
     let owner = owner().await;
     let private = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
     owner.create(&path, b"", &private).await.expect("a new node");
     owner.create(&format!("{path}/made"), b"", &private).await.expect("a new node");
     for path in [format!("{path}/missing"), format!("{path}/made"), path] {
-        let lock = (kind.open)(&keeper, &path).expect("a path");
-        let told = |error: &AcquireError| {
+        let lock = (kind.open)(&keeper, &path).expect("a valid path");
+        let expect_no_auth = |error: &AcquireError| {
             let AcquireError::NoAuth { path: of } = error else { panic!("{error:?}") };
             assert!((kind.paths)(&path).contains(of) && error.to_string().contains(of), "{error}");
         };
-        told(&refusal(timeout(SOON, lock.acquire()).await.expect("an answer")));
+        expect_no_auth(&refusal(timeout(SOON, lock.acquire()).await.expect("an answer")));
         match refusal(timeout(SOON, lock.try_acquire()).await.expect("an answer")) {
-            TryAcquireError::Failed(error) => told(&error),
+            TryAcquireError::Failed(error) => expect_no_auth(&error),
             other => panic!("{other:?}"),
         }
         match refusal(lock.acquire_timeout(LONG).await) {
-            AcquireTimeoutError::Failed(error) => told(&error),
+            AcquireTimeoutError::Failed(error) => expect_no_auth(&error),
             other => panic!("{other:?}"),
         }
     }
 }
 
-async fn a_contender_ahead_that_cannot_be_read_is_told_with_its_path(kind: Kind) {
+async fn an_unreadable_contender_ahead_is_reported_with_its_path(kind: Kind) {
     let (site, keeper) = (kind.site("unreadable").await, connect().await);
     site.make().await;
     let private = zk::CreateMode::EphemeralSequential.with_acls(zk::Acls::creator_all());
@@ -56,14 +56,14 @@ async fn a_contender_ahead_that_cannot_be_read_is_told_with_its_path(kind: Kind)
     assert_eq!(site.nodes().await, [ahead]);
 }
 
-async fn a_keeper_closes_although_it_may_not_delete_its_node(kind: Kind) {
+async fn a_keeper_without_delete_permission_can_close(kind: Kind) {
     let (site, keeper) = (kind.site("no-delete").await, connect().await);
     site.make().await;
     let acl = [Acl::new(Permission::READ | Permission::CREATE, AuthId::anyone())];
     for path in (kind.paths)(&site.path) {
         site.server.0.set_acl(&path, &acl, None).await.expect("another access list");
     }
-    let guard = site.lock(&keeper).acquire().await.expect("a free lock");
+    let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
     timeout(SOON, keeper.close()).await.expect("the session can be closed");
     assert_eq!(guard.state(), LeaseState::Lost);
     site.until_only(&[]).await;
@@ -71,5 +71,5 @@ async fn a_keeper_closes_although_it_may_not_delete_its_node(kind: Kind) {
 
 async fn owner() -> zk::Client {
     let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    owner.connect(&shared().address()).await.expect("a server")
+    owner.connect(&shared().address()).await.expect("should connect")
 }

@@ -1,46 +1,46 @@
-//! Applications that stop, or panic.
+//! Applications that stop or panic.
 
 use lockkeeper::{AcquireError, LeaseState, LockEvent, Refused, ReleaseError};
 use tokio::time::timeout;
 
-use crate::common::hearing::{acquired, listen, queued};
+use crate::common::events::{acquired, listen, queued};
 use crate::common::kinds::{Kind, Wait};
 use crate::common::site::is_known;
 use crate::common::{SHORT, SOON, connect, options, refusal, shared};
 
 promises! {
     every_kind:
-        a_lock_held_by_a_runtime_that_is_shut_down_is_free_again_with_its_session,
-        a_listener_that_panics_ends_its_own_request_and_nothing_else;
-    // Those that have an actor of their own for a path, which their listeners run in.
+        a_lock_of_a_stopped_runtime_is_freed_when_its_session_ends,
+        a_panicking_listener_ends_only_its_own_request;
+    // The kinds that have an actor for each path, in which their listeners run.
     [lock, write_lock, read_lock, semaphore]:
-        an_actor_that_dies_costs_the_guards_of_its_path_and_leaves_no_node;
+        a_dead_lock_actor_loses_the_guards_of_its_path_and_leaves_no_node;
 }
 
-async fn a_lock_held_by_a_runtime_that_is_shut_down_is_free_again_with_its_session(kind: Kind) {
+async fn a_lock_of_a_stopped_runtime_is_freed_when_its_session_ends(kind: Kind) {
     let (site, other) = (kind.site("runtime").await, connect().await);
     let (address, path) = (shared().address(), site.path.clone());
     let stopped = std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
-            let keeper = options().session_timeout(SHORT).connect(&address).await.expect("a server");
-            (kind.open)(&keeper, &path).expect("a path").acquire().await.expect("a free lock")
+            let keeper = options().session_timeout(SHORT).connect(&address).await.expect("should connect");
+            (kind.open)(&keeper, &path).expect("a valid path").acquire().await.expect("the lock is free")
         })
     });
     let guard = stopped.join().expect("a guard whose runtime is gone");
     assert_eq!(guard.state(), LeaseState::Lost);
-    drop(site.rival(&other).acquire_timeout(SOON).await.expect("a free lock"));
+    drop(site.rival(&other).acquire_timeout(SOON).await.expect("the lock is free"));
     site.until_only(&[]).await;
 }
 
-async fn a_listener_that_panics_ends_its_own_request_and_nothing_else(kind: Kind) {
+async fn a_panicking_listener_ends_only_its_own_request(kind: Kind) {
     let keeper = connect().await;
-    let panics = |_| panic!("a listener that panics, as this test wants it");
-    // What comes first when several things are dropped may be left to chance.
+    let panics = |_| panic!("a listener that panics, on purpose");
+    // Repeated, because the drop order may depend on chance.
     for _ in 0..4 {
         let site = kind.site("panic").await;
         let (lock, rival) = (site.lock(&keeper), site.rival(&keeper));
-        let guard = rival.acquire().await.expect("a free lock");
+        let guard = rival.acquire().await.expect("the lock is free");
         lock.listen(Wait::Forever, Box::new(panics));
         let (_, mut waiter) = listen(&lock);
         queued(&mut waiter).await;
@@ -52,25 +52,25 @@ async fn a_listener_that_panics_ends_its_own_request_and_nothing_else(kind: Kind
         drop(acquired(&mut waiter).await);
         site.until_only(&[]).await;
 
-        // The guard that it was given is released.
+        // The guard passed to the panicking listener is released.
         rival.listen(Wait::Forever, Box::new(panics));
-        drop(lock.acquire_timeout(SOON).await.expect("a free lock"));
+        drop(lock.acquire_timeout(SOON).await.expect("the lock is free"));
         site.until_only(&[]).await;
     }
 }
 
-async fn an_actor_that_dies_costs_the_guards_of_its_path_and_leaves_no_node(kind: Kind) {
+async fn a_dead_lock_actor_loses_the_guards_of_its_path_and_leaves_no_node(kind: Kind) {
     let (site, elsewhere) = (kind.site("dies").await, kind.site("lives").await);
     let keeper = connect().await;
-    let untouched = elsewhere.lock(&keeper).acquire().await.expect("a free lock");
+    let untouched = elsewhere.lock(&keeper).acquire().await.expect("the lock is free");
     let (lock, rival) = (site.lock(&keeper), site.rival(&keeper));
-    let guard = rival.acquire().await.expect("a free lock");
+    let guard = rival.acquire().await.expect("the lock is free");
     let waiter = tokio::spawn(lock.acquire());
-    let (ticket, mut heard) = listen(&lock);
-    queued(&mut heard).await;
+    let (ticket, mut events) = listen(&lock);
+    queued(&mut events).await;
     let session = site.server.owner(&guard.node()).await;
 
-    // What a listener owns is dropped where it ran, once it has heard the last word.
+    // What a listener owns is dropped in the lock's actor, after the last event. This panic kills that actor.
     let owned = PanicsWhenDropped;
     let hear = move |_| {
         let _owns = &owned;
@@ -79,19 +79,20 @@ async fn an_actor_that_dies_costs_the_guards_of_its_path_and_leaves_no_node(kind
     timeout(SOON, guard.lost()).await.expect("its actor is gone");
     assert_eq!(guard.state(), LeaseState::Lost);
     let stopped = AcquireError::Stopped { path: (kind.paths)(&site.path).swap_remove(0) };
-    let told = timeout(SOON, waiter).await.expect("the waiter is told").expect("no panic");
-    assert_eq!(refusal(told), stopped);
-    let (told, why) = (heard.recv().await, Refused::Failed(stopped));
-    let refused = matches!(&told, Some(LockEvent::Refused(of, told)) if *of == ticket && *told == why);
-    assert!(refused, "{told:?}");
-    // Its nodes go although the session lives.
+    let received = timeout(SOON, waiter).await.expect("the waiter gets an answer").expect("no panic");
+    assert_eq!(refusal(received), stopped);
+    let (received, why) = (events.recv().await, Refused::Failed(stopped));
+    let refused =
+        matches!(&received, Some(LockEvent::Refused(of, received)) if *of == ticket && *received == why);
+    assert!(refused, "{received:?}");
+    // Its nodes are deleted although the session lives.
     site.until_only(&[]).await;
     assert!(is_known(session));
-    let again = rival.acquire_timeout(SOON).await.expect("a free lock");
+    let again = rival.acquire_timeout(SOON).await.expect("the lock is free");
     assert!(again.token() > guard.token());
     assert_eq!(guard.release().await, Err(ReleaseError::Lost));
     assert_eq!(again.state(), LeaseState::Held);
-    assert_eq!(untouched.state(), LeaseState::Held, "other paths have nothing to do with it");
+    assert_eq!(untouched.state(), LeaseState::Held, "other paths are not affected");
     assert_eq!(again.release().await, Ok(()));
 }
 
@@ -99,6 +100,6 @@ struct PanicsWhenDropped;
 
 impl Drop for PanicsWhenDropped {
     fn drop(&mut self) {
-        panic!("a destructor that panics, as this test wants it");
+        panic!("a destructor that panics, on purpose");
     }
 }

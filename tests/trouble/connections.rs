@@ -1,4 +1,4 @@
-//! Connections that break, servers that are away, and servers that restart.
+//! Broken connections, and servers that are down or restart.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,25 +8,25 @@ use lockkeeper::{
     AcquireTimeoutError, ContendersError, LeaseState, LockEvent, ReleaseError, SessionEvent, TryAcquireError,
 };
 
-use crate::common::hearing::{acquired, listen, queued, session_event};
+use crate::common::events::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
 use crate::common::{
-    LONG, SHORT, SLACK, SOON, TestServer, absent_for_several_rounds, connect, connect_through, eventually,
+    LONG, SHORT, SLACK, SOON, TestServer, connect, connect_through, eventually, keeper_failing_to_reconnect,
     options, proxied, refusal, run,
 };
 
 promises! {
     every_kind:
-        a_reset_connection_costs_a_holder_nothing,
-        a_reset_connection_costs_a_waiter_no_place,
-        a_node_ahead_that_goes_while_the_connection_is_broken_is_noticed_afterwards,
-        while_the_connection_is_in_doubt_a_try_is_refused_at_once_and_a_waiter_waits,
-        a_keeper_finds_back_from_a_long_absence_of_the_server;
+        a_holder_keeps_its_lock_across_a_connection_reset,
+        a_waiter_keeps_its_place_across_a_connection_reset,
+        a_predecessor_deleted_while_disconnected_is_noticed_after_reconnecting,
+        while_suspended_try_acquire_fails_at_once_and_acquire_waits,
+        a_keeper_recovers_after_a_long_server_outage;
     [lock, semaphore]:
-        a_restarted_server_never_lets_two_hold;
+        a_server_restart_never_lets_two_hold;
 }
 
-async fn a_reset_connection_costs_a_holder_nothing(kind: Kind) {
+async fn a_holder_keeps_its_lock_across_a_connection_reset(kind: Kind) {
     let (site, proxy) = (kind.site("reset-holder").await, proxied().await);
     let keeper = connect_through(&proxy, LONG).await;
     let mut session = keeper.events();
@@ -36,10 +36,10 @@ async fn a_reset_connection_costs_a_holder_nothing(kind: Kind) {
     let (token, nodes) = (guard.token(), guard.nodes());
     for _ in 0..3 {
         proxy.cut();
-        let told = events.recv().await;
-        assert!(matches!(told, Some(LockEvent::Suspended(of)) if of == ticket), "{told:?}");
-        let told = events.recv().await;
-        assert!(matches!(told, Some(LockEvent::Resumed(of)) if of == ticket), "{told:?}");
+        let received = events.recv().await;
+        assert!(matches!(received, Some(LockEvent::Suspended(of)) if of == ticket), "{received:?}");
+        let received = events.recv().await;
+        assert!(matches!(received, Some(LockEvent::Resumed(of)) if of == ticket), "{received:?}");
         assert_eq!(session.next().await, Some(SessionEvent::Suspended { epoch: 1 }));
         assert_eq!(session.next().await, Some(SessionEvent::Resumed { epoch: 1 }));
         assert_eq!((guard.state(), guard.token()), (LeaseState::Held, token));
@@ -48,10 +48,10 @@ async fn a_reset_connection_costs_a_holder_nothing(kind: Kind) {
     assert_eq!(guard.release().await, Ok(()));
 }
 
-async fn a_reset_connection_costs_a_waiter_no_place(kind: Kind) {
+async fn a_waiter_keeps_its_place_across_a_connection_reset(kind: Kind) {
     let (site, proxy) = (kind.site("reset-waiter").await, proxied().await);
     let (cut_off, other) = (connect_through(&proxy, LONG).await, connect().await);
-    let guard = site.rival(&other).acquire().await.expect("a free lock");
+    let guard = site.rival(&other).acquire().await.expect("the lock is free");
     let (_, mut waiter) = listen(&site.lock(&cut_off));
     queued(&mut waiter).await;
     let (_, mut later) = listen(&site.rival(&other));
@@ -67,15 +67,15 @@ async fn a_reset_connection_costs_a_waiter_no_place(kind: Kind) {
     }
     drop(guard);
     let guard = acquired(&mut waiter).await;
-    assert!(later.try_recv().is_err(), "it is not its turn yet");
+    assert!(later.try_recv().is_err(), "it is not granted yet");
     drop(guard);
     drop(acquired(&mut later).await);
 }
 
-async fn a_node_ahead_that_goes_while_the_connection_is_broken_is_noticed_afterwards(kind: Kind) {
+async fn a_predecessor_deleted_while_disconnected_is_noticed_after_reconnecting(kind: Kind) {
     let (site, proxy) = (kind.site("gone-meanwhile").await, proxied().await);
     let (cut_off, other) = (connect_through(&proxy, LONG).await, connect().await);
-    let guard = site.rival(&other).acquire().await.expect("a free lock");
+    let guard = site.rival(&other).acquire().await.expect("the lock is free");
     let (_, mut waiter) = listen(&site.lock(&cut_off));
     queued(&mut waiter).await;
     proxy.refuse(true);
@@ -85,7 +85,7 @@ async fn a_node_ahead_that_goes_while_the_connection_is_broken_is_noticed_afterw
     assert_eq!(acquired(&mut waiter).await.state(), LeaseState::Held);
 }
 
-async fn while_the_connection_is_in_doubt_a_try_is_refused_at_once_and_a_waiter_waits(kind: Kind) {
+async fn while_suspended_try_acquire_fails_at_once_and_acquire_waits(kind: Kind) {
     let (site, proxy) = (kind.site("in-doubt").await, proxied().await);
     let keeper = connect_through(&proxy, Duration::from_secs(12)).await;
     let lock = site.lock(&keeper);
@@ -99,34 +99,34 @@ async fn while_the_connection_is_in_doubt_a_try_is_refused_at_once_and_a_waiter_
     assert!((limit..limit + SLACK).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     let waiting = tokio::spawn(lock.acquire());
     proxy.refuse(false);
-    let guard = waiting.await.expect("no panic").expect("a free lock");
+    let guard = waiting.await.expect("no panic").expect("the lock is free");
     site.until_only(&[&guard]).await;
 }
 
-async fn a_keeper_finds_back_from_a_long_absence_of_the_server(kind: Kind) {
+async fn a_keeper_recovers_after_a_long_server_outage(kind: Kind) {
     let (site, proxy) = (kind.site("absence").await, proxied().await);
-    let keeper = absent_for_several_rounds(&proxy).await;
+    let keeper = keeper_failing_to_reconnect(&proxy).await;
     let (lock, mut events) = (site.lock(&keeper), keeper.events());
     assert_eq!(events.next().await, Some(SessionEvent::Lost { epoch: 1 }));
     assert_eq!(lock.listed().await, Err(ContendersError::Disconnected));
     assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Suspended);
     let waiting = tokio::spawn(lock.acquire());
     proxy.refuse(false);
-    drop(waiting.await.expect("no panic").expect("a free lock"));
+    drop(waiting.await.expect("no panic").expect("the lock is free"));
     assert!(matches!(events.next().await, Some(SessionEvent::Connected { .. })));
 }
 
-async fn a_restarted_server_never_lets_two_hold(kind: Kind) {
+async fn a_server_restart_never_lets_two_hold(kind: Kind) {
     let server = TestServer::start();
     let session = options().session_timeout(Duration::from_secs(6));
-    let holding = session.clone().connect(&server.address()).await.expect("a server");
-    let waiting = session.connect(&server.address()).await.expect("a server");
+    let holding = session.clone().connect(&server.address()).await.expect("should connect");
+    let waiting = session.connect(&server.address()).await.expect("should connect");
     let site = kind.site_on(&server, "/restart").await;
-    let guard = Arc::new(site.lock(&holding).acquire().await.expect("a free lock"));
+    let guard = Arc::new(site.lock(&holding).acquire().await.expect("the lock is free"));
     let acquire = site.rival(&waiting).acquire();
     let first = Arc::downgrade(&guard);
     let waiter = tokio::spawn(async move {
-        let second = acquire.await.expect("the lock, in the end");
+        let second = acquire.await.expect("the lock is granted eventually");
         (first.upgrade().map(|first| first.state()), second)
     });
     site.until_nodes(2).await;
@@ -138,24 +138,24 @@ async fn a_restarted_server_never_lets_two_hold(kind: Kind) {
         LeaseState::Lost => {}
         held => {
             assert_eq!(held, LeaseState::Held);
-            assert!(!waiter.is_finished(), "there is one holder already");
-            let guard = Arc::into_inner(guard).expect("the only one");
-            // A lease that ends at this very moment is one that ended.
+            assert!(!waiter.is_finished(), "the first client still holds");
+            let guard = Arc::into_inner(guard).expect("the only reference");
+            // The lease may end at this very moment.
             let released = guard.release().await;
             assert!(matches!(released, Ok(()) | Err(ReleaseError::Lost)), "{released:?}");
         }
     }
     let (first, second) = waiter.await.expect("no panic");
-    assert!(matches!(first, None | Some(LeaseState::Lost)), "granted while the other one was {first:?}");
+    assert!(matches!(first, None | Some(LeaseState::Lost)), "granted while the first one was {first:?}");
     let released = second.release().await;
     assert!(matches!(released, Ok(()) | Err(ReleaseError::Lost)), "{released:?}");
 }
 
 #[test]
-fn epochs_count_sessions_and_not_tries() {
+fn epochs_count_sessions_and_not_connection_attempts() {
     run(async {
         let proxy = proxied().await;
-        let keeper = absent_for_several_rounds(&proxy).await;
+        let keeper = keeper_failing_to_reconnect(&proxy).await;
         let mut events = keeper.events();
         assert_eq!(events.next().await, Some(SessionEvent::Lost { epoch: 1 }));
         proxy.refuse(false);
@@ -164,28 +164,28 @@ fn epochs_count_sessions_and_not_tries() {
 }
 
 #[test]
-fn session_events_are_told_each_once_and_in_order() {
+fn session_events_are_delivered_once_and_in_order() {
     run(async {
         let proxy = proxied().await;
         let keeper = connect_through(&proxy, SHORT).await;
         let mut events = keeper.events();
         assert_eq!(events.next().await, Some(SessionEvent::Connected { epoch: 1 }));
         proxy.black_hole(true);
-        let mut told = Vec::new();
-        while told.last() != Some(&SessionEvent::Connected { epoch: 2 }) {
+        let mut received = Vec::new();
+        while received.last() != Some(&SessionEvent::Connected { epoch: 2 }) {
             match events.next().await.expect("the keeper is open") {
-                // Doubts that pass are the machine's.
+                // A slow machine may suspend the session for a moment.
                 SessionEvent::Resumed { epoch: 1 } => {
-                    assert_eq!(told.pop(), Some(SessionEvent::Suspended { epoch: 1 }));
+                    assert_eq!(received.pop(), Some(SessionEvent::Suspended { epoch: 1 }));
                 }
-                event => told.push(event),
+                event => received.push(event),
             }
-            if told.last() == Some(&SessionEvent::Lost { epoch: 1 }) {
+            if received.last() == Some(&SessionEvent::Lost { epoch: 1 }) {
                 proxy.black_hole(false);
             }
         }
         let [suspended, lost] = [SessionEvent::Suspended { epoch: 1 }, SessionEvent::Lost { epoch: 1 }];
-        assert_eq!(told, [suspended, lost, SessionEvent::Connected { epoch: 2 }]);
+        assert_eq!(received, [suspended, lost, SessionEvent::Connected { epoch: 2 }]);
         keeper.close().await;
         session_event(&mut events, SessionEvent::Closed).await;
         assert_eq!(events.next().await, None);
@@ -193,7 +193,7 @@ fn session_events_are_told_each_once_and_in_order() {
 }
 
 #[test]
-fn who_asks_for_session_events_late_is_told_the_newest_first() {
+fn a_late_subscriber_gets_the_latest_session_event_first() {
     run(async {
         let keeper = connect().await;
         assert_eq!(keeper.events().next().await, Some(SessionEvent::Connected { epoch: 1 }));

@@ -1,6 +1,6 @@
-//! What holds when something is wrong: with what is asked, with what others have left in the directory, with access
-//! lists, with answers that never come, with connections, servers, and with the application itself. As in the
-//! promises, one function for each, and a test for each kind of lock.
+//! Behavior under faults: invalid requests, foreign nodes in the directory, access lists, lost replies, broken
+//! connections, servers that are down, and faults of the application itself. As in the promises, each is a function
+//! with a test for each kind of lock.
 
 #[path = "../common/mod.rs"]
 #[macro_use]

@@ -1,4 +1,4 @@
-//! What others leave, change and delete in the directory.
+//! Nodes that other clients create, change and delete in the directory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
-use crate::common::hearing::{acquired, granted, listen, queued};
+use crate::common::events::{acquired, granted, listen, queued};
 use crate::common::kinds::Kind;
 use crate::common::{
     BRISK, LONG, SOON, connect, connect_for, connect_through, eventually, proxied, refusal, unique_path,
@@ -16,12 +16,12 @@ use crate::common::{
 
 promises! {
     every_kind:
-        changes_to_the_node_ahead_grant_nothing,
-        numbers_past_the_wrap_are_told_and_not_compared,
-        waiters_for_whom_there_is_no_room_to_watch_get_their_locks_all_the_same;
+        changes_to_the_predecessor_grant_nothing,
+        sequence_numbers_past_the_overflow_are_reported_and_not_compared,
+        waiters_beyond_the_watch_limit_are_granted_too;
     exclusive:
-        a_directory_deleted_under_everybody_is_made_again_and_everybody_is_served;
-    // Names that block a writer are strangers to a lock.
+        a_deleted_directory_is_recreated_and_all_requests_are_served;
+    // Only for plain locks, because some of these names are contenders for a write lock.
     [lock]:
         children_of_any_name_and_data_never_break_a_queue;
 }
@@ -50,7 +50,7 @@ async fn children_of_any_name_and_data_never_break_a_queue(kind: Kind) {
     for name in names {
         server.create(&format!("{path}/{name}"), b"\xff\xfe\x00", zk::CreateMode::Persistent).await;
     }
-    // These are contenders, whatever else they are.
+    // These names count as contenders.
     let mut ahead = Vec::new();
     for prefix in ["__lock__", "ключ__lock__", "x__rlock____lock__"] {
         let foreign = format!("{path}/{prefix}");
@@ -68,7 +68,7 @@ async fn children_of_any_name_and_data_never_break_a_queue(kind: Kind) {
     assert_eq!(locks[0].identifier, "\u{fffd}(");
 
     for foreign in [1, 0, 2] {
-        assert!(first.try_recv().is_err(), "somebody is ahead");
+        assert!(first.try_recv().is_err(), "another contender is ahead");
         server.delete(&ahead[foreign]).await;
     }
     drop(acquired(&mut first).await);
@@ -76,7 +76,7 @@ async fn children_of_any_name_and_data_never_break_a_queue(kind: Kind) {
     site.until_nodes(names.len()).await;
 }
 
-async fn changes_to_the_node_ahead_grant_nothing(kind: Kind) {
+async fn changes_to_the_predecessor_grant_nothing(kind: Kind) {
     let (site, keeper) = (kind.site("changed").await, connect().await);
     site.make().await;
     let ahead = site.obstruct().await;
@@ -87,12 +87,12 @@ async fn changes_to_the_node_ahead_grant_nothing(kind: Kind) {
         site.touch(&ahead).await;
     }
     site.until_watched(&ahead).await;
-    assert!(events.try_recv().is_err(), "it is still there");
+    assert!(events.try_recv().is_err(), "the predecessor still exists");
     site.clear(&ahead).await;
     assert_eq!(acquired(&mut events).await.state(), LeaseState::Held);
 }
 
-async fn numbers_past_the_wrap_are_told_and_not_compared(kind: Kind) {
+async fn sequence_numbers_past_the_overflow_are_reported_and_not_compared(kind: Kind) {
     let keeper = connect().await;
     for name in ["__lock__-2147483648", "__lock__-999999999", "__lock__-000000001"] {
         let site = kind.site("wrap").await;
@@ -100,7 +100,7 @@ async fn numbers_past_the_wrap_are_told_and_not_compared(kind: Kind) {
         let queue = site.directories().pop().expect("a directory of contenders");
         let wrapped = format!("{queue}/{UUID}{name}");
         site.server.create(&wrapped, b"", zk::CreateMode::Ephemeral).await;
-        // One that is nobody's contender says nothing.
+        // A node that is not a contender is ignored.
         let stranger = format!("{queue}/{UUID}-2147483648");
         site.server.create(&stranger, b"", zk::CreateMode::Ephemeral).await;
 
@@ -112,18 +112,18 @@ async fn numbers_past_the_wrap_are_told_and_not_compared(kind: Kind) {
         let acquire = lock.acquire_timeout(LONG).await;
         assert_eq!(refusal(acquire), AcquireTimeoutError::Failed(refused));
         let left = async || site.server.nodes(&queue).await.len() == 2;
-        eventually("own nodes are gone", SOON, left).await;
+        eventually("its own nodes are deleted", SOON, left).await;
 
         site.server.delete(&wrapped).await;
-        drop(lock.acquire().await.expect("a free lock"));
+        drop(lock.acquire().await.expect("the lock is free"));
     }
 }
 
-async fn waiters_for_whom_there_is_no_room_to_watch_get_their_locks_all_the_same(kind: Kind) {
+async fn waiters_beyond_the_watch_limit_are_granted_too(kind: Kind) {
     let proxy = proxied().await;
     let keeper = connect_through(&proxy, LONG).await;
     let mut waiting = Vec::new();
-    // Watches on 128 KiB of paths would keep the client from resuming its session.
+    // With watches on 128 KiB of paths the client could not resume its session.
     for _ in 0..6 {
         let site = kind.site_at(&format!("{}{}", unique_path("room"), "x".repeat(30_000))).await;
         site.make().await;
@@ -135,17 +135,17 @@ async fn waiters_for_whom_there_is_no_room_to_watch_get_their_locks_all_the_same
     proxy.cut();
     eventually("it has connected again", SOON, async || proxy.accepted() > 1 && proxy.open() == 1).await;
     for (site, ahead, events) in &mut waiting {
-        assert!(events.try_recv().is_err(), "somebody is ahead");
+        assert!(events.try_recv().is_err(), "another contender is ahead");
         site.clear(ahead).await;
-        let guard = timeout(SOON, acquired(events)).await.expect("a look a second");
+        let guard = timeout(SOON, acquired(events)).await.expect("the lock polls once a second");
         assert_eq!(guard.state(), LeaseState::Held);
     }
 }
 
-async fn a_directory_deleted_under_everybody_is_made_again_and_everybody_is_served(kind: Kind) {
+async fn a_deleted_directory_is_recreated_and_all_requests_are_served(kind: Kind) {
     let (holding, waiting) = (connect_for(BRISK).await, connect_for(BRISK).await);
     let site = Arc::new(kind.site("deleted").await);
-    let guard = site.rival(&holding).acquire().await.expect("a free lock");
+    let guard = site.rival(&holding).acquire().await.expect("the lock is free");
     let holders = Arc::new(AtomicUsize::new(0));
     let mut waiters = JoinSet::new();
     for keeper in [&holding, &waiting] {
@@ -155,10 +155,10 @@ async fn a_directory_deleted_under_everybody_is_made_again_and_everybody_is_serv
         let (site, holders) = (site.clone(), holders.clone());
         waiters.spawn(async move {
             let mut guard = granted(&mut events).await;
-            // That the own node went as well is noticed at the next heartbeat.
+            // The next heartbeat notices that the own node was deleted too.
             while site.server.stat(&guard.node()).await.is_none() {
                 timeout(SOON, guard.lost()).await.expect("a heartbeat");
-                guard = lock.acquire().await.expect("a lock, in the end");
+                guard = lock.acquire().await.expect("the lock is granted eventually");
             }
             assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "one holds at a time");
             site.server.stat(&guard.node()).await;
@@ -169,9 +169,9 @@ async fn a_directory_deleted_under_everybody_is_made_again_and_everybody_is_serv
         });
     }
     site.delete_all().await;
-    timeout(SOON, guard.lost()).await.expect("it is noticed at a heartbeat");
+    timeout(SOON, guard.lost()).await.expect("a heartbeat notices it");
     let tokens = waiters.join_all().await;
-    assert!(tokens.iter().all(|token| *token > guard.token()), "tokens go on growing");
+    assert!(tokens.iter().all(|token| *token > guard.token()), "tokens must keep growing");
     assert_eq!(guard.release().await, Err(ReleaseError::Lost));
     site.until_only(&[]).await;
 }

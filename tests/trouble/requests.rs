@@ -1,25 +1,26 @@
-//! What cannot be meant is refused by name, and before anything is sent; and servers that are away are named.
+//! Invalid requests are refused with an error that names the reason, before anything is sent. Unreachable servers are
+//! named in the error.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use lockkeeper::{AcquireError, ConnectError, Keeper, LockOptions, Refused, TryAcquireError};
 use tokio::time::timeout;
 
-use crate::common::hearing::{acquired, granted, listen, queued, refused};
+use crate::common::events::{acquired, granted, listen, queued, refused};
 use crate::common::kinds::Kind;
 use crate::common::{
     LONG, Proxy, SLACK, SOON, connect, connect_through, eventually, options, proxied, refusal, run,
+    unused_address,
 };
 
 promises! {
     every_kind:
-        paths_that_cannot_be_locked_are_refused_by_name_without_asking_the_server,
-        options_that_cannot_be_used_are_refused_by_value_without_asking_the_server,
-        more_waiting_requests_than_allowed_are_refused_without_asking_the_server;
+        invalid_paths_are_refused_by_name_without_asking_the_server,
+        invalid_options_are_refused_by_value_without_asking_the_server,
+        waiting_requests_beyond_the_limit_are_refused_without_asking_the_server;
 }
 
-async fn paths_that_cannot_be_locked_are_refused_by_name_without_asking_the_server(kind: Kind) {
+async fn invalid_paths_are_refused_by_name_without_asking_the_server(kind: Kind) {
     let proxy = proxied().await;
     let keeper = connect_through(&proxy, LONG).await;
     proxy.black_hole(true);
@@ -34,7 +35,7 @@ async fn paths_that_cannot_be_locked_are_refused_by_name_without_asking_the_serv
         ("/locks/../ledger", "`..`"),
         ("/locks/led\0ger", "NUL"),
         ("/locks/led\u{1}ger", "character"),
-        // Java's strings have two units for it, and the server takes neither.
+        // Java represents it as a surrogate pair, which the server rejects.
         ("/locks/\u{1f512}", "character"),
         ("/zookeeper/ledger", "server"),
     ] {
@@ -51,7 +52,7 @@ async fn paths_that_cannot_be_locked_are_refused_by_name_without_asking_the_serv
     }
 }
 
-async fn options_that_cannot_be_used_are_refused_by_value_without_asking_the_server(kind: Kind) {
+async fn invalid_options_are_refused_by_value_without_asking_the_server(kind: Kind) {
     let proxy = proxied().await;
     let keeper = connect_through(&proxy, LONG).await;
     proxy.black_hole(true);
@@ -68,43 +69,45 @@ async fn options_that_cannot_be_used_are_refused_by_value_without_asking_the_ser
     }
 }
 
-async fn more_waiting_requests_than_allowed_are_refused_without_asking_the_server(kind: Kind) {
+async fn waiting_requests_beyond_the_limit_are_refused_without_asking_the_server(kind: Kind) {
     let (site, proxy) = (kind.site("max-waiting").await, proxied().await);
     let keeper = connect_through(&proxy, LONG).await;
-    let guard = site.rival(&connect().await).acquire().await.expect("a free lock");
+    let guard = site.rival(&connect().await).acquire().await.expect("the lock is free");
     let limited = site.lock_with(&keeper, LockOptions::new().max_waiting(2));
-    // Requests of other handles count.
-    let (first, mut first_told) = listen(&site.lock(&keeper));
-    queued(&mut first_told).await;
-    let (_, mut second_told) = listen(&limited);
-    queued(&mut second_told).await;
+    // Requests of other handles count too.
+    let (first, mut first_events) = listen(&site.lock(&keeper));
+    queued(&mut first_events).await;
+    let (_, mut second_events) = listen(&limited);
+    queued(&mut second_events).await;
 
     proxy.black_hole(true);
-    let third = timeout(SOON, limited.acquire()).await.expect("without an answer of the server");
-    let AcquireError::TooManyWaiting { path, limit: 2 } = refusal(third) else { panic!("not refused so") };
+    let third = timeout(SOON, limited.acquire()).await.expect("refused without an answer from the server");
+    let AcquireError::TooManyWaiting { path, limit: 2 } = refusal(third) else {
+        panic!("refused with another error")
+    };
     assert!((kind.paths)(&site.path).contains(&path), "{path}");
     proxy.black_hole(false);
     assert!(
         matches!(refusal(limited.try_acquire().await), TryAcquireError::Contended { .. }),
-        "a try does not wait"
+        "try_acquire does not count as waiting"
     );
 
-    // One that has gone makes room for another, and one that holds takes none.
+    // A cancelled request makes room for another, and a holder does not count.
     limited.cancel(first);
-    assert_eq!(refused(&mut first_told).await, (first, Refused::Cancelled));
-    let (_, mut third_told) = listen(&limited);
-    queued(&mut third_told).await;
+    assert_eq!(refused(&mut first_events).await, (first, Refused::Cancelled));
+    let (_, mut third_events) = listen(&limited);
+    queued(&mut third_events).await;
     drop(guard);
-    let second = acquired(&mut second_told).await;
-    let (_, mut fourth_told) = listen(&limited);
+    let second = acquired(&mut second_events).await;
+    let (_, mut fourth_events) = listen(&limited);
     drop(second);
-    for told in [&mut third_told, &mut fourth_told] {
-        drop(granted(told).await);
+    for events in [&mut third_events, &mut fourth_events] {
+        drop(granted(events).await);
     }
 }
 
 #[test]
-fn connect_options_that_cannot_be_used_are_refused_by_value_without_asking_a_server() {
+fn invalid_connect_options_are_refused_by_value_without_asking_a_server() {
     run(async {
         let weeks = Duration::from_secs(60 * 24 * 3600);
         for (options, value) in [
@@ -117,7 +120,7 @@ fn connect_options_that_cannot_be_used_are_refused_by_value_without_asking_a_ser
             (Keeper::options().identifier("x".repeat(1024 * 1024)), "identifier of 1048576 bytes"),
             (Keeper::options().acl(vec![]), "access list of no entries"),
         ] {
-            let error = options.connect(&nobody()).await.expect_err(value);
+            let error = options.connect(&unused_address()).await.expect_err(value);
             assert!(matches!(error, ConnectError::InvalidOption { .. }), "{error:?}");
             assert!(error.to_string().contains(value), "{error}");
         }
@@ -125,7 +128,7 @@ fn connect_options_that_cannot_be_used_are_refused_by_value_without_asking_a_ser
 }
 
 #[test]
-fn addresses_that_cannot_be_read_are_refused_by_name() {
+fn invalid_addresses_are_refused_by_name() {
     run(async {
         for address in ["", "127.0.0.1:port", "127.0.0.1:2181,", "127.0.0.1:2181/a//b"] {
             let connect = options().connect_timeout(Duration::from_secs(2)).connect(address);
@@ -137,26 +140,27 @@ fn addresses_that_cannot_be_read_are_refused_by_name() {
 }
 
 #[test]
-fn a_server_that_is_away_is_named_within_the_connect_timeout() {
+fn an_unreachable_server_is_named_within_the_connect_timeout() {
     run(async {
-        let (refusing, silent) = (Proxy::start(nobody()).await.expect("a free port"), proxied().await);
+        let (refusing, silent) =
+            (Proxy::start(unused_address()).await.expect("a free port"), proxied().await);
         refusing.refuse(true);
         silent.black_hole(true);
-        for address in [nobody(), refusing.address(), silent.address()] {
+        for address in [unused_address(), refusing.address(), silent.address()] {
             let (limit, begun) = (Duration::from_millis(600), Instant::now());
             let error = options().connect_timeout(limit).connect(&address).await.expect_err("an error");
             assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
             assert!(error.to_string().contains(&address), "{error}");
             assert!(begun.elapsed() < limit + SLACK, "{address}: {:?}", begun.elapsed());
         }
-        // Nobody goes on in the background.
+        // No connection attempt continues in the background.
         silent.black_hole(false);
         eventually("no connection is left", SOON, async || silent.open() == 0).await;
     });
 }
 
 #[test]
-fn a_connect_that_is_dropped_leaves_nothing() {
+fn a_dropped_connect_leaves_nothing() {
     run(async {
         let proxy = proxied().await;
         proxy.black_hole(true);
@@ -170,10 +174,4 @@ fn a_connect_that_is_dropped_leaves_nothing() {
         proxy.black_hole(false);
         eventually("no connection is left", SOON, async || proxy.open() == 0).await;
     });
-}
-
-/// An address at which nobody listens.
-fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").to_string()
 }

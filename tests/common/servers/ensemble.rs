@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 use super::ports;
 use super::server::{Failure, START_ATTEMPTS, START_LIMIT, Server, ServerOptions};
 
-/// An ensemble on loopback that survives the loss of one member. Dropping it kills the members.
+/// An ensemble on loopback that tolerates the loss of one member. Dropping it kills the members.
 pub struct Ensemble {
     members: Vec<Server>,
 }
 
 impl Ensemble {
-    /// Starts the three members, and returns when all of them serve.
+    /// Starts the three members and returns when all of them serve.
     pub fn start() -> Ensemble {
         Ensemble::start_with(&ServerOptions::default())
     }
 
-    /// The same with other options, which all members get.
+    /// Like `start`, with other options for all members.
     pub fn start_with(options: &ServerOptions) -> Ensemble {
         Ensemble::start_linked(options, &|_, _, port| port)
     }
 
-    /// The same with other links between the members: `link(from, to, port)` is the port that `from` finds the quorum
-    /// port of `to` at, which really is `port`. With a proxy there, a follower can be cut off from its leader.
+    /// Like `start_with`, with custom links between the members: `link(from, to, port)` returns the port at which
+    /// `from` reaches the quorum port `port` of `to`. A proxy there can cut a follower off from its leader.
     pub fn start_linked(options: &ServerOptions, link: &dyn Fn(usize, usize, u16) -> u16) -> Ensemble {
         Ensemble::try_start(options, link).unwrap_or_else(|reason| panic!("{reason}"))
     }
@@ -34,7 +34,7 @@ impl Ensemble {
         addresses.join(",")
     }
 
-    /// The members, numbered from 0, to be asked, stopped, restarted and paused one by one.
+    /// One member, numbered from 0, which can be queried, stopped, restarted and paused.
     pub fn member(&self, number: usize) -> &Server {
         &self.members[number]
     }
@@ -43,13 +43,13 @@ impl Ensemble {
         &self.members
     }
 
-    /// The number of the leader. When there is none, as after the former one was stopped or
-    /// paused, this waits for the election.
+    /// The number of the leader. Waits for the election if there is none, for example after the leader was stopped or
+    /// paused.
     pub fn leader(&self) -> usize {
         let deadline = Instant::now() + START_LIMIT;
         loop {
             let modes = self.modes();
-            // A former leader that was paused may for a moment still believe to be one.
+            // After a pause, a former leader may still claim to lead for a moment.
             if count(&modes, "leader") == 1 && count(&modes, "follower") > 0 {
                 if let Some(leader) = modes.iter().position(|mode| mode == "leader") {
                     return leader;
@@ -63,7 +63,7 @@ impl Ensemble {
         }
     }
 
-    /// The number of some member that follows.
+    /// The number of a running follower.
     pub fn follower(&self) -> usize {
         let leader = self.leader();
         let follows = |number: &usize| *number != leader && self.members[*number].is_running();
@@ -73,8 +73,8 @@ impl Ensemble {
 
 const SIZE: usize = 3;
 
-/// How many ticks a member may take to join the leader, and to fall behind it, respectively.
-/// The second is what bounds how long the loss of a paused member goes unnoticed.
+/// How many ticks a member may take to join the leader, and how many it may fall behind it. The second limit bounds how
+/// long the loss of a paused member goes unnoticed.
 const INIT_LIMIT: u32 = 25;
 const SYNC_LIMIT: u32 = 5;
 
@@ -107,14 +107,14 @@ impl Ensemble {
             ensemble.members.iter().for_each(Server::relaunch);
             match ensemble.outcome_of_start() {
                 Ok(()) => return Ok(ensemble),
-                // Any of the ports may be the one, so all of them are replaced.
+                // The failure does not say which port was taken, so all of them are replaced.
                 Err((_, Failure::PortTaken)) if attempt < START_ATTEMPTS => attempt += 1,
                 Err((member, failure)) => return Err(member.explain(&failure)),
             }
         }
     }
 
-    /// The first member that fails to serve, and how it failed.
+    /// Waits until all members serve, or returns the first that fails and the reason.
     fn outcome_of_start(&self) -> Result<(), (&Server, Failure)> {
         let deadline = Instant::now() + START_LIMIT;
         for member in &self.members {
@@ -124,7 +124,7 @@ impl Ensemble {
         Ok(())
     }
 
-    /// What each member says it is; empty for those that cannot or do not say.
+    /// The mode that each member reports; empty if it does not answer.
     fn modes(&self) -> Vec<String> {
         let mode = |member: &Server| member.is_running().then(|| member.mode()).flatten();
         let modes = self.members.iter().map(mode);

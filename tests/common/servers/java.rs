@@ -1,11 +1,11 @@
-//! How to run ZooKeeper's jar.
+//! The command line that runs ZooKeeper's jar.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// The command line that runs a server, but for the configuration file at its end. The error
-/// says what is missing and how to get it.
+/// The command line of a server, without the configuration file at its end. The error says what is missing and how to
+/// install it.
 pub fn command(more_flags: &[String]) -> Result<Vec<OsString>, String> {
     let class_path = class_path()?;
     let mut command = vec![OsString::from("java")];
@@ -17,8 +17,8 @@ pub fn command(more_flags: &[String]) -> Result<Vec<OsString>, String> {
 
 const MAIN_CLASS: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
 
-/// Flags that keep the JVM small and its start quick, and spare the disk: what is written to a
-/// file survives the process being killed, so forcing it to the platter tests nothing here.
+/// Flags that keep the JVM small and its start quick, and that spare the disk: written data survives the death of the
+/// process anyway, so syncing it to the disk would test nothing here.
 const FLAGS: &[&str] = &[
     "-Xmx256m",
     "-XX:TieredStopAtLevel=1",
@@ -34,10 +34,10 @@ const FLAGS: &[&str] = &[
 
 const DEBIAN_JAR: &str = "/usr/share/java/zookeeper.jar";
 
-/// The class path, after a look whether there is anything to be found.
+/// The class path, after checking that it names something that exists.
 ///
-/// `ZOOKEEPER_JAR` is handed to java as it is, so it may also be a list such as
-/// `/opt/zookeeper/lib/*`, as an unpacked release of ZooKeeper needs it.
+/// `ZOOKEEPER_JAR` is passed to java unchanged, so it may also be a list such as `/opt/zookeeper/lib/*`, which an
+/// unpacked ZooKeeper release needs.
 fn class_path() -> Result<OsString, String> {
     let path = env::var_os("PATH").unwrap_or_default();
     if !env::split_paths(&path).any(|directory| directory.join("java").is_file()) {
@@ -47,13 +47,13 @@ fn class_path() -> Result<OsString, String> {
         return if env::split_paths(&given).any(|entry| names_something(&entry)) {
             Ok(given)
         } else {
-            Err(missing(&format!("ZOOKEEPER_JAR is {given:?}, and there is nothing")))
+            Err(missing(&format!("ZOOKEEPER_JAR is {given:?}, which does not exist")))
         };
     }
     if !Path::new(DEBIAN_JAR).is_file() {
         return Err(missing(&format!("there is no {DEBIAN_JAR}")));
     }
-    // Debian's jar names all it needs but a logger.
+    // The manifest of Debian's jar names all its dependencies except a logger.
     Ok(format!("{DEBIAN_JAR}:/usr/share/java/slf4j-simple.jar").into())
 }
 
@@ -68,6 +68,6 @@ fn missing(what: &str) -> String {
     format!(
         "these tests run a real ZooKeeper server, but {what}: \
          install it with `apt-get install -y zookeeper`, \
-         or let ZOOKEEPER_JAR name its jar (or class path)"
+         or set ZOOKEEPER_JAR to its jar (or class path)"
     )
 }

@@ -1,7 +1,7 @@
-//! A live client of kazoo, ZooKeeper's Python library, to contend with.
+//! A live client of kazoo, a Python library for ZooKeeper, to contend with.
 //!
-//! Methods that ask kazoo for something return the name of the exception it raised as their
-//! error, such as `LockTimeout` or `NoNodeError`.
+//! Methods that send kazoo a request return the name of the exception that it raised as their error, such as
+//! `LockTimeout` or `NoNodeError`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,15 +14,15 @@ use tokio::task::JoinHandle;
 
 use super::kazoo_process::Process;
 
-/// One kazoo client with a session of its own, in a process of its own. Dropping it kills the
-/// process: the session then stays until the server lets it expire.
+/// One kazoo client with its own session and its own process. Dropping it kills the process; the session then lasts
+/// until the server expires it.
 pub struct Kazoo {
     process: Process,
     session: i64,
     handles: AtomicU64,
 }
 
-/// kazoo's locks.
+/// kazoo's kinds of locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Lock,
@@ -31,17 +31,17 @@ pub enum Kind {
     Semaphore,
 }
 
-/// How to acquire one of them; the default waits for ever.
+/// How to acquire a lock. The default waits without a time limit.
 #[derive(Clone, Debug)]
 pub struct Acquire {
-    /// Data of the node, by which contenders tell each other apart.
+    /// The data of the node, which identifies the contender.
     pub identifier: String,
     pub timeout: Option<Duration>,
-    /// If not, an acquisition that would have to wait fails with `NotAcquired`.
+    /// If false, an acquire that would have to wait fails with `NotAcquired`.
     pub blocking: bool,
     /// Only for a `Semaphore`.
     pub max_leases: u32,
-    /// For the others: what to respect beside kazoo's own nodes.
+    /// Not for a `Semaphore`: name patterns of foreign contenders to respect.
     pub extra_lock_patterns: Vec<String>,
 }
 
@@ -63,12 +63,11 @@ impl Acquire {
     }
 }
 
-/// One lock object of one `Kazoo`.
+/// One lock object in the process of a `Kazoo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle(u64);
 
-/// An acquisition under way; awaiting it yields what `Kazoo::acquire` returns. It goes on when
-/// this is dropped.
+/// A pending acquire; awaiting it yields what `Kazoo::acquire` returns. Dropping this does not cancel it.
 pub struct Pending {
     handle: Handle,
     outcome: JoinHandle<Result<Handle, String>>,
@@ -94,7 +93,7 @@ impl Future for Pending {
     }
 }
 
-/// What ZooKeeper tells about a node, as far as tests have asked.
+/// The fields of a node's stat that the tests need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     pub czxid: i64,
@@ -106,7 +105,7 @@ pub struct Stat {
     pub num_children: i64,
 }
 
-/// Which kind of node `Kazoo::create` makes; the default is a plain one.
+/// Which kind of node `Kazoo::create` makes; a plain one by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Create {
     pub ephemeral: bool,
@@ -114,7 +113,7 @@ pub struct Create {
 }
 
 impl Kazoo {
-    /// Connects to `address`, with kazoo's default of ten seconds for the session.
+    /// Connects to `address` with kazoo's default session timeout of ten seconds.
     pub async fn start(address: &str) -> Kazoo {
         Kazoo::start_with_session(address, Duration::from_secs(10)).await
     }
@@ -128,24 +127,23 @@ impl Kazoo {
         Kazoo { process, session, handles: AtomicU64::new(1) }
     }
 
-    /// The id of the session it has started with.
+    /// The id of its first session.
     pub fn session(&self) -> i64 {
         self.session
     }
 
-    /// What the process has written to its standard error so far: what kazoo logs, and the full
-    /// text of each exception.
+    /// What the process has written to standard error so far: kazoo's log, and the full text of each exception.
     pub fn stderr(&self) -> String {
         self.process.stderr()
     }
 
-    /// Acquires a lock, and returns when kazoo has it.
+    /// Acquires a lock and returns when kazoo holds it.
     pub async fn acquire(&self, path: &str, kind: Kind, options: Acquire) -> Result<Handle, String> {
         self.start_acquire(path, kind, options).await
     }
 
-    /// The same, without waiting for it. The request has been handed over when this returns, but
-    /// that kazoo has made its node is to be seen from the server only.
+    /// Like `acquire`, without waiting for it. The request has been sent when this returns, but only the server shows
+    /// whether kazoo has created its node.
     pub fn start_acquire(&self, path: &str, kind: Kind, options: Acquire) -> Pending {
         let handle = Handle(self.handles.fetch_add(1, Ordering::Relaxed));
         let answer = self.process.ask(json!({
@@ -173,29 +171,29 @@ impl Kazoo {
         Ok(self.request(json!({"op": "release", "handle": handle.0})).await? == true)
     }
 
-    /// Ends an acquisition under way, which then fails with `CancelledError`.
+    /// Cancels a pending acquire, which then fails with `CancelledError`.
     pub async fn cancel(&self, handle: Handle) -> Result<(), String> {
         self.request(json!({"op": "cancel", "handle": handle.0})).await.map(drop)
     }
 
-    /// Whether kazoo believes to have it.
+    /// Whether kazoo believes that it holds the lock.
     pub async fn is_acquired(&self, handle: Handle) -> Result<bool, String> {
         Ok(self.request(json!({"op": "is_acquired", "handle": handle.0})).await? == true)
     }
 
-    /// The full path of the node kazoo has made for it, if it has made one.
+    /// The full path of the node that kazoo has created for the lock, if any.
     pub async fn node(&self, handle: Handle) -> Result<Option<String>, String> {
         let node = self.request(json!({"op": "node", "handle": handle.0})).await?;
         Ok(node.as_str().map(str::to_owned))
     }
 
-    /// The identifiers of those who hold a lock or wait for it, in their order, as kazoo sees
-    /// them. For a semaphore see `lease_holders`. Asking makes the lock's own node, if it is missing.
+    /// The identifiers of the holder and the waiters of a lock in queue order, as kazoo sees them. For a semaphore see
+    /// `lease_holders`. This creates the lock's directory if it is missing.
     pub async fn contenders(&self, path: &str, kind: Kind) -> Result<Vec<String>, String> {
         self.contenders_with(path, kind, &[]).await
     }
 
-    /// The same, respecting the nodes of others as well.
+    /// Like `contenders`, including the nodes that match these patterns.
     pub async fn contenders_with(
         &self,
         path: &str,
@@ -211,12 +209,12 @@ impl Kazoo {
         Ok(strings(&contenders.await?))
     }
 
-    /// The identifiers of those who hold a lease of a semaphore, in no order.
+    /// The identifiers of a semaphore's lease holders, in no particular order.
     pub async fn lease_holders(&self, path: &str) -> Result<Vec<String>, String> {
         Ok(strings(&self.request(json!({"op": "lease_holders", "path": path})).await?))
     }
 
-    /// Makes a node and returns its path, which has grown by ten digits if it is a `sequence`.
+    /// Creates a node and returns its path, which ends with ten more digits if it is a `sequence`.
     pub async fn create(&self, path: &str, data: &[u8], create: Create) -> Result<String, String> {
         let path = self.request(json!({
             "op": "create",
@@ -225,10 +223,10 @@ impl Kazoo {
             "ephemeral": create.ephemeral,
             "sequence": create.sequence,
         }));
-        Ok(path.await?.as_str().expect("a path").to_owned())
+        Ok(path.await?.as_str().expect("a valid path").to_owned())
     }
 
-    /// Makes a node and those above it, as far as they are missing.
+    /// Creates a node and its missing parents.
     pub async fn ensure_path(&self, path: &str) -> Result<(), String> {
         self.request(json!({"op": "ensure_path", "path": path})).await.map(drop)
     }
@@ -237,7 +235,7 @@ impl Kazoo {
         self.request(json!({"op": "delete", "path": path, "recursive": false})).await.map(drop)
     }
 
-    /// Deletes a node and all that is below.
+    /// Deletes a node and everything below it.
     pub async fn delete_all(&self, path: &str) -> Result<(), String> {
         self.request(json!({"op": "delete", "path": path, "recursive": true})).await.map(drop)
     }
@@ -247,13 +245,13 @@ impl Kazoo {
         Ok(from_hex(data.as_str().expect("the data")))
     }
 
-    /// Replaces the data, and returns the node's new version.
+    /// Replaces the data and returns the node's new version.
     pub async fn set(&self, path: &str, data: &[u8]) -> Result<i64, String> {
         let version = self.request(json!({"op": "set", "path": path, "data": to_hex(data)})).await?;
         Ok(version.as_i64().expect("a version"))
     }
 
-    /// The names of the nodes below, sorted.
+    /// The names of the children, sorted.
     pub async fn children(&self, path: &str) -> Result<Vec<String>, String> {
         Ok(strings(&self.request(json!({"op": "children", "path": path})).await?))
     }
@@ -276,7 +274,7 @@ impl Kazoo {
         }))
     }
 
-    /// Closes the session, with which kazoo's ephemeral nodes go, and ends the process.
+    /// Closes the session, which removes kazoo's ephemeral nodes, and ends the process.
     pub async fn stop(self) {
         if let Err(error) = self.request(json!({"op": "stop"})).await {
             panic!("kazoo does not stop: {error}\n{}", self.stderr());
@@ -284,12 +282,12 @@ impl Kazoo {
         self.process.ended().await;
     }
 
-    /// Kills the process with SIGKILL, as dropping does, and returns when it is gone.
+    /// Kills the process with SIGKILL, as dropping does, and returns when it has ended.
     pub async fn kill(self) {
         self.process.kill().await;
     }
 
-    /// A request that kazoo answers without waiting for anybody.
+    /// Sends a request that kazoo answers without waiting for another client.
     async fn request(&self, request: Value) -> Result<Value, String> {
         const LIMIT: Duration = Duration::from_secs(60);
         match tokio::time::timeout(LIMIT, self.process.ask(request.clone())).await {

@@ -1,19 +1,19 @@
-"""A kazoo client that does what it is told on standard input.
+"""A kazoo client that executes commands from standard input.
 
-    kazoo_peer.py setup DIRECTORY    makes a virtual environment with kazoo, prints its python
+    kazoo_peer.py setup DIRECTORY    creates a virtual environment with kazoo, prints its python
     kazoo_peer.py check              prints the version of the kazoo that can be imported
     kazoo_peer.py serve HOSTS SESSION_TIMEOUT
 
-`serve` first prints {"id": 0, "ok": true, "result": <session id>} and then takes requests, one
+`serve` first prints {"id": 0, "ok": true, "result": <session id>} and then reads requests, one
 JSON object per line, such as
 
     {"id": 1, "op": "acquire", "handle": 7, "path": "/x", "kind": "Lock"}
 
 and answers each with one line, {"id": 1, "ok": true, "result": true} or
-{"id": 1, "ok": false, "error": "LockTimeout"}, as soon as it is done: requests overtake each
-other, because an acquisition may wait for what a later request does.
+{"id": 1, "ok": false, "error": "LockTimeout"}, as soon as it is done. Answers may come out of
+order, because an acquire may wait for the effect of a later request.
 
-The process ends when its standard input does. It then just vanishes, as a crashed client would.
+The process ends when its standard input does, without closing its session, like a crashed client.
 Only the request `stop` closes the session.
 """
 
@@ -37,15 +37,15 @@ def setup(directory):
 
     python = os.path.join(directory, "bin", "python")
     ready = os.path.join(directory, "ready-" + KAZOO_VERSION)
-    # Other test processes may want the same. The system releases this lock with the process
-    # that holds it, whatever happens to it.
+    # Other test processes may do the same at this time. The system releases the lock when the
+    # process that holds it ends, for whatever reason.
     with open(directory + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(ready):
             shutil.rmtree(directory, ignore_errors=True)
             venv.create(directory, with_pip=True)
             install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-            # Standard output is for the answer.
+            # Standard output is reserved for the answer.
             subprocess.run(install + ["kazoo==" + KAZOO_VERSION], check=True, stdout=sys.stderr)
             with open(ready, "w"):
                 pass
@@ -69,7 +69,7 @@ class Peer:
         from kazoo.client import KazooClient
 
         self.client = KazooClient(hosts=hosts, timeout=session_timeout)
-        # By the handle that each acquisition brings along, so that it can be cancelled.
+        # By the handle in each acquire request, so that it can be cancelled.
         self.locks = {}
         self.output = threading.Lock()
 
@@ -79,7 +79,7 @@ class Peer:
             request = json.loads(line)
             operation = getattr(self, "op_" + request["op"])
             if request["op"] == "acquire":
-                # Here and not in the thread, so that a request to cancel finds it.
+                # Before the thread starts, so that a later cancel request finds it.
                 self.locks[request["handle"]] = self.make_lock(request)
             self.start(request["id"], operation, request)
 
@@ -91,7 +91,7 @@ class Peer:
     def answer(self, number, operation, request):
         try:
             answer = {"id": number, "ok": True, "result": operation(request)}
-        except Exception as error:  # whatever it is, it is the answer
+        except Exception as error:  # every exception is reported as the answer
             answer = {"id": number, "ok": False, "error": type(error).__name__}
             print("request %s: %r" % (request, error), file=sys.stderr, flush=True)
         with self.output:

@@ -1,4 +1,4 @@
-//! The process kazoo runs in: its installation, and asking it line by line.
+//! The process that kazoo runs in: its installation, and its line-based protocol.
 
 use std::collections::HashMap;
 use std::env;
@@ -14,8 +14,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 
-/// A running `kazoo_peer.py`. Dropping it kills it; it also ends when this process does, because
-/// that closes its standard input.
+/// A running `kazoo_peer.py`. Dropping this kills it; it also ends with this process, because that closes its standard
+/// input.
 pub struct Process {
     child: Child,
     requests: mpsc::UnboundedSender<String>,
@@ -24,11 +24,11 @@ pub struct Process {
     first_answer: Mutex<Option<oneshot::Receiver<Answer>>>,
 }
 
-/// What kazoo says, or the name of the exception it raised.
+/// The result, or the name of the exception that kazoo raised.
 pub type Answer = Result<Value, String>;
 
 impl Process {
-    /// Starts the process, installing kazoo before if this is the first time.
+    /// Starts the process, and installs kazoo first if necessary.
     pub async fn start(hosts: &str, session_timeout: Duration) -> Process {
         let python = tokio::task::spawn_blocking(python).await.expect("looking for kazoo");
         let mut child = Command::new(&python)
@@ -50,19 +50,19 @@ impl Process {
         Process { child, requests, count: AtomicU64::new(1), open, first_answer: Mutex::new(Some(receiver)) }
     }
 
-    /// The answer to no request, which tells whether the client has connected.
+    /// The first line, which answers no request and tells whether the client has connected.
     pub async fn first_answer(&self) -> Answer {
         let receiver = lock(&self.first_answer).take();
-        received(receiver.expect("it is asked for once"), &self.open).await
+        received(receiver.expect("called only once"), &self.open).await
     }
 
-    /// Hands over a request at once; the future is only about the answer.
+    /// Sends a request at once; the future only waits for the answer.
     pub fn ask(&self, mut request: Value) -> impl Future<Output = Answer> + Send + 'static {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         request["id"] = number.into();
         let (sender, receiver) = oneshot::channel();
         self.open.insert(number, sender);
-        // If the writer is gone, so is the process, and the reader tells.
+        // If the writer has ended, so has the process, and the reader reports that.
         let _ = self.requests.send(format!("{request}\n"));
         let open = Arc::clone(&self.open);
         async move { received(receiver, &open).await }
@@ -84,23 +84,23 @@ impl Process {
     }
 }
 
-/// The script is part of the test binary, so it does not matter from where that is run.
+/// The script is compiled into the test binary, so the working directory does not matter.
 const SCRIPT: &str = include_str!("kazoo_peer.py");
 
-/// The environment variable that names a python which has kazoo already.
+/// The environment variable that names a python with kazoo installed.
 const PYTHON: &str = "LOCKKEEPER_KAZOO_PYTHON";
 
-/// What the tasks share.
+/// State shared by the tasks.
 #[derive(Default)]
 struct Open {
-    /// Who waits for which answer; nothing once there will be no answers any more.
+    /// The pending requests, until the process ends.
     waiting: Mutex<Waiting>,
     stderr: Mutex<String>,
 }
 
 enum Waiting {
     For(HashMap<u64, oneshot::Sender<Answer>>),
-    InVain,
+    Ended,
 }
 
 impl Default for Waiting {
@@ -110,7 +110,7 @@ impl Default for Waiting {
 }
 
 impl Open {
-    /// Once the process is gone this drops the sender, which is what its receiver notices.
+    /// After the process has ended this drops the sender, which tells the receiver.
     fn insert(&self, number: u64, sender: oneshot::Sender<Answer>) {
         if let Waiting::For(waiting) = &mut *lock(&self.waiting) {
             waiting.insert(number, sender);
@@ -120,7 +120,7 @@ impl Open {
     fn remove(&self, number: u64) -> Option<oneshot::Sender<Answer>> {
         match &mut *lock(&self.waiting) {
             Waiting::For(waiting) => waiting.remove(&number),
-            Waiting::InVain => None,
+            Waiting::Ended => None,
         }
     }
 }
@@ -152,11 +152,11 @@ async fn read(stdout: ChildStdout, open: Arc<Open>) {
             _ => Err(answer["error"].as_str().unwrap_or("no reason given").to_owned()),
         };
         if let Some(sender) = answer["id"].as_u64().and_then(|number| open.remove(number)) {
-            // Who has stopped waiting does not mind.
+            // The caller may have stopped waiting.
             let _ = sender.send(outcome);
         }
     }
-    *lock(&open.waiting) = Waiting::InVain;
+    *lock(&open.waiting) = Waiting::Ended;
 }
 
 async fn collect(mut stderr: ChildStderr, open: Arc<Open>) {
@@ -170,9 +170,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A python that can import kazoo. This blocks, for seconds when it has to install it.
+/// A python that can import kazoo. This blocks, for several seconds if it has to install kazoo.
 pub fn python() -> PathBuf {
-    // The failure is kept too, or else every test would wait for it again.
+    // A failure is kept too, so that not every test waits for it again.
     static PYTHON_WITH_KAZOO: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = PYTHON_WITH_KAZOO.get_or_init(|| match env::var_os(PYTHON) {
         Some(python) => {
@@ -185,7 +185,7 @@ pub fn python() -> PathBuf {
 }
 
 fn install() -> Result<PathBuf, String> {
-    // Beside the directory for temporary files of tests, which may be emptied.
+    // Not in the directory for temporary test files, which may be cleared.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
     let directory = target.join("kazoo-venv");
     let directory = directory.to_str().ok_or("the path of the target directory is not UTF-8")?;
@@ -195,8 +195,7 @@ fn install() -> Result<PathBuf, String> {
     Ok(python)
 }
 
-/// Runs a task of the script and returns its standard output, or its standard error as the
-/// reason of a failure.
+/// Runs a task of the script. Returns its standard output, or its standard error if it fails.
 fn run(python: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = std::process::Command::new(python)
         .args(["-c", SCRIPT])

@@ -1,10 +1,9 @@
-//! The server that a suite runs on, embedded or real, a TCP proxy that misbehaves on demand, and a live client of
-//! kazoo to contend with.
+//! The server that a suite runs on, embedded or real, a TCP proxy that causes faults on demand, and a live kazoo client
+//! to contend with.
 //!
-//! Real servers need `java` and ZooKeeper's jar. A test without them fails, it is never skipped.
+//! Real servers need `java` and ZooKeeper's jar. Without them a test fails; it is not skipped.
 
-// Every test binary compiles this whole tree and uses a part of it, so in each of them
-// something is unused.
+// Every test binary compiles this whole tree but uses only part of it.
 #![allow(dead_code, unused_imports)]
 
 pub mod ensemble;
@@ -28,12 +27,12 @@ pub use lockkeeper_embedded::Proxy;
 pub use server::{Server, ServerOptions};
 pub use target::{TestServer, proxied, shared};
 
-/// How long `eventually` rests between two looks.
+/// The polling interval of `eventually`.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Waits until `condition` holds, and panics with `what` when it does not `within` that time.
+/// Waits until `condition` holds, and panics with `what` if it does not `within` that time.
 ///
-/// A condition that hangs counts as one that does not hold.
+/// A condition that hangs counts as not met.
 ///
 /// ```ignore
 /// eventually("the node is gone", Duration::from_secs(5), async || {
@@ -43,21 +42,21 @@ const POLL: Duration = Duration::from_millis(5);
 /// ```
 pub async fn eventually(what: &str, within: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + within;
-    let mut looks = 0_u64;
+    let mut checks = 0_u64;
     loop {
         let outcome = timeout_at(deadline, condition()).await;
-        looks += 1;
+        checks += 1;
         match outcome {
             Ok(true) => return,
             Ok(false) if Instant::now() < deadline => sleep(POLL).await,
-            Ok(false) => panic!("not within {within:?} ({looks} looks): {what}"),
-            Err(_) => panic!("not within {within:?} (look {looks} did not return): {what}"),
+            Ok(false) => panic!("not within {within:?} ({checks} checks): {what}"),
+            Err(_) => panic!("not within {within:?} (check {checks} did not return): {what}"),
         }
     }
 }
 
-/// A path directly under the root that no other test uses, so that tests sharing one server do
-/// not meet: `unique_path("lock")` is something like `/lock-4711-3`.
+/// A path directly under the root that no other test uses, so that tests can share a server: `unique_path("lock")` is
+/// something like `/lock-4711-3`.
 pub fn unique_path(prefix: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -65,7 +64,7 @@ pub fn unique_path(prefix: &str) -> String {
     format!("/{prefix}-{}-{count}", std::process::id())
 }
 
-/// A number nobody can guess, from the standard library's only public source of randomness.
+/// A random number, from the only public source of randomness in the standard library.
 fn random_number() -> u64 {
     use std::collections::hash_map::RandomState;
     use std::hash::{BuildHasher, Hasher};

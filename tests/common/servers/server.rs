@@ -13,26 +13,24 @@ use super::{java, ports};
 
 /// One server process on loopback. Dropping it kills the process and removes its data.
 ///
-/// The methods block: a launch for about half a second, the rest for milliseconds. A test that
-/// minds this wraps the server in an `Arc` and goes through `tokio::task::spawn_blocking`.
+/// The methods block: a launch for about half a second, the others for milliseconds. A test that cannot block wraps the
+/// server in an `Arc` and uses `tokio::task::spawn_blocking`.
 pub struct Server {
     guardian: Guardian,
     port: u16,
     state: Mutex<State>,
-    /// Four-letter words answered since the last launch; the server counts them as packets.
+    /// Four-letter words answered since the last launch, which the server counts as packets.
     questions: AtomicI64,
 }
 
-/// What may be different from one server to another.
+/// The options of a server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// The server's unit of time, in milliseconds. Sessions last at least two ticks, and expire
-    /// on a tick.
+    /// The server's time unit in milliseconds. Sessions last at least two ticks, and expire on a tick.
     pub tick_ms: u32,
-    /// More lines for the configuration file, such as `minSessionTimeout=1000`. They come last
-    /// and so override those that are there.
+    /// Additional configuration lines, such as `minSessionTimeout=1000`. They come last and override the default lines.
     pub config: Vec<String>,
-    /// More flags for the JVM, such as `-Dznode.container.checkIntervalMs=100`.
+    /// Additional JVM flags, such as `-Dznode.container.checkIntervalMs=100`.
     pub jvm: Vec<String>,
 }
 
@@ -43,12 +41,12 @@ impl Default for ServerOptions {
 }
 
 impl Server {
-    /// Starts a server of its own on a free port, and returns when it serves.
+    /// Starts a server on a free port and returns when it serves.
     pub fn start() -> Server {
         Server::start_with(&ServerOptions::default())
     }
 
-    /// The same with other options.
+    /// Like `start`, with other options.
     pub fn start_with(options: &ServerOptions) -> Server {
         Server::try_start(options).unwrap_or_else(|reason| panic!("{reason}"))
     }
@@ -58,36 +56,36 @@ impl Server {
         self.socket_address().to_string()
     }
 
-    /// Kills the server with SIGKILL. Its data stays, and what it confirmed is in there.
+    /// Kills the server with SIGKILL. Its data stays, including everything that it confirmed.
     pub fn stop(&self) {
         let mut state = self.state();
         self.guardian.kill();
         state.status = Status::Stopped;
     }
 
-    /// Launches the server again, on the same port with the same data, and returns when it
-    /// serves. It is stopped before, if it has not been.
+    /// Launches the server again on the same port with the same data, and returns when it serves. Stops it first if it
+    /// runs.
     pub fn restart(&self) {
         self.stop();
         self.relaunch();
         self.wait_until_serving();
     }
 
-    /// The first half of `restart` after a `stop`, for a member of an ensemble that cannot serve
-    /// before another one is launched as well.
+    /// Launches a stopped server without waiting until it serves: a member of an ensemble cannot serve before another
+    /// one is launched as well.
     pub fn relaunch(&self) {
         let mut state = self.state();
         assert!(state.status == Status::Stopped, "only a stopped server can be launched");
         self.launch(&mut state);
     }
 
-    /// The second half of `restart`.
+    /// Waits until a launched server serves.
     pub fn wait_until_serving(&self) {
         let deadline = Instant::now() + START_LIMIT;
         loop {
             match self.outcome_of_launch(deadline) {
                 Ok(()) => return,
-                // The port is not ours while the server is down; whoever has it may leave.
+                // While the server is down another process can bind the port, so retry until it is free again.
                 Err(Failure::PortTaken) if Instant::now() < deadline => {
                     self.stop();
                     thread::sleep(POLL);
@@ -98,7 +96,7 @@ impl Server {
         }
     }
 
-    /// Stops the process with SIGSTOP: connections stay open, and nothing is answered.
+    /// Stops the process with SIGSTOP: connections stay open and nothing is answered.
     pub fn pause(&self) {
         let mut state = self.state();
         assert!(state.status == Status::Running, "only a running server can be paused");
@@ -106,7 +104,7 @@ impl Server {
         state.status = Status::Paused;
     }
 
-    /// Ends a `pause`.
+    /// Resumes a paused server.
     pub fn resume(&self) {
         let mut state = self.state();
         assert!(state.status == Status::Paused, "only a paused server can be resumed");
@@ -114,19 +112,18 @@ impl Server {
         state.status = Status::Running;
     }
 
-    /// Neither stopped nor paused, as far as this harness is concerned.
+    /// Whether it has been neither stopped nor paused through these methods.
     pub fn is_running(&self) -> bool {
         self.state().status == Status::Running
     }
 
-    /// The server's answer to one of ZooKeeper's four-letter words, such as `srvr`, `wchp` or
-    /// `dump`. It is empty when there is none within a second: in the first moments of its life
-    /// a server may accept a question and never answer.
+    /// The server's answer to a four-letter word, such as `srvr`, `wchp` or `dump`. Empty if there is none within a
+    /// second: just after its start a server may accept the connection and never answer.
     pub fn four_letter(&self, word: &str) -> String {
         self.try_four_letter(word, Duration::from_secs(1)).unwrap_or_default()
     }
 
-    /// The same with a time limit of choice, and the reason why there is no answer.
+    /// Like `four_letter`, with a custom time limit and the reason for a missing answer.
     pub fn try_four_letter(&self, word: &str, within: Duration) -> io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&self.socket_address(), within)?;
         stream.set_read_timeout(Some(within))?;
@@ -138,10 +135,10 @@ impl Server {
         Ok(answer)
     }
 
-    /// One of the numbers the server monitors, such as `zk_watch_count`, `zk_ephemerals_count`,
-    /// `zk_znode_count` or `zk_num_alive_connections`.
+    /// One of the monitored numbers, such as `zk_watch_count`, `zk_ephemerals_count`, `zk_znode_count` or
+    /// `zk_num_alive_connections`.
     ///
-    /// The question itself counts as a connection, and as a packet received.
+    /// The query itself counts as a connection and as a received packet.
     pub fn mntr(&self, key: &str) -> i64 {
         let answer = self
             .try_four_letter("mntr", Duration::from_secs(10))
@@ -150,20 +147,20 @@ impl Server {
             .lines()
             .filter_map(|line| line.split_once('\t'))
             .find(|(name, _)| *name == key)
-            .unwrap_or_else(|| panic!("mntr does not tell {key}:\n{answer}"))
+            .unwrap_or_else(|| panic!("mntr does not contain {key}:\n{answer}"))
             .1
             .parse()
             .unwrap_or_else(|error| panic!("{key} is not a whole number: {error}"))
     }
 
-    /// How many packets clients have sent since the last launch: `zk_packets_received` without
-    /// the questions asked through this harness. Pings and handshakes are packets as well.
+    /// How many packets clients have sent since the last launch: `zk_packets_received` without the queries of these
+    /// methods. Pings and handshakes count as packets.
     pub fn client_packets(&self) -> i64 {
         let received = self.mntr("zk_packets_received");
         received - self.questions.load(Ordering::Relaxed)
     }
 
-    /// `standalone`, `leader` or `follower`; nothing while the server does not serve.
+    /// `standalone`, `leader` or `follower`; `None` while the server does not serve.
     pub fn mode(&self) -> Option<String> {
         let answer = self.four_letter("srvr");
         let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: "))?;
@@ -178,10 +175,10 @@ impl Server {
     }
 }
 
-/// What `ensemble` needs as well.
+/// Also used by `ensemble`.
 impl Server {
-    /// Prepares a server that is not launched yet. `config` are the lines that follow those
-    /// every server has, and `id` is written to the file that tells members apart.
+    /// Prepares a server without launching it. `config` is added to the lines that every server has; `id` is written to
+    /// the file that identifies an ensemble member.
     pub(super) fn prepare(
         port: u16,
         options: &ServerOptions,
@@ -204,7 +201,7 @@ impl Server {
             "admin.enableServer=false".to_owned(),
             "4lw.commands.whitelist=*".to_owned(),
             "maxClientCnxns=0".to_owned(),
-            // By default 20 ticks, so with small ticks clients would be cut short.
+            // The default is 20 ticks, which is too short for clients when ticks are short.
             "maxSessionTimeout=60000".to_owned(),
         ];
         lines.extend_from_slice(config);
@@ -244,7 +241,7 @@ impl Server {
         }
     }
 
-    /// A message for people, with the end of the log.
+    /// An error message with the end of the log.
     pub(super) fn explain(&self, failure: &Failure) -> String {
         let what = match failure {
             Failure::PortTaken => "found its port taken".to_owned(),
@@ -264,10 +261,10 @@ pub(super) enum Failure {
     TooSlow,
 }
 
-/// How often a start is tried again when another process has taken a port just before.
+/// How many times a start is tried when another process takes the port first.
 pub(super) const START_ATTEMPTS: u32 = 5;
 
-/// How long a server may take until it serves.
+/// The time limit until a server serves.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
 
 const POLL: Duration = Duration::from_millis(20);
@@ -307,7 +304,7 @@ impl Server {
         self.guardian.launch(&log_name(state.launches));
     }
 
-    /// Whether it is really this server that serves, and not another one that snatched the port.
+    /// Whether this server serves, and not another one that took the port.
     fn serves(&self) -> bool {
         let data = self.guardian.directory().join("data");
         self.mode().is_some() && self.four_letter("conf").contains(&*data.to_string_lossy())

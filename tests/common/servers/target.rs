@@ -1,7 +1,7 @@
-//! The server that a suite runs on: in the process by default, or a real one, or an ensemble of three.
+//! The server that a suite runs on: in-process by default, or a real one, or an ensemble of three.
 //!
-//! `LOCKKEEPER_TEST_SERVER` says which: `embedded` (unless set), `standalone`, or `ensemble`. The last two need Java
-//! and ZooKeeper's jar; without them the tests fail, they are never skipped.
+//! `LOCKKEEPER_TEST_SERVER` selects it: `embedded` (the default), `standalone` or `ensemble`. The last two need Java
+//! and ZooKeeper's jar; without them the tests fail and are not skipped.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use lockkeeper_embedded::{Embedded, Proxy};
 use super::ensemble::Ensemble;
 use super::server::{Server, ServerOptions};
 
-/// One of the three kinds.
+/// An embedded server, a standalone server or an ensemble.
 pub enum TestServer {
     Embedded(Embedded),
     Standalone(Server),
@@ -33,19 +33,19 @@ pub async fn proxied() -> Proxy {
 }
 
 impl TestServer {
-    /// One of its own, for a test that counts what is on it or restarts it.
+    /// Starts a separate server, for a test that counts what is on it or restarts it.
     pub fn start() -> TestServer {
         match std::env::var("LOCKKEEPER_TEST_SERVER").as_deref() {
             Err(_) | Ok("embedded") => TestServer::Embedded(embedded()),
             Ok("standalone") => TestServer::Standalone(Server::start_with(&quick())),
             Ok("ensemble") => TestServer::Ensemble(Ensemble::start_with(&quick())),
             Ok(other) => {
-                panic!("LOCKKEEPER_TEST_SERVER is {other:?}, and not embedded, standalone or ensemble")
+                panic!("LOCKKEEPER_TEST_SERVER is {other:?}; use embedded, standalone or ensemble")
             }
         }
     }
 
-    /// What a client connects to.
+    /// The address or addresses that a client connects to.
     pub fn address(&self) -> String {
         match self {
             TestServer::Embedded(server) => server.address(),
@@ -54,7 +54,7 @@ impl TestServer {
         }
     }
 
-    /// One address, for a proxy in front of it.
+    /// A single address, for a proxy. Of an ensemble it is a follower's.
     pub fn one_address(&self) -> String {
         match self {
             TestServer::Embedded(_) | TestServer::Standalone(_) => self.address(),
@@ -62,7 +62,7 @@ impl TestServer {
         }
     }
 
-    /// What the servers answer to a four-letter word, one after the other.
+    /// The concatenated answers of the servers to a four-letter word.
     pub fn four_letter(&self, word: &str) -> String {
         match self {
             TestServer::Embedded(server) => ask(&server.address(), word).unwrap_or_default(),
@@ -73,18 +73,18 @@ impl TestServer {
         }
     }
 
-    /// A counter of `mntr`, added up over the servers.
+    /// A counter of `mntr`, summed over the servers.
     pub fn mntr(&self, key: &str) -> i64 {
         let said = self.four_letter("mntr");
         let values = said.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
         values.map(|value| value.trim().parse::<i64>().expect("a number")).sum()
     }
 
-    /// Takes it down and brings it back with all it knows; of an ensemble, one after the other.
+    /// Restarts it with all its data; the members of an ensemble one after the other.
     pub fn restart(&self) {
         match self {
             TestServer::Embedded(server) => {
-                block_on(server.controls().restart()).expect("its port is free again");
+                block_on(server.controls().restart()).expect("the port is free again");
             }
             TestServer::Standalone(server) => server.restart(),
             TestServer::Ensemble(servers) => servers.members().iter().for_each(Server::restart),
@@ -100,7 +100,7 @@ fn embedded() -> Embedded {
     block_on(options.start()).expect("a free port")
 }
 
-/// Containers are looked at often.
+/// Options under which empty containers are removed quickly.
 fn quick() -> ServerOptions {
     let often = "-Dznode.container.checkIntervalMs=50".to_owned();
     ServerOptions { jvm: vec![often], ..ServerOptions::default() }

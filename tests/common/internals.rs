@@ -1,0 +1,55 @@
+//! For tests that drive the actors directly instead of through the public API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockkeeper::actors::machine::znode::{Dialect, Mode};
+use lockkeeper::actors::messages::ContenderOptions;
+use lockkeeper::actors::supervisor::{KeeperSettings, RestartPolicy, Started};
+use lockkeeper::actors::zookeeper::{Acl, AuthId, Connect, Permission};
+use lockkeeper::actors::{Clock, Randomness};
+
+use super::{SOON, eventually};
+
+/// The default settings of a keeper that connects with this connector.
+pub fn keeper_settings(connector: Arc<dyn Connect>) -> KeeperSettings {
+    KeeperSettings {
+        clock: Clock::start(),
+        connector,
+        connect_timeout: SOON,
+        tick: None,
+        randomness: Randomness::default(),
+        restart: RestartPolicy::default(),
+        close_timeout: None,
+    }
+}
+
+/// The default options of a lock's contender.
+pub fn contender_options() -> Arc<ContenderOptions> {
+    Arc::new(ContenderOptions {
+        mode: Mode::Lock,
+        dialect: Dialect::Kazoo,
+        identifier: Vec::new(),
+        patterns: Arc::from([]),
+        ephemeral: true,
+        container: false,
+        acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
+        max_waiting: None,
+    })
+}
+
+/// Kills the actors of the session, but not those of the locks.
+pub fn kill_session_actors(started: &Started) {
+    let primitives = started.primitives.get_id();
+    let children = started.keeper.get_children().into_iter();
+    children.filter(|actor| actor.get_id() != primitives).for_each(|actor| actor.kill());
+}
+
+/// Waits until a directory has no nodes.
+pub async fn until_no_nodes(observer: &zookeeper_client::Client, directory: &str, within: Duration) {
+    eventually(&format!("{directory} is empty"), within, async || {
+        observer.sync("/").await.expect("should connect");
+        observer.list_children(directory).await.is_ok_and(|children| children.is_empty())
+    })
+    .await;
+}
