@@ -1,37 +1,25 @@
-//! The machines that decide, the real ones, under an adversary: every order in which everything on its way may
-//! arrive, with every fault of a stated budget at every step, exhaustively (`stateright`, by 64-bit fingerprints of
-//! states). Beside the promises stand broken twins, which must be caught.
+//! The lock's machine under an adversary: processes with their queues and drivers, sessions and a server, in every order
+//! in which everything on its way may arrive.
 //!
-//! - [`world`]: processes with their queues and drivers, sessions, a server; what may happen. [`queue`]: the promises.
-//! - [`twins`]: wrappers around the real queue that break one.
-//! - [`lease`]: leader, follower and links under the session's machine; its promise and its twins.
-//!
-//! `cargo test -p lockkeeper-actors --test model -- --nocapture` prints the tables. `LOCKKEEPER_MODEL=long` takes the
-//! larger budgets, and wants some minutes, an optimised build (`CARGO_PROFILE_TEST_OPT_LEVEL=3`) and some gigabytes.
+//! - [`world`]: what may happen, and what it does. [`properties`]: what must hold.
+//! - [`twins`]: wrappers around the real queue that break one property each.
 
-#![allow(clippy::disallowed_methods, reason = "how long it took is printed")]
-
-#[path = "model/lease.rs"]
-mod lease;
-#[path = "model/process.rs"]
 mod process;
-#[path = "model/queue.rs"]
-mod queue;
-#[path = "model/server.rs"]
-mod server;
-#[path = "model/twins.rs"]
+mod properties;
+pub mod server;
 mod twins;
-#[path = "model/world.rs"]
 mod world;
 
 use std::fmt::Write;
 
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::Mode;
-use queue::*;
+use properties::*;
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 use twins::Twin::{self, *};
 use world::{Budget, Scenario, Want};
+
+use crate::is_long;
 
 const LOCK: Want = Want { mode: Mode::Lock, wait: Wait::Forever, ephemeral: true };
 const READ: Want = Want { mode: Mode::Read, ..LOCK };
@@ -225,65 +213,4 @@ fn every_broken_queue_is_caught() {
         let _ = writeln!(table, "{:<35} {promise}", format!("{twin:?}"));
     }
     println!("{:<35} caught by\n{table}", "twin");
-}
-
-/// How many steps, timers on time or late, and what may go wrong with a session: in every run, and in a long one.
-const LEASES: &[[(u8, bool, lease::Budget); 2]] = &[
-    [(7, false, lease::Budget::NONE), (9, false, lease::Budget::NONE)],
-    [(7, false, DEPOSED), (8, false, DEPOSED)],
-    [(5, true, CUT), (6, true, CUT_AND_DEPOSED)],
-    [(5, true, REPLACED), (6, true, REPLACED)],
-];
-const DEPOSED: lease::Budget = lease::Budget { depositions: 1, ..lease::Budget::NONE };
-const CUT: lease::Budget = lease::Budget { cuts: 1, ..lease::Budget::NONE };
-const CUT_AND_DEPOSED: lease::Budget = lease::Budget { depositions: 1, ..CUT };
-const REPLACED: lease::Budget = lease::Budget { replacements: 1, ..CUT };
-
-const LEASE_TWINS: &[(lease::Twin, lease::Budget)] = &[
-    (lease::Twin::DeadlineFromReceiveTime, lease::Budget::NONE),
-    (lease::Twin::DeadlineFromConnectsEnd, lease::Budget::NONE),
-    (lease::Twin::LeaseFromFollowersRead, lease::Budget::NONE),
-    (lease::Twin::GapTooShort, lease::Budget::NONE),
-    (lease::Twin::ReconnectProvesItsOwnTime, CUT),
-    (lease::Twin::AnswersOvertakeNews, CUT),
-    (lease::Twin::ResumeIsBelieved, REPLACED),
-];
-
-#[test]
-fn a_lease_ends_before_its_session() {
-    let (mut table, mut sum) = (String::new(), 0);
-    for row in LEASES {
-        let (steps, punctual, budget) = row[usize::from(is_long())];
-        let scenario = lease::Scenario { steps, punctual, budget, twin: None };
-        let checker =
-            scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
-        if let Some(path) = checker.discovery(lease::DEADLINE) {
-            panic!("{steps} steps, {budget}: {:?}\n{:#?}", path.clone().into_actions(), path.last_state());
-        }
-        let states = checker.unique_state_count();
-        sum += states;
-        let timers = if punctual { "on time" } else { "or late" };
-        let _ = writeln!(table, "{steps:>5} {timers:<10} {:<45} {states:>10}", budget.to_string());
-    }
-    println!(
-        "{:>5} {:<10} {:<45} {:>10}\n{table}{:<62} {sum:>10}",
-        "steps", "timers", "budget", "states", "sum"
-    );
-}
-
-#[test]
-fn every_broken_lease_is_caught() {
-    let mut table = String::new();
-    for &(twin, budget) in LEASE_TWINS {
-        let scenario = lease::Scenario { steps: 10, punctual: true, budget, twin: Some(twin) };
-        let broken = HasDiscoveries::AnyOf([lease::DEADLINE].into());
-        let checker = scenario.checker().threads(2).finish_when(broken).spawn_bfs().join();
-        assert!(checker.discovery(lease::DEADLINE).is_some(), "{twin:?} is not caught");
-        let _ = writeln!(table, "{:<35} {}", format!("{twin:?}"), lease::DEADLINE);
-    }
-    println!("{:<35} caught by\n{table}", "twin");
-}
-
-fn is_long() -> bool {
-    std::env::var("LOCKKEEPER_MODEL").is_ok_and(|budget| budget == "long")
 }

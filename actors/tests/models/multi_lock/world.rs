@@ -11,7 +11,7 @@ use lockkeeper_actors::machine::protocol::{Created, Event, Failure, Inspection};
 use lockkeeper_actors::machine::queue::Queue;
 use lockkeeper_actors::machine::znode::{Attempt, Mode};
 
-use super::server::{Directory, Name, Server, instance};
+use crate::lock::server::{Directory, Name, Server, instance};
 
 pub const PATHS: usize = 2;
 

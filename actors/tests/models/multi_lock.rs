@@ -5,27 +5,19 @@
 //! must be caught.
 //!
 //! - [`world`]: mailboxes, sessions, a server; what may happen. [`driver`]: what actors do around the machines.
-//! - [`promises`]: what must hold.
+//! - [`properties`]: what must hold.
 //!
-//! `cargo test -p lockkeeper-actors --test model_multi -- --nocapture` prints the tables. What one queue does with the
-//! order of answers, with followers, directories and doubts is the matter of the test `model`.
+//! What one queue does with the order of answers, with followers, directories and doubts is the matter of
+//! [`crate::lock`].
 
-#![allow(clippy::disallowed_methods, reason = "how long it took is printed")]
-
-#[path = "model_multi/driver.rs"]
 mod driver;
-#[path = "model_multi/promises.rs"]
-mod promises;
-#[allow(dead_code, reason = "followers and missing directories are tried with one queue")]
-#[path = "model/server.rs"]
-mod server;
-#[path = "model_multi/world.rs"]
+mod properties;
 mod world;
 
 use std::fmt::Write;
 use std::time::Instant;
 
-use promises::*;
+use properties::*;
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 use world::Twin::{self, *};
 use world::{Budget, Scenario, Wants};

@@ -5,10 +5,10 @@ use lockkeeper_actors::machine::protocol::{self, Command, Event, Failure, Wait};
 use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Patterns};
 use lockkeeper_actors::machine::{Machine, Moment};
 
-use super::server::Name;
 use super::world::{
     Call, Entrant, Lease, Part, Request, Scenario, Ticket, ToMulti, ToPath, Twin, Word, World,
 };
+use crate::lock::server::Name;
 
 impl Ticket {
     fn of(ticket: protocol::Ticket) -> Ticket {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stateright::{Model, Property};
 
-use super::server::{Name, Node};
 use super::world::{Action, Lease, PATHS, Scenario, Ticket, Word, World};
+use crate::lock::server::{Name, Node};
 
 pub const EXCLUSION: &str = "exclusion on every path";
 pub const WHOLE: &str = "all or nothing";

@@ -8,12 +8,14 @@
 //! that do not.
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use lockkeeper_actors::machine::Moment;
 use lockkeeper_actors::machine::session::{Session, SessionCommand, SessionInput};
-use stateright::{Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+use crate::is_long;
 
 pub const DEADLINE: &str = "the lease ends before the session";
 /// Not promises: that every proof comes into play.
@@ -428,4 +430,61 @@ fn at(step: u8) -> Moment {
 
 fn step(moment: Moment) -> u8 {
     moment.since(Moment(0)).as_secs() as u8
+}
+
+/// How many steps, timers on time or late, and what may go wrong with a session: in every run, and in a long one.
+const LEASES: &[[(u8, bool, Budget); 2]] = &[
+    [(7, false, Budget::NONE), (9, false, Budget::NONE)],
+    [(7, false, DEPOSED), (8, false, DEPOSED)],
+    [(5, true, CUT), (6, true, CUT_AND_DEPOSED)],
+    [(5, true, REPLACED), (6, true, REPLACED)],
+];
+const DEPOSED: Budget = Budget { depositions: 1, ..Budget::NONE };
+const CUT: Budget = Budget { cuts: 1, ..Budget::NONE };
+const CUT_AND_DEPOSED: Budget = Budget { depositions: 1, ..CUT };
+const REPLACED: Budget = Budget { replacements: 1, ..CUT };
+
+const LEASE_TWINS: &[(Twin, Budget)] = &[
+    (Twin::DeadlineFromReceiveTime, Budget::NONE),
+    (Twin::DeadlineFromConnectsEnd, Budget::NONE),
+    (Twin::LeaseFromFollowersRead, Budget::NONE),
+    (Twin::GapTooShort, Budget::NONE),
+    (Twin::ReconnectProvesItsOwnTime, CUT),
+    (Twin::AnswersOvertakeNews, CUT),
+    (Twin::ResumeIsBelieved, REPLACED),
+];
+
+#[test]
+fn a_lease_ends_before_its_session() {
+    let (mut table, mut sum) = (String::new(), 0);
+    for row in LEASES {
+        let (steps, punctual, budget) = row[usize::from(is_long())];
+        let scenario = Scenario { steps, punctual, budget, twin: None };
+        let checker =
+            scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+        if let Some(path) = checker.discovery(DEADLINE) {
+            panic!("{steps} steps, {budget}: {:?}\n{:#?}", path.clone().into_actions(), path.last_state());
+        }
+        let states = checker.unique_state_count();
+        sum += states;
+        let timers = if punctual { "on time" } else { "or late" };
+        let _ = writeln!(table, "{steps:>5} {timers:<10} {:<45} {states:>10}", budget.to_string());
+    }
+    println!(
+        "{:>5} {:<10} {:<45} {:>10}\n{table}{:<62} {sum:>10}",
+        "steps", "timers", "budget", "states", "sum"
+    );
+}
+
+#[test]
+fn every_broken_lease_is_caught() {
+    let mut table = String::new();
+    for &(twin, budget) in LEASE_TWINS {
+        let scenario = Scenario { steps: 10, punctual: true, budget, twin: Some(twin) };
+        let broken = HasDiscoveries::AnyOf([DEADLINE].into());
+        let checker = scenario.checker().threads(2).finish_when(broken).spawn_bfs().join();
+        assert!(checker.discovery(DEADLINE).is_some(), "{twin:?} is not caught");
+        let _ = writeln!(table, "{:<35} {}", format!("{twin:?}"), DEADLINE);
+    }
+    println!("{:<35} caught by\n{table}", "twin");
 }

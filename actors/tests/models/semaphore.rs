@@ -6,19 +6,11 @@
 //! tables are printed with `--nocapture`. Not part of this world: access lists, processes that die or are closed, and
 //! the proofs of the lease, which is taken to end before the server drops its session.
 
-#![allow(clippy::disallowed_methods, reason = "how long it took is printed")]
-
-#[path = "model_semaphore/driver.rs"]
 mod driver;
-#[path = "model_semaphore/process.rs"]
 mod process;
-#[path = "model_semaphore/properties.rs"]
 mod properties;
-#[path = "model_semaphore/server.rs"]
 mod server;
-#[path = "model_semaphore/twins.rs"]
 mod twins;
-#[path = "model_semaphore/world.rs"]
 mod world;
 
 use std::time::Instant;

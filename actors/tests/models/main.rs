@@ -1,0 +1,22 @@
+//! The machines that decide, the real ones, under an adversary: every order in which everything on its way may arrive,
+//! with every fault of a stated budget at every step, exhaustively (`stateright`, by 64-bit fingerprints of states).
+//! Beside the properties stand broken twins, which must be caught.
+//!
+//! - [`lock`]: the queue of one lock. [`multi_lock`]: requests for several paths, and the queues below them.
+//! - [`semaphore`]: the semaphore's machine, also walked at random.
+//! - [`lease`]: the session's machine, which decides when a lease ends.
+//!
+//! `cargo test -p lockkeeper-actors --test models -- --nocapture` prints the tables. `LOCKKEEPER_MODEL=long` takes the
+//! larger budgets, and wants some minutes, an optimised build (`CARGO_PROFILE_TEST_OPT_LEVEL=3`) and some gigabytes.
+//! `LOCKKEEPER_MODEL_WALKS=100000` makes that many random walks a row, and more searches of semaphores.
+
+#![allow(clippy::disallowed_methods, reason = "how long it took is printed")]
+
+mod lease;
+mod lock;
+mod multi_lock;
+mod semaphore;
+
+fn is_long() -> bool {
+    std::env::var("LOCKKEEPER_MODEL").is_ok_and(|budget| budget == "long")
+}
