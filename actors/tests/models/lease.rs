@@ -1,6 +1,7 @@
 //! The session's machine beside a leader that drops the session as soon as it may: links that are
 //! first-in-first-out and stall as long as they like, a follower between, pings, touches, reconnects, and a leader
-//! that is deposed; or a leader that answers a reconnect with another session. Promised: what the lease publishes ends no later than the session does.
+//! that is deposed; or a leader that answers a reconnect with another session. What must hold: what
+//! the lease publishes ends no later than the session does.
 //!
 //! Time goes in steps of a fifth of the session timeout; within a step, everything happens in every order. The leader
 //! pings once a step. The default gap is one step and a half, so that a whole step, and a ping, lies in it; with a gap
@@ -8,17 +9,17 @@
 //! that do not.
 
 use std::collections::VecDeque;
-use std::fmt::{self, Write};
 use std::time::Duration;
 
 use lockkeeper_actors::machine::Moment;
 use lockkeeper_actors::machine::session::{Session, SessionCommand, SessionInput};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
 
-use crate::is_long;
+use crate::world::budget::budget;
+use crate::world::search::{Order, Searches, Twins, catch, is_long, search};
 
 pub const DEADLINE: &str = "the lease ends before the session";
-/// Not promises: that every proof comes into play.
+/// Not requirements: that every proof comes into play.
 pub const PROVEN_BY_WRITES: &str = "heartbeats move the end on";
 pub const PROVEN_BY_RECONNECT: &str = "a reconnect moves the end on";
 
@@ -33,16 +34,14 @@ pub struct Scenario {
     pub twin: Option<Twin>,
 }
 
-/// How often each may happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Budget {
+budget! {
     /// The connection goes, with what is on its way; another server answers in time.
-    pub cuts: u8,
+    cuts,
     /// Another leader takes over, and begins all sessions anew. The one that is deposed goes on pinging the
     /// follower, and commits nothing.
-    pub depositions: u8,
+    depositions,
     /// A reconnect is answered with a new session, and the old one is left to time out.
-    pub replacements: u8,
+    replacements,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,16 +186,6 @@ impl Model for Scenario {
                 scenario.budget.cuts == 0 || world.reconnected && world.until > Some(at(TIMEOUT))
             }),
         ]
-    }
-}
-
-impl Budget {
-    pub const NONE: Budget = Budget { cuts: 0, depositions: 0, replacements: 0 };
-}
-
-impl fmt::Display for Budget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} cuts, {} depositions, {} replacements", self.cuts, self.depositions, self.replacements)
     }
 }
 
@@ -456,35 +445,22 @@ const LEASE_TWINS: &[(Twin, Budget)] = &[
 
 #[test]
 fn a_lease_ends_before_its_session() {
-    let (mut table, mut sum) = (String::new(), 0);
+    let mut table = Searches::new("steps, timers");
     for row in LEASES {
         let (steps, punctual, budget) = row[usize::from(is_long())];
-        let scenario = Scenario { steps, punctual, budget, twin: None };
-        let checker =
-            scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
-        if let Some(path) = checker.discovery(DEADLINE) {
-            panic!("{steps} steps, {budget}: {:?}\n{:#?}", path.clone().into_actions(), path.last_state());
-        }
-        let states = checker.unique_state_count();
-        sum += states;
+        let searched = search(Scenario { steps, punctual, budget, twin: None }, Order::DepthFirst);
         let timers = if punctual { "on time" } else { "or late" };
-        let _ = writeln!(table, "{steps:>5} {timers:<10} {:<45} {states:>10}", budget.to_string());
+        table.row(&format!("{steps}, {timers}"), budget, &searched);
     }
-    println!(
-        "{:>5} {:<10} {:<45} {:>10}\n{table}{:<62} {sum:>10}",
-        "steps", "timers", "budget", "states", "sum"
-    );
+    table.print();
 }
 
 #[test]
 fn every_broken_lease_is_caught() {
-    let mut table = String::new();
+    let mut table = Twins::new();
     for &(twin, budget) in LEASE_TWINS {
         let scenario = Scenario { steps: 10, punctual: true, budget, twin: Some(twin) };
-        let broken = HasDiscoveries::AnyOf([DEADLINE].into());
-        let checker = scenario.checker().threads(2).finish_when(broken).spawn_bfs().join();
-        assert!(checker.discovery(DEADLINE).is_some(), "{twin:?} is not caught");
-        let _ = writeln!(table, "{:<35} {}", format!("{twin:?}"), DEADLINE);
+        table.row(twin, DEADLINE, catch(scenario, Order::BreadthFirst, DEADLINE), "states");
     }
-    println!("{:<35} caught by\n{table}", "twin");
+    table.print();
 }

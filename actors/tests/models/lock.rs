@@ -1,31 +1,30 @@
 //! The lock's machine under an adversary: processes with their queues and drivers, sessions and a server, in every order
 //! in which everything on its way may arrive.
 //!
-//! - [`world`]: what may happen, and what it does. [`properties`]: what must hold.
+//! - [`world`]: what may happen, and what it does. [`driver`]: what the actor does around the queue, and the server.
+//! - [`wire`]: requests, answers, and what callers are told. [`properties`]: what must hold.
 //! - [`twins`]: wrappers around the real queue that break one property each.
 
-mod process;
+mod driver;
 mod properties;
-pub mod server;
 mod twins;
+mod wire;
 mod world;
-
-use std::fmt::Write;
 
 use lockkeeper_actors::machine::protocol::Wait;
 use lockkeeper_actors::machine::znode::Mode;
 use properties::*;
-use stateright::{Checker, Expectation, HasDiscoveries, Model};
 use twins::Twin::{self, *};
 use world::{Budget, Scenario, Want};
 
-use crate::is_long;
+use crate::world::clients::DEADLINE;
+use crate::world::search::{Order, Searches, Twins, catch, is_long, search};
 
 const LOCK: Want = Want { mode: Mode::Lock, wait: Wait::Forever, ephemeral: true };
 const READ: Want = Want { mode: Mode::Read, ..LOCK };
 const WRITE: Want = Want { mode: Mode::Write, ..LOCK };
 const TRY: Want = Want { wait: Wait::Try, ..LOCK };
-const TIMED: Want = Want { wait: Wait::Until(process::DEADLINE), ..LOCK };
+const TIMED: Want = Want { wait: Wait::Until(DEADLINE), ..LOCK };
 const LASTING: Want = Want { ephemeral: false, ..LOCK };
 
 /// Who wants what: a list a process, a request an entry.
@@ -45,21 +44,7 @@ const FRESH: Option<i32> = Some(0);
 const MISSING: Option<i32> = None;
 const LAST: Option<i32> = Some(i32::MAX);
 
-const NONE: Budget = Budget {
-    cuts: 0,
-    doubts: 0,
-    losses: 0,
-    crashes: 0,
-    cancels: 0,
-    timeouts: 0,
-    closes: 0,
-    refusals: 0,
-    lags: 0,
-    touches: 0,
-    deletions: 0,
-    removals: 0,
-    peers: 0,
-};
+const NONE: Budget = Budget::NONE;
 
 /// Configurations and what may go wrong in each: in every run, and in a long one.
 #[rustfmt::skip]
@@ -135,7 +120,7 @@ const ROWS: &[(&str, Wants, Option<i32>, Budget, Budget)] = &[
         Budget { cuts: 1, losses: 1, ..NONE }),
 ];
 
-/// A twin, who wants what from it, what it takes to show, and the promise that it breaks.
+/// A twin, who wants what from it, what it takes to show, and the property that it breaks.
 #[rustfmt::skip]
 const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (CancelSwallowed, LOCKS, Budget { cancels: 1, ..NONE }, GHOSTS),
@@ -161,56 +146,27 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
 ];
 
 #[test]
-fn the_queue_keeps_its_promises_within_every_budget() {
-    let (mut table, mut sum) = (String::new(), 0);
+fn the_queue_keeps_its_properties_within_every_budget() {
+    let mut table = Searches::new("configuration");
     for &(name, wants, next, short_budget, long_budget) in ROWS {
         let budget = if is_long() { long_budget } else { short_budget };
         let scenario = Scenario { wants, next, budget, twin: None, settled: Default::default() };
-        let begun = std::time::Instant::now();
-        let checker =
-            scenario.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
-        for (promise, path) in checker.discoveries() {
-            let kept = checker.model().properties().iter().any(|property| {
-                property.name == promise && matches!(property.expectation, Expectation::Sometimes)
-            });
-            assert!(
-                kept,
-                "{name}, {budget}: {promise}: {:?}\n{:#?}",
-                path.clone().into_actions(),
-                path.last_state()
-            );
-        }
+        let searched = search(scenario, Order::DepthFirst);
         // Past the wrap nobody is.
-        let served = checker.discovery(SERVED).is_some();
-        assert_eq!(served, next != LAST, "{name}, {budget}: {SERVED}");
-        let states = checker.unique_state_count();
-        sum += states;
-        let _ = writeln!(
-            table,
-            "{name:<20} {:<45} {states:>10} {:>4}",
-            budget.to_string(),
-            begun.elapsed().as_secs()
-        );
-        if is_long() {
-            eprintln!("{name:<20} {:<45} {states:>10} {:>4}", budget.to_string(), begun.elapsed().as_secs());
-        }
+        assert_eq!(searched.examples.contains(&SERVED), next != LAST, "{name}, {budget}: {SERVED}");
+        table.row(name, budget, &searched);
     }
-    println!(
-        "{:<20} {:<45} {:>10}\n{table}{:<20} {:<45} {sum:>10}",
-        "configuration", "budget", "states", "sum", ""
-    );
+    table.print();
 }
 
 #[test]
 fn every_broken_queue_is_caught() {
-    let mut table = String::new();
-    for &(twin, wants, budget, promise) in TWINS {
+    let mut table = Twins::new();
+    for &(twin, wants, budget, property) in TWINS {
         let next = if twin == ComparedAcrossTheWrap { LAST } else { FRESH };
         let scenario = Scenario { wants, next, budget, twin: Some(twin), settled: Default::default() };
-        let broken = HasDiscoveries::AnyOf([promise].into());
-        let checker = scenario.checker().threads(2).finish_when(broken).spawn_bfs().join();
-        assert!(checker.discovery(promise).is_some(), "{twin:?} is not caught by: {promise}");
-        let _ = writeln!(table, "{:<35} {promise}", format!("{twin:?}"));
+        let states = catch(scenario, Order::BreadthFirst, property);
+        table.row(twin, property, states, "states");
     }
-    println!("{:<35} caught by\n{table}", "twin");
+    table.print();
 }

@@ -5,6 +5,7 @@
 //! - [`lock`]: the queue of one lock. [`multi_lock`]: requests for several paths, and the queues below them.
 //! - [`semaphore`]: the semaphore's machine, also walked at random.
 //! - [`lease`]: the session's machine, which decides when a lease ends.
+//! - [`world`]: what they share.
 //!
 //! `cargo test -p lockkeeper-actors --test models -- --nocapture` prints the tables. `LOCKKEEPER_MODEL=long` takes the
 //! larger budgets, and wants some minutes, an optimised build (`CARGO_PROFILE_TEST_OPT_LEVEL=3`) and some gigabytes.
@@ -16,7 +17,4 @@ mod lease;
 mod lock;
 mod multi_lock;
 mod semaphore;
-
-fn is_long() -> bool {
-    std::env::var("LOCKKEEPER_MODEL").is_ok_and(|budget| budget == "long")
-}
+mod world;

@@ -7,38 +7,30 @@
 //! the proofs of the lease, which is taken to end before the server drops its session.
 
 mod driver;
-mod process;
 mod properties;
 mod server;
 mod twins;
+mod walks;
+mod wire;
 mod world;
 
 use std::time::Instant;
 
 use lockkeeper_actors::machine::protocol::Wait;
 use properties::*;
-use stateright::{Checker, HasDiscoveries, Model};
 use twins::Twin::{self, *};
-use world::{Action, Budget, Scenario, Want, World};
+use walks::walk;
+use world::{Budget, Scenario, Want};
 
-const NONE: Budget = Budget {
-    cuts: 0,
-    doubts: 0,
-    losses: 0,
-    cancels: 0,
-    timeouts: 0,
-    refusals: 0,
-    lags: 0,
-    deletions: 0,
-    removals: 0,
-    resizes: 0,
-    peer: 0,
-};
+use crate::world::clients::DEADLINE;
+use crate::world::search::{self, Order, Searches, Twins, catch, search};
+
+const NONE: Budget = Budget::NONE;
 
 /// A handle that follows what is stored, and its variants.
 const ONE: Want = Want { count: 1, limit: Some(1), agreed: true, wait: Wait::Forever };
 const TWO: Want = Want { count: 2, limit: Some(2), ..ONE };
-const TIMED: Want = Want { wait: Wait::Until(process::DEADLINE), limit: None, ..ONE };
+const TIMED: Want = Want { wait: Wait::Until(DEADLINE), limit: None, ..ONE };
 const TRY: Want = Want { wait: Wait::Try, limit: None, ..ONE };
 
 type Wants = &'static [&'static [Want]];
@@ -96,9 +88,6 @@ const WALKS: &[(&str, Wants, Budget)] = &[
 ];
 const LIMITS: [Option<u32>; 4] = [Some(1), Some(2), Some(3), None];
 
-/// Asks for a longer run, with this number of walks a row.
-const LONGER: &str = "LOCKKEEPER_MODEL_WALKS";
-
 /// What catches each twin, and in what trouble.
 const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (TakesWithoutMutex, CROWD, Some(1), Budget { deletions: 1, ..NONE }, EXCLUSION),
@@ -132,24 +121,19 @@ const SEARCHED_TWINS: &[(Twin, Wants, Budget, &str)] = &[
 
 #[test]
 fn searched_to_the_end() {
-    println!("{:<25} {:>9} {:>9} {:>6} {:>8}", "may go wrong", "states", "unique", "depth", "seconds");
-    let long = if longer().is_some() { LONG_SEARCHES } else { &[] };
+    let mut table = Searches::new("may go wrong");
+    let long = if search::walks().is_some() { LONG_SEARCHES } else { &[] };
     for &(name, wants, budget) in SEARCHES.iter().chain(long) {
         let limit = wants.iter().copied().flatten().filter_map(|want| want.limit).max();
-        let scenario = Scenario { wants, limit, budget, twin: None };
-        let begun = Instant::now();
-        let checker = scenario.checker().spawn_bfs().join();
-        let (states, unique, depth) =
-            (checker.state_count(), checker.unique_state_count(), checker.max_depth());
-        println!("{name:<25} {states:>9} {unique:>9} {depth:>6} {:>8.1}", begun.elapsed().as_secs_f32());
-        let found = checker.discoveries().into_iter().next();
-        assert!(checker.is_done() && found.is_none(), "{:?}", found.map(|(p, way)| (p, way.into_actions())));
+        let searched = search(Scenario { wants, limit, budget, twin: None }, Order::Steady);
+        table.row(name, budget, &searched);
     }
+    table.print();
 }
 
 #[test]
 fn walked_at_random() {
-    let walks = longer().unwrap_or(1500);
+    let walks = search::walks().unwrap_or(1500);
     println!("{:<60} {:>7} {:>9} {:>8}", "may go wrong", "walks", "steps", "seconds");
     for &(name, wants, budget) in WALKS {
         let (begun, mut steps) = (Instant::now(), 0);
@@ -166,68 +150,18 @@ fn walked_at_random() {
 
 #[test]
 fn every_broken_twin_is_caught() {
-    println!("{:<26} {:<32} {:>8}", "twin", "caught by", "by walk");
+    let mut table = Twins::new();
     for &(twin, wants, limit, budget, property) in TWINS {
         let scenario = Scenario { wants, limit, budget, twin: Some(twin) };
         let caught = (0..2000).find(|seed| walk(&scenario, *seed).0 == Some(property));
         let caught = caught.unwrap_or_else(|| panic!("{twin:?} is not caught by {property:?}"));
-        println!("{:<26} {property:<32} {caught:>8}", format!("{twin:?}"));
         let whole = Scenario { twin: None, ..scenario };
         assert_eq!(walk(&whole, caught).0, None, "without its fault");
+        table.row(twin, property, caught, "walks");
     }
     for &(twin, wants, budget, property) in SEARCHED_TWINS {
         let scenario = Scenario { wants, limit: Some(1), budget, twin: Some(twin) };
-        let broken = HasDiscoveries::AnyOf([property].into());
-        let checker = scenario.checker().finish_when(broken).spawn_bfs().join();
-        let states = checker.unique_state_count();
-        assert!(checker.discovery(property).is_some(), "{twin:?} is not caught by {property:?}");
-        println!("{:<26} {property:<32} {states:>8} states", format!("{twin:?}"));
+        table.row(twin, property, catch(scenario, Order::Steady, property), "states");
     }
-}
-
-fn longer() -> Option<u64> {
-    std::env::var(LONGER).ok().map(|text| text.parse().expect("a number of walks"))
-}
-
-/// What is broken at the end of this seed's walk, and the way there.
-fn walk(scenario: &Scenario, seed: u64) -> (Option<&'static str>, Vec<Action>) {
-    let mut random = Random(seed);
-    let (mut world, mut way, mut actions) = (World::new(scenario), Vec::new(), Vec::new());
-    // Some walks are calm and some are not.
-    let calm = random.below(6) + 1;
-    for step in 0..STEPS {
-        actions.clear();
-        world.due(scenario, &mut actions);
-        let over = step >= STEPS / 2;
-        if !over && (actions.is_empty() || random.below(calm) == 0) {
-            actions.clear();
-            world.actions(scenario, &mut actions);
-        }
-        if actions.is_empty() {
-            return (None, way);
-        }
-        let action = actions.swap_remove(random.below(actions.len()));
-        way.push(action.clone());
-        world.apply(scenario, action);
-        if let Some(broken) = world.broken(scenario) {
-            return (Some(broken), way);
-        }
-    }
-    (Some(RESTING), way)
-}
-
-/// In the second half of a walk nothing is asked for and nothing goes wrong: it must come to rest.
-const STEPS: usize = 600;
-
-/// Sebastiano Vigna's splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((word ^ (word >> 31)) % bound as u64) as usize
-    }
+    table.print();
 }

@@ -5,12 +5,16 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use lockkeeper_actors::machine::Machine;
 use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::machine::queue::Queue;
 use lockkeeper_actors::machine::znode::Mode;
 use stateright::{Model, Property};
 
-use super::process::{DEADLINE, Lease, Word};
-use super::server::{Name, Node};
+use super::wire::{Asked, LockWire, Word};
 use super::world::{Action, Flaw, PEER, Scenario, World};
+use crate::world::clients::{DEADLINE, Process};
+use crate::world::directory::{Name, Node};
+use crate::world::session::Lease;
+use crate::world::steps::World as _;
 
 pub const EXCLUSION: &str = "exclusion";
 pub const BACKING: &str = "a living node behind every guard";
@@ -23,7 +27,7 @@ pub const CERTAINTY: &str = "no grant in doubt";
 pub const ANSWERS: &str = "one true answer";
 pub const PACING: &str = "retries are paced";
 pub const TRYING: &str = "no try in doubt";
-/// Not a promise: that the model gets anywhere.
+/// Not a requirement: that the model gets anywhere.
 pub const SERVED: &str = "everybody is served";
 
 impl Model for Scenario {
@@ -61,6 +65,7 @@ impl Model for Scenario {
             Property::always(TRYING, |scenario: &Scenario, world: &World| world.tries_no_longer(scenario)),
             Property::sometimes(SERVED, |_, world: &World| {
                 world
+                    .clients
                     .processes
                     .iter()
                     .flat_map(|process| &process.asked)
@@ -136,8 +141,9 @@ impl World {
     }
 
     fn is_wanted(&self, node: &Node) -> bool {
-        let process = &self.processes[usize::from(node.name.author)];
-        if !process.alive || process.closed && process.current.is_none() {
+        let number = usize::from(node.name.author);
+        let process = &self.clients.processes[number];
+        if !self.is_alive(number) || self.closed.contains(&number) && process.current.is_none() {
             // Nobody is left to delete a node that outlives sessions.
             return node.owner == 0;
         }
@@ -150,7 +156,7 @@ impl World {
 
     /// Whoever waits has somebody ahead, and time left; nothing remains of whoever is done.
     fn has_woken(&self, scenario: &Scenario) -> bool {
-        self.processes.iter().enumerate().filter(|(_, process)| process.alive).all(|(number, process)| {
+        self.living().all(|(number, process)| {
             process.asked.iter().zip(scenario.wants[number]).all(|(asked, want)| match asked.word {
                 Word::Unasked => true,
                 Word::Waiting => {
@@ -174,7 +180,7 @@ impl World {
     /// Where a queue knows of a doubt, nobody is left who would not wait.
     fn tries_no_longer(&self, scenario: &Scenario) -> bool {
         let mut doubting =
-            self.processes.iter().zip(scenario.wants).filter(|(process, _)| !process.queue.is_up());
+            self.clients.processes.iter().zip(scenario.wants).filter(|(process, _)| !process.machine.is_up());
         doubting.all(|(process, wants)| {
             !process
                 .asked
@@ -197,10 +203,14 @@ impl World {
         !self.is_blocked(peer, mode)
     }
 
+    fn living(&self) -> impl Iterator<Item = (usize, &Process<Queue, LockWire, Asked>)> {
+        let processes = self.clients.processes.iter().enumerate();
+        processes.filter(|(number, _)| self.is_alive(*number))
+    }
+
     /// Guards that do not read `Lost`.
     fn guards(&self) -> impl Iterator<Item = Guard> {
-        let alive = self.processes.iter().enumerate().filter(|(_, process)| process.alive);
-        alive
+        self.living()
             .flat_map(|(process, state)| {
                 state.asked.iter().enumerate().filter_map(move |(ticket, asked)| match asked.word {
                     Word::Granted { name, session } => Some(Guard { process, ticket, name, session }),
@@ -214,7 +224,7 @@ impl World {
             })
             .filter(|guard| {
                 guard.session.is_none_or(|id| {
-                    self.sessions.get(&id).is_some_and(|session| session.lease != Lease::Lost)
+                    self.clients.sessions.get(&id).is_some_and(|session| session.lease != Lease::Lost)
                 })
             })
     }

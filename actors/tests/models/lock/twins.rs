@@ -4,8 +4,8 @@
 use lockkeeper_actors::machine::protocol::{Command, Created, Event, Failure, Refusal};
 use lockkeeper_actors::machine::znode::{Mode, Znode};
 
-use super::server::{Name, instance};
 use super::world::World;
+use crate::world::directory::{Name, instance};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Twin {
@@ -48,7 +48,7 @@ impl Twin {
                 Twin::OtherSessionAdopted,
                 Event::Entered { attempt, created: Ok(created), children: Ok(names) },
             ) => {
-                let session = world.processes[process].using.unwrap_or(0);
+                let session = world.clients.processes[process].using.unwrap_or(0);
                 let other = |node: &Znode| {
                     world.server.find(Name::of(node)).is_some_and(|node| node.owner != session)
                 };
@@ -60,7 +60,7 @@ impl Twin {
             }
             (Twin::HandedOverAcrossSessions, Event::Lost) => Some(Event::Suspended),
             (Twin::HandedOverAcrossSessions, Event::Connected { session })
-                if session > world.processes.len() as i64 =>
+                if session > world.clients.processes.len() as i64 =>
             {
                 Some(Event::Resumed)
             }

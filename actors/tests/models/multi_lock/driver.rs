@@ -8,7 +8,8 @@ use lockkeeper_actors::machine::{Machine, Moment};
 use super::world::{
     Call, Entrant, Lease, Part, Request, Scenario, Ticket, ToMulti, ToPath, Twin, Word, World,
 };
-use crate::lock::server::Name;
+use crate::world::directory::Name;
+use crate::world::gate::gate;
 
 impl Ticket {
     fn of(ticket: protocol::Ticket) -> Ticket {
@@ -148,13 +149,12 @@ impl World {
     }
 
     fn feed(&mut self, scenario: &Scenario, process: usize, path: usize, event: Event) {
-        let sure = self.processes[process].queues[path].using.is_some_and(|id| !self.is_lost(id));
-        let state = &mut self.processes[process].queues[path];
+        let is_sure = self.processes[process].queues[path].using.is_some_and(|id| !self.is_lost(id));
+        let machine = &mut self.processes[process].queues[path].machine;
         let mut commands = Vec::new();
-        if state.machine.is_up() && !sure {
-            state.machine.handle(Event::Suspended, Moment(0), &mut commands);
+        for event in gate(machine.is_up(), is_sure, event) {
+            machine.handle(event, Moment(0), &mut commands);
         }
-        state.machine.handle(event, Moment(0), &mut commands);
         for command in commands {
             self.execute(scenario, process, path, command);
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stateright::{Model, Property};
 
 use super::world::{Action, Lease, PATHS, Scenario, Ticket, Word, World};
-use crate::lock::server::{Name, Node};
+use crate::world::directory::{Name, Node};
 
 pub const EXCLUSION: &str = "exclusion on every path";
 pub const WHOLE: &str = "all or nothing";
@@ -14,7 +14,7 @@ pub const DEADLOCK: &str = "no deadlock";
 pub const WAKING: &str = "who may go, goes";
 pub const GHOSTS: &str = "no ghost";
 pub const ANSWERS: &str = "one true answer";
-/// Not a promise: that the model gets anywhere.
+/// Not a requirement: that the model gets anywhere.
 pub const SERVED: &str = "everybody is served";
 
 impl Model for Scenario {

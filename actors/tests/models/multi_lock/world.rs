@@ -4,14 +4,15 @@
 //! served in order, and answered into the mailbox of whoever asked.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 
 use lockkeeper_actors::machine::multi::Multi;
 use lockkeeper_actors::machine::protocol::{Created, Event, Failure, Inspection};
 use lockkeeper_actors::machine::queue::Queue;
 use lockkeeper_actors::machine::znode::{Attempt, Mode};
 
-use crate::lock::server::{Directory, Name, Server, instance};
+use crate::world::budget::budget;
+use crate::world::directory::{Directory, Name, PathServer, instance};
+use crate::world::steps::Server;
 
 pub const PATHS: usize = 2;
 
@@ -28,17 +29,15 @@ pub struct Scenario {
 
 pub type Wants = &'static [(usize, &'static [usize])];
 
-/// How often each may happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Budget {
+budget! {
     /// A caller takes its request back.
-    pub cancels: u8,
+    cancels,
     /// The answer to a transaction is lost; it was carried out, or never will be.
-    pub mislaid: u8,
+    mislaid,
     /// A lease ends; the server drops the session some time later, and a new one is begun.
-    pub losses: u8,
+    losses,
     /// An operator deletes a node.
-    pub deletions: u8,
+    deletions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +55,7 @@ pub enum Twin {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     /// A directory for each path. A transaction goes to both at once.
-    pub servers: [Server; PATHS],
+    pub servers: [PathServer; PATHS],
     pub processes: Vec<Process>,
     /// By id; ids are not used again.
     pub sessions: BTreeMap<u8, Session>,
@@ -223,7 +222,7 @@ pub enum Action {
 impl World {
     pub fn new(scenario: &Scenario) -> World {
         let count = scenario.wants.iter().map(|(process, _)| process + 1).max().unwrap_or(0);
-        let server = Server::new(Some(Directory::default()));
+        let server = PathServer::new(Some(Directory::default()));
         let mut world = World {
             servers: [server.clone(), server],
             processes: (0..count).map(Process::new).collect(),
@@ -527,22 +526,5 @@ impl Request {
             ended: false,
             guard: Vec::new(),
         }
-    }
-}
-
-impl Budget {
-    pub const NONE: Budget = Budget { cancels: 0, mislaid: 0, losses: 0, deletions: 0 };
-}
-
-impl fmt::Display for Budget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults = [
-            ("cancels", self.cancels),
-            ("mislaid", self.mislaid),
-            ("losses", self.losses),
-            ("deletions", self.deletions),
-        ];
-        let some = faults.iter().filter(|(_, times)| *times > 0);
-        f.write_str(&some.map(|(fault, times)| format!("{times} {fault}")).collect::<Vec<_>>().join(", "))
     }
 }

@@ -4,13 +4,19 @@ use lockkeeper_actors::machine::Machine;
 use lockkeeper_actors::machine::protocol::{
     Command, Created, Event, Failure, Inspection, Leases, Refusal, Root, Sight, TakeFailure, Ticket, Wait,
 };
+use lockkeeper_actors::machine::semaphore::Semaphore;
 use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Znode};
 
-use super::process::{Answer, Ask, Call, DEADLINE, Lease, News, No, Purpose, Word, instance, place};
-use super::properties::{ANSWERS, CERTAINTY, ORDER, TRUTH};
-use super::server::{Spot, Watch};
+use super::properties::{ANSWERS, CERTAINTY, EXCLUSION, ORDER, TRUTH};
+use super::server::{SemaphoreServer, Spot, Watch};
 use super::twins::Twin;
-use super::world::{Scenario, World};
+use super::wire::{Answer, Ask, Asked, Call, Clients, NotTaken, Purpose, SemaphoreWire, Word, place};
+use super::world::{Action, Scenario, World};
+use crate::world::clients::DEADLINE;
+use crate::world::directory::instance;
+use crate::world::gate::gate;
+use crate::world::session::{No, Wire};
+use crate::world::steps::{self, Server};
 
 pub fn fired(spot: Spot, survey: u64) -> Event {
     match spot {
@@ -20,46 +26,132 @@ pub fn fired(spot: Spot, survey: u64) -> Event {
     }
 }
 
-impl World {
-    pub fn hear_news(&mut self, scenario: &Scenario, process: usize) {
-        let Some(news) = self.processes[process].news.pop_front() else { return };
-        let using = self.processes[process].using;
-        match news {
-            News::Connected(id) => {
-                self.let_go(process);
-                if using.is_some() {
-                    self.feed(scenario, process, Event::Lost);
+impl steps::World for World {
+    type Machine = Semaphore;
+    type Wire = SemaphoreWire;
+    type Asked = Asked;
+    type Server = SemaphoreServer;
+    type Scenario = Scenario;
+    type Action = Action;
+
+    fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    fn clients_mut(&mut self) -> &mut Clients {
+        &mut self.clients
+    }
+
+    fn server(&self) -> &SemaphoreServer {
+        &self.server
+    }
+
+    fn server_mut(&mut self) -> &mut SemaphoreServer {
+        &mut self.server
+    }
+
+    fn has(&self, name: &String) -> bool {
+        self.server.now().has(name)
+    }
+
+    fn firing(&self, id: u8, actions: &mut Vec<Action>) {
+        if self.clients.sessions[&id].connected {
+            let own = self.server.watches.iter().filter(|watch| watch.session == id);
+            let fired = own.filter(|watch| watch.fired && watch.armed && !watch.stray);
+            actions.extend(fired.map(|watch| Action::Fire(id, watch.spot.clone(), watch.survey)));
+        }
+    }
+
+    fn feed(&mut self, scenario: &Scenario, number: usize, event: Event) {
+        let is_up = self.clients.processes[number].machine.is_up();
+        for event in gate(is_up, self.clients.is_sure(number), event) {
+            let event = match scenario.twin {
+                Some(twin) => twin.event(self, number, event),
+                None => Some(event),
+            };
+            let Some(event) = event else { continue };
+            let (process, mut commands) = (&mut self.clients.processes[number], Vec::new());
+            process.machine.handle(event.clone(), process.now, &mut commands);
+            for command in commands {
+                let command = match scenario.twin {
+                    Some(twin) => twin.command(self, scenario, number, &event, command),
+                    None => Some(command),
+                };
+                if let Some(command) = command {
+                    self.execute(scenario, number, command);
                 }
-                self.processes[process].using = Some(id);
-                self.feed(scenario, process, Event::Connected { session: id.into() });
             }
-            News::Suspended(id) if using == Some(id) => self.feed(scenario, process, Event::Suspended),
-            News::Resumed(id) if using == Some(id) => self.feed(scenario, process, Event::Resumed),
-            News::Lost(id) if using == Some(id) => {
-                self.let_go(process);
-                self.feed(scenario, process, Event::Lost);
-            }
-            News::Suspended(_) | News::Resumed(_) | News::Lost(_) => {}
         }
     }
 
-    fn let_go(&mut self, process: usize) {
-        if let Some(id) = self.processes[process].using.take() {
-            self.session(id).abandon();
-            self.server.unfollow(id);
-            self.server.watches.retain(|watch| watch.session != id);
-            self.bury(id);
+    fn carry_out(&mut self, scenario: &Scenario, id: u8, ask: &Ask) -> Answer {
+        if self.clients.sessions[&id].expired {
+            return Answer::No(No::SessionGone);
         }
+        if SemaphoreWire::writes(ask) || *ask == Ask::Sync {
+            self.server.refresh(id);
+        }
+        let mut watch = None;
+        let seen = self.server.replicas().seen(id);
+        let none = Answer::No(No::Missing);
+        let done = |there: bool| if there { Answer::Done } else { Answer::No(No::Missing) };
+        let answer = match ask {
+            Ask::Create(prefix) => match self.server.enter(prefix, id) {
+                Some((name, czxid)) => Answer::Created(name, czxid),
+                None => none,
+            },
+            Ask::List => match &seen.mutex {
+                Some(mutex) => Answer::Names(mutex.nodes.iter().map(|node| node.name.clone()).collect()),
+                None => none,
+            },
+            Ask::Sync => Answer::Done,
+            Ask::MakeDirectory => {
+                self.server.change(|tree| {
+                    tree.mutex.get_or_insert_default();
+                });
+                Answer::Done
+            }
+            Ask::Inspect(name) => match seen.contender(name) {
+                Some(node) => Answer::Found { czxid: node.czxid, owner: node.owner },
+                None => none,
+            },
+            Ask::Watch(name) => {
+                let there = seen.contender(name).is_some();
+                watch = there.then(|| (Spot::Contender(name.clone()), 0));
+                done(there)
+            }
+            Ask::Delete(name) => done(self.server.delete(name)),
+            Ask::ReadRoot { watch: survey } => match &seen.root {
+                Some(root) => {
+                    watch = survey.map(|survey| (Spot::Limit, survey));
+                    Answer::Root { version: root.version, written: root.mzxid, limit: root.limit }
+                }
+                None => none,
+            },
+            Ask::ListLeases { watch: survey } => match &seen.root {
+                Some(root) => {
+                    watch = survey.map(|survey| (Spot::Leases, survey));
+                    Answer::Leases(root.leases.keys().cloned().collect(), root.mzxid)
+                }
+                None => none,
+            },
+            Ask::MakeRoot(limit) => {
+                self.server.make_root(*limit);
+                Answer::Done
+            }
+            Ask::Take { version, mutex, keep, leases } => {
+                self.take(scenario, id, *version, mutex, *keep, leases)
+            }
+        };
+        if let Some((spot, survey)) = watch {
+            let watch = Watch { session: id, spot, survey, fired: false, armed: false, stray: false };
+            self.server.watches.push(watch);
+        }
+        answer
     }
 
-    pub fn hear(&mut self, scenario: &Scenario, id: u8) {
-        let session = self.session(id);
-        if !session.is_answered() {
-            return;
-        }
-        let process = session.process;
-        let Some(Call { purpose, answers, shown, .. }) = session.calls.pop_front() else { return };
-        shown.into_iter().for_each(|place| self.server.answered(id, place));
+    fn hear(&mut self, scenario: &Scenario, id: u8, call: Call) {
+        let (process, Call { purpose, answers, .. }) = (self.clients.sessions[&id].process, call);
         let mut answers = answers.into_iter();
         let first = answers.next().unwrap_or(Answer::Done);
         let event = match purpose {
@@ -79,7 +171,7 @@ impl World {
                 let spot = Spot::Contender(name.clone());
                 if first != Answer::Done {
                     self.unwatch(id, &name);
-                } else if !self.sessions[&id].watching.contains(&name) {
+                } else if !self.clients.sessions[&id].watches.contenders.contains(&name) {
                     // No longer wanted.
                     self.server
                         .watches
@@ -121,14 +213,16 @@ impl World {
         };
         self.feed(scenario, process, event);
     }
+}
 
+impl World {
     /// The watch that this answer brought, if it brought one and is still wanted, takes the place of an earlier one.
     fn arm(&mut self, id: u8, spot: &Spot, survey: u64) -> bool {
         let new = |watch: &Watch| watch.came_with(id, spot, survey);
         if !self.server.watches.iter().any(new) {
             return false;
         }
-        if !matches!(spot, Spot::Contender(_)) && self.sessions[&id].calmed >= Some(survey) {
+        if !matches!(spot, Spot::Contender(_)) && self.clients.sessions[&id].watches.calmed >= Some(survey) {
             self.server.watches.retain(|watch| !new(watch));
             return false;
         }
@@ -138,7 +232,7 @@ impl World {
     }
 
     fn unwatch(&mut self, id: u8, name: &str) {
-        if self.session(id).watching.remove(name) {
+        if self.clients.session(id).watches.contenders.remove(name) {
             self.take_back(id, &Spot::Contender(name.to_owned()));
         }
     }
@@ -152,50 +246,20 @@ impl World {
         }
     }
 
-    pub fn feed(&mut self, scenario: &Scenario, number: usize, event: Event) {
-        let sure = |id| self.sessions[&id].lease == Lease::Held;
-        let sure = self.processes[number].using.is_some_and(sure);
-        let mut events = Vec::new();
-        if self.processes[number].machine.is_up() && !sure {
-            events.push(Event::Suspended);
-        }
-        if sure || event != Event::Resumed {
-            events.push(event);
-        }
-        for event in events {
-            let event = match scenario.twin {
-                Some(twin) => twin.event(self, number, event),
-                None => Some(event),
-            };
-            let Some(event) = event else { continue };
-            let (process, mut commands) = (&mut self.processes[number], Vec::new());
-            process.machine.handle(event.clone(), process.now, &mut commands);
-            for command in commands {
-                let command = match scenario.twin {
-                    Some(twin) => twin.command(self, scenario, number, &event, command),
-                    None => Some(command),
-                };
-                if let Some(command) = command {
-                    self.execute(scenario, number, command);
-                }
-            }
-        }
-    }
-
     fn execute(&mut self, scenario: &Scenario, number: usize, command: Command) {
-        let using = self.processes[number].using;
+        let using = self.clients.processes[number].using;
         match command {
             Command::List(attempt) => self.submit(number, Purpose::List(attempt), [Ask::List]),
             Command::Look(attempt) => self.submit(number, Purpose::Look(attempt), [Ask::Sync, Ask::List]),
             Command::Enter(attempt, ticket) => {
                 // Its options are those of the request.
-                if self.processes[number].known(ticket).is_some() {
-                    let prefix = instance(number).prefix(attempt, Dialect::Kazoo, Mode::Lock);
+                if self.is_known(number, ticket) {
+                    let prefix = instance(number as u8).prefix(attempt, Dialect::Kazoo, Mode::Lock);
                     self.submit(number, Purpose::Enter(attempt), [Ask::Create(prefix), Ask::List]);
                 }
             }
             Command::MakeDirectory(attempt, ticket) => {
-                if self.processes[number].known(ticket).is_some() {
+                if self.is_known(number, ticket) {
                     self.submit(number, Purpose::MakeDirectory(attempt), [Ask::MakeDirectory]);
                 }
             }
@@ -205,7 +269,7 @@ impl World {
             Command::Watch(node) => {
                 let name = node.name().to_owned();
                 if let Some(id) = using {
-                    self.session(id).watching.insert(name.clone());
+                    self.clients.session(id).watches.contenders.insert(name.clone());
                 }
                 self.submit(number, Purpose::Watch(name.clone()), [Ask::Watch(name)])
             }
@@ -222,7 +286,7 @@ impl World {
             Command::Track(node) => self.track(number, node.name().to_owned()),
             Command::Survey { survey, sync, root, leases } => {
                 if let Some(id) = using {
-                    self.session(id).surveyed = Some(survey.0);
+                    self.clients.session(id).watches.surveyed = Some(survey.0);
                 }
                 let watch = |sight| (sight == Sight::Watch).then_some(survey.0);
                 let mut asks = Vec::from_iter(sync.then_some(Ask::Sync));
@@ -236,14 +300,14 @@ impl World {
             }
             Command::Calm => {
                 if let Some(id) = using {
-                    let session = self.session(id);
-                    session.calmed = session.surveyed;
+                    let session = self.clients.session(id);
+                    session.watches.calmed = session.watches.surveyed;
                     self.take_back(id, &Spot::Limit);
                     self.take_back(id, &Spot::Leases);
                 }
             }
             Command::MakeRoot { survey, ticket, limit } => {
-                if self.processes[number].known(ticket).is_some() {
+                if self.is_known(number, ticket) {
                     self.submit(number, Purpose::MakeRoot(survey), [Ask::MakeRoot(limit)]);
                 }
             }
@@ -252,8 +316,7 @@ impl World {
                 if !keep {
                     self.untrack(number, &mutex);
                 }
-                let known =
-                    leases.into_iter().filter(|(ticket, _)| self.processes[number].known(*ticket).is_some());
+                let known = leases.into_iter().filter(|(ticket, _)| self.is_known(number, *ticket));
                 let leases = known.map(|(_, name)| name).collect();
                 self.submit(number, Purpose::Take(take), [Ask::Take { version, mutex, keep, leases }]);
             }
@@ -273,7 +336,7 @@ impl World {
                     && self.left.removals == scenario.budget.removals;
                 if let Some(at) = place(ticket).filter(|_| untouched && scenario.limit.is_some()) {
                     let own = scenario.wants[number][at].limit == scenario.limit;
-                    self.processes[number].asked[at].accepted |= own;
+                    self.clients.processes[number].asked[at].accepted |= own;
                 }
                 self.expect(number, ticket, |word| match word {
                     Word::Waiting => Some(Word::Waiting),
@@ -300,7 +363,9 @@ impl World {
                     Word::Refused | Word::Lost | Word::Released => Some(word.clone()),
                     Word::Unasked | Word::Waiting | Word::Granted { .. } => None,
                 });
-                if let Some(asked) = place(ticket).and_then(|at| self.processes[number].asked.get_mut(at)) {
+                if let Some(asked) =
+                    place(ticket).and_then(|at| self.clients.processes[number].asked.get_mut(at))
+                {
                     asked.forgotten = true;
                 }
             }
@@ -311,7 +376,7 @@ impl World {
     }
 
     fn grant(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, leases: Vec<String>) {
-        let process = &self.processes[number];
+        let process = &self.clients.processes[number];
         let (Some(at), Some(id)) = (place(ticket), process.using) else {
             self.flaws.insert(CERTAINTY);
             return;
@@ -319,7 +384,7 @@ impl World {
         let want = scenario.wants[number][at];
         let late = want.wait == Wait::Until(DEADLINE) && process.now >= DEADLINE;
         let whole = leases.len() == want.count as usize;
-        if self.sessions[&id].lease != Lease::Held {
+        if !self.clients.is_sure(number) {
             self.flaws.insert(CERTAINTY);
         }
         // Those before it in its process come first, unless an operator is to blame or they only try. Those of one
@@ -338,12 +403,12 @@ impl World {
     }
 
     fn refuse(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, refusal: Refusal) {
-        let process = &self.processes[number];
+        let process = &self.clients.processes[number];
         if let Some((asked, want)) = place(ticket).map(|at| (&process.asked[at], scenario.wants[number][at]))
         {
             let told = |limit: i64| asked.limits.iter().any(|seen| i64::from(*seen) == limit);
             let remade = self.left.removals < scenario.budget.removals;
-            let lagging = process.using.is_some_and(|id| self.server.is_behind(id));
+            let lagging = process.using.is_some_and(|id| self.server.replicas().is_behind(id));
             let truth = match refusal {
                 Refusal::Contended => !asked.free,
                 Refusal::TooMany { count, limit } => {
@@ -366,24 +431,77 @@ impl World {
         });
     }
 
+    fn is_known(&self, number: usize, ticket: Ticket) -> bool {
+        let asked = place(ticket).and_then(|at| self.clients.processes[number].asked.get(at));
+        asked.is_some_and(Asked::is_known)
+    }
+
     fn submit(&mut self, number: usize, purpose: Purpose, asks: impl Into<Vec<Ask>>) {
-        if let Some(id) = self.processes[number].using {
-            let call = Call { purpose, asks: asks.into(), answers: Vec::new(), shown: Vec::new() };
-            self.session(id).calls.push_back(call);
+        if let Some(session) = self.clients.used(number) {
+            session.submit(purpose, asks.into());
         }
     }
 
     fn track(&mut self, number: usize, name: String) {
-        if let Some(id) = self.processes[number].using {
-            self.session(id).tracked.insert(name);
+        if let Some(session) = self.clients.used(number) {
+            session.tracked.insert(name);
         }
     }
 
     fn untrack(&mut self, number: usize, name: &str) {
-        if let Some(id) = self.processes[number].using {
-            self.session(id).tracked.remove(name);
+        if let Some(session) = self.clients.used(number) {
+            session.tracked.remove(name);
             // The session actor asks once more before it tells.
-            self.processes[number].missing.iter_mut().for_each(|names| names.retain(|missed| missed != name));
+            self.clients.processes[number]
+                .missing
+                .iter_mut()
+                .for_each(|names| names.retain(|missed| missed != name));
+        }
+    }
+
+    fn take(
+        &mut self,
+        scenario: &Scenario,
+        id: u8,
+        version: i32,
+        mutex: &str,
+        keep: bool,
+        leases: &[String],
+    ) -> Answer {
+        let tree = self.server.now();
+        if tree.contender(mutex).is_none() && scenario.twin != Some(Twin::TakesWithoutMutex) {
+            return Answer::NotTaken(NotTaken::MutexGone);
+        }
+        match &tree.root {
+            None => return Answer::NotTaken(NotTaken::RootGone),
+            Some(root) if root.version != version && scenario.twin != Some(Twin::TakesAnyLimit) => {
+                return Answer::NotTaken(NotTaken::LimitChanged);
+            }
+            Some(_) => {}
+        }
+        self.server.change(|tree| {
+            if let Some(root) = &mut tree.root {
+                root.leases.extend(leases.iter().map(|name| (name.clone(), id)));
+            }
+            if let Some(directory) = tree.mutex.as_mut().filter(|_| !keep) {
+                directory.nodes.retain(|node| node.name != mutex);
+            }
+        });
+        let root = self.server.now().root.as_ref();
+        if root.is_some_and(|root| root.leases.len() > root.limit as usize) && !self.robbed {
+            self.flaws.insert(EXCLUSION);
+        }
+        Answer::Done
+    }
+
+    fn expect(&mut self, number: usize, ticket: Ticket, next: impl FnOnce(&Word) -> Option<Word>) {
+        let asked = place(ticket).and_then(|at| self.clients.processes[number].asked.get_mut(at));
+        let asked = asked.filter(|asked| !asked.forgotten);
+        match asked.and_then(|asked| next(&asked.word).map(|word| (asked, word))) {
+            Some((asked, word)) => asked.word = word,
+            None => {
+                self.flaws.insert(ANSWERS);
+            }
         }
     }
 }
@@ -396,7 +514,7 @@ fn done(answer: Answer) -> Result<(), Failure> {
     match answer {
         Answer::No(no) => Err(no.failure()),
         Answer::Done | Answer::Created(..) | Answer::Names(_) => Ok(()),
-        Answer::Leases(..) | Answer::Found { .. } | Answer::Root { .. } => Ok(()),
+        Answer::Leases(..) | Answer::Found { .. } | Answer::Root { .. } | Answer::NotTaken(_) => Ok(()),
     }
 }
 
@@ -439,15 +557,16 @@ fn limit(answer: Answer) -> Result<Root, Failure> {
 
 fn taken(answer: Answer) -> Result<(), TakeFailure> {
     match answer {
-        Answer::No(No::MutexGone) => Err(TakeFailure::MutexGone),
-        Answer::No(No::RootGone) => Err(TakeFailure::RootGone),
-        Answer::No(No::LimitChanged) => Err(TakeFailure::LimitChanged),
+        Answer::NotTaken(NotTaken::MutexGone) => Err(TakeFailure::MutexGone),
+        Answer::NotTaken(NotTaken::RootGone) => Err(TakeFailure::RootGone),
+        Answer::NotTaken(NotTaken::LimitChanged) => Err(TakeFailure::LimitChanged),
         other => done(other).map_err(TakeFailure::Failed),
     }
 }
 
 /// Whether a take of this process is in flight: for twins.
 pub fn is_taking(world: &World, number: usize) -> bool {
-    let session = world.processes[number].using.and_then(|id| world.sessions.get(&id));
+    let clients = &world.clients;
+    let session = clients.processes[number].using.and_then(|id| clients.sessions.get(&id));
     session.is_some_and(|session| session.calls.iter().any(|call| matches!(call.purpose, Purpose::Take(_))))
 }

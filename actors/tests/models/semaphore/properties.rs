@@ -3,9 +3,11 @@
 use lockkeeper_actors::machine::protocol::Wait;
 use stateright::{Model, Property};
 
-use super::process::{DEADLINE, Lease, Process, Word};
 use super::server::Spot;
+use super::wire::{Process, Word};
 use super::world::{Action, Scenario, World};
+use crate::world::clients::DEADLINE;
+use crate::world::session::Lease;
 
 pub const EXCLUSION: &str = "no permit beyond the limit";
 pub const BACKING: &str = "all leases behind every guard";
@@ -108,7 +110,7 @@ impl World {
     /// whoever is done.
     fn has_woken(&self, scenario: &Scenario) -> bool {
         let tree = self.server.now();
-        self.processes.iter().enumerate().all(|(number, process)| {
+        self.clients.processes.iter().enumerate().all(|(number, process)| {
             let done = process.asked.iter().all(|asked| match asked.word {
                 Word::Unasked | Word::Waiting => true,
                 Word::Granted { .. } => !asked.forgotten,
@@ -140,17 +142,19 @@ impl World {
     }
 
     fn owner(&self, session: u8) -> Option<&Process> {
-        self.sessions.get(&session).map(|session| &self.processes[session.process])
+        self.clients.sessions.get(&session).map(|session| &self.clients.processes[session.process])
     }
 
     /// Guards that do not read `Lost`.
     fn guards(&self) -> impl Iterator<Item = (&Vec<String>, u8)> {
-        self.processes.iter().flat_map(|process| &process.asked).filter_map(|asked| match &asked.word {
-            Word::Granted { leases, session } => {
-                let lease = self.sessions.get(session).map(|session| session.lease);
-                lease.filter(|lease| *lease != Lease::Lost).map(|_| (leases, *session))
+        self.clients.processes.iter().flat_map(|process| &process.asked).filter_map(|asked| {
+            match &asked.word {
+                Word::Granted { leases, session } => {
+                    let lease = self.clients.sessions.get(session).map(|session| session.lease);
+                    lease.filter(|lease| *lease != Lease::Lost).map(|_| (leases, *session))
+                }
+                Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Released => None,
             }
-            Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Released => None,
         })
     }
 }

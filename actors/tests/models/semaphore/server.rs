@@ -1,7 +1,9 @@
-//! A small ZooKeeper: one semaphore's root and its mutex' directory, as the leader has them, and what lagging
-//! followers still show.
+//! A small ZooKeeper: one semaphore's root and its mutex' directory.
 
 use std::collections::BTreeMap;
+
+use crate::world::replicas::Replicas;
+use crate::world::steps::Server;
 
 /// Everything that is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -73,16 +75,8 @@ impl Tree {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Server {
-    now: Tree,
-    /// What it was before, as far back as some session may still be shown. A place in it stands for the tree there,
-    /// and the place after the last one for `now`.
-    past: Vec<Tree>,
-    /// The sessions whose follower is behind, and where in the past it is.
-    behind: BTreeMap<u8, usize>,
-    /// Sessions whose connection may go, and the newest tree that an answer has shown to them: a reconnect leads to a
-    /// server that has this one, and may have no later one. What an event told does not count.
-    answered: BTreeMap<u8, usize>,
+pub struct SemaphoreServer {
+    replicas: Replicas<Tree>,
     pub watches: Vec<Watch>,
     creates: u8,
     writes: u8,
@@ -109,47 +103,27 @@ impl Watch {
     }
 }
 
-impl Server {
-    pub fn new(limit: Option<u32>) -> Server {
+impl SemaphoreServer {
+    pub fn new(limit: Option<u32>) -> SemaphoreServer {
         let root = limit.map(|limit| Root { version: 0, limit, mzxid: 0, leases: BTreeMap::new() });
-        let now = Tree { mutex: limit.map(|_| Directory::default()), root };
-        Server {
-            now,
-            past: Vec::new(),
-            behind: BTreeMap::new(),
-            answered: BTreeMap::new(),
-            watches: Vec::new(),
-            creates: 0,
-            writes: 0,
-        }
+        let tree = Tree { mutex: limit.map(|_| Directory::default()), root };
+        SemaphoreServer { replicas: Replicas::new(tree), watches: Vec::new(), creates: 0, writes: 0 }
     }
 
     pub fn now(&self) -> &Tree {
-        &self.now
+        self.replicas.now()
     }
 
-    /// What the follower that serves this session shows.
-    pub fn seen(&self, session: u8) -> &Tree {
-        self.past.get(self.place(session)).unwrap_or(&self.now)
-    }
-
-    /// Where in the past that is.
-    pub fn place(&self, session: u8) -> usize {
-        self.behind.get(&session).copied().unwrap_or(self.past.len())
-    }
-
-    /// One transaction.
+    /// One transaction, if it changes anything.
     pub fn change<T>(&mut self, change: impl FnOnce(&mut Tree) -> T) -> T {
-        let before = self.now.clone();
-        let result = change(&mut self.now);
-        if before != self.now {
-            let behind = &self.behind;
-            for watch in self.watches.iter_mut().filter(|watch| !behind.contains_key(&watch.session)) {
-                watch.fired |= before.differs(&self.now, &watch.spot);
+        let mut after = self.now().clone();
+        let result = change(&mut after);
+        if after != *self.now() {
+            let (replicas, before) = (&self.replicas, self.replicas.now());
+            for watch in self.watches.iter_mut().filter(|watch| !replicas.is_behind(watch.session)) {
+                watch.fired |= before.differs(&after, &watch.spot);
             }
-            if !self.behind.is_empty() || !self.answered.is_empty() {
-                self.past.push(before);
-            }
+            self.replicas.change(|tree| *tree = after);
         }
         result
     }
@@ -169,7 +143,7 @@ impl Server {
     }
 
     pub fn make_root(&mut self, limit: u32) {
-        if self.now.root.is_none() {
+        if self.now().root.is_none() {
             self.writes += 1;
             let mzxid = self.writes;
             self.change(|tree| tree.root = Some(Root { version: 0, limit, mzxid, leases: BTreeMap::new() }));
@@ -200,10 +174,28 @@ impl Server {
         })
     }
 
-    pub fn expire(&mut self, owner: u8) {
+    /// The session's follower learns of all that it missed, as a write or a sync of the session makes it.
+    pub fn refresh(&mut self, session: u8) {
+        while self.replicas.is_behind(session) {
+            self.catch_up(session);
+        }
+    }
+}
+
+impl Server for SemaphoreServer {
+    type Tree = Tree;
+
+    fn replicas(&self) -> &Replicas<Tree> {
+        &self.replicas
+    }
+
+    fn replicas_mut(&mut self) -> &mut Replicas<Tree> {
+        &mut self.replicas
+    }
+
+    fn expire(&mut self, owner: u8) {
         self.refresh(owner);
-        self.unfollow(owner);
-        self.watches.retain(|watch| watch.session != owner);
+        self.let_go(owner);
         self.change(|tree| {
             if let Some(mutex) = &mut tree.mutex {
                 mutex.nodes.retain(|node| node.owner != owner);
@@ -214,79 +206,24 @@ impl Server {
         });
     }
 
-    pub fn is_behind(&self, session: u8) -> bool {
-        self.behind.contains_key(&session)
+    fn let_go(&mut self, session: u8) {
+        self.replicas.unfollow(session);
+        self.watches.retain(|watch| watch.session != session);
     }
 
-    pub fn fall_behind(&mut self, session: u8) {
-        self.behind.insert(session, self.past.len());
-    }
-
-    /// The next of the transactions that its follower missed.
-    pub fn catch_up(&mut self, session: u8) {
-        let Some(at) = self.behind.get(&session).copied() else { return };
-        if let Some(before) = self.past.get(at) {
-            let after = self.past.get(at + 1).unwrap_or(&self.now);
-            for watch in self.watches.iter_mut().filter(|watch| watch.session == session) {
-                watch.fired |= before.differs(after, &watch.spot);
-            }
+    fn catch_up(&mut self, session: u8) {
+        let place = self.replicas.place(session);
+        let (before, after) = (self.replicas.at(place), self.replicas.at(place + 1));
+        for watch in self.watches.iter_mut().filter(|watch| watch.session == session) {
+            watch.fired |= before.differs(after, &watch.spot);
         }
-        if at + 1 >= self.past.len() {
-            self.behind.remove(&session);
-        } else {
-            self.behind.insert(session, at + 1);
-        }
+        self.replicas.catch_up(session);
     }
 
-    /// Everything that it missed, as a write or a sync of the session brings it.
-    pub fn refresh(&mut self, session: u8) {
-        while self.is_behind(session) {
+    fn lead(&mut self, session: u8, place: usize) {
+        while self.replicas.is_behind(session) && self.replicas.place(session) < place {
             self.catch_up(session);
         }
-    }
-
-    // ---- reconnects ----
-
-    /// From now on it counts what answers show to this session.
-    pub fn follow(&mut self, session: u8) {
-        self.answered.insert(session, self.place(session));
-    }
-
-    /// It will not reconnect any more.
-    pub fn unfollow(&mut self, session: u8) {
-        self.answered.remove(&session);
-    }
-
-    /// Its client has got an answer that shows this tree.
-    pub fn answered(&mut self, session: u8, place: usize) {
-        if let Some(newest) = self.answered.get_mut(&session) {
-            *newest = place.max(*newest);
-        }
-    }
-
-    /// Where a reconnect may lead.
-    pub fn servers(&self, session: u8) -> impl Iterator<Item = usize> + use<> {
-        self.answered.get(&session).copied().unwrap_or(self.past.len())..=self.past.len()
-    }
-
-    pub fn lead(&mut self, session: u8, place: usize) {
-        if place < self.place(session) {
-            self.behind.insert(session, place);
-        }
-        while self.is_behind(session) && self.place(session) < place {
-            self.catch_up(session);
-        }
-        if place == self.past.len() {
-            self.behind.remove(&session);
-        }
-    }
-
-    /// Forgets what nobody can be shown any more. Tells by how much all places have moved.
-    pub fn forget(&mut self) -> usize {
-        let oldest = self.behind.values().chain(self.answered.values()).min();
-        let oldest = oldest.copied().unwrap_or(self.past.len()).min(self.past.len());
-        self.past.drain(..oldest);
-        self.behind.values_mut().chain(self.answered.values_mut()).for_each(|place| *place -= oldest);
-        oldest
+        self.replicas.lead(session, place);
     }
 }

@@ -3,7 +3,7 @@
 use lockkeeper_actors::machine::protocol::{Command, Event, Leases, Refusal, Root, TakeFailure};
 
 use super::driver::is_taking;
-use super::process::place;
+use super::wire::place;
 use super::world::{Scenario, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,8 @@ impl Twin {
                 }
             }
             (Twin::OneLeaseForgotten, Command::Return(lease)) => {
-                let session = world.processes[number].using.and_then(|id| world.sessions.get(&id));
+                let clients = &world.clients;
+                let session = clients.processes[number].using.and_then(|id| clients.sessions.get(&id));
                 let other = session.is_some_and(|session| !session.calls.is_empty());
                 (!other).then_some(Command::Return(lease))
             }

@@ -1,0 +1,396 @@
+//! What the actor does around its queue, as `src/lock.rs` and `src/lock/` do it.
+
+use std::collections::BTreeMap;
+
+use lockkeeper_actors::machine::Machine;
+use lockkeeper_actors::machine::protocol::{
+    Command, Created, Event, Failure, Inspection, Request, Ticket, Wait,
+};
+use lockkeeper_actors::machine::queue::Queue;
+use lockkeeper_actors::machine::znode::{Attempt, Dialect, Patterns};
+
+use super::twins::Twin;
+use super::wire::{Answer, Ask, Asked, LockWire, Word};
+use super::world::{Action, Flaw, Scenario, Want, World, named};
+use crate::world::clients::{Clients, DEADLINE};
+use crate::world::directory::{Name, PathServer};
+use crate::world::gate::gate;
+use crate::world::session::{Call, No, Session, Wire};
+use crate::world::steps::{self, Server};
+
+impl steps::World for World {
+    type Machine = Queue;
+    type Wire = LockWire;
+    type Asked = Asked;
+    type Server = PathServer;
+    type Scenario = Scenario;
+    type Action = Action;
+
+    fn clients(&self) -> &Clients<Queue, LockWire, Asked> {
+        &self.clients
+    }
+
+    fn clients_mut(&mut self) -> &mut Clients<Queue, LockWire, Asked> {
+        &mut self.clients
+    }
+
+    fn server(&self) -> &PathServer {
+        &self.server
+    }
+
+    fn server_mut(&mut self) -> &mut PathServer {
+        &mut self.server
+    }
+
+    fn has(&self, name: &Name) -> bool {
+        self.server.find(*name).is_some()
+    }
+
+    fn firing(&self, id: u8, actions: &mut Vec<Action>) {
+        let seen = self.server.replicas().seen(id).as_ref();
+        let is_gone = |name: &Name| seen.is_none_or(|seen| seen.nodes.iter().all(|node| node.name != *name));
+        let armed = self.clients.sessions[&id].watches.iter().filter(|(_, armed)| **armed);
+        actions.extend(armed.filter(|(name, _)| is_gone(name)).map(|(name, _)| Action::Fire(id, *name)));
+    }
+
+    fn feed(&mut self, scenario: &Scenario, process: usize, event: Event) {
+        self.feed_answer(scenario, process, event, None);
+    }
+
+    fn carry_out(&mut self, _scenario: &Scenario, id: u8, ask: &Ask) -> Answer {
+        if self.clients.sessions[&id].expired {
+            return Answer::No(No::SessionGone);
+        }
+        if LockWire::writes(ask) || *ask == Ask::Sync {
+            self.server.replicas_mut().refresh(id);
+        }
+        let there = |found: bool| if found { Answer::Done } else { Answer::No(No::Missing) };
+        let seen = self.server.replicas().seen(id).as_ref();
+        let find = |name: Name| seen.and_then(|seen| seen.nodes.iter().find(|node| node.name == name));
+        match *ask {
+            Ask::Create { name, ephemeral, belated } => {
+                match self.server.create(name, if ephemeral { id } else { 0 }, belated) {
+                    Some((name, czxid)) => Answer::Created(name, czxid),
+                    None => Answer::No(No::Missing),
+                }
+            }
+            Ask::Sync => Answer::Done,
+            Ask::List { .. } => match seen {
+                Some(seen) => Answer::Names(seen.nodes.iter().map(|node| node.name).collect()),
+                None => Answer::No(No::Missing),
+            },
+            Ask::MakeDirectory { .. } => {
+                self.server.make_directory();
+                Answer::Done
+            }
+            Ask::Read { name, .. } => match find(name) {
+                Some(node) => Answer::Found { czxid: node.czxid, owner: node.owner },
+                None => Answer::No(No::Missing),
+            },
+            Ask::Watch { name } => there(find(name).is_some()),
+            Ask::Delete { name, .. } => there(self.server.delete(name)),
+        }
+    }
+
+    fn hear(&mut self, scenario: &Scenario, id: u8, call: Call<LockWire>) {
+        let session = self.clients.session(id);
+        let process = session.process;
+        let refused = (call.answers.first() == Some(&Answer::No(No::Refused))).then(|| call.asks[0]);
+        if let Some(event) = heard(call, &mut session.watches) {
+            self.feed_answer(scenario, process, event, refused);
+        }
+    }
+
+    fn is_alive(&self, process: usize) -> bool {
+        !self.crashed.contains(&process)
+    }
+
+    fn connects(&self, process: usize) -> bool {
+        !self.closed.contains(&process)
+    }
+
+    fn serving(&mut self, id: u8) {
+        let call = self.clients.sessions[&id].unserved();
+        let attempt = call.and_then(|call| match (call.asks.as_slice(), call.answers.len()) {
+            ([Ask::Sync, Ask::List { attempt }], 1) => Some(*attempt),
+            _ => None,
+        });
+        if let Some(attempt) = attempt {
+            self.give_up_looking(id, attempt);
+        }
+    }
+}
+
+impl World {
+    pub fn acquire(&mut self, scenario: &Scenario, process: usize) {
+        let asked = &mut self.clients.processes[process].asked;
+        let Some(ticket) = asked.iter().position(|asked| asked.word == Word::Unasked) else { return };
+        asked[ticket].word = Word::Waiting;
+        let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
+        let request =
+            Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::from([]), ephemeral, wait };
+        self.feed_answer(
+            scenario,
+            process,
+            Event::Acquire { ticket: Ticket::numbered(ticket as u64), request },
+            None,
+        );
+    }
+
+    pub fn fire(&mut self, scenario: &Scenario, id: u8, name: Name, gone: bool) {
+        let session = self.clients.session(id);
+        session.watches.remove(&name);
+        let process = session.process;
+        self.feed_answer(scenario, process, Event::Fired { node: name.node(), gone }, None);
+    }
+
+    /// Feeds an event, with the request that this event says was refused.
+    fn feed_answer(&mut self, scenario: &Scenario, number: usize, event: Event, refused: Option<Ask>) {
+        let (is_up, is_sure) = (self.clients.processes[number].machine.is_up(), self.clients.is_sure(number));
+        let passed_on = scenario.twin == Some(Twin::OldNewsResumes) && event == Event::Resumed;
+        let mut commands = Vec::new();
+        for event in gate(is_up, is_sure || passed_on, event) {
+            let event = match scenario.twin {
+                Some(twin) => twin.event(self, number, event),
+                None => Some(event),
+            };
+            if let Some(event) = event {
+                let process = &mut self.clients.processes[number];
+                process.machine.handle(event, process.now, &mut commands);
+            }
+        }
+        for command in commands {
+            let command = match scenario.twin {
+                Some(twin) => twin.command(command),
+                None => Some(command),
+            };
+            if let Some(command) = command {
+                self.execute(scenario, number, command, refused);
+            }
+        }
+    }
+
+    fn execute(&mut self, scenario: &Scenario, number: usize, command: Command, refused: Option<Ask>) {
+        match command {
+            Command::List(attempt) => self.submit(number, refused, &[Ask::List { attempt: small(attempt) }]),
+            Command::Look(attempt) => {
+                self.submit(number, refused, &[Ask::Sync, Ask::List { attempt: small(attempt) }])
+            }
+            Command::MakeDirectory(attempt, _) => {
+                self.submit(number, refused, &[Ask::MakeDirectory { attempt: small(attempt) }])
+            }
+            Command::Inspect(attempt, node) => {
+                let ask = Ask::Read { attempt: small(attempt), name: Name::of(&node) };
+                self.submit(number, refused, &[ask]);
+            }
+            Command::Enter(attempt, ticket) => {
+                let Want { mode, ephemeral, .. } = scenario.wants[number][ticket.number() as usize];
+                let attempt = small(attempt);
+                let name = Name { sequence: 0, author: number as u8, attempt, mode: named(mode) };
+                let create = Ask::Create { name, ephemeral, belated: false };
+                self.submit(number, refused, &[create, Ask::List { attempt }]);
+                self.asked(number, ticket).attempt = Some(attempt);
+            }
+            Command::Watch(node) => {
+                let name = Name::of(&node);
+                self.submit(number, refused, &[Ask::Watch { name }]);
+                if let Some(session) = self.clients.used(number) {
+                    session.watches.insert(name, false);
+                }
+            }
+            Command::Unwatch(node) => {
+                if let Some(session) = self.clients.used(number) {
+                    session.watches.remove(&Name::of(&node));
+                }
+            }
+            Command::Delete(attempt, node) => {
+                let name = Name::of(&node);
+                self.submit(number, refused, &[Ask::Delete { attempt: small(attempt), name }]);
+                if let Some(session) = self.clients.used(number) {
+                    session.tracked.remove(&name);
+                }
+            }
+            Command::Track(node) => {
+                if let Some(session) = self.clients.used(number) {
+                    session.tracked.insert(Name::of(&node));
+                }
+            }
+            Command::Grant { ticket, node, czxid } => {
+                self.grant(scenario, number, ticket, Name::of(&node), czxid)
+            }
+            Command::Queued(ticket, _) => self.expect(number, ticket, |word| match word {
+                Word::Waiting | Word::Cancelling => Some(word),
+                Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
+            }),
+            Command::Refuse(ticket, _) => self.expect(number, ticket, |word| match word {
+                Word::Waiting | Word::Cancelling => Some(Word::Refused),
+                Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
+            }),
+            Command::Suspend(ticket) | Command::Resume(ticket) => {
+                self.expect(number, ticket, |word| match word {
+                    // A release may be on its way.
+                    Word::Granted { .. } | Word::Released => Some(word),
+                    Word::Unasked | Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => None,
+                })
+            }
+            Command::Lose(ticket) => self.expect(number, ticket, |word| match word {
+                Word::Granted { .. } => Some(Word::Lost),
+                Word::Released => Some(word),
+                Word::Unasked | Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => None,
+            }),
+            Command::Forget { ticket, confirmed } => {
+                let attempt = self.asked(number, ticket).attempt;
+                let mut nodes = self.server.nodes().iter();
+                let there =
+                    nodes.any(|node| node.name.author == number as u8 && Some(node.name.attempt) == attempt);
+                let asked = self.asked(number, ticket);
+                let told = matches!(asked.word, Word::Refused | Word::Lost | Word::Released);
+                if asked.forgotten || !told || (asked.word == Word::Released && confirmed && there) {
+                    self.flaws.insert(Flaw::Answer);
+                }
+                self.asked(number, ticket).forgotten = true;
+            }
+            Command::Survey { .. }
+            | Command::Calm
+            | Command::MakeRoot { .. }
+            | Command::Take { .. }
+            | Command::FindLeases(_)
+            | Command::Return(_)
+            | Command::TrackLease(_)
+            | Command::GrantPermits { .. } => unreachable!("a lock has no permits"),
+        }
+    }
+
+    fn submit(&mut self, number: usize, refused: Option<Ask>, asks: &[Ask]) {
+        let Some(session) = self.clients.used(number) else { return };
+        let repeats = |ask: &Ask| refused == Some(*ask) || is_unanswered(session, *ask);
+        if asks.iter().any(repeats) {
+            self.flaws.insert(Flaw::Storm);
+        }
+        if let Some(session) = self.clients.used(number) {
+            session.submit((), asks.to_vec());
+        }
+    }
+
+    fn grant(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, name: Name, czxid: i64) {
+        let Want { mode, wait, ephemeral } = scenario.wants[number][ticket.number() as usize];
+        let process = &self.clients.processes[number];
+        let late = wait == Wait::Until(DEADLINE) && process.now >= DEADLINE;
+        let session = process.using.filter(|_| ephemeral);
+        if !self.clients.is_sure(number) {
+            self.flaws.insert(Flaw::Doubt);
+        }
+        self.expect(number, ticket, |word| match word {
+            Word::Waiting if !late => Some(Word::Granted { name, session }),
+            Word::Waiting | Word::Unasked | Word::Cancelling | Word::Refused => None,
+            Word::Granted { .. } | Word::Lost | Word::Released => None,
+        });
+        // Its owner does not know yet that an operator deleted it.
+        if !self.struck.contains(&name) {
+            if !self.order.rise(mode, name.sequence.into()) {
+                self.flaws.insert(Flaw::Order);
+            }
+            if !self.tokens.rise(mode, czxid) {
+                self.flaws.insert(Flaw::Token);
+            }
+        }
+    }
+
+    fn expect(&mut self, number: usize, ticket: Ticket, next: impl FnOnce(Word) -> Option<Word>) {
+        let asked = self.asked(number, ticket);
+        match next(asked.word).filter(|_| !asked.forgotten) {
+            Some(word) => asked.word = word,
+            None => {
+                self.flaws.insert(Flaw::Answer);
+            }
+        }
+    }
+
+    fn asked(&mut self, number: usize, ticket: Ticket) -> &mut Asked {
+        &mut self.clients.processes[number].asked[ticket.number() as usize]
+    }
+
+    /// What an earlier session of the same process has yet to create is not found any more.
+    fn give_up_looking(&mut self, id: u8, wanted: u8) {
+        let process = self.clients.sessions[&id].process;
+        let sessions = self.clients.sessions.values_mut().filter(|session| session.process == process);
+        for ask in sessions.flat_map(|session| &mut session.unheard) {
+            if let Ask::Create { name, ephemeral: false, belated } = ask {
+                *belated |= name.attempt == wanted;
+            }
+        }
+    }
+}
+
+/// What the actor makes of the answers to a call. Nothing, if a watch is no longer wanted.
+fn heard(call: Call<LockWire>, watches: &mut BTreeMap<Name, bool>) -> Option<Event> {
+    let mut answers = call.answers.into_iter();
+    let first = answers.next()?;
+    let event = match (call.asks[0], answers.next()) {
+        (Ask::Create { name, .. }, Some(list)) => {
+            let created = match first {
+                Answer::Created(name, czxid) => Ok(Created { node: name.node(), czxid: czxid.into() }),
+                Answer::No(no) => Err(no.failure()),
+                Answer::Done | Answer::Names(_) | Answer::Found { .. } => return None,
+            };
+            Event::Entered { attempt: large(name.attempt), created, children: names(list) }
+        }
+        (Ask::Sync, Some(list)) => match call.asks[1] {
+            Ask::List { attempt } => Event::Looked(large(attempt), done(first).and_then(|()| names(list))),
+            _ => return None,
+        },
+        (Ask::List { attempt }, _) => Event::Listed(large(attempt), names(first)),
+        (Ask::MakeDirectory { attempt }, _) => Event::DirectoryMade(large(attempt), done(first)),
+        (Ask::Read { attempt, .. }, _) => {
+            let found = match first {
+                Answer::Found { czxid, owner } => Ok(Inspection { czxid: czxid.into(), owner: owner.into() }),
+                Answer::No(no) => Err(no.failure()),
+                Answer::Done | Answer::Created(..) | Answer::Names(_) => return None,
+            };
+            Event::Inspected(large(attempt), found)
+        }
+        (Ask::Watch { name }, _) => {
+            let armed = done(first);
+            match armed {
+                Ok(()) => *watches.get_mut(&name)? = true,
+                Err(_) => drop(watches.remove(&name)),
+            }
+            Event::Watched(name.node(), armed)
+        }
+        (Ask::Delete { attempt, .. }, _) => Event::Deleted(large(attempt), done(first)),
+        (Ask::Create { .. } | Ask::Sync, None) => return None,
+    };
+    Some(event)
+}
+
+fn done(answer: Answer) -> Result<(), Failure> {
+    match answer {
+        Answer::No(no) => Err(no.failure()),
+        Answer::Done | Answer::Created(..) | Answer::Names(_) | Answer::Found { .. } => Ok(()),
+    }
+}
+
+fn names(answer: Answer) -> Result<Vec<String>, Failure> {
+    match answer {
+        Answer::Names(names) => Ok(names.iter().map(Name::text).collect()),
+        other => done(other).map(|()| Vec::new()),
+    }
+}
+
+/// Whether the same request is on its way. A watch may be: given up and wanted again, it is asked for anew.
+fn is_unanswered(session: &Session<LockWire>, ask: Ask) -> bool {
+    match ask {
+        Ask::List { .. } | Ask::MakeDirectory { .. } | Ask::Read { .. } | Ask::Delete { .. } => {
+            session.calls.iter().any(|call| call.asks.contains(&ask))
+        }
+        Ask::Create { .. } | Ask::Sync | Ask::Watch { .. } => false,
+    }
+}
+
+fn small(attempt: Attempt) -> u8 {
+    attempt.0 as u8
+}
+
+fn large(attempt: u8) -> Attempt {
+    Attempt(attempt.into())
+}

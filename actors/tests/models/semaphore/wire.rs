@@ -1,0 +1,180 @@
+//! What a semaphore's actor sends to the server, and how far callers have been told.
+
+use std::collections::BTreeSet;
+
+use lockkeeper_actors::machine::protocol::{Sight, Ticket};
+use lockkeeper_actors::machine::semaphore::Semaphore;
+use lockkeeper_actors::machine::znode::Attempt;
+
+use super::server::{Spot, Watch};
+use crate::world::clients;
+use crate::world::session::{self, No, Wire};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SemaphoreWire;
+
+pub type Clients = clients::Clients<Semaphore, SemaphoreWire, Asked>;
+pub type Process = clients::Process<Semaphore, SemaphoreWire, Asked>;
+pub type Call = session::Call<SemaphoreWire>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    Enter(Attempt),
+    List(Attempt),
+    Look(Attempt),
+    MakeDirectory(Attempt),
+    Inspect(Attempt),
+    Watch(String),
+    Delete(Attempt),
+    Survey { survey: Attempt, sync: bool, root: Sight, leases: Sight },
+    MakeRoot(Attempt),
+    Take(Attempt),
+    Find(Attempt),
+    Return(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Ask {
+    Create(String),
+    List,
+    Sync,
+    MakeDirectory,
+    Inspect(String),
+    Watch(String),
+    Delete(String),
+    ReadRoot { watch: Option<u64> },
+    ListLeases { watch: Option<u64> },
+    MakeRoot(u32),
+    Take { version: i32, mutex: String, keep: bool, leases: Vec<String> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    Done,
+    Created(String, u8),
+    Names(Vec<String>),
+    /// And which transaction wrote the limit.
+    Leases(Vec<String>, u8),
+    Found {
+        czxid: u8,
+        owner: u8,
+    },
+    Root {
+        version: i32,
+        written: u8,
+        limit: u32,
+    },
+    NotTaken(NotTaken),
+    No(No),
+}
+
+/// Why a transaction that makes leases made none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NotTaken {
+    MutexGone,
+    RootGone,
+    LimitChanged,
+}
+
+/// What a session's client knows of its watches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Watches {
+    /// The contenders that its actor watches, or is about to.
+    pub contenders: BTreeSet<String>,
+    /// The last survey that was sent, and the last one whose watches are not wanted any more.
+    pub surveyed: Option<u64>,
+    pub calmed: Option<u64>,
+}
+
+/// What its driver and its caller know of one request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Asked {
+    pub word: Word,
+    pub forgotten: bool,
+    /// What might be a true answer: the limits there were since it was asked.
+    pub limits: BTreeSet<u32>,
+    /// It was told that it waits, and nobody had changed the stored number yet, which was its own.
+    pub accepted: bool,
+    /// It could have been served at every moment since.
+    pub free: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Word {
+    Unasked,
+    Waiting,
+    Refused,
+    Granted { leases: Vec<String>, session: u8 },
+    Lost,
+    Released,
+}
+
+impl Wire for SemaphoreWire {
+    type Purpose = Purpose;
+    type Ask = Ask;
+    type Answer = Answer;
+    type Name = String;
+    type Watches = Watches;
+
+    fn writes(ask: &Ask) -> bool {
+        match ask {
+            Ask::Create(_) | Ask::MakeDirectory | Ask::Delete(_) | Ask::MakeRoot(_) | Ask::Take { .. } => {
+                true
+            }
+            Ask::List | Ask::Sync | Ask::Inspect(_) | Ask::Watch(_) => false,
+            Ask::ReadRoot { .. } | Ask::ListLeases { .. } => false,
+        }
+    }
+
+    fn text(name: &String) -> String {
+        name.clone()
+    }
+
+    fn let_go(watches: &mut Watches) {
+        watches.contenders.clear();
+    }
+}
+
+impl From<No> for Answer {
+    fn from(no: No) -> Answer {
+        Answer::No(no)
+    }
+}
+
+impl Asked {
+    pub const NEW: Asked = Asked {
+        word: Word::Unasked,
+        forgotten: false,
+        limits: BTreeSet::new(),
+        accepted: false,
+        free: false,
+    };
+
+    /// It is in the actor's table of requests.
+    pub fn is_known(&self) -> bool {
+        self.word != Word::Unasked && !self.forgotten
+    }
+}
+
+/// Whether this watch was left by a request of this call, and the answer to it is still to come.
+pub fn has_left(call: &Call, watch: &Watch) -> bool {
+    let mut answered =
+        call.asks.iter().zip(&call.answers).filter(|(_, answer)| !matches!(answer, Answer::No(_)));
+    answered.any(|(ask, _)| match (ask, &watch.spot) {
+        (Ask::Watch(name), Spot::Contender(watched)) => name == watched,
+        (Ask::ReadRoot { watch: Some(survey) }, Spot::Limit)
+        | (Ask::ListLeases { watch: Some(survey) }, Spot::Leases) => *survey == watch.survey,
+        _ => false,
+    })
+}
+
+/// Apart from the numbers that the machine gives to its turns.
+pub fn ticket(place: usize) -> Ticket {
+    Ticket::numbered(place as u64 + FIRST)
+}
+
+pub fn place(ticket: Ticket) -> Option<usize> {
+    ticket.number().checked_sub(FIRST).map(|place| place as usize)
+}
+
+const FIRST: u64 = 1000;
