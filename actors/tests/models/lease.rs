@@ -1,7 +1,7 @@
 //! The session's machine beside a leader that drops the session as soon as it may: links that are
 //! first-in-first-out and stall as long as they like, a follower between, pings, touches, reconnects, and a leader
-//! that is deposed; or a leader that answers a reconnect with another session. What must hold: what
-//! the lease publishes ends no later than the session does.
+//! that is deposed; or a leader that answers a reconnect with another session. What the lease publishes must end no
+//! later than the session does.
 //!
 //! Time goes in steps of a fifth of the session timeout; within a step, everything happens in every order. The leader
 //! pings once a step. The default gap is one step and a half, so that a whole step, and a ping, lies in it; with a gap
@@ -329,7 +329,7 @@ impl World {
                     }
                 }
             }
-            // What was on its way may as well stall for ever: a touch or a commit more does no harm.
+            // What was on its way may as well stall for good: a touch or a commit more does no harm.
             Action::Cut(kept) => {
                 self.left.cuts -= 1;
                 self.link = Link::Down;

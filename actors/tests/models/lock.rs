@@ -1,5 +1,5 @@
-//! The lock's machine under an adversary: processes with their queues and drivers, sessions and a server, in every order
-//! in which everything on its way may arrive.
+//! The lock's machine under an adversary: processes with a queue each, sessions and a server, in every order in which
+//! everything on its way may arrive.
 //!
 //! - [`world`]: what may happen, and what it does. [`driver`]: what the actor does around the queue, and the server.
 //! - [`wire`]: requests, answers, and what callers are told. [`properties`]: what must hold.
@@ -27,7 +27,7 @@ const TRY: Want = Want { wait: Wait::Try, ..LOCK };
 const TIMED: Want = Want { wait: Wait::Until(DEADLINE), ..LOCK };
 const LASTING: Want = Want { ephemeral: false, ..LOCK };
 
-/// Who wants what: a list a process, a request an entry.
+/// What is asked for: a list a process, a request an entry.
 type Wants = &'static [&'static [Want]];
 
 const LOCKS: Wants = &[&[LOCK, LOCK], &[LOCK]];
@@ -120,7 +120,7 @@ const ROWS: &[(&str, Wants, Option<i32>, Budget, Budget)] = &[
         Budget { cuts: 1, losses: 1, ..NONE }),
 ];
 
-/// A twin, who wants what from it, what it takes to show, and the property that it breaks.
+/// A twin, what is asked of it, what it takes to show, and the property that it breaks.
 #[rustfmt::skip]
 const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (CancelSwallowed, LOCKS, Budget { cancels: 1, ..NONE }, GHOSTS),
@@ -152,7 +152,7 @@ fn the_queue_keeps_its_properties_within_every_budget() {
         let budget = if is_long() { long_budget } else { short_budget };
         let scenario = Scenario { wants, next, budget, twin: None, settled: Default::default() };
         let searched = search(scenario, Order::DepthFirst);
-        // Past the wrap nobody is.
+        // Past the wrap none is.
         assert_eq!(searched.examples.contains(&SERVED), next != LAST, "{name}, {budget}: {SERVED}");
         table.row(name, budget, &searched);
     }

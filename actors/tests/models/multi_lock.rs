@@ -1,16 +1,15 @@
-//! Requests for several paths under an adversary: the machine that decides for them and the queues below it, the real
-//! ones, in every order in which messages and answers may arrive, with every fault of a stated budget at every step,
-//! exhaustively (`stateright`, by 64-bit fingerprints of states). Rounds are counted in the states: that there are only
-//! so many of them says that nobody gives back and asks anew for ever. Beside the properties stand broken twins, which
-//! must be caught.
+//! Requests for several paths under an adversary: the machine that decides for them and the queues below it, in every
+//! order in which messages and answers may arrive, with every fault of a stated budget at every step. Rounds are
+//! counted in the states: that there is an end to the search says that no request gives back and asks anew without end.
 //!
-//! - [`world`]: mailboxes, sessions, a server; what may happen. [`driver`]: what actors do around the machines.
-//! - [`properties`]: what must hold.
+//! - [`world`]: mailboxes, sessions, a server; what may happen. [`messages`]: what is on its way.
+//! - [`driver`]: what actors do around the machines. [`properties`]: what must hold.
 //!
 //! What one queue does with the order of answers, with followers, directories and doubts is the matter of
 //! [`crate::lock`].
 
 mod driver;
+mod messages;
 mod properties;
 mod world;
 
@@ -27,7 +26,7 @@ const LOCAL: Wants = &[(0, &[0, 1]), (0, &[1, 0])];
 
 const NONE: Budget = Budget::NONE;
 
-/// Who wants what, and what may go wrong.
+/// What is asked for, and what may go wrong.
 #[rustfmt::skip]
 const ROWS: &[(&str, Wants, bool, Budget)] = &[
     ("crossed", CROSSED, false, NONE),

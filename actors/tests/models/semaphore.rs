@@ -1,10 +1,14 @@
 //! The semaphore's machine under an adversary: the real machine, with what its driver does around it, before a small
 //! pure ZooKeeper.
 //!
-//! Searched to the end (`stateright`) where few things can go wrong; walked at random, from printed seeds, where many
-//! can. `LOCKKEEPER_MODEL_WALKS=100000` makes it a longer run, with that many walks a row and more searches. Whole
-//! tables are printed with `--nocapture`. Not part of this world: access lists, processes that die or are closed, and
-//! the proofs of the lease, which is taken to end before the server drops its session.
+//! Searched to the end where few things can go wrong; walked at random, from printed seeds, where many can. Not part of
+//! this model: access lists, processes that crash or are closed, and the proofs of the lease, which is taken to end
+//! before the server drops its session.
+//!
+//! - [`world`]: what may happen, and what it does. [`driver`]: what the actor does around the machine.
+//! - [`server`]: the root, the mutex and the watches. [`wire`]: requests, answers, and what callers are told.
+//! - [`properties`]: what must hold. [`twins`]: machines and servers that break one property each.
+//! - [`walks`]: random walks.
 
 mod driver;
 mod properties;
@@ -109,8 +113,8 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (WakeSwallowed, APIECE, Some(1), Budget { refusals: 1, ..NONE }, RESTING),
     (LossSwallowed, CROWD, Some(1), Budget { losses: 1, ..NONE }, WAKING),
     (HeadPassedOver, CROWD, Some(2), NONE, ORDER),
-    (FullForWhoeverIsFirst, LARGE_FIRST, Some(2), Budget { cancels: 1, ..NONE }, WAKING),
-    (ResizeRefusesWhoWaits, NEWCOMERS, Some(1), Budget { resizes: 1, ..NONE }, TRUTH),
+    (FullForTheFirst, LARGE_FIRST, Some(2), Budget { cancels: 1, ..NONE }, WAKING),
+    (ResizeRefusesWaiters, NEWCOMERS, Some(1), Budget { resizes: 1, ..NONE }, TRUTH),
 ];
 
 /// Those that few walks would meet.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use lockkeeper_actors::machine::Machine;
 use lockkeeper_actors::machine::protocol::{
     Command, Created, Event, Failure, Inspection, Request, Ticket, Wait,
 };
@@ -14,9 +13,8 @@ use super::wire::{Answer, Ask, Asked, LockWire, Word};
 use super::world::{Action, Flaw, Scenario, Want, World, named};
 use crate::world::clients::{Clients, DEADLINE};
 use crate::world::directory::{Name, PathServer};
-use crate::world::gate::gate;
 use crate::world::session::{Call, No, Session, Wire};
-use crate::world::steps::{self, Server};
+use crate::world::steps::{self, Cause, Server, World as _};
 
 impl steps::World for World {
     type Machine = Queue;
@@ -51,10 +49,6 @@ impl steps::World for World {
         let is_gone = |name: &Name| seen.is_none_or(|seen| seen.nodes.iter().all(|node| node.name != *name));
         let armed = self.clients.sessions[&id].watches.iter().filter(|(_, armed)| **armed);
         actions.extend(armed.filter(|(name, _)| is_gone(name)).map(|(name, _)| Action::Fire(id, *name)));
-    }
-
-    fn feed(&mut self, scenario: &Scenario, process: usize, event: Event) {
-        self.feed_answer(scenario, process, event, None);
     }
 
     fn carry_out(&mut self, _scenario: &Scenario, id: u8, ask: &Ask) -> Answer {
@@ -92,85 +86,23 @@ impl steps::World for World {
         }
     }
 
-    fn hear(&mut self, scenario: &Scenario, id: u8, call: Call<LockWire>) {
-        let session = self.clients.session(id);
-        let process = session.process;
-        let refused = (call.answers.first() == Some(&Answer::No(No::Refused))).then(|| call.asks[0]);
-        if let Some(event) = heard(call, &mut session.watches) {
-            self.feed_answer(scenario, process, event, refused);
+    fn hear(&mut self, _scenario: &Scenario, id: u8, call: Call<LockWire>) -> Option<Event> {
+        heard(call, &mut self.clients.session(id).watches)
+    }
+
+    fn event(&self, scenario: &Scenario, process: usize, event: Event) -> Option<Event> {
+        match scenario.twin {
+            Some(twin) => twin.event(self, process, event),
+            None => Some(event),
         }
     }
 
-    fn is_alive(&self, process: usize) -> bool {
-        !self.crashed.contains(&process)
-    }
-
-    fn connects(&self, process: usize) -> bool {
-        !self.closed.contains(&process)
-    }
-
-    fn serving(&mut self, id: u8) {
-        let call = self.clients.sessions[&id].unserved();
-        let attempt = call.and_then(|call| match (call.asks.as_slice(), call.answers.len()) {
-            ([Ask::Sync, Ask::List { attempt }], 1) => Some(*attempt),
-            _ => None,
-        });
-        if let Some(attempt) = attempt {
-            self.give_up_looking(id, attempt);
-        }
-    }
-}
-
-impl World {
-    pub fn acquire(&mut self, scenario: &Scenario, process: usize) {
-        let asked = &mut self.clients.processes[process].asked;
-        let Some(ticket) = asked.iter().position(|asked| asked.word == Word::Unasked) else { return };
-        asked[ticket].word = Word::Waiting;
-        let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
-        let request =
-            Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::from([]), ephemeral, wait };
-        self.feed_answer(
-            scenario,
-            process,
-            Event::Acquire { ticket: Ticket::numbered(ticket as u64), request },
-            None,
-        );
-    }
-
-    pub fn fire(&mut self, scenario: &Scenario, id: u8, name: Name, gone: bool) {
-        let session = self.clients.session(id);
-        session.watches.remove(&name);
-        let process = session.process;
-        self.feed_answer(scenario, process, Event::Fired { node: name.node(), gone }, None);
-    }
-
-    /// Feeds an event, with the request that this event says was refused.
-    fn feed_answer(&mut self, scenario: &Scenario, number: usize, event: Event, refused: Option<Ask>) {
-        let (is_up, is_sure) = (self.clients.processes[number].machine.is_up(), self.clients.is_sure(number));
-        let passed_on = scenario.twin == Some(Twin::OldNewsResumes) && event == Event::Resumed;
-        let mut commands = Vec::new();
-        for event in gate(is_up, is_sure || passed_on, event) {
-            let event = match scenario.twin {
-                Some(twin) => twin.event(self, number, event),
-                None => Some(event),
-            };
-            if let Some(event) = event {
-                let process = &mut self.clients.processes[number];
-                process.machine.handle(event, process.now, &mut commands);
-            }
-        }
-        for command in commands {
-            let command = match scenario.twin {
-                Some(twin) => twin.command(command),
-                None => Some(command),
-            };
-            if let Some(command) = command {
-                self.execute(scenario, number, command, refused);
-            }
-        }
-    }
-
-    fn execute(&mut self, scenario: &Scenario, number: usize, command: Command, refused: Option<Ask>) {
+    fn execute(&mut self, scenario: &Scenario, number: usize, cause: Cause<'_, LockWire>, command: Command) {
+        let command = match scenario.twin {
+            Some(twin) => twin.command(command),
+            None => Some(command),
+        };
+        let (Some(command), refused) = (command, cause.refused) else { return };
         match command {
             Command::List(attempt) => self.submit(number, refused, &[Ask::List { attempt: small(attempt) }]),
             Command::Look(attempt) => {
@@ -261,9 +193,51 @@ impl World {
         }
     }
 
-    fn submit(&mut self, number: usize, refused: Option<Ask>, asks: &[Ask]) {
+    fn ignores_gate(&self, scenario: &Scenario, event: &Event) -> bool {
+        scenario.twin == Some(Twin::OldNewsResumes) && *event == Event::Resumed
+    }
+
+    fn is_alive(&self, process: usize) -> bool {
+        !self.crashed.contains(&process)
+    }
+
+    fn connects(&self, process: usize) -> bool {
+        !self.closed.contains(&process)
+    }
+
+    fn serving(&mut self, id: u8) {
+        let call = self.clients.sessions[&id].unserved();
+        let attempt = call.and_then(|call| match (call.asks.as_slice(), call.answers.len()) {
+            ([Ask::Sync, Ask::List { attempt }], 1) => Some(*attempt),
+            _ => None,
+        });
+        if let Some(attempt) = attempt {
+            self.give_up_looking(id, attempt);
+        }
+    }
+}
+
+impl World {
+    pub fn acquire(&mut self, scenario: &Scenario, process: usize) {
+        let asked = &mut self.clients.processes[process].asked;
+        let Some(ticket) = asked.iter().position(|asked| asked.word == Word::Unasked) else { return };
+        asked[ticket].word = Word::Waiting;
+        let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
+        let request =
+            Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::from([]), ephemeral, wait };
+        self.feed(scenario, process, Event::Acquire { ticket: Ticket::numbered(ticket as u64), request });
+    }
+
+    pub fn fire(&mut self, scenario: &Scenario, id: u8, name: Name, gone: bool) {
+        let session = self.clients.session(id);
+        session.watches.remove(&name);
+        let process = session.process;
+        self.feed(scenario, process, Event::Fired { node: name.node(), gone });
+    }
+
+    fn submit(&mut self, number: usize, refused: Option<&Ask>, asks: &[Ask]) {
         let Some(session) = self.clients.used(number) else { return };
-        let repeats = |ask: &Ask| refused == Some(*ask) || is_unanswered(session, *ask);
+        let repeats = |ask: &Ask| refused == Some(ask) || is_unanswered(session, *ask);
         if asks.iter().any(repeats) {
             self.flaws.insert(Flaw::Storm);
         }

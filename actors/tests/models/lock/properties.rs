@@ -28,7 +28,7 @@ pub const ANSWERS: &str = "one true answer";
 pub const PACING: &str = "retries are paced";
 pub const TRYING: &str = "no try in doubt";
 /// Not a requirement: that the model gets anywhere.
-pub const SERVED: &str = "everybody is served";
+pub const SERVED: &str = "every request is served";
 
 impl Model for Scenario {
     type State = World;
@@ -86,7 +86,7 @@ impl World {
         due.is_empty()
     }
 
-    /// With nobody asking for anything and nothing more going wrong, everything that is on its way arrives. What is
+    /// When no caller asks for anything and nothing more goes wrong, everything that is on its way arrives. What is
     /// known of one state is known of all on the way, so that this costs one step a state.
     fn comes_to_rest(&self, scenario: &Scenario) -> bool {
         let Ok(mut settled) = scenario.settled.lock() else { return false };
@@ -111,8 +111,8 @@ impl World {
         false
     }
 
-    /// Every two that hold at the same time are readers. A guard whose node an operator deleted is excused until its
-    /// owner knows.
+    /// Any two that hold at the same time are readers. A guard whose node an operator deleted does not count: its owner
+    /// may not know yet.
     fn excludes(&self, scenario: &Scenario) -> bool {
         let guards = self.guards().filter(|guard| !self.struck.contains(&guard.name));
         let mut shared: Vec<bool> = guards.map(|guard| guard.mode(scenario) == Mode::Read).collect();
@@ -122,7 +122,7 @@ impl World {
         shared.len() <= 1 || shared.iter().all(|shared| *shared)
     }
 
-    /// The node of whoever holds is there, and goes with its session or with none.
+    /// The node behind every guard is there, and goes with the guard's session or with none.
     fn backs(&self) -> bool {
         let mut guards = self.guards();
         guards.all(|guard| {
@@ -132,7 +132,7 @@ impl World {
         })
     }
 
-    /// Every node has somebody who wants it.
+    /// Every node belongs to a request that waits or holds.
     fn is_clean(&self) -> bool {
         self.server
             .nodes()
@@ -144,7 +144,7 @@ impl World {
         let number = usize::from(node.name.author);
         let process = &self.clients.processes[number];
         if !self.is_alive(number) || self.closed.contains(&number) && process.current.is_none() {
-            // Nobody is left to delete a node that outlives sessions.
+            // No process is left to delete a node that outlives sessions.
             return node.owner == 0;
         }
         let mut asked = process.asked.iter();
@@ -154,7 +154,7 @@ impl World {
         })
     }
 
-    /// Whoever waits has somebody ahead, and time left; nothing remains of whoever is done.
+    /// A request that waits has a contender ahead, and time left; nothing remains of a request that is done.
     fn has_woken(&self, scenario: &Scenario) -> bool {
         self.living().all(|(number, process)| {
             process.asked.iter().zip(scenario.wants[number]).all(|(asked, want)| match asked.word {
@@ -177,7 +177,7 @@ impl World {
         })
     }
 
-    /// Where a queue knows of a doubt, nobody is left who would not wait.
+    /// Where a queue knows of a doubt, no request is left that would not wait.
     fn tries_no_longer(&self, scenario: &Scenario) -> bool {
         let mut doubting =
             self.clients.processes.iter().zip(scenario.wants).filter(|(process, _)| !process.machine.is_up());

@@ -28,7 +28,7 @@ pub enum Twin {
     WaitersOverlooked,
     MissingSwallowed,
     DeadlineSwallowed,
-    /// A driver that passes on what it hears, though the lease's word has changed since.
+    /// A driver that passes on a resume, though the lease's state has changed since.
     OldNewsResumes,
     LookFindsNothing,
     /// A refused request is taken for one whose answer was lost, and sent again at once.

@@ -16,7 +16,7 @@ use crate::world::directory::{Directory, Name, PathServer, instance};
 use crate::world::session::{Lease, No};
 use crate::world::steps::{Server, Step, World as _};
 
-/// One row of the table: who wants what, and how much may go wrong.
+/// One row of the table: what is asked for, and how much may go wrong.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// A process each, and its requests in the order in which they are made.
@@ -76,7 +76,7 @@ pub struct World {
     pub peer: Option<Name>,
     /// What an operator deleted: its owner may not know yet.
     pub struck: BTreeSet<Name>,
-    /// The largest number, and the largest token, that was granted so far: to anybody, and to one who excludes
+    /// The largest number, and the largest token, that was granted so far: of all grants, and of those that exclude
     /// readers. Numbers begin anew with the directory.
     pub order: Highest,
     pub tokens: Highest,
@@ -92,13 +92,13 @@ pub struct Highest {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Flaw {
-    /// A grant came after one to somebody behind.
+    /// A grant came after one to a contender further back.
     Order,
     /// A token was not larger than that of an earlier grant that conflicts.
     Token,
     /// A grant was given while the lease was in doubt.
     Doubt,
-    /// A caller was told what it should not be: twice, or something else after the last word, or a grant past its
+    /// A caller was told what it should not be: the same twice, anything after the last answer, a grant past its
     /// deadline, or a release that did not happen.
     Answer,
     /// A request was sent again while it was still unanswered, or at once after it had been refused.
@@ -244,7 +244,7 @@ impl World {
         }
     }
 
-    /// What happens by itself sooner or later, when nobody asks for anything and nothing more goes wrong.
+    /// What happens by itself sooner or later, when no caller asks for anything and nothing more goes wrong.
     pub fn due(&self, actions: &mut Vec<Action>) {
         self.due_steps(actions);
         let closed = self.closed.iter().filter(|number| self.is_alive(**number));
@@ -395,7 +395,7 @@ pub fn named(mode: Mode) -> Mode {
 impl Highest {
     const NONE: Highest = Highest { any: i64::MIN, exclusive: i64::MIN };
 
-    /// Whether it is larger than that of everybody that conflicts.
+    /// Whether it is larger than those of all earlier grants that conflict.
     pub fn rise(&mut self, mode: Mode, number: i64) -> bool {
         let shared = mode == Mode::Read;
         let rises = number > if shared { self.exclusive } else { self.any };

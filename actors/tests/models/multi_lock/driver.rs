@@ -5,24 +5,10 @@ use lockkeeper_actors::machine::protocol::{self, Command, Event, Failure, Wait};
 use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Patterns};
 use lockkeeper_actors::machine::{Machine, Moment};
 
-use super::world::{
-    Call, Entrant, Lease, Part, Request, Scenario, Ticket, ToMulti, ToPath, Twin, Word, World,
-};
+use super::messages::{Call, Entrant, Lease, Ticket, ToMulti, ToPath};
+use super::world::{Part, Request, Scenario, Twin, Word, World};
 use crate::world::directory::Name;
 use crate::world::gate::gate;
-
-impl Ticket {
-    fn of(ticket: protocol::Ticket) -> Ticket {
-        let number = ticket.number();
-        Ticket { request: (number >> 16) as usize, round: (number >> 8) as u8, part: number as u8 as usize }
-    }
-
-    fn number(self) -> protocol::Ticket {
-        protocol::Ticket::numbered(
-            ((self.request as u64) << 16) | (u64::from(self.round) << 8) | self.part as u64,
-        )
-    }
-}
 
 impl World {
     // ---- callers ----

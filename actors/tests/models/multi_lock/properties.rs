@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stateright::{Model, Property};
 
-use super::world::{Action, Lease, PATHS, Scenario, Ticket, Word, World};
+use super::messages::{Lease, Ticket};
+use super::world::{Action, PATHS, Scenario, Word, World};
 use crate::world::directory::{Name, Node};
 
 pub const EXCLUSION: &str = "exclusion on every path";
 pub const WHOLE: &str = "all or nothing";
 pub const ORDER: &str = "one order in all queues";
 pub const DEADLOCK: &str = "no deadlock";
-pub const WAKING: &str = "who may go, goes";
+pub const WAKING: &str = "no lost wake-up";
 pub const GHOSTS: &str = "no ghost";
 pub const ANSWERS: &str = "one true answer";
 /// Not a requirement: that the model gets anywhere.
-pub const SERVED: &str = "everybody is served";
+pub const SERVED: &str = "every request is served";
 
 impl Model for Scenario {
     type State = World;
@@ -61,8 +62,8 @@ impl World {
         due.is_empty()
     }
 
-    /// Of guards that do not read `Lost`, one a path. One whose node an operator deleted is excused until its owner
-    /// knows.
+    /// There is at most one guard a path that does not read `Lost`. One whose node an operator deleted does not count:
+    /// its owner may not know yet.
     fn excludes(&self) -> bool {
         let mut taken = BTreeSet::new();
         let guards = self.requests.iter().flat_map(|request| &request.guard);
@@ -100,13 +101,13 @@ impl World {
         whole.iter().zip(whole.iter().skip(1)).all(|(one, other)| one.iter().zip(other).all(|(a, b)| a < b))
     }
 
-    /// As long as somebody waits, somebody holds.
+    /// As long as one request waits, another one holds.
     fn is_live(&self) -> bool {
         self.requests.iter().all(|request| request.word != Word::Waiting)
             || self.requests.iter().any(|request| !request.guard.is_empty())
     }
 
-    /// Whoever waits stands in all queues, behind somebody in one of them at least.
+    /// A request that waits stands in all its queues, and behind another contender in one of them at least.
     fn has_woken(&self, scenario: &Scenario) -> bool {
         self.requests.iter().enumerate().all(|(number, request)| match request.word {
             Word::Waiting => {
@@ -128,7 +129,7 @@ impl World {
         self.servers[path].nodes().iter().any(|node| node.name.sequence < name.sequence)
     }
 
-    /// Every node has somebody who wants it.
+    /// Every node belongs to a request that waits or holds.
     fn is_clean(&self) -> bool {
         self.nodes().all(|(path, node)| {
             self.ticket_of(path, node).is_some_and(|ticket| {

@@ -1,7 +1,7 @@
 //! Processes with a queue for each path, requests for both, sessions, a server; and everything that may happen.
 //!
 //! Actors have mailboxes, and every order in which they take from them is tried. What is on its way to the server is
-//! served in order, and answered into the mailbox of whoever asked.
+//! served in order, and answered into the mailbox of the actor that asked.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,6 +10,7 @@ use lockkeeper_actors::machine::protocol::{Created, Event, Failure, Inspection};
 use lockkeeper_actors::machine::queue::Queue;
 use lockkeeper_actors::machine::znode::{Attempt, Mode};
 
+use super::messages::{Call, Entrant, Lease, Ticket, ToMulti, ToPath};
 use crate::world::budget::budget;
 use crate::world::directory::{Directory, Name, PathServer, instance};
 use crate::world::steps::Server;
@@ -19,7 +20,8 @@ pub const PATHS: usize = 2;
 /// One row of the table.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Requests: whose they are, and the paths in the order in which they name them. One of one path is a plain lock.
+    /// Requests: of which process, and the paths in the order in which they name them. One of one path is a plain
+    /// lock.
     pub wants: Wants,
     /// The actors of requests take a message as soon as it comes; those of paths take their time all the same.
     pub prompt: bool,
@@ -44,7 +46,7 @@ budget! {
 pub enum Twin {
     /// Every node is made by a request of its own.
     MadeOneByOne,
-    /// Who has lost its place in one queue keeps the others.
+    /// A request that has lost its place in one queue keeps the others.
     OnlyMissingAnew,
     /// A request that is cancelled leaves its parts where they are.
     NothingGivenBack,
@@ -80,31 +82,10 @@ pub struct Path {
     pub machine: Queue,
     pub using: Option<u8>,
     pub inbox: VecDeque<ToPath>,
-    /// Whose each attempt is.
+    /// The part of a request that each attempt is for.
     pub tickets: BTreeMap<u8, Ticket>,
     /// Guards that were told of their loss.
     pub lost: BTreeSet<Ticket>,
-}
-
-/// A part in one round of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket {
-    pub request: usize,
-    pub round: u8,
-    pub part: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ToPath {
-    Acquire(Ticket),
-    Cancel(Ticket),
-    Release(Ticket),
-    /// What comes of a session.
-    Event(u8, Event),
-    Connected(u8),
-    Lost(u8),
-    /// Make the nodes of these.
-    Together(usize, u8, Vec<Entrant>),
 }
 
 /// A request's caller and, if it is for several paths, its actor.
@@ -131,38 +112,6 @@ pub struct Part {
     pub placed: bool,
 }
 
-/// Rounds and parts are in the tickets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ToMulti {
-    Start,
-    Named(Entrant),
-    Made(u8),
-    Queued(Ticket, usize),
-    Acquired(Lease),
-    Suspended(Ticket),
-    Refused(Ticket),
-    Lost(Ticket),
-    Over(Ticket),
-    Cancel,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Entrant {
-    pub ticket: Ticket,
-    pub path: usize,
-    pub attempt: u8,
-    /// The session of its queue.
-    pub epoch: u8,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Lease {
-    pub ticket: Ticket,
-    pub path: usize,
-    pub name: Name,
-    pub session: u8,
-}
-
 /// How far a caller has been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Word {
@@ -178,24 +127,12 @@ pub enum Word {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
     pub process: usize,
-    /// The lease's word, which is ahead of the news.
+    /// Whether the lease has ended, which is known ahead of the news.
     pub lost: bool,
     pub calls: VecDeque<Call>,
     pub watches: BTreeSet<(usize, Name)>,
     /// Own nodes that heartbeats check.
     pub tracked: BTreeSet<(usize, Name)>,
-}
-
-/// The first number is the path's.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Call {
-    /// Creates and the lists behind them. For the actor of this request, or for a plain lock.
-    Make(Option<(usize, u8)>, Vec<Entrant>),
-    List(usize, u8),
-    Look(usize, u8),
-    Inspect(usize, u8, Name),
-    Watch(usize, Name),
-    Delete(usize, u8, Name),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -205,7 +142,7 @@ pub enum Action {
     Release(usize),
     /// The server carries out the oldest call of a session.
     Serve(u8),
-    /// Nobody hears what became of the oldest call: whether it was carried out.
+    /// The answer to the oldest call is lost. It was carried out, or never will be.
     Mislay(u8, bool),
     /// The actor of a process' path takes its next message.
     Path(usize, usize),
@@ -270,7 +207,7 @@ impl World {
         }
     }
 
-    /// What happens by itself sooner or later, when nobody asks for anything and nothing more goes wrong.
+    /// What happens by itself sooner or later, when no caller asks for anything and nothing more goes wrong.
     pub fn due(&self, actions: &mut Vec<Action>) {
         for (number, process) in self.processes.iter().enumerate() {
             let busy = (0..PATHS).filter(|path| !process.queues[*path].inbox.is_empty());

@@ -1,22 +1,20 @@
 //! What the actor does around its machine, as `src/lock.rs` and `src/lock/` do it.
 
-use lockkeeper_actors::machine::Machine;
-use lockkeeper_actors::machine::protocol::{
-    Command, Created, Event, Failure, Inspection, Leases, Refusal, Root, Sight, TakeFailure, Ticket, Wait,
-};
+use std::vec::IntoIter;
+
+use lockkeeper_actors::machine::protocol::{Command, Event, Refusal, Sight, Ticket, Wait};
 use lockkeeper_actors::machine::semaphore::Semaphore;
-use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Znode};
+use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode};
 
 use super::properties::{ANSWERS, CERTAINTY, EXCLUSION, ORDER, TRUTH};
 use super::server::{SemaphoreServer, Spot, Watch};
 use super::twins::Twin;
-use super::wire::{Answer, Ask, Asked, Call, Clients, NotTaken, Purpose, SemaphoreWire, Word, place};
+use super::wire::{Answer, Ask, Asked, Call, Clients, NotTaken, Purpose, SemaphoreWire, Word, node, place};
 use super::world::{Action, Scenario, World};
 use crate::world::clients::DEADLINE;
 use crate::world::directory::instance;
-use crate::world::gate::gate;
 use crate::world::session::{No, Wire};
-use crate::world::steps::{self, Server};
+use crate::world::steps::{self, Cause, Server};
 
 pub fn fired(spot: Spot, survey: u64) -> Event {
     match spot {
@@ -59,28 +57,6 @@ impl steps::World for World {
             let own = self.server.watches.iter().filter(|watch| watch.session == id);
             let fired = own.filter(|watch| watch.fired && watch.armed && !watch.stray);
             actions.extend(fired.map(|watch| Action::Fire(id, watch.spot.clone(), watch.survey)));
-        }
-    }
-
-    fn feed(&mut self, scenario: &Scenario, number: usize, event: Event) {
-        let is_up = self.clients.processes[number].machine.is_up();
-        for event in gate(is_up, self.clients.is_sure(number), event) {
-            let event = match scenario.twin {
-                Some(twin) => twin.event(self, number, event),
-                None => Some(event),
-            };
-            let Some(event) = event else { continue };
-            let (process, mut commands) = (&mut self.clients.processes[number], Vec::new());
-            process.machine.handle(event.clone(), process.now, &mut commands);
-            for command in commands {
-                let command = match scenario.twin {
-                    Some(twin) => twin.command(self, scenario, number, &event, command),
-                    None => Some(command),
-                };
-                if let Some(command) = command {
-                    self.execute(scenario, number, command);
-                }
-            }
         }
     }
 
@@ -150,23 +126,21 @@ impl steps::World for World {
         answer
     }
 
-    fn hear(&mut self, scenario: &Scenario, id: u8, call: Call) {
-        let (process, Call { purpose, answers, .. }) = (self.clients.sessions[&id].process, call);
+    fn hear(&mut self, scenario: &Scenario, id: u8, call: Call) -> Option<Event> {
+        let Call { purpose, answers, .. } = call;
+        let next = |answers: &mut IntoIter<Answer>| answers.next().unwrap_or(Answer::Done);
         let mut answers = answers.into_iter();
-        let first = answers.next().unwrap_or(Answer::Done);
+        let first = next(&mut answers);
         let event = match purpose {
-            Purpose::Enter(attempt) => Event::Entered {
-                attempt,
-                created: created(first),
-                children: names(answers.next().unwrap_or(Answer::Done)),
-            },
-            Purpose::List(attempt) => Event::Listed(attempt, names(first)),
-            Purpose::Look(attempt) => Event::Looked(
-                attempt,
-                done(first).and_then(|()| names(answers.next().unwrap_or(Answer::Done))),
-            ),
-            Purpose::MakeDirectory(attempt) => Event::DirectoryMade(attempt, done(first)),
-            Purpose::Inspect(attempt) => Event::Inspected(attempt, found(first)),
+            Purpose::Enter(attempt) => {
+                Event::Entered { attempt, created: first.created(), children: next(&mut answers).names() }
+            }
+            Purpose::List(attempt) => Event::Listed(attempt, first.names()),
+            Purpose::Look(attempt) => {
+                Event::Looked(attempt, first.done().and_then(|()| next(&mut answers).names()))
+            }
+            Purpose::MakeDirectory(attempt) => Event::DirectoryMade(attempt, first.done()),
+            Purpose::Inspect(attempt) => Event::Inspected(attempt, first.found()),
             Purpose::Watch(name) => {
                 let spot = Spot::Contender(name.clone());
                 if first != Answer::Done {
@@ -176,20 +150,20 @@ impl steps::World for World {
                     self.server
                         .watches
                         .retain(|watch| watch.session != id || watch.spot != spot || watch.armed);
-                    return;
+                    return None;
                 } else {
                     self.arm(id, &spot, 0);
                 }
-                Event::Watched(node(&name), done(first))
+                Event::Watched(node(&name), first.done())
             }
-            Purpose::Delete(attempt) => Event::Deleted(attempt, done(first)),
+            Purpose::Delete(attempt) => Event::Deleted(attempt, first.done()),
             Purpose::Survey { survey, sync, root, leases } => {
                 let mut answers = [first].into_iter().chain(answers);
                 let mut next = || answers.next().unwrap_or(Answer::Done);
-                let synced = if sync { done(next()) } else { Ok(()) };
+                let synced = if sync { next().done() } else { Ok(()) };
                 let synced = if scenario.twin == Some(Twin::FailedSyncIgnored) { Ok(()) } else { synced };
-                let root = (root != Sight::Skip).then(|| limit(next()));
-                let leases = (leases != Sight::Skip).then(|| counted(next()));
+                let root = (root != Sight::Skip).then(|| next().limit());
+                let leases = (leases != Sight::Skip).then(|| next().leases());
                 let root = root.map(|root| synced.clone().and(root));
                 let leases = leases.map(|leases| synced.and(leases));
                 for (spot, answered) in [
@@ -203,50 +177,35 @@ impl steps::World for World {
                 }
                 Event::Surveyed { survey, root, leases }
             }
-            Purpose::MakeRoot(survey) => Event::RootMade(survey, done(first)),
-            Purpose::Take(take) => Event::Taken(take, taken(first)),
-            Purpose::Find(take) => Event::LeasesFound(
-                take,
-                done(first).and_then(|()| names(answers.next().unwrap_or(Answer::Done))),
-            ),
-            Purpose::Return(lease) => Event::Returned(lease, done(first)),
+            Purpose::MakeRoot(survey) => Event::RootMade(survey, first.done()),
+            Purpose::Take(take) => Event::Taken(take, first.taken()),
+            Purpose::Find(take) => {
+                Event::LeasesFound(take, first.done().and_then(|()| next(&mut answers).names()))
+            }
+            Purpose::Return(lease) => Event::Returned(lease, first.done()),
         };
-        self.feed(scenario, process, event);
-    }
-}
-
-impl World {
-    /// The watch that this answer brought, if it brought one and is still wanted, takes the place of an earlier one.
-    fn arm(&mut self, id: u8, spot: &Spot, survey: u64) -> bool {
-        let new = |watch: &Watch| watch.came_with(id, spot, survey);
-        if !self.server.watches.iter().any(new) {
-            return false;
-        }
-        if !matches!(spot, Spot::Contender(_)) && self.clients.sessions[&id].watches.calmed >= Some(survey) {
-            self.server.watches.retain(|watch| !new(watch));
-            return false;
-        }
-        self.take_back(id, spot);
-        self.server.watches.iter_mut().filter(|watch| new(watch)).for_each(|watch| watch.armed = true);
-        true
+        Some(event)
     }
 
-    fn unwatch(&mut self, id: u8, name: &str) {
-        if self.clients.session(id).watches.contenders.remove(name) {
-            self.take_back(id, &Spot::Contender(name.to_owned()));
+    fn event(&self, scenario: &Scenario, number: usize, event: Event) -> Option<Event> {
+        match scenario.twin {
+            Some(twin) => twin.event(self, number, event),
+            None => Some(event),
         }
     }
 
-    /// What it told may be on its way all the same.
-    fn take_back(&mut self, id: u8, spot: &Spot) {
-        let old = |watch: &Watch| watch.session == id && watch.spot == *spot && watch.armed;
-        self.server.watches.retain(|watch| !old(watch) || watch.fired);
-        for watch in self.server.watches.iter_mut().filter(|watch| old(watch)) {
-            (watch.armed, watch.stray) = (false, true);
-        }
-    }
-
-    fn execute(&mut self, scenario: &Scenario, number: usize, command: Command) {
+    fn execute(
+        &mut self,
+        scenario: &Scenario,
+        number: usize,
+        cause: Cause<'_, SemaphoreWire>,
+        command: Command,
+    ) {
+        let command = match scenario.twin {
+            Some(twin) => twin.command(self, scenario, number, cause.event, command),
+            None => Some(command),
+        };
+        let Some(command) = command else { return };
         let using = self.clients.processes[number].using;
         match command {
             Command::List(attempt) => self.submit(number, Purpose::List(attempt), [Ask::List]),
@@ -372,6 +331,38 @@ impl World {
             Command::Grant { .. } => {
                 self.flaws.insert(ANSWERS);
             }
+        }
+    }
+}
+
+impl World {
+    /// The watch that this answer brought, if it brought one and is still wanted, takes the place of an earlier one.
+    fn arm(&mut self, id: u8, spot: &Spot, survey: u64) -> bool {
+        let new = |watch: &Watch| watch.came_with(id, spot, survey);
+        if !self.server.watches.iter().any(new) {
+            return false;
+        }
+        if !matches!(spot, Spot::Contender(_)) && self.clients.sessions[&id].watches.calmed >= Some(survey) {
+            self.server.watches.retain(|watch| !new(watch));
+            return false;
+        }
+        self.take_back(id, spot);
+        self.server.watches.iter_mut().filter(|watch| new(watch)).for_each(|watch| watch.armed = true);
+        true
+    }
+
+    fn unwatch(&mut self, id: u8, name: &str) {
+        if self.clients.session(id).watches.contenders.remove(name) {
+            self.take_back(id, &Spot::Contender(name.to_owned()));
+        }
+    }
+
+    /// What it told may be on its way all the same.
+    fn take_back(&mut self, id: u8, spot: &Spot) {
+        let old = |watch: &Watch| watch.session == id && watch.spot == *spot && watch.armed;
+        self.server.watches.retain(|watch| !old(watch) || watch.fired);
+        for watch in self.server.watches.iter_mut().filter(|watch| old(watch)) {
+            (watch.armed, watch.stray) = (false, true);
         }
     }
 
@@ -504,69 +495,4 @@ impl World {
             }
         }
     }
-}
-
-fn node(name: &str) -> Znode {
-    Znode::parse(name).expect("it ends in a number")
-}
-
-fn done(answer: Answer) -> Result<(), Failure> {
-    match answer {
-        Answer::No(no) => Err(no.failure()),
-        Answer::Done | Answer::Created(..) | Answer::Names(_) => Ok(()),
-        Answer::Leases(..) | Answer::Found { .. } | Answer::Root { .. } | Answer::NotTaken(_) => Ok(()),
-    }
-}
-
-fn names(answer: Answer) -> Result<Vec<String>, Failure> {
-    match answer {
-        Answer::Names(names) | Answer::Leases(names, _) => Ok(names),
-        other => done(other).map(|()| Vec::new()),
-    }
-}
-
-fn counted(answer: Answer) -> Result<Leases, Failure> {
-    match answer {
-        Answer::Leases(names, written) => Ok(Leases { names, written: written.into() }),
-        other => Err(done(other).err().unwrap_or(Failure::NoNode)),
-    }
-}
-
-fn created(answer: Answer) -> Result<Created, Failure> {
-    match answer {
-        Answer::Created(name, czxid) => Ok(Created { node: node(&name), czxid: czxid.into() }),
-        other => Err(done(other).err().unwrap_or(Failure::NoNode)),
-    }
-}
-
-fn found(answer: Answer) -> Result<Inspection, Failure> {
-    match answer {
-        Answer::Found { czxid, owner } => Ok(Inspection { czxid: czxid.into(), owner: owner.into() }),
-        other => Err(done(other).err().unwrap_or(Failure::NoNode)),
-    }
-}
-
-fn limit(answer: Answer) -> Result<Root, Failure> {
-    match answer {
-        Answer::Root { version, written, limit } => {
-            Ok(Root { version, written: written.into(), data: limit.to_string().into_bytes() })
-        }
-        other => Err(done(other).err().unwrap_or(Failure::NoNode)),
-    }
-}
-
-fn taken(answer: Answer) -> Result<(), TakeFailure> {
-    match answer {
-        Answer::NotTaken(NotTaken::MutexGone) => Err(TakeFailure::MutexGone),
-        Answer::NotTaken(NotTaken::RootGone) => Err(TakeFailure::RootGone),
-        Answer::NotTaken(NotTaken::LimitChanged) => Err(TakeFailure::LimitChanged),
-        other => done(other).map_err(TakeFailure::Failed),
-    }
-}
-
-/// Whether a take of this process is in flight: for twins.
-pub fn is_taking(world: &World, number: usize) -> bool {
-    let clients = &world.clients;
-    let session = clients.processes[number].using.and_then(|id| clients.sessions.get(&id));
-    session.is_some_and(|session| session.calls.iter().any(|call| matches!(call.purpose, Purpose::Take(_))))
 }

@@ -79,7 +79,7 @@ impl World {
         due.is_empty()
     }
 
-    /// The leases of whoever holds are there, and go with its session.
+    /// The leases behind every guard are there, and go with the guard's session.
     fn backs(&self, scenario: &Scenario) -> bool {
         let tree = self.server.now();
         self.guards().all(|(leases, session)| {
@@ -90,7 +90,7 @@ impl World {
         })
     }
 
-    /// Every lease is held by somebody, and every contender for the mutex has somebody who waits.
+    /// Every lease belongs to a guard, and every contender for the mutex to a process with a request that waits.
     fn is_clean(&self) -> bool {
         let tree = self.server.now();
         tree.leases().all(|(name, owner)| {
@@ -106,8 +106,8 @@ impl World {
         })
     }
 
-    /// Whoever waits has a foreign contender ahead, or too few permits in its turn, and time left; nothing remains of
-    /// whoever is done.
+    /// A process with requests that wait has a foreign contender ahead, or too few permits in its turn, and time left;
+    /// nothing remains of a request that is done.
     fn has_woken(&self, scenario: &Scenario) -> bool {
         let tree = self.server.now();
         self.clients.processes.iter().enumerate().all(|(number, process)| {

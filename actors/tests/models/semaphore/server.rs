@@ -32,7 +32,7 @@ pub struct Root {
     pub limit: u32,
     /// Which transaction wrote the limit.
     pub mzxid: u8,
-    /// Names, and whose.
+    /// Names, and the sessions that they go with.
     pub leases: BTreeMap<String, u8>,
 }
 
@@ -97,7 +97,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Whether this answer brought it, and nobody has taken it over yet.
+    /// Whether this answer brought it, and the actor has not taken it over yet.
     pub fn came_with(&self, session: u8, spot: &Spot, survey: u64) -> bool {
         self.session == session && self.spot == *spot && self.survey == survey && !self.armed && !self.stray
     }

@@ -2,8 +2,7 @@
 
 use lockkeeper_actors::machine::protocol::{Command, Event, Leases, Refusal, Root, TakeFailure};
 
-use super::driver::is_taking;
-use super::wire::place;
+use super::wire::{Purpose, place};
 use super::world::{Scenario, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +11,7 @@ pub enum Twin {
     TakesWithoutMutex,
     /// The server does not check the limit's version.
     TakesAnyLimit,
-    /// As if nobody had a lease: what an early survey might show.
+    /// As if there were no leases: what an early survey might show.
     LeasesOverlooked,
     /// A limit that was once read is taken for the limit.
     RewritingOverlooked,
@@ -35,9 +34,9 @@ pub enum Twin {
     /// The same, also when the sync has failed.
     FailedSyncIgnored,
     /// Once the root is watched the claim that is first in line by then is taken not to fit.
-    FullForWhoeverIsFirst,
-    /// Whoever waits with the number that was stored is refused when another one is stored.
-    ResizeRefusesWhoWaits,
+    FullForTheFirst,
+    /// A request that waits with the number that was stored is refused when another one is stored.
+    ResizeRefusesWaiters,
 }
 
 impl Twin {
@@ -85,11 +84,11 @@ impl Twin {
             (Twin::SyncSkipped, Command::Survey { survey, sync: _, root, leases }) => {
                 Some(Command::Survey { survey, sync: false, root, leases })
             }
-            (Twin::FullForWhoeverIsFirst, Command::Survey { survey, sync, root, leases }) => match cause {
+            (Twin::FullForTheFirst, Command::Survey { survey, sync, root, leases }) => match cause {
                 Event::Surveyed { root: Some(Ok(_)), leases: None, .. } => None,
                 _ => Some(Command::Survey { survey, sync, root, leases }),
             },
-            (Twin::ResizeRefusesWhoWaits, Command::GrantPermits { ticket, leases, czxid }) => {
+            (Twin::ResizeRefusesWaiters, Command::GrantPermits { ticket, leases, czxid }) => {
                 let want = place(ticket).map(|at| scenario.wants[number][at]).filter(|want| !want.agreed);
                 let stored = world.server.now().root.as_ref().map(|root| root.limit);
                 match (want.and_then(|want| want.limit), stored) {
@@ -114,4 +113,11 @@ impl Twin {
             (_, command) => Some(command),
         }
     }
+}
+
+/// Whether a take of this process is in flight.
+fn is_taking(world: &World, number: usize) -> bool {
+    let clients = &world.clients;
+    let session = clients.processes[number].using.and_then(|id| clients.sessions.get(&id));
+    session.is_some_and(|session| session.calls.iter().any(|call| matches!(call.purpose, Purpose::Take(_))))
 }

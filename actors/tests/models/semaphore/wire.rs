@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use lockkeeper_actors::machine::protocol::{Sight, Ticket};
+use lockkeeper_actors::machine::protocol::{
+    Created, Failure, Inspection, Leases, Root, Sight, TakeFailure, Ticket,
+};
 use lockkeeper_actors::machine::semaphore::Semaphore;
-use lockkeeper_actors::machine::znode::Attempt;
+use lockkeeper_actors::machine::znode::{Attempt, Znode};
 
 use super::server::{Spot, Watch};
 use crate::world::clients;
@@ -81,7 +83,7 @@ pub enum NotTaken {
 pub struct Watches {
     /// The contenders that its actor watches, or is about to.
     pub contenders: BTreeSet<String>,
-    /// The last survey that was sent, and the last one whose watches are not wanted any more.
+    /// The last survey that was sent, and the last one whose watches are no longer wanted.
     pub surveyed: Option<u64>,
     pub calmed: Option<u64>,
 }
@@ -93,7 +95,7 @@ pub struct Asked {
     pub forgotten: bool,
     /// What might be a true answer: the limits there were since it was asked.
     pub limits: BTreeSet<u32>,
-    /// It was told that it waits, and nobody had changed the stored number yet, which was its own.
+    /// It was told that it waits, when the stored number was its own and had not been changed yet.
     pub accepted: bool,
     /// It could have been served at every moment since.
     pub free: bool,
@@ -133,6 +135,71 @@ impl Wire for SemaphoreWire {
     fn let_go(watches: &mut Watches) {
         watches.contenders.clear();
     }
+}
+
+/// What an actor makes of an answer.
+impl Answer {
+    pub fn done(self) -> Result<(), Failure> {
+        match self {
+            Answer::No(no) => Err(no.failure()),
+            Answer::Done | Answer::Created(..) | Answer::Names(_) => Ok(()),
+            Answer::Leases(..) | Answer::Found { .. } | Answer::Root { .. } | Answer::NotTaken(_) => Ok(()),
+        }
+    }
+
+    pub fn names(self) -> Result<Vec<String>, Failure> {
+        match self {
+            Answer::Names(names) | Answer::Leases(names, _) => Ok(names),
+            other => other.done().map(|()| Vec::new()),
+        }
+    }
+
+    pub fn leases(self) -> Result<Leases, Failure> {
+        match self {
+            Answer::Leases(names, written) => Ok(Leases { names, written: written.into() }),
+            other => Err(other.failure()),
+        }
+    }
+
+    pub fn created(self) -> Result<Created, Failure> {
+        match self {
+            Answer::Created(name, czxid) => Ok(Created { node: node(&name), czxid: czxid.into() }),
+            other => Err(other.failure()),
+        }
+    }
+
+    pub fn found(self) -> Result<Inspection, Failure> {
+        match self {
+            Answer::Found { czxid, owner } => Ok(Inspection { czxid: czxid.into(), owner: owner.into() }),
+            other => Err(other.failure()),
+        }
+    }
+
+    pub fn limit(self) -> Result<Root, Failure> {
+        match self {
+            Answer::Root { version, written, limit } => {
+                Ok(Root { version, written: written.into(), data: limit.to_string().into_bytes() })
+            }
+            other => Err(other.failure()),
+        }
+    }
+
+    pub fn taken(self) -> Result<(), TakeFailure> {
+        match self {
+            Answer::NotTaken(NotTaken::MutexGone) => Err(TakeFailure::MutexGone),
+            Answer::NotTaken(NotTaken::RootGone) => Err(TakeFailure::RootGone),
+            Answer::NotTaken(NotTaken::LimitChanged) => Err(TakeFailure::LimitChanged),
+            other => other.done().map_err(TakeFailure::Failed),
+        }
+    }
+
+    fn failure(self) -> Failure {
+        self.done().err().unwrap_or(Failure::NoNode)
+    }
+}
+
+pub fn node(name: &str) -> Znode {
+    Znode::parse(name).expect("it ends in a number")
 }
 
 impl From<No> for Answer {

@@ -15,7 +15,7 @@ use crate::world::directory::instance;
 use crate::world::session::{Lease, No};
 use crate::world::steps::{Server, Step, World as _};
 
-/// Who wants what, and how much may go wrong.
+/// What is asked for, and how much may go wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
     /// A process each, and its requests in the order in which they are made.
@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    /// What happens by itself sooner or later, when nobody asks for anything and nothing more goes wrong.
+    /// What happens by itself sooner or later, when no caller asks for anything and nothing more goes wrong.
     pub fn due(&self, scenario: &Scenario, actions: &mut Vec<Action>) {
         self.due_steps(actions);
         if self.peer_can_go_on(scenario) {
@@ -349,7 +349,7 @@ impl World {
         self.feed(scenario, process, Event::AcquirePermits { ticket: ticket(at), request });
     }
 
-    /// What those who wait might truly be told.
+    /// What requests that wait might truly be told.
     fn look_on(&mut self, scenario: &Scenario) {
         let tree = self.server.now();
         let limit = tree.root.as_ref().map(|root| root.limit);

@@ -19,7 +19,7 @@ pub enum Order {
     DepthFirst,
     /// Meets a fault after few steps.
     BreadthFirst,
-    /// The same on one thread: the depth, and the number of states until a fault, are the same every time.
+    /// The same on one thread, so that every run counts the same states until a fault.
     Steady,
 }
 
@@ -27,11 +27,11 @@ pub enum Order {
 pub struct Searched {
     /// Different states.
     pub states: usize,
-    /// States that steps have led to, each as often as that happened.
+    /// How often a step has led to a state.
     pub reached: usize,
     pub depth: usize,
     pub seconds: f32,
-    /// The properties that hold in some state, if that is what they ask for.
+    /// The properties that are to hold in some state, and do.
     pub examples: Vec<&'static str>,
 }
 
@@ -112,7 +112,7 @@ pub struct Twins(String);
 impl Searches {
     pub fn new(name: &str) -> Searches {
         let head = format!(
-            "{name:<25} {:<40} {:>10} {:>10} {:>5} {:>7}\n",
+            "{name:<27} {:<40} {:>10} {:>10} {:>5} {:>7}\n",
             "budget", "states", "reached", "depth", "seconds"
         );
         Searches { text: head, states: 0 }
@@ -121,8 +121,8 @@ impl Searches {
     pub fn row(&mut self, name: &str, budget: impl ToString, searched: &Searched) {
         let Searched { states, reached, depth, seconds, .. } = searched;
         let budget = budget.to_string();
-        let row = format!("{name:<25} {budget:<40} {states:>10} {reached:>10} {depth:>5} {seconds:>7.1}");
-        if is_long() || walks().is_some() {
+        let row = format!("{name:<27} {budget:<40} {states:>10} {reached:>10} {depth:>5} {seconds:>7.1}");
+        if is_long() {
             eprintln!("{row}");
         }
         let _ = writeln!(self.text, "{row}");
@@ -130,7 +130,7 @@ impl Searches {
     }
 
     pub fn print(self) {
-        println!("{}{:<66} {:>10}\n", self.text, "sum", self.states);
+        println!("{}{:<68} {:>10}\n", self.text, "sum", self.states);
     }
 }
 

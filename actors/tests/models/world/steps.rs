@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 
 use lockkeeper_actors::machine::Machine;
-use lockkeeper_actors::machine::protocol::Event;
+use lockkeeper_actors::machine::protocol::{Command, Event};
 
 use super::Data;
 use super::clients::{Clients, DEADLINE, News};
+use super::gate::gate;
 use super::replicas::Replicas;
 use super::session::{Call, Lease, No, Session, Wire};
 
@@ -60,6 +61,14 @@ pub trait Server {
     }
 }
 
+/// What made a machine give a command.
+pub struct Cause<'a, W: Wire> {
+    /// As the machine got it.
+    pub event: &'a Event,
+    /// The request that was refused, if that is what the event says.
+    pub refused: Option<&'a W::Ask>,
+}
+
 /// A model of processes with a machine each, and of the server that they share.
 pub trait World {
     type Machine: Machine;
@@ -79,8 +88,6 @@ pub trait World {
     /// The watches of this session whose events may reach its actor.
     fn firing(&self, id: u8, actions: &mut Vec<Self::Action>);
 
-    /// Passes an event through the gate to a process' machine, and carries out what comes of it.
-    fn feed(&mut self, scenario: &Self::Scenario, process: usize, event: Event);
     /// The server carries out a request.
     fn carry_out(
         &mut self,
@@ -88,10 +95,25 @@ pub trait World {
         id: u8,
         ask: &<Self::Wire as Wire>::Ask,
     ) -> <Self::Wire as Wire>::Answer;
-    /// All answers to a call have come.
-    fn hear(&mut self, scenario: &Self::Scenario, id: u8, call: Call<Self::Wire>);
+    /// All answers to a call have come: what the actor makes of them, if anything.
+    fn hear(&mut self, scenario: &Self::Scenario, id: u8, call: Call<Self::Wire>) -> Option<Event>;
+    /// What the machine gets: a twin may change it.
+    fn event(&self, scenario: &Self::Scenario, process: usize, event: Event) -> Option<Event>;
+    /// The actor carries out what the machine commanded on this event; a twin may change it.
+    fn execute(
+        &mut self,
+        scenario: &Self::Scenario,
+        process: usize,
+        cause: Cause<'_, Self::Wire>,
+        command: Command,
+    );
 
-    /// Whether a process is one whose machine goes on; otherwise it has crashed.
+    /// Whether the actor passes this event on though the gate holds it back, as a twin may.
+    fn ignores_gate(&self, _scenario: &Self::Scenario, _event: &Event) -> bool {
+        false
+    }
+
+    /// Whether a process has not crashed.
     fn is_alive(&self, _process: usize) -> bool {
         true
     }
@@ -179,7 +201,12 @@ pub trait World {
                 if let Some(call) = self.clients_mut().session(id).calls.pop_front() {
                     let replicas = self.server_mut().replicas_mut();
                     call.shown.iter().for_each(|place| replicas.answered(id, *place));
-                    self.hear(scenario, id, call);
+                    let process = self.clients().sessions[&id].process;
+                    let is_refused = call.answers.first() == Some(&No::Refused.into());
+                    let refused = call.asks.first().filter(|_| is_refused).cloned();
+                    if let Some(event) = self.hear(scenario, id, call) {
+                        self.feed_refused(scenario, process, event, refused);
+                    }
                 }
             }
             Step::HearNews(process) => self.hear_news(scenario, process),
@@ -218,6 +245,39 @@ pub trait World {
             Step::Tick(process) => self.clients_mut().processes[process].tick(),
             Step::Wake(process) => self.feed(scenario, process, Event::Wake),
             Step::CatchUp(id) => self.server_mut().catch_up(id),
+        }
+    }
+
+    /// Passes an event through the gate to a process' machine, and carries out what comes of it.
+    fn feed(&mut self, scenario: &Self::Scenario, process: usize, event: Event) {
+        self.feed_refused(scenario, process, event, None);
+    }
+
+    /// The same with the request that was refused, if that is what the event says.
+    fn feed_refused(
+        &mut self,
+        scenario: &Self::Scenario,
+        process: usize,
+        event: Event,
+        refused: Option<<Self::Wire as Wire>::Ask>,
+    ) {
+        let (is_up, is_sure) =
+            (self.clients().processes[process].machine.is_up(), self.clients().is_sure(process));
+        let ignored = Some(event.clone()).filter(|event| self.ignores_gate(scenario, event));
+        let mut events: Vec<Event> = gate(is_up, is_sure, event).collect();
+        events.extend(ignored.filter(|event| !events.contains(event)));
+        let mut commands = Vec::new();
+        for event in events {
+            let Some(event) = self.event(scenario, process, event) else { continue };
+            let (state, mut out) = (&mut self.clients_mut().processes[process], Vec::new());
+            state.machine.handle(event.clone(), state.now, &mut out);
+            commands.push((event, out));
+        }
+        for (event, out) in commands {
+            for command in out {
+                let cause = Cause { event: &event, refused: refused.as_ref() };
+                self.execute(scenario, process, cause, command);
+            }
         }
     }
 
