@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use lockkeeper::{Contender, Keeper, Leaders, SingletonOptions, Term, TermEvent};
+use lockkeeper::{Contender, Keeper, Leaders, LeaseEvent, LeaseView, SingletonOptions};
 use lockkeeper_embedded::Embedded;
 use ractor::{ActorProcessingErr, ActorRef};
 
@@ -51,13 +51,13 @@ async fn member(address: &str, name: &str) -> Result<()> {
 /// The actor that runs only once in the cluster.
 struct Scheduler;
 
-#[ractor::actor(message = TermEvent, state = (String, Term), arguments = (String, Term))]
+#[ractor::actor(message = LeaseEvent, state = (String, LeaseView), arguments = (String, LeaseView))]
 impl Scheduler {
     async fn pre_start(
         &self,
-        _: ActorRef<TermEvent>,
-        (name, term): (String, Term),
-    ) -> std::result::Result<(String, Term), ActorProcessingErr> {
+        _: ActorRef<LeaseEvent>,
+        (name, term): (String, LeaseView),
+    ) -> std::result::Result<(String, LeaseView), ActorProcessingErr> {
         println!("    {name}: the scheduler runs here, under token {:#x}", term.token().as_u64());
         Ok((name, term))
     }
@@ -65,9 +65,9 @@ impl Scheduler {
     /// The session is suspended or resumed.
     async fn handle(
         &self,
-        _: ActorRef<TermEvent>,
-        event: TermEvent,
-        (name, _): &mut (String, Term),
+        _: ActorRef<LeaseEvent>,
+        event: LeaseEvent,
+        (name, _): &mut (String, LeaseView),
     ) -> std::result::Result<(), ActorProcessingErr> {
         println!("    {name}: {event:?}");
         Ok(())
@@ -76,8 +76,8 @@ impl Scheduler {
     /// This runs before another member can start the scheduler.
     async fn post_stop(
         &self,
-        _: ActorRef<TermEvent>,
-        (name, term): &mut (String, Term),
+        _: ActorRef<LeaseEvent>,
+        (name, term): &mut (String, LeaseView),
     ) -> std::result::Result<(), ActorProcessingErr> {
         println!("    {name}: the scheduler stops here, the lock is {:?}", term.state());
         Ok(())

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockkeeper_actors::api::error::ConnectError;
+use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::backoff::Backoff;
-use lockkeeper_actors::error::ConnectError;
-use lockkeeper_actors::messages::Lifeline;
-use lockkeeper_actors::supervisor::{self, KeeperSettings, RestartPolicy};
+use lockkeeper_actors::keeper::{self, KeeperSettings, RestartPolicy};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 use lockkeeper_actors::zookeeper::SaslOptions;
 #[cfg(feature = "tls")]
@@ -140,9 +140,9 @@ impl KeeperOptions {
             restart: self.restart,
             close_timeout: self.close_timeout,
         };
-        let started = supervisor::start(settings).await?;
-        let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
-        Ok(Shared { started, lifeline, identifier: self.identifier, acl: self.acl })
+        let started = keeper::start(settings).await?;
+        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
+        Ok(Shared { started, keep_alive, identifier: self.identifier, acl: self.acl })
     }
 
     fn with(mut self, credential: Credential) -> Self {

@@ -5,10 +5,10 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::time::Instant;
 
-use lockkeeper_actors::error::{Lost, ReleaseError};
-use lockkeeper_actors::lease::{FencingToken, Lease, LeaseState, Term};
-use lockkeeper_actors::machine::znode::Mode;
-use lockkeeper_actors::messages::Ticket;
+use lockkeeper_actors::api::error::{Lost, ReleaseError};
+use lockkeeper_actors::api::lease::{FencingToken, Lease, LeaseState, LeaseView};
+use lockkeeper_actors::api::request::Ticket;
+use lockkeeper_actors::machine::exclusion::Mode;
 
 /// A held lock. Dropping it releases the lock in the background.
 ///
@@ -108,8 +108,8 @@ impl<M> Guard<M> {
     }
 
     /// A view of this guard for code that works under it. It shows the token and the state, and does not keep the lock.
-    pub fn term(&self) -> Term {
-        self.0.term()
+    pub fn view(&self) -> LeaseView {
+        self.0.view()
     }
 
     /// Waits until the lease is lost. Cancel safe.

@@ -3,26 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkeeper_actors::error::ContendersError;
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::{InvalidName, Mode, check_path};
-use lockkeeper_actors::messages::{
-    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Place, Ticket,
-};
-use lockkeeper_actors::supervisor::Started;
+use lockkeeper_actors::api::error::ContendersError;
+use lockkeeper_actors::api::event::{EventSink, LockEvent};
+use lockkeeper_actors::api::keep_alive::KeepAlive;
+use lockkeeper_actors::api::messages::{LockMessage, RegistryMessage};
+use lockkeeper_actors::api::request::{AcquireRequest, ContenderOptions, Ticket, Wait};
+use lockkeeper_actors::api::resource::Resource;
+use lockkeeper_actors::keeper::Started;
+use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::path::{InvalidName, check_path};
 use lockkeeper_actors::zookeeper::Acl;
-use lockkeeper_actors::{PrimitivesMessage, refuse};
-use ractor::{ActorRef, MessagingErr, RpcReplyPort};
+use ractor::{DerivedActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use crate::guard::Guard;
 use crate::options::LockOptions;
-use crate::pending::Hear;
+use crate::pending::OnEvent;
 
 /// The state that all handles of a keeper share.
 pub(crate) struct Shared {
     pub started: Started,
-    pub lifeline: Arc<Lifeline>,
+    pub keep_alive: Arc<KeepAlive>,
     pub identifier: Vec<u8>,
     pub acl: Vec<Acl>,
 }
@@ -34,6 +35,18 @@ impl Shared {
             Ok(0) => Wait::Try,
             Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.started.clock.now() + timeout),
             Ok(_) | Err(_) => Wait::Forever,
+        }
+    }
+
+    /// Sends a message to the actor that it is for. Refuses it, and returns `false`, if the keeper is closed.
+    pub fn send(&self, message: RegistryMessage) -> bool {
+        match self.started.registry.send_message(message) {
+            Ok(()) => true,
+            Err(MessagingErr::SendErr(message)) => {
+                message.refuse();
+                false
+            }
+            Err(_) => false,
         }
     }
 
@@ -55,19 +68,20 @@ impl Handle {
     /// Checks the path, but not the options: see [`LockOptions::checked`].
     pub fn open(
         shared: &Arc<Shared>,
-        place: Place,
+        resource: Resource,
         mode: Mode,
         options: LockOptions,
     ) -> Result<Handle, InvalidName> {
-        check_path(&place.path)?;
+        let path = resource.path();
+        check_path(path)?;
         // The queue of a semaphore has a longer path.
-        check_path(&place.queue()).map_err(|error| InvalidName { path: place.path.to_string(), ..error })?;
-        let primitives = shared.started.primitives.clone();
+        check_path(&resource.queue()).map_err(|error| InvalidName { path: path.to_string(), ..error })?;
+        let registry = shared.started.registry.clone();
         // Fails if the keeper is closed. Then every later message fails too.
-        let _ = primitives.cast(PrimitivesMessage::Open(place.clone()));
+        let _ = registry.send_message(RegistryMessage::Open(resource.clone()));
         Ok(Handle {
             shared: shared.clone(),
-            open: Arc::new(Open { place, primitives }),
+            open: Arc::new(Open { resource, registry }),
             options: Arc::new(shared.contender(mode, options)),
         })
     }
@@ -76,12 +90,8 @@ impl Handle {
         &self.shared
     }
 
-    pub fn place(&self) -> &Place {
-        &self.open.place
-    }
-
-    pub fn path(&self) -> &str {
-        &self.open.place.path
+    pub fn path(&self) -> &Arc<str> {
+        self.open.resource.path()
     }
 
     pub fn options(&self) -> &Arc<ContenderOptions> {
@@ -96,40 +106,28 @@ impl Handle {
         self.shared.wait(timeout)
     }
 
-    /// Sends a message to the path's actor. Refuses it, and returns `false`, if the keeper is closed.
-    pub fn send(&self, message: LockMessage) -> bool {
-        let message = PrimitivesMessage::Lock(self.open.place.clone(), message);
-        match self.open.primitives.cast(message) {
-            Ok(()) => true,
-            Err(MessagingErr::SendErr(PrimitivesMessage::Lock(_, message))) => {
-                refuse(message);
-                false
-            }
-            Err(_) => false,
-        }
+    /// The message for the lock at this path.
+    pub fn to_lock(&self, message: LockMessage) -> RegistryMessage {
+        RegistryMessage::Lock(self.path().clone(), message)
     }
 
     /// A request that has not been sent yet.
-    pub fn request<M>(&self, ticket: Ticket, wait: Wait, mut hear: Hear<Guard<M>>) -> AcquireRequest
+    pub fn request<M>(&self, ticket: Ticket, wait: Wait, mut on_event: OnEvent<Guard<M>>) -> AcquireRequest
     where
         M: 'static,
     {
-        let hear = move |event: LockEvent| hear(event.map_guard(Guard::new));
-        let listener = Listener::new(ticket, self.path().into(), hear);
-        AcquireRequest::new(ticket, self.options.clone(), wait, listener, self.shared.lifeline.clone())
-    }
-
-    pub fn cancel(&self, ticket: Ticket) {
-        self.send(LockMessage::Cancel(ticket));
+        let on_event = move |event: LockEvent| on_event(event.map_guard(Guard::new));
+        let sink = EventSink::new(ticket, self.path().clone(), on_event);
+        AcquireRequest::new(ticket, self.options.clone(), wait, sink, self.shared.keep_alive.clone())
     }
 
     /// Sends a question, and waits for its answer.
     pub async fn ask<T>(
         &self,
-        message: impl FnOnce(RpcReplyPort<Result<T, ContendersError>>) -> LockMessage,
+        message: impl FnOnce(RpcReplyPort<Result<T, ContendersError>>) -> RegistryMessage,
     ) -> Result<T, ContendersError> {
         let (reply, answer) = oneshot::channel();
-        self.send(message(reply.into()));
+        self.shared.send(message(reply.into()));
         self.answered(answer.await)
     }
 
@@ -145,15 +143,15 @@ impl Handle {
     }
 }
 
-/// Tells the supervisor when the last clone of a handle is dropped. The supervisor ends an idle actor when its path has
-/// no handles left.
+/// Tells the registry when the last clone of a handle is dropped. The registry ends an idle actor when its path has no
+/// handles left.
 struct Open {
-    place: Place,
-    primitives: ActorRef<PrimitivesMessage>,
+    resource: Resource,
+    registry: DerivedActorRef<RegistryMessage>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let _ = self.primitives.cast(PrimitivesMessage::Dropped(self.place.clone()));
+        let _ = self.registry.send_message(RegistryMessage::Dropped(self.resource.clone()));
     }
 }

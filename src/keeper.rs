@@ -7,10 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use lockkeeper_actors::error::ConnectError;
-use lockkeeper_actors::machine::znode::{InvalidName, Mode};
-use lockkeeper_actors::messages::SessionEvent;
-use lockkeeper_actors::supervisor::KeeperMessage;
+use lockkeeper_actors::api::error::ConnectError;
+use lockkeeper_actors::api::event::SessionEvent;
+use lockkeeper_actors::keeper::KeeperMessage;
+use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::path::InvalidName;
 use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 

@@ -28,17 +28,19 @@ pub use singleton::{Candidate, Leaders, Singleton, SingletonOptions};
 
 /// How it works, and what an actor application sends and receives.
 pub use lockkeeper_actors as actors;
-pub use lockkeeper_actors::error::{
+pub use lockkeeper_actors::api::contender::{Contender, LeaseHolder};
+pub use lockkeeper_actors::api::error::{
     AcquireError, ConnectError, ContendersError, Lost, ReleaseError, ResizeError,
 };
-pub use lockkeeper_actors::job::TermEvent;
-pub use lockkeeper_actors::lease::{FencingToken, LeaseState, Term};
-pub use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode};
-pub use lockkeeper_actors::messages::{
-    Contender, LeaseHolder, LockEvent, LockMessage, Refused, SessionEvent, Ticket,
-};
-pub use lockkeeper_actors::singleton::CandidateState;
-pub use lockkeeper_actors::tenure::{Reason, Terms};
+pub use lockkeeper_actors::api::event::{LockEvent, Refused, SessionEvent};
+pub use lockkeeper_actors::api::lease::{FencingToken, LeaseState, LeaseView};
+pub use lockkeeper_actors::api::messages::LockMessage;
+pub use lockkeeper_actors::api::request::Ticket;
+pub use lockkeeper_actors::candidate::CandidateState;
+pub use lockkeeper_actors::machine::exclusion::{Dialect, InvalidPattern, Mode};
+pub use lockkeeper_actors::machine::path::InvalidName;
+pub use lockkeeper_actors::run::worker::LeaseEvent;
+pub use lockkeeper_actors::run::{EndReason, StopPolicy};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use lockkeeper_actors::zookeeper::SaslOptions;
 pub use lockkeeper_actors::zookeeper::{Acl, AuthId, Permission};

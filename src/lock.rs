@@ -5,15 +5,18 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkeeper_actors::error::{AcquireError, ContendersError};
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::InvalidName;
-use lockkeeper_actors::messages::{Contender, LockMessage, Place, Ticket};
+use lockkeeper_actors::api::contender::Contender;
+use lockkeeper_actors::api::error::{AcquireError, ContendersError};
+use lockkeeper_actors::api::messages::LockMessage;
+use lockkeeper_actors::api::request::Ticket;
+use lockkeeper_actors::api::request::Wait;
+use lockkeeper_actors::api::resource::Resource;
+use lockkeeper_actors::machine::path::InvalidName;
 
 use crate::guard::{Access, Exclusive, Guard};
 use crate::handle::{Handle, Shared};
 use crate::options::LockOptions;
-use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
+use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
 
 /// A handle to a lock, exclusive by default. Cheap to clone. All clones, and all handles of the same path, share one
 /// queue.
@@ -39,7 +42,7 @@ impl<M: Access> Lock<M> {
         path: &str,
         options: LockOptions,
     ) -> Result<Lock<M>, InvalidName> {
-        let handle = Handle::open(shared, Place::lock(path), M::MODE, options)?;
+        let handle = Handle::open(shared, Resource::lock(path), M::MODE, options)?;
         Ok(Lock { handle, mode: PhantomData })
     }
 
@@ -114,7 +117,7 @@ impl<M> Lock<M> {
     /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
     /// ended.
     pub fn cancel(&self, ticket: Ticket) {
-        self.handle.cancel(ticket);
+        self.send(LockMessage::Cancel(ticket));
     }
 
     /// Lists the contenders, holders and waiters, in the order of the queue. A path that does not exist has none.
@@ -128,7 +131,7 @@ impl<M> Lock<M> {
     /// Cancel safe: it only reads.
     pub async fn contenders(&self) -> Result<Vec<Contender>, ContendersError> {
         let patterns = self.handle.options().patterns.clone();
-        self.handle.ask(|reply| LockMessage::Contenders(patterns, reply)).await
+        self.handle.ask(|reply| self.handle.to_lock(LockMessage::Contenders(patterns, reply))).await
     }
 
     /// Deletes the node of a contender that was made with [`LockOptions::ephemeral`]`(false)` and whose owner has
@@ -146,12 +149,13 @@ impl<M> Lock<M> {
     ///
     /// The node may have been deleted when this future is dropped.
     pub async fn remove_contender(&self, contender: &Contender) -> Result<(), ContendersError> {
-        self.handle.ask(|reply| LockMessage::RemoveContender(contender.clone(), reply)).await
+        let contender = contender.clone();
+        self.handle.ask(|reply| self.handle.to_lock(LockMessage::RemoveContender(contender, reply))).await
     }
 
-    /// Sends a message to the lock's actor. If the keeper is closed, the message's reply or listener is told so.
+    /// Sends a message to the lock's actor. If the keeper is closed, the message's reply or event sink is told so.
     pub fn send(&self, message: LockMessage) {
-        self.handle.send(message);
+        self.handle.shared().send(self.handle.to_lock(message));
     }
 }
 
@@ -160,9 +164,9 @@ impl<M: 'static> sealed::Target for Lock<M> {}
 impl<M: 'static> Target for Lock<M> {
     type Guard = Guard<M>;
 
-    fn request(&self, ticket: Ticket, wait: Wait, hear: Hear<Guard<M>>) {
-        let request = self.handle.request(ticket, wait, hear);
-        self.handle.send(LockMessage::Acquire(request));
+    fn request(&self, ticket: Ticket, wait: Wait, on_event: OnEvent<Guard<M>>) {
+        let request = self.handle.request(ticket, wait, on_event);
+        self.send(LockMessage::Acquire(request));
     }
 
     fn withdraw(&self, ticket: Ticket) {

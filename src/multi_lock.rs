@@ -6,18 +6,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockkeeper_actors::PrimitivesMessage;
-use lockkeeper_actors::error::{AcquireError, Lost, ReleaseError};
-use lockkeeper_actors::lease::{FencingToken, LeaseState};
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::{Mode, check_path};
-use lockkeeper_actors::messages::{Listener, LockEvent, Ticket};
-use lockkeeper_actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
-use ractor::MessagingErr;
+use lockkeeper_actors::api::error::{AcquireError, Lost, ReleaseError};
+use lockkeeper_actors::api::event::{EventSink, LockEvent};
+use lockkeeper_actors::api::lease::{FencingToken, LeaseState};
+use lockkeeper_actors::api::messages::{MultiLockMessage, RegistryMessage};
+use lockkeeper_actors::api::multi_lease::MultiLease;
+use lockkeeper_actors::api::request::Wait;
+use lockkeeper_actors::api::request::{MultiLockPart, MultiLockRequest, Ticket};
+use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::path::check_path;
 
 use crate::handle::Shared;
 use crate::options::{InvalidLock, LockOptions, MAX_IDENTIFIER};
-use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
+use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
 
 /// A handle to the locks on several paths, which are acquired all or none. Cheap to clone.
 ///
@@ -34,7 +35,7 @@ use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError
 #[derive(Clone)]
 pub struct MultiLock {
     shared: Arc<Shared>,
-    parts: Arc<[MultiPart]>,
+    parts: Arc<[MultiLockPart]>,
 }
 
 impl MultiLock {
@@ -53,7 +54,7 @@ impl MultiLock {
             }
             let options = Arc::new(shared.contender(mode, options.clone()));
             bytes += options.bytes(&path);
-            parts.push(MultiPart { path, options });
+            parts.push(MultiLockPart { path, options });
         }
         match parts.is_empty() {
             true => Err(InvalidLock::NoPaths),
@@ -88,14 +89,11 @@ impl MultiLock {
     /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
     /// ended.
     pub fn cancel(&self, ticket: Ticket) {
-        self.send(MultiMessage::Cancel(ticket));
+        self.send(MultiLockMessage::Cancel(ticket));
     }
 
-    fn send(&self, message: MultiMessage) {
-        let sent = self.shared.started.primitives.cast(PrimitivesMessage::Multi(message));
-        if let Err(MessagingErr::SendErr(PrimitivesMessage::Multi(MultiMessage::Acquire(request)))) = sent {
-            request.refuse(AcquireError::Closed);
-        }
+    fn send(&self, message: MultiLockMessage) {
+        self.shared.send(RegistryMessage::MultiLock(message));
     }
 }
 
@@ -104,12 +102,12 @@ impl sealed::Target for MultiLock {}
 impl Target for MultiLock {
     type Guard = MultiGuard;
 
-    fn request(&self, ticket: Ticket, wait: Wait, mut hear: Hear<MultiGuard>) {
-        let hear = move |event: LockEvent<MultiLease>| hear(event.map_guard(MultiGuard));
-        let listener = Listener::new(ticket, self.name().into(), hear);
-        let (parts, lifeline) = (self.parts.clone(), self.shared.lifeline.clone());
-        let request = MultiRequest::new(ticket, parts, wait, listener, lifeline);
-        self.send(MultiMessage::Acquire(request));
+    fn request(&self, ticket: Ticket, wait: Wait, mut on_event: OnEvent<MultiGuard>) {
+        let on_event = move |event: LockEvent<MultiLease>| on_event(event.map_guard(MultiGuard));
+        let sink = EventSink::new(ticket, self.name().into(), on_event);
+        let (parts, keep_alive) = (self.parts.clone(), self.shared.keep_alive.clone());
+        let request = MultiLockRequest::new(ticket, parts, wait, sink, keep_alive);
+        self.send(MultiLockMessage::Acquire(request));
     }
 
     fn withdraw(&self, ticket: Ticket) {

@@ -1,7 +1,8 @@
 //! Options of handles, and the error for those that cannot be used.
 
-use lockkeeper_actors::machine::znode::{Dialect, InvalidName, InvalidPattern, Mode, check_patterns};
-use lockkeeper_actors::messages::ContenderOptions;
+use lockkeeper_actors::api::request::ContenderOptions;
+use lockkeeper_actors::machine::exclusion::{Dialect, InvalidPattern, Mode, check_patterns};
+use lockkeeper_actors::machine::path::InvalidName;
 use lockkeeper_actors::zookeeper::Acl;
 use thiserror::Error;
 

@@ -7,9 +7,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use futures::future::{Either, select};
-use lockkeeper_actors::error::AcquireError;
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::messages::{LockEvent, Refused, Ticket};
+use lockkeeper_actors::api::error::AcquireError;
+use lockkeeper_actors::api::event::{LockEvent, Refused};
+use lockkeeper_actors::api::request::{Ticket, Wait};
 use ractor::{ActorRef, Message};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -37,9 +37,9 @@ enum Stage<G> {
 pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
     /// The guard of what was acquired.
     type Guard: Send + 'static;
-    /// Sends a request, and its events to `hear`.
+    /// Sends a request, and its events to `on_event`.
     #[doc(hidden)]
-    fn request(&self, ticket: Ticket, wait: Wait, hear: Hear<Self::Guard>);
+    fn request(&self, ticket: Ticket, wait: Wait, on_event: OnEvent<Self::Guard>);
     /// Cancels a request.
     #[doc(hidden)]
     fn withdraw(&self, ticket: Ticket);
@@ -48,7 +48,7 @@ pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
     fn name(&self) -> String;
 }
 
-pub(crate) type Hear<G> = Box<dyn FnMut(LockEvent<G>) + Send>;
+pub(crate) type OnEvent<G> = Box<dyn FnMut(LockEvent<G>) + Send>;
 
 pub(crate) mod sealed {
     pub trait Target {}
@@ -105,15 +105,15 @@ impl<E, T: Target> Pending<E, T> {
         ticket
     }
 
-    /// Sends the request now, and its events to `hear`. That runs inside the actor that serves the request, so it must
+    /// Sends the request now, and its events to `on_event`. That runs inside the actor that serves the request, so it must
     /// pass them on and never block.
-    pub fn listen(mut self, hear: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
-        self.send(hear)
+    pub fn listen(mut self, on_event: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
+        self.send(on_event)
     }
 
-    fn send(&mut self, hear: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
+    fn send(&mut self, on_event: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
         let ticket = Ticket::new();
-        self.target.request(ticket, self.wait, Box::new(hear));
+        self.target.request(ticket, self.wait, Box::new(on_event));
         ticket
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lockkeeper_actors::machine::znode::InvalidName;
+use lockkeeper_actors::machine::path::InvalidName;
 
 use crate::guard::{Read, Write};
 use crate::handle::Shared;

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use lockkeeper_actors::error::Lost;
-use lockkeeper_actors::job::{Job, TermEvent};
-use lockkeeper_actors::lease::Term;
-use lockkeeper_actors::tenure::{self, Reason, TenureActor, TenureArguments, TenureMessage, Terms};
+use lockkeeper_actors::api::error::Lost;
+use lockkeeper_actors::api::lease::LeaseView;
+use lockkeeper_actors::run::worker::{ActorFactory, LeaseEvent};
+use lockkeeper_actors::run::{self, EndReason, RunActor, RunArguments, RunMessage, StopPolicy};
 use ractor::{Actor, ActorRef, ActorRuntime, Message};
 use tokio::sync::oneshot;
 
@@ -17,7 +17,7 @@ impl<M: 'static> Guard<M> {
     /// Starts an actor that runs only while the lock is held. The same applies to the children that it links to itself.
     /// The guard is returned when the actor has ended.
     ///
-    /// `make` receives the [`Term`], which has the fencing token, and returns the actor and its arguments. `tell`
+    /// `make` receives the [`LeaseView`], which has the fencing token, and returns the actor and its arguments. `tell`
     /// converts changes of the lease to messages for the actor; it may return `None`.
     ///
     /// If the connection is suspended, the actor and its children are ended before another holder can get the lock:
@@ -35,13 +35,13 @@ impl<M: 'static> Guard<M> {
     /// ```
     /// # #[cfg(not(feature = "cluster"))]
     /// # mod hidden {
-    /// # use lockkeeper::{Keeper, Reason, Term, TermEvent, Terms};
+    /// # use lockkeeper::{Keeper, EndReason, LeaseView, LeaseEvent, StopPolicy};
     /// # use ractor::{Actor, ActorProcessingErr, ActorRef};
     /// struct Import;
     ///
-    /// #[ractor::actor(message = TermEvent, state = Term, arguments = Term)]
+    /// #[ractor::actor(message = LeaseEvent, state = LeaseView, arguments = LeaseView)]
     /// impl Import {
-    ///     async fn pre_start(&self, me: ActorRef<TermEvent>, term: Term) -> Result<Term, ActorProcessingErr> {
+    ///     async fn pre_start(&self, me: ActorRef<LeaseEvent>, term: LeaseView) -> Result<LeaseView, ActorProcessingErr> {
     ///         me.stop(None); // nothing to do today
     ///         Ok(term)
     ///     }
@@ -49,9 +49,9 @@ impl<M: 'static> Guard<M> {
     ///
     /// # pub async fn example(keeper: Keeper) -> Result<(), Box<dyn std::error::Error>> {
     /// let guard = keeper.lock("/locks/import")?.acquire().await?;
-    /// let run = guard.run(Terms::default(), |term| (Import, term), Some);
+    /// let run = guard.run(StopPolicy::default(), |term| (Import, term), Some);
     /// let ended = run.ended().await?;
-    /// assert_eq!(ended.reason, Reason::Finished);
+    /// assert_eq!(ended.reason, EndReason::Finished);
     /// ended.guard.release().await?;
     /// # Ok(())
     /// # }
@@ -71,9 +71,9 @@ impl<M: 'static> Guard<M> {
     /// Outside a Tokio runtime.
     pub fn run<A: Actor>(
         self,
-        terms: Terms,
-        make: impl FnOnce(Term) -> (A, A::Arguments) + Send + 'static,
-        tell: impl Fn(TermEvent) -> Option<A::Msg> + Send + Sync + 'static,
+        stop_policy: StopPolicy,
+        make: impl FnOnce(LeaseView) -> (A, A::Arguments) + Send + 'static,
+        tell: impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static,
     ) -> Run<M> {
         let (sender, ended) = oneshot::channel();
         let keeper = Some(self.0.keeper().clone());
@@ -81,9 +81,9 @@ impl<M: 'static> Guard<M> {
             // If the run was dropped, the lease is dropped here, which releases the lock.
             let _ = sender.send(ended);
         });
-        let (job, started) = (Job::once(make, tell), Box::new(|| {}));
-        let arguments = TenureArguments { keeper, lease: self.0, job, terms, started, finish };
-        let spawned = ActorRuntime::spawn_instant(None, TenureActor, arguments);
+        let (factory, started) = (ActorFactory::once(make, tell), Box::new(|| {}));
+        let arguments = RunArguments { keeper, lease: self.0, factory, stop_policy, started, finish };
+        let spawned = ActorRuntime::spawn_instant(None, RunActor, arguments);
         Run { actor: spawned.ok().map(|(actor, _)| actor), ended, guard: PhantomData }
     }
 }
@@ -92,8 +92,8 @@ impl<M: 'static> Guard<M> {
 /// lock.
 #[must_use = "dropping the run ends it"]
 pub struct Run<M = Exclusive> {
-    actor: Option<ActorRef<TenureMessage>>,
-    ended: oneshot::Receiver<tenure::Ended>,
+    actor: Option<ActorRef<RunMessage>>,
+    ended: oneshot::Receiver<run::Ended>,
     guard: PhantomData<fn() -> M>,
 }
 
@@ -101,7 +101,7 @@ pub struct Run<M = Exclusive> {
 #[derive(Debug)]
 pub struct Ended<M = Exclusive> {
     /// Why the actor ended.
-    pub reason: Reason,
+    pub reason: EndReason,
     /// The error of the actor, or its panic.
     pub error: Option<String>,
     /// The guard. The lock may still be held, even if the run ended because of the lease: see [`Guard::state`].
@@ -109,11 +109,11 @@ pub struct Ended<M = Exclusive> {
 }
 
 impl<M: 'static> Run<M> {
-    /// Asks the actor to stop, and kills it after its [grace](Terms::grace). Does not wait for its end.
+    /// Asks the actor to stop, and kills it after its [grace](StopPolicy::grace). Does not wait for its end.
     pub fn stop(&self) {
         if let Some(actor) = &self.actor {
             // This fails if the run has ended already.
-            let _ = actor.cast(TenureMessage::Stop);
+            let _ = actor.cast(RunMessage::Stop);
         }
     }
 
@@ -128,7 +128,7 @@ impl<M: 'static> Run<M> {
     /// Dropping the future ends the run, as dropping the `Run` does.
     pub async fn ended(mut self) -> Result<Ended<M>, Lost> {
         let ended = (&mut self.ended).await.map_err(|_| Lost)?;
-        let tenure::Ended { lease, reason, error, job: _ } = ended;
+        let run::Ended { lease, reason, error, factory: _ } = ended;
         Ok(Ended { reason, error, guard: Guard::new(lease) })
     }
 
@@ -149,7 +149,7 @@ impl<M: 'static> Run<M> {
 impl<M> Drop for Run<M> {
     fn drop(&mut self) {
         if let Some(actor) = &self.actor {
-            let _ = actor.cast(TenureMessage::Stop);
+            let _ = actor.cast(RunMessage::Stop);
         }
     }
 }

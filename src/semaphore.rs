@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockkeeper_actors::error::{AcquireError, ContendersError, ResizeError};
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::Mode;
-use lockkeeper_actors::messages::{LeaseHolder, LockEvent, LockMessage, Permits, Place, Ticket};
+use lockkeeper_actors::api::contender::LeaseHolder;
+use lockkeeper_actors::api::error::{AcquireError, ContendersError, ResizeError};
+use lockkeeper_actors::api::event::LockEvent;
+use lockkeeper_actors::api::messages::{RegistryMessage, SemaphoreMessage};
+use lockkeeper_actors::api::request::Wait;
+use lockkeeper_actors::api::request::{Permits, Ticket};
+use lockkeeper_actors::api::resource::Resource;
+use lockkeeper_actors::machine::exclusion::Mode;
 use tokio::sync::oneshot;
 
 use crate::guard::Permit;
 use crate::handle::{Handle, Shared};
 use crate::options::{InvalidLock, LockOptions};
-use crate::pending::{AcquireTimeoutError, Hear, Pending, Target, TryAcquireError, sealed};
+use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
 
 /// A handle to a semaphore, compatible with kazoo's `Semaphore`. Cheap to clone.
 ///
@@ -46,7 +50,7 @@ impl Semaphore {
         if limit == Some(0) {
             return Err(InvalidLock::NoPermits);
         }
-        let handle = Handle::open(shared, Place::semaphore(path), Mode::Lock, options)?;
+        let handle = Handle::open(shared, Resource::semaphore(path), Mode::Lock, options)?;
         Ok(Semaphore { handle, limit, agreed: Arc::default() })
     }
 
@@ -147,7 +151,7 @@ impl Semaphore {
     /// The number may have been changed when this future is dropped.
     pub async fn resize(&self, permits: u32) -> Result<(), ResizeError> {
         let (reply, answer) = oneshot::channel();
-        self.handle.send(LockMessage::Resize(permits, self.handle.options().clone(), reply.into()));
+        self.send(SemaphoreMessage::Resize(permits, self.handle.options().clone(), reply.into()));
         match answer.await.unwrap_or(Err(ResizeError::Disconnected)) {
             Err(ResizeError::Disconnected) if self.handle.is_closed() => Err(ResizeError::Closed),
             Err(error) => Err(error),
@@ -168,18 +172,26 @@ impl Semaphore {
     ///
     /// Cancel safe: it only reads.
     pub async fn lease_holders(&self) -> Result<Vec<LeaseHolder>, ContendersError> {
-        self.handle.ask(LockMessage::LeaseHolders).await
+        self.handle.ask(|reply| self.message(SemaphoreMessage::LeaseHolders(reply))).await
     }
 
     /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
     /// ended.
     pub fn cancel(&self, ticket: Ticket) {
-        self.handle.cancel(ticket);
+        self.send(SemaphoreMessage::Cancel(ticket));
     }
 
     /// The path of the semaphore, without the connection's chroot.
     pub fn path(&self) -> &str {
         self.handle.path()
+    }
+
+    fn message(&self, message: SemaphoreMessage) -> RegistryMessage {
+        RegistryMessage::Semaphore(self.handle.path().clone(), message)
+    }
+
+    fn send(&self, message: SemaphoreMessage) {
+        self.handle.shared().send(self.message(message));
     }
 
     fn claim(&self, count: u32) -> Claim {
@@ -199,17 +211,17 @@ impl sealed::Target for Claim {}
 impl Target for Claim {
     type Guard = Permit;
 
-    fn request(&self, ticket: Ticket, wait: Wait, mut hear: Hear<Permit>) {
+    fn request(&self, ticket: Ticket, wait: Wait, mut on_event: OnEvent<Permit>) {
         let Semaphore { handle, limit, agreed } = &self.semaphore;
         let permits = Permits { count: self.count, limit: *limit, agreed: agreed.load(Ordering::Relaxed) };
         let agreed = agreed.clone();
-        let hear = Box::new(move |event| {
+        let on_event = Box::new(move |event| {
             if let LockEvent::Acquired { .. } = &event {
                 agreed.store(true, Ordering::Relaxed);
             }
-            hear(event);
+            on_event(event);
         });
-        handle.send(LockMessage::Acquire(handle.request(ticket, wait, hear).permits(permits)));
+        self.semaphore.send(SemaphoreMessage::Acquire(handle.request(ticket, wait, on_event), permits));
     }
 
     fn withdraw(&self, ticket: Ticket) {

@@ -9,14 +9,17 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use lockkeeper_actors::Randomness;
+use lockkeeper_actors::api::contender::{Contender, Known};
+use lockkeeper_actors::api::error::ContendersError;
+use lockkeeper_actors::api::lease::LeaseView;
+use lockkeeper_actors::api::messages::LockMessage;
+use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::backoff::Backoff;
-use lockkeeper_actors::error::ContendersError;
-use lockkeeper_actors::job::{Job, TermEvent};
-use lockkeeper_actors::lease::{FencingToken, Term};
-use lockkeeper_actors::machine::znode::{InvalidName, Mode};
-use lockkeeper_actors::messages::{Contender, LockMessage, Place};
-use lockkeeper_actors::singleton::{CandidateState, SingletonActor, SingletonArguments, SingletonMessage};
-use lockkeeper_actors::tenure::Terms;
+use lockkeeper_actors::candidate::{CandidateActor, CandidateArguments, CandidateMessage, CandidateState};
+use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::path::InvalidName;
+use lockkeeper_actors::run::StopPolicy;
+use lockkeeper_actors::run::worker::{ActorFactory, LeaseEvent};
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{Actor, ActorRef, ActorRuntime, Message};
 use tokio::sync::{oneshot, watch};
@@ -35,14 +38,14 @@ use crate::subscribe;
 /// ```
 /// # #[cfg(not(feature = "cluster"))]
 /// # mod hidden {
-/// # use lockkeeper::{Keeper, Term, TermEvent};
+/// # use lockkeeper::{Keeper, LeaseView, LeaseEvent};
 /// use ractor::{Actor, ActorProcessingErr, ActorRef};
 ///
 /// struct Scheduler;
 ///
-/// #[ractor::actor(message = TermEvent, state = Term, arguments = Term)]
+/// #[ractor::actor(message = LeaseEvent, state = LeaseView, arguments = LeaseView)]
 /// impl Scheduler {
-///     async fn pre_start(&self, _: ActorRef<TermEvent>, term: Term) -> Result<Term, ActorProcessingErr> {
+///     async fn pre_start(&self, _: ActorRef<LeaseEvent>, term: LeaseView) -> Result<LeaseView, ActorProcessingErr> {
 ///         println!("this process runs the scheduler, under token {}", term.token());
 ///         Ok(term)
 ///     }
@@ -74,7 +77,7 @@ use crate::subscribe;
 #[derive(Clone)]
 pub struct Singleton {
     handle: Handle,
-    terms: Terms,
+    stop_policy: StopPolicy,
     backoff: Backoff,
 }
 
@@ -85,9 +88,9 @@ impl Singleton {
         path: &str,
         options: SingletonOptions,
     ) -> Result<Singleton, InvalidName> {
-        let SingletonOptions { lock, terms, backoff } = options;
-        let handle = Handle::open(shared, Place::lock(path), Mode::Lock, lock)?;
-        Ok(Singleton { handle, terms, backoff })
+        let SingletonOptions { lock, stop_policy, backoff } = options;
+        let handle = Handle::open(shared, Resource::lock(path), Mode::Lock, lock)?;
+        Ok(Singleton { handle, stop_policy, backoff })
     }
 
     /// The path of the lock, without the connection's chroot.
@@ -97,7 +100,7 @@ impl Singleton {
 
     /// Makes this process a candidate until the [`Candidate`] is dropped or shut down.
     ///
-    /// Each time the candidate acquires the lock, `make` receives the [`Term`], which has the fencing token, and
+    /// Each time the candidate acquires the lock, `make` receives the [`LeaseView`], which has the fencing token, and
     /// returns the actor and its arguments. `tell` converts changes of the lease to messages for the actor; it may
     /// return `None`. A run ends as follows:
     ///
@@ -128,26 +131,26 @@ impl Singleton {
     /// Outside a Tokio runtime.
     pub fn run<A: Actor>(
         &self,
-        make: impl FnMut(Term) -> (A, A::Arguments) + Send + 'static,
-        tell: impl Fn(TermEvent) -> Option<A::Msg> + Send + Sync + 'static,
+        make: impl FnMut(LeaseView) -> (A, A::Arguments) + Send + 'static,
+        tell: impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static,
     ) -> Candidate {
         let (states, state) = watch::channel(CandidateState::Waiting);
         let shared = self.handle.shared();
-        let arguments = SingletonArguments {
-            keeper: shared.started.keeper.clone(),
-            primitives: shared.started.primitives.clone(),
-            lifeline: shared.lifeline.clone(),
-            place: self.handle.place().clone(),
+        let arguments = CandidateArguments {
+            keeper: shared.started.keeper.get_derived(),
+            registry: shared.started.registry.clone(),
+            keep_alive: shared.keep_alive.clone(),
+            path: self.handle.path().clone(),
             options: self.handle.options().clone(),
-            job: Job::new(make, tell),
+            factory: ActorFactory::new(make, tell),
             randomness: Randomness::default(),
-            terms: self.terms,
+            stop_policy: self.stop_policy,
             backoff: self.backoff,
             states,
         };
         // This fails only for a name that is taken, and there is none. The state reports a failed start: with a closed
         // keeper, it is `Over`.
-        let spawned = ActorRuntime::spawn_instant(None, SingletonActor, arguments);
+        let spawned = ActorRuntime::spawn_instant(None, CandidateActor, arguments);
         Candidate { actor: spawned.ok().map(|(actor, _)| actor), state }
     }
 
@@ -164,13 +167,14 @@ impl Singleton {
     /// Cancel safe: it only reads.
     pub async fn leader(&self) -> Result<Option<Contender>, ContendersError> {
         let (reply, answer) = oneshot::channel();
-        self.handle.send(LockMessage::First(self.handle.options().patterns.clone(), None, reply));
+        let first = LockMessage::First(self.handle.options().patterns.clone(), Known::Nothing, reply);
+        self.handle.shared().send(self.handle.to_lock(first));
         self.handle.answered(answer.await)
     }
 
     /// The [leader](Singleton::leader) as a stream: the current one, then each change.
     pub fn leaders(&self) -> Leaders {
-        let changes = stream::unfold((self.handle.clone(), Some(None)), next_leader);
+        let changes = stream::unfold((self.handle.clone(), Some(Known::Nothing)), next_leader);
         Leaders(changes.boxed())
     }
 
@@ -193,7 +197,7 @@ impl Singleton {
 /// does.
 #[must_use = "dropping the candidate ends the candidacy"]
 pub struct Candidate {
-    actor: Option<ActorRef<SingletonMessage>>,
+    actor: Option<ActorRef<CandidateMessage>>,
     state: watch::Receiver<CandidateState>,
 }
 
@@ -208,7 +212,7 @@ impl Candidate {
     }
 
     /// The term of the actor while it runs in this process. `None` while it is starting.
-    pub fn term(&self) -> Option<Term> {
+    pub fn lease(&self) -> Option<LeaseView> {
         match self.state() {
             CandidateState::Running(term) => Some(term),
             _ => None,
@@ -226,7 +230,7 @@ impl Candidate {
 
     /// Waits until the actor runs in this process, and returns its term, or `None` if the candidacy ends first. Until
     /// the actor's `pre_start` is over, the state is [`CandidateState::Starting`]. Cancel safe.
-    pub async fn running(&mut self) -> Option<Term> {
+    pub async fn running(&mut self) -> Option<LeaseView> {
         let found =
             self.state.wait_for(|state| matches!(state, CandidateState::Running(_) | CandidateState::Over));
         match &*found.await.ok()? {
@@ -249,7 +253,7 @@ impl Candidate {
     fn ask_to_end(&mut self) {
         if let Some(actor) = self.actor.take() {
             // This fails if the candidacy has ended already.
-            let _ = actor.cast(SingletonMessage::Shutdown);
+            let _ = actor.cast(CandidateMessage::Shutdown);
         }
     }
 }
@@ -270,7 +274,7 @@ impl fmt::Debug for Candidate {
 #[derive(Clone, Debug, Default)]
 pub struct SingletonOptions {
     lock: LockOptions,
-    terms: Terms,
+    stop_policy: StopPolicy,
     backoff: Backoff,
 }
 
@@ -290,14 +294,14 @@ impl SingletonOptions {
     /// seconds. If it is stopped because the lease is about to end, it has at most 1/8 of the session timeout: a
     /// `post_stop` of one second needs a session timeout of more than eight seconds.
     pub fn grace(self, grace: Duration) -> Self {
-        SingletonOptions { terms: Terms { grace, ..self.terms }, ..self }
+        SingletonOptions { stop_policy: StopPolicy { grace, ..self.stop_policy }, ..self }
     }
 
     /// `true` stops the actor as soon as the connection is suspended, instead of when 1/4 of the session timeout is
     /// left. Every short interruption then moves it to another member, and it does not receive
-    /// [`TermEvent::Suspended`]. The default is `false`.
+    /// [`LeaseEvent::Suspended`]. The default is `false`.
     pub fn stop_when_suspended(self, stop_when_suspended: bool) -> Self {
-        SingletonOptions { terms: Terms { stop_when_suspended, ..self.terms }, ..self }
+        SingletonOptions { stop_policy: StopPolicy { stop_when_suspended, ..self.stop_policy }, ..self }
     }
 
     /// The pause of this member after a run that failed or ended by itself: `initial` at first, then doubled each time
@@ -346,22 +350,23 @@ impl fmt::Debug for Leaders {
     }
 }
 
-/// The token of the leader in the last item, if there was an item. `None` after an error.
-type Known = Option<Option<Option<FencingToken>>>;
+/// The handle, and what the last item told. `None` after an error: the stream ends.
+type Following = (Handle, Option<Known>);
 
 async fn next_leader(
-    (handle, known): (Handle, Known),
-) -> Option<(Result<Option<Contender>, ContendersError>, (Handle, Known))> {
+    (handle, known): Following,
+) -> Option<(Result<Option<Contender>, ContendersError>, Following)> {
     let known = known?;
     let ask = || {
         let (reply, answer) = oneshot::channel();
         let message = LockMessage::First(handle.options().patterns.clone(), known, reply);
-        handle.send(message).then_some(async { answer.await.unwrap_or(Err(ContendersError::Disconnected)) })
+        let sent = handle.shared().send(handle.to_lock(message));
+        sent.then_some(async { answer.await.unwrap_or(Err(ContendersError::Disconnected)) })
     };
     match insist(ask).await? {
         Ok(leader) => {
-            let token = leader.as_ref().map(|leader| leader.token);
-            Some((Ok(leader), (handle, Some(Some(token)))))
+            let known = leader.as_ref().map_or(Known::Nobody, |leader| Known::First(leader.token));
+            Some((Ok(leader), (handle, Some(known))))
         }
         Err(error) => Some((Err(error), (handle, None))),
     }

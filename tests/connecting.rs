@@ -12,7 +12,7 @@ use common::{SOON, options, proxied, shared, unique_path, unused_address};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use lockkeeper::actors::backoff::Backoff;
-use lockkeeper::actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy};
+use lockkeeper::actors::keeper::{self, KeeperMessage, KeeperSettings, RestartPolicy};
 use lockkeeper::actors::zookeeper::{Connect, Connected, Connector, Unconnected};
 use lockkeeper::{ConnectError, Keeper, KeeperOptions, LeaseState, SessionEvent};
 use lockkeeper_embedded::Embedded;
@@ -47,7 +47,7 @@ impl Connect for Panicking {
 
 #[tokio::test]
 async fn a_panic_while_connecting_is_an_error() {
-    let started = timeout(SOON, supervisor::start(keeper_settings(Panicking::new(true))));
+    let started = timeout(SOON, keeper::start(keeper_settings(Panicking::new(true))));
     let error = started.await.expect("should not hang").map(drop).expect_err("no session");
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains("panicked: a connect that panics"), "{error}");
@@ -59,7 +59,7 @@ async fn a_keeper_whose_connect_panics_gives_up_after_the_configured_time() {
     let give_up_after = Some(Duration::from_millis(500));
     let restart = RestartPolicy { give_up_after, backoff: Backoff::default() };
     let settings = KeeperSettings { restart, ..keeper_settings(connector.clone()) };
-    let started = supervisor::start(settings).await.expect("should connect");
+    let started = keeper::start(settings).await.expect("should connect");
     let (sender, mut events) = mpsc::unbounded_channel();
     started.keeper.cast(KeeperMessage::Subscribe(sender)).expect("it runs");
     connector.broken.store(true, Ordering::SeqCst);

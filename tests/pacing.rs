@@ -14,13 +14,15 @@ use common::{eventually, shared, unique_path};
 use failing::{Failing, Kind};
 use futures::FutureExt;
 use futures::future::join_all;
-use lockkeeper::actors::PrimitivesMessage;
-use lockkeeper::actors::machine::protocol::{Failure, Wait};
-use lockkeeper::actors::messages::{
-    AcquireRequest, Lifeline, Listener, LockEvent, LockMessage, Permits, Place, Ticket,
-};
-use lockkeeper::actors::multi::{MultiMessage, MultiPart, MultiRequest};
-use lockkeeper::actors::supervisor::{self, KeeperSettings, Started};
+
+use lockkeeper::actors::api::event::{EventSink, LockEvent};
+use lockkeeper::actors::api::keep_alive::KeepAlive;
+use lockkeeper::actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage, SemaphoreMessage};
+use lockkeeper::actors::api::request::Wait;
+use lockkeeper::actors::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest, Permits, Ticket};
+use lockkeeper::actors::api::resource::Resource;
+use lockkeeper::actors::keeper::{self, KeeperSettings, Started};
+use lockkeeper::actors::machine::Failure;
 use tokio::sync::{mpsc, oneshot};
 use zookeeper_client::{Acls, CreateMode};
 
@@ -35,7 +37,7 @@ const MAX_REQUESTS: usize = 10;
 /// A keeper whose requests can be made to fail.
 struct Test {
     started: Started,
-    lifeline: Arc<Lifeline>,
+    keep_alive: Arc<KeepAlive>,
     path: String,
     failing: Arc<Failing>,
     observer: zookeeper_client::Client,
@@ -47,33 +49,34 @@ impl Test {
     async fn new(name: &str) -> Test {
         let failing = Failing::new(&shared().address());
         let settings = KeeperSettings { connect_timeout: SOON, ..keeper_settings(failing.clone()) };
-        let started = supervisor::start(settings).await.expect("should connect");
-        let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
+        let started = keeper::start(settings).await.expect("should connect");
+        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
         let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
-        Test { started, lifeline, path: unique_path(name), failing, observer }
+        Test { started, keep_alive, path: unique_path(name), failing, observer }
     }
 
     fn lock(&self) -> (Ticket, Events) {
-        self.acquire(Place::lock(&self.path), None)
+        self.acquire(Resource::lock(&self.path), None)
     }
 
     fn permit(&self) -> (Ticket, Events) {
         let permits = Permits { count: 1, limit: Some(1), agreed: false };
-        self.acquire(Place::semaphore(&self.path), Some(permits))
+        self.acquire(Resource::semaphore(&self.path), Some(permits))
     }
 
-    fn acquire(&self, place: Place, permits: Option<Permits>) -> (Ticket, Events) {
+    fn acquire(&self, resource: Resource, permits: Option<Permits>) -> (Ticket, Events) {
         let (ticket, (sender, events)) = (Ticket::new(), mpsc::unbounded_channel());
-        let listener = Listener::new(ticket, place.path.clone(), move |event| {
+        let sink = EventSink::new(ticket, resource.path().clone(), move |event| {
             let _ = sender.send(event);
         });
-        let mut request =
-            AcquireRequest::new(ticket, contender_options(), Wait::Forever, listener, self.lifeline.clone());
-        if let Some(permits) = permits {
-            request = request.permits(permits);
-        }
-        self.tell(PrimitivesMessage::Open(place.clone()));
-        self.tell(PrimitivesMessage::Lock(place, LockMessage::Acquire(request)));
+        let request =
+            AcquireRequest::new(ticket, contender_options(), Wait::Forever, sink, self.keep_alive.clone());
+        self.tell(RegistryMessage::Open(resource.clone()));
+        let path = resource.path().clone();
+        self.tell(match permits {
+            Some(permits) => RegistryMessage::Semaphore(path, SemaphoreMessage::Acquire(request, permits)),
+            None => RegistryMessage::Lock(path, LockMessage::Acquire(request)),
+        });
         (ticket, events)
     }
 
@@ -81,22 +84,22 @@ impl Test {
     async fn lock_two(&self) -> String {
         let other = unique_path("pacing-other");
         self.make(&other).await;
-        let listener = Listener::new(Ticket::new(), "both".into(), |_| {});
-        let part = |path: &String| MultiPart { path: path.as_str().into(), options: contender_options() };
+        let sink = EventSink::new(Ticket::new(), "both".into(), |_| {});
+        let part = |path: &String| MultiLockPart { path: path.as_str().into(), options: contender_options() };
         let parts = [&self.path, &other].map(part);
         let request =
-            MultiRequest::new(Ticket::new(), parts.into(), Wait::Forever, listener, self.lifeline.clone());
-        self.tell(PrimitivesMessage::Multi(MultiMessage::Acquire(request)));
+            MultiLockRequest::new(Ticket::new(), parts.into(), Wait::Forever, sink, self.keep_alive.clone());
+        self.tell(RegistryMessage::MultiLock(MultiLockMessage::Acquire(request)));
         other
     }
 
-    fn ask(&self, place: Place, question: LockMessage) {
-        self.tell(PrimitivesMessage::Open(place.clone()));
-        self.tell(PrimitivesMessage::Lock(place, question));
+    fn ask(&self, resource: Resource, question: RegistryMessage) {
+        self.tell(RegistryMessage::Open(resource));
+        self.tell(question);
     }
 
-    fn tell(&self, message: PrimitivesMessage) {
-        self.started.primitives.cast(message).expect("it runs");
+    fn tell(&self, message: RegistryMessage) {
+        self.started.registry.send_message(message).expect("it runs");
     }
 
     async fn make(&self, directory: &str) {
@@ -114,7 +117,7 @@ impl Test {
 
     /// Kills the actors of the paths, as a panic would end them.
     fn kill_actors(&self) {
-        self.started.primitives.get_children().iter().for_each(|actor| actor.kill());
+        self.started.registry.get_children().iter().for_each(|actor| actor.kill());
     }
 
     /// Checks that requests of this kind are retried, but not too often.
@@ -261,7 +264,7 @@ async fn a_failed_delete_leaves_no_node_of_a_multi_lock_behind() {
         let held = test.failing.hold();
         let other = test.lock_two().await;
         eventually("the create is requested", SOON, async || test.failing.count(Kind::CreateAll) == 1).await;
-        let mut actors = test.started.primitives.get_children();
+        let mut actors = test.started.registry.get_children();
         actors.sort_by_key(|actor| actor.get_id().pid());
         // Sorted by age: the actor of the request, of the first path, and of the second path, which is not the one that
         // creates the nodes.
@@ -291,10 +294,13 @@ async fn listing_reads_a_few_nodes_at_a_time_and_truncates_long_data() {
         test.observer.create(&path, data.as_bytes(), &options).await.expect("a new node");
     }
     let (list, listed) = oneshot::channel();
-    test.ask(Place::lock(&test.path), LockMessage::Contenders([].into(), list.into()));
+    let path: Arc<str> = test.path.as_str().into();
+    let contenders = LockMessage::Contenders([].into(), list.into());
+    test.ask(Resource::Lock(path.clone()), RegistryMessage::Lock(path.clone(), contenders));
     let contenders = listed.await.expect("a reply").expect("an answer");
     let (hold, held) = oneshot::channel();
-    test.ask(Place::semaphore(&test.path), LockMessage::LeaseHolders(hold.into()));
+    let holders = SemaphoreMessage::LeaseHolders(hold.into());
+    test.ask(Resource::Semaphore(path.clone()), RegistryMessage::Semaphore(path, holders));
     let holders = held.await.expect("a reply").expect("an answer");
     assert_eq!((contenders.len(), holders.len()), (100, 100));
     assert!(test.failing.most_reads() <= AT_A_TIME, "{} at a time", test.failing.most_reads());

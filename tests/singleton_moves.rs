@@ -18,7 +18,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Proxy, TestServer, eventually};
-use lockkeeper::{Keeper, LeaseState, SingletonOptions, Term};
+use lockkeeper::{Keeper, LeaseState, LeaseView, SingletonOptions};
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -343,15 +343,24 @@ struct Act;
 #[cfg(feature = "cluster")]
 impl ractor::Message for Act {}
 
-#[ractor::actor(message = Act, state = Term, arguments = Term)]
+#[ractor::actor(message = Act, state = LeaseView, arguments = LeaseView)]
 impl Worker {
-    async fn pre_start(&self, myself: ActorRef<Act>, term: Term) -> Result<Term, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Act>,
+        term: LeaseView,
+    ) -> Result<LeaseView, ActorProcessingErr> {
         print_line(format_args!("start {} {}", term.token(), wall()));
         myself.cast(Act)?;
         Ok(term)
     }
 
-    async fn handle(&self, myself: ActorRef<Act>, _: Act, term: &mut Term) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Act>,
+        _: Act,
+        term: &mut LeaseView,
+    ) -> Result<(), ActorProcessingErr> {
         // In this order, so that the printed end is never later than the real one.
         let (at, now) = (wall(), Instant::now());
         match (term.state(), term.valid_until()) {
@@ -367,7 +376,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Act>, term: &mut Term) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Act>, term: &mut LeaseView) -> Result<(), ActorProcessingErr> {
         print_line(format_args!("stop {} {}", term.token(), wall()));
         Ok(())
     }

@@ -11,15 +11,17 @@ use common::internals::{contender_options, keeper_settings, kill_session_actors,
 use common::{SOON, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use lockkeeper::actors::PrimitivesMessage;
-use lockkeeper::actors::error::AcquireError;
-use lockkeeper::actors::lease::{Lease, LeaseState};
-use lockkeeper::actors::machine::protocol::Wait;
-use lockkeeper::actors::messages::{
-    AcquireRequest, Lifeline, Listener, LockEvent, LockMessage, Place, Refused, SessionEvent, Ticket,
-};
-use lockkeeper::actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
-use lockkeeper::actors::supervisor::{self, KeeperMessage, Started};
+
+use lockkeeper::actors::api::error::AcquireError;
+use lockkeeper::actors::api::event::{EventSink, LockEvent, Refused, SessionEvent};
+use lockkeeper::actors::api::keep_alive::KeepAlive;
+use lockkeeper::actors::api::lease::{Lease, LeaseState};
+use lockkeeper::actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage};
+use lockkeeper::actors::api::multi_lease::MultiLease;
+use lockkeeper::actors::api::request::Wait;
+use lockkeeper::actors::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest, Ticket};
+use lockkeeper::actors::api::resource::Resource;
+use lockkeeper::actors::keeper::{self, KeeperMessage, Started};
 use lockkeeper::actors::zookeeper::{Connect, Connected, Connector, Unconnected};
 use lockkeeper::{ConnectError, Keeper};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -29,7 +31,7 @@ use tokio::time::timeout;
 /// A keeper with one lock path, driven through its actors.
 struct Test {
     started: Started,
-    lifeline: Arc<Lifeline>,
+    keep_alive: Arc<KeepAlive>,
     path: Arc<str>,
     observer: zookeeper_client::Client,
 }
@@ -38,24 +40,24 @@ impl Test {
     async fn new(name: &str) -> Test {
         let settings =
             keeper_settings(Arc::new(Connector::new(&shared().address(), Duration::from_secs(20))));
-        let started = supervisor::start(settings).await.expect("should connect");
-        let lifeline = Arc::new(Lifeline::new(started.keeper.clone()));
+        let started = keeper::start(settings).await.expect("should connect");
+        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
         let path: Arc<str> = unique_path(name).into();
-        started.primitives.cast(PrimitivesMessage::Open(Place::lock(&path))).expect("it runs");
+        started.registry.send_message(RegistryMessage::Open(Resource::lock(&path))).expect("it runs");
         let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
-        Test { started, lifeline, path, observer }
+        Test { started, keep_alive, path, observer }
     }
 
     fn acquire(&self) -> mpsc::UnboundedReceiver<LockEvent> {
         let (sender, events) = mpsc::unbounded_channel();
         let ticket = Ticket::new();
-        let listener = Listener::new(ticket, self.path.clone(), move |event| {
+        let sink = EventSink::new(ticket, self.path.clone(), move |event| {
             let _ = sender.send(event);
         });
-        let lifeline = self.lifeline.clone();
-        let request = AcquireRequest::new(ticket, contender_options(), Wait::Forever, listener, lifeline);
-        let message = PrimitivesMessage::Lock(Place::lock(&self.path), LockMessage::Acquire(request));
-        self.started.primitives.cast(message).expect("it runs");
+        let keep_alive = self.keep_alive.clone();
+        let request = AcquireRequest::new(ticket, contender_options(), Wait::Forever, sink, keep_alive);
+        let message = RegistryMessage::Lock(self.path.clone(), LockMessage::Acquire(request));
+        self.started.registry.send_message(message).expect("it runs");
         events
     }
 
@@ -63,16 +65,17 @@ impl Test {
     fn acquire_two(&self, name: &str) -> (mpsc::UnboundedReceiver<LockEvent<MultiLease>>, Arc<str>) {
         let (sender, events) = mpsc::unbounded_channel();
         let (ticket, other): (_, Arc<str>) = (Ticket::new(), unique_path(name).into());
-        let listener = Listener::new(ticket, "both".into(), move |event| {
+        let sink = EventSink::new(ticket, "both".into(), move |event| {
             let _ = sender.send(event);
         });
-        let parts =
-            [&self.path, &other].map(|path| MultiPart { path: path.clone(), options: contender_options() });
-        let request = MultiRequest::new(ticket, parts.into(), Wait::Forever, listener, self.lifeline.clone());
-        let open = PrimitivesMessage::Open(Place::lock(&other));
-        self.started.primitives.cast(open).expect("it runs");
-        let message = PrimitivesMessage::Multi(MultiMessage::Acquire(request));
-        self.started.primitives.cast(message).expect("it runs");
+        let parts = [&self.path, &other]
+            .map(|path| MultiLockPart { path: path.clone(), options: contender_options() });
+        let request =
+            MultiLockRequest::new(ticket, parts.into(), Wait::Forever, sink, self.keep_alive.clone());
+        let open = RegistryMessage::Open(Resource::lock(&other));
+        self.started.registry.send_message(open).expect("it runs");
+        let message = RegistryMessage::MultiLock(MultiLockMessage::Acquire(request));
+        self.started.registry.send_message(message).expect("it runs");
         (events, other)
     }
 
@@ -108,7 +111,7 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
     let mut waiting = test.acquire();
     assert!(matches!(timeout(SOON, waiting.recv()).await, Ok(Some(LockEvent::Queued { ahead: 1, .. }))));
     let mut session = test.events();
-    for actor in test.started.primitives.get_children() {
+    for actor in test.started.registry.get_children() {
         actor.kill();
     }
     timeout(SOON, held.lost()).await.expect("its actor has ended");
@@ -134,7 +137,7 @@ async fn a_multi_lock_request_whose_actor_is_killed_releases_its_places() {
     let event = timeout(SOON, events.recv()).await;
     assert!(matches!(event, Ok(Some(LockEvent::Queued { ahead: 1, .. }))), "{event:?}");
     // Sorted by age: the actors of the first path, of the second path, and of the request.
-    let mut actors = test.started.primitives.get_children();
+    let mut actors = test.started.registry.get_children();
     actors.sort_by_key(|actor| actor.get_id().pid());
     actors[2].kill();
     let event = timeout(SOON, events.recv()).await;
@@ -154,7 +157,7 @@ async fn a_multi_lock_request_queues_again_when_one_of_its_lock_actors_is_killed
     let (mut events, other) = test.acquire_two("several-other");
     let event = timeout(SOON, events.recv()).await;
     assert!(matches!(event, Ok(Some(LockEvent::Queued { ahead: 1, .. }))), "{event:?}");
-    let mut actors = test.started.primitives.get_children();
+    let mut actors = test.started.registry.get_children();
     actors.sort_by_key(|actor| actor.get_id().pid());
     actors[1].kill();
     let event = timeout(SOON, events.recv()).await;
@@ -173,7 +176,7 @@ async fn a_granted_multi_lock_survives_the_death_of_its_request_actor() {
     let (mut events, other) = test.acquire_two("several-other");
     let event = timeout(SOON, events.recv()).await;
     let Ok(Some(LockEvent::Acquired { guard, .. })) = event else { panic!("not granted, but {event:?}") };
-    let mut actors = test.started.primitives.get_children();
+    let mut actors = test.started.registry.get_children();
     actors.sort_by_key(|actor| actor.get_id().pid());
     actors[2].kill();
     assert!(timeout(SOON, events.recv()).await.expect("the end").is_none(), "no further events");
@@ -202,11 +205,11 @@ async fn a_session_actor_that_is_killed_ends_its_session_and_the_next_one_begins
 }
 
 #[tokio::test]
-async fn killing_the_primitives_actor_ends_the_keeper_and_its_session() {
-    let test = Test::new("primitives").await;
+async fn killing_the_registry_ends_the_keeper_and_its_session() {
+    let test = Test::new("registry").await;
     let mut session = test.events();
     let held = lease(&mut test.acquire()).await;
-    test.started.primitives.kill();
+    test.started.registry.kill();
     timeout(SOON, held.lost()).await.expect("the keeper has ended");
     assert_eq!(session.recv().await, Some(SessionEvent::Connected { epoch: 1 }));
     assert_eq!(timeout(SOON, session.recv()).await, Ok(Some(SessionEvent::Closed)));
@@ -214,11 +217,11 @@ async fn killing_the_primitives_actor_ends_the_keeper_and_its_session() {
 }
 
 #[tokio::test]
-async fn a_supervisor_sees_the_death_of_the_primitives_actor_as_a_failure() {
+async fn a_supervisor_sees_the_death_of_the_registry_as_a_failure() {
     let (root, mut ends) = root().await;
-    let test = Test::new("primitives").await;
+    let test = Test::new("registry").await;
     test.started.link(&root.get_cell()).expect("the supervisor runs");
-    test.started.primitives.kill();
+    test.started.registry.kill();
     assert_eq!(timeout(SOON, ends.recv()).await, Ok(Some(End::Failed(None))));
 }
 
@@ -285,7 +288,7 @@ async fn a_keeper_whose_credentials_are_rejected_gives_up_and_tells_its_supervis
     let open = Arc::new(AtomicBool::new(true));
     let connector = Connector::new(&shared().address(), Duration::from_secs(20));
     let settings = keeper_settings(Arc::new(Rejecting(connector, open.clone())));
-    let started = supervisor::start(settings).await.expect("should connect");
+    let started = keeper::start(settings).await.expect("should connect");
     started.link(&root.get_cell()).expect("the supervisor runs");
     let (sender, mut events) = mpsc::unbounded_channel();
     started.keeper.cast(KeeperMessage::Subscribe(sender)).expect("it runs");

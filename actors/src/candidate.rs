@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use crate::api::error::AcquireError;
-use crate::api::lease::{Lease, Term};
-use crate::api::messages::{
-    AcquireRequest, ContenderOptions, Lifeline, Listener, LockEvent, LockMessage, Place, Refused,
-};
-use crate::keeper::KeeperMessage;
+use crate::api::event::{EventSink, LockEvent, Refused};
+use crate::api::keep_alive::{KeepAlive, KeeperRequest};
+use crate::api::lease::{Lease, LeaseView};
+use crate::api::messages::{LockMessage, RegistryMessage};
+use crate::api::request::{AcquireRequest, ContenderOptions};
+use crate::api::resource::Resource;
 use crate::machine::backoff::Backoff;
-use crate::machine::candidate::{Singleton, SingletonCommand, SingletonInput};
-use crate::machine::lock::protocol::{Ticket, Wait};
-use crate::machine::run::Reason;
-use crate::registry::PrimitivesMessage;
-use crate::run::worker::Job;
-use crate::run::{Ended, TenureActor, TenureArguments, TenureMessage, Terms};
+use crate::machine::candidate::{Candidate, Command, Event};
+use crate::machine::run::EndReason;
+use crate::machine::{Machine, Ticket, Wait};
+use crate::run::worker::ActorFactory;
+use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 
@@ -27,17 +27,17 @@ use crate::runtime::random::Randomness;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CandidateState {
-    /// Somebody else is first, or ZooKeeper has not answered yet.
+    /// Another member leads, or ZooKeeper has not answered yet.
     Waiting,
-    /// This member's turn has come: the actor is in its `pre_start`.
-    Starting(Term),
+    /// This member has the lock: the actor is in its `pre_start`.
+    Starting(LeaseView),
     /// The actor runs here: its `pre_start` and `post_start` are over.
-    Running(Term),
+    Running(LeaseView),
     /// The actor has ended, and the lock is being released.
     Releasing,
-    /// Before the next try.
+    /// It waits before the next try.
     Resting {
-        /// What went wrong.
+        /// Why the last try failed.
         reason: String,
     },
     /// It was shut down, or its keeper was closed.
@@ -45,13 +45,13 @@ pub enum CandidateState {
 }
 
 /// To the actor of a candidate.
-pub enum SingletonMessage {
+pub enum CandidateMessage {
     /// Stop the actor, release the lock, and end.
     Shutdown,
     #[doc(hidden)]
     Lock(LockEvent),
     #[doc(hidden)]
-    Started(Term),
+    Started(LeaseView),
     #[doc(hidden)]
     Ended(Box<Ended>),
     #[doc(hidden)]
@@ -61,105 +61,116 @@ pub enum SingletonMessage {
 }
 
 #[cfg(feature = "cluster")]
-impl ractor::Message for SingletonMessage {}
+impl ractor::Message for CandidateMessage {}
 
 /// The actor of a candidate.
-pub struct SingletonActor;
+pub struct CandidateActor;
 
 /// What a candidate needs.
-pub struct SingletonArguments {
+pub struct CandidateArguments {
     /// Shuts it down when it closes.
-    pub keeper: ActorRef<KeeperMessage>,
-    /// Where locks are had.
-    pub primitives: ActorRef<PrimitivesMessage>,
+    pub keeper: DerivedActorRef<KeeperRequest>,
+    /// Finds the lock's actor.
+    pub registry: DerivedActorRef<RegistryMessage>,
     /// Keeps the keeper open.
-    pub lifeline: Arc<Lifeline>,
-    /// Which lock.
-    pub place: Place,
-    /// Its node.
+    pub keep_alive: Arc<KeepAlive>,
+    /// The lock's path.
+    pub path: Arc<str>,
+    /// How its node is made.
     pub options: Arc<ContenderOptions>,
-    /// What is to run.
-    pub job: Job,
-    /// So that many members do not come back at once.
+    /// Makes the actor.
+    pub factory: ActorFactory,
+    /// Spreads the retries of many members.
     pub randomness: Randomness,
-    /// How a run ends.
-    pub terms: Terms,
+    /// How the actor is stopped.
+    pub stop_policy: StopPolicy,
     /// How long to rest after a run that failed.
     pub backoff: Backoff,
-    /// Where the candidate stands.
+    /// Receives each state.
     pub states: watch::Sender<CandidateState>,
 }
 
 /// A candidate.
 pub struct State {
     arguments: Arguments,
-    machine: Singleton,
+    machine: Candidate,
     clock: Clock,
     ticket: Ticket,
     lease: Option<Lease>,
-    job: Option<Job>,
-    tenure: Option<ActorRef<TenureMessage>>,
+    factory: Option<ActorFactory>,
+    run: Option<ActorRef<RunMessage>>,
     /// Of an actor that has started, until that is announced.
-    term: Option<Term>,
-    /// What went wrong last.
+    view: Option<LeaseView>,
+    /// Why the last try failed.
     reason: String,
     tasks: JoinSet<()>,
 }
 
-/// All but the job, which goes from run to run.
+/// All but the factory, which goes from run to run.
 struct Arguments {
-    primitives: ActorRef<PrimitivesMessage>,
-    lifeline: Arc<Lifeline>,
-    place: Place,
+    registry: DerivedActorRef<RegistryMessage>,
+    keep_alive: Arc<KeepAlive>,
+    path: Arc<str>,
     options: Arc<ContenderOptions>,
     randomness: Randomness,
-    terms: Terms,
+    stop_policy: StopPolicy,
     backoff: Backoff,
     states: watch::Sender<CandidateState>,
 }
 
-#[ractor::actor(message = SingletonMessage, state = State, arguments = SingletonArguments)]
-impl SingletonActor {
+#[ractor::actor(message = CandidateMessage, state = State, arguments = CandidateArguments)]
+impl CandidateActor {
     async fn pre_start(
         &self,
-        myself: ActorRef<SingletonMessage>,
-        arguments: SingletonArguments,
+        myself: ActorRef<CandidateMessage>,
+        arguments: CandidateArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let SingletonArguments {
+        let CandidateArguments {
             keeper,
-            primitives,
-            lifeline,
-            place,
+            registry,
+            keep_alive,
+            path,
             options,
-            job,
+            factory,
             randomness,
-            terms,
+            stop_policy,
             backoff,
             states,
         } = arguments;
         let candidate = myself.clone();
-        let close = Box::new(move || drop(candidate.cast(SingletonMessage::Shutdown)));
-        keeper.cast(KeeperMessage::Adopt(myself.get_cell(), close))?;
-        primitives.cast(PrimitivesMessage::Open(place.clone()))?;
+        let stop = Box::new(move || drop(candidate.cast(CandidateMessage::Shutdown)));
+        let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop };
+        keeper.send_message(adopt).map_err(|_| "the keeper has ended")?;
+        let open = RegistryMessage::Open(Resource::Lock(path.clone()));
+        registry.send_message(open).map_err(|_| "the keeper has ended")?;
         let mut tasks = JoinSet::new();
         let candidate = myself.clone();
-        // A keeper that ends before it has read that can neither shut it down nor take it along.
+        // A keeper that ends before it has read that can neither shut this actor down nor kill it.
         tasks.spawn(async move {
             if keeper.wait(None).await.is_ok() {
-                let _ = candidate.cast(SingletonMessage::Shutdown);
+                let _ = candidate.cast(CandidateMessage::Shutdown);
             }
         });
         let mut commands = Vec::new();
-        let machine = Singleton::new(backoff.maximum, &mut commands);
+        let machine = Candidate::new(backoff.maximum, &mut commands);
         let mut state = State {
-            arguments: Arguments { primitives, lifeline, place, options, randomness, terms, backoff, states },
+            arguments: Arguments {
+                registry,
+                keep_alive,
+                path,
+                options,
+                randomness,
+                stop_policy,
+                backoff,
+                states,
+            },
             machine,
             clock: Clock::start(),
             ticket: Ticket::new(),
             lease: None,
-            job: Some(job),
-            tenure: None,
-            term: None,
+            factory: Some(factory),
+            run: None,
+            view: None,
             reason: String::new(),
             tasks,
         };
@@ -169,40 +180,40 @@ impl SingletonActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<SingletonMessage>,
-        message: SingletonMessage,
+        myself: ActorRef<CandidateMessage>,
+        message: CandidateMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         while state.tasks.try_join_next().is_some() {}
-        let input = match message {
-            SingletonMessage::Shutdown => SingletonInput::Shutdown,
-            SingletonMessage::Lock(event) => match state.lock(event) {
-                Some(input) => input,
+        let event = match message {
+            CandidateMessage::Shutdown => Event::Shutdown,
+            CandidateMessage::Lock(event) => match state.lock(event) {
+                Some(event) => event,
                 None => return Ok(()),
             },
-            SingletonMessage::Started(term) => {
-                state.term = Some(term);
-                SingletonInput::Started
+            CandidateMessage::Started(view) => {
+                state.view = Some(view);
+                Event::Started
             }
-            SingletonMessage::Ended(ended) => state.ended(*ended),
-            SingletonMessage::Released => SingletonInput::Released,
-            SingletonMessage::Rested => SingletonInput::Rested,
+            CandidateMessage::Ended(ended) => state.ended(*ended),
+            CandidateMessage::Released => Event::Released,
+            CandidateMessage::Rested => Event::Rested,
         };
         let mut commands = Vec::new();
-        state.machine.handle(input, state.clock.now(), &mut commands);
+        state.machine.handle(event, state.clock.now(), &mut commands);
         state.execute(commands, &myself).await
     }
 
     async fn handle_supervisor_evt(
         &self,
-        _: ActorRef<SingletonMessage>,
+        _: ActorRef<CandidateMessage>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            // A run tells its end in a message, once its actor has ended, also when the run itself was killed.
+            // A run reports its end by message once its actor has ended, even when the run itself was killed.
             SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) => {
-                debug!(path = %state.arguments.place.path, %event, "the actor above a run ended");
+                debug!(path = %state.arguments.path, %event, "a run's actor ended");
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
@@ -213,21 +224,21 @@ impl SingletonActor {
 }
 
 impl State {
-    fn lock(&mut self, event: LockEvent) -> Option<SingletonInput> {
+    fn lock(&mut self, event: LockEvent) -> Option<Event> {
         match event {
             LockEvent::Acquired { guard, .. } => {
                 self.lease = Some(guard);
-                Some(SingletonInput::Granted)
+                Some(Event::Granted)
             }
             LockEvent::Refused(_, refused) => {
                 let for_good = refused == Refused::Failed(AcquireError::Closed);
                 self.reason = match refused {
                     Refused::Failed(error) => error.to_string(),
                     Refused::Contended | Refused::Suspended | Refused::TimedOut | Refused::Cancelled => {
-                        "the request was taken back".into()
+                        "the request was cancelled".into()
                     }
                 };
-                Some(SingletonInput::Refused { for_good })
+                Some(Event::Refused { for_good })
             }
             // The run watches its lease.
             LockEvent::Queued { .. }
@@ -238,54 +249,54 @@ impl State {
         }
     }
 
-    fn ended(&mut self, ended: Ended) -> SingletonInput {
-        let Ended { lease, reason, error, job } = ended;
-        info!(path = %self.arguments.place.path, token = %lease.token(), ?reason, ?error, "a singleton's run ended");
+    fn ended(&mut self, ended: Ended) -> Event {
+        let Ended { lease, reason, error, factory } = ended;
+        info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?error, "a run of a singleton ended");
         self.reason = match (reason, error) {
-            (Reason::Finished, _) => "the actor stopped by itself".into(),
+            (EndReason::Finished, _) => "the actor stopped by itself".into(),
             (_, Some(error)) => error,
-            (Reason::Failed, None) => "the actor failed".into(),
-            (Reason::Stopped, None) => "the actor was stopped".into(),
-            (Reason::Lease, None) => "the lease came to its end".into(),
+            (EndReason::Failed, None) => "the actor failed".into(),
+            (EndReason::Stopped, None) => "the actor was stopped".into(),
+            (EndReason::Lease, None) => "the lease ended".into(),
         };
-        (self.lease, self.job, self.tenure) = (Some(lease), Some(job), None);
-        SingletonInput::Ended(reason)
+        (self.lease, self.factory, self.run) = (Some(lease), Some(factory), None);
+        Event::Ended(reason)
     }
 
     async fn execute(
         &mut self,
-        commands: Vec<SingletonCommand>,
-        myself: &ActorRef<SingletonMessage>,
+        commands: Vec<Command>,
+        myself: &ActorRef<CandidateMessage>,
     ) -> Result<(), ActorProcessingErr> {
         for command in commands {
             match command {
-                SingletonCommand::Ask => self.ask(myself),
-                SingletonCommand::Withdraw => self.send(LockMessage::Cancel(self.ticket)),
-                SingletonCommand::Serve => self.serve(myself).await?,
-                SingletonCommand::Announce => {
-                    if let Some(term) = self.term.take() {
-                        self.publish(CandidateState::Running(term));
+                Command::Acquire => self.acquire(myself),
+                Command::Cancel => self.send(LockMessage::Cancel(self.ticket)),
+                Command::StartRun => self.start_run(myself).await?,
+                Command::Announce => {
+                    if let Some(view) = self.view.take() {
+                        self.publish(CandidateState::Running(view));
                     }
                 }
-                SingletonCommand::Dismiss => {
-                    if let Some(tenure) = &self.tenure {
-                        // One that has ended said so before.
-                        let _ = tenure.cast(TenureMessage::Stop);
+                Command::StopRun => {
+                    if let Some(run) = &self.run {
+                        // It may have ended.
+                        let _ = run.cast(RunMessage::Stop);
                     }
                 }
-                SingletonCommand::Release => self.release(myself),
-                SingletonCommand::Rest(failures) => {
+                Command::Release => self.release(myself),
+                Command::Rest(failures) => {
                     let rest = self.arguments.backoff.rest(failures, self.arguments.randomness.next());
-                    debug!(path = %self.arguments.place.path, failures, ?rest, reason = self.reason, "resting");
+                    debug!(path = %self.arguments.path, failures, ?rest, reason = self.reason, "resting");
                     let reason = std::mem::take(&mut self.reason);
                     self.publish(CandidateState::Resting { reason });
                     let myself = myself.clone();
                     self.tasks.spawn(async move {
                         tokio::time::sleep(rest).await;
-                        let _ = myself.cast(SingletonMessage::Rested);
+                        let _ = myself.cast(CandidateMessage::Rested);
                     });
                 }
-                SingletonCommand::Finish => {
+                Command::Finish => {
                     self.publish(CandidateState::Over);
                     myself.stop(None);
                 }
@@ -294,37 +305,37 @@ impl State {
         Ok(())
     }
 
-    fn ask(&mut self, myself: &ActorRef<SingletonMessage>) {
+    fn acquire(&mut self, myself: &ActorRef<CandidateMessage>) {
         self.publish(CandidateState::Waiting);
         self.ticket = Ticket::new();
-        let (candidate, path) = (myself.clone(), self.arguments.place.path.clone());
-        let listener = Listener::new(self.ticket, path, move |event| {
+        let (candidate, path) = (myself.clone(), self.arguments.path.clone());
+        let sink = EventSink::new(self.ticket, path, move |event| {
             // A candidate that is gone drops the lease with the message, and that releases the lock.
-            let _ = candidate.cast(SingletonMessage::Lock(event));
+            let _ = candidate.cast(CandidateMessage::Lock(event));
         });
-        let (options, lifeline) = (self.arguments.options.clone(), self.arguments.lifeline.clone());
-        let request = AcquireRequest::new(self.ticket, options, Wait::Forever, listener, lifeline);
+        let (options, keep_alive) = (self.arguments.options.clone(), self.arguments.keep_alive.clone());
+        let request = AcquireRequest::new(self.ticket, options, Wait::Forever, sink, keep_alive);
         self.send(LockMessage::Acquire(request));
     }
 
-    async fn serve(&mut self, myself: &ActorRef<SingletonMessage>) -> Result<(), ActorProcessingErr> {
-        let (Some(lease), Some(job)) = (self.lease.take(), self.job.take()) else { return Ok(()) };
-        let (term, candidate) = (lease.term(), myself.clone());
-        info!(path = %self.arguments.place.path, token = %lease.token(), "a singleton's run begins");
+    async fn start_run(&mut self, myself: &ActorRef<CandidateMessage>) -> Result<(), ActorProcessingErr> {
+        let (Some(lease), Some(factory)) = (self.lease.take(), self.factory.take()) else { return Ok(()) };
+        let (view, candidate) = (lease.view(), myself.clone());
+        info!(path = %self.arguments.path, token = %lease.token(), "a run of a singleton begins");
         let finish = Box::new(move |ended| {
-            let _ = candidate.cast(SingletonMessage::Ended(Box::new(ended)));
+            let _ = candidate.cast(CandidateMessage::Ended(Box::new(ended)));
         });
-        let terms = self.arguments.terms;
-        let (starting, started) = (term.clone(), myself.clone());
-        let started = Box::new(move || drop(started.cast(SingletonMessage::Started(starting))));
-        let arguments = TenureArguments { keeper: None, lease, job, terms, started, finish };
-        self.publish(CandidateState::Starting(term));
-        let (tenure, _) = Actor::spawn_linked(None, TenureActor, arguments, myself.get_cell()).await?;
-        self.tenure = Some(tenure);
+        let stop_policy = self.arguments.stop_policy;
+        let (starting, started) = (view.clone(), myself.clone());
+        let started = Box::new(move || drop(started.cast(CandidateMessage::Started(starting))));
+        let arguments = RunArguments { keeper: None, lease, factory, stop_policy, started, finish };
+        self.publish(CandidateState::Starting(view));
+        let (run, _) = Actor::spawn_linked(None, RunActor, arguments, myself.get_cell()).await?;
+        self.run = Some(run);
         Ok(())
     }
 
-    fn release(&mut self, myself: &ActorRef<SingletonMessage>) {
+    fn release(&mut self, myself: &ActorRef<CandidateMessage>) {
         self.publish(CandidateState::Releasing);
         let (lease, myself) = (self.lease.take(), myself.clone());
         self.tasks.spawn(async move {
@@ -332,14 +343,14 @@ impl State {
                 // A lease that was lost is as good as released.
                 let _ = lease.release().await;
             }
-            let _ = myself.cast(SingletonMessage::Released);
+            let _ = myself.cast(CandidateMessage::Released);
         });
     }
 
     fn send(&self, message: LockMessage) {
-        // A closed keeper drops the message; a listener in it says so.
-        let _ =
-            self.arguments.primitives.cast(PrimitivesMessage::Lock(self.arguments.place.clone(), message));
+        // A keeper that has ended drops the message; the event sink in it tells that.
+        let message = RegistryMessage::Lock(self.arguments.path.clone(), message);
+        let _ = self.arguments.registry.send_message(message);
     }
 
     fn publish(&self, state: CandidateState) {
@@ -350,6 +361,7 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         self.publish(CandidateState::Over);
-        let _ = self.arguments.primitives.cast(PrimitivesMessage::Dropped(self.arguments.place.clone()));
+        let dropped = RegistryMessage::Dropped(Resource::Lock(self.arguments.path.clone()));
+        let _ = self.arguments.registry.send_message(dropped);
     }
 }

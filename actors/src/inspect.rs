@@ -1,19 +1,21 @@
-//! Who waits and holds, for people and for cleaning up after a crash.
+//! Who holds and who waits, read from ZooKeeper: for people, for observers of a leader, and for cleaning up after a crash.
 
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 
+use crate::api::contender::{Contender, Known, LeaseHolder};
 use crate::api::error::ContendersError;
 use crate::api::lease::FencingToken;
-use crate::api::messages::Contender;
-use crate::machine::lock::protocol::{Failure, Inspection};
-use crate::machine::node::{Mode, Patterns, Znode};
-use crate::session::OwnNodes;
-use crate::zookeeper::{Answer, Fired, Watching, ZooKeeper};
+use crate::machine::Failure;
+use crate::machine::exclusion::{Mode, Patterns};
+use crate::machine::lock::NodeStat;
+use crate::machine::node::Znode;
+use crate::session::Watches;
+use crate::zookeeper::ZooKeeper;
 
-/// In the order of the queue. A directory that is not there has no contenders, and is not made.
-pub(crate) async fn list(
+/// The contenders of a lock, in the order of the queue. A directory that does not exist has none, and is not made.
+pub(crate) async fn contenders(
     client: Arc<dyn ZooKeeper>,
     path: Arc<str>,
     patterns: Patterns,
@@ -31,7 +33,7 @@ pub(crate) async fn list(
     for (node, read) in nodes.iter().zip(read_all(client, paths).await) {
         match read {
             Ok((identifier, found)) => contenders.push(contender(node, contenders.len(), identifier, &found)),
-            // Gone since the listing.
+            // Gone since the list.
             Err(Failure::NoNode) => {}
             Err(failure) => return Err(ContendersError::new(&format!("{path}/{}", node.name()), failure)),
         }
@@ -39,30 +41,26 @@ pub(crate) async fn list(
     Ok(contenders)
 }
 
-/// The first in the queue, as soon as it is another than `known`: one with another token, or none.
+/// The first in the queue, once it is another than `known`.
 pub(crate) async fn first(
     client: Arc<dyn ZooKeeper>,
-    nodes: Arc<OwnNodes>,
+    watches: Arc<Watches>,
     path: Arc<str>,
     patterns: Patterns,
-    known: Option<Option<FencingToken>>,
+    known: Known,
 ) -> Result<Option<Contender>, ContendersError> {
     loop {
         let Some(node) = first_name(&*client, &path, &patterns).await? else {
-            if known != Some(None) {
+            if known != Known::Nobody {
                 return Ok(None);
             }
-            let Some(_room) = nodes.room_for_watch(&path) else {
-                tokio::time::sleep(LOOK).await;
-                continue;
-            };
-            match client.watch_children(&path).await {
-                // Somebody may have come since the listing.
-                Ok((found, fired)) if first_of(&found.names, &patterns).is_none() => drop(fired.await),
+            match watches.children(&path).await {
+                // A contender may have come since the list.
+                Ok((found, watching)) if first_of(&found.names, &patterns).is_none() => drop(watching.await),
                 Ok(_) => {}
-                Err(Failure::NoNode) => match client.watch_for(&path).await {
-                    Ok(Some(made)) => drop(made.await),
-                    // Made since.
+                Err(Failure::NoNode) => match watches.absent_node(&path).await {
+                    Ok(Some(watching)) => drop(watching.await),
+                    // It was made since.
                     Ok(None) => {}
                     Err(failure) => return Err(ContendersError::new(&path, failure)),
                 },
@@ -71,35 +69,22 @@ pub(crate) async fn first(
             continue;
         };
         let name = format!("{path}/{}", node.name());
-        let room = nodes.room_for_watch(&name);
-        let watch = room.as_ref().map(|_| client.watch(&name));
-        let read = client.read(&name);
-        let watch: Answer<Watching> = watch.unwrap_or_else(|| Box::pin(async { Ok(later()) }));
+        let (watch, read) = (watches.node(&name), client.read(&name));
         match (watch.await, read.await) {
-            (Ok(fired), Ok((data, found))) => {
-                let contender = contender(&node, 0, shown(&data), &found);
-                if known != Some(Some(contender.token)) {
+            (Ok(watching), Ok(found)) => {
+                let contender = contender(&node, 0, shown(&found.data), &found.stat);
+                if known != Known::First(contender.token) {
                     return Ok(Some(contender));
                 }
-                // Whatever happened, the next listing shows it. A session that ended answers no more.
-                fired.await;
+                // Whatever has happened, the next list shows it; after the end of the session, it fails.
+                watching.await;
             }
-            // Gone since the listing.
+            // Gone since the list.
             (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {}
             (Err(failure), _) | (_, Err(failure)) => return Err(ContendersError::new(&name, failure)),
         }
     }
 }
-
-fn later() -> Watching {
-    Box::pin(async {
-        tokio::time::sleep(LOOK).await;
-        Fired::Changed
-    })
-}
-
-/// How often something is looked at for whose watch there is no room.
-const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 async fn first_name(
     client: &dyn ZooKeeper,
@@ -118,36 +103,41 @@ fn first_of(children: &[String], patterns: &Patterns) -> Option<Znode> {
     nodes.filter(|node| counts(node, patterns)).min()
 }
 
-/// Whoever it waits for and who waits for it.
+/// Whether it is a contender, by its name.
 fn counts(node: &Znode, patterns: &Patterns) -> bool {
     node.mode().is_some() || node.matches(patterns)
 }
 
-fn contender(node: &Znode, position: usize, identifier: String, found: &Inspection) -> Contender {
+/// The session that owns a node; `None` when it outlives sessions.
+fn session(stat: &NodeStat) -> Option<i64> {
+    Some(stat.owner).filter(|owner| *owner != 0)
+}
+
+fn contender(node: &Znode, position: usize, identifier: String, stat: &NodeStat) -> Contender {
     Contender {
         name: node.name().to_owned(),
         position,
         identifier,
         mode: node.mode().unwrap_or(Mode::Lock),
-        session: Some(found.owner).filter(|owner| *owner != 0),
-        token: FencingToken::new(found.czxid),
+        session: session(stat),
+        token: FencingToken::new(stat.czxid),
     }
 }
 
-/// How many nodes are read at a time: each may be of almost 1 MiB.
+/// How many nodes are read at a time: each can have almost 1 MiB.
 const READS: usize = 16;
 
 /// How many bytes of a node's data are shown at most.
 const SHOWN: usize = 1024;
 
-/// What is in these nodes, in this order, as far as it is shown.
-pub(crate) async fn read_all(
+/// The data of these nodes as far as they are shown, and their stats, in this order.
+async fn read_all(
     client: Arc<dyn ZooKeeper>,
     paths: Vec<String>,
-) -> Vec<Result<(String, Inspection), Failure>> {
+) -> Vec<Result<(String, NodeStat), Failure>> {
     let reads = stream::iter(paths).map(|path| {
         let read = client.read(&path);
-        async move { read.await.map(|(data, found)| (shown(&data), found)) }
+        async move { read.await.map(|found| (shown(&found.data), found.stat)) }
     });
     reads.buffered(READS).collect().await
 }
@@ -159,7 +149,7 @@ fn shown(data: &[u8]) -> String {
     String::from_utf8_lossy(&data[..data.len().min(end)]).into_owned()
 }
 
-/// Deletes a contender's node, if it is still the one that was listed, and no session takes it away.
+/// Deletes a contender's node, if it is still the one that was listed, and no session owns it.
 pub(crate) async fn remove(
     client: Arc<dyn ZooKeeper>,
     path: Arc<str>,
@@ -167,9 +157,9 @@ pub(crate) async fn remove(
 ) -> Result<(), ContendersError> {
     let node = format!("{path}/{}", contender.name);
     match client.read(&node).await {
-        Ok((_, found)) if FencingToken::new(found.czxid) != contender.token => return Ok(()),
-        Ok((_, found)) if found.owner != 0 => {
-            return Err(ContendersError::Ephemeral { name: contender.name, session: found.owner });
+        Ok(found) if FencingToken::new(found.stat.czxid) != contender.token => return Ok(()),
+        Ok(found) if found.stat.owner != 0 => {
+            return Err(ContendersError::Ephemeral { name: contender.name, session: found.stat.owner });
         }
         Ok(_) => {}
         Err(Failure::NoNode) => return Ok(()),
@@ -181,13 +171,25 @@ pub(crate) async fn remove(
     }
 }
 
-impl ContendersError {
-    pub(crate) fn new(path: &str, failure: Failure) -> ContendersError {
-        match failure {
-            Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
-            Failure::SessionGone => ContendersError::Disconnected,
-            Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} is not there") },
-            Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+/// The leases of a semaphore, in no order. A root that does not exist has none, and is not made.
+pub(crate) async fn lease_holders(
+    client: Arc<dyn ZooKeeper>,
+    root: Arc<str>,
+) -> Result<Vec<LeaseHolder>, ContendersError> {
+    let names = match client.children(&root).await {
+        Ok(names) => names,
+        Err(Failure::NoNode) => return Ok(Vec::new()),
+        Err(failure) => return Err(ContendersError::new(&root, failure)),
+    };
+    let paths = names.iter().map(|name| format!("{root}/{name}")).collect();
+    let mut holders = Vec::with_capacity(names.len());
+    for (name, read) in names.into_iter().zip(read_all(client, paths).await) {
+        match read {
+            Ok((identifier, stat)) => holders.push(LeaseHolder { name, identifier, session: session(&stat) }),
+            // Gone since the list.
+            Err(Failure::NoNode) => {}
+            Err(failure) => return Err(ContendersError::new(&format!("{root}/{name}"), failure)),
         }
     }
+    Ok(holders)
 }

@@ -1,5 +1,5 @@
-//! The keeper: the root of the tree. It does no I/O; it starts the session actor again when a session is lost,
-//! passes on what becomes of sessions, and closes everything in order.
+//! The keeper: the root of the tree. It does no I/O. It starts the session actor again when a session is lost, tells
+//! subscribers what happens to sessions, and closes everything in order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,26 +7,30 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ractor::{
-    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SupervisionEvent,
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, DerivedActorRef, RpcReplyPort,
+    SupervisionEvent,
 };
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use crate::api::error::ConnectError;
-use crate::api::messages::SessionEvent;
+use crate::api::event::SessionEvent;
+use crate::api::keep_alive::KeeperRequest;
+use crate::api::messages::RegistryMessage;
 use crate::machine::Moment;
 use crate::machine::backoff::Backoff;
-pub(crate) use crate::registry::PrimitivesMessage;
-use crate::registry::{PrimitivesActor, PrimitivesArguments};
+use crate::registry::{RegistryActor, RegistryActorMessage, RegistryArguments};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
-use crate::session::{SessionActor, SessionArguments, SessionMessage, SessionNews};
+use crate::session::{
+    PathsReport, SessionActor, SessionArguments, SessionMessage, SessionNews, SessionReport,
+};
 use crate::zookeeper::Connect;
 
 /// Everything a keeper needs to know. Checked by whoever makes it.
 #[derive(Clone)]
 pub struct KeeperSettings {
-    /// Makes the sessions.
+    /// Connects.
     pub connector: Arc<dyn Connect>,
     /// How long one round of connecting may take.
     pub connect_timeout: Duration,
@@ -38,52 +42,44 @@ pub struct KeeperSettings {
     pub randomness: Randomness,
     /// What follows when a session is lost.
     pub restart: RestartPolicy,
-    /// How long closing waits for actors that work under locks, and for the server. For ever unless set.
+    /// How long closing waits for actors that work under locks, and for the server. Without limit unless set.
     pub close_timeout: Option<Duration>,
 }
 
-/// How a keeper seeks the next session.
+/// How a keeper connects again.
 ///
-/// Credentials that are not taken any more end it at once: they do not become better by themselves, and whoever
-/// supervises the keeper may have others.
+/// It ends at once when its credentials are refused: trying them again would not help, and its supervisor may have
+/// others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestartPolicy {
     /// How long it rests between rounds of connecting.
     pub backoff: Backoff,
-    /// How long it goes on without a session, rests included. For ever unless set.
+    /// How long it tries without a session, rests included. Without limit unless set.
     pub give_up_after: Option<Duration>,
 }
 
 /// To the keeper's actor.
 pub enum KeeperMessage {
-    /// Every later session event goes here, none dropped; the newest one is told at once.
+    /// Sends every later session event there, and the newest one at once.
     Subscribe(mpsc::UnboundedSender<SessionEvent>),
-    /// Refuse new work, cancel who waits, release what is held, close the session; then tell.
+    /// Refuses new work, cancels waiters, releases what is held, closes the session, and replies.
     Close(RpcReplyPort<()>),
-    /// The last handle and the last lease are gone.
-    Abandoned,
-    /// This actor works under locks of this keeper. When the keeper closes, it is asked to end, and the locks stay
-    /// until it has; when the keeper dies, it is killed.
-    Adopt(ActorCell, Box<dyn Fn() + Send>),
+    /// From handles, leases, and the actors that work under them.
+    Request(KeeperRequest),
     #[doc(hidden)]
     #[allow(private_interfaces)]
-    Session(SessionNews),
-    #[doc(hidden)]
-    Unconnected(ConnectError),
-    #[doc(hidden)]
-    Missing(Vec<String>),
+    Session(SessionReport),
     #[doc(hidden)]
     StartSession,
     #[doc(hidden)]
-    PrimitivesClosed,
+    RegistryClosed,
     #[doc(hidden)]
     SessionClosed,
     #[doc(hidden)]
     CloseOverdue,
 }
 
-#[cfg(feature = "cluster")]
-impl ractor::Message for KeeperMessage {}
+accepts!(KeeperMessage: Request(KeeperRequest), Session(SessionReport));
 
 /// Starts a keeper and waits for its first session.
 pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
@@ -100,9 +96,9 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
         Actor::spawn(None, KeeperActor, arguments).await.map_err(|error| unreachable(error.to_string()))?;
     // Dropped in the middle of connecting: nothing is to be left running.
     let guard = StopOnDrop(Some(keeper.clone()));
-    let primitives = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
+    let registry = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
     guard.keep();
-    Ok(Started { keeper, primitives, clock, view })
+    Ok(Started { keeper, registry, clock, view })
 }
 
 impl Started {
@@ -137,14 +133,14 @@ impl Started {
 pub struct Started {
     /// The root actor.
     pub keeper: ActorRef<KeeperMessage>,
-    /// Finds the actors of the primitives.
-    pub primitives: ActorRef<PrimitivesMessage>,
+    /// Finds the actors of paths.
+    pub registry: DerivedActorRef<RegistryMessage>,
     /// The clock of this keeper's deadlines.
     pub clock: Clock,
     view: Arc<View>,
 }
 
-/// What may be known of a keeper without asking it.
+/// What is known of a keeper without asking it.
 #[derive(Default)]
 struct View {
     /// That of the newest session, in milliseconds.
@@ -170,7 +166,7 @@ impl Drop for StopOnDrop {
 
 struct KeeperActor;
 
-type FirstSession = RpcReplyPort<Result<ActorRef<PrimitivesMessage>, ConnectError>>;
+type FirstSession = RpcReplyPort<Result<DerivedActorRef<RegistryMessage>, ConnectError>>;
 
 type KeeperArguments = (KeeperSettings, Clock, FirstSession, Arc<View>);
 
@@ -178,17 +174,17 @@ struct State {
     settings: KeeperSettings,
     clock: Clock,
     view: Arc<View>,
-    primitives: ActorRef<PrimitivesMessage>,
+    registry: ActorRef<RegistryActorMessage>,
     session: Option<ActorRef<SessionMessage>>,
     /// How many sessions have begun.
     epoch: u64,
-    /// The last of them has not ended, as far as was told.
+    /// The last of them has not ended, as far as is known.
     open: bool,
     /// Rounds of connecting, or sessions, that failed in a row.
     failures: u32,
     /// When the last session was lost, until there is another.
     without_since: Option<Moment>,
-    /// What the last try to get a session ended with, until there is one.
+    /// How the last try to get a session failed, until there is one.
     trouble: Option<String>,
     gave_up: Option<ConnectError>,
     first: Option<FirstSession>,
@@ -197,8 +193,8 @@ struct State {
     closing: Option<Vec<RpcReplyPort<()>>>,
     /// Actors that work under locks, and how to end them.
     adopted: HashMap<ActorId, Box<dyn Fn() + Send>>,
-    /// Nobody works under a lock any more.
-    closing_primitives: bool,
+    /// No actor works under a lock any more.
+    closing_registry: bool,
     /// Everything else is closed.
     closing_session: bool,
 }
@@ -210,15 +206,14 @@ impl KeeperActor {
         myself: ActorRef<KeeperMessage>,
         (settings, clock, first, view): KeeperArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let arguments = PrimitivesArguments { clock, randomness: settings.randomness.clone() };
-        let (primitives, _) =
-            Actor::spawn_linked(None, PrimitivesActor, arguments, myself.get_cell()).await?;
+        let arguments = RegistryArguments { clock, randomness: settings.randomness.clone() };
+        let (registry, _) = Actor::spawn_linked(None, RegistryActor, arguments, myself.get_cell()).await?;
         myself.cast(KeeperMessage::StartSession)?;
         Ok(State {
             settings,
             clock,
             view,
-            primitives,
+            registry,
             session: None,
             epoch: 0,
             open: false,
@@ -231,7 +226,7 @@ impl KeeperActor {
             newest: None,
             closing: None,
             adopted: HashMap::new(),
-            closing_primitives: false,
+            closing_registry: false,
             closing_session: false,
         })
     }
@@ -250,20 +245,19 @@ impl KeeperActor {
                 }
             }
             KeeperMessage::Close(reply) => state.close(Some(reply), &myself)?,
-            KeeperMessage::Abandoned => state.close(None, &myself)?,
-            KeeperMessage::Adopt(actor, close) => state.adopt(actor, close, &myself),
-            KeeperMessage::Session(news) => state.news(news)?,
-            KeeperMessage::Unconnected(error) => match state.first.take() {
+            KeeperMessage::Request(KeeperRequest::Abandoned) => state.close(None, &myself)?,
+            KeeperMessage::Request(KeeperRequest::Adopt { actor, stop }) => state.adopt(actor, stop, &myself),
+            KeeperMessage::Session(SessionReport::News(news)) => state.news(news),
+            KeeperMessage::Session(SessionReport::NotConnected(error)) => match state.first.take() {
                 Some(first) => {
                     let _ = first.send(Err(error));
                     myself.stop(None);
                 }
-                None => state.unconnected(error, &myself)?,
+                None => state.not_connected(error, &myself)?,
             },
-            KeeperMessage::Missing(paths) => state.primitives.cast(PrimitivesMessage::Missing(paths))?,
             KeeperMessage::StartSession => state.start_session(&myself).await?,
-            KeeperMessage::PrimitivesClosed if state.closing_session => {}
-            KeeperMessage::PrimitivesClosed => state.close_session(&myself)?,
+            KeeperMessage::RegistryClosed if state.closing_session => {}
+            KeeperMessage::RegistryClosed => state.close_session(&myself)?,
             KeeperMessage::CloseOverdue => state.close_at_once(&myself)?,
             KeeperMessage::SessionClosed => {
                 state.tell(SessionEvent::Closed);
@@ -271,7 +265,7 @@ impl KeeperActor {
                     let _ = reply.send(());
                 }
                 if let Some(error) = state.gave_up.take() {
-                    // For its supervisor, who can find the `ConnectError` in it.
+                    // For its supervisor, which can find the `ConnectError` in it.
                     return Err(error.into());
                 }
                 myself.stop(Some("closed".into()));
@@ -292,17 +286,19 @@ impl KeeperActor {
         if !ended {
             return Ok(());
         }
-        if id == state.primitives.get_id() {
-            // Its children went with it, and what they knew. Ending the session takes their nodes away.
-            warn!(%event, "the primitives stopped");
+        if id == state.registry.get_id() {
+            // Its children ended with it. The end of the session deletes their nodes.
+            warn!(%event, "the registry stopped");
             state.tell(SessionEvent::Closed);
-            return Err("the primitives stopped".into());
+            return Err("the registry stopped".into());
         } else if state.session.as_ref().is_some_and(|session| session.get_id() == id) {
             debug!(%event, epoch = state.epoch, "the session actor ended");
             state.session = None;
             if state.open && !state.closing_session {
-                // Whether it said so itself or not: what it said comes later than this.
-                state.pass_on(SessionNews::Lost(state.epoch))?;
+                // If it has told that itself, this comes first; then the second one is ignored.
+                let lost = PathsReport::News(SessionNews::Lost(state.epoch));
+                state.registry.cast(RegistryActorMessage::Session(lost))?;
+                state.follow(SessionNews::Lost(state.epoch));
             }
             if state.closing_session {
                 myself.cast(KeeperMessage::SessionClosed)?;
@@ -311,7 +307,7 @@ impl KeeperActor {
                 myself.send_after(state.rest(), || KeeperMessage::StartSession);
             }
         } else if state.adopted.remove(&id).is_some() {
-            state.close_primitives_when_alone(&myself)?;
+            state.close_registry_when_alone(&myself)?;
         }
         Ok(())
     }
@@ -330,7 +326,8 @@ impl State {
             None => self.settings.connect_timeout,
         };
         let arguments = SessionArguments {
-            keeper: myself.clone(),
+            keeper: myself.get_derived(),
+            registry: self.registry.get_derived(),
             connector: self.settings.connector.clone(),
             clock: self.clock,
             epoch: self.epoch + 1,
@@ -344,7 +341,7 @@ impl State {
         Ok(())
     }
 
-    /// How much longer it tries; `None` when it tries for ever.
+    /// How much longer it tries; `None` without a limit.
     fn until_giving_up(&self) -> Option<Duration> {
         let tried = self.clock.now().since(self.without_since?);
         Some(self.settings.restart.give_up_after?.saturating_sub(tried))
@@ -367,7 +364,7 @@ impl State {
         over.then_some(ConnectError::Unreachable { address, timeout, reason })
     }
 
-    fn unconnected(
+    fn not_connected(
         &mut self,
         error: ConnectError,
         myself: &ActorRef<KeeperMessage>,
@@ -394,22 +391,21 @@ impl State {
         error: ConnectError,
         myself: &ActorRef<KeeperMessage>,
     ) -> Result<(), ActorProcessingErr> {
-        warn!(%error, "no further session is sought");
+        warn!(%error, "giving up");
         self.tell(SessionEvent::GaveUp { error: error.clone() });
         self.gave_up = Some(error);
         self.close(None, myself)
     }
 
-    fn news(&mut self, news: SessionNews) -> Result<(), ActorProcessingErr> {
-        // Supervision overtakes messages: what an actor said before its end may come after it.
+    fn news(&mut self, news: SessionNews) {
+        // Supervision events overtake messages: what an actor told before its end can come after that.
         let next = matches!(&news, SessionNews::Connected(_));
-        if self.session.is_none() || news.epoch() != self.epoch + u64::from(next) {
-            return Ok(());
+        if self.session.is_some() && news.epoch() == self.epoch + u64::from(next) {
+            self.follow(news);
         }
-        self.pass_on(news)
     }
 
-    fn pass_on(&mut self, news: SessionNews) -> Result<(), ActorProcessingErr> {
+    fn follow(&mut self, news: SessionNews) {
         let event = match &news {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
@@ -425,12 +421,10 @@ impl State {
                 SessionEvent::Lost { epoch: *epoch }
             }
         };
-        self.primitives.cast(PrimitivesMessage::Session(news))?;
         self.tell(event);
         if let Some(first) = self.first.take() {
-            let _ = first.send(Ok(self.primitives.clone()));
+            let _ = first.send(Ok(self.registry.get_derived()));
         }
-        Ok(())
     }
 
     fn tell(&mut self, event: SessionEvent) {
@@ -450,54 +444,54 @@ impl State {
             if let Some(limit) = self.settings.close_timeout {
                 myself.send_after(limit, || KeeperMessage::CloseOverdue);
             }
-            self.adopted.values().for_each(|close| close());
-            self.close_primitives_when_alone(myself)?;
+            self.adopted.values().for_each(|stop| stop());
+            self.close_registry_when_alone(myself)?;
         }
         Ok(())
     }
 
-    fn adopt(&mut self, actor: ActorCell, close: Box<dyn Fn() + Send>, myself: &ActorRef<KeeperMessage>) {
+    fn adopt(&mut self, actor: ActorCell, stop: Box<dyn Fn() + Send>, myself: &ActorRef<KeeperMessage>) {
         actor.link(myself.get_cell());
-        // One that has ended meanwhile cannot be linked, and would never be heard of.
+        // One that has ended meanwhile cannot be linked, and its end would never be told.
         if actor.try_get_supervisor().is_none_or(|supervisor| supervisor.get_id() != myself.get_id()) {
             return;
         }
         if self.closing.is_some() {
-            close();
+            stop();
         }
-        self.adopted.insert(actor.get_id(), close);
+        self.adopted.insert(actor.get_id(), stop);
     }
 
-    fn close_primitives_when_alone(
+    fn close_registry_when_alone(
         &mut self,
         myself: &ActorRef<KeeperMessage>,
     ) -> Result<(), ActorProcessingErr> {
         match self.closing.is_some() && self.adopted.is_empty() {
-            true => self.close_primitives(myself),
+            true => self.close_registry(myself),
             false => Ok(()),
         }
     }
 
-    fn close_primitives(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
-        if !self.closing_primitives {
-            self.closing_primitives = true;
-            self.primitives.call_and_forward(
-                PrimitivesMessage::Close,
+    fn close_registry(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
+        if !self.closing_registry {
+            self.closing_registry = true;
+            self.registry.call_and_forward(
+                RegistryActorMessage::Close,
                 myself,
-                |()| KeeperMessage::PrimitivesClosed,
+                |()| KeeperMessage::RegistryClosed,
                 None,
             )?;
         }
         Ok(())
     }
 
-    /// Waits for nobody any more: guards are lost, and the session ends soon.
+    /// Waits no longer: guards are lost, and the session ends soon.
     fn close_at_once(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
         if self.closing_session {
             return Ok(());
         }
         warn!(actors = self.adopted.len(), "closing takes too long: the session ends under what still works");
-        self.close_primitives(myself)?;
+        self.close_registry(myself)?;
         self.close_session(myself)
     }
 

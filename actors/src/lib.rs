@@ -1,45 +1,69 @@
 //! How lockkeeper works.
 //!
-//! Use it through the package `lockkeeper`; what an actor application sends and receives is in [`messages`].
+//! Use it through the package `lockkeeper`. What an actor application sends and receives is in [`api`].
 //!
 //! ```text
-//! Keeper (root supervisor: no I/O; starts the session actor again with back-off)
-//! ├─ SessionActor     connection, epoch, heartbeat and lease deadline      session.rs, machine/session.rs
-//! ├─ Primitives       (supervisor) one LockActor per lock or semaphore,    lock.rs, machine/queue.rs,
-//! │                                                                        machine/semaphore.rs
-//! │                  one MultiActor per request for several paths          multi.rs, machine/multi.rs
-//! └─ Singleton        one per candidate; above it, while it serves:        singleton.rs, machine/singleton.rs
-//!    └─ Tenure        one actor of the application under one lease         tenure.rs, machine/tenure.rs
+//! KeeperActor        root supervisor: no I/O; restarts the session actor with back-off     keeper.rs
+//! ├─ SessionActor    connection, epoch, heartbeats, lease deadline, watches                 session/
+//! ├─ RegistryActor   supervises the actors of paths                                         registry.rs
+//! │  ├─ LockActor       one for each lock path                                              lock.rs, path/
+//! │  ├─ SemaphoreActor  one for each semaphore path                                         semaphore.rs, path/
+//! │  └─ MultiLockActor  one for each request for several locks                              multi_lock.rs
+//! └─ CandidateActor  one for each candidacy for a singleton                                 candidate.rs
+//!    └─ RunActor     one actor of the application under one lease                           run.rs
 //! ```
 //!
-//! A lock's way, one direction only: `LockMessage::Acquire` → `LockActor` → [`machine`] → command →
-//! [`zookeeper`] → answer or watch, cast back as an event of its session's epoch → machine → the guard, in an
-//! event to the caller.
+//! Actors of paths stand beside the session actor, not below it: a lost session is a state for them, not their end.
+//!
+//! An acquire goes one way. `Lock::acquire` sends a `LockMessage::Acquire`. The `LockActor` passes it as an event
+//! through the [gate](machine::gate) to its [machine], carries out the machine's commands through
+//! [`zookeeper`], and passes answers and watches on as events of the session's epoch. A grant is a command as well: the
+//! caller gets its guard in an event.
 
 // Drivers do what machines must not; `machine` denies it again.
 #![allow(clippy::disallowed_methods)]
+
+/// Lets an actor be told the words of another one: the conversions that a `DerivedActorRef` needs, both ways.
+macro_rules! accepts {
+    ($message:ident: $($variant:ident($part:ty)),+ $(,)?) => {
+        #[cfg(feature = "cluster")]
+        impl ractor::Message for $message {}
+        $(
+            impl From<$part> for $message {
+                fn from(part: $part) -> $message {
+                    $message::$variant(part)
+                }
+            }
+
+            impl TryFrom<$message> for $part {
+                type Error = &'static str;
+
+                fn try_from(message: $message) -> Result<$part, &'static str> {
+                    match message {
+                        $message::$variant(part) => Ok(part),
+                        _ => Err("another message of the same actor"),
+                    }
+                }
+            }
+        )+
+    };
+}
 
 pub mod api;
 pub mod candidate;
 mod inspect;
 pub mod keeper;
-mod leases;
 mod lock;
 pub mod machine;
-pub mod multi_lock;
+mod multi_lock;
+mod path;
 mod registry;
 pub mod run;
 mod runtime;
+mod semaphore;
 mod session;
 pub mod zookeeper;
 
-pub use api::{error, lease, messages};
-pub use candidate as singleton;
-pub use keeper as supervisor;
 pub use machine::backoff;
-pub use multi_lock as multi;
-pub use registry::{PrimitivesMessage, refuse};
-pub use run as tenure;
-pub use run::worker as job;
 pub use runtime::clock::Clock;
 pub use runtime::random::Randomness;

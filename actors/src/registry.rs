@@ -1,101 +1,100 @@
-//! The supervisor of the lock actors: finds or makes the actor of a path, ends the idle ones, and cleans up after
-//! one that died.
+//! The registry: finds or starts the actor of a path, stops those that are no longer needed, and cleans up after one that
+//! died.
+
+mod sweep;
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::join_all;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Message, RpcReplyPort, SupervisionEvent,
+};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::api::error::{AcquireError, ContendersError, ResizeError};
-use crate::api::messages::{LockEvent, LockMessage, Place, Refused};
-use crate::lock::{LockActor, LockActorMessage, LockArguments};
-use crate::machine::backoff::Rests;
-use crate::machine::lock::protocol::Failure;
-use crate::machine::lock::protocol::Ticket;
+use self::sweep::{delete, sweep};
+use crate::api::error::AcquireError;
+use crate::api::messages::{LockMessage, MultiLockMessage, RegistryMessage};
+use crate::api::request::MultiLockRequest;
+use crate::api::resource::Resource;
+use crate::lock::{LockActor, LockActorMessage};
+use crate::machine::Ticket;
 use crate::machine::node::Instance;
-use crate::multi_lock::{MultiActor, MultiActorMessage, MultiArguments, MultiMessage};
+use crate::multi_lock::{MultiLockActor, MultiLockActorMessage, MultiLockArguments, MultiLockReport};
+use crate::path::{PathArguments, PathNotice, PathReport};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
-use crate::session::{Connection, SessionNews};
-use crate::zookeeper::ZooKeeper;
+use crate::semaphore::{SemaphoreActor, SemaphoreActorMessage};
+use crate::session::{Connection, PathsReport, SessionNews};
 
-/// To the supervisor of the lock actors.
-pub enum PrimitivesMessage {
-    /// A handle of this place was made.
-    Open(Place),
-    /// A handle of this place is gone.
-    Dropped(Place),
-    /// For the actor of this place.
-    Lock(Place, LockMessage),
-    /// For whoever acquires several paths at once.
-    Multi(MultiMessage),
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    Session(SessionNews),
-    #[doc(hidden)]
-    Missing(Vec<String>),
-    #[doc(hidden)]
-    Retired { place: Place, generation: u64 },
-    /// Nodes of actors that died before they were made.
-    #[doc(hidden)]
-    Orphaned { epoch: u64, nodes: Vec<String> },
-    #[doc(hidden)]
-    Close(RpcReplyPort<()>),
-}
+pub(crate) struct RegistryActor;
 
-#[cfg(feature = "cluster")]
-impl ractor::Message for PrimitivesMessage {}
-
-pub(crate) struct PrimitivesActor;
-
-pub(crate) struct PrimitivesArguments {
+pub(crate) struct RegistryArguments {
     pub clock: Clock,
     pub randomness: Randomness,
 }
 
+pub(crate) enum RegistryActorMessage {
+    Public(RegistryMessage),
+    Session(PathsReport),
+    Path(PathReport),
+    MultiLock(MultiLockReport),
+    /// Refuse new work, and reply once all actors have ended.
+    Close(RpcReplyPort<()>),
+}
+
+accepts!(RegistryActorMessage:
+    Public(RegistryMessage), Session(PathsReport), Path(PathReport), MultiLock(MultiLockReport));
+
 pub(crate) struct State {
+    myself: ActorRef<RegistryActorMessage>,
     clock: Clock,
     randomness: Randomness,
-    locks: BTreeMap<Place, Entry>,
-    places: HashMap<ActorId, Place>,
-    multis: BTreeMap<Ticket, ActorRef<MultiActorMessage>>,
-    tickets: HashMap<ActorId, Ticket>,
+    locks: Paths<LockActorMessage>,
+    semaphores: Paths<SemaphoreActorMessage>,
+    multi_locks: BTreeMap<Ticket, ActorRef<MultiLockActorMessage>>,
+    /// All children.
+    children: HashMap<ActorId, Child>,
     connection: Option<Connection>,
     suspended: bool,
-    /// Cleaning up after actors that died. Ended with the session, which takes their nodes away.
+    /// Cleaning up. Ended with the session, whose end deletes the nodes.
     sweeps: JoinSet<()>,
     /// New work is refused.
     closed: bool,
     closing: Option<RpcReplyPort<()>>,
 }
 
-struct Entry {
-    actor: ActorRef<LockActorMessage>,
+enum Child {
+    Path(Resource),
+    MultiLock(Ticket),
+}
+
+/// The actors of one kind of path.
+struct Paths<M>(BTreeMap<Arc<str>, Entry<M>>);
+
+struct Entry<M> {
+    actor: ActorRef<M>,
     instance: Instance,
     handles: usize,
-    /// Counts the handles ever made, so that an actor's word that it is idle can be too old.
+    /// Counts the handles ever made: an actor's report that it has retired can be out of date.
     generation: u64,
 }
 
-#[ractor::actor(message = PrimitivesMessage, state = State, arguments = PrimitivesArguments)]
-impl PrimitivesActor {
+#[ractor::actor(message = RegistryActorMessage, state = State, arguments = RegistryArguments)]
+impl RegistryActor {
     async fn pre_start(
         &self,
-        _myself: ActorRef<PrimitivesMessage>,
-        arguments: PrimitivesArguments,
+        myself: ActorRef<RegistryActorMessage>,
+        arguments: RegistryArguments,
     ) -> Result<State, ActorProcessingErr> {
         Ok(State {
+            myself,
             clock: arguments.clock,
             randomness: arguments.randomness,
-            locks: BTreeMap::new(),
-            places: HashMap::new(),
-            multis: BTreeMap::new(),
-            tickets: HashMap::new(),
+            locks: Paths(BTreeMap::new()),
+            semaphores: Paths(BTreeMap::new()),
+            multi_locks: BTreeMap::new(),
+            children: HashMap::new(),
             connection: None,
             suspended: false,
             sweeps: JoinSet::new(),
@@ -106,167 +105,193 @@ impl PrimitivesActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<PrimitivesMessage>,
-        message: PrimitivesMessage,
+        _: ActorRef<RegistryActorMessage>,
+        message: RegistryActorMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PrimitivesMessage::Open(_) if state.closed => {}
-            PrimitivesMessage::Open(place) => {
-                let entry = state.entry(place, &myself).await?;
-                entry.handles += 1;
-                entry.generation += 1;
+            RegistryActorMessage::Public(message) if state.closed => state.refuse(message),
+            RegistryActorMessage::Public(message) => state.public(message).await?,
+            RegistryActorMessage::Session(PathsReport::News(news)) => state.session_news(news),
+            RegistryActorMessage::Session(PathsReport::Missing(paths)) => state.missing(&paths),
+            RegistryActorMessage::Path(PathReport::Retired { resource, generation }) => {
+                state.retired(&resource, generation)
             }
-            PrimitivesMessage::Dropped(place) => {
-                if let Some(entry) = state.locks.get_mut(&place) {
-                    entry.handles = entry.handles.saturating_sub(1);
-                    if entry.handles == 0 {
-                        let _ = entry.actor.cast(LockActorMessage::Retire(entry.generation));
-                    }
-                }
+            RegistryActorMessage::Path(PathReport::Orphaned { epoch, nodes }) => {
+                state.delete_orphans(epoch, nodes)
             }
-            PrimitivesMessage::Lock(place, message) => match state.closed {
-                true => refuse(message),
-                false => {
-                    let entry = state.entry(place, &myself).await?;
-                    // An actor that has died meanwhile is told of by its supervision event; the message's reply
-                    // ports say so when they are dropped.
-                    let _ = entry.actor.cast(LockActorMessage::Public(message));
-                }
-            },
-            PrimitivesMessage::Multi(message) => state.multi(message, &myself).await?,
-            PrimitivesMessage::Session(news) => state.session(news),
-            PrimitivesMessage::Missing(paths) => state.missing(&paths),
-            PrimitivesMessage::Retired { place, generation } => {
-                let retired = (state.locks.get(&place))
-                    .filter(|entry| state.closed || entry.handles == 0)
-                    .filter(|entry| entry.generation == generation)
-                    .map(|entry| entry.actor.clone());
-                if let Some(actor) = retired {
-                    state.locks.remove(&place);
-                    state.places.remove(&actor.get_id());
-                    actor.stop(None);
-                }
-            }
-            PrimitivesMessage::Orphaned { epoch, nodes } => state.delete_orphans(epoch, nodes),
-            PrimitivesMessage::Close(reply) => {
-                (state.closed, state.closing) = (true, Some(reply));
-                for entry in state.locks.values() {
-                    let _ = entry.actor.cast(LockActorMessage::Close);
-                    let _ = entry.actor.cast(LockActorMessage::Retire(entry.generation));
-                }
-                for multi in state.multis.values() {
-                    let _ = multi.cast(MultiActorMessage::Close);
-                }
-            }
+            RegistryActorMessage::MultiLock(report) => state.multi_lock_report(report).await?,
+            RegistryActorMessage::Close(reply) => state.close(reply),
         }
-        state.close_when_empty();
+        state.report_when_closed();
         Ok(())
     }
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<PrimitivesMessage>,
+        _: ActorRef<RegistryActorMessage>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorTerminated(actor, _, reason) => {
-                state.died(actor, &reason.unwrap_or_default(), &myself).await?
+                state.died(actor, &reason.unwrap_or_default()).await?
             }
-            SupervisionEvent::ActorFailed(actor, error) => {
-                state.died(actor, &error.to_string(), &myself).await?
-            }
+            SupervisionEvent::ActorFailed(actor, error) => state.died(actor, &error.to_string()).await?,
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
             SupervisionEvent::PidLifecycleEvent(_) => {}
         }
-        state.close_when_empty();
+        state.report_when_closed();
         Ok(())
     }
 }
 
 impl State {
-    async fn entry(
-        &mut self,
-        place: Place,
-        myself: &ActorRef<PrimitivesMessage>,
-    ) -> Result<&mut Entry, ActorProcessingErr> {
-        if !self.locks.contains_key(&place) {
-            let entry = self.spawn(place.clone(), myself).await?;
-            self.places.insert(entry.actor.get_id(), place.clone());
-            self.locks.insert(place.clone(), entry);
-        }
-        self.locks.get_mut(&place).ok_or_else(|| "an entry that was made is there".into())
-    }
-
-    async fn multi(
-        &mut self,
-        message: MultiMessage,
-        myself: &ActorRef<PrimitivesMessage>,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn public(&mut self, message: RegistryMessage) -> Result<(), ActorProcessingErr> {
         match message {
-            MultiMessage::Acquire(request) if self.closed => request.refuse(AcquireError::Closed),
-            MultiMessage::Acquire(request) if self.multis.contains_key(&request.ticket()) => {
-                // The listener says that it was not served; the first use of the ticket goes on.
-                warn!(ticket = %request.ticket(), "a ticket was used twice");
+            RegistryMessage::Open(resource) => self.open(resource).await?,
+            RegistryMessage::Dropped(resource) => self.dropped(&resource),
+            // If the actor has died meanwhile, its supervision event tells, and the message's reply ports when they are
+            // dropped.
+            RegistryMessage::Lock(path, message) => {
+                let _ = self.lock(path).await?.actor.cast(LockActorMessage::Public(message));
             }
-            MultiMessage::Acquire(request) => {
-                let (ticket, spread) = (request.ticket(), self.randomness.next() as u32);
-                let arguments =
-                    MultiArguments { request, primitives: myself.clone(), clock: self.clock, spread };
-                let (actor, _) = Actor::spawn_linked(None, MultiActor, arguments, myself.get_cell()).await?;
-                self.tickets.insert(actor.get_id(), ticket);
-                self.multis.insert(ticket, actor);
+            RegistryMessage::Semaphore(path, message) => {
+                let _ = self.semaphore(path).await?.actor.cast(SemaphoreActorMessage::Public(message));
             }
-            MultiMessage::Cancel(ticket) => {
-                if let Some(actor) = self.multis.get(&ticket) {
-                    let _ = actor.cast(MultiActorMessage::Cancel);
-                }
+            RegistryMessage::MultiLock(MultiLockMessage::Acquire(request)) => {
+                self.start_multi_lock(request).await?
             }
+            RegistryMessage::MultiLock(MultiLockMessage::Cancel(ticket)) => self.cancel_multi_lock(ticket),
         }
         Ok(())
     }
 
-    async fn spawn(
-        &self,
-        place: Place,
-        myself: &ActorRef<PrimitivesMessage>,
-    ) -> Result<Entry, ActorProcessingErr> {
+    /// Handles are still dropped, and requests cancelled, after a close.
+    fn refuse(&mut self, message: RegistryMessage) {
+        match message {
+            RegistryMessage::Dropped(resource) => self.dropped(&resource),
+            RegistryMessage::MultiLock(MultiLockMessage::Cancel(ticket)) => self.cancel_multi_lock(ticket),
+            message => message.refuse(),
+        }
+    }
+
+    async fn open(&mut self, resource: Resource) -> Result<(), ActorProcessingErr> {
+        match resource {
+            Resource::Lock(path) => self.lock(path).await?.opened(),
+            Resource::Semaphore(path) => self.semaphore(path).await?.opened(),
+        }
+        Ok(())
+    }
+
+    fn dropped(&mut self, resource: &Resource) {
+        match resource {
+            Resource::Lock(path) => self.locks.dropped(path),
+            Resource::Semaphore(path) => self.semaphores.dropped(path),
+        }
+    }
+
+    async fn lock(&mut self, path: Arc<str>) -> Result<&mut Entry<LockActorMessage>, ActorProcessingErr> {
+        if !self.locks.0.contains_key(&path) {
+            let entry = self.start(LockActor, Resource::Lock(path.clone())).await?;
+            self.locks.0.insert(path.clone(), entry);
+        }
+        self.locks.get(&path)
+    }
+
+    async fn semaphore(
+        &mut self,
+        path: Arc<str>,
+    ) -> Result<&mut Entry<SemaphoreActorMessage>, ActorProcessingErr> {
+        if !self.semaphores.0.contains_key(&path) {
+            let entry = self.start(SemaphoreActor, Resource::Semaphore(path.clone())).await?;
+            self.semaphores.0.insert(path.clone(), entry);
+        }
+        self.semaphores.get(&path)
+    }
+
+    async fn start<A>(&mut self, actor: A, resource: Resource) -> Result<Entry<A::Msg>, ActorProcessingErr>
+    where
+        A: Actor<Arguments = PathArguments, Msg: From<PathNotice>>,
+    {
         let instance = Instance::new(self.randomness.next());
-        let arguments = LockArguments { place, instance, clock: self.clock, primitives: myself.clone() };
-        let (actor, _) = Actor::spawn_linked(None, LockActor, arguments, myself.get_cell()).await?;
+        let registry = self.myself.get_derived();
+        let arguments = PathArguments { resource: resource.clone(), instance, clock: self.clock, registry };
+        let (actor, _) = Actor::spawn_linked(None, actor, arguments, self.myself.get_cell()).await?;
+        self.children.insert(actor.get_id(), Child::Path(resource));
         if let Some(connection) = &self.connection {
-            actor.cast(LockActorMessage::Session(SessionNews::Connected(connection.clone())))?;
+            actor.cast(PathNotice::Session(SessionNews::Connected(connection.clone())).into())?;
             if self.suspended {
-                actor.cast(LockActorMessage::Session(SessionNews::Suspended(connection.epoch)))?;
+                actor.cast(PathNotice::Session(SessionNews::Suspended(connection.epoch)).into())?;
             }
         }
         Ok(Entry { actor, instance, handles: 0, generation: 0 })
     }
 
-    fn session(&mut self, news: SessionNews) {
-        let current = self.connection.as_ref().map(|connection| connection.epoch);
+    async fn start_multi_lock(&mut self, request: MultiLockRequest) -> Result<(), ActorProcessingErr> {
+        let ticket = request.ticket();
+        if self.multi_locks.contains_key(&ticket) {
+            // Its sink tells that it was not served; the first request with the ticket goes on.
+            warn!(%ticket, "a ticket was used twice");
+            return Ok(());
+        }
+        let (registry, spread) = (self.myself.get_derived(), self.randomness.next() as u32);
+        let arguments = MultiLockArguments { request, registry, clock: self.clock, spread };
+        let supervisor = self.myself.get_cell();
+        let (actor, _) = Actor::spawn_linked(None, MultiLockActor, arguments, supervisor).await?;
+        self.children.insert(actor.get_id(), Child::MultiLock(ticket));
+        self.multi_locks.insert(ticket, actor);
+        Ok(())
+    }
+
+    fn cancel_multi_lock(&mut self, ticket: Ticket) {
+        if let Some(actor) = self.multi_locks.get(&ticket) {
+            let _ = actor.cast(MultiLockActorMessage::Cancel);
+        }
+    }
+
+    async fn multi_lock_report(&mut self, report: MultiLockReport) -> Result<(), ActorProcessingErr> {
+        match report {
+            MultiLockReport::Open(path) if !self.closed => self.lock(path).await?.opened(),
+            MultiLockReport::Acquire(_, request, part) if self.closed => {
+                drop(part);
+                request.refuse(AcquireError::Closed);
+            }
+            MultiLockReport::Acquire(path, request, part) => {
+                let _ = self.lock(path).await?.actor.cast(LockActorMessage::AcquirePart(request, part));
+            }
+            MultiLockReport::Cancel(path, ticket) if !self.closed => {
+                let cancel = RegistryMessage::Lock(path, LockMessage::Cancel(ticket));
+                self.public(cancel).await?;
+            }
+            MultiLockReport::Open(_) | MultiLockReport::Cancel(..) => {}
+            MultiLockReport::Dropped(path) => self.locks.dropped(&path),
+        }
+        Ok(())
+    }
+
+    fn session_news(&mut self, news: SessionNews) {
+        let current = self.connection.as_ref().is_some_and(|connection| connection.epoch == news.epoch());
         match &news {
-            // A clone would keep the session from being closed.
+            // A clone of the connection would keep the session open.
             SessionNews::Connected(_) if self.closed && self.closing.is_none() => return,
             SessionNews::Connected(connection) => {
                 self.connection = Some(connection.clone());
                 self.suspended = false;
             }
-            SessionNews::Suspended(_) => self.suspended = true,
-            SessionNews::Resumed(_) => self.suspended = false,
-            SessionNews::Lost(epoch) if current == Some(*epoch) => {
+            SessionNews::Suspended(_) if current => self.suspended = true,
+            SessionNews::Resumed(_) if current => self.suspended = false,
+            SessionNews::Lost(_) if current => {
                 if let Some(connection) = self.connection.take() {
                     connection.lease.lose();
                 }
                 self.sweeps.abort_all();
             }
-            SessionNews::Lost(_) => {}
+            // Of an earlier session, or told twice.
+            SessionNews::Suspended(_) | SessionNews::Resumed(_) | SessionNews::Lost(_) => return,
         }
-        for entry in self.locks.values() {
-            let _ = entry.actor.cast(LockActorMessage::Session(news.clone()));
-        }
+        self.notify_all(&PathNotice::Session(news));
     }
 
     fn missing(&self, paths: &[String]) {
@@ -275,48 +300,65 @@ impl State {
             by_directory.entry(directory).or_default().push(name.to_owned());
         }
         for (directory, names) in by_directory {
-            for entry in Place::owners(directory).filter_map(|place| self.locks.get(&place)) {
-                let _ = entry.actor.cast(LockActorMessage::Missing(names.clone()));
+            for resource in Resource::owners(directory) {
+                self.notify(&resource, PathNotice::Missing(names.clone()));
             }
         }
     }
 
-    /// A lock actor that did not retire: its leases read `Lost` and its callers were told when its state was
-    /// dropped; what is left are its nodes, which its instance names.
-    async fn died(
-        &mut self,
-        actor: ActorCell,
-        reason: &str,
-        myself: &ActorRef<PrimitivesMessage>,
-    ) -> Result<(), ActorProcessingErr> {
-        if let Some(ticket) = self.tickets.remove(&actor.get_id()) {
-            // Whatever it had asked for, it has given back.
-            self.multis.remove(&ticket);
+    fn notify(&self, resource: &Resource, notice: PathNotice) {
+        match resource {
+            Resource::Lock(path) => self.locks.notify(path, notice),
+            Resource::Semaphore(path) => self.semaphores.notify(path, notice),
         }
-        let Some(place) = self.places.remove(&actor.get_id()) else { return Ok(()) };
-        let Some(entry) = self.locks.remove(&place) else { return Ok(()) };
-        warn!(path = %place.path, reason, "a lock actor died");
+    }
+
+    fn notify_all(&self, notice: &PathNotice) {
+        self.locks.notify_all(notice);
+        self.semaphores.notify_all(notice);
+    }
+
+    fn retired(&mut self, resource: &Resource, generation: u64) {
+        let actor = match resource {
+            Resource::Lock(path) => self.locks.take_retired(path, generation, self.closed),
+            Resource::Semaphore(path) => self.semaphores.take_retired(path, generation, self.closed),
+        };
+        if let Some(actor) = actor {
+            self.children.remove(&actor.get_id());
+            actor.stop(None);
+        }
+    }
+
+    /// An actor that did not retire. Its leases read `Lost`, and its callers were told, when its state was dropped; its
+    /// nodes are left, which its instance names.
+    async fn died(&mut self, actor: ActorCell, reason: &str) -> Result<(), ActorProcessingErr> {
+        let resource = match self.children.remove(&actor.get_id()) {
+            Some(Child::Path(resource)) => resource,
+            Some(Child::MultiLock(ticket)) => {
+                // It has given back everything that it had asked for.
+                self.multi_locks.remove(&ticket);
+                return Ok(());
+            }
+            None => return Ok(()),
+        };
+        let removed = match &resource {
+            Resource::Lock(path) => self.locks.remove(path),
+            Resource::Semaphore(path) => self.semaphores.remove(path),
+        };
+        let Some((instance, handles, generation)) = removed else { return Ok(()) };
+        warn!(path = %resource.path(), reason, "the actor of a path died");
         if let Some(connection) = &self.connection {
             while self.sweeps.try_join_next().is_some() {}
-            for directory in place.directories() {
-                connection.nodes.untrack_all(&directory, entry.instance);
-                let (client, instance) = (connection.client.clone(), entry.instance);
-                self.sweeps.spawn(async move {
-                    // Nobody watches over this, and the node would block the path for as long as the session lives.
-                    let again = || {
-                        AssertUnwindSafe(sweep(client.clone(), directory.clone(), instance)).catch_unwind()
-                    };
-                    let mut rests = Rests::new(instance.spread());
-                    while again().await.is_err() {
-                        warn!(path = %directory, "cleaning up after a dead actor panicked, and begins anew");
-                        tokio::time::sleep(rests.next()).await;
-                    }
-                });
+            for directory in resource.directories() {
+                connection.nodes.untrack_all(&directory, instance);
+                self.sweeps.spawn(sweep(connection.client.clone(), directory, instance));
             }
         }
-        if entry.handles > 0 && !self.closed {
-            let again = self.entry(place, myself).await?;
-            (again.handles, again.generation) = (entry.handles, entry.generation);
+        if handles > 0 && !self.closed {
+            match resource {
+                Resource::Lock(path) => self.lock(path).await?.inherit(handles, generation),
+                Resource::Semaphore(path) => self.semaphore(path).await?.inherit(handles, generation),
+            }
         }
         Ok(())
     }
@@ -330,8 +372,17 @@ impl State {
         }
     }
 
-    fn close_when_empty(&mut self) {
-        if self.locks.is_empty() && self.multis.is_empty() {
+    fn close(&mut self, reply: RpcReplyPort<()>) {
+        (self.closed, self.closing) = (true, Some(reply));
+        self.locks.close();
+        self.semaphores.close();
+        for multi_lock in self.multi_locks.values() {
+            let _ = multi_lock.cast(MultiLockActorMessage::Close);
+        }
+    }
+
+    fn report_when_closed(&mut self) {
+        if self.locks.0.is_empty() && self.semaphores.0.is_empty() && self.multi_locks.is_empty() {
             if let Some(reply) = self.closing.take() {
                 self.connection = None;
                 self.sweeps.abort_all();
@@ -341,62 +392,66 @@ impl State {
     }
 }
 
-/// Deletes the nodes of a dead actor. Its requests were sent before, on the same connection, so a listing that
-/// shows none of them is the last word.
-async fn sweep(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
-    let mut rests = Rests::new(instance.spread());
-    loop {
-        let (sync, children) = (client.sync(&path), client.children(&path));
-        match sync.await.and(children.await) {
-            Ok(children) => {
-                let mut nodes =
-                    children.into_iter().filter(|name| instance.attempt(name).is_some()).peekable();
-                if nodes.peek().is_none() {
-                    return;
-                }
-                debug!(%path, "cleaning up after a dead actor");
-                let nodes = nodes.map(|name| format!("{path}/{name}"));
-                join_all(nodes.map(|node| delete(client.clone(), node, instance.spread()))).await;
-            }
-            Err(Failure::NoNode | Failure::SessionGone) => return,
-            Err(Failure::Unknown(_) | Failure::NoAuth | Failure::Refused(_)) => {
-                tokio::time::sleep(rests.next()).await;
+/// An actor that has ended meanwhile is reported by its supervision event, so failed casts are ignored.
+impl<M: Message + From<PathNotice>> Paths<M> {
+    fn get(&mut self, path: &Arc<str>) -> Result<&mut Entry<M>, ActorProcessingErr> {
+        self.0.get_mut(path).ok_or_else(|| format!("no actor for {path:?}").into())
+    }
+
+    fn dropped(&mut self, path: &Arc<str>) {
+        if let Some(entry) = self.0.get_mut(path) {
+            entry.handles = entry.handles.saturating_sub(1);
+            if entry.handles == 0 {
+                entry.retire();
             }
         }
     }
-}
 
-/// Tries until the node is gone, or the session, which takes it away.
-async fn delete(client: Arc<dyn ZooKeeper>, node: String, spread: u32) {
-    let mut rests = Rests::new(spread);
-    loop {
-        match client.delete(&node).await {
-            Ok(()) | Err(Failure::NoNode | Failure::SessionGone) => return,
-            Err(Failure::Unknown(_) | Failure::NoAuth | Failure::Refused(_)) => {
-                tokio::time::sleep(rests.next()).await;
-            }
+    fn notify(&self, path: &Arc<str>, notice: PathNotice) {
+        if let Some(entry) = self.0.get(path) {
+            let _ = entry.actor.cast(notice.into());
         }
+    }
+
+    fn notify_all(&self, notice: &PathNotice) {
+        for entry in self.0.values() {
+            let _ = entry.actor.cast(notice.clone().into());
+        }
+    }
+
+    fn close(&self) {
+        for entry in self.0.values() {
+            let _ = entry.actor.cast(PathNotice::Close.into());
+            entry.retire();
+        }
+    }
+
+    /// Removes an actor that has retired, unless it is needed again.
+    fn take_retired(&mut self, path: &Arc<str>, generation: u64, closed: bool) -> Option<ActorCell> {
+        let entry = self.0.get(path)?;
+        let retires = (closed || entry.handles == 0) && entry.generation == generation;
+        retires.then(|| self.0.remove(path)).flatten().map(|entry| entry.actor.get_cell())
+    }
+
+    /// Its instance, and the count and generation of its handles.
+    fn remove(&mut self, path: &Arc<str>) -> Option<(Instance, usize, u64)> {
+        let entry = self.0.remove(path)?;
+        Some((entry.instance, entry.handles, entry.generation))
     }
 }
 
-/// Answers what comes too late.
-pub fn refuse(message: LockMessage) {
-    match message {
-        LockMessage::Acquire(request) => {
-            let refused = Refused::Failed(AcquireError::Closed);
-            request.listener.conclude(LockEvent::Refused(request.ticket, refused));
-        }
-        LockMessage::Contenders(_, reply) => answer(reply, ContendersError::Closed),
-        LockMessage::First(_, _, reply) => answer(reply.into(), ContendersError::Closed),
-        LockMessage::RemoveContender(_, reply) => answer(reply, ContendersError::Closed),
-        LockMessage::LeaseHolders(reply) => answer(reply, ContendersError::Closed),
-        LockMessage::Resize(_, _, reply) => answer(reply, ResizeError::Closed),
-        // A release that is not confirmed is one of a lost lease: its reply port says so when it is dropped.
-        LockMessage::Cancel(_) | LockMessage::Release(..) => {}
+impl<M: Message + From<PathNotice>> Entry<M> {
+    fn opened(&mut self) {
+        self.handles += 1;
+        self.generation += 1;
     }
-}
 
-fn answer<T, E>(reply: RpcReplyPort<Result<T, E>>, error: E) {
-    // Who does not wait for it any more need not be told.
-    let _ = reply.send(Err(error));
+    /// The handles of an actor that died are those of this one.
+    fn inherit(&mut self, handles: usize, generation: u64) {
+        (self.handles, self.generation) = (handles, generation);
+    }
+
+    fn retire(&self) {
+        let _ = self.actor.cast(PathNotice::Retire(self.generation).into());
+    }
 }

@@ -1,4 +1,4 @@
-//! The actor above an application's actor that works under a lease: carries out what the machine of that run decides.
+//! One run of an application's actor under a lease: carries out what its machine decides.
 
 pub mod worker;
 
@@ -6,49 +6,50 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::{join_all, select};
-use ractor::{ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::api::lease::{Lease, LeaseState, Term};
-use crate::keeper::KeeperMessage;
-use crate::machine::Moment;
-pub use crate::machine::run::Reason;
-use crate::machine::run::{Limits, Tenure, TenureCommand, TenureInput};
-use crate::run::worker::{Hired, Job};
+use self::worker::{ActorFactory, Worker};
+use crate::api::keep_alive::KeeperRequest;
+use crate::api::lease::{Lease, LeaseState, LeaseView};
+use crate::machine::Machine;
+pub use crate::machine::run::EndReason;
+use crate::machine::run::{Command, Event, Limits, Run};
 use crate::runtime::clock::Clock;
+use crate::runtime::timer::{Precision, Timer};
 
-/// What an application may choose about the end of a run.
+/// How an application's actor is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct StopPolicy {
     /// How long the actor may take to stop, before it is killed.
     pub grace: Duration,
     /// Whether it is stopped as soon as the connection is in doubt.
     pub stop_when_suspended: bool,
 }
 
-impl Default for Terms {
-    fn default() -> Terms {
-        Terms { grace: Duration::from_secs(5), stop_when_suspended: false }
+impl Default for StopPolicy {
+    fn default() -> StopPolicy {
+        StopPolicy { grace: Duration::from_secs(5), stop_when_suspended: false }
     }
 }
 
 /// A run that is over: the actor has ended.
 pub struct Ended {
-    /// What it worked under.
+    /// The lease of the run.
     pub lease: Lease,
-    /// Why.
-    pub reason: Reason,
+    /// Why it has ended.
+    pub reason: EndReason,
     /// The actor's error, or that it panicked.
     pub error: Option<String>,
     /// For the next run.
-    pub job: Job,
+    pub factory: ActorFactory,
 }
 
-/// To the actor above a run.
-pub enum TenureMessage {
+/// To the actor of a run.
+pub enum RunMessage {
     /// End the run.
     Stop,
     #[doc(hidden)]
@@ -62,133 +63,134 @@ pub enum TenureMessage {
 }
 
 #[cfg(feature = "cluster")]
-impl ractor::Message for TenureMessage {}
+impl ractor::Message for RunMessage {}
 
-/// The actor above a run.
-pub struct TenureActor;
+/// The actor of a run.
+pub struct RunActor;
 
 /// What a run needs.
-pub struct TenureArguments {
-    /// Who closes the run before the session, if nobody else is above it.
-    pub keeper: Option<ActorRef<KeeperMessage>>,
-    /// What it works under.
+pub struct RunArguments {
+    /// The keeper, which stops the run before it closes the session, unless another actor supervises the run.
+    pub keeper: Option<DerivedActorRef<KeeperRequest>>,
+    /// The lease of the run.
     pub lease: Lease,
-    /// What works.
-    pub job: Job,
-    /// When it ends.
-    pub terms: Terms,
-    /// Hears that the actor has started.
+    /// Makes the actor.
+    pub factory: ActorFactory,
+    /// How the actor is stopped.
+    pub stop_policy: StopPolicy,
+    /// Called when the actor has started.
     pub started: Box<dyn FnOnce() + Send>,
-    /// Hears the end: once the actor has ended, whatever happens to the one above it.
+    /// Called once the actor has ended, whatever happens to the actor of the run.
     pub finish: Finish,
 }
 
-/// Hears the end of a run.
+/// Is told the end of a run.
 pub type Finish = Box<dyn FnOnce(Ended) + Send>;
 
 /// A run under way.
 pub struct State {
     clock: Clock,
-    machine: Tenure,
-    term: Term,
+    machine: Run,
+    view: LeaseView,
     started: Option<Box<dyn FnOnce() + Send>>,
     /// Until the end.
     work: Option<Work>,
     error: Option<String>,
     tasks: JoinSet<()>,
-    wake: Option<(Moment, AbortHandle)>,
+    timer: Timer,
 }
 
 /// What is given back when the actor has ended.
 struct Work {
     lease: Lease,
-    job: Job,
+    factory: ActorFactory,
     finish: Finish,
-    hired: Option<Hired>,
-    /// Actors below this run, when they were asked to stop or killed: they end with it, but not at once.
+    worker: Option<Worker>,
+    /// Actors below this run when it was asked to stop or killed: they end with it, but not at once.
     below: Vec<ActorCell>,
     /// Keeps the session open.
     _session: Option<oneshot::Sender<()>>,
 }
 
-#[ractor::actor(message = TenureMessage, state = State, arguments = TenureArguments)]
-impl TenureActor {
+#[ractor::actor(message = RunMessage, state = State, arguments = RunArguments)]
+impl RunActor {
     async fn pre_start(
         &self,
-        myself: ActorRef<TenureMessage>,
-        arguments: TenureArguments,
+        myself: ActorRef<RunMessage>,
+        arguments: RunArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let TenureArguments { keeper, lease, job, terms, started, finish } = arguments;
+        let RunArguments { keeper, lease, factory, stop_policy, started, finish } = arguments;
         if let Some(keeper) = keeper {
             let run = myself.clone();
-            let close = Box::new(move || drop(run.cast(TenureMessage::Stop)));
-            keeper.cast(KeeperMessage::Adopt(myself.get_cell(), close))?;
+            let stop = Box::new(move || drop(run.cast(RunMessage::Stop)));
+            let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop };
+            keeper.send_message(adopt).map_err(|_| "the keeper has ended")?;
         }
-        let (term, mut tasks) = (lease.term(), JoinSet::new());
-        let (actor, watched) = (myself.clone(), term.clone());
+        let (view, mut tasks) = (lease.view(), JoinSet::new());
+        let (actor, watched) = (myself.clone(), view.clone());
         tasks.spawn(async move {
             let mut state = LeaseState::Held;
             while state != LeaseState::Lost {
                 state = watched.changed(state).await;
-                if actor.cast(TenureMessage::Lease(state)).is_err() {
+                if actor.cast(RunMessage::Lease(state)).is_err() {
                     return;
                 }
             }
         });
-        myself.cast(TenureMessage::Wake)?;
-        let Terms { grace, stop_when_suspended } = terms;
+        myself.cast(RunMessage::Wake)?;
+        let StopPolicy { grace, stop_when_suspended } = stop_policy;
         let limits = Limits { grace, stop_when_suspended, session_timeout: lease.session_timeout() };
-        let session = keep_session(&lease);
+        let (session, clock) = (keep_session(&lease), lease.clock());
         let mut state = State {
-            clock: lease.clock(),
-            machine: Tenure::new(limits),
-            term,
+            clock,
+            machine: Run::new(limits),
+            view,
             started: Some(started),
-            work: Some(Work { lease, job, finish, hired: None, below: Vec::new(), _session: session }),
+            work: Some(Work { lease, factory, finish, worker: None, below: Vec::new(), _session: session }),
             error: None,
             tasks,
-            wake: None,
+            timer: Timer::new(clock, Precision::ThroughSleep),
         };
-        state.hire(&myself);
+        state.start_worker(&myself);
         Ok(state)
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<TenureMessage>,
-        message: TenureMessage,
+        myself: ActorRef<RunMessage>,
+        message: RunMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         while state.tasks.try_join_next().is_some() {}
-        let input = match message {
-            TenureMessage::Stop => TenureInput::Stop,
-            TenureMessage::Lease(lease) => TenureInput::Lease(lease),
-            TenureMessage::NotStarted(error) => {
+        let event = match message {
+            RunMessage::Stop => Event::Stop,
+            RunMessage::Lease(lease) => Event::Lease(lease),
+            RunMessage::NotStarted(error) => {
                 state.gone(true, Some(error), &myself);
                 return Ok(());
             }
-            TenureMessage::Gone { failed, error } => {
+            RunMessage::Gone { failed, error } => {
                 state.error = error;
-                TenureInput::Ended { failed }
+                Event::Ended { failed }
             }
-            TenureMessage::Wake => {
-                state.wake = None;
-                TenureInput::Wake
+            RunMessage::Wake => {
+                state.timer.rang();
+                Event::Wake
             }
         };
-        state.feed(input, &myself);
+        state.feed(event, &myself);
         Ok(())
     }
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<TenureMessage>,
+        myself: ActorRef<RunMessage>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let hired = state.work.as_ref().and_then(|work| work.hired.as_ref());
-        // The actor may link others here, beside itself: their ends are not its own.
-        let Some(hired) = hired.filter(|hired| event.actor_id() == Some(hired.cell.get_id())) else {
+        let worker = state.work.as_ref().and_then(|work| work.worker.as_ref());
+        // The actor may have linked others to this one: their ends are not its own.
+        let Some(worker) = worker.filter(|worker| event.actor_id() == Some(worker.cell.get_id())) else {
             return Ok(());
         };
         match event {
@@ -198,7 +200,7 @@ impl TenureActor {
                 }
             }
             SupervisionEvent::ActorTerminated(..) => {
-                let killed = !hired.stopped();
+                let killed = !worker.stopped();
                 state.gone(killed, killed.then(|| "it was killed".into()), &myself);
             }
             SupervisionEvent::ActorFailed(_, error) => state.gone(true, Some(error.to_string()), &myself),
@@ -211,45 +213,46 @@ impl TenureActor {
 }
 
 impl State {
-    /// Nothing that can fail comes behind it, so that whatever was started is in the state.
-    fn hire(&mut self, myself: &ActorRef<TenureMessage>) {
+    /// Nothing after it can fail, so that the worker is in the state.
+    fn start_worker(&mut self, myself: &ActorRef<RunMessage>) {
         let Some(work) = &mut self.work else { return };
         let not_started = {
             let myself = myself.clone();
-            move |error| drop(myself.cast(TenureMessage::NotStarted(error)))
+            move |error| drop(myself.cast(RunMessage::NotStarted(error)))
         };
-        match work.job.hire(self.term.clone(), myself.get_cell()) {
-            Ok((hired, start)) => {
-                work.hired = Some(hired);
+        match work.factory.spawn(self.view.clone(), myself.get_cell()) {
+            Ok((worker, start)) => {
+                work.worker = Some(worker);
                 self.tasks.spawn(async move { start.await.unwrap_or_else(not_started) });
             }
             Err(error) => not_started(error),
         }
     }
 
-    fn feed(&mut self, input: TenureInput, myself: &ActorRef<TenureMessage>) {
+    fn feed(&mut self, event: Event, myself: &ActorRef<RunMessage>) {
         let mut commands = Vec::new();
-        self.machine.handle(input, self.term.until(), self.clock.now(), &mut commands);
+        self.machine.set_until(self.view.until());
+        self.machine.handle(event, self.clock.now(), &mut commands);
         for command in commands {
             match command {
-                TenureCommand::Tell(event) => {
-                    if let Some(hired) = self.work.as_ref().and_then(|work| work.hired.as_ref()) {
-                        hired.tell(event);
+                Command::Tell(event) => {
+                    if let Some(worker) = self.work.as_ref().and_then(|work| work.worker.as_ref()) {
+                        worker.tell(event);
                     }
                 }
-                TenureCommand::Stop => {
-                    debug!(path = self.term.path(), "stopping an actor that works under a lease");
+                Command::Stop => {
+                    debug!(path = self.view.path(), "stopping an actor that works under a lease");
                     if let Some(work) = &mut self.work {
                         work.stop();
                     }
                 }
-                TenureCommand::Kill => {
-                    warn!(path = self.term.path(), "killing an actor that works under a lease");
+                Command::Kill => {
+                    warn!(path = self.view.path(), "killing an actor that works under a lease");
                     if let Some(work) = &mut self.work {
                         work.kill();
                     }
                 }
-                TenureCommand::Finish(reason) => {
+                Command::Finish(reason) => {
                     if let Some(work) = self.work.take() {
                         work.finish(reason, self.error.take());
                     }
@@ -257,40 +260,23 @@ impl State {
                 }
             }
         }
-        self.set_wake(myself);
+        let (due, myself) = (self.machine.wakeup(), myself.clone());
+        self.timer.set(due, move || drop(myself.cast(RunMessage::Wake)));
     }
 
     /// The actor has ended. Its children were killed with it, and end at their next await; those that it has linked
     /// here end with it as well.
-    fn gone(&mut self, failed: bool, error: Option<String>, myself: &ActorRef<TenureMessage>) {
+    fn gone(&mut self, failed: bool, error: Option<String>, myself: &ActorRef<RunMessage>) {
         let Some(work) = &mut self.work else { return };
-        let ended = work.hired.as_ref().map(|hired| hired.cell.get_id());
+        let ended = work.worker.as_ref().map(|worker| worker.cell.get_id());
         let beside = myself.get_children().into_iter().filter(|actor| Some(actor.get_id()) != ended);
         work.below.extend(beside.inspect(ActorCell::kill));
         // They stay known: until they have ended, a kill is for them as well.
         let (below, myself) = (work.below.clone(), myself.clone());
         self.tasks.spawn(async move {
             wait_for(below).await;
-            let _ = myself.cast(TenureMessage::Gone { failed, error });
+            let _ = myself.cast(RunMessage::Gone { failed, error });
         });
-    }
-
-    fn set_wake(&mut self, myself: &ActorRef<TenureMessage>) {
-        let due = self.machine.wakeup(self.term.until());
-        if self.wake.as_ref().map(|(moment, _)| *moment) == due {
-            return;
-        }
-        if let Some((_, task)) = self.wake.take() {
-            task.abort();
-        }
-        if let Some(due) = due {
-            let (clock, myself) = (self.clock, myself.clone());
-            let task = self.tasks.spawn(async move {
-                clock.sleep_until(due).await;
-                let _ = myself.cast(TenureMessage::Wake);
-            });
-            self.wake = Some((due, task));
-        }
     }
 }
 
@@ -303,9 +289,9 @@ impl Drop for State {
         // Outside a runtime nothing runs any more.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
-            let all = work.hired.iter().map(|hired| &hired.cell).chain(&work.below).cloned();
+            let all = work.worker.iter().map(|worker| &worker.cell).chain(&work.below).cloned();
             wait_for(all.collect()).await;
-            work.finish(Reason::Failed, Some("the actor above it was killed".into()));
+            work.finish(EndReason::Failed, Some("the actor above it was killed".into()));
         });
     }
 }
@@ -313,32 +299,32 @@ impl Drop for State {
 impl Work {
     fn stop(&mut self) {
         self.look_below();
-        if let Some(hired) = &self.hired {
-            hired.cell.stop(None);
+        if let Some(worker) = &self.worker {
+            worker.cell.stop(None);
         }
     }
 
     fn kill(&mut self) {
         self.look_below();
-        if let Some(hired) = &self.hired {
-            hired.kill();
+        if let Some(worker) = &self.worker {
+            worker.kill();
         }
         // A supervisor's end does not kill those that are in their `post_stop`.
         self.below.iter().for_each(ActorCell::kill);
     }
 
     fn look_below(&mut self) {
-        let Some(hired) = &self.hired else { return };
-        let mut open = hired.cell.get_children();
+        let Some(worker) = &self.worker else { return };
+        let mut open = worker.cell.get_children();
         while let Some(actor) = open.pop() {
             open.extend(actor.get_children());
             self.below.push(actor);
         }
     }
 
-    fn finish(self, reason: Reason, error: Option<String>) {
-        let Work { lease, job, finish, .. } = self;
-        finish(Ended { lease, reason, error, job });
+    fn finish(self, reason: EndReason, error: Option<String>) {
+        let Work { lease, factory, finish, .. } = self;
+        finish(Ended { lease, reason, error, factory });
     }
 }
 
@@ -350,12 +336,12 @@ async fn wait_for(actors: Vec<ActorCell>) {
 /// the actor has ended. For a session timeout after the lease's end at most, which is as long as the lock would stay
 /// if the whole process had died; and not beyond the end that the application itself puts to the session.
 fn keep_session(lease: &Lease) -> Option<oneshot::Sender<()>> {
-    let (session, timeout, term) = (lease.keep_session()?, lease.session_timeout()?, lease.term());
+    let (session, timeout, view) = (lease.keep_session()?, lease.session_timeout()?, lease.view());
     let (keep, dropped) = oneshot::channel();
     tokio::spawn(async move {
         let limit = async {
-            term.lost().await;
-            if !term.is_closed() {
+            view.lost().await;
+            if !view.is_closed() {
                 tokio::time::sleep(timeout).await;
             }
         };

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkeeper::actors::machine::znode::{Dialect, Mode};
-use lockkeeper::actors::messages::ContenderOptions;
-use lockkeeper::actors::supervisor::{KeeperSettings, RestartPolicy, Started};
+use lockkeeper::actors::api::request::ContenderOptions;
+use lockkeeper::actors::keeper::{KeeperSettings, RestartPolicy, Started};
+use lockkeeper::actors::machine::exclusion::{Dialect, Mode};
 use lockkeeper::actors::zookeeper::{Acl, AuthId, Connect, Permission};
 use lockkeeper::actors::{Clock, Randomness};
 
@@ -40,9 +40,9 @@ pub fn contender_options() -> Arc<ContenderOptions> {
 
 /// Kills the actors of the session, but not those of the locks.
 pub fn kill_session_actors(started: &Started) {
-    let primitives = started.primitives.get_id();
+    let registry = started.registry.get_id();
     let children = started.keeper.get_children().into_iter();
-    children.filter(|actor| actor.get_id() != primitives).for_each(|actor| actor.kill());
+    children.filter(|actor| actor.get_id() != registry).for_each(|actor| actor.kill());
 }
 
 /// Waits until a directory has no nodes.

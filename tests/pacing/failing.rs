@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::future::{self, BoxFuture, FutureExt};
-use lockkeeper::actors::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
+use lockkeeper::actors::machine::Failure;
+use lockkeeper::actors::machine::semaphore::{Leases, Root, TakeFailure};
 use lockkeeper::actors::zookeeper::{
-    Acl, Answer, CheckFailure, Connect, Connected, Connector, NewNode, NotCreated, TakeRequest, Unconnected,
-    Watching, ZooKeeper,
+    Acl, Answer, CheckFailure, Connect, Connected, Connector, CreatedNode, CreatedNodes, NewNode, Node,
+    NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
 };
 use tokio::sync::oneshot;
 
@@ -153,14 +154,11 @@ impl ZooKeeper for Client {
         self.client.chroot()
     }
 
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode> {
         self.answer(Kind::Create, |client| client.create(prefix, data, ephemeral, acl))
     }
 
-    fn create_all(
-        &self,
-        prefixes: &[NewNode<'_>],
-    ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+    fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>> {
         if let Some(failure) = self.shared.failure(Kind::CreateAll) {
             return future::ready(Err(NotCreated { culprit: None, failure })).boxed();
         }
@@ -189,7 +187,7 @@ impl ZooKeeper for Client {
         self.answer(Kind::Sync, |client| client.sync(path))
     }
 
-    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)> {
+    fn read(&self, path: &str) -> Answer<Node> {
         {
             let (now, most) = &mut self.shared.state().reading;
             *now += 1;

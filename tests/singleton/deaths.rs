@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lockkeeper::{
-    Candidate, CandidateState, Ended, Keeper, LeaseState, Reason, Run, SingletonOptions, Terms,
+    Candidate, CandidateState, EndReason, Ended, Keeper, LeaseState, Run, SingletonOptions, StopPolicy,
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
@@ -133,7 +133,7 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
                 Victim::Supervisor => LeaseState::Lost,
                 Victim::Run => LeaseState::Held,
             };
-            assert_eq!((reason, guard.state()), (Reason::Failed, state), "{case}: {error:?}");
+            assert_eq!((reason, guard.state()), (EndReason::Failed, state), "{case}: {error:?}");
             None
         }
         Running::Candidate(candidate) => Some(candidate),
@@ -194,7 +194,7 @@ async fn start(
         }
         Under::Guard => {
             let guard = keeper.lock(path).expect("a valid path").acquire().await.expect("free");
-            let terms = Terms { grace: LONG, ..Terms::default() };
+            let terms = StopPolicy { grace: LONG, ..StopPolicy::default() };
             Running::Guard(guard.run(terms, move |term| (Probe, (term, behavior, notes)), |_| None))
         }
     }

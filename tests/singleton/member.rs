@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockkeeper::{Candidate, Keeper, LeaseState, Singleton, SingletonOptions, Term, TermEvent};
+use lockkeeper::{Candidate, Keeper, LeaseEvent, LeaseState, LeaseView, Singleton, SingletonOptions};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -29,7 +29,7 @@ pub struct Behavior {
 }
 
 pub enum Order {
-    Told(TermEvent),
+    Told(LeaseEvent),
     Panic,
     End,
     /// Stop with this reason.
@@ -51,8 +51,8 @@ pub enum Note {
     /// A method that may take long has begun: `pre_start`, a handler that hangs, or `post_stop`.
     Busy,
     /// `pre_start` has completed.
-    Started(ActorRef<Order>, Term),
-    Told(TermEvent),
+    Started(ActorRef<Order>, LeaseView),
+    Told(LeaseEvent),
     /// `post_stop` has completed; the state of the lease at that time.
     Stopped(LeaseState),
     /// A method was cancelled; the state of the lease at that time.
@@ -61,7 +61,7 @@ pub enum Note {
 
 pub struct Probe;
 
-pub type Arguments = (Term, Behavior, mpsc::UnboundedSender<Note>);
+pub type Arguments = (LeaseView, Behavior, mpsc::UnboundedSender<Note>);
 
 /// Reports when a method is cancelled.
 struct Busy(Option<Arguments>);
@@ -191,7 +191,7 @@ impl Member {
         note(&mut self.notes).await
     }
 
-    pub async fn started(&mut self) -> (ActorRef<Order>, Term) {
+    pub async fn started(&mut self) -> (ActorRef<Order>, LeaseView) {
         started(&mut self.notes).await
     }
 
@@ -233,7 +233,7 @@ pub async fn note(notes: &mut mpsc::UnboundedReceiver<Note>) -> Note {
     }
 }
 
-pub async fn started(notes: &mut mpsc::UnboundedReceiver<Note>) -> (ActorRef<Order>, Term) {
+pub async fn started(notes: &mut mpsc::UnboundedReceiver<Note>) -> (ActorRef<Order>, LeaseView) {
     match note(notes).await {
         Note::Started(actor, term) => (actor, term),
         other => panic!("not started, but {other:?}"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockkeeper::{LeaseState, Reason, Term, Terms};
+use lockkeeper::{EndReason, LeaseState, LeaseView, StopPolicy};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -15,16 +15,16 @@ async fn an_actor_under_a_guard_returns_the_guard_however_it_ends() {
     let lock = keeper.lock(&unique_path("under-guard")).expect("a valid path");
     let mut guard = lock.acquire().await.expect("connected");
     let ends = [
-        (Some(Order::End), Reason::Finished),
-        (Some(Order::EndBecause("killed")), Reason::Finished),
-        (Some(Order::Panic), Reason::Failed),
-        (None, Reason::Stopped),
+        (Some(Order::End), EndReason::Finished),
+        (Some(Order::EndBecause("killed")), EndReason::Finished),
+        (Some(Order::Panic), EndReason::Failed),
+        (None, EndReason::Stopped),
     ];
     for (order, reason) in ends {
         let (sender, mut notes) = mpsc::unbounded_channel();
         let token = guard.token();
-        let make = move |term: Term| (Probe, (term, Behavior::default(), sender));
-        let run = guard.run(Terms::default(), make, |event| Some(Order::Told(event)));
+        let make = move |term: LeaseView| (Probe, (term, Behavior::default(), sender));
+        let run = guard.run(StopPolicy::default(), make, |event| Some(Order::Told(event)));
         let (actor, term) = started(&mut notes).await;
         assert_eq!(term.token(), token);
         assert!(lock.try_acquire().await.is_err(), "held while it works");
@@ -34,7 +34,7 @@ async fn an_actor_under_a_guard_returns_the_guard_however_it_ends() {
         }
         let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
         assert_eq!(ended.reason, reason);
-        assert_eq!(ended.error.is_some(), reason == Reason::Failed);
+        assert_eq!(ended.error.is_some(), reason == EndReason::Failed);
         assert_eq!(ended.guard.state(), LeaseState::Held);
         guard = ended.guard;
     }
@@ -47,14 +47,14 @@ async fn an_actor_under_a_guard_is_killed_when_its_node_is_deleted() {
         keeper.lock(&unique_path("by-hand")).expect("a valid path").acquire().await.expect("connected");
     let node = guard.node().to_owned();
     let (sender, mut notes) = mpsc::unbounded_channel();
-    let make = move |term: Term| (Probe, (term, Behavior::default(), sender));
-    let run = guard.run(Terms::default(), make, |_| None);
+    let make = move |term: LeaseView| (Probe, (term, Behavior::default(), sender));
+    let run = guard.run(StopPolicy::default(), make, |_| None);
     let (actor, _) = started(&mut notes).await;
     actor.cast(Order::Hang).expect("it runs");
     let operator = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
     operator.delete(&node, None).await.expect("it is there");
     let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
-    assert_eq!((ended.reason, ended.guard.state()), (Reason::Lease, LeaseState::Lost));
+    assert_eq!((ended.reason, ended.guard.state()), (EndReason::Lease, LeaseState::Lost));
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn dropping_a_run_stops_the_actor_and_then_releases_the_lock() {
     let guard = lock.acquire().await.expect("connected");
     let (sender, mut notes) = mpsc::unbounded_channel();
     let behavior = Behavior { slow_to_stop: Duration::from_millis(100), ..Behavior::default() };
-    let run = guard.run(Terms::default(), move |term| (Probe, (term, behavior, sender)), |_| None);
+    let run = guard.run(StopPolicy::default(), move |term| (Probe, (term, behavior, sender)), |_| None);
     started(&mut notes).await;
     drop(run);
     let next = timeout(SOON, lock.acquire()).await.expect("released").expect("connected");
@@ -81,7 +81,7 @@ async fn an_actor_killed_from_outside_counts_as_failed() {
     for order in [None, Some(Order::Hang), Some(Order::End)] {
         let (sender, mut notes) = mpsc::unbounded_channel();
         let behavior = Behavior { slow_to_stop: FOREVER, ..Behavior::default() };
-        let run = guard.run(Terms::default(), move |term| (Probe, (term, behavior, sender)), |_| None);
+        let run = guard.run(StopPolicy::default(), move |term| (Probe, (term, behavior, sender)), |_| None);
         let (actor, _) = started(&mut notes).await;
         if let Some(order) = order {
             actor.cast(order).expect("it runs");
@@ -89,7 +89,7 @@ async fn an_actor_killed_from_outside_counts_as_failed() {
         }
         actor.kill();
         let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
-        assert_eq!(ended.reason, Reason::Failed, "{:?}", ended.error);
+        assert_eq!(ended.reason, EndReason::Failed, "{:?}", ended.error);
         guard = ended.guard;
     }
 }
@@ -100,8 +100,8 @@ async fn a_sibling_actor_that_stops_does_not_end_the_run() {
     let guard =
         keeper.lock(&unique_path("beside")).expect("a valid path").acquire().await.expect("connected");
     let (sender, mut notes) = mpsc::unbounded_channel();
-    let make = move |term: Term| (Probe, (term, Behavior::default(), sender));
-    let terms = Terms { grace: Duration::from_millis(50), ..Terms::default() };
+    let make = move |term: LeaseView| (Probe, (term, Behavior::default(), sender));
+    let terms = StopPolicy { grace: Duration::from_millis(50), ..StopPolicy::default() };
     let run = guard.run(terms, make, |_| None);
     let (actor, _) = started(&mut notes).await;
     actor.cast(Order::Sibling).expect("it runs");
@@ -110,5 +110,5 @@ async fn a_sibling_actor_that_stops_does_not_end_the_run() {
     assert!(matches!(any_note(&mut notes).await, Note::Busy), "the run continues");
     run.stop();
     let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
-    assert_eq!(ended.reason, Reason::Stopped, "it ran until it was asked to stop");
+    assert_eq!(ended.reason, EndReason::Stopped, "it ran until it was asked to stop");
 }

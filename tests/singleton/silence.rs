@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use lockkeeper::{LeaseState, SingletonOptions, Term, TermEvent};
+use lockkeeper::{LeaseEvent, LeaseState, LeaseView, SingletonOptions};
 use lockkeeper_embedded::{Embedded, SessionId};
 use tokio::time::sleep;
 
@@ -29,7 +29,7 @@ async fn an_actor_is_told_of_a_silent_server_before_it_is_stopped_and_has_time_t
         terms.push(term);
     }
     // A new lease lasts longer than one that was extended by heartbeats, so wait for the heartbeats.
-    let first: Vec<_> = terms.iter().map(Term::valid_until).collect();
+    let first: Vec<_> = terms.iter().map(LeaseView::valid_until).collect();
     eventually("heartbeats extend the leases", SOON, async || {
         terms.iter().zip(&first).all(|(term, first)| term.valid_until() > first.map(|at| at + SESSION / 2))
     })
@@ -41,7 +41,7 @@ async fn an_actor_is_told_of_a_silent_server_before_it_is_stopped_and_has_time_t
     }
     let runs = members.iter_mut().enumerate().map(|(phase, (member, _))| async move {
         let note = member.note().await;
-        assert!(matches!(note, Note::Told(TermEvent::Suspended)), "phase {phase}: {note:?}");
+        assert!(matches!(note, Note::Told(LeaseEvent::Suspended)), "phase {phase}: {note:?}");
         let Note::Stopped(state) = member.note().await else {
             panic!("phase {phase}: killed while it cleaned up")
         };

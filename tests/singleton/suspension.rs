@@ -1,6 +1,6 @@
 //! What an actor is told of a suspended session, and when it is stopped or killed.
 
-use lockkeeper::{LeaseState, SingletonOptions, TermEvent};
+use lockkeeper::{LeaseEvent, LeaseState, SingletonOptions};
 use tokio::time::timeout;
 
 use crate::common::{eventually, proxied, unique_path};
@@ -15,9 +15,9 @@ async fn a_short_suspension_is_reported_and_stops_nothing() {
     let (_, term) = member.started().await;
     proxy.refuse(true);
     proxy.cut();
-    assert!(matches!(member.note().await, Note::Told(TermEvent::Suspended)));
+    assert!(matches!(member.note().await, Note::Told(LeaseEvent::Suspended)));
     proxy.refuse(false);
-    assert!(matches!(member.note().await, Note::Told(TermEvent::Resumed)));
+    assert!(matches!(member.note().await, Note::Told(LeaseEvent::Resumed)));
     assert_eq!(term.state(), LeaseState::Held);
 }
 
@@ -46,7 +46,7 @@ async fn a_disconnected_actor_is_stopped_before_its_lease_ends_and_the_next_star
     let mut other = Member::join(&path, Behavior::default()).await;
     eventually("it is queued", SOON, async || other.contenders().await == 2).await;
     proxy.black_hole(true);
-    assert!(matches!(alone.note().await, Note::Told(TermEvent::Suspended)));
+    assert!(matches!(alone.note().await, Note::Told(LeaseEvent::Suspended)));
     let Note::Stopped(state) = alone.note().await else { panic!("not stopped") };
     assert_ne!(state, LeaseState::Lost, "stopped only after the lease was lost");
     let (_, next) = other.started().await;

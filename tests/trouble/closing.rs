@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use lockkeeper::{
-    AcquireError, AcquireTimeoutError, ContendersError, LeaseState, LockEvent, LockOptions, Refused,
-    ReleaseError, ResizeError, SessionEvent, Term, Terms, TryAcquireError,
+    AcquireError, AcquireTimeoutError, ContendersError, LeaseState, LeaseView, LockEvent, LockOptions,
+    Refused, ReleaseError, ResizeError, SessionEvent, StopPolicy, TryAcquireError,
 };
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::time::timeout;
@@ -248,8 +248,8 @@ async fn closing_without_a_connection_warns_of_each_node_left_behind() {
 struct Blocked;
 
 struct Block {
-    begun: tokio::sync::oneshot::Sender<Term>,
-    term: Term,
+    begun: tokio::sync::oneshot::Sender<LeaseView>,
+    term: LeaseView,
     finish: std::sync::mpsc::Receiver<()>,
 }
 
@@ -285,8 +285,8 @@ fn closing_respects_its_timeout_even_if_a_handler_blocks() {
         let (begun, blocked) = tokio::sync::oneshot::channel();
         // Dropped at the end of the test, even if it fails, which ends the handler.
         let (_running, finish) = std::sync::mpsc::channel();
-        let make = move |term: Term| (Blocked, Block { begun, term, finish });
-        let worker = guard.run(Terms::default(), make, |_| None);
+        let make = move |term: LeaseView| (Blocked, Block { begun, term, finish });
+        let worker = guard.run(StopPolicy::default(), make, |_| None);
         let term = blocked.await.expect("it starts");
 
         let waiting = tokio::spawn(site.queue(&keeper).acquire());

@@ -1,6 +1,8 @@
-//! What can go wrong, one small enum per operation.
+//! What can go wrong: one enum for each operation.
 
 use thiserror::Error;
+
+use crate::machine::Failure;
 
 /// Why a lock was not acquired, apart from somebody else having it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -204,4 +206,26 @@ pub enum ConnectError {
         /// What the last try ended with.
         reason: String,
     },
+}
+
+impl ContendersError {
+    pub(crate) fn new(path: &str, failure: Failure) -> ContendersError {
+        match failure {
+            Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
+            Failure::SessionGone => ContendersError::Disconnected,
+            Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} does not exist") },
+            Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+        }
+    }
+}
+
+impl ResizeError {
+    pub(crate) fn new(path: &str, failure: Failure) -> ResizeError {
+        match failure {
+            Failure::NoAuth => ResizeError::NoAuth { path: path.to_owned() },
+            Failure::SessionGone => ResizeError::Disconnected,
+            Failure::NoNode => ResizeError::Failed { reason: format!("{path:?} does not exist") },
+            Failure::Refused(reason) | Failure::Unknown(reason) => ResizeError::Failed { reason },
+        }
+    }
 }

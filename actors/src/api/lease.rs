@@ -1,36 +1,24 @@
-//! A granted lock in its holder's hands, and how long it is good for.
+//! A held lock, and how long it is proven to be held.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
-use ractor::ActorRef;
+use ractor::DerivedActorRef;
 use tokio::sync::{Notify, oneshot};
 
-use crate::api::error::{Lost, ReleaseError};
-use crate::api::messages::{Lifeline, LockMessage};
-use crate::keeper::KeeperMessage;
-use crate::lock::LockActorMessage;
-use crate::machine::Moment;
-use crate::machine::lock::protocol::Ticket;
+use super::error::{Lost, ReleaseError};
+use super::keep_alive::{KeepAlive, KeeperRequest};
+use super::messages::ReleasePort;
+use super::session_lease::SessionLease;
+pub use crate::machine::LeaseState;
+use crate::machine::{Moment, Ticket};
 use crate::runtime::clock::Clock;
 use crate::zookeeper::ZooKeeper;
-
-/// What a holder may believe of its lease at this moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LeaseState {
-    /// Nobody that this lease excludes can hold the lock. Two readers do not exclude each other, nor do two permits of
-    /// a semaphore. As in kazoo, a reader does not exclude a plain lock on the same path.
-    Held,
-    /// The same, but the connection is in doubt; it will be `Held` again, or `Lost`.
-    Suspended,
-    /// Somebody else may hold it. Final.
-    Lost,
-}
 
 /// Grows with every grant that conflicts with an earlier one, in whatever process: the id of the ZooKeeper
 /// transaction that made the holder's node (`czxid`).
@@ -61,9 +49,9 @@ impl fmt::Display for FencingToken {
 #[must_use = "dropping the lease releases the lock"]
 pub struct Lease {
     grant: Arc<Grant>,
-    actor: ActorRef<LockActorMessage>,
+    actor: DerivedActorRef<Release>,
     /// The last guard keeps the session open even when every handle is gone.
-    lifeline: Arc<Lifeline>,
+    keep_alive: Arc<KeepAlive>,
     client: Weak<dyn ZooKeeper>,
     released: bool,
 }
@@ -71,11 +59,11 @@ pub struct Lease {
 impl Lease {
     pub(crate) fn new(
         grant: Arc<Grant>,
-        actor: ActorRef<LockActorMessage>,
-        lifeline: Arc<Lifeline>,
+        actor: DerivedActorRef<Release>,
+        keep_alive: Arc<KeepAlive>,
         client: Weak<dyn ZooKeeper>,
     ) -> Lease {
-        Lease { grant, actor, lifeline, client, released: false }
+        Lease { grant, actor, keep_alive, client, released: false }
     }
 
     /// The lock's path, without the connection's chroot.
@@ -129,8 +117,8 @@ impl Lease {
     }
 
     /// A view of this lease, for those who work under it.
-    pub fn term(&self) -> Term {
-        Term(self.grant.clone())
+    pub fn view(&self) -> LeaseView {
+        LeaseView(self.grant.clone())
     }
 
     /// The timeout of the session that the lock goes with.
@@ -149,8 +137,8 @@ impl Lease {
     }
 
     /// The keeper that it goes with.
-    pub fn keeper(&self) -> &ActorRef<KeeperMessage> {
-        self.lifeline.keeper()
+    pub fn keeper(&self) -> &DerivedActorRef<KeeperRequest> {
+        self.keep_alive.keeper()
     }
 
     /// Releases the lock and waits until the server has confirmed it. The release goes on when this future is
@@ -158,8 +146,8 @@ impl Lease {
     pub async fn release(mut self) -> Result<(), ReleaseError> {
         self.released = true;
         let (reply, answer) = oneshot::channel();
-        let message = LockMessage::Release(self.grant.ticket, Some(reply.into()));
-        if self.actor.cast(LockActorMessage::Public(message)).is_err() {
+        let release = Release { ticket: self.grant.ticket, reply: Some(reply.into()) };
+        if self.actor.send_message(release).is_err() {
             return Err(ReleaseError::Lost);
         }
         answer.await.unwrap_or(Err(ReleaseError::Lost))
@@ -169,11 +157,20 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.released {
-            // An actor that is gone has no node left, or a supervisor that deletes it.
-            let _ = self.actor.cast(LockActorMessage::Public(LockMessage::Release(self.grant.ticket, None)));
+            // If the actor has died, its supervisor deletes the node.
+            let _ = self.actor.send_message(Release { ticket: self.grant.ticket, reply: None });
         }
     }
 }
+
+/// The holder is done.
+pub(crate) struct Release {
+    pub ticket: Ticket,
+    pub reply: Option<ReleasePort>,
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Release {}
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,9 +199,9 @@ pub(crate) async fn protect<F: Future>(
 
 /// A view of a lease: what those who work under it may know. Keeps nothing locked, and may outlive the lease.
 #[derive(Clone)]
-pub struct Term(Arc<Grant>);
+pub struct LeaseView(Arc<Grant>);
 
-impl Term {
+impl LeaseView {
     /// The lock's path, without the connection's chroot.
     pub fn path(&self) -> &str {
         &self.0.path
@@ -251,9 +248,9 @@ impl Term {
     }
 }
 
-impl fmt::Debug for Term {
+impl fmt::Debug for LeaseView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Term")
+        f.debug_struct("LeaseView")
             .field("node", &self.node())
             .field("token", &self.token())
             .finish_non_exhaustive()
@@ -357,71 +354,4 @@ impl Drop for Hold {
         self.0.mark.store(LOST, Ordering::SeqCst);
         self.0.changed.notify_waiters();
     }
-}
-
-/// How long a session is proven to live: one word that every lease of that session reads, so that what they say
-/// does not wait for a message.
-#[derive(Debug)]
-pub(crate) struct SessionLease {
-    pub clock: Clock,
-    /// Of the session.
-    pub timeout: Duration,
-    /// The end in nanoseconds, doubled, plus one while suspended. Zero when lost, and then for good.
-    word: AtomicU64,
-    /// The application ends the session.
-    closed: AtomicBool,
-    /// It is suspended, or is not any more, or is lost. Not told when the end is reached: that is the clock's part.
-    changed: Notify,
-}
-
-impl SessionLease {
-    pub fn new(clock: Clock, timeout: Duration, until: Moment, suspended: bool) -> SessionLease {
-        let word = AtomicU64::new(encode(until, suspended));
-        SessionLease { clock, timeout, word, closed: AtomicBool::new(false), changed: Notify::new() }
-    }
-
-    pub fn state(&self) -> LeaseState {
-        loop {
-            let word = self.word.load(Ordering::SeqCst);
-            if word == 0 {
-                return LeaseState::Lost;
-            }
-            if self.clock.now() < Moment(word >> 1) {
-                return if word & 1 == 1 { LeaseState::Suspended } else { LeaseState::Held };
-            }
-            // Whoever first finds the end passed makes it final, so that no later proof can take it back.
-            if self.word.compare_exchange(word, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                return LeaseState::Lost;
-            }
-        }
-    }
-
-    pub fn valid_until(&self) -> Moment {
-        Moment(self.word.load(Ordering::SeqCst) >> 1)
-    }
-
-    /// `false` when the lease is lost already, and stays so.
-    pub fn publish(&self, until: Moment, suspended: bool) -> bool {
-        let update = |word| (word != 0).then(|| encode(until, suspended));
-        let before = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, update);
-        if before.is_ok_and(|word| (word & 1 == 1) != suspended) {
-            self.changed.notify_waiters();
-        }
-        before.is_ok()
-    }
-
-    pub fn lose(&self) {
-        self.word.store(0, Ordering::SeqCst);
-        self.changed.notify_waiters();
-    }
-
-    /// Lost, because the session is being closed.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        self.lose();
-    }
-}
-
-fn encode(until: Moment, suspended: bool) -> u64 {
-    until.0.min(u64::MAX >> 1) << 1 | u64::from(suspended)
 }

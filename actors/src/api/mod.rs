@@ -1,6 +1,12 @@
-//! What crosses between applications and actors.
+//! What crosses between applications and actors: requests and messages one way, events, leases and errors the other.
 
+pub mod contender;
 pub mod error;
+pub mod event;
+pub mod keep_alive;
 pub mod lease;
 pub mod messages;
 pub mod multi_lease;
+pub mod request;
+pub mod resource;
+pub(crate) mod session_lease;

@@ -1,4 +1,4 @@
-//! Several granted locks in one holder's hands.
+//! Several held locks.
 
 use std::fmt;
 use std::future::Future;
@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use futures::future::{join_all, select_all};
 
-use crate::api::error::{Lost, ReleaseError};
-use crate::api::lease::{FencingToken, Lease, LeaseState, protect};
-use crate::machine::lock::protocol::Ticket;
+use super::error::{Lost, ReleaseError};
+use super::lease::{FencingToken, Lease, LeaseState, protect};
+use crate::machine::Ticket;
 
 /// Several held locks. Dropping it releases all of them in the background.
 #[must_use = "dropping the lease releases the locks"]

@@ -1,178 +1,15 @@
-//! Names: which paths may be locked, what a contender's node is called, who blocks whom.
-//!
-//! The wire is kazoo's (`kazoo/recipe/lock.py`, version 2.11) or, by choice, Apache Curator's (`InterProcessMutex` and
-//! `InterProcessReadWriteLock`, version 5.4): a contender is a child whose name ends in a marker and the sequence
-//! number that ZooKeeper appends.
+//! The nodes of contenders: what they are called, whose they are, and their order.
 
 use std::fmt;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
-use thiserror::Error;
+use super::exclusion::{Dialect, MARKERS, Mode, row};
 
-/// How a contender wants the path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Mode {
-    /// Alone among locks: kazoo's `Lock`, Curator's `InterProcessMutex`. Does not wait for readers.
-    Lock,
-    /// Beside other readers: kazoo's `ReadLock`, the read lock of Curator's `InterProcessReadWriteLock`.
-    Read,
-    /// Alone among readers and writers: kazoo's `WriteLock`, the write lock of Curator's `InterProcessReadWriteLock`.
-    Write,
-}
-
-impl Mode {
-    /// Whoever is let into the queue behind a contender in this mode waits for it, in whatever mode.
-    pub fn blocks_all(self) -> bool {
-        match self {
-            Mode::Lock | Mode::Write => true,
-            Mode::Read => false,
-        }
-    }
-}
-
-/// Whose names a contender's node goes by, and so with whose clients it shares a queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Dialect {
-    /// Those of kazoo, ZooKeeper's Python library: `{uuid}__lock__{number}`, and `__rlock__` for readers.
-    #[default]
-    Kazoo,
-    /// Those of Apache Curator's `InterProcessMutex` and `InterProcessReadWriteLock`: `_c_{uuid}-lock-{number}`, and
-    /// `__READ__` and `__WRIT__`. One of its threads that acquires to read while it holds to write, and then stops
-    /// writing, is not waited for by writers that were in line by then: not by Curator's (5.4), and not by ours.
-    Curator,
-}
-
-const KAZOO_LOCK: &str = "__lock__";
-const KAZOO_READ: &str = "__rlock__";
-const CURATOR_LOCK: &str = "-lock-";
-const CURATOR_READ: &str = "-__READ__";
-const CURATOR_WRITE: &str = "-__WRIT__";
-
-/// Every marker, and what a node with it is to people who list contenders: kazoo's writers are named like its locks.
-const MARKERS: [(&str, Mode); 5] = [
-    (KAZOO_LOCK, Mode::Lock),
-    (KAZOO_READ, Mode::Read),
-    (CURATOR_LOCK, Mode::Lock),
-    (CURATOR_READ, Mode::Read),
-    (CURATOR_WRITE, Mode::Write),
-];
-
-/// A row of the exclusion table, all in markers.
-struct Row {
-    /// Ends the name of a contender's node, before its number.
-    own: &'static str,
-    /// Of the contenders that this one waits for.
-    blocked_by: &'static [&'static str],
-    /// Of all that keep to the same rules, so that one of two waits for the other wherever it must.
-    family: &'static [&'static str],
-}
-
-/// The table. Curator's mutex and its read/write lock pass each other by on one path, so they are two families.
-fn row(dialect: Dialect, mode: Mode) -> Row {
-    const KAZOO: &[&str] = &[KAZOO_LOCK, KAZOO_READ];
-    const CURATOR: &[&str] = &[CURATOR_READ, CURATOR_WRITE];
-    let (own, blocked_by, family): (_, &'static [&'static str], _) = match (dialect, mode) {
-        (Dialect::Kazoo, Mode::Lock) => (KAZOO_LOCK, &[KAZOO_LOCK], KAZOO),
-        (Dialect::Kazoo, Mode::Read) => (KAZOO_READ, &[KAZOO_LOCK], KAZOO),
-        (Dialect::Kazoo, Mode::Write) => (KAZOO_LOCK, KAZOO, KAZOO),
-        (Dialect::Curator, Mode::Lock) => (CURATOR_LOCK, &[CURATOR_LOCK], &[CURATOR_LOCK][..]),
-        (Dialect::Curator, Mode::Read) => (CURATOR_READ, &[CURATOR_WRITE], CURATOR),
-        (Dialect::Curator, Mode::Write) => (CURATOR_WRITE, CURATOR, CURATOR),
-    };
-    Row { own, blocked_by, family }
-}
-
-/// Further name endings that count as contenders; plain text, never a pattern language.
-pub type Patterns = std::sync::Arc<[String]>;
-
-/// Checks extra patterns before anything is sent.
-pub fn check_patterns(patterns: &[String]) -> Result<(), InvalidPattern> {
-    for pattern in patterns {
-        if pattern.is_empty() {
-            return Err(InvalidPattern { pattern: pattern.clone(), reason: "it is empty" });
-        }
-        if pattern.contains('/') {
-            return Err(InvalidPattern { pattern: pattern.clone(), reason: "a node's name has no `/`" });
-        }
-    }
-    Ok(())
-}
-
-/// An extra lock pattern that cannot match any node's name.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("the lock pattern {pattern:?} cannot be used: {reason}")]
-pub struct InvalidPattern {
-    /// What was given.
-    pub pattern: String,
-    /// What is wrong with it.
-    pub reason: &'static str,
-}
-
-/// A path that ZooKeeper would not take, or that cannot be locked.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{path:?} cannot be locked: {reason}")]
-pub struct InvalidName {
-    /// What was given.
-    pub path: String,
-    /// What is wrong with it.
-    pub reason: &'static str,
-}
-
-/// Checks a path by the rules of ZooKeeper's `PathUtils.validatePath`, and that something can be made below it.
-pub fn check_path(path: &str) -> Result<(), InvalidName> {
-    let refuse = |reason| Err(InvalidName { path: path.to_owned(), reason });
-    if path.is_empty() {
-        return refuse("it is empty");
-    }
-    if !path.starts_with('/') {
-        return refuse("it is relative, and must begin with `/`");
-    }
-    if path == "/" {
-        return refuse("the root is not a lock's directory");
-    }
-    if path.ends_with('/') {
-        return refuse("it ends with `/`");
-    }
-    for part in path[1..].split('/') {
-        match part {
-            "" => return refuse("it has an empty part between two `/`"),
-            "." | ".." => return refuse("it has a part `.` or `..`"),
-            _ => {}
-        }
-    }
-    if path.len() > MAX_PATH {
-        return refuse("it is longer than 32 KiB");
-    }
-    if path == "/zookeeper" || path.starts_with("/zookeeper/") {
-        return refuse("`/zookeeper` belongs to the server");
-    }
-    // `PathUtils` looks at UTF-16, in which everything above the basic plane is a pair of surrogates.
-    const FORBIDDEN: [RangeInclusive<char>; 5] = [
-        '\u{0}'..='\u{1f}',
-        '\u{7f}'..='\u{9f}',
-        '\u{e000}'..='\u{f8ff}',
-        '\u{fff0}'..='\u{ffff}',
-        '\u{10000}'..=char::MAX,
-    ];
-    if path.contains('\0') {
-        return refuse("it has a NUL character");
-    }
-    if path.chars().any(|c| FORBIDDEN.iter().any(|range| range.contains(&c))) {
-        return refuse("it has a character that ZooKeeper does not take in paths");
-    }
-    Ok(())
-}
-
-/// A heartbeat that checks a node must have room for its path.
-const MAX_PATH: usize = 32 * 1024;
-
-/// The unique prefix of the nodes that one queue makes: a version 4 UUID whose last 48 bits count the attempts.
+/// The unique prefix of the nodes that one machine makes: a version 4 UUID whose last 48 bits count the attempts.
 ///
-/// One random number per queue instead of one per attempt makes a node's owner computable: a queue knows its own
-/// nodes in a listing, and its supervisor those of a queue that died. The prefix does what kazoo's does: a create
-/// whose answer was lost is found again by name.
+/// One random number for each machine, instead of one for each attempt, makes a node's owner computable: a machine finds
+/// its own nodes in a listing, and a supervisor finds those of an actor that died. As with kazoo's prefix, a create whose
+/// answer was lost is found again by name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Instance(u128);
 
@@ -184,7 +21,7 @@ impl Instance {
         Instance(random >> ATTEMPT_BITS << ATTEMPT_BITS)
     }
 
-    /// A part of the random number, for whatever should differ from process to process.
+    /// A part of the random number, to spread retries of different processes.
     pub(crate) fn spread(self) -> u32 {
         (self.0 >> 64) as u32
     }
@@ -206,7 +43,7 @@ impl Instance {
         format!("{:032x}", self.0 | u128::from(attempt.0))
     }
 
-    /// Which attempt of this queue made the node, if one did.
+    /// Which attempt made the node, if it is one of this instance.
     pub fn attempt(self, name: &str) -> Option<Attempt> {
         let unique = match name.strip_prefix(PROTECTED) {
             Some(rest) => u128::from_str_radix(&rest.get(..36)?.replace('-', ""), 16).ok()?,
@@ -217,7 +54,7 @@ impl Instance {
     }
 }
 
-/// What Curator puts before the UUID of a create that it protects from a lost answer.
+/// Curator's prefix for creates whose answer may be lost (`withProtection`).
 const PROTECTED: &str = "_c_";
 const UUID_GROUPS: [Range<usize>; 5] = [0..8, 8..12, 12..16, 16..20, 20..32];
 
@@ -227,7 +64,7 @@ impl fmt::Debug for Instance {
     }
 }
 
-/// One try of a queue to make one node.
+/// One try to make one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u64);
 
@@ -239,7 +76,7 @@ pub struct Znode {
 }
 
 impl Znode {
-    /// Reads a child's name; `None` when it has no sequence number and so can be nobody's contender.
+    /// Reads a child's name; `None` when it has no sequence number, and so is not a contender's.
     pub fn parse(name: &str) -> Option<Znode> {
         let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
         // The server prints `%010d`: ten digits, or past the wrap ten places that begin with a minus sign, or
@@ -270,14 +107,13 @@ impl Znode {
         self.sequence
     }
 
-    /// What the name tells of the mode, for a listing shown to people; `None` when it is no contender's of any
-    /// dialect.
+    /// The mode that the name shows, for listings; `None` when it is not a contender of any dialect.
     pub fn mode(&self) -> Option<Mode> {
         let stem = self.stem();
         MARKERS.into_iter().find(|(marker, _)| stem.ends_with(marker)).map(|(_, mode)| mode)
     }
 
-    /// Whether it ends in one of these extra patterns and a number.
+    /// Whether the name ends in one of these extra patterns and a number.
     pub fn matches(&self, patterns: &[String]) -> bool {
         let stem = self.stem();
         // A pattern may itself end in the dash that reads like a sign.
@@ -285,21 +121,21 @@ impl Znode {
         patterns.iter().any(|p| stem.ends_with(p.as_str()) || ten_places.ends_with(p.as_str()))
     }
 
-    /// Whether a contender of this kind, counting these extra patterns, waits for this node when it stands ahead.
+    /// Whether a contender of this kind, with these extra patterns, waits for this node when it is ahead.
     pub fn blocks(&self, dialect: Dialect, mode: Mode, patterns: &[String]) -> bool {
         let stem = self.stem();
         row(dialect, mode).blocked_by.iter().any(|marker| stem.ends_with(marker)) || self.matches(patterns)
     }
 
-    /// Whether this is a contender that keeps to other rules than one of this kind, and whom no extra pattern
-    /// covers: the two could hold at the same time.
+    /// Whether this is a contender that follows other rules than one of this kind, and no extra pattern covers it: the
+    /// two could hold at the same time.
     pub fn clashes(&self, dialect: Dialect, mode: Mode, patterns: &[String]) -> bool {
         let stem = self.stem();
         let related = row(dialect, mode).family.iter().any(|marker| stem.ends_with(marker));
         self.mode().is_some() && !related && !self.matches(patterns)
     }
 
-    /// The number is near the end of what a directory can give out (or past it), where order means nothing.
+    /// The number is near the end of a directory's range, or past it, where the order means nothing.
     pub fn is_exhausted(&self) -> bool {
         !(0..i64::from(i32::MAX) - 1_000_000).contains(&self.sequence)
     }
@@ -313,6 +149,7 @@ impl Znode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::exclusion::{CURATOR_LOCK, CURATOR_READ, CURATOR_WRITE, KAZOO_LOCK, KAZOO_READ};
 
     const UUID: &str = "c95a8f1fbd1c4c3f8b3e9a5b7c2d1e0f";
 
@@ -321,31 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_zookeeper_would_refuse_are_refused_with_the_reason() {
-        for (path, reason) in [
-            ("", "empty"),
-            ("locks/a", "relative"),
-            ("/", "root"),
-            ("/locks/", "ends with"),
-            ("/locks//a", "empty part"),
-            ("/locks/./a", "`.`"),
-            ("/locks/..", "`..`"),
-            ("/locks/\0", "NUL"),
-            ("/locks/\u{7f}", "character"),
-            ("/locks/🔒", "character"),
-            ("/zookeeper/a", "server"),
-        ] {
-            let error = check_path(path).expect_err(path);
-            assert!(error.reason.contains(reason), "{path:?}: {error}");
-            assert!(error.to_string().contains(&format!("{path:?}")), "{error}");
-        }
-        for path in ["/a", "/locks/ledger", "/locks/.a.", "/locks/路径", "/zookeepers"] {
-            assert_eq!(check_path(path), Ok(()));
-        }
-    }
-
-    #[test]
-    fn who_waits_for_whom() {
+    fn each_mode_waits_for_the_right_nodes() {
         let (lock, reader) = (node("__lock__0000000007"), node("__rlock__0000000007"));
         for (mode, for_lock, for_reader) in
             [(Mode::Lock, true, false), (Mode::Read, true, false), (Mode::Write, true, true)]
@@ -355,8 +168,8 @@ mod tests {
         }
     }
 
-    /// One line a kind: `w` for whom it waits for, `x` for whom it cannot stand in one queue with, `-` for whom it
-    /// passes.
+    /// One row for each kind of contender: `w` for those it waits for, `x` for those it cannot share a queue with, `-`
+    /// for those it ignores.
     #[test]
     fn the_whole_table() {
         let nodes = [KAZOO_LOCK, KAZOO_READ, CURATOR_LOCK, CURATOR_READ, CURATOR_WRITE]
@@ -401,12 +214,10 @@ mod tests {
     fn extra_patterns_are_plain_text() {
         assert!(node("a[0000000001").matches(&["a[".into()]));
         assert!(!node("ab0000000001").matches(&["a.".into()]));
-        assert!(check_patterns(&[String::new()]).is_err());
-        assert!(check_patterns(&["a/b".into()]).is_err());
     }
 
     #[test]
-    fn names_that_are_no_contenders_are_passed_over() {
+    fn names_of_other_nodes_are_ignored() {
         for name in ["", "config", "__lock__", "__lock__12345", "x-", "-", "-12345"] {
             assert_eq!(Znode::parse(name), None, "{name:?}");
         }

@@ -5,14 +5,13 @@
 //! Running ──▶ Stopping ──▶ Killed ──▶ Over
 //! ```
 //!
-//! Each phase may be skipped, and `Over` is reached only when the actor has really ended.
+//! Each stage may be skipped, and `Over` is reached only when the actor has really ended.
 
 use std::time::Duration;
 
-use super::Moment;
-use crate::api::lease::LeaseState;
+use super::{LeaseState, Machine, Moment};
 
-/// What a tenure may take, and when it ends.
+/// The limits of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// How long the actor may take to stop, before it is killed.
@@ -25,7 +24,7 @@ pub struct Limits {
 
 /// What happens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum TenureInput {
+pub enum Event {
     /// The lease is in this state now.
     Lease(LeaseState),
     /// The actor is to be stopped, the lease being as it is.
@@ -35,27 +34,27 @@ pub enum TenureInput {
         /// By a panic, an error, or a kill that was not ours.
         failed: bool,
     },
-    /// The time of [`Tenure::wakeup`] has come.
+    /// The time of [`Machine::wakeup`] has come.
     Wake,
 }
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TenureCommand {
+pub enum Command {
     /// Tell the actor.
-    Tell(TermEvent),
+    Tell(LeaseEvent),
     /// Ask it to stop: no more messages, then `post_stop`.
     Stop,
     /// Cut it short, at its next await.
     Kill,
     /// It has ended, for this reason.
-    Finish(Reason),
+    Finish(EndReason),
 }
 
 /// What an actor that works under a lease is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum TermEvent {
+pub enum LeaseEvent {
     /// The connection is in doubt: it is gone, or the lease is proven for less than five sixteenths of the session
     /// timeout. Unless that passes, the actor will be stopped, a quarter of the session
     /// timeout before somebody else can hold.
@@ -67,7 +66,7 @@ pub enum TermEvent {
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum EndReason {
     /// The actor stopped by itself.
     Finished,
     /// It did not start, panicked, returned an error, or was killed by somebody else.
@@ -80,9 +79,11 @@ pub enum Reason {
 
 /// The machine of one run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Tenure {
+pub struct Run {
     limits: Limits,
-    phase: Phase,
+    /// The proven end of the lease.
+    until: Option<Moment>,
+    stage: Stage,
     /// The connection is in doubt.
     suspended: bool,
     /// Since when the actor knows of a doubt.
@@ -90,122 +91,125 @@ pub struct Tenure {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Phase {
+enum Stage {
     Running,
-    Stopping { reason: Reason, grace: Moment },
-    Killed { reason: Reason },
+    Stopping { reason: EndReason, grace: Moment },
+    Killed { reason: EndReason },
     Over,
 }
 
-impl Tenure {
+impl Run {
     /// The actor is being started.
-    pub fn new(limits: Limits) -> Tenure {
-        Tenure { limits, phase: Phase::Running, suspended: false, told: None }
+    pub fn new(limits: Limits) -> Run {
+        Run { limits, until: None, stage: Stage::Running, suspended: false, told: None }
     }
 
-    /// One event, at `now`, while the lease is proven to last until `until`; `None` when it has no such end.
-    pub fn handle(
-        &mut self,
-        input: TenureInput,
-        until: Option<Moment>,
-        now: Moment,
-        out: &mut Vec<TenureCommand>,
-    ) {
-        match input {
-            TenureInput::Lease(LeaseState::Held) => self.suspended = false,
-            TenureInput::Lease(LeaseState::Suspended) => {
+    /// The lease is proven to last until then; `None` when it has no such end. Heartbeats move it on without an event, so
+    /// a driver sets it before every event.
+    pub fn set_until(&mut self, until: Option<Moment>) {
+        self.until = until;
+    }
+}
+
+impl Machine for Run {
+    type Event = Event;
+    type Command = Command;
+
+    fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
+        match event {
+            Event::Lease(LeaseState::Held) => self.suspended = false,
+            Event::Lease(LeaseState::Suspended) => {
                 self.suspended = true;
                 if self.limits.stop_when_suspended {
                     // A message would come behind the stop.
-                    self.stop(Reason::Lease, now, out);
+                    self.stop(EndReason::Lease, now, out);
                 }
             }
-            TenureInput::Lease(LeaseState::Lost) => self.kill(Reason::Lease, out),
-            TenureInput::Stop => self.stop(Reason::Stopped, now, out),
-            TenureInput::Ended { failed } => self.finish(failed, out),
-            TenureInput::Wake => {}
+            Event::Lease(LeaseState::Lost) => self.kill(EndReason::Lease, out),
+            Event::Stop => self.stop(EndReason::Stopped, now, out),
+            Event::Ended { failed } => self.finish(failed, out),
+            Event::Wake => {}
         }
-        if self.kill_at(until).is_some_and(|at| now >= at) {
-            let reason = match &self.phase {
-                Phase::Stopping { reason, .. } => *reason,
-                Phase::Running | Phase::Killed { .. } | Phase::Over => Reason::Lease,
+        if self.kill_at().is_some_and(|at| now >= at) {
+            let reason = match &self.stage {
+                Stage::Stopping { reason, .. } => *reason,
+                Stage::Running | Stage::Killed { .. } | Stage::Over => EndReason::Lease,
             };
             return self.kill(reason, out);
         }
-        self.tell(until, now, out);
-        if self.stop_at(until).is_some_and(|at| now >= at) {
-            self.stop(Reason::Lease, now, out);
+        self.tell(now, out);
+        if self.stop_at().is_some_and(|at| now >= at) {
+            self.stop(EndReason::Lease, now, out);
         }
     }
 
-    /// When to be called again at the latest.
-    pub fn wakeup(&self, until: Option<Moment>) -> Option<Moment> {
-        match &self.phase {
-            Phase::Running => {
-                self.stop_at(until).or(self.doubt_at(until)).into_iter().chain(self.kill_at(until)).min()
-            }
-            Phase::Stopping { .. } => self.kill_at(until),
-            Phase::Killed { .. } | Phase::Over => None,
+    fn wakeup(&self) -> Option<Moment> {
+        match &self.stage {
+            Stage::Running => self.stop_at().or(self.doubt_at()).into_iter().chain(self.kill_at()).min(),
+            Stage::Stopping { .. } => self.kill_at(),
+            Stage::Killed { .. } | Stage::Over => None,
         }
     }
+}
 
-    fn tell(&mut self, until: Option<Moment>, now: Moment, out: &mut Vec<TenureCommand>) {
-        let in_doubt = self.suspended || self.doubt_at(until).is_some_and(|at| now >= at);
-        if self.phase != Phase::Running || self.told.is_some() == in_doubt {
+impl Run {
+    fn tell(&mut self, now: Moment, out: &mut Vec<Command>) {
+        let in_doubt = self.suspended || self.doubt_at().is_some_and(|at| now >= at);
+        if self.stage != Stage::Running || self.told.is_some() == in_doubt {
             return;
         }
         self.told = in_doubt.then_some(now);
-        out.push(TenureCommand::Tell(if in_doubt { TermEvent::Suspended } else { TermEvent::Resumed }));
+        out.push(Command::Tell(if in_doubt { LeaseEvent::Suspended } else { LeaseEvent::Resumed }));
     }
 
-    fn stop(&mut self, reason: Reason, now: Moment, out: &mut Vec<TenureCommand>) {
-        if self.phase == Phase::Running {
-            self.phase = Phase::Stopping { reason, grace: now + self.limits.grace };
-            out.push(TenureCommand::Stop);
+    fn stop(&mut self, reason: EndReason, now: Moment, out: &mut Vec<Command>) {
+        if self.stage == Stage::Running {
+            self.stage = Stage::Stopping { reason, grace: now + self.limits.grace };
+            out.push(Command::Stop);
         }
     }
 
-    fn kill(&mut self, reason: Reason, out: &mut Vec<TenureCommand>) {
-        if matches!(self.phase, Phase::Running | Phase::Stopping { .. }) {
-            self.phase = Phase::Killed { reason };
-            out.push(TenureCommand::Kill);
+    fn kill(&mut self, reason: EndReason, out: &mut Vec<Command>) {
+        if matches!(self.stage, Stage::Running | Stage::Stopping { .. }) {
+            self.stage = Stage::Killed { reason };
+            out.push(Command::Kill);
         }
     }
 
-    fn finish(&mut self, failed: bool, out: &mut Vec<TenureCommand>) {
-        let reason = match &self.phase {
-            Phase::Running if failed => Reason::Failed,
-            Phase::Running => Reason::Finished,
-            Phase::Stopping { reason, .. } | Phase::Killed { reason } => *reason,
-            Phase::Over => return,
+    fn finish(&mut self, failed: bool, out: &mut Vec<Command>) {
+        let reason = match &self.stage {
+            Stage::Running if failed => EndReason::Failed,
+            Stage::Running => EndReason::Finished,
+            Stage::Stopping { reason, .. } | Stage::Killed { reason } => *reason,
+            Stage::Over => return,
         };
-        self.phase = Phase::Over;
-        out.push(TenureCommand::Finish(reason));
+        self.stage = Stage::Over;
+        out.push(Command::Finish(reason));
     }
 
-    fn doubt_at(&self, until: Option<Moment>) -> Option<Moment> {
-        self.before(until, DOUBT)
+    fn doubt_at(&self) -> Option<Moment> {
+        self.before(DOUBT)
     }
 
     /// A stop discards the messages that are waiting, so it comes a notice after the one that tells of the doubt.
-    fn stop_at(&self, until: Option<Moment>) -> Option<Moment> {
+    fn stop_at(&self) -> Option<Moment> {
         let noticed = self.told? + self.limits.session_timeout? * (DOUBT - STOP) / PARTS;
-        Some(self.before(until, STOP)?.max(noticed))
+        Some(self.before(STOP)?.max(noticed))
     }
 
     /// The grace ends with the lease, if not earlier.
-    fn kill_at(&self, until: Option<Moment>) -> Option<Moment> {
-        let grace = match &self.phase {
-            Phase::Stopping { grace, .. } => Some(*grace),
-            Phase::Running | Phase::Killed { .. } | Phase::Over => None,
+    fn kill_at(&self) -> Option<Moment> {
+        let grace = match &self.stage {
+            Stage::Stopping { grace, .. } => Some(*grace),
+            Stage::Running | Stage::Killed { .. } | Stage::Over => None,
         };
-        self.before(until, KILL).into_iter().chain(grace).min()
+        self.before(KILL).into_iter().chain(grace).min()
     }
 
     /// So many parts of the session timeout before the lease's end.
-    fn before(&self, until: Option<Moment>, parts: u32) -> Option<Moment> {
+    fn before(&self, parts: u32) -> Option<Moment> {
         let reserve = self.limits.session_timeout? * parts / PARTS;
-        Some(Moment(until?.0.saturating_sub(reserve.as_nanos() as u64)))
+        Some(Moment(self.until?.0.saturating_sub(reserve.as_nanos() as u64)))
     }
 }
 
@@ -228,127 +232,133 @@ mod phases;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Command::{Finish, Kill, Stop, Tell};
     use LeaseState::{Held, Lost, Suspended};
-    use TenureCommand::{Finish, Kill, Stop, Tell};
 
     /// Eight seconds: stopped two before the end, killed one before it.
-    fn tenure(stop_when_suspended: bool) -> Tenure {
+    fn wakeup(run: &mut Run, until: Option<Moment>) -> Option<Moment> {
+        run.set_until(until);
+        run.wakeup()
+    }
+
+    fn run(stop_when_suspended: bool) -> Run {
         let session_timeout = Some(Duration::from_secs(8));
-        Tenure::new(Limits { grace: Duration::from_secs(1), stop_when_suspended, session_timeout })
+        Run::new(Limits { grace: Duration::from_secs(1), stop_when_suspended, session_timeout })
     }
 
     fn seconds(seconds: f64) -> Moment {
         Moment::default() + Duration::from_secs_f64(seconds)
     }
 
-    fn at(tenure: &mut Tenure, now: f64, until: f64, input: TenureInput) -> Vec<TenureCommand> {
+    fn at(run: &mut Run, now: f64, until: f64, input: Event) -> Vec<Command> {
         let mut out = Vec::new();
-        tenure.handle(input, Some(seconds(until)), seconds(now), &mut out);
+        run.set_until(Some(seconds(until)));
+        run.handle(input, seconds(now), &mut out);
         out
     }
 
     #[test]
     fn doubt_is_told_once_and_the_actor_goes_on() {
-        let mut tenure = tenure(false);
-        let suspended = || TenureInput::Lease(Suspended);
-        assert_eq!(at(&mut tenure, 1.0, 8.0, TenureInput::Lease(Held)), []);
-        assert_eq!(at(&mut tenure, 2.0, 8.0, suspended()), [Tell(TermEvent::Suspended)]);
-        assert_eq!(at(&mut tenure, 2.1, 8.0, suspended()), []);
-        assert_eq!(at(&mut tenure, 2.2, 8.0, TenureInput::Lease(Held)), [Tell(TermEvent::Resumed)]);
-        assert_eq!(tenure.wakeup(Some(seconds(9.0))), Some(seconds(6.5)));
+        let mut run = run(false);
+        let suspended = || Event::Lease(Suspended);
+        assert_eq!(at(&mut run, 1.0, 8.0, Event::Lease(Held)), []);
+        assert_eq!(at(&mut run, 2.0, 8.0, suspended()), [Tell(LeaseEvent::Suspended)]);
+        assert_eq!(at(&mut run, 2.1, 8.0, suspended()), []);
+        assert_eq!(at(&mut run, 2.2, 8.0, Event::Lease(Held)), [Tell(LeaseEvent::Resumed)]);
+        assert_eq!(wakeup(&mut run, Some(seconds(9.0))), Some(seconds(6.5)));
     }
 
     #[test]
     fn it_is_stopped_and_then_killed_before_the_lease_ends() {
-        let mut tenure = tenure(false);
-        assert_eq!(at(&mut tenure, 5.4, 8.0, TenureInput::Wake), []);
-        assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(5.5)));
-        assert_eq!(at(&mut tenure, 5.5, 8.0, TenureInput::Wake), [Tell(TermEvent::Suspended)]);
-        assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(6.0)));
-        assert_eq!(at(&mut tenure, 5.9, 8.0, TenureInput::Wake), []);
-        assert_eq!(at(&mut tenure, 6.0, 8.0, TenureInput::Wake), [Stop]);
-        assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(7.0)));
-        assert_eq!(at(&mut tenure, 7.0, 8.0, TenureInput::Wake), [Kill]);
-        assert_eq!(tenure.wakeup(Some(seconds(8.0))), None);
-        assert_eq!(at(&mut tenure, 7.1, 8.0, TenureInput::Ended { failed: true }), [Finish(Reason::Lease)]);
-        assert_eq!(at(&mut tenure, 7.2, 8.0, TenureInput::Ended { failed: true }), []);
+        let mut run = run(false);
+        assert_eq!(at(&mut run, 5.4, 8.0, Event::Wake), []);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(5.5)));
+        assert_eq!(at(&mut run, 5.5, 8.0, Event::Wake), [Tell(LeaseEvent::Suspended)]);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(6.0)));
+        assert_eq!(at(&mut run, 5.9, 8.0, Event::Wake), []);
+        assert_eq!(at(&mut run, 6.0, 8.0, Event::Wake), [Stop]);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(7.0)));
+        assert_eq!(at(&mut run, 7.0, 8.0, Event::Wake), [Kill]);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), None);
+        assert_eq!(at(&mut run, 7.1, 8.0, Event::Ended { failed: true }), [Finish(EndReason::Lease)]);
+        assert_eq!(at(&mut run, 7.2, 8.0, Event::Ended { failed: true }), []);
     }
 
     #[test]
     fn a_lease_that_is_proven_further_puts_the_end_off() {
-        let mut tenure = tenure(false);
-        assert_eq!(at(&mut tenure, 6.0, 9.0, TenureInput::Wake), []);
-        assert_eq!(at(&mut tenure, 6.5, 9.0, TenureInput::Wake), [Tell(TermEvent::Suspended)]);
-        assert_eq!(at(&mut tenure, 7.0, 10.0, TenureInput::Wake), [Tell(TermEvent::Resumed)]);
-        assert_eq!(tenure.wakeup(Some(seconds(10.0))), Some(seconds(7.5)));
+        let mut run = run(false);
+        assert_eq!(at(&mut run, 6.0, 9.0, Event::Wake), []);
+        assert_eq!(at(&mut run, 6.5, 9.0, Event::Wake), [Tell(LeaseEvent::Suspended)]);
+        assert_eq!(at(&mut run, 7.0, 10.0, Event::Wake), [Tell(LeaseEvent::Resumed)]);
+        assert_eq!(wakeup(&mut run, Some(seconds(10.0))), Some(seconds(7.5)));
     }
 
     #[test]
     fn one_that_is_woken_late_is_told_all_the_same_before_it_is_stopped() {
-        let mut tenure = tenure(false);
-        assert_eq!(at(&mut tenure, 6.2, 8.0, TenureInput::Wake), [Tell(TermEvent::Suspended)]);
-        assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(6.7)));
-        assert_eq!(at(&mut tenure, 6.7, 8.0, TenureInput::Wake), [Stop]);
-        assert_eq!(at(&mut tenure, 7.0, 8.0, TenureInput::Wake), [Kill]);
+        let mut run = run(false);
+        assert_eq!(at(&mut run, 6.2, 8.0, Event::Wake), [Tell(LeaseEvent::Suspended)]);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(6.7)));
+        assert_eq!(at(&mut run, 6.7, 8.0, Event::Wake), [Stop]);
+        assert_eq!(at(&mut run, 7.0, 8.0, Event::Wake), [Kill]);
     }
 
     #[test]
     fn a_short_lease_is_a_doubt_that_lasts_until_it_is_neither_short_nor_suspended() {
-        let mut tenure = tenure(false);
-        assert_eq!(at(&mut tenure, 5.5, 8.0, TenureInput::Wake), [Tell(TermEvent::Suspended)]);
-        assert_eq!(at(&mut tenure, 5.6, 8.0, TenureInput::Lease(Suspended)), []);
-        assert_eq!(at(&mut tenure, 5.7, 8.1, TenureInput::Lease(Held)), []);
-        assert_eq!(at(&mut tenure, 5.8, 9.0, TenureInput::Lease(Held)), [Tell(TermEvent::Resumed)]);
+        let mut run = run(false);
+        assert_eq!(at(&mut run, 5.5, 8.0, Event::Wake), [Tell(LeaseEvent::Suspended)]);
+        assert_eq!(at(&mut run, 5.6, 8.0, Event::Lease(Suspended)), []);
+        assert_eq!(at(&mut run, 5.7, 8.1, Event::Lease(Held)), []);
+        assert_eq!(at(&mut run, 5.8, 9.0, Event::Lease(Held)), [Tell(LeaseEvent::Resumed)]);
     }
 
     #[test]
     fn a_process_that_was_paused_kills_at_once() {
-        let mut tenure = tenure(false);
-        assert_eq!(at(&mut tenure, 60.0, 8.0, TenureInput::Wake), [Kill]);
+        let mut run = run(false);
+        assert_eq!(at(&mut run, 60.0, 8.0, Event::Wake), [Kill]);
     }
 
     #[test]
-    fn a_lost_lease_kills_whatever_the_phase() {
-        let mut running = tenure(false);
-        assert_eq!(at(&mut running, 1.0, 8.0, TenureInput::Lease(Lost)), [Kill]);
-        let mut stopping = tenure(false);
-        assert_eq!(at(&mut stopping, 1.0, 8.0, TenureInput::Stop), [Stop]);
-        assert_eq!(at(&mut stopping, 1.1, 8.0, TenureInput::Lease(Lost)), [Kill]);
+    fn a_lost_lease_kills_whatever_the_stage() {
+        let mut running = run(false);
+        assert_eq!(at(&mut running, 1.0, 8.0, Event::Lease(Lost)), [Kill]);
+        let mut stopping = run(false);
+        assert_eq!(at(&mut stopping, 1.0, 8.0, Event::Stop), [Stop]);
+        assert_eq!(at(&mut stopping, 1.1, 8.0, Event::Lease(Lost)), [Kill]);
     }
 
     #[test]
     fn stopping_at_the_first_doubt_is_a_choice() {
-        let mut tenure = tenure(true);
-        let out = at(&mut tenure, 1.0, 8.0, TenureInput::Lease(Suspended));
+        let mut run = run(true);
+        let out = at(&mut run, 1.0, 8.0, Event::Lease(Suspended));
         assert_eq!(out, [Stop]);
-        assert_eq!(at(&mut tenure, 1.5, 8.0, TenureInput::Ended { failed: false }), [Finish(Reason::Lease)]);
+        assert_eq!(at(&mut run, 1.5, 8.0, Event::Ended { failed: false }), [Finish(EndReason::Lease)]);
     }
 
     #[test]
     fn grace_is_for_stopping_and_ends_with_the_lease() {
-        let mut tenure = tenure(false);
-        assert_eq!(at(&mut tenure, 1.0, 8.0, TenureInput::Stop), [Stop]);
-        assert_eq!(at(&mut tenure, 1.5, 8.0, TenureInput::Stop), []);
-        assert_eq!(tenure.wakeup(Some(seconds(8.0))), Some(seconds(2.0)));
-        assert_eq!(tenure.wakeup(Some(seconds(2.5))), Some(seconds(1.5)));
-        assert_eq!(at(&mut tenure, 2.0, 8.0, TenureInput::Wake), [Kill]);
-        assert_eq!(at(&mut tenure, 2.1, 8.0, TenureInput::Ended { failed: true }), [Finish(Reason::Stopped)]);
+        let mut run = run(false);
+        assert_eq!(at(&mut run, 1.0, 8.0, Event::Stop), [Stop]);
+        assert_eq!(at(&mut run, 1.5, 8.0, Event::Stop), []);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(2.0)));
+        assert_eq!(wakeup(&mut run, Some(seconds(2.5))), Some(seconds(1.5)));
+        assert_eq!(at(&mut run, 2.0, 8.0, Event::Wake), [Kill]);
+        assert_eq!(at(&mut run, 2.1, 8.0, Event::Ended { failed: true }), [Finish(EndReason::Stopped)]);
     }
 
     #[test]
     fn an_actor_that_ends_by_itself_is_told_from_one_that_fails() {
-        for (failed, reason) in [(false, Reason::Finished), (true, Reason::Failed)] {
-            assert_eq!(at(&mut tenure(false), 1.0, 8.0, TenureInput::Ended { failed }), [Finish(reason)]);
+        for (failed, reason) in [(false, EndReason::Finished), (true, EndReason::Failed)] {
+            assert_eq!(at(&mut run(false), 1.0, 8.0, Event::Ended { failed }), [Finish(reason)]);
         }
     }
 
     #[test]
     fn without_a_session_only_the_loss_ends_it() {
-        let limits = Limits { session_timeout: None, ..tenure(false).limits };
-        let (mut tenure, mut out) = (Tenure::new(limits), Vec::new());
-        tenure.handle(TenureInput::Wake, None, seconds(1e9), &mut out);
-        assert_eq!((out.as_slice(), tenure.wakeup(None)), (&[][..], None));
-        tenure.handle(TenureInput::Lease(Lost), None, seconds(1e9), &mut out);
+        let limits = Limits { session_timeout: None, ..run(false).limits };
+        let (mut run, mut out) = (Run::new(limits), Vec::new());
+        run.handle(Event::Wake, seconds(1e9), &mut out);
+        assert_eq!((out.as_slice(), wakeup(&mut run, None)), (&[][..], None));
+        run.handle(Event::Lease(Lost), seconds(1e9), &mut out);
         assert_eq!(out, [Kill]);
     }
 }

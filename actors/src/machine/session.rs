@@ -27,14 +27,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Moment;
+use super::{Machine, Moment};
 
-/// See the module.
+/// The machine of one session: see the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
     timeout: Duration,
     gap: Duration,
-    state: State,
+    stage: Stage,
     /// The server keeps the session at least until then.
     proven: Moment,
     link: Link,
@@ -73,7 +73,7 @@ struct Write {
 
 /// What is believed of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum State {
+enum Stage {
     /// Made, but so slowly that nothing is proven yet; given up at this moment.
     Starting(Moment),
     Live,
@@ -83,7 +83,7 @@ enum State {
 
 /// What happened to the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SessionInput {
+pub enum Event {
     /// The heartbeat that was sent then succeeded.
     Answered {
         /// When it was sent.
@@ -96,7 +96,7 @@ pub enum SessionInput {
         /// It failed because a node of ours is gone, and should be sent again without that node.
         at_once: bool,
     },
-    /// The answer to the [`SessionCommand::Identify`] of that moment.
+    /// The answer to the [`Command::Identify`] of that moment.
     Identified {
         /// When it was sent.
         sent: Moment,
@@ -109,15 +109,15 @@ pub enum SessionInput {
     Reconnected,
     /// The client says that the session is over.
     Ended,
-    /// The time that [`Session::wakeup`] named has come.
+    /// The time that [`Machine::wakeup`] named has come.
     Wake,
 }
 
 /// What is to be done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SessionCommand {
+pub enum Command {
     /// Send a heartbeat now. It is known by this moment, which is no later than its sending.
-    Beat(Moment),
+    Heartbeat(Moment),
     /// Find out now whether what the connection makes belongs to this session. Known by this moment, as a heartbeat is.
     Identify(Moment),
     /// Holders may be sure until then.
@@ -136,12 +136,12 @@ impl Session {
         now: Moment,
         timeout: Duration,
         tick: Option<Duration>,
-        out: &mut Vec<SessionCommand>,
+        out: &mut Vec<Command>,
     ) -> Session {
         let mut session = Session {
             timeout,
             gap: tick.map_or(timeout * 3 / 10, |tick| tick.min(timeout / 2) * 3 / 4),
-            state: State::Starting(now + timeout),
+            stage: Stage::Starting(now + timeout),
             proven: begun + timeout,
             // The connection that made the session makes nodes of that session.
             link: Link::Up { since: now, identified: true, answered: false },
@@ -152,29 +152,33 @@ impl Session {
         };
         if now.since(begun) < timeout / 4 {
             session.link = Link::Up { since: now, identified: true, answered: true };
-            session.state = State::Live;
-            out.push(SessionCommand::Hold(session.valid_until()));
+            session.stage = Stage::Live;
+            out.push(Command::Hold(session.valid_until()));
         } else {
-            out.push(SessionCommand::Suspend(now + timeout));
+            out.push(Command::Suspend(now + timeout));
         }
         session.beat(now, out);
         session
     }
+}
 
-    /// The one way in.
-    pub fn handle(&mut self, input: SessionInput, now: Moment, out: &mut Vec<SessionCommand>) {
-        if self.state == State::Lost {
+impl Machine for Session {
+    type Event = Event;
+    type Command = Command;
+
+    fn handle(&mut self, input: Event, now: Moment, out: &mut Vec<Command>) {
+        if self.stage == Stage::Lost {
             return;
         }
-        let before = (self.state, self.valid_until());
+        let before = (self.stage, self.valid_until());
         match input {
-            SessionInput::Answered { sent } => self.answered(sent, now),
-            SessionInput::Failed { sent, at_once } => {
+            Event::Answered { sent } => self.answered(sent, now),
+            Event::Failed { sent, at_once } => {
                 if self.settle(sent) && at_once {
                     self.last_beat = None;
                 }
             }
-            SessionInput::Identified { sent, same } => match &mut self.link {
+            Event::Identified { sent, same } => match &mut self.link {
                 Link::Up { since, .. } if sent < *since => {}
                 Link::Up { .. } if !same => return self.lose(out),
                 Link::Up { identified, .. } => {
@@ -185,38 +189,39 @@ impl Session {
                 }
                 Link::Down => {}
             },
-            SessionInput::Disconnected => {
+            Event::Disconnected => {
                 if matches!(self.link, Link::Up { identified: true, .. }) {
                     self.before_cut = self.writes.back().map(|write| write.sent);
                 }
                 self.link = Link::Down;
                 self.in_flight.clear();
             }
-            SessionInput::Reconnected => {
+            Event::Reconnected => {
                 self.link = Link::Up { since: now, identified: false, answered: false };
                 self.in_flight.clear();
                 self.last_beat = None;
             }
-            SessionInput::Ended => return self.lose(out),
-            SessionInput::Wake => {}
+            Event::Ended => return self.lose(out),
+            Event::Wake => {}
         }
         self.judge(before, now, out);
-        if self.state != State::Lost {
+        if self.stage != Stage::Lost {
             self.beat(now, out);
         }
     }
 
-    /// When [`SessionInput::Wake`] is due next.
-    pub fn wakeup(&self) -> Option<Moment> {
-        let judged = match self.state {
-            State::Starting(end) => end,
-            State::Live => self.doubtful_from(),
-            State::Suspended => self.valid_until(),
-            State::Lost => return None,
+    fn wakeup(&self) -> Option<Moment> {
+        let judged = match self.stage {
+            Stage::Starting(end) => end,
+            Stage::Live => self.doubtful_from(),
+            Stage::Suspended => self.valid_until(),
+            Stage::Lost => return None,
         };
         Some(self.next_beat().map_or(judged, |beat| beat.min(judged)))
     }
+}
 
+impl Session {
     fn answered(&mut self, sent: Moment, now: Moment) {
         self.settle(sent);
         let relays =
@@ -249,40 +254,40 @@ impl Session {
     }
 
     /// Draws the conclusions from what is known `now`, and tells them where they are others than before.
-    fn judge(&mut self, before: (State, Moment), now: Moment, out: &mut Vec<SessionCommand>) {
-        let end = match self.state {
-            State::Starting(end) => end,
-            State::Live | State::Suspended => self.valid_until(),
-            State::Lost => return,
+    fn judge(&mut self, before: (Stage, Moment), now: Moment, out: &mut Vec<Command>) {
+        let end = match self.stage {
+            Stage::Starting(end) => end,
+            Stage::Live | Stage::Suspended => self.valid_until(),
+            Stage::Lost => return,
         };
         if now >= end {
             return self.lose(out);
         }
         let verified = matches!(self.link, Link::Up { identified: true, answered: true, .. });
-        self.state = match self.state {
-            _ if verified && now < self.doubtful_from() => State::Live,
-            State::Starting(end) => State::Starting(end),
-            State::Live | State::Suspended => State::Suspended,
-            State::Lost => State::Lost,
+        self.stage = match self.stage {
+            _ if verified && now < self.doubtful_from() => Stage::Live,
+            Stage::Starting(end) => Stage::Starting(end),
+            Stage::Live | Stage::Suspended => Stage::Suspended,
+            Stage::Lost => Stage::Lost,
         };
         let until = self.valid_until();
-        if before != (self.state, until) {
-            match self.state {
-                State::Live => out.push(SessionCommand::Hold(until)),
-                State::Suspended => out.push(SessionCommand::Suspend(until)),
-                State::Starting(_) | State::Lost => {}
+        if before != (self.stage, until) {
+            match self.stage {
+                Stage::Live => out.push(Command::Hold(until)),
+                Stage::Suspended => out.push(Command::Suspend(until)),
+                Stage::Starting(_) | Stage::Lost => {}
             }
         }
     }
 
-    fn beat(&mut self, now: Moment, out: &mut Vec<SessionCommand>) {
+    fn beat(&mut self, now: Moment, out: &mut Vec<Command>) {
         if self.next_beat().is_some_and(|due| now >= due) {
             self.last_beat = Some(now);
             self.in_flight.push_back(now);
             if matches!(self.link, Link::Up { identified: false, .. }) {
-                out.push(SessionCommand::Identify(now));
+                out.push(Command::Identify(now));
             }
-            out.push(SessionCommand::Beat(now));
+            out.push(Command::Heartbeat(now));
         }
     }
 
@@ -295,9 +300,9 @@ impl Session {
         }
     }
 
-    fn lose(&mut self, out: &mut Vec<SessionCommand>) {
-        self.state = State::Lost;
-        out.push(SessionCommand::Lose);
+    fn lose(&mut self, out: &mut Vec<Command>) {
+        self.stage = Stage::Lost;
+        out.push(Command::Lose);
     }
 
     fn valid_until(&self) -> Moment {
@@ -351,13 +356,13 @@ mod tests {
         Moment(0) + Duration::from_millis(ms)
     }
 
-    fn started() -> (Session, Vec<SessionCommand>) {
+    fn started() -> (Session, Vec<Command>) {
         let mut out = Vec::new();
         let session = Session::new(at(0), at(0), TIMEOUT, None, &mut out);
         (session, out)
     }
 
-    fn input(session: &mut Session, input: SessionInput, ms: u64) -> Vec<SessionCommand> {
+    fn input(session: &mut Session, input: Event, ms: u64) -> Vec<Command> {
         let mut out = Vec::new();
         session.handle(input, at(ms), &mut out);
         out
@@ -365,18 +370,18 @@ mod tests {
 
     /// Wakes the machine whenever it asks for it, before `end`, and answers every heartbeat ten milliseconds later.
     /// The first one was sent at zero. Returns what else it commanded, and when each heartbeat was sent.
-    fn run(session: &mut Session, end: u64) -> (Vec<SessionCommand>, Vec<Moment>) {
+    fn run(session: &mut Session, end: u64) -> (Vec<Command>, Vec<Moment>) {
         let (mut others, mut sent) = (Vec::new(), vec![at(0)]);
-        others.extend(input(session, SessionInput::Answered { sent: at(0) }, 10));
+        others.extend(input(session, Event::Answered { sent: at(0) }, 10));
         while let Some(due) = session.wakeup().filter(|due| *due < at(end)) {
             let mut out = Vec::new();
-            session.handle(SessionInput::Wake, due, &mut out);
-            if out.contains(&SessionCommand::Beat(due)) {
+            session.handle(Event::Wake, due, &mut out);
+            if out.contains(&Command::Heartbeat(due)) {
                 sent.push(due);
-                let answer = SessionInput::Answered { sent: due };
+                let answer = Event::Answered { sent: due };
                 session.handle(answer, due + Duration::from_millis(10), &mut out);
             }
-            others.extend(out.into_iter().filter(|command| !matches!(command, SessionCommand::Beat(_))));
+            others.extend(out.into_iter().filter(|command| !matches!(command, Command::Heartbeat(_))));
         }
         (others, sent)
     }
@@ -385,7 +390,7 @@ mod tests {
     fn a_new_session_holds_from_the_beginning_of_its_connect() {
         let mut out = Vec::new();
         let session = Session::new(at(100), at(150), TIMEOUT, None, &mut out);
-        assert_eq!(out, [SessionCommand::Hold(at(8020)), SessionCommand::Beat(at(150))]);
+        assert_eq!(out, [Command::Hold(at(8020)), Command::Heartbeat(at(150))]);
         // Until the first answer tells how far away the servers are, heartbeats are as close as they may be.
         assert_eq!(session.wakeup(), Some(at(150 + 250)));
     }
@@ -398,16 +403,16 @@ mod tests {
         assert_eq!(sent, [at(0), at(690), at(1380), at(2070), at(2760)]);
         // Sent a gap of 2400 behind the answer at 10, and once more behind the answer of that.
         assert_eq!(others, []);
-        assert_eq!(input(&mut session, SessionInput::Wake, 3450), [SessionCommand::Beat(at(3450))]);
+        assert_eq!(input(&mut session, Event::Wake, 3450), [Command::Heartbeat(at(3450))]);
         assert_eq!(
-            input(&mut session, SessionInput::Answered { sent: at(3450) }, 3460),
+            input(&mut session, Event::Answered { sent: at(3450) }, 3460),
             [],
             "the first write was sent at zero, as the connect was"
         );
-        assert_eq!(input(&mut session, SessionInput::Wake, 4140), [SessionCommand::Beat(at(4140))]);
+        assert_eq!(input(&mut session, Event::Wake, 4140), [Command::Heartbeat(at(4140))]);
         assert_eq!(
-            input(&mut session, SessionInput::Answered { sent: at(4140) }, 4150),
-            [SessionCommand::Hold(at(690 + 8000 - 80))]
+            input(&mut session, Event::Answered { sent: at(4140) }, 4150),
+            [Command::Hold(at(690 + 8000 - 80))]
         );
     }
 
@@ -416,10 +421,10 @@ mod tests {
         let (mut session, _) = started();
         run(&mut session, 3000);
         for sent in [3450, 4140] {
-            assert_eq!(input(&mut session, SessionInput::Wake, sent), [SessionCommand::Beat(at(sent))]);
+            assert_eq!(input(&mut session, Event::Wake, sent), [Command::Heartbeat(at(sent))]);
         }
-        assert_eq!(input(&mut session, SessionInput::Answered { sent: at(3450) }, 4140), []);
-        assert_eq!(input(&mut session, SessionInput::Answered { sent: at(4140) }, 4150), []);
+        assert_eq!(input(&mut session, Event::Answered { sent: at(3450) }, 4140), []);
+        assert_eq!(input(&mut session, Event::Answered { sent: at(4140) }, 4150), []);
     }
 
     #[test]
@@ -428,7 +433,7 @@ mod tests {
         let (others, _) = run(&mut session, 40_000);
         let mut until = at(7920);
         for command in others {
-            let SessionCommand::Hold(end) = command else { panic!("{command:?}") };
+            let Command::Hold(end) = command else { panic!("{command:?}") };
             until = end;
         }
         assert!(until >= at(40_000 + 3500 - 80), "{until:?}");
@@ -450,51 +455,51 @@ mod tests {
         run(&mut session, 3000);
         let mut out = Vec::new();
         while let Some(due) = session.wakeup().filter(|due| *due <= at(7920 - 2500)) {
-            session.handle(SessionInput::Wake, due, &mut out);
+            session.handle(Event::Wake, due, &mut out);
         }
-        let doubt = SessionCommand::Suspend(at(7920));
+        let doubt = Command::Suspend(at(7920));
         assert_eq!(out.pop(), Some(doubt));
         let sent: Vec<Moment> = [3450, 4140, 4830].map(at).into();
-        assert_eq!(out, sent.iter().map(|sent| SessionCommand::Beat(*sent)).collect::<Vec<_>>());
+        assert_eq!(out, sent.iter().map(|sent| Command::Heartbeat(*sent)).collect::<Vec<_>>());
         // They show what was sent a gap before them, as soon as another one sent behind their answers is answered.
-        let late = |sent| SessionInput::Answered { sent };
-        assert_eq!(input(&mut session, late(at(3450)), 5450), [SessionCommand::Beat(at(5450))]);
+        let late = |sent| Event::Answered { sent };
+        assert_eq!(input(&mut session, late(at(3450)), 5450), [Command::Heartbeat(at(5450))]);
         assert_eq!(input(&mut session, late(at(4140)), 5450), []);
         assert_eq!(input(&mut session, late(at(4830)), 5450), []);
-        assert_eq!(input(&mut session, SessionInput::Wake, 5700), [SessionCommand::Beat(at(5700))]);
-        assert_eq!(input(&mut session, late(at(5700)), 5710), [SessionCommand::Hold(at(2070 + 8000 - 80))]);
+        assert_eq!(input(&mut session, Event::Wake, 5700), [Command::Heartbeat(at(5700))]);
+        assert_eq!(input(&mut session, late(at(5700)), 5710), [Command::Hold(at(2070 + 8000 - 80))]);
     }
 
     #[test]
     fn no_more_than_so_many_heartbeats_wait_for_an_answer() {
         let (mut session, mut out) = started();
         while let Some(due) = session.wakeup().filter(|due| *due < at(5000)) {
-            session.handle(SessionInput::Wake, due, &mut out);
+            session.handle(Event::Wake, due, &mut out);
         }
-        let beats = out.iter().filter(|command| matches!(command, SessionCommand::Beat(_))).count();
+        let beats = out.iter().filter(|command| matches!(command, Command::Heartbeat(_))).count();
         assert_eq!(beats, MOST_IN_FLIGHT);
     }
 
     #[test]
     fn without_answers_it_is_lost_at_the_deadline_and_for_good() {
         let (mut session, _) = started();
-        assert_eq!(input(&mut session, SessionInput::Wake, 5420)[0], SessionCommand::Suspend(at(7920)));
-        assert_eq!(input(&mut session, SessionInput::Wake, 7920), [SessionCommand::Lose]);
+        assert_eq!(input(&mut session, Event::Wake, 5420)[0], Command::Suspend(at(7920)));
+        assert_eq!(input(&mut session, Event::Wake, 7920), [Command::Lose]);
         assert_eq!(session.wakeup(), None);
-        assert_eq!(input(&mut session, SessionInput::Answered { sent: at(0) }, 7930), []);
-        assert_eq!(input(&mut session, SessionInput::Reconnected, 7940), []);
+        assert_eq!(input(&mut session, Event::Answered { sent: at(0) }, 7930), []);
+        assert_eq!(input(&mut session, Event::Reconnected, 7940), []);
     }
 
     /// Cut and connected again, up to the moment before the connection is identified.
     fn reconnected() -> Session {
         let (mut session, _) = started();
         run(&mut session, 3000);
-        let cut = input(&mut session, SessionInput::Disconnected, 3300);
-        assert_eq!(cut, [SessionCommand::Suspend(at(7920))]);
+        let cut = input(&mut session, Event::Disconnected, 3300);
+        assert_eq!(cut, [Command::Suspend(at(7920))]);
         assert_eq!(session.wakeup(), Some(at(7920)));
         assert_eq!(
-            input(&mut session, SessionInput::Reconnected, 5000),
-            [SessionCommand::Identify(at(5000)), SessionCommand::Beat(at(5000))]
+            input(&mut session, Event::Reconnected, 5000),
+            [Command::Identify(at(5000)), Command::Heartbeat(at(5000))]
         );
         session
     }
@@ -503,12 +508,12 @@ mod tests {
     fn a_reconnect_proves_the_last_answered_write_and_holds_only_when_verified() {
         let mut session = reconnected();
         // An answer to a heartbeat of the old connection verifies nothing.
-        assert_eq!(input(&mut session, SessionInput::Answered { sent: at(2760) }, 5001), []);
-        let same = SessionInput::Identified { sent: at(5000), same: true };
-        assert_eq!(input(&mut session, same, 5010), [SessionCommand::Suspend(at(2760 + 8000 - 80))]);
+        assert_eq!(input(&mut session, Event::Answered { sent: at(2760) }, 5001), []);
+        let same = Event::Identified { sent: at(5000), same: true };
+        assert_eq!(input(&mut session, same, 5010), [Command::Suspend(at(2760 + 8000 - 80))]);
         assert_eq!(
-            input(&mut session, SessionInput::Answered { sent: at(5000) }, 5011),
-            [SessionCommand::Hold(at(10_680))]
+            input(&mut session, Event::Answered { sent: at(5000) }, 5011),
+            [Command::Hold(at(10_680))]
         );
     }
 
@@ -518,42 +523,42 @@ mod tests {
         // Asked again with every heartbeat.
         let mut out = Vec::new();
         while let Some(due) = session.wakeup().filter(|due| *due < at(7920)) {
-            session.handle(SessionInput::Wake, due, &mut out);
-            session.handle(SessionInput::Answered { sent: due }, due + Duration::from_millis(10), &mut out);
+            session.handle(Event::Wake, due, &mut out);
+            session.handle(Event::Answered { sent: due }, due + Duration::from_millis(10), &mut out);
         }
-        let asked = out.iter().filter(|command| matches!(command, SessionCommand::Identify(_))).count();
-        let beats = out.iter().filter(|command| matches!(command, SessionCommand::Beat(_))).count();
+        let asked = out.iter().filter(|command| matches!(command, Command::Identify(_))).count();
+        let beats = out.iter().filter(|command| matches!(command, Command::Heartbeat(_))).count();
         assert!(asked == beats && asked + beats == out.len() && asked > 3, "{out:?}");
         // An answer that came over an earlier connection does not identify this one.
-        assert_eq!(input(&mut session, SessionInput::Identified { sent: at(4999), same: true }, 7900), []);
-        assert_eq!(input(&mut session, SessionInput::Wake, 7920), [SessionCommand::Lose]);
+        assert_eq!(input(&mut session, Event::Identified { sent: at(4999), same: true }, 7900), []);
+        assert_eq!(input(&mut session, Event::Wake, 7920), [Command::Lose]);
     }
 
     #[test]
     fn a_connection_of_another_session_ends_this_one() {
         let mut session = reconnected();
-        let other = SessionInput::Identified { sent: at(5000), same: false };
-        assert_eq!(input(&mut session, other, 5010), [SessionCommand::Lose]);
+        let other = Event::Identified { sent: at(5000), same: false };
+        assert_eq!(input(&mut session, other, 5010), [Command::Lose]);
     }
 
     #[test]
     fn a_cut_before_a_connection_was_identified_keeps_the_claim_of_the_one_before() {
         let mut session = reconnected();
-        input(&mut session, SessionInput::Answered { sent: at(5000) }, 5010);
-        input(&mut session, SessionInput::Disconnected, 5020);
-        input(&mut session, SessionInput::Reconnected, 5500);
-        let same = SessionInput::Identified { sent: at(5500), same: true };
-        assert_eq!(input(&mut session, same, 5510), [SessionCommand::Suspend(at(2760 + 8000 - 80))]);
+        input(&mut session, Event::Answered { sent: at(5000) }, 5010);
+        input(&mut session, Event::Disconnected, 5020);
+        input(&mut session, Event::Reconnected, 5500);
+        let same = Event::Identified { sent: at(5500), same: true };
+        assert_eq!(input(&mut session, same, 5510), [Command::Suspend(at(2760 + 8000 - 80))]);
     }
 
     #[test]
     fn a_flap_that_nobody_saw_proves_nothing() {
         let (mut session, _) = started();
         run(&mut session, 3000);
-        let commands = input(&mut session, SessionInput::Reconnected, 3300);
-        let asked = [SessionCommand::Identify(at(3300)), SessionCommand::Beat(at(3300))];
-        assert_eq!(commands, [&[SessionCommand::Suspend(at(7920))], &asked[..]].concat());
-        let same = SessionInput::Identified { sent: at(3300), same: true };
+        let commands = input(&mut session, Event::Reconnected, 3300);
+        let asked = [Command::Identify(at(3300)), Command::Heartbeat(at(3300))];
+        assert_eq!(commands, [&[Command::Suspend(at(7920))], &asked[..]].concat());
+        let same = Event::Identified { sent: at(3300), same: true };
         assert_eq!(input(&mut session, same, 3310), []);
     }
 
@@ -561,23 +566,23 @@ mod tests {
     fn a_session_that_was_long_in_coming_holds_once_it_is_proven() {
         let mut out = Vec::new();
         let mut session = Session::new(at(0), at(9000), TIMEOUT, None, &mut out);
-        assert_eq!(out, [SessionCommand::Suspend(at(17_000)), SessionCommand::Beat(at(9000))]);
+        assert_eq!(out, [Command::Suspend(at(17_000)), Command::Heartbeat(at(9000))]);
         out.clear();
-        session.handle(SessionInput::Answered { sent: at(9000) }, at(9010), &mut out);
+        session.handle(Event::Answered { sent: at(9000) }, at(9010), &mut out);
         while let Some(due) = session.wakeup().filter(|due| *due < at(13_000)) {
-            session.handle(SessionInput::Wake, due, &mut out);
-            session.handle(SessionInput::Answered { sent: due }, due + Duration::from_millis(10), &mut out);
+            session.handle(Event::Wake, due, &mut out);
+            session.handle(Event::Answered { sent: due }, due + Duration::from_millis(10), &mut out);
         }
-        out.retain(|command| !matches!(command, SessionCommand::Beat(_)));
-        assert_eq!(out, [SessionCommand::Hold(at(9000 + 8000 - 80))]);
+        out.retain(|command| !matches!(command, Command::Heartbeat(_)));
+        assert_eq!(out, [Command::Hold(at(9000 + 8000 - 80))]);
     }
 
     #[test]
     fn a_heartbeat_that_misses_a_node_is_sent_again_at_once_and_others_at_the_next_beat() {
         let (mut session, _) = started();
-        let missed = SessionInput::Failed { sent: at(0), at_once: true };
-        assert_eq!(input(&mut session, missed, 10), [SessionCommand::Beat(at(10))]);
-        let refused = SessionInput::Failed { sent: at(10), at_once: false };
+        let missed = Event::Failed { sent: at(0), at_once: true };
+        assert_eq!(input(&mut session, missed, 10), [Command::Heartbeat(at(10))]);
+        let refused = Event::Failed { sent: at(10), at_once: false };
         assert_eq!(input(&mut session, refused, 20), []);
         assert_eq!(session.wakeup(), Some(at(260)));
     }

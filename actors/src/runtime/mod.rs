@@ -1,4 +1,5 @@
-//! What the drivers have of the machine that they run on: time and random numbers.
+//! Time and random numbers, for the actors.
 
 pub mod clock;
 pub mod random;
+pub(crate) mod timer;

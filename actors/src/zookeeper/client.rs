@@ -20,10 +20,12 @@ use super::TlsOptions;
 use super::servers::servers;
 use super::servers::troubles;
 use super::{
-    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, NewNode, NotCreated, TakeRequest,
-    Unconnected, Watching, ZooKeeper,
+    Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
+    Node, NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
 };
-use crate::machine::lock::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
+use crate::machine::Failure;
+use crate::machine::lock::NodeStat;
+use crate::machine::semaphore::{Leases, Root, TakeFailure};
 
 /// Connects with `zookeeper_client`.
 #[derive(Clone, Debug)]
@@ -102,7 +104,7 @@ impl Connect for Connector {
             let root = client.clone().chroot("/").unwrap_or_else(|client| client);
             let chroot = Some(client.path()).filter(|path| *path != "/").unwrap_or_default().to_owned();
             let directory = Mutex::default();
-            Ok(Connected { client: Arc::new(Session { client, root, chroot, directory }), states })
+            Ok(Connected { client: Arc::new(Client { client, root, chroot, directory }), states })
         })
     }
 
@@ -111,7 +113,7 @@ impl Connect for Connector {
     }
 }
 
-struct Session {
+struct Client {
     client: zk::Client,
     /// The same session without a chroot.
     root: zk::Client,
@@ -120,7 +122,7 @@ struct Session {
     directory: Mutex<Option<String>>,
 }
 
-impl Session {
+impl Client {
     fn remember_directory(&self, prefix: &str) {
         let directory = prefix.rsplit_once('/').map(|(directory, _)| directory.to_owned());
         *self.directory.lock().unwrap_or_else(PoisonError::into_inner) = directory;
@@ -130,7 +132,7 @@ impl Session {
 /// A node that every server has and everybody may read.
 const ANCHOR: &str = "/zookeeper";
 
-impl ZooKeeper for Session {
+impl ZooKeeper for Client {
     fn session(&self) -> i64 {
         self.client.session_id().0
     }
@@ -143,7 +145,7 @@ impl ZooKeeper for Session {
         &self.chroot
     }
 
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode> {
         self.remember_directory(prefix);
         let (client, prefix, data, acl) =
             (self.client.clone(), prefix.to_owned(), data.to_vec(), acl.to_vec());
@@ -154,14 +156,11 @@ impl ZooKeeper for Session {
         submit(async move {
             let options = mode.with_acls(zk::Acls::new(&acl));
             let (stat, sequence) = client.create(&prefix, &data, &options).await?;
-            Ok((sequence.into_i64(), stat.czxid))
+            Ok(CreatedNode { sequence: sequence.into_i64(), czxid: stat.czxid })
         })
     }
 
-    fn create_all(
-        &self,
-        prefixes: &[NewNode<'_>],
-    ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+    fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>> {
         if let Some(node) = prefixes.last() {
             self.remember_directory(node.path);
         }
@@ -207,7 +206,7 @@ impl ZooKeeper for Session {
                     });
                 }
             }
-            Ok((sequences, czxid.ok_or_else(|| odd("no answers"))?))
+            Ok(CreatedNodes { sequences, czxid: czxid.ok_or_else(|| odd("no answers"))? })
         })
     }
 
@@ -234,11 +233,11 @@ impl ZooKeeper for Session {
         submit(async move { client.sync(&path).await })
     }
 
-    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)> {
+    fn read(&self, path: &str) -> Answer<Node> {
         let (client, path) = (self.client.clone(), path.to_owned());
         submit(async move {
             let (data, stat) = client.get_data(&path).await?;
-            Ok((data, Inspection { czxid: stat.czxid, owner: stat.ephemeral_owner }))
+            Ok(Node { data, stat: NodeStat { czxid: stat.czxid, owner: stat.ephemeral_owner } })
         })
     }
 

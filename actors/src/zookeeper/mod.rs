@@ -13,7 +13,9 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 pub use self::client::Connector;
-use crate::machine::lock::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
+use crate::machine::Failure;
+use crate::machine::lock::NodeStat;
+use crate::machine::semaphore::{Leases, Root, TakeFailure};
 
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use zookeeper_client::SaslOptions;
@@ -30,28 +32,26 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn session(&self) -> i64;
     /// The timeout that the server granted.
     fn timeout(&self) -> Duration;
-    /// What the server sees in front of every path.
+    /// The prefix that the client adds to every path.
     fn chroot(&self) -> &str {
         ""
     }
-    /// Makes a sequential node; answers with the number that was appended and the transaction's id.
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)>;
-    /// Makes ephemeral sequential nodes, all or none, in one transaction; answers with the numbers that were appended
-    /// and the transaction's id.
-    fn create_all(&self, prefixes: &[NewNode<'_>])
-    -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>>;
-    /// Makes a directory and all that leads to it, the connection's chroot included; an empty path is the chroot
-    /// itself. Not atomic, not ordered.
+    /// Makes a sequential node.
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode>;
+    /// Makes ephemeral sequential nodes, all or none, in one transaction.
+    fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>>;
+    /// Makes a directory and its parents, the connection's chroot included; an empty path is the chroot itself. Neither
+    /// atomic nor ordered.
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()>;
     /// The names of a node's children, in no order.
     fn children(&self, path: &str) -> Answer<Vec<String>>;
     /// Brings the server that the session talks to up to date with its leader.
     fn sync(&self, path: &str) -> Answer<()>;
-    /// A node's data, and whose it is.
-    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)>;
+    /// A node's data and stat.
+    fn read(&self, path: &str) -> Answer<Node>;
     /// Leaves a watch on a node.
     fn watch(&self, path: &str) -> Answer<Watching>;
-    /// Leaves a watch on a node that is not there, which fires when it is made; `None` when it is there.
+    /// Leaves a watch on a node that does not exist, which fires when it is made; `None` when it exists.
     fn watch_for(&self, path: &str) -> Answer<Option<Watching>>;
     /// A node's data and their version.
     fn read_root(&self, path: &str) -> Answer<Root>;
@@ -61,35 +61,35 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn leases(&self, path: &str) -> Answer<Leases>;
     /// The same, and leaves a watch on the children.
     fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)>;
-    /// Makes a node that outlives sessions. One that is there already is left as it is.
+    /// Makes a node that outlives sessions. One that exists already is left as it is.
     fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()>;
-    /// Replaces a node's data of whatever version.
+    /// Replaces a node's data, whatever their version.
     fn write(&self, path: &str, data: &[u8]) -> Answer<()>;
     /// Makes ephemeral nodes, all or none.
     fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>>;
-    /// Deletes a node of whatever version.
+    /// Deletes a node, whatever its version.
     fn delete(&self, path: &str) -> Answer<()>;
     /// Tells which session owns the ephemeral nodes that this connection makes: some servers answer a reconnect with
     /// another session than the one that was asked for, and `zookeeper_client` does not show it.
     ///
-    /// Makes a node and deletes it in the same transaction, in the first of these directories that is there, or else in
-    /// the one in which a contender was made last. `None` if none was ever made, or the server does not tell.
+    /// Makes a node and deletes it in the same transaction, in the first of these directories that exists, or else in the
+    /// one in which a contender was made last. `None` if none was ever made, or the server does not tell.
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>>;
-    /// A write through the quorum that changes nothing: checks that these nodes are there.
+    /// A write through the quorum that changes nothing: checks that these nodes exist.
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;
 }
 
-/// A watch that is armed. Ends when it fires, and takes the watch back when dropped.
+/// A watch that is armed. It ends when the watch fires; dropped, it takes the watch back.
 pub type Watching = BoxFuture<'static, Fired>;
 
-/// What a semaphore takes in one transaction, and on which conditions.
+/// The leases that a semaphore takes in one transaction, and the conditions.
 #[derive(Clone, Debug)]
 pub struct TakeRequest<'a> {
-    /// A node that must be there.
+    /// A node that must exist.
     pub mutex: &'a str,
     /// Whether it stays; otherwise it is deleted.
     pub keep: bool,
-    /// A node that must be there, in this version.
+    /// A node that must exist, in this version.
     pub root: (&'a str, i32),
     /// The nodes to make.
     pub leases: &'a [NewNode<'a>],
@@ -106,12 +106,39 @@ pub struct NewNode<'a> {
     pub acl: &'a [Acl],
 }
 
+/// A node that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreatedNode {
+    /// The number that was appended to its name.
+    pub sequence: i64,
+    /// The transaction that made it.
+    pub czxid: i64,
+}
+
+/// Nodes that were made in one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedNodes {
+    /// The numbers that were appended to their names, in the order of the request.
+    pub sequences: Vec<i64>,
+    /// The transaction that made them.
+    pub czxid: i64,
+}
+
+/// A node that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its data.
+    pub data: Vec<u8>,
+    /// What its stat tells about its owner.
+    pub stat: NodeStat,
+}
+
 /// Why none of several nodes was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotCreated {
-    /// The one that failed the others, if it was one of them and the failure is definite.
+    /// The node that made the others fail, if it was one of them and the failure is definite.
     pub culprit: Option<usize>,
-    /// What happened to it, or to the request.
+    /// What happened to this node, or to the request.
     pub failure: Failure,
 }
 
@@ -129,7 +156,7 @@ pub enum Fired {
 /// Why a check did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckFailure {
-    /// The node at this index is not there.
+    /// The node at this index does not exist.
     Missing(usize),
     /// The node at this index may not be read.
     Unreadable(usize),
@@ -137,11 +164,11 @@ pub enum CheckFailure {
     Failed(Failure),
 }
 
-/// Makes sessions, the same way every time.
+/// Makes sessions.
 pub trait Connect: Send + Sync + 'static {
-    /// Begins a session. Does not return before it has one, or knows that it cannot get one.
+    /// Begins a session. Returns once there is one, or it is known that there will be none.
     fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>>;
-    /// What it connects to, for people.
+    /// What it connects to, for logs and errors.
     fn address(&self) -> &str;
 }
 
@@ -149,12 +176,12 @@ pub trait Connect: Send + Sync + 'static {
 pub struct Connected {
     /// For requests. The session is closed when the last clone is dropped.
     pub client: Arc<dyn ZooKeeper>,
-    /// What becomes of the connection. Only the newest state is kept: a short interruption may not be shown, but
-    /// the [`LinkState::Up`] after it is.
+    /// The states of the connection. Only the newest is kept: a short interruption may not be shown, but the
+    /// [`LinkState::Up`] after it is.
     pub states: BoxStream<'static, LinkState>,
 }
 
-/// What the connection is doing.
+/// The state of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
     /// Connected again.
@@ -170,8 +197,8 @@ pub enum LinkState {
 pub enum Unconnected {
     /// The address cannot be read.
     Address(String),
-    /// The credentials were not taken.
+    /// The credentials were refused.
     AuthFailed,
-    /// Nobody answered, or not well.
+    /// No server gave a session.
     Unreachable(String),
 }

@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use lockkeeper_actors::PrimitivesMessage;
-use lockkeeper_actors::error::ReleaseError;
-use lockkeeper_actors::lease::Lease;
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::{Dialect, Mode};
-use lockkeeper_actors::messages::{
-    AcquireRequest, ContenderOptions, Listener, LockEvent, LockMessage, Permits, Place, Refused, Ticket,
+
+use lockkeeper_actors::api::error::ReleaseError;
+use lockkeeper_actors::api::event::{EventSink, LockEvent, Refused};
+use lockkeeper_actors::api::lease::Lease;
+use lockkeeper_actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage, SemaphoreMessage};
+use lockkeeper_actors::api::multi_lease::MultiLease;
+use lockkeeper_actors::api::request::Wait;
+use lockkeeper_actors::api::request::{
+    AcquireRequest, ContenderOptions, MultiLockPart, MultiLockRequest, Permits, Ticket,
 };
-use lockkeeper_actors::multi::{MultiLease, MultiMessage, MultiPart, MultiRequest};
+use lockkeeper_actors::api::resource::Resource;
+use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
 use tokio::sync::{Notify, mpsc};
 
 use crate::coverage::Fault;
@@ -50,8 +53,8 @@ pub const SEMAPHORE: &str = "/app/permits";
 /// How many permits the semaphore has.
 pub const LIMIT: u32 = 2;
 
-pub fn places() -> [Place; 3] {
-    [Place::lock("/app/exclusive"), Place::lock("/app/shared"), Place::semaphore(SEMAPHORE)]
+pub fn resources() -> [Resource; 3] {
+    [Resource::lock("/app/exclusive"), Resource::lock("/app/shared"), Resource::semaphore(SEMAPHORE)]
 }
 
 /// What was granted.
@@ -227,36 +230,40 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
     let ticket = Ticket::new();
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut hear = hear(host.clone(), key, plan.kind, tell);
-    let (lifeline, path) = (opened.lifeline.clone(), Arc::<str>::from(kind.path));
-    let (message, place) = match kind.what {
+    let (keep_alive, path) = (opened.keep_alive.clone(), Arc::<str>::from(kind.path));
+    let (message, resource) = match kind.what {
         What::Lock(_) | What::Permits(_) => {
-            let listener =
-                Listener::new(ticket, path, move |event: LockEvent| hear(event.map_guard(Held::One)));
-            let request = AcquireRequest::new(ticket, Arc::new(options(kind.what)), wait, listener, lifeline);
-            let (place, request) = match kind.what {
+            let sink = EventSink::new(ticket, path.clone(), move |event: LockEvent| {
+                hear(event.map_guard(Held::One))
+            });
+            let request = AcquireRequest::new(ticket, Arc::new(options(kind.what)), wait, sink, keep_alive);
+            match kind.what {
                 What::Permits(count) => {
                     let permits = Permits { count, limit: Some(LIMIT), agreed: false };
-                    (Place::semaphore(kind.path), request.permits(permits))
+                    let message = SemaphoreMessage::Acquire(request, permits);
+                    (RegistryMessage::Semaphore(path.clone(), message), Some(Resource::Semaphore(path)))
                 }
-                What::Lock(_) | What::All(_) => (Place::lock(kind.path), request),
-            };
-            (PrimitivesMessage::Lock(place.clone(), LockMessage::Acquire(request)), Some(place))
+                What::Lock(_) | What::All(_) => {
+                    let message = LockMessage::Acquire(request);
+                    (RegistryMessage::Lock(path.clone(), message), Some(Resource::Lock(path)))
+                }
+            }
         }
         What::All(rows) => {
-            let part = |Kind { path, what }: &Kind| MultiPart {
+            let part = |Kind { path, what }: &Kind| MultiLockPart {
                 path: Arc::from(*path),
                 options: Arc::new(options(*what)),
             };
-            let parts: Arc<[MultiPart]> = rows.iter().map(|row| part(&KINDS[*row])).collect();
-            let listener =
-                Listener::new(ticket, path, move |event: LockEvent<_>| hear(event.map_guard(Held::Several)));
-            let request = MultiRequest::new(ticket, parts, wait, listener, lifeline);
-            (PrimitivesMessage::Multi(MultiMessage::Acquire(request)), None)
+            let parts: Arc<[MultiLockPart]> = rows.iter().map(|row| part(&KINDS[*row])).collect();
+            let sink =
+                EventSink::new(ticket, path, move |event: LockEvent<_>| hear(event.map_guard(Held::Several)));
+            let request = MultiLockRequest::new(ticket, parts, wait, sink, keep_alive);
+            (RegistryMessage::MultiLock(MultiLockMessage::Acquire(request)), None)
         }
     };
-    let primitives = opened.started.primitives.clone();
+    let registry = opened.started.registry.clone();
     drop(opened);
-    let _ = primitives.cast(message);
+    let _ = registry.send_message(message);
 
     let patience = tokio::time::sleep(Duration::from_millis(plan.cancel.unwrap_or(Time::MAX / 4)));
     tokio::pin!(patience);
@@ -273,14 +280,14 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
             () = &mut patience, if !cancelled => cancelled = true,
         }
         if cancelled && !host.world().witness.is_answered(key) && host.cancel(key) {
-            let _ = primitives.cast(host.twin.cancel(place.as_ref(), ticket));
+            let _ = registry.send_message(host.twin.cancel(resource.as_ref(), ticket));
             if plan.vanish {
                 break None;
             }
         }
     };
     host.wanted.lock().unwrap().remove(&key);
-    drop(primitives);
+    drop(registry);
     match guard {
         Some(guard) => hold(host, guard, &plan).await,
         None => false,

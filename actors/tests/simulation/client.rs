@@ -15,10 +15,12 @@ use std::time::Duration;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, StreamExt};
 use futures::{FutureExt, TryFutureExt};
-use lockkeeper_actors::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
+use lockkeeper_actors::machine::Failure;
+use lockkeeper_actors::machine::lock::NodeStat;
+use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
 use lockkeeper_actors::zookeeper::{
-    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, NewNode, NotCreated, TakeRequest,
-    Unconnected, Watching, ZooKeeper,
+    Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
+    Node, NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
 };
 use lockkeeper_embedded::wire::{
     self, ConnectRequest, CreateKind, ErrorCode, EventKind, OpResult, Read, Reply, Request, SetWatches, Write,
@@ -91,23 +93,21 @@ impl ZooKeeper for Seam {
         Duration::from_millis(SESSION_TIMEOUT)
     }
 
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, _acl: &[Acl]) -> Answer<(i64, i64)> {
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, _acl: &[Acl]) -> Answer<CreatedNode> {
         let directory = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
         *self.last.lock().unwrap() = Last::Create(directory.to_owned());
         let flags = if ephemeral { 3 } else { 2 };
         let (length, write) = (prefix.len(), create(prefix, data, flags));
         self.ask(Stage::Entering, write, move |reply| match reply {
             Reply::PathStat(path, stat) => {
-                path[length..].parse().map(|sequence| (sequence, stat.czxid)).map_err(|_| unexpected(&path))
+                let sequence = path[length..].parse().map_err(|_| unexpected(&path))?;
+                Ok(CreatedNode { sequence, czxid: stat.czxid })
             }
             other => Err(unexpected(&other)),
         })
     }
 
-    fn create_all(
-        &self,
-        prefixes: &[NewNode<'_>],
-    ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+    fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>> {
         let lengths: Vec<usize> = prefixes.iter().map(|node| node.path.len()).collect();
         let creates = prefixes.iter().map(|node| creation(node.path, node.data, 3)).collect();
         let answer = self.ask(Stage::Entering, Request::Multi(creates), all);
@@ -117,15 +117,15 @@ impl ZooKeeper for Seam {
                 .await
                 .map_err(failed)?
                 .map_err(|(index, code)| NotCreated { culprit: Some(index), failure: refusal(code) })?;
-            let (mut numbers, mut czxid) = (Vec::new(), 0);
+            let (mut sequences, mut czxid) = (Vec::new(), 0);
             for (result, length) in made.into_iter().zip(lengths) {
                 let OpResult::CreateStat(path, stat) = result else {
                     return Err(failed(unexpected(&result)));
                 };
-                numbers.push(path[length..].parse().map_err(|_| failed(unexpected(&path)))?);
+                sequences.push(path[length..].parse().map_err(|_| failed(unexpected(&path)))?);
                 czxid = stat.czxid;
             }
-            Ok((numbers, czxid))
+            Ok(CreatedNodes { sequences, czxid })
         })
     }
 
@@ -166,14 +166,14 @@ impl ZooKeeper for Seam {
         self.ask(Stage::Looking, Request::Sync { path: path.to_owned() }, |_| Ok(()))
     }
 
-    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)> {
+    fn read(&self, path: &str) -> Answer<Node> {
         let request = Request::Read { op: Read::GetData { path: path.to_owned() }, watch: false };
         // Those of the session's actor, which looks for nodes that a heartbeat missed, are no contender's.
         let stage = (!self.link.missed.load(Ordering::Relaxed)).then_some(Stage::Inspecting);
         self.link.ask(stage, request, |reply| match reply {
             Reply::Data(data, stat) => {
-                let inspection = Inspection { czxid: stat.czxid, owner: stat.ephemeral_owner };
-                Ok((data.map(|data| data.to_vec()).unwrap_or_default(), inspection))
+                let stat = NodeStat { czxid: stat.czxid, owner: stat.ephemeral_owner };
+                Ok(Node { data: data.map(|data| data.to_vec()).unwrap_or_default(), stat })
             }
             other => Err(unexpected(&other)),
         })

@@ -69,7 +69,7 @@ pub enum Fault {
     /// So does whoever cleans up after that.
     SweepPanics,
     SessionPanics,
-    PrimitivesPanics,
+    RegistryPanics,
     KeeperPanics,
     Paused,
     Killed,
@@ -96,7 +96,7 @@ pub const FAULTS: [Fault; 24] = [
     Fault::LockPanics,
     Fault::SweepPanics,
     Fault::SessionPanics,
-    Fault::PrimitivesPanics,
+    Fault::RegistryPanics,
     Fault::KeeperPanics,
     Fault::Paused,
     Fault::Killed,
@@ -151,7 +151,7 @@ fn reachable(fault: Fault, stage: Stage) -> bool {
         | Fault::LockPanics
         | Fault::SweepPanics
         | Fault::SessionPanics
-        | Fault::PrimitivesPanics => stage != Stage::Idle,
+        | Fault::RegistryPanics => stage != Stage::Idle,
         Fault::Restart
         | Fault::DirectoryDeleted
         | Fault::Cancelled

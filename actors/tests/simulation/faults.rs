@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::callers::{SEMAPHORE, places};
+use crate::callers::{SEMAPHORE, resources};
 use crate::coverage::{FAULTS, Fault, STAGES, Stage};
 use crate::ensemble::Time;
 use crate::process::{Process, World};
@@ -112,7 +112,7 @@ pub fn strike(
         }
         (Fault::DirectoryDeleted, _) => {
             // A semaphore has two.
-            let directories = places().map(|place| [place.path.clone(), place.queue()]);
+            let directories = resources().map(|resource| [resource.path().clone(), resource.queue()]);
             if let Some(path) = random.pick(&directories).and_then(|two| random.pick(two)) {
                 ensemble.delete_directory(path);
             }
@@ -128,10 +128,10 @@ pub fn strike(
             host.arms.listener.store(true, Ordering::Relaxed);
             false
         }
-        (Fault::LockPanics | Fault::SweepPanics | Fault::PrimitivesPanics, _) => {
+        (Fault::LockPanics | Fault::SweepPanics | Fault::RegistryPanics, _) => {
             host.arms.lock.store(true, Ordering::Relaxed);
             host.arms.sweep.store(fault == Fault::SweepPanics, Ordering::Relaxed);
-            host.arms.above.store(fault == Fault::PrimitivesPanics, Ordering::Relaxed);
+            host.arms.above.store(fault == Fault::RegistryPanics, Ordering::Relaxed);
             false
         }
         (Fault::KeeperPanics, _) if random.percent(50) => {

@@ -12,14 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
-use lockkeeper_actors::messages::{Lifeline, SessionEvent};
-use lockkeeper_actors::supervisor::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
-use lockkeeper_actors::{Clock, PrimitivesMessage, Randomness};
+use lockkeeper_actors::api::event::SessionEvent;
+use lockkeeper_actors::api::keep_alive::KeepAlive;
+use lockkeeper_actors::api::messages::RegistryMessage;
+use lockkeeper_actors::keeper::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
+use lockkeeper_actors::{Clock, Randomness};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::callers::{caller, places};
+use crate::callers::{caller, resources};
 use crate::client::{Dialer, Link};
 use crate::coverage::{Coverage, Fault, Stage};
 use crate::ensemble::{Ensemble, TICK, Time};
@@ -68,7 +70,7 @@ pub struct Host {
 /// A keeper that runs.
 pub struct Opened {
     pub started: Started,
-    pub lifeline: Arc<Lifeline>,
+    pub keep_alive: Arc<KeepAlive>,
 }
 
 /// A request under way.
@@ -164,7 +166,7 @@ impl Host {
     /// A lock's actor, which sends a request, panics if it is to.
     pub fn may_panic(&self) {
         if self.arms.lock.swap(false, Ordering::Relaxed) {
-            self.panic(Fault::LockPanics, Fault::PrimitivesPanics, "a lock actor died");
+            self.panic(Fault::LockPanics, Fault::RegistryPanics, "the actor of a path died");
         }
     }
 
@@ -375,18 +377,18 @@ impl Drop for Process {
 /// Has a keeper running until the process is to close; after a death there is another one.
 async fn keep(host: Arc<Host>, settings: KeeperSettings) {
     while !host.closing.load(Ordering::Relaxed) {
-        let Ok(started) = supervisor::start(settings.clone()).await else {
+        let Ok(started) = keeper::start(settings.clone()).await else {
             tokio::time::sleep(Duration::from_millis(500)).await;
             continue;
         };
-        let (keeper, primitives) = (started.keeper.clone(), started.primitives.clone());
+        let (keeper, registry) = (started.keeper.clone(), started.registry.clone());
         let (subscriber, mut events) = mpsc::unbounded_channel();
         let _ = keeper.cast(KeeperMessage::Subscribe(subscriber));
-        for place in places() {
-            let _ = primitives.cast(PrimitivesMessage::Open(place));
+        for resource in resources() {
+            let _ = registry.send_message(RegistryMessage::Open(resource));
         }
-        let lifeline = Arc::new(Lifeline::new(keeper.clone()));
-        host.opened.send_replace(Some(Arc::new(Opened { started, lifeline })));
+        let keep_alive = Arc::new(KeepAlive::new(keeper.get_derived()));
+        host.opened.send_replace(Some(Arc::new(Opened { started, keep_alive })));
         loop {
             tokio::select! {
                 biased;
@@ -401,8 +403,8 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
                     None => break,
                 },
                 () = host.close.notified() => {
-                    for place in places() {
-                        let _ = primitives.cast(PrimitivesMessage::Dropped(place));
+                    for resource in resources() {
+                        let _ = registry.send_message(RegistryMessage::Dropped(resource));
                     }
                     if host.index % 2 == 0 {
                         let (reply, closed) = oneshot::channel();
@@ -454,7 +456,7 @@ impl tracing::field::Visit for Said {
 impl tracing::Subscriber for Saboteur {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         let target = metadata.target();
-        metadata.is_event() && (target.ends_with("::supervisor") || target.ends_with("::primitives"))
+        metadata.is_event() && (target.ends_with("::keeper") || target.ends_with("::registry"))
     }
 
     fn event(&self, event: &tracing::Event<'_>) {

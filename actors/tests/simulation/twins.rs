@@ -8,13 +8,15 @@ use std::time::Duration;
 use futures::future::{self, BoxFuture};
 use futures::stream::StreamExt;
 use futures::{FutureExt, TryFutureExt};
-use lockkeeper_actors::PrimitivesMessage;
-use lockkeeper_actors::machine::protocol::{Failure, Inspection, Leases, Root, TakeFailure};
-use lockkeeper_actors::messages::{LockMessage, Place, Ticket};
-use lockkeeper_actors::multi::MultiMessage;
+
+use lockkeeper_actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage, SemaphoreMessage};
+use lockkeeper_actors::api::request::Ticket;
+use lockkeeper_actors::api::resource::Resource;
+use lockkeeper_actors::machine::Failure;
+use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
 use lockkeeper_actors::zookeeper::{
-    Acl, Answer, CheckFailure, Connect, Connected, Fired, LinkState, NewNode, NotCreated, TakeRequest,
-    Unconnected, Watching, ZooKeeper,
+    Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
+    Node, NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
 };
 
 use crate::coverage::{Fault, Stage};
@@ -128,12 +130,15 @@ impl Twin {
         }
     }
 
-    pub fn cancel(self, place: Option<&Place>, ticket: Ticket) -> PrimitivesMessage {
+    pub fn cancel(self, resource: Option<&Resource>, ticket: Ticket) -> RegistryMessage {
         // One that nobody waits under is passed over.
         let ticket = if self == Twin::CancelIsSwallowed { Ticket::new() } else { ticket };
-        match place {
-            Some(place) => PrimitivesMessage::Lock(place.clone(), LockMessage::Cancel(ticket)),
-            None => PrimitivesMessage::Multi(MultiMessage::Cancel(ticket)),
+        match resource.cloned() {
+            Some(Resource::Lock(path)) => RegistryMessage::Lock(path, LockMessage::Cancel(ticket)),
+            Some(Resource::Semaphore(path)) => {
+                RegistryMessage::Semaphore(path, SemaphoreMessage::Cancel(ticket))
+            }
+            None => RegistryMessage::MultiLock(MultiLockMessage::Cancel(ticket)),
         }
     }
 }
@@ -196,7 +201,7 @@ impl ZooKeeper for Twisted {
         }
     }
 
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<(i64, i64)> {
+    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode> {
         if self.twin == Twin::ListIsTooEarly {
             let directory = prefix.rsplit_once('/').map_or("/", |(directory, _)| directory);
             *self.early.lock().unwrap() = Some(self.inner.children(directory));
@@ -205,16 +210,15 @@ impl ZooKeeper for Twisted {
         let answer = self.inner.create(prefix, data, ephemeral, acl);
         let twisted = answer.map(move |answer| match (twin, answer) {
             (Twin::LostCreateIsForgotten, Err(Failure::Unknown(_))) => Err(Failure::NoNode),
-            (Twin::TokenFromSequence, Ok((sequence, _))) => Ok((sequence, sequence)),
+            (Twin::TokenFromSequence, Ok(CreatedNode { sequence, .. })) => {
+                Ok(CreatedNode { sequence, czxid: sequence })
+            }
             (_, answer) => answer,
         });
         Box::pin(twisted)
     }
 
-    fn create_all(
-        &self,
-        prefixes: &[NewNode<'_>],
-    ) -> BoxFuture<'static, Result<(Vec<i64>, i64), NotCreated>> {
+    fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>> {
         self.inner.create_all(prefixes)
     }
 
@@ -238,7 +242,7 @@ impl ZooKeeper for Twisted {
         }
     }
 
-    fn read(&self, path: &str) -> Answer<(Vec<u8>, Inspection)> {
+    fn read(&self, path: &str) -> Answer<Node> {
         self.inner.read(path)
     }
 

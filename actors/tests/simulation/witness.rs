@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use lockkeeper_actors::lease::LeaseState;
-use lockkeeper_actors::machine::znode::Mode;
+use lockkeeper_actors::api::lease::LeaseState;
+use lockkeeper_actors::machine::exclusion::Mode;
 
 use crate::callers::{Guard, KINDS, LIMIT, SEMAPHORE, What};
 use crate::ensemble::{Ensemble, SESSION_TIMEOUT, Time};

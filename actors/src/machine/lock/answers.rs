@@ -1,46 +1,47 @@
-//! What ZooKeeper answers, and what follows from it.
+//! What ZooKeeper answers, and the next step.
 
 use std::collections::BTreeSet;
 
-use super::{LOOK, Link, Queue, Retry, Standing};
-use crate::machine::lock::contender::Stage;
-use crate::machine::lock::protocol::{Command, Created, Failure, Inspection, Refusal, Wait};
+use super::contender::Stage;
+use super::{Link, Lock, Owner, Retry, Review, WATCH_AGAIN};
+use crate::machine::lock::protocol::{Command, Created, NodeStat};
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Machine, Moment};
+use crate::machine::{Failure, Moment, Refusal, Reply};
 
-impl Queue {
-    pub(super) fn entered(
+impl Lock {
+    pub(super) fn created_and_listed(
         &mut self,
         attempt: Attempt,
         created: Result<Created, Failure>,
         children: Result<Vec<String>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
-    ) {
-        if self.stage(attempt) != Some(Stage::Entering) {
-            return;
+    ) -> Option<Attempt> {
+        if self.stage(attempt) != Some(Stage::Creating) {
+            return None;
         }
         match created {
             Ok(Created { node, czxid }) => {
-                self.sight(attempt, node);
-                self.place(attempt, czxid, children, now, out);
+                self.set_node(attempt, node);
+                return self.place(attempt, czxid, children, now, out);
             }
             Err(Failure::NoNode) => match self.contenders[&attempt].wanted {
                 true => {
                     self.set(attempt, Stage::MakingDirectory);
-                    self.send_again(attempt, now, out);
+                    self.retry(attempt, now, out);
                 }
                 false => self.remove(attempt, true, out),
             },
             Err(Failure::Unknown(_)) => {
-                self.set(attempt, Stage::Looking);
+                self.set(attempt, Stage::FindingCreated);
                 self.lost_answer(attempt, now, out);
             }
-            // Its loss will be told, and settles it.
+            // `Lost` follows.
             Err(Failure::SessionGone) => {}
             Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
             Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
         }
+        None
     }
 
     pub(super) fn directory_made(
@@ -69,27 +70,28 @@ impl Queue {
         result: Result<Vec<String>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
-    ) {
-        if let Some((_, node)) = self.review.take_if(|(asked, _)| *asked == attempt) {
-            return self.reviewed(attempt, node, result, out);
+    ) -> Option<Attempt> {
+        if let Some(review) = self.review.take_if(|review| review.attempt == attempt) {
+            self.reviewed(review, result, out);
+            return None;
         }
         match self.stage(attempt) {
-            Some(Stage::Listing { czxid }) => self.place(attempt, czxid, result, now, out),
+            Some(Stage::Listing { czxid }) => return self.place(attempt, czxid, result, now, out),
             Some(Stage::Peeking) => match result {
                 Ok(children) => {
                     let contender = &self.contenders[&attempt];
                     let mut siblings: Vec<Znode> =
                         children.iter().filter_map(|name| Znode::parse(name)).collect();
-                    siblings.retain(|node| !matches!(self.standing(node), Standing::Left));
+                    siblings.retain(|node| !matches!(self.owner(node), Owner::Left));
                     if let Some(other) = siblings.iter().find(|node| contender.clashes(node)) {
                         self.fail(attempt, Refusal::MixedDialects(other.clone()), out)
                     } else if siblings.iter().any(|node| contender.waits_for(node)) {
                         self.fail(attempt, Refusal::Contended, out)
                     } else {
-                        self.proceed(attempt, Stage::Entering, out)
+                        self.proceed(attempt, Stage::Creating, out)
                     }
                 }
-                Err(Failure::NoNode) => self.proceed(attempt, Stage::Entering, out),
+                Err(Failure::NoNode) => self.proceed(attempt, Stage::Creating, out),
                 Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
                 Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
                 Err(Failure::Unknown(_) | Failure::SessionGone) => {
@@ -98,44 +100,42 @@ impl Queue {
             },
             _ => {}
         }
+        None
     }
 
-    /// Whoever stood before `node` and is not in the list has gone; who came behind may be missing from it.
-    fn reviewed(
-        &mut self,
-        attempt: Attempt,
-        node: Znode,
-        result: Result<Vec<String>, Failure>,
-        out: &mut Vec<Command>,
-    ) {
+    /// A contender before the own node that is not in the list has gone. One behind it may have come after the list.
+    fn reviewed(&mut self, review: Review, result: Result<Vec<String>, Failure>, out: &mut Vec<Command>) {
         let there: BTreeSet<Znode> = match result {
             Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
             // The directory went, and all nodes with it.
             Err(Failure::NoNode) => BTreeSet::new(),
-            // Its loss will be told, and settles it.
-            Err(Failure::SessionGone) => return self.review = Some((attempt, node)),
-            // One by one, then.
-            Err(Failure::NoAuth | Failure::Refused(_) | Failure::Unknown(_)) => return self.gone = None,
+            // `Lost` follows.
+            Err(Failure::SessionGone) => return self.review = Some(review),
+            // Then they are watched one by one.
+            Err(Failure::NoAuth | Failure::Refused(_) | Failure::Unknown(_)) => {
+                return self.crossed_off = None;
+            }
         };
+        let Review { attempt, node } = review;
         let ahead: Vec<Znode> = self.foreign.range(..&node).cloned().collect();
         for other in ahead.iter().filter(|other| !there.contains(other)) {
             self.cross_off(other);
         }
-        self.gone = None;
+        self.crossed_off = None;
         let waiting = matches!(self.stage(attempt), Some(Stage::Waiting { .. }));
         if waiting && !there.contains(&node) {
             self.missing(attempt, out);
         }
     }
 
-    pub(super) fn looked(
+    pub(super) fn found(
         &mut self,
         attempt: Attempt,
         result: Result<Vec<String>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        if self.stage(attempt) != Some(Stage::Looking) {
+        if self.stage(attempt) != Some(Stage::FindingCreated) {
             return;
         }
         let own = |name: &String| {
@@ -143,27 +143,27 @@ impl Queue {
         };
         match result.map(|children| children.iter().find_map(own)) {
             Ok(Some(node)) => {
-                self.sight(attempt, node);
+                self.set_node(attempt, node);
                 let wanted = self.contenders[&attempt].wanted;
-                self.proceed(attempt, if wanted { Stage::Inspecting } else { Stage::Leaving }, out);
+                self.proceed(attempt, if wanted { Stage::ReadingStat } else { Stage::Deleting }, out);
             }
             Ok(None) | Err(Failure::NoNode) => match self.contenders[&attempt].wanted {
                 true => self.requeue(attempt, out),
                 false => self.remove(attempt, true, out),
             },
-            Err(failure) => self.try_again(attempt, failure, now, out),
+            Err(failure) => self.retry_or_give_up(attempt, failure, now, out),
         }
     }
 
-    pub(super) fn inspected(
+    pub(super) fn stat_read(
         &mut self,
         attempt: Attempt,
-        result: Result<Inspection, Failure>,
+        result: Result<NodeStat, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
     ) {
         match (self.stage(attempt), result) {
-            (Some(Stage::Inspecting), Ok(Inspection { czxid, owner })) => {
+            (Some(Stage::ReadingStat), Ok(NodeStat { czxid, owner })) => {
                 let ours = match self.link {
                     Link::Up { session } | Link::Suspended { session } => owner == session,
                     Link::Down => false,
@@ -171,7 +171,7 @@ impl Queue {
                 if ours || (owner == 0 && !self.contenders[&attempt].request.ephemeral) {
                     self.proceed(attempt, Stage::Listing { czxid }, out);
                 } else {
-                    // This session's end would not take it away: it must go, and a new one come.
+                    // It would outlive this session: it is replaced.
                     self.replace(attempt, out);
                 }
             }
@@ -180,18 +180,18 @@ impl Queue {
                 let ticket = self.contenders[&attempt].ticket;
                 if held {
                     self.set(attempt, Stage::Held { czxid });
-                    out.push(Command::Resume(ticket));
+                    out.push(Command::Reply(Reply::Resumed(ticket)));
                 } else {
                     self.set(attempt, Stage::Waiting { czxid });
                 }
                 out.extend(self.contenders[&attempt].node.clone().map(Command::Track));
             }
             (Some(Stage::Unverified { .. }), Ok(_))
-            | (Some(Stage::Unverified { .. } | Stage::Inspecting), Err(Failure::NoNode)) => {
+            | (Some(Stage::Unverified { .. } | Stage::ReadingStat), Err(Failure::NoNode)) => {
                 self.missing(attempt, out)
             }
-            (Some(Stage::Unverified { .. } | Stage::Inspecting), Err(failure)) => {
-                self.try_again(attempt, failure, now, out)
+            (Some(Stage::Unverified { .. } | Stage::ReadingStat), Err(failure)) => {
+                self.retry_or_give_up(attempt, failure, now, out)
             }
             _ => {}
         }
@@ -216,8 +216,8 @@ impl Queue {
                     out.push(Command::Watch(node));
                 }
             }
-            // No room for another watch, or the server is busy.
-            Err(Failure::Refused(_)) => self.retries.after(&Retry::Watch(node), now, LOOK),
+            // The server is busy.
+            Err(Failure::Refused(_)) => self.retries.after(&Retry::Watch(node), now, WATCH_AGAIN),
             Err(Failure::NoAuth) => {
                 self.cross_off(&node);
                 let behind: Vec<Attempt> = self.placed.range(&node..).map(|(_, attempt)| *attempt).collect();
@@ -236,7 +236,7 @@ impl Queue {
         }
         match gone {
             true => self.cross_off(&node),
-            // Something else happened to it, and a watch fires once.
+            // It still exists, and a watch fires only once.
             false => out.push(Command::Watch(node)),
         }
     }
@@ -248,42 +248,42 @@ impl Queue {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        if self.stage(attempt) != Some(Stage::Leaving) {
+        if self.stage(attempt) != Some(Stage::Deleting) {
             return;
         }
         match result {
             Ok(()) | Err(Failure::NoNode) => self.remove(attempt, true, out),
-            Err(failure) => self.try_again(attempt, failure, now, out),
+            Err(failure) => self.retry_or_give_up(attempt, failure, now, out),
         }
     }
 
-    /// A node of ours is gone, and not by our hand. It is deleted all the same: should this be an error, no ghost
-    /// is left.
+    /// A node of ours is gone, and we did not delete it.
     pub(super) fn missing(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         match self.stage(attempt) {
             Some(Stage::Held { .. } | Stage::Unverified { held: true, .. }) => {
-                out.push(Command::Lose(self.contenders[&attempt].ticket));
+                out.push(Command::Reply(Reply::Lost(self.contenders[&attempt].ticket)));
                 self.leave(attempt, out);
             }
             Some(
                 Stage::Waiting { .. }
                 | Stage::Listing { .. }
-                | Stage::Inspecting
+                | Stage::ReadingStat
                 | Stage::Unverified { held: false, .. },
             ) => self.replace(attempt, out),
             Some(
                 Stage::Idle
                 | Stage::Peeking
-                | Stage::Entering
+                | Stage::Creating
                 | Stage::MakingDirectory
-                | Stage::Looking
-                | Stage::Leaving,
+                | Stage::FindingCreated
+                | Stage::Deleting,
             )
             | None => {}
         }
     }
 
-    /// A node's place is known if the list that came behind its create is.
+    /// Notes who is ahead of the node. The list counts because it was sent behind the create. Gives the attempt once its
+    /// place is known.
     pub(super) fn place(
         &mut self,
         attempt: Attempt,
@@ -291,39 +291,47 @@ impl Queue {
         children: Result<Vec<String>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
-    ) {
+    ) -> Option<Attempt> {
         self.set(attempt, Stage::Listing { czxid });
         let contender = &self.contenders[&attempt];
-        let (ticket, wait) = (contender.ticket, contender.request.wait);
-        let Some(node) = contender.node.clone() else { return };
+        let node = contender.node.clone()?;
         if !contender.wanted {
-            return self.proceed(attempt, Stage::Leaving, out);
+            self.proceed(attempt, Stage::Deleting, out);
+            return None;
         }
         let siblings: Vec<Znode> = match children {
             Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
             // The directory went, and the node with it.
-            Err(Failure::NoNode) => return self.replace(attempt, out),
-            Err(failure) => return self.try_again(attempt, failure, now, out),
+            Err(Failure::NoNode) => {
+                self.replace(attempt, out);
+                return None;
+            }
+            Err(failure) => {
+                self.retry_or_give_up(attempt, failure, now, out);
+                return None;
+            }
         };
         let wrapped = |other: &Znode| other.sequence() < 0 && contender.waits_for(other);
         if node.is_exhausted() || siblings.iter().any(wrapped) {
-            return self.give_up(attempt, Refusal::Exhausted, out);
+            self.give_up(attempt, Refusal::Exhausted, out);
+            return None;
         }
-        let stays = |other: &&Znode| !matches!(self.standing(other), Standing::Left);
+        let stays = |other: &&Znode| !matches!(self.owner(other), Owner::Left);
         if let Some(other) = siblings.iter().filter(stays).find(|other| contender.clashes(other)) {
-            return self.give_up(attempt, Refusal::MixedDialects(other.clone()), out);
+            self.give_up(attempt, Refusal::MixedDialects(other.clone()), out);
+            return None;
         }
         for other in siblings.into_iter().filter(|other| *other < node) {
-            match self.standing(&other) {
-                Standing::Local(owner) => self.sight(owner, other),
-                Standing::Left => {}
-                Standing::Foreign => {
+            match self.owner(&other) {
+                Owner::Local(owner) => self.set_node(owner, other),
+                Owner::Left => {}
+                Owner::Foreign => {
                     self.foreign.insert(other);
                 }
             }
         }
-        // Within a directory, numbers grow as transactions do. A node that came earlier under a larger number stood in
-        // one that has been deleted and made again since, and is gone.
+        // Within a directory, numbers grow with transactions. So a node with an earlier transaction and a larger number
+        // was in a directory that has been deleted and made again since, and is gone.
         let earlier = |owner: &Attempt| self.contenders[owner].czxid().is_some_and(|other| other < czxid);
         let outlived: Vec<Attempt> = (self.placed.range(&node..))
             .filter(|(other, owner)| other.sequence() > node.sequence() && earlier(owner))
@@ -335,20 +343,6 @@ impl Queue {
         self.set(attempt, Stage::Waiting { czxid });
         self.retries.done(&Retry::Step(attempt));
         out.push(Command::Track(node.clone()));
-        self.advance(out);
-        if self.stage(attempt) == Some(Stage::Waiting { czxid }) {
-            match wait {
-                Wait::Try if self.is_up() => self.give_up(attempt, Refusal::Contended, out),
-                Wait::Try => self.give_up(attempt, Refusal::Suspended, out),
-                Wait::Until(_) | Wait::Forever => {
-                    let contender = &self.contenders[&attempt];
-                    let ahead =
-                        (self.foreign.range(..&node).chain(self.placed.range(..&node).map(|(n, _)| n)))
-                            .filter(|other| contender.waits_for(other))
-                            .count();
-                    out.push(Command::Queued(ticket, ahead));
-                }
-            }
-        }
+        Some(attempt)
     }
 }

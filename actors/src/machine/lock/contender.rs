@@ -1,21 +1,22 @@
-//! One local request and how far it has come.
+//! One local request, and its stage.
 
-use super::protocol::{Request, Ticket};
+use super::protocol::Request;
+use crate::machine::Ticket;
 use crate::machine::node::Znode;
 
 /// A request, and the node that an attempt made or may have made for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Contender {
+pub(super) struct LocalContender {
     pub ticket: Ticket,
     pub request: Request,
-    /// Somebody still wants it. An unwanted one stays until its node is gone.
+    /// The caller still wants it. One that is not wanted stays until its node is deleted.
     pub wanted: bool,
-    /// Its node's name, once an answer or a listing has shown it.
+    /// Its node's name, once an answer or a list has shown it.
     pub node: Option<Znode>,
     pub stage: Stage,
 }
 
-/// In the order of the protocol.
+/// In the order of an acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     /// Nothing is sent: there is no session.
@@ -23,28 +24,28 @@ pub(super) enum Stage {
     /// A try that reads before it writes.
     Peeking,
     /// Create and list are in flight.
-    Entering,
+    Creating,
     /// The directory was missing.
     MakingDirectory,
     /// The create's outcome is unknown; a sync and a list will tell.
-    Looking,
-    /// Found by name; its stat will tell whose it is.
-    Inspecting,
+    FindingCreated,
+    /// Found by name; its stat shows the session that owns it.
+    ReadingStat,
     /// Created, but its list failed and was sent again.
     Listing { czxid: i64 },
-    /// Its place is known, and so is everybody ahead.
+    /// Its place is known, and so are all contenders ahead.
     Waiting { czxid: i64 },
-    /// It was this session's turn.
+    /// Granted.
     Held { czxid: i64 },
     /// A node that outlives sessions, held or waiting, until a new session has seen it.
     Unverified { czxid: i64, held: bool },
     /// Its delete is in flight, or due.
-    Leaving,
+    Deleting,
 }
 
-impl Contender {
-    pub fn new(ticket: Ticket, request: Request) -> Contender {
-        Contender { ticket, request, wanted: true, node: None, stage: Stage::Idle }
+impl LocalContender {
+    pub fn new(ticket: Ticket, request: Request) -> LocalContender {
+        LocalContender { ticket, request, wanted: true, node: None, stage: Stage::Idle }
     }
 
     /// The transaction that made its node, where that is known.
@@ -56,11 +57,11 @@ impl Contender {
             | Stage::Unverified { czxid, .. } => Some(czxid),
             Stage::Idle
             | Stage::Peeking
-            | Stage::Entering
+            | Stage::Creating
             | Stage::MakingDirectory
-            | Stage::Looking
-            | Stage::Inspecting
-            | Stage::Leaving => None,
+            | Stage::FindingCreated
+            | Stage::ReadingStat
+            | Stage::Deleting => None,
         }
     }
 

@@ -1,13 +1,30 @@
 //! The queue of one lock path, as one process sees it: all its local contenders, and who is ahead of them.
 //!
 //! A contender is an ephemeral sequential child; the lowest blocking number holds. Sequence numbers count
-//! creates, so for a contender that has listed once, the set ahead only shrinks, and names are crossed off. Who waits
-//! sees only its predecessor go. When everybody takes his turn, those before it went earlier, unseen: one list tells,
-//! where several were left.
+//! creates, so once a contender has listed, the set ahead of it only shrinks, and names are crossed off. A waiter
+//! watches only its nearest predecessor. When that goes, earlier ones may already have gone unseen, so with several
+//! left we list once.
 //!
-//! A local contender that leaves is crossed off at once, before the server has confirmed it: this process' nodes are
-//! then the front of the queue, and whichever of them the server still shows, nobody else can be first. That makes
-//! hand-off within a process free of round trips while the order stays the cluster's.
+//! A local contender that leaves is crossed off at once, before the server has confirmed the delete. Until then the
+//! nodes of this process are the front of the queue, so no other process can be first, whichever of them the server
+//! still shows. Hand-off within a process therefore needs no round trip, and the order stays that of the cluster.
+//!
+//! # How a request ends
+//!
+//! | stage | refused: cancel, deadline, error (`give_up`) | its node is missing (`missing`) | the session is lost (`lost`) |
+//! |---|---|---|---|
+//! | `Idle` | refused and forgotten | | |
+//! | `Peeking`, `MakingDirectory` | refused and forgotten | | new attempt |
+//! | `Creating`, `FindingCreated` | refused; the answer shows what to delete | | new attempt |
+//! | `ReadingStat`, `Listing`, `Waiting` | refused; the node is deleted | new attempt; the node is deleted | new attempt |
+//! | `Held` | | lost; the node is deleted | lost and forgotten |
+//! | `Deleting`, or refused before | | | forgotten |
+//! | `Unverified`, waiting | refused; the node is deleted | new attempt; the node is deleted | |
+//! | `Unverified`, held | | lost; the node is deleted | |
+//!
+//! `release` deletes the node of a holder. `close` refuses all waiters and takes the lock from all holders. A node that
+//! outlives sessions (`ephemeral: false`) is `Unverified` after a loss, until a new session has seen it. A missing node
+//! is deleted as well: should the report be an error, no node is left behind.
 //!
 //! The recipe is ZooKeeper's ("Recipes and Solutions", Locks) with kazoo's names; what differs is argued above.
 
@@ -21,32 +38,32 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use self::contender::{Contender, Stage};
-use self::protocol::{Command, Event, Refusal, Request, Ticket, Wait};
+use self::contender::{LocalContender, Stage};
+pub use self::protocol::{Command, Created, Event, NodeStat, Request};
 use super::node::{Attempt, Instance, Znode};
 use super::retries::Retries;
-use super::{Machine, Moment};
+use super::{Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Queue {
+pub struct Lock {
     instance: Instance,
     link: Link,
     closed: bool,
     /// Attempts count up in the order in which they are made.
     next: Attempt,
-    /// The first attempt of this session; own nodes of earlier ones are as foreign as anybody's.
+    /// The first attempt of this session. Own nodes of earlier sessions count as foreign.
     epoch_start: Attempt,
-    contenders: BTreeMap<Attempt, Contender>,
+    contenders: BTreeMap<Attempt, LocalContender>,
     tickets: BTreeMap<Ticket, Attempt>,
     /// The nodes of wanted contenders, in the order of the queue.
     placed: BTreeMap<Znode, Attempt>,
-    /// Names of others that a list showed and nothing has crossed off since.
+    /// Names of other processes' nodes that a list has shown and nothing has crossed off since.
     foreign: BTreeSet<Znode>,
-    /// The last name that was crossed off. Names before it may have gone as well, unseen.
-    gone: Option<Znode>,
-    /// The list that will tell, and the own node up to which it does.
-    review: Option<(Attempt, Znode)>,
+    /// The last name that was crossed off. Earlier ones may have gone unseen.
+    crossed_off: Option<Znode>,
+    /// A list in flight that shows which names before an own node are left.
+    review: Option<Review>,
     watched: BTreeSet<Znode>,
     deadlines: BTreeSet<(Moment, Ticket)>,
     retries: Retries<Retry>,
@@ -66,22 +83,28 @@ enum Retry {
     Watch(Znode),
 }
 
-/// Where a listed name stands.
-enum Standing {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Review {
+    attempt: Attempt,
+    node: Znode,
+}
+
+/// The owner of a listed name.
+enum Owner {
     /// A local contender that is wanted.
     Local(Attempt),
-    /// A local one that has left: whether the server still shows it does not matter.
+    /// A local contender that has left: the server may still show it, and that does not matter.
     Left,
     Foreign,
 }
 
-/// How often a node that cannot be watched is looked at instead.
-const LOOK: Duration = Duration::from_secs(1);
+/// The server would not leave a watch: the wait before the next try.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
-impl Queue {
-    /// A queue without a session, for nodes of this instance.
-    pub fn new(instance: Instance) -> Queue {
-        Queue {
+impl Lock {
+    /// A lock without a session, for nodes of this instance.
+    pub fn new(instance: Instance) -> Lock {
+        Lock {
             instance,
             link: Link::Down,
             closed: false,
@@ -91,7 +114,7 @@ impl Queue {
             tickets: BTreeMap::new(),
             placed: BTreeMap::new(),
             foreign: BTreeSet::new(),
-            gone: None,
+            crossed_off: None,
             review: None,
             watched: BTreeSet::new(),
             deadlines: BTreeSet::new(),
@@ -100,11 +123,36 @@ impl Queue {
     }
 }
 
-impl Machine for Queue {
+impl Machine for Lock {
+    type Event = Event;
+    type Command = Command;
+
+    fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
+        self.run_timers(now, out);
+        let mut placed = None;
+        match event {
+            Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
+            Event::Path(event) => self.path_event(event, out),
+            Event::Listed(attempt, result) => placed = self.listed(attempt, result, now, out),
+            Event::CreatedAndListed { attempt, created, children } => {
+                placed = self.created_and_listed(attempt, created, children, now, out)
+            }
+            Event::DirectoryMade(attempt, result) => self.directory_made(attempt, result, now, out),
+            Event::Found(attempt, result) => self.found(attempt, result, now, out),
+            Event::StatRead(attempt, result) => self.stat_read(attempt, result, now, out),
+            Event::Watched(node, result) => self.watch_answered(node, result, now, out),
+            Event::Fired { node, gone } => self.fired(node, gone, out),
+            Event::Deleted(attempt, result) => self.deleted(attempt, result, now, out),
+        }
+        self.advance(placed, out);
+    }
+
     fn wakeup(&self) -> Option<Moment> {
         self.deadlines.first().map(|(moment, _)| *moment).into_iter().chain(self.retries.wakeup()).min()
     }
+}
 
+impl PathMachine for Lock {
     fn is_idle(&self) -> bool {
         self.contenders.is_empty()
     }
@@ -112,73 +160,49 @@ impl Machine for Queue {
     fn is_up(&self) -> bool {
         matches!(self.link, Link::Up { .. })
     }
+}
 
-    fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
-        self.ring(now, out);
+impl Lock {
+    fn path_event(&mut self, event: PathEvent, out: &mut Vec<Command>) {
         match event {
-            Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
-            Event::Cancel(ticket) => self.cancel(ticket, out),
-            Event::Release(ticket) => self.release(ticket, out),
-            Event::Close => self.close(out),
-            Event::Connected { session } => self.connected(session, out),
-            Event::Suspended => self.suspended(out),
-            Event::Resumed => self.resumed(out),
-            Event::Lost => self.lost(out),
-            Event::Listed(attempt, result) => self.listed(attempt, result, now, out),
-            Event::Entered { attempt, created, children } => {
-                self.entered(attempt, created, children, now, out)
-            }
-            Event::DirectoryMade(attempt, result) => self.directory_made(attempt, result, now, out),
-            Event::Looked(attempt, result) => self.looked(attempt, result, now, out),
-            Event::Inspected(attempt, result) => self.inspected(attempt, result, now, out),
-            Event::Watched(node, result) => self.watch_answered(node, result, now, out),
-            Event::Fired { node, gone } => self.fired(node, gone, out),
-            Event::Deleted(attempt, result) => self.deleted(attempt, result, now, out),
-            // All of them before anybody is granted: the next in line may be among them.
-            Event::Missing(names) => {
+            PathEvent::Cancel(ticket) => self.cancel(ticket, out),
+            PathEvent::Release(ticket) => self.release(ticket, out),
+            PathEvent::Close => self.close(out),
+            PathEvent::Connected { session } => self.connected(session, out),
+            PathEvent::Suspended => self.suspended(out),
+            PathEvent::Resumed => self.resumed(out),
+            PathEvent::Lost => self.lost(out),
+            PathEvent::Missing(names) => {
+                // All of them before anybody is granted: the next in the queue may be among them.
                 let instance = self.instance;
                 for attempt in names.iter().filter_map(|name| instance.attempt(name)) {
                     self.missing(attempt, out);
                 }
             }
-            Event::Wake => {}
-            Event::AcquirePermits { ticket, .. } => {
-                out.push(Command::Refuse(ticket, Refusal::Rejected("this is a lock".into())));
-                out.push(Command::Forget { ticket, confirmed: true });
-            }
-            // Answers to what only a semaphore asks.
-            Event::Surveyed { .. }
-            | Event::Disturbed { .. }
-            | Event::RootMade(..)
-            | Event::Taken(..)
-            | Event::LeasesFound(..)
-            | Event::Returned(..) => {}
+            PathEvent::Wake => {}
         }
-        self.advance(out);
     }
-}
 
-impl Queue {
     fn acquire(&mut self, ticket: Ticket, request: Request, now: Moment, out: &mut Vec<Command>) {
         let refusal = match (request.wait, self.link) {
             _ if self.closed => Some(Refusal::Closed),
             (Wait::Try, Link::Down | Link::Suspended { .. }) => Some(Refusal::Suspended),
             (Wait::Try, Link::Up { .. }) => {
-                let contender = Contender::new(ticket, request.clone());
+                let contender = LocalContender::new(ticket, request.clone());
                 self.placed.keys().any(|node| contender.waits_for(node)).then_some(Refusal::Contended)
             }
             (Wait::Until(deadline), _) if deadline <= now => Some(Refusal::TimedOut),
             (Wait::Until(_) | Wait::Forever, _) => None,
         };
         if let Some(refusal) = refusal {
-            out.push(Command::Refuse(ticket, refusal));
-            out.push(Command::Forget { ticket, confirmed: true });
+            out.push(Command::Reply(Reply::Refused(ticket, refusal)));
+            out.push(Command::Reply(Reply::Forgotten { ticket, confirmed: true }));
             return;
         }
         if let Wait::Until(deadline) = request.wait {
             self.deadlines.insert((deadline, ticket));
         }
-        let attempt = self.insert(Contender::new(ticket, request));
+        let attempt = self.insert(LocalContender::new(ticket, request));
         self.start(attempt, out);
     }
 
@@ -191,8 +215,8 @@ impl Queue {
         match self.tickets.get(&ticket) {
             Some(&attempt) if self.is_held(attempt) => self.leave(attempt, out),
             Some(_) => {}
-            // Lost before: there is nothing left to delete.
-            None => out.push(Command::Forget { ticket, confirmed: false }),
+            // Lost before: no node is left to delete.
+            None => out.push(Command::Reply(Reply::Forgotten { ticket, confirmed: false })),
         }
     }
 
@@ -200,18 +224,18 @@ impl Queue {
         self.closed = true;
         for attempt in self.attempts() {
             if self.link == Link::Down {
-                // No request can be sent any more, and none will be: ephemeral nodes are gone with the session.
+                // Nothing can be sent any more. Ephemeral nodes were deleted with the session.
                 let ticket = self.contenders[&attempt].ticket;
                 match self.is_held(attempt) {
-                    true => out.push(Command::Lose(ticket)),
+                    true => out.push(Command::Reply(Reply::Lost(ticket))),
                     false if self.contenders[&attempt].wanted => {
-                        out.push(Command::Refuse(ticket, Refusal::Closed))
+                        out.push(Command::Reply(Reply::Refused(ticket, Refusal::Closed)))
                     }
                     false => {}
                 }
                 self.remove(attempt, false, out);
             } else if self.is_held(attempt) {
-                out.push(Command::Lose(self.contenders[&attempt].ticket));
+                out.push(Command::Reply(Reply::Lost(self.contenders[&attempt].ticket)));
                 self.leave(attempt, out);
             } else if self.contenders[&attempt].wanted {
                 self.give_up(attempt, Refusal::Closed, out);
@@ -224,11 +248,11 @@ impl Queue {
         for attempt in self.attempts() {
             match self.contenders[&attempt].stage {
                 Stage::Idle => self.start(attempt, out),
-                Stage::Looking | Stage::Leaving | Stage::Unverified { .. } => self.send(attempt, out),
+                Stage::FindingCreated | Stage::Deleting | Stage::Unverified { .. } => self.send(attempt, out),
                 Stage::Peeking
-                | Stage::Entering
+                | Stage::Creating
                 | Stage::MakingDirectory
-                | Stage::Inspecting
+                | Stage::ReadingStat
                 | Stage::Listing { .. }
                 | Stage::Waiting { .. }
                 | Stage::Held { .. } => {}
@@ -239,7 +263,7 @@ impl Queue {
     fn suspended(&mut self, out: &mut Vec<Command>) {
         if let Link::Up { session } = self.link {
             self.link = Link::Suspended { session };
-            self.tell_holders(Command::Suspend, out);
+            self.tell_holders(Reply::Suspended, out);
             for attempt in self.attempts() {
                 if self.contenders[&attempt].request.wait == Wait::Try {
                     self.give_up(attempt, Refusal::Suspended, out);
@@ -251,7 +275,7 @@ impl Queue {
     fn resumed(&mut self, out: &mut Vec<Command>) {
         if let Link::Suspended { session } = self.link {
             self.link = Link::Up { session };
-            self.tell_holders(Command::Resume, out);
+            self.tell_holders(Reply::Resumed, out);
         }
     }
 
@@ -260,8 +284,8 @@ impl Queue {
         self.epoch_start = self.next;
         self.watched.clear();
         self.retries.clear();
-        (self.gone, self.review) = (None, None);
-        // For a node that outlives the session, this process' others become strangers until the server drops them.
+        (self.crossed_off, self.review) = (None, None);
+        // For a node that outlives the session, this process's ephemeral nodes become foreign until the server deletes them.
         let outliving = self.contenders.values().any(|contender| !contender.request.ephemeral);
         self.foreign.retain(|_| outliving);
         if outliving {
@@ -273,17 +297,17 @@ impl Queue {
             let (ticket, ephemeral) = (contender.ticket, contender.request.ephemeral);
             match contender.stage {
                 Stage::Held { .. } if ephemeral => {
-                    out.push(Command::Lose(ticket));
+                    out.push(Command::Reply(Reply::Lost(ticket)));
                     self.remove(attempt, false, out);
                 }
                 Stage::Idle => {}
                 _ if ephemeral && !contender.wanted => self.remove(attempt, false, out),
                 Stage::Peeking | Stage::MakingDirectory => self.requeue(attempt, out),
-                Stage::Entering | Stage::Looking | Stage::Inspecting | Stage::Listing { .. } => {
+                Stage::Creating | Stage::FindingCreated | Stage::ReadingStat | Stage::Listing { .. } => {
                     if ephemeral {
                         self.requeue(attempt, out)
                     } else {
-                        self.set(attempt, Stage::Looking)
+                        self.set(attempt, Stage::FindingCreated)
                     }
                 }
                 Stage::Waiting { czxid } => {
@@ -294,10 +318,10 @@ impl Queue {
                     }
                 }
                 Stage::Held { czxid } => {
-                    out.push(Command::Suspend(ticket));
+                    out.push(Command::Reply(Reply::Suspended(ticket)));
                     self.set(attempt, Stage::Unverified { czxid, held: true });
                 }
-                Stage::Unverified { .. } | Stage::Leaving => {}
+                Stage::Unverified { .. } | Stage::Deleting => {}
             }
         }
         if self.closed {
@@ -305,15 +329,13 @@ impl Queue {
         }
     }
 
-    // ---- looking things up ----
-
-    fn standing(&self, node: &Znode) -> Standing {
-        let Some(attempt) = self.instance.attempt(node.name()) else { return Standing::Foreign };
+    fn owner(&self, node: &Znode) -> Owner {
+        let Some(attempt) = self.instance.attempt(node.name()) else { return Owner::Foreign };
         match self.contenders.get(&attempt) {
-            Some(contender) if contender.wanted => Standing::Local(attempt),
-            Some(_) => Standing::Left,
-            None if attempt >= self.epoch_start => Standing::Left,
-            None => Standing::Foreign,
+            Some(contender) if contender.wanted => Owner::Local(attempt),
+            Some(_) => Owner::Left,
+            None if attempt >= self.epoch_start => Owner::Left,
+            None => Owner::Foreign,
         }
     }
 

@@ -1,16 +1,24 @@
-//! Deciding who may go, and the steps of one contender.
+//! Who is granted, and the steps of one contender.
 
 use std::collections::BTreeSet;
 
-use super::{Link, Queue, Retry};
-use crate::machine::lock::contender::{Contender, Stage};
-use crate::machine::lock::protocol::{Command, Failure, Refusal, Ticket, Wait};
+use super::contender::{LocalContender, Stage};
+use super::{Link, Lock, Retry, Review};
+use crate::machine::lock::protocol::Command;
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Machine, Moment};
+use crate::machine::{Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
 
-impl Queue {
-    /// Grants whoever may go, and watches for whoever must wait for a stranger.
-    pub(super) fn advance(&mut self, out: &mut Vec<Command>) {
+impl Lock {
+    /// Grants, watches, and answers the contender whose place this event has shown.
+    pub(super) fn advance(&mut self, placed: Option<Attempt>, out: &mut Vec<Command>) {
+        self.grant_and_watch(out);
+        if let Some(attempt) = placed {
+            self.answer_placed(attempt, out);
+            self.grant_and_watch(out);
+        }
+    }
+
+    fn grant_and_watch(&mut self, out: &mut Vec<Command>) {
         let mut needed = BTreeSet::new();
         let mut granted = Vec::new();
         let mut ahead: Vec<&Znode> = Vec::new();
@@ -18,14 +26,14 @@ impl Queue {
         for (node, attempt) in &self.placed {
             let contender = &self.contenders[attempt];
             if let Stage::Waiting { czxid } = contender.stage {
-                // Behind somebody local no watch is needed: that one's leaving is an event here.
+                // No watch is needed behind a local contender: its end is an event here.
                 if !ahead.iter().any(|local| contender.waits_for(local)) {
                     let mut blocking =
                         self.foreign.range(..node).rev().filter(|other| contender.waits_for(other));
                     match blocking.next() {
                         Some(nearest) => {
                             needed.insert(nearest.clone());
-                            if self.gone.as_ref().is_some_and(|gone| nearest < gone)
+                            if self.crossed_off.as_ref().is_some_and(|last| nearest < last)
                                 && blocking.next().is_some()
                             {
                                 unsure = Some((*attempt, node.clone()));
@@ -43,14 +51,14 @@ impl Queue {
         }
         for (attempt, node, czxid) in granted {
             self.set(attempt, Stage::Held { czxid });
-            self.silence(attempt);
+            self.cancel_deadline(attempt);
             out.push(Command::Grant { ticket: self.contenders[&attempt].ticket, node, czxid });
         }
         if let (None, Some((attempt, node))) = (&self.review, unsure) {
             out.push(Command::List(attempt));
-            self.review = Some((attempt, node));
+            self.review = Some(Review { attempt, node });
         }
-        // Its answer will show whom to watch.
+        // The list in flight will show what to watch.
         if self.review.is_some() {
             needed.retain(|node| self.watched.contains(node));
         }
@@ -62,15 +70,34 @@ impl Queue {
             out.push(Command::Watch(node.clone()));
         }
         self.watched = needed;
-        // What a list showed matters to those who have listed; whoever comes later lists anew.
+        // Only waiters need these names, and later ones list anew.
         if !self.foreign.is_empty() && self.placed.values().all(|attempt| self.is_held(*attempt)) {
             self.foreign.clear();
-            self.gone = None;
+            self.crossed_off = None;
         }
     }
 
-    pub(super) fn ring(&mut self, now: Moment, out: &mut Vec<Command>) {
-        // Nothing is asked for in the name of somebody who has just run out of time.
+    /// A waiter is told its place; a try does not wait.
+    fn answer_placed(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        if !matches!(self.stage(attempt), Some(Stage::Waiting { .. })) {
+            return;
+        }
+        let contender = &self.contenders[&attempt];
+        match contender.request.wait {
+            Wait::Try if self.is_up() => self.give_up(attempt, Refusal::Contended, out),
+            Wait::Try => self.give_up(attempt, Refusal::Suspended, out),
+            Wait::Until(_) | Wait::Forever => {
+                let Some(node) = &contender.node else { return };
+                let ahead = (self.foreign.range(..node).chain(self.placed.range(..node).map(|(n, _)| n)))
+                    .filter(|other| contender.waits_for(other))
+                    .count();
+                out.push(Command::Reply(Reply::Queued(contender.ticket, ahead)));
+            }
+        }
+    }
+
+    pub(super) fn run_timers(&mut self, now: Moment, out: &mut Vec<Command>) {
+        // Deadlines first, so that nothing is sent for a request whose time is over.
         while self.deadlines.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, ticket)) = self.deadlines.pop_first() else { return };
             if let Some(&attempt) = self.tickets.get(&ticket) {
@@ -85,7 +112,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn insert(&mut self, contender: Contender) -> Attempt {
+    pub(super) fn insert(&mut self, contender: LocalContender) -> Attempt {
         let attempt = self.next;
         self.next = Attempt(attempt.0 + 1);
         self.tickets.insert(contender.ticket, attempt);
@@ -98,7 +125,7 @@ impl Queue {
             (Link::Down, Wait::Try) => return self.fail(attempt, Refusal::Suspended, out),
             (Link::Down, Wait::Until(_) | Wait::Forever) => Stage::Idle,
             (_, Wait::Try) => Stage::Peeking,
-            (_, Wait::Until(_) | Wait::Forever) => Stage::Entering,
+            (_, Wait::Until(_) | Wait::Forever) => Stage::Creating,
         };
         self.proceed(attempt, stage, out);
     }
@@ -119,17 +146,17 @@ impl Queue {
         match contender.stage {
             Stage::Idle | Stage::Waiting { .. } | Stage::Held { .. } => {}
             Stage::Peeking | Stage::Listing { .. } => out.push(Command::List(attempt)),
-            Stage::Entering => out.push(Command::Enter(attempt, contender.ticket)),
+            Stage::Creating => out.push(Command::CreateAndList(attempt, contender.ticket)),
             Stage::MakingDirectory => out.push(Command::MakeDirectory(attempt, contender.ticket)),
-            Stage::Looking => out.push(Command::Look(attempt)),
-            Stage::Inspecting | Stage::Unverified { .. } => {
-                out.extend(node.map(|node| Command::Inspect(attempt, node)))
+            Stage::FindingCreated => out.push(Command::FindCreated(attempt)),
+            Stage::ReadingStat | Stage::Unverified { .. } => {
+                out.extend(node.map(|node| Command::ReadStat(attempt, node)))
             }
-            Stage::Leaving => out.extend(node.map(|node| Command::Delete(attempt, node))),
+            Stage::Deleting => out.extend(node.map(|node| Command::Delete(attempt, node))),
         }
     }
 
-    /// The same after an answer was lost. A try does not wait for the connection to come back.
+    /// Sends it again after an answer was lost. A try does not wait for the connection to come back.
     pub(super) fn lost_answer(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
         let before = self.stage(attempt);
         if self.contenders[&attempt].request.wait == Wait::Try {
@@ -137,18 +164,18 @@ impl Queue {
         }
         // Unless giving up has sent another request.
         if self.stage(attempt) == before {
-            self.send_again(attempt, now, out);
+            self.retry(attempt, now, out);
         }
     }
 
-    /// The same after a failure: at once, or after a pause.
-    pub(super) fn send_again(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
+    /// Sends it again after a failure: at once, or after a pause.
+    pub(super) fn retry(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
         if self.retries.again(&Retry::Step(attempt), now) {
             self.send(attempt, out);
         }
     }
 
-    pub(super) fn try_again(
+    pub(super) fn retry_or_give_up(
         &mut self,
         attempt: Attempt,
         failure: Failure,
@@ -157,14 +184,14 @@ impl Queue {
     ) {
         let refusal = match failure {
             Failure::Unknown(_) => return self.lost_answer(attempt, now, out),
-            // Its loss will be told, and settles it.
+            // `Lost` follows.
             Failure::SessionGone => return,
             Failure::NoAuth => Refusal::NoAuth(self.contenders[&attempt].node.clone()),
             Failure::NoNode => Refusal::Rejected("a node is missing".into()),
             Failure::Refused(reason) => Refusal::Rejected(reason),
         };
         if self.closed {
-            // The end of the session takes its nodes away; one that outlives it was not ours to delete.
+            // The server deletes ephemeral nodes with the session; a node that outlives it may not be deleted by us.
             return self.remove(attempt, false, out);
         }
         let before = self.stage(attempt);
@@ -180,23 +207,23 @@ impl Queue {
             if let Some(node) = &contender.node {
                 self.placed.remove(node);
             }
-            let again = self.insert(Contender { node: None, stage: Stage::Idle, ..contender });
+            let again = self.insert(LocalContender { node: None, stage: Stage::Idle, ..contender });
             self.retries.replace(&Retry::Step(attempt), Retry::Step(again));
             self.start(again, out);
         }
     }
 
-    /// Makes a new attempt, and sees to it that the last one's node goes.
+    /// Makes a new attempt, and deletes the last one's node.
     pub(super) fn replace(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         let contender = self.contenders[&attempt].clone();
-        // The new attempt takes the ticket over, so that the old one's end is told to nobody.
-        let again = self.insert(Contender { node: None, stage: Stage::Idle, ..contender });
+        // The new attempt takes the ticket over, so that nobody is told of the old one's end.
+        let again = self.insert(LocalContender { node: None, stage: Stage::Idle, ..contender });
         self.leave(attempt, out);
         self.start(again, out);
     }
 
-    /// Answers a waiting caller with a no, once the delete is sent. Nothing happens to one that holds or is not
-    /// wanted any more.
+    /// Refuses a waiting request, once the delete is sent. Does nothing to a holder, or to a request that is no longer
+    /// wanted.
     pub(super) fn give_up(&mut self, attempt: Attempt, refusal: Refusal, out: &mut Vec<Command>) {
         let contender = &self.contenders[&attempt];
         let ticket = contender.ticket;
@@ -207,34 +234,34 @@ impl Queue {
             return self.fail(attempt, refusal, out);
         }
         self.leave(attempt, out);
-        out.push(Command::Refuse(ticket, refusal));
+        out.push(Command::Reply(Reply::Refused(ticket, refusal)));
     }
 
-    /// The same where it is known that there is no node.
+    /// Refuses a request that is known to have no node.
     pub(super) fn fail(&mut self, attempt: Attempt, refusal: Refusal, out: &mut Vec<Command>) {
         if self.contenders[&attempt].wanted {
-            out.push(Command::Refuse(self.contenders[&attempt].ticket, refusal));
+            out.push(Command::Reply(Reply::Refused(self.contenders[&attempt].ticket, refusal)));
         }
         self.remove(attempt, true, out);
     }
 
-    /// Nobody wants it any more: its node is to go.
+    /// It is no longer wanted: its node is deleted.
     pub(super) fn leave(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
-        self.silence(attempt);
+        self.cancel_deadline(attempt);
         let Some(contender) = self.contenders.get_mut(&attempt) else { return };
         contender.wanted = false;
         if let Some(node) = &contender.node {
             self.placed.remove(node);
         }
         match contender.stage {
-            // A create in flight cannot be called back: its answer will show what is to be deleted.
-            Stage::Entering | Stage::Looking => {}
-            _ => self.proceed(attempt, Stage::Leaving, out),
+            // A create in flight cannot be taken back. Its answer will show what to delete.
+            Stage::Creating | Stage::FindingCreated => {}
+            _ => self.proceed(attempt, Stage::Deleting, out),
         }
     }
 
     pub(super) fn remove(&mut self, attempt: Attempt, confirmed: bool, out: &mut Vec<Command>) {
-        self.silence(attempt);
+        self.cancel_deadline(attempt);
         self.retries.done(&Retry::Step(attempt));
         let Some(contender) = self.contenders.remove(&attempt) else { return };
         if let Some(node) = &contender.node {
@@ -242,12 +269,12 @@ impl Queue {
         }
         if self.tickets.get(&contender.ticket) == Some(&attempt) {
             self.tickets.remove(&contender.ticket);
-            out.push(Command::Forget { ticket: contender.ticket, confirmed });
+            out.push(Command::Reply(Reply::Forgotten { ticket: contender.ticket, confirmed }));
         }
     }
 
     /// Takes back the deadline, unless a later attempt has taken the ticket over.
-    pub(super) fn silence(&mut self, attempt: Attempt) {
+    pub(super) fn cancel_deadline(&mut self, attempt: Attempt) {
         let Some(contender) = self.contenders.get(&attempt) else { return };
         if let (Wait::Until(deadline), Some(true)) =
             (contender.request.wait, self.tickets.get(&contender.ticket).map(|owner| *owner == attempt))
@@ -257,7 +284,7 @@ impl Queue {
     }
 
     /// The name of a local contender's node is known.
-    pub(super) fn sight(&mut self, attempt: Attempt, node: Znode) {
+    pub(super) fn set_node(&mut self, attempt: Attempt, node: Znode) {
         if let Some(contender) = self.contenders.get_mut(&attempt) {
             if contender.wanted {
                 self.placed.insert(node.clone(), attempt);
@@ -270,13 +297,13 @@ impl Queue {
         self.foreign.remove(node);
         self.watched.remove(node);
         self.retries.done(&Retry::Watch(node.clone()));
-        self.gone = self.gone.take().max(Some(node.clone()));
+        self.crossed_off = self.crossed_off.take().max(Some(node.clone()));
     }
 
-    pub(super) fn tell_holders(&self, tell: fn(Ticket) -> Command, out: &mut Vec<Command>) {
+    pub(super) fn tell_holders(&self, reply: fn(Ticket) -> Reply, out: &mut Vec<Command>) {
         for attempt in self.placed.values() {
-            if let Contender { ticket, stage: Stage::Held { .. }, .. } = self.contenders[attempt] {
-                out.push(tell(ticket));
+            if let LocalContender { ticket, stage: Stage::Held { .. }, .. } = self.contenders[attempt] {
+                out.push(Command::Reply(reply(ticket)));
             }
         }
     }

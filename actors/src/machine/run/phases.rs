@@ -1,9 +1,8 @@
-//! The machine of a run beside the machine of its session, in virtual time: from some moment on there are no answers
-//! any more. Whatever the phase of the heartbeat is then, the actor is told of the doubt, stopped and killed when it
-//! was promised.
+//! The machine of a run beside the machine of its session, in virtual time: the server falls silent. In every phase of
+//! the heartbeats, the actor is told of the doubt, stopped and killed at the promised moments.
 
 use super::*;
-use crate::machine::session::{Session, SessionCommand, SessionInput};
+use crate::machine::session::{self, Session};
 
 const TIMEOUT: Duration = Duration::from_millis(4000);
 const STEADY: Duration = Duration::from_secs(20);
@@ -19,7 +18,7 @@ enum Driver {
 struct World {
     now: Moment,
     session: Session,
-    tenure: Tenure,
+    run: Run,
     driver: Driver,
     trip: Duration,
     silent_from: Moment,
@@ -28,7 +27,7 @@ struct World {
     lease: LeaseState,
     until: Moment,
     /// What was done, and when.
-    done: Vec<(Moment, TenureCommand)>,
+    done: Vec<(Moment, Command)>,
 }
 
 impl World {
@@ -41,7 +40,7 @@ impl World {
         let mut world = World {
             now,
             session,
-            tenure: Tenure::new(limits),
+            run: Run::new(limits),
             driver,
             trip,
             silent_from,
@@ -51,7 +50,7 @@ impl World {
             done: Vec::new(),
         };
         world.obey(out);
-        while !world.done.iter().any(|(_, command)| *command == TenureCommand::Kill) {
+        while !world.done.iter().any(|(_, command)| *command == Command::Kill) {
             world.step();
         }
         world
@@ -60,7 +59,8 @@ impl World {
     fn step(&mut self) {
         let beat = self.session.wakeup();
         let answer = self.beats.iter().map(|sent| *sent + self.trip).find(|at| *at < self.silent_from);
-        let mut wake = self.tenure.wakeup(Some(self.until));
+        self.run.set_until(Some(self.until));
+        let mut wake = self.run.wakeup();
         if self.driver == Driver::Sleepy {
             wake = wake.map(|at| at.max(before(self.until, 4)));
         }
@@ -68,51 +68,52 @@ impl World {
         self.now = self.now.max(next.expect("something is always due before the kill"));
         if answer == Some(self.now) {
             let sent = self.beats.remove(0);
-            self.session(SessionInput::Answered { sent });
+            self.session(session::Event::Answered { sent });
         } else if beat.is_some_and(|at| at <= self.now) {
-            self.session(SessionInput::Wake);
+            self.session(session::Event::Wake);
         } else {
-            self.tenure(TenureInput::Wake);
+            self.run(Event::Wake);
         }
     }
 
-    fn session(&mut self, input: SessionInput) {
+    fn session(&mut self, event: session::Event) {
         let mut out = Vec::new();
-        self.session.handle(input, self.now, &mut out);
+        self.session.handle(event, self.now, &mut out);
         self.obey(out);
     }
 
-    fn obey(&mut self, commands: Vec<SessionCommand>) {
+    fn obey(&mut self, commands: Vec<session::Command>) {
         for command in commands {
             let (lease, until) = match command {
-                SessionCommand::Beat(sent) => {
+                session::Command::Heartbeat(sent) => {
                     self.beats.push(sent);
                     continue;
                 }
                 // Only after a reconnect.
-                SessionCommand::Identify(_) => continue,
-                SessionCommand::Hold(until) => (LeaseState::Held, until),
-                SessionCommand::Suspend(until) => (LeaseState::Suspended, until),
-                SessionCommand::Lose => (LeaseState::Lost, Moment::default()),
+                session::Command::Identify(_) => continue,
+                session::Command::Hold(until) => (LeaseState::Held, until),
+                session::Command::Suspend(until) => (LeaseState::Suspended, until),
+                session::Command::Lose => (LeaseState::Lost, Moment::default()),
             };
             self.until = until;
             if std::mem::replace(&mut self.lease, lease) != lease && self.driver != Driver::Sleepy {
-                self.tenure(TenureInput::Lease(lease));
+                self.run(Event::Lease(lease));
             }
         }
     }
 
-    fn tenure(&mut self, input: TenureInput) {
+    fn run(&mut self, event: Event) {
         let mut out = Vec::new();
-        self.tenure.handle(input, Some(self.until), self.now, &mut out);
+        self.run.set_until(Some(self.until));
+        self.run.handle(event, self.now, &mut out);
         self.done.extend(out.into_iter().map(|command| (self.now, command)));
     }
 
     /// What was promised and did not happen.
     fn broken(&self) -> Option<String> {
-        let told = TenureCommand::Tell(TermEvent::Suspended);
+        let told = Command::Tell(LeaseEvent::Suspended);
         match self.done[..] {
-            [(doubt, first), (stop, TenureCommand::Stop), (kill, TenureCommand::Kill)] if first == told => {
+            [(doubt, first), (stop, Command::Stop), (kill, Command::Kill)] if first == told => {
                 let reasons = [
                     (doubt + self.trip < self.silent_from, "told of a doubt while there were answers"),
                     (stop.since(doubt) < TIMEOUT / 16, "stopped too soon after it was told"),

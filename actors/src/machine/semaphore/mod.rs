@@ -1,22 +1,23 @@
 //! A semaphore, as one process sees it: all its local claims, and its place among the processes.
 //!
-//! On kazoo's wire a lease is a child of the root, and whoever takes leases holds a mutex meanwhile, which is an
-//! ordinary lock in a directory beside the root. Here one contender for the mutex serves all local claims. It stands
-//! in that lock's [`Queue`]; when it is granted the process has its *turn*: the claims that wait at that moment are
-//! served in their order, each whole, and while the first of them does not fit the mutex is kept. Then the mutex is
-//! given up, in the same transaction that makes the last leases.
+//! On kazoo's wire a lease is a child of the root, and a process that takes leases holds a mutex meanwhile: an ordinary
+//! lock in a directory beside the root. Here one contender for the mutex serves all local claims, through a [`Lock`] of
+//! its own. When the mutex is granted, the process has its *turn*: the claims that wait at that moment are served in
+//! order, each whole. While there are too few permits for the first of them, the mutex is kept. The transaction that
+//! makes the last leases releases the mutex.
 //!
-//! A list of the leases counts only when the mutex was ours before it was sent: whoever had the mutex earlier has
-//! made its leases by then. Where a watch's event told that the mutex is ours, the first list is sent behind a `sync`,
-//! and counts if that succeeds: a client does not remember how far an event was, so a reconnect may have led to a server
-//! that does not know yet what it told. What is taken is checked once more by the server: the transaction fails if the mutex or
-//! the number of permits is no longer what it was. How many permits there are is read once and remembered: each list
-//! of the leases shows which transaction wrote the root's data, and with it whether what is remembered still holds,
-//! also when the root was deleted and made again and counts its versions anew.
+//! A list of the leases counts only when the mutex was ours before it was sent: earlier holders of the mutex have made
+//! their leases by then. When an event told that the mutex is ours, the first list is sent behind a `sync`, and counts
+//! if that succeeds: the client does not remember the zxid of an event, so a reconnect may lead to a server that does
+//! not know yet what the event told. The server checks each take again: the transaction fails if the mutex or the
+//! number of permits has changed. The number of permits is read once and remembered. Each list of the leases shows which
+//! transaction wrote the root's data, and so whether the remembered number is current, even when the root was deleted
+//! and made again and counts its versions anew.
 //!
 //! The recipe is kazoo's (`kazoo/recipe/lock.py`, version 2.11, `Semaphore`).
 
 mod pace;
+pub mod protocol;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -26,37 +27,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use self::pace::Retry;
+pub use self::protocol::{Command, Event, Leases, Part, PermitRequest, Reading, Root, TakeFailure};
 use self::take::Take;
 use self::turn::Turn;
-use super::lock::Queue;
-use super::lock::protocol::{Command, Event, Failure, PermitRequest, Refusal, Ticket, Wait};
+use super::lock::Lock;
 use super::node::{Attempt, Instance};
 use super::retries::Retries;
-use super::{Machine, Moment};
+use super::{Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Semaphore {
     instance: Instance,
-    mutex: Queue,
+    mutex: Lock,
     link: Link,
     closed: bool,
     /// Counts surveys, takes and names of leases.
     next: Attempt,
-    /// Counts claims, in the order of their service.
+    /// Counts claims, in the order in which they are served.
     arrivals: u64,
     claims: BTreeMap<Ticket, Claim>,
-    /// Claims that came before this have been told of the line.
+    /// Claims that came before this have been told their place.
     told: u64,
-    /// The claims that wait, or that a take is under way for.
+    /// The claims that wait, or whose take is in flight.
     line: BTreeMap<u64, Ticket>,
-    /// Own leases that are there, as far as is known, and whose they are; nobody's are being deleted.
+    /// Own leases that are known to exist, and whose they are. Those without a claim are being deleted.
     leases: BTreeMap<String, Option<Ticket>>,
     limit: Limit,
     turns: u64,
     turn: Option<Turn>,
     take: Option<Take>,
-    alarms: BTreeSet<(Moment, Alarm)>,
+    timers: BTreeSet<(Moment, Timer)>,
     retries: Retries<Retry>,
 }
 
@@ -72,8 +73,8 @@ enum Link {
 enum Limit {
     /// Not read yet, or changed since.
     Unknown,
-    /// As of this version of the root, written by this transaction; `None` when its data is no number, and everybody
-    /// uses his own.
+    /// As of this version of the root, written by this transaction. `None` when its data is no number: then each
+    /// client uses its own.
     Stored { version: i32, written: i64, permits: Option<i64> },
 }
 
@@ -96,92 +97,67 @@ struct Claim {
     queued: bool,
 }
 
-/// In the order of the protocol.
+/// In the order of an acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    /// A try that looks before it stands in line.
+    /// A try that reads before it is queued.
     Peeking(Attempt),
     /// In line.
     Waiting,
     /// A transaction with its leases is in flight.
     Taking,
-    /// The same, but nobody wants them any more.
+    /// The same, but the caller has given up.
     Abandoned,
-    /// Its leases are there, and are granted when the session is sure again.
+    /// Its leases exist, and are granted when the session is verified again.
     Taken { czxid: i64 },
     /// It has its permits.
     Held,
     /// Its leases are being deleted.
-    Returning,
+    Deleting,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Alarm {
+enum Timer {
     Deadline(Ticket),
-    /// A try has seen free permits, but its turn does not come.
+    /// A try has seen free permits, but the mutex is not granted.
     Patience(Ticket),
 }
 
-/// A server takes requests of less than 1 MiB: a claim must fit into one, and several go together up to half of it.
+/// A server takes requests of less than 1 MiB: a claim must fit into one; several claims share one up to half of it.
 const MAX_TAKE: usize = 960 * 1024;
 
-/// How long a try that saw a free permit waits for those who are in line for it.
+/// How long a try that saw a free permit waits for the mutex.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Machine for Semaphore {
+    type Event = Event;
+    type Command = Command;
+
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
-        self.ring(now, out);
-        // Nothing is asked for in the name of somebody who has just run out of time.
+        self.run_timers(now, out);
+        // Timers first, so that nothing is sent for a claim whose time is over.
         self.advance(now, out);
         match event {
-            Event::AcquirePermits { ticket, request } => self.acquire(ticket, request, now, out),
-            Event::Cancel(ticket) => self.give_up(ticket, Refusal::Cancelled, out),
-            Event::Release(ticket) => self.release(ticket, out),
-            Event::Close => self.close(now, out),
-            Event::Connected { .. } => {
-                self.link = Link::Up;
-                self.mutex(event, now, out);
-            }
-            Event::Suspended => self.suspended(now, out),
-            Event::Resumed => self.resumed(now, out),
-            Event::Lost => self.lost(now, out),
-            Event::Surveyed { survey, root, leases } => self.surveyed(survey, root, leases, now, out),
-            Event::Disturbed { survey, root } => self.disturbed(survey, root, out),
-            Event::RootMade(survey, result) => self.root_made(survey, result, now, out),
+            Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
+            Event::Path(event) => self.path_event(event, now, out),
+            Event::Mutex(event) => self.mutex(event, now, out),
+            Event::StateRead { read, root, leases } => self.state_read(read, root, leases, now, out),
+            Event::Changed { read, part } => self.changed(read, part, out),
+            Event::RootMade(read, result) => self.root_made(read, result, now, out),
             Event::Taken(take, result) => self.taken(take, result, now, out),
             Event::LeasesFound(take, result) => self.leases_found(take, result, now, out),
-            Event::Returned(lease, result) => self.returned(lease, result, now, out),
-            Event::Missing(names) => {
-                let (leases, others): (Vec<_>, Vec<_>) =
-                    names.into_iter().partition(|name| self.leases.contains_key(name));
-                for lease in leases {
-                    self.missing(&lease, out);
-                }
-                self.mutex(Event::Missing(others), now, out);
-            }
-            Event::Wake
-            | Event::Listed(..)
-            | Event::Entered { .. }
-            | Event::DirectoryMade(..)
-            | Event::Looked(..)
-            | Event::Inspected(..)
-            | Event::Watched(..)
-            | Event::Fired { .. }
-            | Event::Deleted(..) => self.mutex(event, now, out),
-            // Of a lock, which a semaphore is not.
-            Event::Acquire { ticket, .. } => {
-                out.push(Command::Refuse(ticket, Refusal::Rejected("this is a semaphore".into())));
-                out.push(Command::Forget { ticket, confirmed: true });
-            }
+            Event::LeaseDeleted(lease, result) => self.lease_deleted(lease, result, now, out),
         }
         self.advance(now, out);
     }
 
     fn wakeup(&self) -> Option<Moment> {
-        let alarm = self.alarms.first().map(|(moment, _)| *moment);
-        alarm.into_iter().chain(self.retries.wakeup()).chain(self.mutex.wakeup()).min()
+        let timer = self.timers.first().map(|(moment, _)| *moment);
+        timer.into_iter().chain(self.retries.wakeup()).chain(self.mutex.wakeup()).min()
     }
+}
 
+impl PathMachine for Semaphore {
     fn is_idle(&self) -> bool {
         self.claims.is_empty() && self.leases.is_empty() && self.mutex.is_idle()
     }
@@ -196,7 +172,7 @@ impl Semaphore {
     pub fn new(instance: Instance) -> Semaphore {
         Semaphore {
             instance,
-            mutex: Queue::new(instance),
+            mutex: Lock::new(instance),
             link: Link::Down,
             closed: false,
             next: Attempt(0),
@@ -209,8 +185,32 @@ impl Semaphore {
             turns: 0,
             turn: None,
             take: None,
-            alarms: BTreeSet::new(),
+            timers: BTreeSet::new(),
             retries: Retries::new(instance),
+        }
+    }
+
+    fn path_event(&mut self, event: PathEvent, now: Moment, out: &mut Vec<Command>) {
+        match event {
+            PathEvent::Cancel(ticket) => self.give_up(ticket, Refusal::Cancelled, out),
+            PathEvent::Release(ticket) => self.release(ticket, out),
+            PathEvent::Close => self.close(now, out),
+            PathEvent::Connected { session } => {
+                self.link = Link::Up;
+                self.mutex(PathEvent::Connected { session }.into(), now, out);
+            }
+            PathEvent::Suspended => self.suspended(now, out),
+            PathEvent::Resumed => self.resumed(now, out),
+            PathEvent::Lost => self.lost(now, out),
+            PathEvent::Missing(names) => {
+                let (leases, others): (Vec<_>, Vec<_>) =
+                    names.into_iter().partition(|name| self.leases.contains_key(name));
+                for lease in leases {
+                    self.missing(&lease, out);
+                }
+                self.mutex(PathEvent::Missing(others).into(), now, out);
+            }
+            PathEvent::Wake => self.mutex(PathEvent::Wake.into(), now, out),
         }
     }
 
@@ -223,33 +223,33 @@ impl Semaphore {
                 Some(Refusal::TooMany { count: request.count, limit })
             }
             _ if request.count as usize > MAX_TAKE / request.bytes.max(1) => {
-                let reason = "its leases do not fit into one request of less than 1 MiB";
+                let reason = "too many permits for one request of less than 1 MiB";
                 Some(Refusal::Rejected(reason.into()))
             }
             Wait::Try if !self.is_up() => Some(Refusal::Suspended),
-            // What is free is kept for those who wait.
+            // Free permits are kept for the waiters.
             Wait::Try if self.turn.as_ref().is_some_and(Turn::is_full) => Some(Refusal::Contended),
             Wait::Until(deadline) if deadline <= now => Some(Refusal::TimedOut),
             Wait::Try | Wait::Until(_) | Wait::Forever => None,
         };
         if let Some(refusal) = refusal {
-            out.push(Command::Refuse(ticket, refusal));
-            out.push(Command::Forget { ticket, confirmed: true });
+            out.push(Command::Reply(Reply::Refused(ticket, refusal)));
+            out.push(Command::Reply(Reply::Forgotten { ticket, confirmed: true }));
             return;
         }
         let wait = request.wait;
-        // Within a turn the number is one that this turn has seen.
+        // During a turn, the remembered number is the stored one.
         request.agreed |= self.turn.is_some() && self.limit.is(request.limit);
         let (arrival, stage) = (self.arrivals, Stage::Waiting);
         self.arrivals += 1;
         self.claims.insert(ticket, Claim { request, arrival, stage, queued: false });
         match wait {
             Wait::Try => {
-                let survey = self.peek(out);
-                self.set(ticket, Stage::Peeking(survey));
+                let read = self.peek(out);
+                self.set(ticket, Stage::Peeking(read));
             }
             Wait::Until(deadline) => {
-                self.alarms.insert((deadline, Alarm::Deadline(ticket)));
+                self.timers.insert((deadline, Timer::Deadline(ticket)));
                 self.line.insert(arrival, ticket);
             }
             Wait::Forever => {
@@ -260,10 +260,10 @@ impl Semaphore {
 
     fn release(&mut self, ticket: Ticket, out: &mut Vec<Command>) {
         match self.stage(ticket) {
-            Some(Stage::Held) => self.give_back(ticket, out),
+            Some(Stage::Held) => self.delete_leases(ticket, out),
             Some(_) => {}
-            // Lost before: there is nothing left to delete.
-            None => out.push(Command::Forget { ticket, confirmed: false }),
+            // Lost before: no lease is left to delete.
+            None => out.push(Command::Reply(Reply::Forgotten { ticket, confirmed: false })),
         }
     }
 
@@ -272,14 +272,14 @@ impl Semaphore {
         for ticket in self.tickets() {
             match self.stage(ticket) {
                 Some(Stage::Held) => {
-                    out.push(Command::Lose(ticket));
-                    self.give_back(ticket, out);
+                    out.push(Command::Reply(Reply::Lost(ticket)));
+                    self.delete_leases(ticket, out);
                 }
                 Some(_) => self.give_up(ticket, Refusal::Closed, out),
                 None => {}
             }
         }
-        self.mutex(Event::Close, now, out);
+        self.mutex(PathEvent::Close.into(), now, out);
     }
 
     fn suspended(&mut self, now: Moment, out: &mut Vec<Command>) {
@@ -290,12 +290,12 @@ impl Semaphore {
         for ticket in self.tickets() {
             let claim = &self.claims[&ticket];
             match claim.stage {
-                Stage::Held => out.push(Command::Suspend(ticket)),
+                Stage::Held => out.push(Command::Reply(Reply::Suspended(ticket))),
                 _ if claim.request.wait == Wait::Try => self.give_up(ticket, Refusal::Suspended, out),
                 _ => {}
             }
         }
-        self.mutex(Event::Suspended, now, out);
+        self.mutex(PathEvent::Suspended.into(), now, out);
     }
 
     fn resumed(&mut self, now: Moment, out: &mut Vec<Command>) {
@@ -305,141 +305,145 @@ impl Semaphore {
         self.link = Link::Up;
         for ticket in self.tickets() {
             match self.stage(ticket) {
-                Some(Stage::Held) => out.push(Command::Resume(ticket)),
+                Some(Stage::Held) => out.push(Command::Reply(Reply::Resumed(ticket))),
                 Some(Stage::Taken { czxid }) => self.grant(ticket, czxid, out),
                 _ => {}
             }
         }
-        self.mutex(Event::Resumed, now, out);
+        self.mutex(PathEvent::Resumed.into(), now, out);
     }
 
-    /// All leases go with the session. Who waits keeps its place among the local claims.
+    /// The server deletes all leases with the session. Waiters keep their place among the local claims.
     fn lost(&mut self, now: Moment, out: &mut Vec<Command>) {
         self.link = Link::Down;
         (self.limit, self.take) = (Limit::Unknown, None);
         self.leases.clear();
         self.retries.clear();
         if let Some(turn) = &mut self.turn {
-            turn.forget_surveys();
+            turn.forget_reads();
         }
         for ticket in self.tickets() {
             let claim = &self.claims[&ticket];
             match claim.stage {
                 Stage::Held => {
-                    out.push(Command::Lose(ticket));
+                    out.push(Command::Reply(Reply::Lost(ticket)));
                     self.remove(ticket, false, out);
                 }
-                Stage::Abandoned | Stage::Returning => self.remove(ticket, false, out),
+                Stage::Abandoned | Stage::Deleting => self.remove(ticket, false, out),
                 _ if claim.request.wait == Wait::Try => self.give_up(ticket, Refusal::Suspended, out),
                 Stage::Taking | Stage::Taken { .. } => self.wait_again(ticket),
                 Stage::Peeking(_) | Stage::Waiting => {}
             }
         }
-        self.tell_again();
-        self.mutex(Event::Lost, now, out);
+        self.tell_waiters_again();
+        self.mutex(PathEvent::Lost.into(), now, out);
     }
 
-    fn ring(&mut self, now: Moment, out: &mut Vec<Command>) {
-        while self.alarms.first().is_some_and(|(due, _)| *due <= now) {
-            match self.alarms.pop_first() {
-                Some((_, Alarm::Deadline(ticket))) => self.give_up(ticket, Refusal::TimedOut, out),
-                // Leases that are being made are worth the moment.
-                Some((_, Alarm::Patience(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {
-                    self.alarms.insert((now + PATIENCE, Alarm::Patience(ticket)));
+    fn run_timers(&mut self, now: Moment, out: &mut Vec<Command>) {
+        while self.timers.first().is_some_and(|(due, _)| *due <= now) {
+            match self.timers.pop_first() {
+                Some((_, Timer::Deadline(ticket))) => self.give_up(ticket, Refusal::TimedOut, out),
+                // Its leases are being made.
+                Some((_, Timer::Patience(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {
+                    self.timers.insert((now + PATIENCE, Timer::Patience(ticket)));
                 }
-                Some((_, Alarm::Patience(ticket))) => self.give_up(ticket, Refusal::Contended, out),
+                Some((_, Timer::Patience(ticket))) => self.give_up(ticket, Refusal::Contended, out),
                 None => {}
             }
         }
         self.retry(now, out);
     }
 
-    /// A lease is gone, and not by our hand. Whatever else its claim has is deleted.
+    /// A lease is gone, and we did not delete it. The other leases of its claim are deleted.
     fn missing(&mut self, lease: &str, out: &mut Vec<Command>) {
         let Some(&Some(ticket)) = self.leases.get(lease) else { return };
         match self.stage(ticket) {
             Some(Stage::Held) => {
-                out.push(Command::Lose(ticket));
-                self.give_back(ticket, out);
+                out.push(Command::Reply(Reply::Lost(ticket)));
+                self.delete_leases(ticket, out);
             }
-            // Not told of them yet: it stands in line again, and they belong to nobody.
+            // Not granted yet: it is queued again, and the leases belong to no claim.
             Some(Stage::Taken { .. }) => {
                 for lease in self.leases_of(ticket) {
                     self.leases.insert(lease.clone(), None);
-                    out.push(Command::Return(lease));
+                    out.push(Command::DeleteLease(lease));
                 }
                 self.wait_again(ticket);
             }
-            Some(
-                Stage::Peeking(_) | Stage::Waiting | Stage::Taking | Stage::Abandoned | Stage::Returning,
-            )
+            Some(Stage::Peeking(_) | Stage::Waiting | Stage::Taking | Stage::Abandoned | Stage::Deleting)
             | None => {}
         }
     }
 
-    fn returned(&mut self, lease: String, result: Result<(), Failure>, now: Moment, out: &mut Vec<Command>) {
+    fn lease_deleted(
+        &mut self,
+        lease: String,
+        result: Result<(), Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
         let Some(&owner) = self.leases.get(&lease) else { return };
         match result {
             Ok(()) | Err(Failure::NoNode) => {
-                self.retries.done(&Retry::Return(lease.clone()));
+                self.retries.done(&Retry::DeleteLease(lease.clone()));
                 self.leases.remove(&lease);
                 if let Some(ticket) = owner.filter(|ticket| self.leases_of(*ticket).is_empty()) {
                     self.remove(ticket, true, out);
                 }
             }
-            Err(Failure::Unknown(_)) => self.return_again(lease, now, out),
-            // Its loss will be told, and settles it.
+            Err(Failure::Unknown(_)) => self.delete_lease_again(lease, now, out),
+            // `Lost` follows.
             Err(Failure::SessionGone) => {}
-            // The end of the session takes it away.
+            // The server deletes it with the session.
             Err(Failure::NoAuth | Failure::Refused(_)) if self.closed => {
-                self.retries.done(&Retry::Return(lease.clone()));
+                self.retries.done(&Retry::DeleteLease(lease.clone()));
                 self.leases.remove(&lease);
                 if let Some(ticket) = owner {
                     self.remove(ticket, false, out);
                 }
             }
-            Err(Failure::NoAuth | Failure::Refused(_)) => self.retries.later(&Retry::Return(lease), now),
+            Err(Failure::NoAuth | Failure::Refused(_)) => self.retries.later(&Retry::DeleteLease(lease), now),
         }
     }
 
-    /// Answers a waiting caller with a no. Nothing happens to one that holds or is not wanted any more.
+    /// Refuses a waiting claim. Does nothing to one that holds, or is no longer wanted.
     fn give_up(&mut self, ticket: Ticket, refusal: Refusal, out: &mut Vec<Command>) {
         match self.stage(ticket) {
             Some(Stage::Peeking(_) | Stage::Waiting) => {
-                out.push(Command::Refuse(ticket, refusal));
+                out.push(Command::Reply(Reply::Refused(ticket, refusal)));
                 self.remove(ticket, true, out);
             }
-            // The transaction cannot be called back: its answer will show what is to be deleted.
+            // The transaction cannot be taken back. Its answer will show what to delete.
             Some(Stage::Taking) => {
                 self.set(ticket, Stage::Abandoned);
                 self.leave_line(ticket);
-                out.push(Command::Refuse(ticket, refusal));
+                out.push(Command::Reply(Reply::Refused(ticket, refusal)));
             }
             Some(Stage::Taken { .. }) => {
-                self.give_back(ticket, out);
-                out.push(Command::Refuse(ticket, refusal));
+                self.delete_leases(ticket, out);
+                out.push(Command::Reply(Reply::Refused(ticket, refusal)));
             }
-            Some(Stage::Abandoned | Stage::Held | Stage::Returning) | None => {}
+            Some(Stage::Abandoned | Stage::Held | Stage::Deleting) | None => {}
         }
     }
 
-    fn give_back(&mut self, ticket: Ticket, out: &mut Vec<Command>) {
-        self.set(ticket, Stage::Returning);
+    fn delete_leases(&mut self, ticket: Ticket, out: &mut Vec<Command>) {
+        self.set(ticket, Stage::Deleting);
         self.leave_line(ticket);
-        out.extend(self.leases_of(ticket).into_iter().map(Command::Return));
+        out.extend(self.leases_of(ticket).into_iter().map(Command::DeleteLease));
     }
 
     fn grant(&mut self, ticket: Ticket, czxid: i64, out: &mut Vec<Command>) {
         self.set(ticket, Stage::Held);
         self.leave_line(ticket);
         let leases = self.leases_of(ticket);
-        out.push(Command::GrantPermits { ticket, leases, czxid });
+        out.push(Command::Grant { ticket, leases, czxid });
     }
 
     fn remove(&mut self, ticket: Ticket, confirmed: bool, out: &mut Vec<Command>) {
         self.leave_line(ticket);
         if self.claims.remove(&ticket).is_some() {
-            out.push(Command::Forget { ticket, confirmed });
+            out.push(Command::Reply(Reply::Forgotten { ticket, confirmed }));
         }
     }
 
@@ -451,8 +455,8 @@ impl Semaphore {
         }
     }
 
-    /// Whoever is in line is told anew how many are ahead.
-    fn tell_again(&mut self) {
+    /// All waiters are told again how many are ahead.
+    fn tell_waiters_again(&mut self) {
         self.told = 0;
         for ticket in self.line.values() {
             if let Some(claim) = self.claims.get_mut(ticket) {
@@ -461,15 +465,15 @@ impl Semaphore {
         }
     }
 
-    /// Out of the line, and nothing more to wait for.
+    /// It waits no longer.
     fn leave_line(&mut self, ticket: Ticket) {
         let Some(claim) = self.claims.get(&ticket) else { return };
         self.line.remove(&claim.arrival);
         if let Wait::Until(deadline) = claim.request.wait {
-            self.alarms.remove(&(deadline, Alarm::Deadline(ticket)));
+            self.timers.remove(&(deadline, Timer::Deadline(ticket)));
         }
         if claim.request.wait == Wait::Try {
-            self.alarms.retain(|(_, alarm)| *alarm != Alarm::Patience(ticket));
+            self.timers.retain(|(_, timer)| *timer != Timer::Patience(ticket));
         }
     }
 

@@ -1,36 +1,36 @@
-//! What failed, and is asked for again after a pause.
+//! Requests that failed, and are sent again after a pause.
 
-use super::turn::{Serving, State, Step, Watches};
+use super::protocol::Command;
+use super::turn::{Serving, Step, TurnStage, Watches};
 use super::{Limit, Semaphore};
 use crate::machine::Moment;
-use crate::machine::lock::protocol::Command;
 use crate::machine::node::Attempt;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Retry {
     /// The delete of a lease.
-    Return(String),
-    /// What the turn needs next: the outcome of a take, or another look.
+    DeleteLease(String),
+    /// What the turn needs next: the outcome of a take, or another read of the state.
     Turn,
 }
 
 impl Semaphore {
-    /// A lease's delete was not answered.
-    pub(super) fn return_again(&mut self, lease: String, now: Moment, out: &mut Vec<Command>) {
-        if self.retries.again(&Retry::Return(lease.clone()), now) {
-            out.push(Command::Return(lease));
+    /// The delete of a lease was not answered.
+    pub(super) fn delete_lease_again(&mut self, lease: String, now: Moment, out: &mut Vec<Command>) {
+        if self.retries.again(&Retry::DeleteLease(lease.clone()), now) {
+            out.push(Command::DeleteLease(lease));
         }
     }
 
     /// The turn did not come further, and looks again.
-    pub(super) fn look_again(&mut self, now: Moment, out: &mut Vec<Command>) {
+    pub(super) fn read_again(&mut self, now: Moment, out: &mut Vec<Command>) {
         if self.retries.again(&Retry::Turn, now) {
-            self.look_closely(out);
+            self.read_and_watch(out);
         }
     }
 
-    /// What became of a take was not found out. While that has to wait, nothing is watched: whatever changes is seen by
-    /// the look that follows.
+    /// The outcome of a take is still unknown. Until the next try nothing is watched: the read that follows shows what
+    /// has changed.
     pub(super) fn find_again(&mut self, take: Attempt, lost: bool, now: Moment, out: &mut Vec<Command>) {
         if lost && self.retries.again(&Retry::Turn, now) {
             return out.push(Command::FindLeases(take));
@@ -39,7 +39,7 @@ impl Semaphore {
             self.retries.later(&Retry::Turn, now);
         }
         if let Some(turn) = &mut self.turn {
-            turn.calm(out);
+            turn.unwatch(out);
         }
         if let Some(serving) = self.serving() {
             serving.step = Step::Taking(Watches::default());
@@ -49,15 +49,15 @@ impl Semaphore {
     pub(super) fn retry(&mut self, now: Moment, out: &mut Vec<Command>) {
         while let Some(retry) = self.retries.pop(now) {
             match (retry, &self.take, &self.turn) {
-                (Retry::Return(lease), _, _) => out.push(Command::Return(lease)),
+                (Retry::DeleteLease(lease), _, _) => out.push(Command::DeleteLease(lease)),
                 (Retry::Turn, Some(take), _) => out.push(Command::FindLeases(take.attempt)),
-                (Retry::Turn, None, Some(turn)) => match &turn.state {
-                    State::Queued { look: None, .. } if self.limit == Limit::Unknown => {
-                        self.look_ahead(true, out);
+                (Retry::Turn, None, Some(turn)) => match &turn.stage {
+                    TurnStage::Queued { read: None, .. } if self.limit == Limit::Unknown => {
+                        self.read_ahead(true, out);
                     }
-                    State::Serving(Serving { step: Step::Over(_), .. }) => self.look_closely(out),
+                    TurnStage::Serving(Serving { step: Step::Over(_), .. }) => self.read_and_watch(out),
                     // Another turn has begun, or something else has been asked meanwhile.
-                    State::Queued { .. } | State::Serving(_) => {}
+                    TurnStage::Queued { .. } | TurnStage::Serving(_) => {}
                 },
                 (Retry::Turn, None, None) => {}
             }
@@ -69,38 +69,39 @@ impl Semaphore {
 mod tests {
     use std::time::Duration;
 
+    use super::super::{Event, Leases, PermitRequest, Reading, Root, TakeFailure};
     use super::*;
-    use crate::machine::Machine;
-    use crate::machine::lock::protocol::{
-        Created, Event, Failure, Leases, PermitRequest, Root, Sight, TakeFailure, Ticket, Wait,
-    };
-    use crate::machine::node::{Dialect, Instance, Mode, Znode};
+    use crate::machine::exclusion::{Dialect, Mode};
+    use crate::machine::lock::{self, Created};
+    use crate::machine::node::{Instance, Znode};
+    use crate::machine::{Failure, Machine, PathEvent, Ticket, Wait};
 
     /// What a server does with everything but what is under test.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Broken {
-        Survey,
+        Read,
         NoRoot,
         MakeRoot,
         Take,
         Find,
-        Return,
+        DeleteLease,
     }
 
     fn answer(broken: Broken, failure: &Failure, command: &Command) -> Option<Event> {
         let fails = |what| broken == what;
         let failed = || failure.clone();
         match command {
-            Command::Enter(attempt, _) => {
+            Command::Mutex(lock::Command::CreateAndList(attempt, _)) => {
                 let name = Instance::new(7 << 64).prefix(*attempt, Dialect::Kazoo, Mode::Lock);
                 let node = Znode::parse(&format!("{name}0000000001")).expect("a contender");
                 let children = Ok(vec![node.name().to_owned()]);
-                Some(Event::Entered { attempt: *attempt, created: Ok(Created { node, czxid: 1 }), children })
+                let created = Ok(Created { node, czxid: 1 });
+                Some(lock::Event::CreatedAndListed { attempt: *attempt, created, children }.into())
             }
-            Command::Survey { survey, root, leases, .. } => {
+            Command::ReadState { read, root, leases, .. } => {
                 let missing = matches!(broken, Broken::NoRoot | Broken::MakeRoot).then_some(Failure::NoNode);
-                let wrong = fails(Broken::Survey).then(failed).or(missing);
-                let seen = |sight: &Sight| *sight != Sight::Skip;
+                let wrong = fails(Broken::Read).then(failed).or(missing);
+                let seen = |sight: &Reading| *sight != Reading::Skip;
                 let root = seen(root).then(|| match &wrong {
                     Some(failure) => Err(failure.clone()),
                     None => Ok(Root { version: 0, written: 5, data: b"1".to_vec() }),
@@ -109,28 +110,30 @@ mod tests {
                     Some(failure) => Err(failure.clone()),
                     None => Ok(Leases { names: Vec::new(), written: 5 }),
                 });
-                Some(Event::Surveyed { survey: *survey, root, leases })
+                Some(Event::StateRead { read: *read, root, leases })
             }
-            Command::MakeRoot { survey, .. } => {
+            Command::MakeRoot { read, .. } => {
                 let made = if fails(Broken::MakeRoot) { Err(failed()) } else { Ok(()) };
-                Some(Event::RootMade(*survey, made))
+                Some(Event::RootMade(*read, made))
             }
             Command::Take { take, .. } => Some(Event::Taken(
                 *take,
                 match broken {
                     Broken::Take | Broken::Find => Err(TakeFailure::Failed(Failure::Unknown("lost".into()))),
-                    Broken::Survey | Broken::NoRoot | Broken::MakeRoot | Broken::Return => Ok(()),
+                    Broken::Read | Broken::NoRoot | Broken::MakeRoot | Broken::DeleteLease => Ok(()),
                 },
             )),
             Command::FindLeases(take) => {
                 let found = if fails(Broken::Find) { Err(failed()) } else { Ok(Vec::new()) };
                 Some(Event::LeasesFound(*take, found))
             }
-            Command::Return(lease) => {
-                let gone = if fails(Broken::Return) { Err(failed()) } else { Ok(()) };
-                Some(Event::Returned(lease.clone(), gone))
+            Command::DeleteLease(lease) => {
+                let gone = if fails(Broken::DeleteLease) { Err(failed()) } else { Ok(()) };
+                Some(Event::LeaseDeleted(lease.clone(), gone))
             }
-            Command::Delete(attempt, _) => Some(Event::Deleted(*attempt, Ok(()))),
+            Command::Mutex(lock::Command::Delete(attempt, _)) => {
+                Some(lock::Event::Deleted(*attempt, Ok(())).into())
+            }
             _ => None,
         }
     }
@@ -141,8 +144,8 @@ mod tests {
         let (mut events, mut out) = (Vec::new(), Vec::new());
         let request =
             PermitRequest { count: 1, limit: Some(1), agreed: false, bytes: 100, wait: Wait::Forever };
-        events.push(Event::Connected { session: 1 });
-        events.push(Event::AcquirePermits { ticket: Ticket(1), request });
+        events.push(PathEvent::Connected { session: 1 }.into());
+        events.push(Event::Acquire { ticket: Ticket(1), request });
         loop {
             let mut answered = 0;
             while !events.is_empty() {
@@ -152,8 +155,8 @@ mod tests {
                 }
                 events.drain(..).for_each(|event| machine.handle(event, now, &mut out));
                 for command in out.drain(..) {
-                    if let Command::GrantPermits { ticket, .. } = &command {
-                        events.push(Event::Release(*ticket));
+                    if let Command::Grant { ticket, .. } = &command {
+                        events.push(PathEvent::Release(*ticket).into());
                     }
                     let event = answer(broken, failure, &command);
                     sent += usize::from(event.is_some());
@@ -164,7 +167,7 @@ mod tests {
                 Some(due) => now = due,
                 None => return Some(sent),
             }
-            events.push(Event::Wake);
+            events.push(PathEvent::Wake.into());
         }
     }
 
@@ -176,16 +179,16 @@ mod tests {
         let lost = Failure::Unknown("nobody knows".into());
         let throttled = Failure::Refused("throttled".into());
         for (broken, failure) in [
-            (Broken::Survey, &lost),
+            (Broken::Read, &lost),
             (Broken::NoRoot, &lost),
             (Broken::MakeRoot, &lost),
             (Broken::Take, &lost),
             (Broken::Find, &lost),
             (Broken::Find, &throttled),
             (Broken::Find, &Failure::NoAuth),
-            (Broken::Return, &lost),
-            (Broken::Return, &throttled),
-            (Broken::Return, &Failure::NoAuth),
+            (Broken::DeleteLease, &lost),
+            (Broken::DeleteLease, &throttled),
+            (Broken::DeleteLease, &Failure::NoAuth),
         ] {
             let sent = sent_in_a_minute(broken, failure);
             assert!(

@@ -1,14 +1,12 @@
-//! Leases: who of those in line gets them, and the transaction that makes them.
+//! Which claims get leases, and the transaction that makes them.
 
 use std::collections::BTreeSet;
 
+use super::protocol::{Command, PermitRequest, TakeFailure};
 use super::turn::{Serving, Step};
 use super::{Limit, MAX_TAKE, Retry, Semaphore, Stage};
-use crate::machine::lock::protocol::{
-    Command, Event, Failure, PermitRequest, Refusal, TakeFailure, Ticket, Wait,
-};
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Machine, Moment};
+use crate::machine::{Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Ticket, Wait, lock};
 
 /// A transaction that makes leases, in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,25 +33,25 @@ impl Semaphore {
                 self.take = Some(take);
                 self.find_again(attempt, true, now, out);
             }
-            // Its loss will be told, and settles it.
+            // `Lost` follows.
             Err(TakeFailure::Failed(Failure::SessionGone)) => self.take = Some(take),
             Err(TakeFailure::MutexGone) => {
                 let name = take.mutex.name().to_owned();
                 self.put_back(&take, None, out);
-                self.mutex(Event::Missing(vec![name]), now, out);
+                self.mutex(PathEvent::Missing(vec![name]).into(), now, out);
             }
             Err(TakeFailure::LimitChanged | TakeFailure::RootGone | TakeFailure::Failed(Failure::NoNode)) => {
                 self.limit = Limit::Unknown;
                 self.put_back(&take, None, out);
-                self.look_closely(out);
+                self.read_and_watch(out);
             }
             Err(TakeFailure::Failed(Failure::NoAuth)) => {
                 self.put_back(&take, Some(Refusal::NoAuth(None)), out);
-                self.look_closely(out);
+                self.read_and_watch(out);
             }
             Err(TakeFailure::Failed(Failure::Refused(reason))) => {
                 self.put_back(&take, Some(Refusal::Rejected(reason)), out);
-                self.look_closely(out);
+                self.read_and_watch(out);
             }
         }
     }
@@ -72,9 +70,9 @@ impl Semaphore {
             }
             Ok(_) | Err(Failure::NoNode) => {
                 self.put_back(&take, None, out);
-                self.look_closely(out);
+                self.read_and_watch(out);
             }
-            // The end of the session takes them away.
+            // The server deletes them with the session.
             Err(Failure::NoAuth | Failure::Refused(_)) if self.closed => {
                 take.leases.iter().for_each(|(ticket, _)| self.remove(*ticket, false, out));
             }
@@ -90,7 +88,7 @@ impl Semaphore {
         }
     }
 
-    /// The leases are there.
+    /// The leases exist.
     fn succeed(&mut self, take: Take, now: Moment, out: &mut Vec<Command>) {
         self.retries.done(&Retry::Turn);
         let tickets: BTreeSet<Ticket> = take.leases.iter().map(|(ticket, _)| *ticket).collect();
@@ -105,31 +103,31 @@ impl Semaphore {
                     self.set(ticket, Stage::Taken { czxid: take.czxid });
                     self.line.remove(&arrival);
                 }
-                Some(_) | None => self.give_back(ticket, out),
+                Some(_) | None => self.delete_leases(ticket, out),
             }
         }
         if take.keep {
-            return self.look_closely(out);
+            return self.read_and_watch(out);
         }
         let Some(turn) = self.turn.take() else { return };
-        turn.calm(out);
-        // The mutex went in the same transaction: its delete is done already.
+        turn.unwatch(out);
+        // The same transaction has deleted the mutex.
         let mut commands = Vec::new();
-        self.mutex.handle(Event::Release(turn.ticket), now, &mut commands);
+        self.mutex.handle(PathEvent::Release(turn.ticket).into(), now, &mut commands);
         for command in commands {
             match command {
-                Command::Delete(attempt, node) if node == take.mutex => {
-                    self.mutex(Event::Deleted(attempt, Ok(())), now, out)
+                lock::Command::Delete(attempt, node) if node == take.mutex => {
+                    self.mutex(lock::Event::Deleted(attempt, Ok(())), now, out)
                 }
                 command => self.relay(command, false, out),
             }
         }
     }
 
-    /// There are no leases: whoever still wants them stands in line again, or gets this answer.
+    /// There are no leases: the claims are queued again, or refused.
     fn put_back(&mut self, take: &Take, refusal: Option<Refusal>, out: &mut Vec<Command>) {
         if !take.keep {
-            out.push(Command::Track(take.mutex.clone()));
+            out.push(lock::Command::Track(take.mutex.clone()).into());
         }
         for (ticket, _) in &take.leases {
             match self.stage(*ticket) {
@@ -145,11 +143,10 @@ impl Semaphore {
         }
     }
 
-    /// Serves the line, as far as there are permits. Claims that came before `asked` had come when the leases were
-    /// listed.
+    /// Serves the line, as far as there are permits. Claims numbered below `asked` came before the leases were listed.
     pub(super) fn serve(&mut self, leases: usize, asked: u64, out: &mut Vec<Command>) {
         let Some(Serving { mutex, czxid, before, step, .. }) = self.serving().cloned() else { return };
-        let Limit::Stored { version, .. } = self.limit else { return self.look_closely(out) };
+        let Limit::Stored { version, .. } = self.limit else { return self.read_and_watch(out) };
         let (mut used, mut chosen, mut waiting) = (leases as u64, Vec::new(), false);
         let (mut bytes, mut rest) = (0, false);
         let line: Vec<(u64, Ticket)> = self.line.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
@@ -161,15 +158,15 @@ impl Semaphore {
                 claim.request.agreed = true;
             }
             match permits {
-                // It may know of a limit that is newer than what was seen.
+                // The caller may know a newer limit.
                 Err(_) if arrival >= asked => {
                     self.limit = Limit::Unknown;
-                    return self.look_closely(out);
+                    return self.read_and_watch(out);
                 }
                 Err(refusal) => self.give_up(ticket, refusal, out),
                 Ok(limit) if !waiting && used + u64::from(count) <= limit => {
                     bytes += count as usize * size;
-                    // The rest follows in a transaction of its own.
+                    // The rest follows in another transaction.
                     if bytes > MAX_TAKE / 2 && !chosen.is_empty() {
                         rest = true;
                         break;
@@ -178,7 +175,7 @@ impl Semaphore {
                     chosen.push((ticket, count));
                 }
                 Ok(_) if wait == Wait::Try => self.give_up(ticket, Refusal::Contended, out),
-                // Nobody overtakes: otherwise who wants many would wait for ever.
+                // No claim overtakes another: otherwise a claim of many permits would never be served.
                 Ok(_) => waiting = true,
             }
         }

@@ -1,6 +1,7 @@
 use super::*;
-use crate::machine::lock::protocol::{Created, Leases, Root, Sight, TakeFailure};
-use crate::machine::node::{Dialect, Mode, Znode};
+use crate::machine::exclusion::{Dialect, Mode};
+use crate::machine::lock::{self, Created};
+use crate::machine::node::Znode;
 
 /// A semaphore with a session, and the answers of a server.
 struct Test {
@@ -16,7 +17,7 @@ impl Test {
     fn new() -> Test {
         let machine = Semaphore::new(Instance::new(7 << 48));
         let mut test = Test { machine, now: Moment(0), written: 10 };
-        assert_eq!(test.on(Event::Connected { session: 1 }), []);
+        assert_eq!(test.on(PathEvent::Connected { session: 1 }), []);
         test
     }
 
@@ -25,23 +26,23 @@ impl Test {
         let mut test = Test::new();
         let _ = test.acquire(90, 1, FOREVER);
         test.granted(0, 0);
-        test.surveyed(0, Some(2), &[]);
+        test.state_read(0, Some(2), &[]);
         test.taken(2);
-        let released = test.on(Event::Release(Ticket(90)));
-        assert_eq!(released, [Command::Return(test.lease(1))]);
-        assert_eq!(test.on(Event::Returned(test.lease(1), Ok(()))), [forget(90, true)]);
+        let released = test.on(PathEvent::Release(Ticket(90)));
+        assert_eq!(released, [Command::DeleteLease(test.lease(1))]);
+        assert_eq!(test.on(Event::LeaseDeleted(test.lease(1), Ok(()))), [forget(90, true)]);
         test
     }
 
-    fn on(&mut self, event: Event) -> Vec<Command> {
+    fn on(&mut self, event: impl Into<Event>) -> Vec<Command> {
         let mut out = Vec::new();
-        self.machine.handle(event, self.now, &mut out);
+        self.machine.handle(event.into(), self.now, &mut out);
         out
     }
 
     fn acquire(&mut self, ticket: u64, count: u32, wait: Wait) -> Vec<Command> {
         let request = PermitRequest { count, limit: Some(2), agreed: false, bytes: 100, wait };
-        self.on(Event::AcquirePermits { ticket: Ticket(ticket), request })
+        self.on(Event::Acquire { ticket: Ticket(ticket), request })
     }
 
     fn mutex(&self, attempt: u64, sequence: u64) -> Znode {
@@ -59,21 +60,21 @@ impl Test {
         children.push(node.name().to_owned());
         let czxid = 100 + sequence as i64;
         let created = Ok(Created { node, czxid });
-        self.on(Event::Entered { attempt: Attempt(attempt), created, children: Ok(children) })
+        self.on(lock::Event::CreatedAndListed { attempt: Attempt(attempt), created, children: Ok(children) })
     }
 
     /// The mutex is ours at once.
     fn granted(&mut self, attempt: u64, sequence: u64) {
         let node = self.mutex(attempt, sequence);
-        assert_eq!(self.entered(attempt, sequence, &[]), [Command::Track(node)]);
+        assert_eq!(self.entered(attempt, sequence, &[]), [Command::Mutex(lock::Command::Track(node))]);
     }
 
-    fn surveyed(&mut self, survey: u64, permits: Option<u32>, leases: &[&str]) -> Vec<Command> {
+    fn state_read(&mut self, read: u64, permits: Option<u32>, leases: &[&str]) -> Vec<Command> {
         let data = |permits: u32| permits.to_string().into_bytes();
         let root = permits.map(|permits| Ok(Root { version: 0, written: self.written, data: data(permits) }));
         let names = leases.iter().map(|name| name.to_string()).collect();
         let leases = Some(Ok(Leases { names, written: self.written }));
-        self.on(Event::Surveyed { survey: Attempt(survey), root, leases })
+        self.on(Event::StateRead { read: Attempt(read), root, leases })
     }
 
     fn taken(&mut self, take: u64) -> Vec<Command> {
@@ -94,53 +95,53 @@ impl Test {
 
     fn grant(&self, ticket: u64, leases: &[u64], czxid: i64) -> Command {
         let leases = leases.iter().map(|lease| self.lease(*lease)).collect();
-        Command::GrantPermits { ticket: Ticket(ticket), leases, czxid }
+        Command::Grant { ticket: Ticket(ticket), leases, czxid }
     }
 }
 
-fn survey(survey: u64, root: Sight, leases: Sight) -> Command {
-    Command::Survey { survey: Attempt(survey), sync: false, root, leases }
+fn read(read: u64, root: Reading, leases: Reading) -> Command {
+    Command::ReadState { read: Attempt(read), sync: false, root, leases }
 }
 
 /// Behind a sync.
-fn synced(number: u64, root: Sight, leases: Sight) -> Command {
-    match survey(number, root, leases) {
-        Command::Survey { survey, sync: _, root, leases } => {
-            Command::Survey { survey, sync: true, root, leases }
+fn synced(number: u64, root: Reading, leases: Reading) -> Command {
+    match read(number, root, leases) {
+        Command::ReadState { read, sync: _, root, leases } => {
+            Command::ReadState { read, sync: true, root, leases }
         }
         other => other,
     }
 }
 
 fn enter(attempt: u64, ticket: u64) -> Command {
-    Command::Enter(Attempt(attempt), Ticket(ticket))
+    Command::Mutex(lock::Command::CreateAndList(Attempt(attempt), Ticket(ticket)))
 }
 
 fn forget(ticket: u64, confirmed: bool) -> Command {
-    Command::Forget { ticket: Ticket(ticket), confirmed }
+    Command::Reply(Reply::Forgotten { ticket: Ticket(ticket), confirmed })
 }
 
 fn refuse(ticket: u64, refusal: Refusal) -> Command {
-    Command::Refuse(Ticket(ticket), refusal)
+    Command::Reply(Reply::Refused(Ticket(ticket), refusal))
 }
 
 #[test]
 fn the_first_one_makes_the_root_with_its_number() {
     let mut test = Test::new();
     let first = test.acquire(1, 1, FOREVER);
-    assert_eq!(first, [enter(0, 1), survey(0, Sight::Look, Sight::Look)]);
+    assert_eq!(first, [enter(0, 1), read(0, Reading::Once, Reading::Once)]);
     test.granted(0, 0);
-    let missing = Event::Surveyed {
-        survey: Attempt(0),
+    let missing = Event::StateRead {
+        read: Attempt(0),
         root: Some(Err(Failure::NoNode)),
         leases: Some(Err(Failure::NoNode)),
     };
-    let make = Command::MakeRoot { survey: Attempt(1), ticket: Ticket(1), limit: 2 };
+    let make = Command::MakeRoot { read: Attempt(1), ticket: Ticket(1), limit: 2 };
     assert_eq!(test.on(missing), [make]);
     let made = test.on(Event::RootMade(Attempt(1), Ok(())));
-    assert_eq!(made, [survey(2, Sight::Look, Sight::Watch)]);
-    assert_eq!(test.surveyed(2, Some(2), &[]), [test.take(4, (0, 0), false, [(1, 3)])]);
-    let grant = [Command::TrackLease(test.lease(3)), test.grant(1, &[3], 100), Command::Calm];
+    assert_eq!(made, [read(2, Reading::Once, Reading::Watch)]);
+    assert_eq!(test.state_read(2, Some(2), &[]), [test.take(4, (0, 0), false, [(1, 3)])]);
+    let grant = [Command::TrackLease(test.lease(3)), test.grant(1, &[3], 100), Command::UnwatchState];
     assert_eq!(test.taken(4), grant);
     assert!(!test.machine.is_idle());
 }
@@ -151,10 +152,13 @@ fn behind_many() -> (Test, [Znode; 3]) {
     let _ = test.acquire(1, 1, FOREVER);
     let names = [6, 7, 8].map(|number| format!("{:032x}__lock__{number:010}", 9));
     let _ = test.entered(1, 9, &names.each_ref().map(String::as_str));
-    assert_eq!(test.surveyed(3, None, &[]), [Command::Queued(Ticket(1), 3)]);
+    assert_eq!(test.state_read(3, None, &[]), [Command::Reply(Reply::Queued(Ticket(1), 3))]);
     let ahead = names.map(|name| Znode::parse(&name).expect("a contender"));
-    let gone = test.on(Event::Fired { node: ahead[2].clone(), gone: true });
-    assert_eq!(gone, [Command::List(Attempt(1)), synced(4, Sight::Skip, Sight::Look)]);
+    let gone = test.on(lock::Event::Fired { node: ahead[2].clone(), gone: true });
+    assert_eq!(
+        gone,
+        [Command::Mutex(lock::Command::List(Attempt(1))), synced(4, Reading::Skip, Reading::Once)]
+    );
     (test, ahead)
 }
 
@@ -162,33 +166,36 @@ fn behind_many() -> (Test, [Znode; 3]) {
 fn the_list_that_shows_the_turn_and_that_of_the_leases_fly_together() {
     let (mut test, _) = behind_many();
     let own = test.mutex(1, 9).name().to_owned();
-    assert_eq!(test.on(Event::Listed(Attempt(1), Ok(vec![own]))), []);
-    assert_eq!(test.surveyed(4, None, &[]), [test.take(6, (1, 9), false, [(1, 5)])]);
+    assert_eq!(test.on(lock::Event::Listed(Attempt(1), Ok(vec![own]))), []);
+    assert_eq!(test.state_read(4, None, &[]), [test.take(6, (1, 9), false, [(1, 5)])]);
 }
 
 #[test]
 fn leases_that_were_listed_while_others_were_ahead_do_not_count() {
     let (mut test, ahead) = behind_many();
     let listed = vec![ahead[0].name().to_owned(), test.mutex(1, 9).name().to_owned()];
-    assert_eq!(test.on(Event::Listed(Attempt(1), Ok(listed))), [Command::Watch(ahead[0].clone())]);
-    assert_eq!(test.surveyed(4, None, &[]), []);
-    let turn = test.on(Event::Fired { node: ahead[0].clone(), gone: true });
-    assert_eq!(turn, [synced(5, Sight::Skip, Sight::Watch)]);
+    assert_eq!(
+        test.on(lock::Event::Listed(Attempt(1), Ok(listed))),
+        [Command::Mutex(lock::Command::Watch(ahead[0].clone()))]
+    );
+    assert_eq!(test.state_read(4, None, &[]), []);
+    let turn = test.on(lock::Event::Fired { node: ahead[0].clone(), gone: true });
+    assert_eq!(turn, [synced(5, Reading::Skip, Reading::Watch)]);
 }
 
 #[test]
 fn a_free_permit_costs_two_flights_and_a_delete() {
     let mut test = Test::warm();
     let flight = test.acquire(1, 2, FOREVER);
-    assert_eq!(flight, [enter(1, 1), survey(3, Sight::Skip, Sight::Look)]);
+    assert_eq!(flight, [enter(1, 1), read(3, Reading::Skip, Reading::Once)]);
     test.granted(1, 1);
-    assert_eq!(test.surveyed(3, None, &[]), [test.take(6, (1, 1), false, [(1, 4), (1, 5)])]);
+    assert_eq!(test.state_read(3, None, &[]), [test.take(6, (1, 1), false, [(1, 4), (1, 5)])]);
     let leases = [4, 5].map(|lease| Command::TrackLease(test.lease(lease)));
     assert_eq!(test.taken(6), [&leases[..], &[test.grant(1, &[4, 5], 101)]].concat());
-    let released = test.on(Event::Release(Ticket(1)));
-    assert_eq!(released, [4, 5].map(|lease| Command::Return(test.lease(lease))));
-    assert_eq!(test.on(Event::Returned(test.lease(4), Ok(()))), []);
-    assert_eq!(test.on(Event::Returned(test.lease(5), Err(Failure::NoNode))), [forget(1, true)]);
+    let released = test.on(PathEvent::Release(Ticket(1)));
+    assert_eq!(released, [4, 5].map(|lease| Command::DeleteLease(test.lease(lease))));
+    assert_eq!(test.on(Event::LeaseDeleted(test.lease(4), Ok(()))), []);
+    assert_eq!(test.on(Event::LeaseDeleted(test.lease(5), Err(Failure::NoNode))), [forget(1, true)]);
     assert!(test.machine.is_idle());
 }
 
@@ -198,14 +205,18 @@ fn what_was_seen_before_the_mutex_was_ours_does_not_count() {
     test.acquire(1, 1, FOREVER);
     let other = format!("{:032x}__lock__{:010}", 1, 1);
     let queued = test.entered(1, 2, &[&other]);
-    let watch = Command::Watch(Znode::parse(&other).expect("a contender"));
-    assert_eq!(queued, [Command::Track(test.mutex(1, 2)), watch]);
-    assert_eq!(test.surveyed(3, None, &[]), [Command::Queued(Ticket(1), 1)], "it was free then");
+    let watch = Command::Mutex(lock::Command::Watch(Znode::parse(&other).expect("a contender")));
+    assert_eq!(queued, [Command::Mutex(lock::Command::Track(test.mutex(1, 2))), watch]);
+    assert_eq!(
+        test.state_read(3, None, &[]),
+        [Command::Reply(Reply::Queued(Ticket(1), 1))],
+        "it was free then"
+    );
     let node = Znode::parse(&other).expect("a contender");
-    let first = test.on(Event::Fired { node, gone: true });
-    assert_eq!(first, [synced(4, Sight::Skip, Sight::Watch)]);
-    let full = test.surveyed(4, None, &["a", "b"]);
-    assert_eq!(full, [survey(5, Sight::Watch, Sight::Skip)], "the other one has taken the last");
+    let first = test.on(lock::Event::Fired { node, gone: true });
+    assert_eq!(first, [synced(4, Reading::Skip, Reading::Watch)]);
+    let full = test.state_read(4, None, &["a", "b"]);
+    assert_eq!(full, [read(5, Reading::Watch, Reading::Skip)], "the other one has taken the last");
 }
 
 /// The first in line wants two, and one of two is free.
@@ -214,9 +225,12 @@ fn full() -> Test {
     test.acquire(1, 2, FOREVER);
     test.acquire(2, 1, FOREVER);
     test.granted(1, 1);
-    assert_eq!(test.surveyed(3, None, &["x"]), [survey(4, Sight::Watch, Sight::Watch)]);
-    let told = test.surveyed(4, Some(2), &["x"]);
-    assert_eq!(told, [Command::Queued(Ticket(1), 0), Command::Queued(Ticket(2), 1)]);
+    assert_eq!(test.state_read(3, None, &["x"]), [read(4, Reading::Watch, Reading::Watch)]);
+    let told = test.state_read(4, Some(2), &["x"]);
+    assert_eq!(
+        told,
+        [Command::Reply(Reply::Queued(Ticket(1), 0)), Command::Reply(Reply::Queued(Ticket(2), 1))]
+    );
     test
 }
 
@@ -224,52 +238,59 @@ fn full() -> Test {
 fn nobody_overtakes_who_wants_more_than_there_is_and_the_mutex_is_kept() {
     let mut test = full();
     assert_eq!(test.acquire(3, 1, Wait::Try), [refuse(3, Refusal::Contended), forget(3, true)]);
-    let disturbed = test.on(Event::Disturbed { survey: Attempt(4), root: false });
-    assert_eq!(disturbed, [survey(5, Sight::Skip, Sight::Watch)]);
-    assert_eq!(test.surveyed(5, None, &[]), [test.take(8, (1, 1), true, [(1, 6), (1, 7)])]);
+    let changed = test.on(Event::Changed { read: Attempt(4), part: Part::Leases });
+    assert_eq!(changed, [read(5, Reading::Skip, Reading::Watch)]);
+    assert_eq!(test.state_read(5, None, &[]), [test.take(8, (1, 1), true, [(1, 6), (1, 7)])]);
     let granted = test.taken(8);
     assert!(granted.contains(&test.grant(1, &[6, 7], 101)));
-    assert_eq!(granted.last(), Some(&survey(9, Sight::Skip, Sight::Watch)), "the second waits for its turn");
+    assert_eq!(
+        granted.last(),
+        Some(&read(9, Reading::Skip, Reading::Watch)),
+        "the second waits for its turn"
+    );
 }
 
 #[test]
 fn whoever_comes_next_is_served_when_the_first_in_line_gives_up() {
     let mut test = full();
-    let cancelled = test.on(Event::Cancel(Ticket(1)));
+    let cancelled = test.on(PathEvent::Cancel(Ticket(1)));
     let refused = [refuse(1, Refusal::Cancelled), forget(1, true)];
-    assert_eq!(cancelled, [&refused[..], &[survey(5, Sight::Skip, Sight::Watch)]].concat());
-    assert_eq!(test.surveyed(5, None, &["x"]), [test.take(7, (1, 1), false, [(2, 6)])]);
+    assert_eq!(cancelled, [&refused[..], &[read(5, Reading::Skip, Reading::Watch)]].concat());
+    assert_eq!(test.state_read(5, None, &["x"]), [test.take(7, (1, 1), false, [(2, 6)])]);
 }
 
 #[test]
 fn the_mutex_is_given_up_when_nobody_waits_any_more() {
     let mut test = full();
-    test.on(Event::Cancel(Ticket(1)));
-    let last = test.on(Event::Cancel(Ticket(2)));
+    test.on(PathEvent::Cancel(Ticket(1)));
+    let last = test.on(PathEvent::Cancel(Ticket(2)));
     assert_eq!(
         last,
         [
             refuse(2, Refusal::Cancelled),
             forget(2, true),
-            Command::Calm,
-            Command::Delete(Attempt(1), test.mutex(1, 1))
+            Command::UnwatchState,
+            Command::Mutex(lock::Command::Delete(Attempt(1), test.mutex(1, 1)))
         ]
     );
     assert!(!test.machine.is_idle(), "until its node is gone");
-    assert_eq!(test.on(Event::Deleted(Attempt(1), Ok(()))), []);
+    assert_eq!(test.on(lock::Event::Deleted(Attempt(1), Ok(()))), []);
     assert!(test.machine.is_idle());
 }
 
 #[test]
 fn a_change_of_the_limit_is_seen_by_who_waits_and_by_who_takes() {
     let mut test = full();
-    let disturbed = test.on(Event::Disturbed { survey: Attempt(4), root: true });
-    assert_eq!(disturbed, [survey(5, Sight::Look, Sight::Watch)]);
+    let changed = test.on(Event::Changed { read: Attempt(4), part: Part::Root });
+    assert_eq!(changed, [read(5, Reading::Once, Reading::Watch)]);
     let take = test.take(9, (1, 1), false, [(1, 6), (1, 7), (2, 8)]);
-    assert_eq!(test.surveyed(5, Some(4), &["x"]), [take]);
+    assert_eq!(test.state_read(5, Some(4), &["x"]), [take]);
     let again = test.on(Event::Taken(Attempt(9), Err(TakeFailure::LimitChanged)));
-    assert_eq!(again, [Command::Track(test.mutex(1, 1)), survey(10, Sight::Look, Sight::Watch)]);
-    let refused = test.surveyed(10, Some(1), &[]);
+    assert_eq!(
+        again,
+        [Command::Mutex(lock::Command::Track(test.mutex(1, 1))), read(10, Reading::Once, Reading::Watch)]
+    );
+    let refused = test.state_read(10, Some(1), &[]);
     let never = refuse(1, Refusal::TooMany { count: 2, limit: 1 });
     assert_eq!(refused[..2], [never, forget(1, true)]);
     assert_eq!(refused[2..], [test.take(12, (1, 1), false, [(2, 11)])]);
@@ -281,16 +302,16 @@ fn the_number_of_a_handle_is_compared_with_the_stored_one_unless_that_is_none() 
     test.acquire(1, 1, FOREVER);
     test.granted(0, 0);
     let mismatch = refuse(1, Refusal::LimitMismatch { stored: 5, given: 2 });
-    assert_eq!(test.surveyed(0, Some(5), &[])[..2], [mismatch, forget(1, true)]);
+    assert_eq!(test.state_read(0, Some(5), &[])[..2], [mismatch, forget(1, true)]);
 
     let mut test = Test::new();
     let request = PermitRequest { count: 1, limit: None, agreed: false, bytes: 100, wait: FOREVER };
-    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.on(Event::Acquire { ticket: Ticket(1), request });
     test.acquire(2, 1, FOREVER);
     test.granted(0, 0);
     let root = Some(Ok(Root { version: 3, written: 1, data: b"anything".to_vec() }));
     let leases = Some(Ok(Leases { names: vec!["x".into()], written: 1 }));
-    let found = test.on(Event::Surveyed { survey: Attempt(0), root, leases });
+    let found = test.on(Event::StateRead { read: Attempt(0), root, leases });
     assert_eq!(found[..2], [refuse(1, Refusal::NoLimit), forget(1, true)]);
     assert!(matches!(&found[2], Command::Take { version: 3, leases, .. } if leases[0].0 == Ticket(2)));
 }
@@ -300,11 +321,11 @@ fn a_cancel_while_the_leases_are_being_made_gives_them_back() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
-    test.surveyed(3, None, &[]);
-    assert_eq!(test.on(Event::Cancel(Ticket(1))), [refuse(1, Refusal::Cancelled)]);
+    test.state_read(3, None, &[]);
+    assert_eq!(test.on(PathEvent::Cancel(Ticket(1))), [refuse(1, Refusal::Cancelled)]);
     let back = test.taken(5);
-    assert_eq!(back, [Command::TrackLease(test.lease(4)), Command::Return(test.lease(4))]);
-    assert_eq!(test.on(Event::Returned(test.lease(4), Ok(()))), [forget(1, true)]);
+    assert_eq!(back, [Command::TrackLease(test.lease(4)), Command::DeleteLease(test.lease(4))]);
+    assert_eq!(test.on(Event::LeaseDeleted(test.lease(4), Ok(()))), [forget(1, true)]);
     assert!(test.machine.is_idle());
 }
 
@@ -314,7 +335,7 @@ fn after_an_unknown_outcome_the_leases_are_looked_for() {
         let mut test = Test::warm();
         test.acquire(1, 1, FOREVER);
         test.granted(1, 1);
-        test.surveyed(3, None, &[]);
+        test.state_read(3, None, &[]);
         let unknown = Err(TakeFailure::Failed(Failure::Unknown("reset".into())));
         assert_eq!(test.on(Event::Taken(Attempt(5), unknown)), [Command::FindLeases(Attempt(5))]);
         let names = if there { vec![test.lease(4)] } else { vec![test.lease(1)] };
@@ -322,7 +343,10 @@ fn after_an_unknown_outcome_the_leases_are_looked_for() {
         match there {
             true => assert_eq!(found, [Command::TrackLease(test.lease(4)), test.grant(1, &[4], 101)]),
             false => {
-                let again = [Command::Track(test.mutex(1, 1)), survey(6, Sight::Skip, Sight::Watch)];
+                let again = [
+                    Command::Mutex(lock::Command::Track(test.mutex(1, 1))),
+                    read(6, Reading::Skip, Reading::Watch),
+                ];
                 assert_eq!(found, again);
             }
         }
@@ -334,11 +358,17 @@ fn a_mutex_that_was_taken_away_is_queued_for_again() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
-    test.surveyed(3, None, &[]);
+    test.state_read(3, None, &[]);
     let gone = test.on(Event::Taken(Attempt(5), Err(TakeFailure::MutexGone)));
     let node = test.mutex(1, 1);
-    assert_eq!(gone[..2], [Command::Track(node.clone()), Command::Delete(Attempt(1), node)]);
-    assert_eq!(gone[2..], [enter(2, 1), survey(6, Sight::Skip, Sight::Look)]);
+    assert_eq!(
+        gone[..2],
+        [
+            Command::Mutex(lock::Command::Track(node.clone())),
+            Command::Mutex(lock::Command::Delete(Attempt(1), node))
+        ]
+    );
+    assert_eq!(gone[2..], [enter(2, 1), read(6, Reading::Skip, Reading::Once)]);
 }
 
 #[test]
@@ -346,13 +376,13 @@ fn nothing_is_granted_while_the_session_is_in_doubt() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
-    test.surveyed(3, None, &[]);
-    assert_eq!(test.on(Event::Suspended), []);
+    test.state_read(3, None, &[]);
+    assert_eq!(test.on(PathEvent::Suspended), []);
     assert_eq!(test.taken(5), [Command::TrackLease(test.lease(4))]);
     assert_eq!(test.acquire(2, 1, Wait::Try), [refuse(2, Refusal::Suspended), forget(2, true)]);
-    assert_eq!(test.on(Event::Resumed), [test.grant(1, &[4], 101)]);
-    assert_eq!(test.on(Event::Suspended), [Command::Suspend(Ticket(1))]);
-    assert_eq!(test.on(Event::Resumed), [Command::Resume(Ticket(1))]);
+    assert_eq!(test.on(PathEvent::Resumed), [test.grant(1, &[4], 101)]);
+    assert_eq!(test.on(PathEvent::Suspended), [Command::Reply(Reply::Suspended(Ticket(1)))]);
+    assert_eq!(test.on(PathEvent::Resumed), [Command::Reply(Reply::Resumed(Ticket(1)))]);
 }
 
 #[test]
@@ -360,15 +390,15 @@ fn with_the_session_holders_lose_and_waiters_wait_on() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
-    test.surveyed(3, None, &[]);
+    test.state_read(3, None, &[]);
     test.taken(5);
     test.acquire(2, 1, FOREVER);
     test.granted(2, 2);
-    test.surveyed(6, None, &["x"]);
-    assert_eq!(test.on(Event::Lost), [Command::Lose(Ticket(1)), forget(1, false)]);
-    let again = test.on(Event::Connected { session: 2 });
-    assert_eq!(again, [enter(3, 2), survey(9, Sight::Look, Sight::Look)]);
-    assert_eq!(test.on(Event::Release(Ticket(1))), [forget(1, false)]);
+    test.state_read(6, None, &["x"]);
+    assert_eq!(test.on(PathEvent::Lost), [Command::Reply(Reply::Lost(Ticket(1))), forget(1, false)]);
+    let again = test.on(PathEvent::Connected { session: 2 });
+    assert_eq!(again, [enter(3, 2), read(9, Reading::Once, Reading::Once)]);
+    assert_eq!(test.on(PathEvent::Release(Ticket(1))), [forget(1, false)]);
 }
 
 #[test]
@@ -376,30 +406,30 @@ fn permits_are_lost_as_a_whole_when_one_of_their_leases_is_gone() {
     let mut test = Test::warm();
     test.acquire(1, 2, FOREVER);
     test.granted(1, 1);
-    test.surveyed(3, None, &[]);
+    test.state_read(3, None, &[]);
     test.taken(6);
-    let lost = test.on(Event::Missing(vec![test.lease(4)]));
-    let back = [4, 5].map(|lease| Command::Return(test.lease(lease)));
-    assert_eq!(lost, [&[Command::Lose(Ticket(1))], &back[..]].concat());
+    let lost = test.on(PathEvent::Missing(vec![test.lease(4)]));
+    let back = [4, 5].map(|lease| Command::DeleteLease(test.lease(lease)));
+    assert_eq!(lost, [&[Command::Reply(Reply::Lost(Ticket(1)))], &back[..]].concat());
 }
 
 #[test]
 fn a_try_looks_before_it_stands_in_line_and_does_not_wait_for_long() {
     let mut test = Test::warm();
-    assert_eq!(test.acquire(1, 1, Wait::Try), [survey(3, Sight::Skip, Sight::Look)]);
-    let full = test.surveyed(3, None, &["x", "y"]);
+    assert_eq!(test.acquire(1, 1, Wait::Try), [read(3, Reading::Skip, Reading::Once)]);
+    let full = test.state_read(3, None, &["x", "y"]);
     assert_eq!(full, [refuse(1, Refusal::Contended), forget(1, true)]);
 
     test.acquire(2, 1, Wait::Try);
-    let free = test.surveyed(4, None, &["x"]);
-    assert_eq!(free, [enter(1, 2), survey(5, Sight::Skip, Sight::Look)]);
+    let free = test.state_read(4, None, &["x"]);
+    assert_eq!(free, [enter(1, 2), read(5, Reading::Skip, Reading::Once)]);
     let other = format!("{:032x}__lock__{:010}", 1, 1);
     test.entered(1, 2, &[&other]);
     test.now = test.now + PATIENCE;
     assert_eq!(test.machine.wakeup(), Some(test.now));
-    let given_up = test.on(Event::Wake);
+    let given_up = test.on(PathEvent::Wake);
     assert_eq!(given_up[..2], [refuse(2, Refusal::Contended), forget(2, true)]);
-    assert!(given_up.contains(&Command::Delete(Attempt(1), test.mutex(1, 2))));
+    assert!(given_up.contains(&Command::Mutex(lock::Command::Delete(Attempt(1), test.mutex(1, 2)))));
 }
 
 #[test]
@@ -407,12 +437,15 @@ fn one_deadline_covers_it_all() {
     let mut test = Test::warm();
     test.acquire(1, 1, Wait::Until(Moment(5)));
     test.granted(1, 1);
-    test.surveyed(3, None, &["x", "y"]);
-    test.surveyed(4, Some(2), &["x", "y"]);
+    test.state_read(3, None, &["x", "y"]);
+    test.state_read(4, Some(2), &["x", "y"]);
     test.now = Moment(5);
-    let late = test.on(Event::Wake);
+    let late = test.on(PathEvent::Wake);
     assert_eq!(late[..2], [refuse(1, Refusal::TimedOut), forget(1, true)]);
-    assert_eq!(late[2..], [Command::Calm, Command::Delete(Attempt(1), test.mutex(1, 1))]);
+    assert_eq!(
+        late[2..],
+        [Command::UnwatchState, Command::Mutex(lock::Command::Delete(Attempt(1), test.mutex(1, 1)))]
+    );
     assert_eq!(test.acquire(2, 1, Wait::Until(Moment(5))), [refuse(2, Refusal::TimedOut), forget(2, true)]);
 }
 
@@ -421,10 +454,11 @@ fn nothing_is_sent_for_somebody_who_has_run_out_of_time() {
     let mut test = Test::new();
     test.acquire(1, 1, Wait::Until(Moment(5)));
     let created = Err(Failure::NoNode);
-    let entered = Event::Entered { attempt: Attempt(0), created, children: Err(Failure::NoNode) };
-    assert_eq!(test.on(entered), [Command::MakeDirectory(Attempt(0), Ticket(1))]);
+    let entered =
+        lock::Event::CreatedAndListed { attempt: Attempt(0), created, children: Err(Failure::NoNode) };
+    assert_eq!(test.on(entered), [Command::Mutex(lock::Command::MakeDirectory(Attempt(0), Ticket(1)))]);
     test.now = Moment(5);
-    let late = test.on(Event::DirectoryMade(Attempt(0), Ok(())));
+    let late = test.on(lock::Event::DirectoryMade(Attempt(0), Ok(())));
     assert_eq!(late, [refuse(1, Refusal::TimedOut), forget(1, true)]);
     assert!(test.machine.is_idle());
 }
@@ -434,11 +468,11 @@ fn half_a_survey_leaves_no_watch_behind() {
     let mut test = Test::warm();
     test.acquire(1, 2, FOREVER);
     test.granted(1, 1);
-    assert_eq!(test.surveyed(3, None, &["x"]), [survey(4, Sight::Watch, Sight::Watch)]);
+    assert_eq!(test.state_read(3, None, &["x"]), [read(4, Reading::Watch, Reading::Watch)]);
     let root = Some(Ok(Root { version: 0, written: 10, data: b"2".to_vec() }));
     let leases = Some(Err(Failure::Refused("busy".into())));
-    let failed = test.on(Event::Surveyed { survey: Attempt(4), root, leases });
-    assert_eq!(failed[0], Command::Calm, "the root's watch is there");
+    let failed = test.on(Event::StateRead { read: Attempt(4), root, leases });
+    assert_eq!(failed[0], Command::UnwatchState, "the root's watch is there");
 }
 
 #[test]
@@ -446,24 +480,24 @@ fn a_try_that_looked_while_the_limit_changed_looks_again() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
-    test.surveyed(3, None, &[]);
+    test.state_read(3, None, &[]);
     test.acquire(2, 1, Wait::Try);
     test.on(Event::Taken(Attempt(5), Err(TakeFailure::LimitChanged)));
-    assert_eq!(test.surveyed(6, None, &[]), [survey(8, Sight::Look, Sight::Look)]);
+    assert_eq!(test.state_read(6, None, &[]), [read(8, Reading::Once, Reading::Once)]);
 }
 
 #[test]
 fn a_try_is_patient_for_a_second_more_when_its_mutex_is_taken_away() {
     let mut test = Test::warm();
     test.acquire(2, 1, Wait::Try);
-    test.surveyed(3, None, &[]);
+    test.state_read(3, None, &[]);
     test.granted(1, 1);
-    assert_eq!(test.surveyed(4, None, &[]), [test.take(6, (1, 1), false, [(2, 5)])]);
+    assert_eq!(test.state_read(4, None, &[]), [test.take(6, (1, 1), false, [(2, 5)])]);
     test.now = test.now + PATIENCE;
-    assert_eq!(test.on(Event::Wake), [], "the leases are being made");
+    assert_eq!(test.on(PathEvent::Wake), [], "the leases are being made");
     test.on(Event::Taken(Attempt(6), Err(TakeFailure::MutexGone)));
     test.now = test.now + PATIENCE;
-    assert_eq!(test.on(Event::Wake)[0], refuse(2, Refusal::Contended));
+    assert_eq!(test.on(PathEvent::Wake)[0], refuse(2, Refusal::Contended));
 }
 
 #[test]
@@ -471,10 +505,10 @@ fn closing_does_not_wait_for_an_answer_that_is_forbidden() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
-    test.surveyed(3, None, &[]);
+    test.state_read(3, None, &[]);
     test.on(Event::Taken(Attempt(5), Err(TakeFailure::Failed(Failure::Unknown("reset".into())))));
-    test.on(Event::Close);
-    test.on(Event::Deleted(Attempt(1), Ok(())));
+    test.on(PathEvent::Close);
+    test.on(lock::Event::Deleted(Attempt(1), Ok(())));
     assert_eq!(test.on(Event::LeasesFound(Attempt(5), Err(Failure::NoAuth))), [forget(1, false)]);
     assert!(test.machine.is_idle());
 }
@@ -484,11 +518,11 @@ fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
     // Raised: the version that is remembered would forbid what is allowed.
     let mut test = Test::warm();
     let request = PermitRequest { count: 3, limit: Some(2), agreed: true, bytes: 100, wait: FOREVER };
-    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.on(Event::Acquire { ticket: Ticket(1), request });
     test.granted(1, 1);
     test.written = 11;
-    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
-    let take = test.surveyed(4, Some(3), &[]);
+    assert_eq!(test.state_read(3, None, &[]), [read(4, Reading::Once, Reading::Watch)]);
+    let take = test.state_read(4, Some(3), &[]);
     assert!(matches!(&take[0], Command::Take { leases, .. } if leases.len() == 3));
 
     // The root was made again: the version says nothing.
@@ -496,30 +530,36 @@ fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
     test.acquire(1, 2, FOREVER);
     test.granted(1, 1);
     test.written = 11;
-    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
-    assert_eq!(test.surveyed(4, Some(1), &[])[0], refuse(1, Refusal::LimitMismatch { stored: 1, given: 2 }));
+    assert_eq!(test.state_read(3, None, &[]), [read(4, Reading::Once, Reading::Watch)]);
+    assert_eq!(
+        test.state_read(4, Some(1), &[])[0],
+        refuse(1, Refusal::LimitMismatch { stored: 1, given: 2 })
+    );
 
-    // A try is not told that there is none without another look.
+    // A try is not told that there is none without another read.
     let mut test = Test::warm();
     let request = PermitRequest { count: 1, limit: Some(2), agreed: true, bytes: 100, wait: Wait::Try };
-    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.on(Event::Acquire { ticket: Ticket(1), request });
     test.written = 11;
-    assert_eq!(test.surveyed(3, None, &["x", "y"]), [survey(4, Sight::Look, Sight::Look)]);
-    assert_eq!(test.surveyed(4, Some(3), &["x", "y"])[0], enter(1, 1));
+    assert_eq!(test.state_read(3, None, &["x", "y"]), [read(4, Reading::Once, Reading::Once)]);
+    assert_eq!(test.state_read(4, Some(3), &["x", "y"])[0], enter(1, 1));
 }
 
 #[test]
 fn a_mutex_of_an_earlier_turn_is_deleted_also_when_that_is_due_as_a_take_succeeds() {
     let mut test = full();
-    test.on(Event::Cancel(Ticket(1)));
-    test.on(Event::Cancel(Ticket(2)));
-    test.on(Event::Deleted(Attempt(1), Err(Failure::Refused("busy".into()))));
+    test.on(PathEvent::Cancel(Ticket(1)));
+    test.on(PathEvent::Cancel(Ticket(2)));
+    test.on(lock::Event::Deleted(Attempt(1), Err(Failure::Refused("busy".into()))));
     assert_eq!(test.acquire(3, 1, FOREVER)[0], enter(2, 3));
     test.granted(2, 2);
-    test.surveyed(6, None, &[]);
+    test.state_read(6, None, &[]);
     test.now = test.now + Duration::from_secs(1);
     let granted = test.taken(8);
-    assert!(granted.contains(&Command::Delete(Attempt(1), test.mutex(1, 1))), "{granted:?}");
+    assert!(
+        granted.contains(&Command::Mutex(lock::Command::Delete(Attempt(1), test.mutex(1, 1)))),
+        "{granted:?}"
+    );
 }
 
 #[test]
@@ -527,10 +567,10 @@ fn who_asks_behind_the_look_is_not_refused_by_what_it_saw() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     let request = PermitRequest { count: 3, limit: Some(3), agreed: true, bytes: 100, wait: FOREVER };
-    test.on(Event::AcquirePermits { ticket: Ticket(2), request });
+    test.on(Event::Acquire { ticket: Ticket(2), request });
     test.granted(1, 1);
-    assert_eq!(test.surveyed(3, None, &[]), [survey(4, Sight::Look, Sight::Watch)]);
-    let refused = test.surveyed(4, Some(2), &[]);
+    assert_eq!(test.state_read(3, None, &[]), [read(4, Reading::Once, Reading::Watch)]);
+    let refused = test.state_read(4, Some(2), &[]);
     assert_eq!(refused[0], refuse(2, Refusal::TooMany { count: 3, limit: 2 }));
 }
 
@@ -541,23 +581,23 @@ fn a_survey_that_is_late_does_not_count_when_the_mutex_came_later_still() {
     let other = format!("{:032x}__lock__{:010}", 1, 1);
     test.entered(1, 2, &[&other]);
     let node = Znode::parse(&other).expect("a contender");
-    let first = test.on(Event::Fired { node, gone: true });
-    assert_eq!(first, [synced(4, Sight::Skip, Sight::Watch)]);
-    assert_eq!(test.surveyed(3, None, &[]), [], "it was free before the other one's turn");
+    let first = test.on(lock::Event::Fired { node, gone: true });
+    assert_eq!(first, [synced(4, Reading::Skip, Reading::Watch)]);
+    assert_eq!(test.state_read(3, None, &[]), [], "it was free before the other one's turn");
 }
 
 #[test]
 fn who_has_found_its_number_stored_follows_what_is_stored_while_it_waits() {
     let mut test = Test::new();
-    assert_eq!(test.acquire(1, 1, FOREVER)[1], survey(0, Sight::Look, Sight::Look));
+    assert_eq!(test.acquire(1, 1, FOREVER)[1], read(0, Reading::Once, Reading::Once));
     let other = format!("{:032x}__lock__{:010}", 1, 1);
     test.entered(0, 2, &[&other]);
-    test.surveyed(0, Some(2), &[]);
+    test.state_read(0, Some(2), &[]);
     test.written = 11;
     let node = Znode::parse(&other).expect("a contender");
-    assert_eq!(test.on(Event::Fired { node, gone: true }), [synced(1, Sight::Skip, Sight::Watch)]);
-    assert_eq!(test.surveyed(1, None, &[]), [survey(2, Sight::Look, Sight::Watch)]);
-    assert!(matches!(test.surveyed(2, Some(3), &[])[..], [Command::Take { .. }]));
+    assert_eq!(test.on(lock::Event::Fired { node, gone: true }), [synced(1, Reading::Skip, Reading::Watch)]);
+    assert_eq!(test.state_read(1, None, &[]), [read(2, Reading::Once, Reading::Watch)]);
+    assert!(matches!(test.state_read(2, Some(3), &[])[..], [Command::Take { .. }]));
 }
 
 /// In line for the mutex behind a stranger.
@@ -566,29 +606,32 @@ fn behind_one() -> (Test, Znode) {
     test.acquire(1, 1, FOREVER);
     let other = format!("{:032x}__lock__{:010}", 1, 1);
     test.entered(1, 2, &[&other]);
-    assert_eq!(test.surveyed(3, None, &[]), [Command::Queued(Ticket(1), 1)]);
+    assert_eq!(test.state_read(3, None, &[]), [Command::Reply(Reply::Queued(Ticket(1), 1))]);
     (test, Znode::parse(&other).expect("a contender"))
 }
 
 #[test]
 fn what_is_seen_after_an_event_counts_only_behind_a_sync_that_succeeded() {
     let (mut test, other) = behind_one();
-    let turn = test.on(Event::Fired { node: other, gone: true });
-    assert_eq!(turn, [synced(4, Sight::Skip, Sight::Watch)]);
+    let turn = test.on(lock::Event::Fired { node: other, gone: true });
+    assert_eq!(turn, [synced(4, Reading::Skip, Reading::Watch)]);
     let cut = Some(Err(Failure::Unknown("reset".into())));
-    let again = test.on(Event::Surveyed { survey: Attempt(4), root: None, leases: cut });
-    assert_eq!(again, [Command::Calm, synced(5, Sight::Skip, Sight::Watch)]);
+    let again = test.on(Event::StateRead { read: Attempt(4), root: None, leases: cut });
+    assert_eq!(again, [Command::UnwatchState, synced(5, Reading::Skip, Reading::Watch)]);
     assert_eq!(
-        test.surveyed(5, None, &["x", "y"]),
-        [survey(6, Sight::Watch, Sight::Skip)],
+        test.state_read(5, None, &["x", "y"]),
+        [read(6, Reading::Watch, Reading::Skip)],
         "an answer has shown"
     );
     let cut = Some(Err(Failure::Unknown("reset".into())));
-    assert_eq!(test.on(Event::Surveyed { survey: Attempt(6), root: cut, leases: None }), [Command::Calm]);
+    assert_eq!(
+        test.on(Event::StateRead { read: Attempt(6), root: cut, leases: None }),
+        [Command::UnwatchState]
+    );
     // After a pause, because the turn has failed before.
     test.now = test.machine.wakeup().expect("a retry");
-    let again = [survey(7, Sight::Skip, Sight::Watch)];
-    assert_eq!(test.on(Event::Wake), again, "no server is without it now");
+    let again = [read(7, Reading::Skip, Reading::Watch)];
+    assert_eq!(test.on(PathEvent::Wake), again, "no server is without it now");
 }
 
 #[test]
@@ -597,16 +640,16 @@ fn whoever_is_first_in_line_by_then_is_served_when_the_first_gives_up_during_a_l
     test.acquire(1, 2, FOREVER);
     test.acquire(2, 1, FOREVER);
     test.granted(1, 1);
-    test.surveyed(3, None, &["x"]);
-    // The first watch of the leases fires, so that the next look is at the leases, and then one at the root alone.
-    assert_eq!(test.on(Event::Disturbed { survey: Attempt(4), root: true }), []);
-    assert_eq!(test.surveyed(4, Some(2), &["x"]), [survey(5, Sight::Watch, Sight::Skip)]);
+    test.state_read(3, None, &["x"]);
+    // The first watch of the leases fires, so that the next read is at the leases, and then one at the root alone.
+    assert_eq!(test.on(Event::Changed { read: Attempt(4), part: Part::Root }), []);
+    assert_eq!(test.state_read(4, Some(2), &["x"]), [read(5, Reading::Watch, Reading::Skip)]);
     let refused = [refuse(1, Refusal::Cancelled), forget(1, true)];
-    assert_eq!(test.on(Event::Cancel(Ticket(1))), refused);
+    assert_eq!(test.on(PathEvent::Cancel(Ticket(1))), refused);
     let root = Some(Ok(Root { version: 0, written: 10, data: b"2".to_vec() }));
-    let seen = test.on(Event::Surveyed { survey: Attempt(5), root, leases: None });
-    assert_eq!(seen, [survey(6, Sight::Skip, Sight::Watch)], "one is free, and one is wanted");
-    assert_eq!(test.surveyed(6, None, &["x"]), [test.take(8, (1, 1), false, [(2, 7)])]);
+    let seen = test.on(Event::StateRead { read: Attempt(5), root, leases: None });
+    assert_eq!(seen, [read(6, Reading::Skip, Reading::Watch)], "one is free, and one is wanted");
+    assert_eq!(test.state_read(6, None, &["x"]), [test.take(8, (1, 1), false, [(2, 7)])]);
 }
 
 /// The limit that the first in line did not fit into is not the one that it is compared with at last.
@@ -614,18 +657,18 @@ fn whoever_is_first_in_line_by_then_is_served_when_the_first_gives_up_during_a_l
 fn a_change_of_the_limit_that_a_try_has_seen_first_is_not_overlooked() {
     let mut test = Test::warm();
     let request = PermitRequest { count: 2, limit: Some(2), agreed: true, bytes: 100, wait: FOREVER };
-    test.on(Event::AcquirePermits { ticket: Ticket(1), request });
+    test.on(Event::Acquire { ticket: Ticket(1), request });
     test.granted(1, 1);
     test.written = 11;
-    assert_eq!(test.surveyed(3, None, &["x"]), [survey(4, Sight::Look, Sight::Watch)]);
+    assert_eq!(test.state_read(3, None, &["x"]), [read(4, Reading::Once, Reading::Watch)]);
     test.acquire(2, 1, Wait::Try);
-    assert_eq!(test.surveyed(4, Some(2), &["x"]), [survey(6, Sight::Watch, Sight::Skip)]);
+    assert_eq!(test.state_read(4, Some(2), &["x"]), [read(6, Reading::Watch, Reading::Skip)]);
     test.written = 12;
-    test.surveyed(5, Some(1), &["x"]);
+    test.state_read(5, Some(1), &["x"]);
     let root = Some(Ok(Root { version: 0, written: 12, data: b"1".to_vec() }));
-    let seen = test.on(Event::Surveyed { survey: Attempt(6), root, leases: None });
-    assert_eq!(seen, [survey(7, Sight::Skip, Sight::Watch)]);
-    let refused = test.surveyed(7, None, &["x"]);
+    let seen = test.on(Event::StateRead { read: Attempt(6), root, leases: None });
+    assert_eq!(seen, [read(7, Reading::Skip, Reading::Watch)]);
+    let refused = test.state_read(7, None, &["x"]);
     assert_eq!(refused[0], refuse(1, Refusal::TooMany { count: 2, limit: 1 }));
 }
 
@@ -633,22 +676,22 @@ fn a_change_of_the_limit_that_a_try_has_seen_first_is_not_overlooked() {
 fn whose_number_was_the_stored_one_when_it_asked_is_not_refused_after_a_resize() {
     // Behind a stranger: the second asks when the turn has seen the number.
     let (mut test, other) = behind_one();
-    assert_eq!(test.acquire(2, 1, FOREVER), [Command::Queued(Ticket(2), 2)]);
+    assert_eq!(test.acquire(2, 1, FOREVER), [Command::Reply(Reply::Queued(Ticket(2), 2))]);
     test.written = 11;
-    test.on(Event::Fired { node: other, gone: true });
-    assert_eq!(test.surveyed(4, None, &[]), [survey(5, Sight::Look, Sight::Watch)]);
-    assert_eq!(test.surveyed(5, Some(3), &[]), [test.take(8, (1, 2), false, [(1, 6), (2, 7)])]);
+    test.on(lock::Event::Fired { node: other, gone: true });
+    assert_eq!(test.state_read(4, None, &[]), [read(5, Reading::Once, Reading::Watch)]);
+    assert_eq!(test.state_read(5, Some(3), &[]), [test.take(8, (1, 2), false, [(1, 6), (2, 7)])]);
 
     // Behind the first of the process, whose turn it is.
     let mut test = full();
-    assert_eq!(test.acquire(3, 1, FOREVER), [Command::Queued(Ticket(3), 2)]);
+    assert_eq!(test.acquire(3, 1, FOREVER), [Command::Reply(Reply::Queued(Ticket(3), 2))]);
     test.written = 11;
-    test.on(Event::Disturbed { survey: Attempt(4), root: true });
-    test.surveyed(5, Some(4), &["x"]);
+    test.on(Event::Changed { read: Attempt(4), part: Part::Root });
+    test.state_read(5, Some(4), &["x"]);
     let next = test.taken(9);
-    assert_eq!(next.last(), Some(&survey(10, Sight::Skip, Sight::Look)));
+    assert_eq!(next.last(), Some(&read(10, Reading::Skip, Reading::Once)));
     test.granted(2, 2);
-    assert_eq!(test.surveyed(10, None, &["x"]), [test.take(12, (2, 2), false, [(3, 11)])]);
+    assert_eq!(test.state_read(10, None, &["x"]), [test.take(12, (2, 2), false, [(3, 11)])]);
 }
 
 #[test]
@@ -656,15 +699,18 @@ fn nobody_is_told_that_it_waits_before_its_number_is_compared() {
     let mut test = Test::new();
     test.acquire(1, 1, FOREVER);
     let other = format!("{:032x}__lock__{:010}", 1, 1);
-    let watch = Command::Watch(Znode::parse(&other).expect("a contender"));
-    assert_eq!(test.entered(0, 2, &[&other]), [Command::Track(test.mutex(0, 2)), watch]);
-    let cut = |survey| {
+    let watch = Command::Mutex(lock::Command::Watch(Znode::parse(&other).expect("a contender")));
+    assert_eq!(
+        test.entered(0, 2, &[&other]),
+        [Command::Mutex(lock::Command::Track(test.mutex(0, 2))), watch]
+    );
+    let cut = |read| {
         let lost = || Failure::Unknown("reset".into());
-        Event::Surveyed { survey: Attempt(survey), root: Some(Err(lost())), leases: Some(Err(lost())) }
+        Event::StateRead { read: Attempt(read), root: Some(Err(lost())), leases: Some(Err(lost())) }
     };
-    assert_eq!(test.on(cut(0)), [synced(1, Sight::Look, Sight::Look)]);
+    assert_eq!(test.on(cut(0)), [synced(1, Reading::Once, Reading::Once)]);
     assert_eq!(test.on(cut(1)), [], "it has failed before, and rests");
     test.now = test.machine.wakeup().expect("a retry");
-    assert_eq!(test.on(Event::Wake), [synced(2, Sight::Look, Sight::Look)]);
-    assert_eq!(test.surveyed(2, Some(2), &[]), [Command::Queued(Ticket(1), 1)]);
+    assert_eq!(test.on(PathEvent::Wake), [synced(2, Reading::Once, Reading::Once)]);
+    assert_eq!(test.state_read(2, Some(2), &[]), [Command::Reply(Reply::Queued(Ticket(1), 1))]);
 }

@@ -1,0 +1,221 @@
+//! The callers' side of a path: their requests, what they are told, and the leases that they get.
+
+use std::sync::Arc;
+
+use tracing::{Span, debug, warn};
+
+use super::Path;
+use crate::api::error::{AcquireError, ReleaseError};
+use crate::api::event::{EventSink, LockEvent, Refused};
+use crate::api::keep_alive::KeepAlive;
+use crate::api::lease::{FencingToken, Grant, Hold, Lease};
+use crate::api::messages::ReleasePort;
+use crate::api::request::{AcquireRequest, ContenderOptions};
+use crate::machine::{PathMachine, Refusal, Reply, Ticket, Wait};
+
+/// A request, but for what the machine knows of it.
+pub(super) struct Entry {
+    span: Span,
+    options: Arc<ContenderOptions>,
+    /// It is not a try.
+    waits: bool,
+    /// Until the last event.
+    sink: Option<EventSink>,
+    /// Until the grant, which takes it.
+    keep_alive: Option<Arc<KeepAlive>>,
+    hold: Option<Hold>,
+    release: Vec<ReleasePort>,
+    /// It was granted, and its lease has ended since.
+    lost: bool,
+    /// The newest node that was asked for and that outlives sessions, without its number.
+    outliving: Option<String>,
+}
+
+impl<M: PathMachine> Path<M>
+where
+    M::Event: Send + 'static,
+{
+    /// Takes a request in, or refuses it. Gives whether the machine is to have it. `limit`: the number of waiting
+    /// requests at which it is refused.
+    pub fn accept(&mut self, request: AcquireRequest, limit: Option<usize>) -> bool {
+        let ticket = request.ticket;
+        if self.requests.contains_key(&ticket) {
+            // Its sink tells that it was not served; the first request with the ticket goes on.
+            warn!(path = %self.resource.path(), %ticket, "a ticket was used twice");
+            return false;
+        }
+        if let Some(limit) = limit.filter(|limit| self.has_waiting(*limit)) {
+            let path = self.resource.path().to_string();
+            request.refuse(AcquireError::TooManyWaiting { path, limit });
+            return false;
+        }
+        request.span.in_scope(|| debug!(wait = ?request.wait, "wanted"));
+        let entry = Entry {
+            span: request.span,
+            options: request.options,
+            waits: request.wait != Wait::Try,
+            sink: Some(request.sink),
+            keep_alive: Some(request.keep_alive),
+            hold: None,
+            release: Vec::new(),
+            lost: false,
+            outliving: None,
+        };
+        self.requests.insert(ticket, entry);
+        true
+    }
+
+    /// Whether this many requests wait already.
+    fn has_waiting(&self, limit: usize) -> bool {
+        let waits = |entry: &&Entry| entry.waits && entry.keep_alive.is_some() && entry.sink.is_some();
+        self.requests.values().filter(waits).take(limit).count() == limit
+    }
+
+    /// Gives whether the machine is to release it; otherwise it is answered.
+    pub(super) fn begin_release(&mut self, ticket: Ticket, reply: Option<ReleasePort>) -> bool {
+        // A lost one is still being cleaned up, and that confirms nothing to its holder.
+        let error = match self.requests.get_mut(&ticket).filter(|entry| !entry.lost) {
+            Some(entry) if entry.keep_alive.is_some() => ReleaseError::NotGranted,
+            Some(entry) => {
+                entry.span.in_scope(|| debug!("released"));
+                entry.release.extend(reply);
+                // Its guard may still exist, and must not read `Held` beside the next holder.
+                entry.hold = None;
+                return true;
+            }
+            None => ReleaseError::Lost,
+        };
+        if let Some(reply) = reply {
+            let _ = reply.send(Err(error));
+        }
+        false
+    }
+
+    /// Nothing is left to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.machine.is_idle() && !self.session.as_ref().is_some_and(|session| session.has_questions())
+    }
+
+    pub fn options(&self, ticket: Ticket) -> Option<Arc<ContenderOptions>> {
+        self.requests.get(&ticket).map(|entry| entry.options.clone())
+    }
+
+    /// A node that outlives sessions is being made: it can be left behind.
+    pub fn note_outliving(&mut self, ticket: Ticket, prefix: String) {
+        if let Some(entry) = self.requests.get_mut(&ticket) {
+            entry.outliving = Some(prefix);
+        }
+    }
+
+    pub fn grant(&mut self, ticket: Ticket, nodes: Vec<String>, czxid: i64) {
+        let (Some(entry), Some(session)) = (self.requests.get_mut(&ticket), &self.session) else { return };
+        let Some(keep_alive) = entry.keep_alive.take() else { return };
+        let (path, token) = (self.resource.path().clone(), FencingToken::new(czxid));
+        let epoch = session.connection.epoch;
+        entry.span.in_scope(|| debug!(epoch, %token, "granted"));
+        let lease = entry.options.ephemeral.then(|| session.connection.lease.clone());
+        let grant = Arc::new(Grant::new(ticket, path, nodes, token, lease));
+        entry.hold = Some(Hold(grant.clone()));
+        let client = Arc::downgrade(&session.connection.client);
+        let guard = Lease::new(grant, self.releases.clone(), keep_alive, client);
+        // The guard travels in the event: a caller that has gone drops it, and that releases the lock.
+        self.tell(ticket, LockEvent::Acquired { ticket, guard });
+    }
+
+    pub fn reply(&mut self, reply: Reply) {
+        match reply {
+            Reply::Queued(ticket, ahead) => {
+                self.log(ticket, |epoch| debug!(epoch, ahead, "queued"));
+                self.tell(ticket, LockEvent::Queued { ticket, ahead });
+            }
+            Reply::Refused(ticket, refusal) => {
+                self.log(ticket, |epoch| debug!(epoch, ?refusal, "refused"));
+                let refused = refused(self.resource.path(), &self.directory, refusal);
+                self.conclude(ticket, LockEvent::Refused(ticket, refused));
+            }
+            Reply::Suspended(ticket) => {
+                self.log(ticket, |epoch| debug!(epoch, "suspended"));
+                self.change_hold(ticket, Hold::suspend);
+                self.tell(ticket, LockEvent::Suspended(ticket));
+            }
+            Reply::Resumed(ticket) => {
+                self.log(ticket, |epoch| debug!(epoch, "resumed"));
+                self.change_hold(ticket, Hold::resume);
+                self.tell(ticket, LockEvent::Resumed(ticket));
+            }
+            Reply::Lost(ticket) => {
+                self.log(ticket, |epoch| warn!(path = %self.directory, %ticket, epoch, "lost"));
+                if let Some(entry) = self.requests.get_mut(&ticket) {
+                    (entry.hold, entry.lost) = (None, true);
+                }
+                self.conclude(ticket, LockEvent::Lost(ticket));
+            }
+            Reply::Forgotten { ticket, confirmed } => self.forget(ticket, confirmed),
+        }
+    }
+
+    fn forget(&mut self, ticket: Ticket, confirmed: bool) {
+        let Some(entry) = self.requests.remove(&ticket) else { return };
+        entry.span.in_scope(|| debug!(confirmed, "done"));
+        if let Some(node) = entry.outliving.filter(|_| !confirmed) {
+            warn!(node, "a node that outlives sessions may be left: its number follows this name");
+        }
+        for reply in entry.release {
+            let _ = reply.send(if confirmed { Ok(()) } else { Err(ReleaseError::Lost) });
+        }
+        if let Some(sink) = entry.sink {
+            let last = if confirmed { LockEvent::Released } else { LockEvent::Lost };
+            sink.conclude(last(ticket));
+        }
+    }
+
+    /// Logs inside the request's span, with the session's epoch; zero without a session.
+    fn log(&self, ticket: Ticket, write: impl FnOnce(u64)) {
+        let epoch = self.session.as_ref().map_or(0, |session| session.connection.epoch);
+        match self.requests.get(&ticket) {
+            Some(entry) => entry.span.in_scope(|| write(epoch)),
+            None => write(epoch),
+        }
+    }
+
+    fn tell(&mut self, ticket: Ticket, event: LockEvent) {
+        let Some(entry) = self.requests.get_mut(&ticket) else { return };
+        if entry.sink.as_mut().is_some_and(|sink| !sink.tell(event)) {
+            entry.sink = None;
+            // A grant could not be told any more; a guard that was told has been dropped.
+            let _ = self.actor.send_message(super::PathMessage::Unheard(ticket));
+        }
+    }
+
+    fn conclude(&mut self, ticket: Ticket, event: LockEvent) {
+        if let Some(sink) = self.requests.get_mut(&ticket).and_then(|entry| entry.sink.take()) {
+            sink.conclude(event);
+        }
+    }
+
+    fn change_hold(&self, ticket: Ticket, change: fn(&Hold)) {
+        if let Some(hold) = self.requests.get(&ticket).and_then(|entry| entry.hold.as_ref()) {
+            change(hold);
+        }
+    }
+}
+
+fn refused(path: &str, directory: &str, refusal: Refusal) -> Refused {
+    let (path, full) = (path.to_owned(), |node: &str| format!("{directory}/{node}"));
+    Refused::Failed(match refusal {
+        Refusal::Contended => return Refused::Contended,
+        Refusal::Suspended => return Refused::Suspended,
+        Refusal::TimedOut => return Refused::TimedOut,
+        Refusal::Cancelled => return Refused::Cancelled,
+        Refusal::Closed => AcquireError::Closed,
+        Refusal::Exhausted => AcquireError::SequenceExhausted { path: directory.to_owned() },
+        Refusal::MixedDialects(node) => AcquireError::MixedDialects { contender: full(node.name()) },
+        Refusal::NoAuth(None) => AcquireError::NoAuth { path },
+        Refusal::NoAuth(Some(node)) => AcquireError::NoAuth { path: full(node.name()) },
+        Refusal::NoPermits => AcquireError::NoPermits { path },
+        Refusal::TooMany { count, limit } => AcquireError::TooManyPermits { path, count, limit },
+        Refusal::LimitMismatch { stored, given } => AcquireError::LimitMismatch { path, stored, given },
+        Refusal::NoLimit => AcquireError::NoLimit { path },
+        Refusal::Rejected(reason) => AcquireError::Rejected { path, reason },
+    })
+}

@@ -1,0 +1,60 @@
+//! Cleaning up after actors that died: their nodes would block their paths for as long as the session lives.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use tracing::{debug, warn};
+
+use crate::machine::Failure;
+use crate::machine::backoff::Rests;
+use crate::machine::node::Instance;
+use crate::zookeeper::ZooKeeper;
+
+/// Deletes all nodes of this instance in a directory, and begins again after a panic: nothing else would.
+pub(super) async fn sweep(client: Arc<dyn ZooKeeper>, directory: Arc<str>, instance: Instance) {
+    let mut rests = Rests::new(instance.spread());
+    let once = || AssertUnwindSafe(sweep_once(client.clone(), directory.clone(), instance)).catch_unwind();
+    while once().await.is_err() {
+        warn!(path = %directory, "cleaning up after a dead actor panicked, and begins again");
+        tokio::time::sleep(rests.next()).await;
+    }
+}
+
+/// The dead actor's requests were sent before, on the same connection, so a list without its nodes is final.
+async fn sweep_once(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
+    let mut rests = Rests::new(instance.spread());
+    loop {
+        let (sync, children) = (client.sync(&path), client.children(&path));
+        match sync.await.and(children.await) {
+            Ok(children) => {
+                let mut nodes =
+                    children.into_iter().filter(|name| instance.attempt(name).is_some()).peekable();
+                if nodes.peek().is_none() {
+                    return;
+                }
+                debug!(%path, "cleaning up after a dead actor");
+                let nodes = nodes.map(|name| format!("{path}/{name}"));
+                join_all(nodes.map(|node| delete(client.clone(), node, instance.spread()))).await;
+            }
+            Err(Failure::NoNode | Failure::SessionGone) => return,
+            Err(Failure::Unknown(_) | Failure::NoAuth | Failure::Refused(_)) => {
+                tokio::time::sleep(rests.next()).await;
+            }
+        }
+    }
+}
+
+/// Tries until the node is deleted, or the session has ended.
+pub(super) async fn delete(client: Arc<dyn ZooKeeper>, node: String, spread: u32) {
+    let mut rests = Rests::new(spread);
+    loop {
+        match client.delete(&node).await {
+            Ok(()) | Err(Failure::NoNode | Failure::SessionGone) => return,
+            Err(Failure::Unknown(_) | Failure::NoAuth | Failure::Refused(_)) => {
+                tokio::time::sleep(rests.next()).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The actor of one semaphore: carries out what its machine decides.
+
+mod root;
+
+use std::sync::Arc;
+
+use ractor::{ActorProcessingErr, ActorRef};
+use tracing::debug;
+
+use crate::api::error::{ContendersError, ResizeError};
+use crate::api::lease::Release;
+use crate::api::messages::SemaphoreMessage;
+use crate::api::request::{AcquireRequest, Permits};
+use crate::inspect;
+use crate::machine::node::{Attempt, Znode};
+use crate::machine::semaphore::{Command, Event, Leases, Part, PermitRequest, Reading, Root, Semaphore};
+use crate::machine::{Failure, PathEvent, Ticket};
+use crate::path::{Driver, LeftWatch, Path, PathArguments, PathMessage, PathNotice, WatchKey};
+use crate::zookeeper::{Answer, NewNode, TakeRequest, Watching};
+
+pub(crate) struct SemaphoreActor;
+
+pub(crate) enum SemaphoreActorMessage {
+    Public(SemaphoreMessage),
+    Release(Release),
+    Path(PathMessage<Event>),
+    Notice(PathNotice),
+}
+
+accepts!(SemaphoreActorMessage: Release(Release), Path(PathMessage<Event>), Notice(PathNotice));
+
+pub(crate) struct State {
+    path: Path<Semaphore>,
+}
+
+#[ractor::actor(message = SemaphoreActorMessage, state = State, arguments = PathArguments)]
+impl SemaphoreActor {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SemaphoreActorMessage>,
+        arguments: PathArguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let machine = Semaphore::new(arguments.instance);
+        Ok(State { path: Path::new(arguments, machine, myself.get_derived(), myself.get_derived()) })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<SemaphoreActorMessage>,
+        message: SemaphoreActorMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SemaphoreActorMessage::Public(message) => state.public(message),
+            SemaphoreActorMessage::Release(Release { ticket, reply }) => state.release(ticket, reply),
+            SemaphoreActorMessage::Path(message) => state.message(message),
+            SemaphoreActorMessage::Notice(notice) => state.notice(notice),
+        }
+        state.settle();
+        Ok(())
+    }
+}
+
+impl Driver for State {
+    type Event = Event;
+    type Machine = Semaphore;
+
+    fn path(&mut self) -> &mut Path<Semaphore> {
+        &mut self.path
+    }
+
+    fn execute(&mut self, command: Command) {
+        match command {
+            Command::Mutex(command) => self.path.execute(command),
+            Command::ReadState { read, sync, root, leases } => self.read_state(read, sync, root, leases),
+            Command::UnwatchState => {
+                self.path.watches.remove(&WatchKey::Part(Part::Root));
+                self.path.watches.remove(&WatchKey::Part(Part::Leases));
+            }
+            Command::MakeRoot { read, ticket, limit } => {
+                let (Some(options), root) = (self.path.options(ticket), self.root()) else { return };
+                self.path.submit(
+                    |zk| Box::pin(root::make(zk.client.clone(), root, limit, options)),
+                    move |result| Event::RootMade(read, result),
+                );
+            }
+            Command::Take { take, version, mutex, keep, leases } => {
+                self.take(take, version, &mutex, keep, &leases)
+            }
+            Command::FindLeases(take) => {
+                let root = self.root();
+                self.path.submit(
+                    |zk| {
+                        debug!(path = %root, epoch = zk.epoch, "outcome of a take unknown");
+                        let (sync, list) = (zk.client.sync(&root), zk.client.children(&root));
+                        Box::pin(async move { sync.await.and(list.await) })
+                    },
+                    move |result| Event::LeasesFound(take, result),
+                );
+            }
+            Command::DeleteLease(lease) => {
+                let node = self.full(&lease);
+                self.path.submit(
+                    |zk| {
+                        zk.nodes.untrack(&node);
+                        zk.client.delete(&node)
+                    },
+                    move |result| Event::LeaseDeleted(lease, result),
+                );
+            }
+            Command::TrackLease(lease) => {
+                if let Some(session) = &self.path.session {
+                    session.connection.nodes.track(self.full(&lease));
+                }
+            }
+            Command::Grant { ticket, leases, czxid } => {
+                let nodes = leases.iter().map(|lease| self.full(lease)).collect();
+                self.path.grant(ticket, nodes, czxid);
+            }
+            Command::Reply(reply) => self.path.reply(reply),
+        }
+    }
+}
+
+impl State {
+    fn public(&mut self, message: SemaphoreMessage) {
+        match message {
+            SemaphoreMessage::Acquire(request, permits) => self.acquire(request, permits),
+            SemaphoreMessage::Cancel(ticket) => self.feed(PathEvent::Cancel(ticket)),
+            SemaphoreMessage::Release(ticket, reply) => self.release(ticket, reply),
+            SemaphoreMessage::LeaseHolders(reply) => {
+                let (root, disconnected) = (self.root(), ContendersError::Disconnected);
+                self.path.ask(reply, disconnected, |client| inspect::lease_holders(client, root));
+            }
+            SemaphoreMessage::Resize(limit, options, reply) => {
+                let (root, disconnected) = (self.root(), ResizeError::Disconnected);
+                self.path.ask(reply, disconnected, |client| root::resize(client, root, limit, options));
+            }
+        }
+    }
+
+    fn acquire(&mut self, request: AcquireRequest, Permits { count, limit, agreed }: Permits) {
+        let (ticket, wait, max_waiting) = (request.ticket, request.wait, request.max_waiting());
+        let bytes = request.options.bytes(self.path.resource.path());
+        if self.path.accept(request, max_waiting) {
+            let request = PermitRequest { count, limit, agreed, bytes, wait };
+            self.feed(Event::Acquire { ticket, request });
+        }
+    }
+
+    /// All requests are sent before any is answered.
+    fn read_state(&mut self, read: Attempt, sync: bool, root: Reading, leases: Reading) {
+        let path = self.root();
+        let Some(session) = &self.path.session else { return };
+        for (part, reading) in [(Part::Root, root), (Part::Leases, leases)] {
+            if reading == Reading::Watch {
+                // A watch that an earlier read left stays until this one is there.
+                self.path.watches.entry(WatchKey::Part(part)).or_default();
+            }
+        }
+        let (epoch, client, watches) =
+            (session.connection.epoch, &session.connection.client, &session.connection.watches);
+        let sync = sync.then(|| client.sync(&path));
+        let root: Option<Answer<Found<Root>>> = match root {
+            Reading::Skip => None,
+            Reading::Once => Some(unwatched(client.read_root(&path))),
+            Reading::Watch => Some(watched(watches.root(&path))),
+        };
+        let leases: Option<Answer<Found<Leases>>> = match leases {
+            Reading::Skip => None,
+            Reading::Once => Some(unwatched(client.leases(&path))),
+            Reading::Watch => Some(watched(watches.children(&path))),
+        };
+        session.expect(async move {
+            let synced = match sync {
+                Some(answer) => answer.await,
+                None => Ok(()),
+            };
+            let mut left = Vec::new();
+            let mut keep = |part, watching: Option<Watching>| {
+                left.extend(watching.filter(|_| synced.is_ok()).map(|watching| LeftWatch {
+                    key: WatchKey::Part(part),
+                    watching,
+                    event: Box::new(move |_| Event::Changed { read, part }),
+                }))
+            };
+            let (mut root_found, mut leases_found) = (None, None);
+            if let Some(answer) = root {
+                let (found, watching) = split(answer.await);
+                keep(Part::Root, watching);
+                root_found = Some(synced.clone().and(found));
+            }
+            if let Some(answer) = leases {
+                let (found, watching) = split(answer.await);
+                keep(Part::Leases, watching);
+                leases_found = Some(synced.clone().and(found));
+            }
+            let event = Event::StateRead { read, root: root_found, leases: leases_found };
+            PathMessage::Answer(epoch, event, left)
+        });
+    }
+
+    fn take(&mut self, take: Attempt, version: i32, mutex: &Znode, keep: bool, leases: &[(Ticket, String)]) {
+        let Some(session) = &self.path.session else { return };
+        let (epoch, root, mutex) = (session.connection.epoch, self.root(), self.path.full(mutex));
+        let wanted: Vec<_> = (leases.iter())
+            .filter_map(|(ticket, lease)| Some((self.path.options(*ticket)?, self.full(lease))))
+            .collect();
+        let nodes: Vec<NewNode<'_>> = (wanted.iter())
+            .map(|(options, path)| NewNode { path, data: &options.identifier, acl: &options.acl })
+            .collect();
+        if !keep {
+            session.connection.nodes.untrack(&mutex);
+        }
+        let request = TakeRequest { mutex: &mutex, keep, root: (&root, version), leases: &nodes };
+        let answer = session.connection.client.take(request);
+        session
+            .expect(async move { PathMessage::Answer(epoch, Event::Taken(take, answer.await), Vec::new()) });
+    }
+
+    fn root(&self) -> Arc<str> {
+        self.path.resource.path().clone()
+    }
+
+    /// The path of a lease.
+    fn full(&self, lease: &str) -> String {
+        format!("{}/{lease}", self.path.resource.path())
+    }
+}
+
+/// A part of the state, and the watch that reading it left.
+type Found<T> = (T, Option<Watching>);
+
+fn unwatched<T: Send + 'static>(answer: Answer<T>) -> Answer<Found<T>> {
+    Box::pin(async move { Ok((answer.await?, None)) })
+}
+
+fn watched<T: Send + 'static>(answer: Answer<(T, Watching)>) -> Answer<Found<T>> {
+    Box::pin(async move { answer.await.map(|(found, watching)| (found, Some(watching))) })
+}
+
+fn split<T>(answer: Result<Found<T>, Failure>) -> (Result<T, Failure>, Option<Watching>) {
+    match answer {
+        Ok((found, watching)) => (Ok(found), watching),
+        Err(failure) => (Err(failure), None),
+    }
+}

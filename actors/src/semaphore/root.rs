@@ -1,0 +1,42 @@
+//! A semaphore's root, which stores how many permits there are.
+
+use std::sync::Arc;
+
+use crate::api::error::ResizeError;
+use crate::api::request::ContenderOptions;
+use crate::machine::Failure;
+use crate::zookeeper::ZooKeeper;
+
+/// Changes the number of permits. Waiters are told by their watch on the root's data.
+pub(super) async fn resize(
+    client: Arc<dyn ZooKeeper>,
+    root: Arc<str>,
+    limit: u32,
+    options: Arc<ContenderOptions>,
+) -> Result<(), ResizeError> {
+    if limit == 0 {
+        return Err(ResizeError::NoPermits);
+    }
+    let data = limit.to_string();
+    let mut written = client.write(&root, data.as_bytes()).await;
+    if written == Err(Failure::NoNode) {
+        // Another client may have made it meanwhile, with another number.
+        written = match make(client.clone(), root.clone(), limit, options).await {
+            Ok(()) => client.write(&root, data.as_bytes()).await,
+            Err(failure) => Err(failure),
+        };
+    }
+    written.map_err(|failure| ResizeError::new(&root, failure))
+}
+
+/// Makes the root with its number in one step: every client would use its own number with a root that has none.
+pub(super) async fn make(
+    client: Arc<dyn ZooKeeper>,
+    root: Arc<str>,
+    limit: u32,
+    options: Arc<ContenderOptions>,
+) -> Result<(), Failure> {
+    let parent = root.rsplit_once('/').map_or("", |(parent, _)| parent);
+    client.make_directories(parent, options.container, &options.acl).await?;
+    client.make(&root, limit.to_string().as_bytes(), &options.acl).await
+}

@@ -1,0 +1,68 @@
+//! Connecting.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use crate::api::error::ConnectError;
+use crate::machine::Moment;
+use crate::machine::backoff::Backoff;
+use crate::runtime::clock::Clock;
+use crate::runtime::random::Randomness;
+use crate::zookeeper::{Connect, Connected, Unconnected};
+
+/// One round of connecting.
+pub(crate) struct Connecting {
+    pub connector: Arc<dyn Connect>,
+    pub clock: Clock,
+    /// How long the round may take.
+    pub limit: Duration,
+    /// How the last try before this round failed, if there was one.
+    pub trouble: Option<String>,
+    pub randomness: Randomness,
+}
+
+impl Connecting {
+    /// Tries until the time is over. Gives when the successful try began. A try that panics is the last one.
+    pub async fn run(self) -> (Moment, Result<Connected, ConnectError>) {
+        let Connecting { connector, clock, limit, mut trouble, randomness } = self;
+        let deadline = tokio::time::Instant::now() + limit;
+        let address = connector.address().to_owned();
+        let mut tries = 0;
+        let (begun, reason) = loop {
+            let begun = clock.now();
+            let connecting = AssertUnwindSafe(async { connector.connect().await }).catch_unwind();
+            match tokio::time::timeout_at(deadline, connecting).await {
+                Ok(Ok(Ok(connected))) => return (begun, Ok(connected)),
+                Ok(Ok(Err(Unconnected::Address(reason)))) => {
+                    return (begun, Err(ConnectError::InvalidAddress { address, reason }));
+                }
+                Ok(Ok(Err(Unconnected::AuthFailed))) => {
+                    return (begun, Err(ConnectError::AuthFailed { address }));
+                }
+                Ok(Ok(Err(Unconnected::Unreachable(reason)))) => {
+                    trouble = Some(reason);
+                    let rest = tokio::time::Instant::now() + BETWEEN_TRIES.rest(tries, randomness.next());
+                    tries = tries.saturating_add(1);
+                    tokio::time::sleep_until(deadline.min(rest)).await;
+                }
+                Ok(Err(panic)) => break (begun, format!("connecting panicked: {}", message(&*panic))),
+                Err(_) => break (begun, trouble.unwrap_or_else(|| "no answer".to_owned())),
+            }
+        };
+        (begun, Err(ConnectError::Unreachable { address, timeout: limit, reason }))
+    }
+}
+
+/// The text of a panic.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+}
+
+/// The rests between tries in which every server has failed.
+const BETWEEN_TRIES: Backoff =
+    Backoff { initial: Duration::from_millis(100), maximum: Duration::from_secs(1) };
