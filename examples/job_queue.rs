@@ -62,7 +62,7 @@ impl Clerk {
             Message::Lock(job, LockEvent::Acquired { ticket, guard }) => {
                 println!("  {name} works on {job} under token {:#x}", guard.token().as_u64());
                 // The work, simulated by the sleep, runs in a separate task, and ends with the lease at the latest.
-                let work = guard.term();
+                let work = guard.view();
                 tokio::spawn(async move {
                     tokio::select! {
                         () = tokio::time::sleep(Duration::from_millis(50)) => {}

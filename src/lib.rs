@@ -28,7 +28,7 @@ pub use singleton::{Candidate, Leaders, Singleton, SingletonOptions};
 
 /// How it works, and what an actor application sends and receives.
 pub use lockkeeper_actors as actors;
-pub use lockkeeper_actors::api::contender::{Contender, LeaseHolder};
+pub use lockkeeper_actors::api::contender::{Contender, Known, LeaseHolder};
 pub use lockkeeper_actors::api::error::{
     AcquireError, ConnectError, ContendersError, Lost, ReleaseError, ResizeError,
 };

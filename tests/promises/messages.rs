@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockkeeper::{LeaseState, LockMessage, Refused, ReleaseError};
+use lockkeeper::{Known, LeaseState, LockMessage, Refused, ReleaseError};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -105,7 +105,7 @@ async fn queries_are_answered_after_the_last_handle_is_dropped(kind: Kind) {
         proxy.hold_replies(true);
         let ((reply, listed), (first, first_answer)) = (oneshot::channel(), oneshot::channel());
         queue.send(LockMessage::Contenders([].into(), reply.into()));
-        queue.send(LockMessage::First([].into(), None, first));
+        queue.send(LockMessage::First([].into(), Known::Nothing, first));
         drop(queue);
         let kept = (last == "last handle of the path").then_some(keeper);
         // By the time of this answer, the end of the handle has had its effect.

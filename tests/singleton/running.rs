@@ -30,7 +30,7 @@ async fn one_of_three_candidates_runs_and_a_handover_starts_the_next_under_a_lar
         assert_eq!(running_term.expect("it runs").token(), term.token());
         for other in &mut members[number + 1..] {
             assert!(other.notes.try_recv().is_err(), "two members run the actor");
-            assert!(other.candidate.as_ref().is_some_and(|candidate| candidate.term().is_none()));
+            assert!(other.candidate.as_ref().is_some_and(|candidate| candidate.lease().is_none()));
         }
         members[number].shutdown().await;
         let Note::Stopped(LeaseState::Held) = members[number].note().await else { panic!("not stopped") };
@@ -106,7 +106,7 @@ async fn a_start_that_takes_too_long_is_killed() {
     let mut slow = Member::join_with(&shared().address(), &path, behavior, options).await;
     slow.busy().await;
     assert!(matches!(slow.candidate().state(), CandidateState::Starting(_)), "{:?}", slow.candidate);
-    assert!(slow.candidate().term().is_none(), "it does not run yet");
+    assert!(slow.candidate().lease().is_none(), "it does not run yet");
     let running = timeout(Duration::from_millis(200), slow.candidate().running()).await;
     assert!(running.is_err(), "it does not run yet");
     slow.shutdown().await;

@@ -8,12 +8,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
-use ractor::DerivedActorRef;
+use ractor::{DerivedActorRef, RpcReplyPort};
 use tokio::sync::{Notify, oneshot};
 
 use super::error::{Lost, ReleaseError};
 use super::keep_alive::{KeepAlive, KeeperRequest};
-use super::messages::ReleasePort;
 use super::session_lease::SessionLease;
 pub use crate::machine::LeaseState;
 use crate::machine::{Moment, Ticket};
@@ -162,6 +161,9 @@ impl Drop for Lease {
         }
     }
 }
+
+/// For the answer to a release.
+pub type ReleasePort = RpcReplyPort<Result<(), ReleaseError>>;
 
 /// The holder is done.
 pub(crate) struct Release {

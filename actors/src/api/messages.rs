@@ -6,14 +6,12 @@ use ractor::RpcReplyPort;
 use tokio::sync::oneshot;
 
 use super::contender::{Contender, Known, LeaseHolder};
-use super::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
+use super::error::{AcquireError, ContendersError, ResizeError};
+use super::lease::ReleasePort;
 use super::request::{AcquireRequest, ContenderOptions, MultiLockRequest, Permits};
 use super::resource::Resource;
 use crate::machine::Ticket;
 use crate::machine::exclusion::Patterns;
-
-/// A reply to a release.
-pub type ReleasePort = RpcReplyPort<Result<(), ReleaseError>>;
 
 /// To the actor of one lock.
 #[non_exhaustive]
@@ -24,7 +22,7 @@ pub enum LockMessage {
     /// used, or is done, is ignored.
     Cancel(Ticket),
     /// Releases a held lock, and replies when the server has confirmed it. A request that has not been granted is not
-    /// released, and goes on: the reply is [`ReleaseError::NotGranted`].
+    /// released, and goes on: the reply is [`NotGranted`](super::error::ReleaseError::NotGranted).
     Release(Ticket, Option<ReleasePort>),
     /// Lists who waits and holds, in order.
     Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),

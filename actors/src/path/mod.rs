@@ -12,8 +12,7 @@ use std::sync::Arc;
 use ractor::{DerivedActorRef, RpcReplyPort};
 
 use self::requests::Entry;
-use crate::api::lease::Release;
-use crate::api::messages::ReleasePort;
+use crate::api::lease::{Release, ReleasePort};
 use crate::api::resource::Resource;
 use crate::machine::node::{Instance, Znode};
 use crate::machine::semaphore::Part;

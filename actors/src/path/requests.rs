@@ -8,8 +8,7 @@ use super::Path;
 use crate::api::error::{AcquireError, ReleaseError};
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::KeepAlive;
-use crate::api::lease::{FencingToken, Grant, Hold, Lease};
-use crate::api::messages::ReleasePort;
+use crate::api::lease::{FencingToken, Grant, Hold, Lease, ReleasePort};
 use crate::api::request::{AcquireRequest, ContenderOptions};
 use crate::machine::{PathMachine, Refusal, Reply, Ticket, Wait};
 
