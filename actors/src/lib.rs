@@ -19,6 +19,22 @@
 //! through the [gate](machine::gate) to its [machine], carries out the machine's commands through
 //! [`zookeeper`], and passes answers and watches on as events of the session's epoch. A grant is a command as well: the
 //! caller gets its guard in an event.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | contender | a node that stands for a request in the queue of a path; its predecessors are the contenders before it |
+//! | holder | a contender that no other one blocks: its request is granted |
+//! | permit, lease | what a semaphore has a number of; the node that stands for one of them, and what a holder has for as long as it is proven to hold |
+//! | session, epoch | a session with ZooKeeper, and its number among those of a keeper |
+//! | suspended, lost | the session may have ended; it has ended, or must be taken for ended |
+//! | fencing token | the transaction that made a holder's node: it grows with every grant that excludes an earlier one |
+//! | machine, stage | a pure state machine, and how far it or one of its requests is |
+//! | event, command | what a machine is told, and what it wants done |
+//! | gate | lets events through to a path's machine as far as the lease allows |
+//! | resource | the lock or the semaphore at a path |
+//! | event sink | receives the events of one request |
 
 // Drivers do what machines must not; `machine` denies it again.
 #![allow(clippy::disallowed_methods)]
@@ -67,3 +83,57 @@ pub mod zookeeper;
 pub use machine::backoff;
 pub use runtime::clock::Clock;
 pub use runtime::random::Randomness;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::api::keep_alive::KeeperRequest;
+    use super::api::lease::Release;
+    use super::api::messages::RegistryMessage;
+    use super::api::request::Ticket;
+    use super::api::resource::Resource;
+    use super::keeper::KeeperMessage;
+    use super::lock::LockActorMessage;
+    use super::lock::joint_create::JointCreate;
+    use super::multi_lock::MultiLockReport;
+    use super::path::{PathMessage, PathNotice, PathReport};
+    use super::registry::RegistryActorMessage;
+    use super::semaphore::SemaphoreActorMessage;
+    use super::session::{PathsReport, SessionReport};
+
+    /// Whether a part comes back out of its message, and not out of the message of another part.
+    fn converts<M: From<P> + From<Q>, P: TryFrom<M>, Q>(part: P, other: Q) -> bool {
+        P::try_from(M::from(part)).is_ok() && P::try_from(M::from(other)).is_err()
+    }
+
+    #[test]
+    fn every_part_of_a_message_converts_both_ways() {
+        let release = || Release { ticket: Ticket::numbered(1), reply: None };
+        let path: Arc<str> = "/a".into();
+        let open = || RegistryMessage::Open(Resource::Lock(path.clone()));
+        let create = JointCreate { entrants: Vec::new(), answer: Box::new(drop) };
+        let orphaned = || PathReport::Orphaned { epoch: 1, nodes: Vec::new() };
+        let error = super::api::error::ConnectError::NoSupervisor;
+
+        assert!(converts::<LockActorMessage, _, _>(release(), PathNotice::Close));
+        assert!(converts::<LockActorMessage, _, _>(PathMessage::Wake, release()));
+        assert!(converts::<LockActorMessage, _, _>(PathNotice::Close, release()));
+        assert!(converts::<LockActorMessage, _, _>(create, release()));
+        assert!(converts::<SemaphoreActorMessage, _, _>(release(), PathNotice::Close));
+        assert!(converts::<SemaphoreActorMessage, _, _>(PathMessage::Wake, release()));
+        assert!(converts::<SemaphoreActorMessage, _, _>(PathNotice::Close, release()));
+        assert!(converts::<RegistryActorMessage, _, _>(open(), orphaned()));
+        assert!(converts::<RegistryActorMessage, _, _>(PathsReport::Missing(Vec::new()), open()));
+        assert!(converts::<RegistryActorMessage, _, _>(orphaned(), open()));
+        assert!(converts::<RegistryActorMessage, _, _>(MultiLockReport::Open(path.clone()), open()));
+        assert!(converts::<KeeperMessage, _, _>(
+            KeeperRequest::Abandoned,
+            SessionReport::NotConnected(error.clone())
+        ));
+        assert!(converts::<KeeperMessage, _, _>(
+            SessionReport::NotConnected(error),
+            KeeperRequest::Abandoned
+        ));
+    }
+}

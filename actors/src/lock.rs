@@ -64,7 +64,7 @@ impl LockActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             LockActorMessage::Public(message) => state.public(message),
-            LockActorMessage::AcquirePart(request, part) => state.acquire_part(request, part),
+            LockActorMessage::AcquirePart(request, part) => state.acquire(request, Some(part)),
             LockActorMessage::JointCreate(create) => state.create_jointly(create),
             LockActorMessage::Release(Release { ticket, reply }) => state.release(ticket, reply),
             LockActorMessage::Path(message) => state.message(message),
@@ -101,10 +101,7 @@ impl State {
     fn public(&mut self, message: LockMessage) {
         let disconnected = ContendersError::Disconnected;
         match message {
-            LockMessage::Acquire(request) => {
-                let limit = request.max_waiting();
-                self.acquire(request, limit);
-            }
+            LockMessage::Acquire(request) => self.acquire(request, None),
             LockMessage::Cancel(ticket) => self.feed(PathEvent::Cancel(ticket)),
             LockMessage::Release(ticket, reply) => self.release(ticket, reply),
             LockMessage::Contenders(patterns, reply) => {
@@ -119,25 +116,17 @@ impl State {
         }
     }
 
-    fn acquire_part(&mut self, request: AcquireRequest, part: Part) {
-        let ticket = request.ticket;
-        // One that begins again has waited already.
-        let limit = request.max_waiting().filter(|_| !part.again);
-        self.parts.insert(ticket, part);
-        if !self.acquire(request, limit) {
-            self.parts.remove(&ticket);
-        }
-    }
-
-    fn acquire(&mut self, request: AcquireRequest, limit: Option<usize>) -> bool {
+    fn acquire(&mut self, request: AcquireRequest, part: Option<Part>) {
         let (ticket, wait, options) = (request.ticket, request.wait, request.options.clone());
-        let (mode, dialect, ephemeral) = (options.mode, options.dialect, options.ephemeral);
-        let request_of = Request { mode, dialect, patterns: options.patterns.clone(), ephemeral, wait };
-        let accepted = self.path.accept(request, limit);
-        if accepted {
-            self.feed(Event::Acquire { ticket, request: request_of });
+        // A part that begins again has waited already.
+        let again = part.as_ref().is_some_and(|part| part.again);
+        let limit = request.max_waiting().filter(|_| !again);
+        if self.path.accept(request, limit) {
+            self.parts.extend(part.map(|part| (ticket, part)));
+            let (mode, dialect, ephemeral) = (options.mode, options.dialect, options.ephemeral);
+            let request = Request { mode, dialect, patterns: options.patterns.clone(), ephemeral, wait };
+            self.feed(Event::Acquire { ticket, request });
         }
-        accepted
     }
 
     /// The node of a part is created together with those of the other parts.
