@@ -1,8 +1,8 @@
 //! Requests that fail, once or permanently: every kind of request is retried, at growing intervals.
 
-#[path = "pacing/failing.rs"]
 mod failing;
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::panic::AssertUnwindSafe;
