@@ -44,8 +44,11 @@ pub(crate) struct JointCreate {
     pub entrants: Vec<Entrant>,
     /// Is given those parts that can be tried again, because others made the transaction fail, before any lock is told of
     /// its own.
-    pub answer: Box<dyn FnOnce(Vec<(usize, Entrant)>) + Send>,
+    pub answer: Box<dyn FnOnce(Vec<Retried>) + Send>,
 }
+
+/// An entrant that can be tried again, with the number of its part.
+pub(crate) type Retried = (usize, Entrant);
 
 impl Entrant {
     /// For a contender whose create was not sent.
