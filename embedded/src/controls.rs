@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::machine::{SessionId, SessionInfo};
-use crate::net::{Command, Cut, Shared};
+use crate::net::{Command, Cut, Shared, Target};
 
 /// Inspects a server and injects faults. Each change is in effect when its method returns.
 ///
@@ -17,21 +17,6 @@ use crate::net::{Command, Cut, Shared};
 pub struct Controls {
     shared: Arc<Shared>,
     commands: mpsc::UnboundedSender<Command>,
-}
-
-/// Which connections a fault applies to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Every connection.
-    All,
-    /// The connections of one session.
-    Session(SessionId),
-}
-
-impl From<SessionId> for Target {
-    fn from(session: SessionId) -> Target {
-        Target::Session(session)
-    }
 }
 
 /// Sessions.

@@ -72,8 +72,9 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-pub use controls::{Controls, Target};
+pub use controls::Controls;
 pub use machine::{SessionId, SessionInfo};
+pub use net::Target;
 pub use options::Options;
 pub use proxy::Proxy;
 

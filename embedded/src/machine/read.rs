@@ -3,17 +3,11 @@
 use std::sync::Arc;
 
 use super::server::Server;
+use super::session::Caller;
 use super::tree::Node;
 use super::watch::Mode;
 use super::{ConnectionId, Output, SessionId, acl};
 use crate::wire::{ErrorCode, EventKind, OpResult, Read, Reply, Request, SetWatches};
-
-/// The client that sent a request.
-#[derive(Clone, Copy)]
-pub(super) struct Caller {
-    pub connection: ConnectionId,
-    pub session: SessionId,
-}
 
 /// The maximum size of a `multiRead` reply. The real server has no limit, so a small request that reads one large node
 /// many times can make it run out of memory.

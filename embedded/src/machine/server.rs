@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::read::Caller;
-use super::session::Sessions;
+use super::session::{Caller, Sessions};
 use super::tree::{Stamp, Tree};
 use super::watch::Watches;
 use super::{CloseReason, ConnectionId, Input, Moment, Output, SessionId, acl};

@@ -22,6 +22,13 @@ pub(super) struct Session {
     pub connection: Option<ConnectionId>,
 }
 
+/// The client that sent a request.
+#[derive(Clone, Copy)]
+pub(super) struct Caller {
+    pub connection: ConnectionId,
+    pub session: SessionId,
+}
+
 impl Sessions {
     /// Session ids start from the wall clock in milliseconds, so that they differ from those of earlier runs. The
     /// highest byte is the server's id, which is zero for a standalone server.

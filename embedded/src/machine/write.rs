@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::read::Caller;
 use super::server::Server;
+use super::session::Caller;
 use super::tree::{MAX_TTL, Node, Owner, Stamp, Undo};
 use super::{ConnectionId, Moment, Output, acl, path};
 use crate::wire::{Acl, CreateKind, Data, ErrorCode, EventKind, OpResult, Reply, Write};

@@ -2,6 +2,7 @@
 
 mod connection;
 mod shared;
+mod target;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -21,6 +22,7 @@ use crate::machine::Config;
 use crate::options::Options;
 
 pub(crate) use shared::{Cut, Shared};
+pub use target::Target;
 
 /// A command for the listening task. Everything else goes through [`Shared`].
 pub(crate) enum Command {

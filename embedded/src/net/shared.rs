@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
-use crate::controls::Target;
+use super::target::Target;
 use crate::machine::{Config, ConnectionId, Input, Moment, Output, Server, SessionId, SessionInfo};
 use crate::wire::{ConnectRequest, encode};
 
