@@ -185,3 +185,12 @@ fn exists_requires_the_read_permission_and_otherwise_sets_no_watch() {
     assert_eq!(out, [world.reply(TWO, Err(ErrorCode::NoNode))]);
     assert_eq!(world.server.sessions()[1].watches, 1);
 }
+
+#[test]
+fn a_session_id_is_not_used_again_after_a_reset() {
+    let mut world = World::new();
+    let first = world.connect(ONE);
+    // In the same millisecond.
+    world.server.reset(world.now);
+    assert!(world.connect(TWO) > first, "the password of the first session would be valid for it");
+}

@@ -6,7 +6,7 @@ use super::server::Server;
 use super::session::Caller;
 use super::tree::Node;
 use super::watch::Mode;
-use super::{ConnectionId, Output, SessionId, acl};
+use super::{ConnectionId, Output, acl};
 use crate::wire::{ErrorCode, EventKind, OpResult, Read, Reply, Request, SetWatches};
 
 /// The maximum size of a `multiRead` reply. The real server has no limit, so a small request that reads one large node

@@ -202,7 +202,8 @@ impl Server {
         config.wall_clock += Duration::from_nanos(now.0);
         let new = Server::new(config);
         let last_zxid = new.last_zxid.max(self.last_zxid + 1);
-        *self = Server { last_zxid, config: self.config.clone(), ..new };
+        let sessions = new.sessions.after(&self.sessions);
+        *self = Server { last_zxid, sessions, config: self.config.clone(), ..new };
     }
 
     /// Whether a session exists.

@@ -37,6 +37,12 @@ impl Sessions {
         Sessions { sessions: BTreeMap::new(), by_expiry: BTreeSet::new(), tick, next_id, secret }
     }
 
+    /// The same, with ids larger than those of these sessions: their passwords would be valid for an id that is used
+    /// again.
+    pub fn after(self, earlier: &Sessions) -> Sessions {
+        Sessions { next_id: self.next_id.max(earlier.next_id), ..self }
+    }
+
     pub fn create(&mut self, timeout: Duration, connection: ConnectionId, now: Moment) -> SessionId {
         let id = SessionId(self.next_id);
         self.next_id += 1;
