@@ -11,8 +11,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use lockkeeper_actors::machine::Moment;
-use lockkeeper_actors::machine::session::{Session, SessionCommand, SessionInput};
+use lockkeeper_actors::machine::session::{Command, Event, Session};
+use lockkeeper_actors::machine::{Machine, Moment};
 use stateright::{Model, Property};
 
 use crate::world::budget::budget;
@@ -78,7 +78,7 @@ pub struct World {
     answers: VecDeque<(Answer, u8)>,
     connection: u8,
     heard: u8,
-    news: VecDeque<SessionInput>,
+    news: VecDeque<Event>,
     // The follower, and its two links with the leader.
     touched: bool,
     up: VecDeque<Up>,
@@ -103,13 +103,13 @@ enum Link {
 /// Each with the step in which it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Request {
-    Beat(u8),
+    Heartbeat(u8),
     Identify(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Answer {
-    Beat(u8),
+    Heartbeat(u8),
     Identify(u8, bool),
 }
 
@@ -277,7 +277,7 @@ impl World {
                 self.pinged = false;
                 self.expired |= self.now >= self.expiry;
             }
-            Action::Wake => self.input(SessionInput::Wake),
+            Action::Wake => self.feed(Event::Wake),
             Action::FollowerHearsClient => {
                 if let Some(request) = self.requests.pop_front() {
                     self.touched = true;
@@ -308,24 +308,22 @@ impl World {
                 self.down.push_back(Down::Ping);
             }
             Action::HearAnswer => match self.answers.pop_front() {
-                Some((Answer::Beat(sent), _)) => self.answered(scenario, sent),
+                Some((Answer::Heartbeat(sent), _)) => self.answered(scenario, sent),
                 Some((Answer::Identify(sent, same), _)) => {
-                    self.input(SessionInput::Identified { sent: at(sent), same })
+                    self.feed(Event::Identified { sent: at(sent), same })
                 }
                 None => {}
             },
             Action::HearNews => {
                 if let Some(news) = self.news.pop_front() {
-                    self.heard += u8::from(news != SessionInput::Disconnected);
-                    if (scenario.twin, news)
-                        == (Some(Twin::ReconnectProvesItsOwnTime), SessionInput::Reconnected)
-                    {
-                        self.input(SessionInput::Answered { sent: at(self.now) });
-                        self.input(SessionInput::Disconnected);
+                    self.heard += u8::from(news != Event::Disconnected);
+                    if (scenario.twin, news) == (Some(Twin::ReconnectProvesItsOwnTime), Event::Reconnected) {
+                        self.feed(Event::Answered { sent: at(self.now) });
+                        self.feed(Event::Disconnected);
                     }
-                    self.input(news);
-                    if (scenario.twin, news) == (Some(Twin::ResumeIsBelieved), SessionInput::Reconnected) {
-                        self.input(SessionInput::Identified { sent: at(self.now), same: true });
+                    self.feed(news);
+                    if (scenario.twin, news) == (Some(Twin::ResumeIsBelieved), Event::Reconnected) {
+                        self.feed(Event::Identified { sent: at(self.now), same: true });
                     }
                 }
             }
@@ -338,7 +336,7 @@ impl World {
                 self.up.clear();
                 self.down.clear();
                 self.touched = false;
-                self.news.push_back(SessionInput::Disconnected);
+                self.news.push_back(Event::Disconnected);
             }
             Action::LeaderRevalidates => {
                 self.link = Link::Resuming;
@@ -357,7 +355,7 @@ impl World {
                 self.link = Link::Up;
                 self.reconnected = true;
                 self.connection += 1;
-                self.news.push_back(SessionInput::Reconnected);
+                self.news.push_back(Event::Reconnected);
             }
             Action::Depose => {
                 self.left.depositions -= 1;
@@ -371,7 +369,7 @@ impl World {
 
     fn answer(&mut self, request: Request) {
         let answer = match request {
-            Request::Beat(sent) => Answer::Beat(sent),
+            Request::Heartbeat(sent) => Answer::Heartbeat(sent),
             Request::Identify(sent) => Answer::Identify(sent, !self.replaced),
         };
         self.answers.push_back((answer, self.connection));
@@ -386,28 +384,28 @@ impl World {
     fn answered(&mut self, scenario: &Scenario, sent: u8) {
         match scenario.twin {
             Some(Twin::DeadlineFromReceiveTime) => {
-                self.input(SessionInput::Failed { sent: at(sent), at_once: false });
-                self.input(SessionInput::Answered { sent: at(self.now) });
+                self.feed(Event::Failed { sent: at(sent), at_once: false });
+                self.feed(Event::Answered { sent: at(self.now) });
             }
-            Some(_) | None => self.input(SessionInput::Answered { sent: at(sent) }),
+            Some(_) | None => self.feed(Event::Answered { sent: at(sent) }),
         }
     }
 
-    fn input(&mut self, input: SessionInput) {
+    fn feed(&mut self, event: Event) {
         let mut out = Vec::new();
-        self.machine.handle(input, at(self.now), &mut out);
+        self.machine.handle(event, at(self.now), &mut out);
         self.execute(out);
     }
 
-    fn execute(&mut self, commands: Vec<SessionCommand>) {
+    fn execute(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
-                SessionCommand::Beat(sent) => self.requests.push_back(Request::Beat(step(sent))),
-                SessionCommand::Identify(sent) => self.requests.push_back(Request::Identify(step(sent))),
-                SessionCommand::Hold(until) => self.until = Some(until),
+                Command::Heartbeat(sent) => self.requests.push_back(Request::Heartbeat(step(sent))),
+                Command::Identify(sent) => self.requests.push_back(Request::Identify(step(sent))),
+                Command::Hold(until) => self.until = Some(until),
                 // Before the first `Hold` nothing is granted.
-                SessionCommand::Suspend(until) => self.until = self.until.map(|_| until),
-                SessionCommand::Lose => self.lost = true,
+                Command::Suspend(until) => self.until = self.until.map(|_| until),
+                Command::Lose => self.lost = true,
             }
         }
     }

@@ -1,9 +1,9 @@
-//! The lock's machine under an adversary: processes with a queue each, sessions and a server, in every order in which
+//! The lock's machine under an adversary: processes with such a machine each, sessions and a server, in every order in which
 //! everything on its way may arrive.
 //!
-//! - [`world`]: what may happen, and what it does. [`driver`]: what the actor does around the queue, and the server.
+//! - [`world`]: what may happen, and what it does. [`driver`]: what the actor does around the machine, and the server.
 //! - [`wire`]: requests, answers, and what callers are told. [`properties`]: what must hold.
-//! - [`twins`]: wrappers around the real queue that break one property each.
+//! - [`twins`]: wrappers around the real machine that break one property each.
 
 mod driver;
 mod properties;
@@ -11,13 +11,14 @@ mod twins;
 mod wire;
 mod world;
 
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::znode::Mode;
+use lockkeeper_actors::machine::Wait;
+use lockkeeper_actors::machine::exclusion::Mode;
 use properties::*;
 use twins::Twin::{self, *};
 use world::{Budget, Scenario, Want};
 
 use crate::world::clients::DEADLINE;
+use crate::world::gates::Gate::{IgnoresDoubt, PassesStaleResume};
 use crate::world::search::{Order, Searches, Twins, catch, is_long, search};
 
 const LOCK: Want = Want { mode: Mode::Lock, wait: Wait::Forever, ephemeral: true };
@@ -131,7 +132,7 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (ReleaseForgetsOnError, LOCKS, Budget { refusals: 1, ..NONE }, GHOSTS),
     (UnknownDeleteTakenForDone, LOCKS, Budget { cuts: 1, ..NONE }, ANSWERS),
     (UnknownCreateTakenForFailed, LOCKS, Budget { cuts: 1, ..NONE }, GHOSTS),
-    (LookFindsNothing, OUTLIVING, Budget { losses: 1, ..NONE }, GHOSTS),
+    (CreatedNotFound, OUTLIVING, Budget { losses: 1, ..NONE }, GHOSTS),
     (WatchesLostOnReconnect, LOCKS, Budget { cuts: 1, ..NONE }, WAKING),
     (WatchOnNothingTakenForArmed, LOCKS, NONE, WAKING),
     (ChangeTakenForGone, LOCKS, Budget { touches: 1, ..NONE }, EXCLUSION),
@@ -140,13 +141,14 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (WaitersOverlooked, LOCKS, NONE, ORDER),
     (MissingSwallowed, LOCKS, Budget { deletions: 1, ..NONE }, BACKING),
     (DeadlineSwallowed, HASTY, Budget { timeouts: 1, ..NONE }, RESTING),
-    (OldNewsResumes, LOCKS, Budget { doubts: 2, ..NONE }, CERTAINTY),
+    (Gate(PassesStaleResume), LOCKS, Budget { doubts: 2, ..NONE }, CERTAINTY),
+    (Gate(IgnoresDoubt), LOCKS, Budget { doubts: 1, ..NONE }, CERTAINTY),
     (RefusedRepeatedAtOnce, LOCKS, Budget { refusals: 1, ..NONE }, PACING),
     (TryOutlastsDoubt, HASTY, Budget { doubts: 1, ..NONE }, TRYING),
 ];
 
 #[test]
-fn the_queue_keeps_its_properties_within_every_budget() {
+fn a_lock_keeps_its_properties_within_every_budget() {
     let mut table = Searches::new("configuration");
     for &(name, wants, next, short_budget, long_budget) in ROWS {
         let budget = if is_long() { long_budget } else { short_budget };
@@ -160,7 +162,7 @@ fn the_queue_keeps_its_properties_within_every_budget() {
 }
 
 #[test]
-fn every_broken_queue_is_caught() {
+fn every_broken_twin_is_caught() {
     let mut table = Twins::new();
     for &(twin, wants, budget, property) in TWINS {
         let next = if twin == ComparedAcrossTheWrap { LAST } else { FRESH };

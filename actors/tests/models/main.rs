@@ -2,7 +2,7 @@
 //! with every fault of a stated budget at every step, exhaustively (`stateright`, by 64-bit fingerprints of states).
 //! Beside the properties stand broken twins, which must be caught.
 //!
-//! - [`lock`]: the queue of one lock. [`multi_lock`]: requests for several paths, and the queues below them.
+//! - [`lock`]: the machine of one lock. [`multi_lock`]: requests for several paths, and the locks below them.
 //! - [`semaphore`]: the semaphore's machine, also walked at random.
 //! - [`lease`]: the session's machine, which decides when a lease ends.
 //! - [`world`]: what they share.

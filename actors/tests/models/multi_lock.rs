@@ -1,22 +1,23 @@
-//! Requests for several paths under an adversary: the machine that decides for them and the queues below it, in every
+//! Requests for several paths under an adversary: the machine that decides for them and the locks below it, in every
 //! order in which messages and answers may arrive, with every fault of a stated budget at every step. Rounds are
 //! counted in the states: that there is an end to the search says that no request gives back and asks anew without end.
 //!
-//! - [`world`]: mailboxes, sessions, a server; what may happen. [`messages`]: what is on its way.
+//! - [`world`]: what may happen, and what it does. [`state`]: mailboxes, sessions. [`messages`]: what is on its way.
 //! - [`driver`]: what actors do around the machines. [`properties`]: what must hold.
 //!
-//! What one queue does with the order of answers, with followers, directories and doubts is the matter of
-//! [`crate::lock`].
+//! What one lock does with the order of answers, with followers and with directories is the matter of [`crate::lock`].
 
 mod driver;
 mod messages;
 mod properties;
+mod state;
 mod world;
 
 use properties::*;
 use world::Twin::{self, *};
 use world::{Budget, Scenario, Wants};
 
+use crate::world::gates::Gate::{IgnoresDoubt, PassesStaleResume};
 use crate::world::search::{Order, Searches, Twins, catch, search};
 
 const CROSSED: Wants = &[(0, &[0, 1]), (1, &[1, 0])];
@@ -37,6 +38,8 @@ const ROWS: &[(&str, Wants, bool, Budget)] = &[
     ("crossed", CROSSED, true, Budget { cancels: 1, ..NONE }),
     ("crossed", CROSSED, true, Budget { deletions: 1, ..NONE }),
     ("crossed", CROSSED, true, Budget { losses: 1, ..NONE }),
+    ("beside a lock", PLAIN, true, Budget { doubts: 1, ..NONE }),
+    ("crossed", CROSSED, true, Budget { doubts: 1, ..NONE }),
 ];
 
 /// A twin, what it takes to show, and the property that it breaks.
@@ -48,6 +51,9 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (OnlyMissingAnew, CROSSED, Budget { mislaid: 1, deletions: 1, ..NONE }, DEADLOCK),
     (NothingGivenBack, CROSSED, Budget { cancels: 1, ..NONE }, GHOSTS),
     (GrantedTooEarly, CROSSED, NONE, WHOLE),
+    (Gate(IgnoresDoubt), CROSSED, Budget { losses: 1, ..NONE }, CERTAINTY),
+    (Gate(IgnoresDoubt), CROSSED, Budget { doubts: 1, ..NONE }, CERTAINTY),
+    (Gate(PassesStaleResume), CROSSED, Budget { doubts: 2, ..NONE }, CERTAINTY),
 ];
 
 #[test]

@@ -5,12 +5,13 @@
 //! this model: access lists, processes that crash or are closed, and the proofs of the lease, which is taken to end
 //! before the server drops its session.
 //!
-//! - [`world`]: what may happen, and what it does. [`driver`]: what the actor does around the machine.
+//! - [`world`]: what may happen, and what it does. [`driver`], [`mutex`]: what the actor does around the machine.
 //! - [`server`]: the root, the mutex and the watches. [`wire`]: requests, answers, and what callers are told.
 //! - [`properties`]: what must hold. [`twins`]: machines and servers that break one property each.
 //! - [`walks`]: random walks.
 
 mod driver;
+mod mutex;
 mod properties;
 mod server;
 mod twins;
@@ -20,13 +21,14 @@ mod world;
 
 use std::time::Instant;
 
-use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::machine::Wait;
 use properties::*;
 use twins::Twin::{self, *};
 use walks::walk;
 use world::{Budget, Scenario, Want};
 
 use crate::world::clients::DEADLINE;
+use crate::world::gates::Gate::{IgnoresDoubt, PassesStaleResume};
 use crate::world::search::{self, Order, Searches, Twins, catch, search};
 
 const NONE: Budget = Budget::NONE;
@@ -39,6 +41,7 @@ const TRY: Want = Want { wait: Wait::Try, limit: None, ..ONE };
 
 type Wants = &'static [&'static [Want]];
 
+const ALONE: Wants = &[&[ONE]];
 const APIECE: Wants = &[&[ONE], &[ONE]];
 const CROWD: Wants = &[&[ONE, TWO, TRY], &[TIMED, ONE, TWO]];
 
@@ -99,13 +102,14 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (LeasesOverlooked, CROWD, Some(1), NONE, EXCLUSION),
     (RewritingOverlooked, CROWD, Some(1), Budget { resizes: 1, ..NONE }, TRUTH),
     (RewritingOverlooked, CROWD, Some(2), Budget { removals: 1, ..NONE }, EXCLUSION),
-    (DisturbanceLost, CROWD, Some(1), NONE, WAKING),
+    (LeaseChangeUnseen, CROWD, Some(1), NONE, WAKING),
     (ResizeUnseen, CROWD, Some(1), Budget { resizes: 1, ..NONE }, WAKING),
     (CancelSwallowedDuringTake, CROWD, Some(1), Budget { cancels: 1, ..NONE }, ANSWERS),
     (UnknownTakeTakenForNo, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
-    (LookFindsNothing, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
+    (LeasesNotFound, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
     (OneLeaseForgotten, CROWD, Some(2), NONE, GHOSTS),
     (GrantedWhileSuspended, CROWD, Some(1), Budget { doubts: 1, ..NONE }, CERTAINTY),
+    (Gate(IgnoresDoubt), CROWD, Some(1), Budget { doubts: 1, ..NONE }, CERTAINTY),
     (MutexKept, CROWD, Some(1), NONE, GHOSTS),
     (WatchesKept, CROWD, Some(1), NONE, WATCHES),
     (MissingSwallowed, CROWD, Some(1), Budget { deletions: 1, ..NONE }, BACKING),
@@ -121,6 +125,7 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
 const SEARCHED_TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (SyncSkipped, APIECE, Budget { cuts: 1, ..NONE }, EXCLUSION),
     (FailedSyncIgnored, APIECE, Budget { cuts: 1, ..NONE }, EXCLUSION),
+    (Gate(PassesStaleResume), ALONE, Budget { doubts: 2, ..NONE }, CERTAINTY),
 ];
 
 #[test]

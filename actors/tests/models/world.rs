@@ -2,14 +2,14 @@
 //! does around its machine, and the search for states in which a property does not hold.
 //!
 //! - [`search`]: the search and its tables. [`budget`]: how often things may go wrong.
-//! - [`gate`]: what a machine is told while its session's lease is in doubt.
+//! - [`gates`]: the gate between a path's events and its machine, and broken twins of it.
 //! - [`replicas`]: what a server shows. [`directory`]: the contenders of one path.
 //! - [`session`]: requests and answers. [`clients`]: the processes that send them. [`steps`]: what happens by itself.
 
 pub mod budget;
 pub mod clients;
 pub mod directory;
-pub mod gate;
+pub mod gates;
 pub mod replicas;
 pub mod search;
 pub mod session;

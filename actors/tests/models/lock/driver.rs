@@ -1,34 +1,34 @@
-//! What the actor does around its queue, as `src/lock.rs` and `src/lock/` do it.
+//! What the actor does around its machine, as `src/lock.rs` and `src/path` do it.
 
 use std::collections::BTreeMap;
 
-use lockkeeper_actors::machine::protocol::{
-    Command, Created, Event, Failure, Inspection, Request, Ticket, Wait,
-};
-use lockkeeper_actors::machine::queue::Queue;
-use lockkeeper_actors::machine::znode::{Attempt, Dialect, Patterns};
+use lockkeeper_actors::machine::exclusion::{Dialect, Patterns};
+use lockkeeper_actors::machine::lock::{Command, Created, Event, Lock, NodeStat, Request};
+use lockkeeper_actors::machine::node::Attempt;
+use lockkeeper_actors::machine::{Failure, Reply, Ticket, Wait};
 
 use super::twins::Twin;
 use super::wire::{Answer, Ask, Asked, LockWire, Word};
 use super::world::{Action, Flaw, Scenario, Want, World, named};
 use crate::world::clients::{Clients, DEADLINE};
 use crate::world::directory::{Name, PathServer};
+use crate::world::gates::Gate;
 use crate::world::session::{Call, No, Session, Wire};
 use crate::world::steps::{self, Cause, Server, World as _};
 
 impl steps::World for World {
-    type Machine = Queue;
+    type Machine = Lock;
     type Wire = LockWire;
     type Asked = Asked;
     type Server = PathServer;
     type Scenario = Scenario;
     type Action = Action;
 
-    fn clients(&self) -> &Clients<Queue, LockWire, Asked> {
+    fn clients(&self) -> &Clients<Lock, LockWire, Asked> {
         &self.clients
     }
 
-    fn clients_mut(&mut self) -> &mut Clients<Queue, LockWire, Asked> {
+    fn clients_mut(&mut self) -> &mut Clients<Lock, LockWire, Asked> {
         &mut self.clients
     }
 
@@ -97,7 +97,7 @@ impl steps::World for World {
         }
     }
 
-    fn execute(&mut self, scenario: &Scenario, number: usize, cause: Cause<'_, LockWire>, command: Command) {
+    fn execute(&mut self, scenario: &Scenario, number: usize, cause: Cause<'_, World>, command: Command) {
         let command = match scenario.twin {
             Some(twin) => twin.command(command),
             None => Some(command),
@@ -105,17 +105,17 @@ impl steps::World for World {
         let (Some(command), refused) = (command, cause.refused) else { return };
         match command {
             Command::List(attempt) => self.submit(number, refused, &[Ask::List { attempt: small(attempt) }]),
-            Command::Look(attempt) => {
+            Command::FindCreated(attempt) => {
                 self.submit(number, refused, &[Ask::Sync, Ask::List { attempt: small(attempt) }])
             }
             Command::MakeDirectory(attempt, _) => {
                 self.submit(number, refused, &[Ask::MakeDirectory { attempt: small(attempt) }])
             }
-            Command::Inspect(attempt, node) => {
+            Command::ReadStat(attempt, node) => {
                 let ask = Ask::Read { attempt: small(attempt), name: Name::of(&node) };
                 self.submit(number, refused, &[ask]);
             }
-            Command::Enter(attempt, ticket) => {
+            Command::CreateAndList(attempt, ticket) => {
                 let Want { mode, ephemeral, .. } = scenario.wants[number][ticket.number() as usize];
                 let attempt = small(attempt);
                 let name = Name { sequence: 0, author: number as u8, attempt, mode: named(mode) };
@@ -150,51 +150,15 @@ impl steps::World for World {
             Command::Grant { ticket, node, czxid } => {
                 self.grant(scenario, number, ticket, Name::of(&node), czxid)
             }
-            Command::Queued(ticket, _) => self.expect(number, ticket, |word| match word {
-                Word::Waiting | Word::Cancelling => Some(word),
-                Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
-            }),
-            Command::Refuse(ticket, _) => self.expect(number, ticket, |word| match word {
-                Word::Waiting | Word::Cancelling => Some(Word::Refused),
-                Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
-            }),
-            Command::Suspend(ticket) | Command::Resume(ticket) => {
-                self.expect(number, ticket, |word| match word {
-                    // A release may be on its way.
-                    Word::Granted { .. } | Word::Released => Some(word),
-                    Word::Unasked | Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => None,
-                })
-            }
-            Command::Lose(ticket) => self.expect(number, ticket, |word| match word {
-                Word::Granted { .. } => Some(Word::Lost),
-                Word::Released => Some(word),
-                Word::Unasked | Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => None,
-            }),
-            Command::Forget { ticket, confirmed } => {
-                let attempt = self.asked(number, ticket).attempt;
-                let mut nodes = self.server.nodes().iter();
-                let there =
-                    nodes.any(|node| node.name.author == number as u8 && Some(node.name.attempt) == attempt);
-                let asked = self.asked(number, ticket);
-                let told = matches!(asked.word, Word::Refused | Word::Lost | Word::Released);
-                if asked.forgotten || !told || (asked.word == Word::Released && confirmed && there) {
-                    self.flaws.insert(Flaw::Answer);
-                }
-                self.asked(number, ticket).forgotten = true;
-            }
-            Command::Survey { .. }
-            | Command::Calm
-            | Command::MakeRoot { .. }
-            | Command::Take { .. }
-            | Command::FindLeases(_)
-            | Command::Return(_)
-            | Command::TrackLease(_)
-            | Command::GrantPermits { .. } => unreachable!("a lock has no permits"),
+            Command::Reply(reply) => self.reply(number, reply),
         }
     }
 
-    fn ignores_gate(&self, scenario: &Scenario, event: &Event) -> bool {
-        scenario.twin == Some(Twin::OldNewsResumes) && *event == Event::Resumed
+    fn gate(&self, scenario: &Scenario) -> Gate {
+        match scenario.twin {
+            Some(Twin::Gate(gate)) => gate,
+            Some(_) | None => Gate::Real,
+        }
     }
 
     fn is_alive(&self, process: usize) -> bool {
@@ -212,7 +176,7 @@ impl steps::World for World {
             _ => None,
         });
         if let Some(attempt) = attempt {
-            self.give_up_looking(id, attempt);
+            self.give_up_finding(id, attempt);
         }
     }
 }
@@ -270,6 +234,43 @@ impl World {
         }
     }
 
+    fn reply(&mut self, number: usize, reply: Reply) {
+        match reply {
+            Reply::Queued(ticket, _) => self.expect(number, ticket, |word| match word {
+                Word::Waiting | Word::Cancelling => Some(word),
+                Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
+            }),
+            Reply::Refused(ticket, _) => self.expect(number, ticket, |word| match word {
+                Word::Waiting | Word::Cancelling => Some(Word::Refused),
+                Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
+            }),
+            Reply::Suspended(ticket) | Reply::Resumed(ticket) => {
+                self.expect(number, ticket, |word| match word {
+                    // A release may be on its way.
+                    Word::Granted { .. } | Word::Released => Some(word),
+                    Word::Unasked | Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => None,
+                })
+            }
+            Reply::Lost(ticket) => self.expect(number, ticket, |word| match word {
+                Word::Granted { .. } => Some(Word::Lost),
+                Word::Released => Some(word),
+                Word::Unasked | Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => None,
+            }),
+            Reply::Forgotten { ticket, confirmed } => {
+                let attempt = self.asked(number, ticket).attempt;
+                let mut nodes = self.server.nodes().iter();
+                let there =
+                    nodes.any(|node| node.name.author == number as u8 && Some(node.name.attempt) == attempt);
+                let asked = self.asked(number, ticket);
+                let told = matches!(asked.word, Word::Refused | Word::Lost | Word::Released);
+                if asked.forgotten || !told || (asked.word == Word::Released && confirmed && there) {
+                    self.flaws.insert(Flaw::Answer);
+                }
+                self.asked(number, ticket).forgotten = true;
+            }
+        }
+    }
+
     fn expect(&mut self, number: usize, ticket: Ticket, next: impl FnOnce(Word) -> Option<Word>) {
         let asked = self.asked(number, ticket);
         match next(asked.word).filter(|_| !asked.forgotten) {
@@ -285,7 +286,7 @@ impl World {
     }
 
     /// What an earlier session of the same process has yet to create is not found any more.
-    fn give_up_looking(&mut self, id: u8, wanted: u8) {
+    fn give_up_finding(&mut self, id: u8, wanted: u8) {
         let process = self.clients.sessions[&id].process;
         let sessions = self.clients.sessions.values_mut().filter(|session| session.process == process);
         for ask in sessions.flat_map(|session| &mut session.unheard) {
@@ -307,21 +308,21 @@ fn heard(call: Call<LockWire>, watches: &mut BTreeMap<Name, bool>) -> Option<Eve
                 Answer::No(no) => Err(no.failure()),
                 Answer::Done | Answer::Names(_) | Answer::Found { .. } => return None,
             };
-            Event::Entered { attempt: large(name.attempt), created, children: names(list) }
+            Event::CreatedAndListed { attempt: large(name.attempt), created, children: names(list) }
         }
         (Ask::Sync, Some(list)) => match call.asks[1] {
-            Ask::List { attempt } => Event::Looked(large(attempt), done(first).and_then(|()| names(list))),
+            Ask::List { attempt } => Event::Found(large(attempt), done(first).and_then(|()| names(list))),
             _ => return None,
         },
         (Ask::List { attempt }, _) => Event::Listed(large(attempt), names(first)),
         (Ask::MakeDirectory { attempt }, _) => Event::DirectoryMade(large(attempt), done(first)),
         (Ask::Read { attempt, .. }, _) => {
             let found = match first {
-                Answer::Found { czxid, owner } => Ok(Inspection { czxid: czxid.into(), owner: owner.into() }),
+                Answer::Found { czxid, owner } => Ok(NodeStat { czxid: czxid.into(), owner: owner.into() }),
                 Answer::No(no) => Err(no.failure()),
                 Answer::Done | Answer::Created(..) | Answer::Names(_) => return None,
             };
-            Event::Inspected(large(attempt), found)
+            Event::StatRead(large(attempt), found)
         }
         (Ask::Watch { name }, _) => {
             let armed = done(first);

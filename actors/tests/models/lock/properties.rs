@@ -1,19 +1,17 @@
-//! What must hold of a lock's queue, whatever happens.
+//! What must hold of a lock, whatever happens.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-use lockkeeper_actors::machine::Machine;
-use lockkeeper_actors::machine::protocol::Wait;
-use lockkeeper_actors::machine::queue::Queue;
-use lockkeeper_actors::machine::znode::Mode;
+use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::lock::Lock;
+use lockkeeper_actors::machine::{LeaseState, PathMachine, Wait};
 use stateright::{Model, Property};
 
 use super::wire::{Asked, LockWire, Word};
 use super::world::{Action, Flaw, PEER, Scenario, World};
 use crate::world::clients::{DEADLINE, Process};
 use crate::world::directory::{Name, Node};
-use crate::world::session::Lease;
 use crate::world::steps::World as _;
 
 pub const EXCLUSION: &str = "exclusion";
@@ -177,7 +175,7 @@ impl World {
         })
     }
 
-    /// Where a queue knows of a doubt, no request is left that would not wait.
+    /// Where a machine knows of a doubt, no request is left that would not wait.
     fn tries_no_longer(&self, scenario: &Scenario) -> bool {
         let mut doubting =
             self.clients.processes.iter().zip(scenario.wants).filter(|(process, _)| !process.machine.is_up());
@@ -203,7 +201,7 @@ impl World {
         !self.is_blocked(peer, mode)
     }
 
-    fn living(&self) -> impl Iterator<Item = (usize, &Process<Queue, LockWire, Asked>)> {
+    fn living(&self) -> impl Iterator<Item = (usize, &Process<Lock, LockWire, Asked>)> {
         let processes = self.clients.processes.iter().enumerate();
         processes.filter(|(number, _)| self.is_alive(*number))
     }
@@ -224,7 +222,7 @@ impl World {
             })
             .filter(|guard| {
                 guard.session.is_none_or(|id| {
-                    self.clients.sessions.get(&id).is_some_and(|session| session.lease != Lease::Lost)
+                    self.clients.sessions.get(&id).is_some_and(|session| session.lease != LeaseState::Lost)
                 })
             })
     }

@@ -1,11 +1,14 @@
 //! Deliberately broken twins: wrappers around the real machine that alter one event or one command, or leave out
 //! one rule of its driver. The model must catch each.
 
-use lockkeeper_actors::machine::protocol::{Command, Created, Event, Failure, Refusal};
-use lockkeeper_actors::machine::znode::{Mode, Znode};
+use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::lock::{Command, Created, Event};
+use lockkeeper_actors::machine::node::Znode;
+use lockkeeper_actors::machine::{Failure, PathEvent, Refusal, Reply};
 
 use super::world::World;
 use crate::world::directory::{Name, instance};
+use crate::world::gates::Gate;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Twin {
@@ -28,9 +31,9 @@ pub enum Twin {
     WaitersOverlooked,
     MissingSwallowed,
     DeadlineSwallowed,
-    /// A driver that passes on a resume, though the lease's state has changed since.
-    OldNewsResumes,
-    LookFindsNothing,
+    /// A driver with a broken gate.
+    Gate(Gate),
+    CreatedNotFound,
     /// A refused request is taken for one whose answer was lost, and sent again at once.
     RefusedRepeatedAtOnce,
     TryOutlastsDoubt,
@@ -40,13 +43,13 @@ impl Twin {
     /// What the machine gets instead.
     pub fn event(self, world: &World, process: usize, event: Event) -> Option<Event> {
         match (self, event) {
-            (Twin::CancelSwallowed, Event::Cancel(_)) => None,
-            (Twin::GrantedWhileSuspended, Event::Suspended) => None,
-            (Twin::MissingSwallowed, Event::Missing(_)) => None,
-            (Twin::DeadlineSwallowed, Event::Wake) => None,
+            (Twin::CancelSwallowed, Event::Path(PathEvent::Cancel(_))) => None,
+            (Twin::GrantedWhileSuspended, Event::Path(PathEvent::Suspended)) => None,
+            (Twin::MissingSwallowed, Event::Path(PathEvent::Missing(_))) => None,
+            (Twin::DeadlineSwallowed, Event::Path(PathEvent::Wake)) => None,
             (
                 Twin::OtherSessionAdopted,
-                Event::Entered { attempt, created: Ok(created), children: Ok(names) },
+                Event::CreatedAndListed { attempt, created: Ok(created), children: Ok(names) },
             ) => {
                 let session = world.clients.processes[process].using.unwrap_or(0);
                 let other = |node: &Znode| {
@@ -56,17 +59,22 @@ impl Twin {
                 let found =
                     names.iter().filter_map(|name| Znode::parse(name)).find(|node| own(node) && other(node));
                 let created = found.map_or(created, |node| Created { czxid: czxid(world, &node), node });
-                Some(Event::Entered { attempt, created: Ok(created), children: Ok(names) })
+                Some(Event::CreatedAndListed { attempt, created: Ok(created), children: Ok(names) })
             }
-            (Twin::HandedOverAcrossSessions, Event::Lost) => Some(Event::Suspended),
-            (Twin::HandedOverAcrossSessions, Event::Connected { session })
+            (Twin::HandedOverAcrossSessions, Event::Path(PathEvent::Lost)) => {
+                Some(PathEvent::Suspended.into())
+            }
+            (Twin::HandedOverAcrossSessions, Event::Path(PathEvent::Connected { session }))
                 if session > world.clients.processes.len() as i64 =>
             {
-                Some(Event::Resumed)
+                Some(PathEvent::Resumed.into())
             }
-            (Twin::TokenFromSequence, Event::Entered { attempt, created: Ok(created), children }) => {
+            (
+                Twin::TokenFromSequence,
+                Event::CreatedAndListed { attempt, created: Ok(created), children },
+            ) => {
                 let created = Created { czxid: created.node.sequence(), ..created };
-                Some(Event::Entered { attempt, created: Ok(created), children })
+                Some(Event::CreatedAndListed { attempt, created: Ok(created), children })
             }
             (Twin::ReleaseForgetsOnError, Event::Deleted(attempt, Err(Failure::Refused(_)))) => {
                 Some(Event::Deleted(attempt, Ok(())))
@@ -76,8 +84,8 @@ impl Twin {
             }
             (
                 Twin::UnknownCreateTakenForFailed,
-                Event::Entered { attempt, created: Err(Failure::Unknown(reason)), children },
-            ) => Some(Event::Entered { attempt, created: Err(Failure::Refused(reason)), children }),
+                Event::CreatedAndListed { attempt, created: Err(Failure::Unknown(reason)), children },
+            ) => Some(Event::CreatedAndListed { attempt, created: Err(Failure::Refused(reason)), children }),
             (Twin::WatchOnNothingTakenForArmed, Event::Watched(node, Err(Failure::NoNode))) => {
                 Some(Event::Watched(node, Ok(())))
             }
@@ -86,14 +94,14 @@ impl Twin {
             }
             (
                 Twin::ComparedAcrossTheWrap,
-                Event::Entered { attempt, created: Ok(created), children: Ok(names) },
+                Event::CreatedAndListed { attempt, created: Ok(created), children: Ok(names) },
             ) => {
                 let node = shown(&created.node);
                 let names = names
                     .iter()
                     .filter_map(|name| Znode::parse(name))
                     .map(|node| shown(&node).name().to_owned());
-                Some(Event::Entered {
+                Some(Event::CreatedAndListed {
                     attempt,
                     created: Ok(Created { node, ..created }),
                     children: Ok(names.collect()),
@@ -105,24 +113,24 @@ impl Twin {
             (Twin::ComparedAcrossTheWrap, Event::Fired { node, gone }) => {
                 Some(Event::Fired { node: shown(&node), gone })
             }
-            (Twin::ReadersOverlooked, Event::Entered { attempt, created, children: Ok(names) }) => {
+            (Twin::ReadersOverlooked, Event::CreatedAndListed { attempt, created, children: Ok(names) }) => {
                 let visible =
                     |name: &String| Znode::parse(name).and_then(|node| node.mode()) != Some(Mode::Read);
                 let children = Ok(names.into_iter().filter(visible).collect());
-                Some(Event::Entered { attempt, created, children })
+                Some(Event::CreatedAndListed { attempt, created, children })
             }
-            (Twin::WaitersOverlooked, Event::Entered { attempt, created, children: Ok(names) }) => {
+            (Twin::WaitersOverlooked, Event::CreatedAndListed { attempt, created, children: Ok(names) }) => {
                 let first = names.iter().filter_map(|name| Znode::parse(name)).min();
                 let own = |name: &String| instance(process as u8).attempt(name).is_some();
                 let visible = |name: &String| Znode::parse(name) == first || own(name);
                 let children = Ok(names.into_iter().filter(visible).collect());
-                Some(Event::Entered { attempt, created, children })
+                Some(Event::CreatedAndListed { attempt, created, children })
             }
             (Twin::RefusedRepeatedAtOnce, Event::Deleted(attempt, Err(Failure::Refused(reason)))) => {
                 Some(Event::Deleted(attempt, Err(Failure::Unknown(reason))))
             }
-            (Twin::LookFindsNothing, Event::Looked(attempt, Ok(_))) => {
-                Some(Event::Looked(attempt, Ok(Vec::new())))
+            (Twin::CreatedNotFound, Event::Found(attempt, Ok(_))) => {
+                Some(Event::Found(attempt, Ok(Vec::new())))
             }
             (_, event) => Some(event),
         }
@@ -140,7 +148,7 @@ impl Twin {
             (Twin::ComparedAcrossTheWrap, Command::Grant { ticket, node, czxid }) => {
                 Some(Command::Grant { ticket, node: meant(&node), czxid })
             }
-            (Twin::TryOutlastsDoubt, Command::Refuse(_, Refusal::Suspended)) => None,
+            (Twin::TryOutlastsDoubt, Command::Reply(Reply::Refused(_, Refusal::Suspended))) => None,
             (_, command) => Some(command),
         }
     }

@@ -13,7 +13,7 @@ pub enum Ask {
     Create {
         name: Name,
         ephemeral: bool,
-        /// Its process no longer looks for its node.
+        /// Its process no longer searches for its node.
         belated: bool,
     },
     Sync,

@@ -1,19 +1,18 @@
-//! Processes with a queue each, sessions and a server, and everything that may happen to them.
+//! Processes with a lock's machine each, sessions and a server, and everything that may happen to them.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
-use lockkeeper_actors::machine::Machine;
-use lockkeeper_actors::machine::protocol::{Event, Ticket, Wait};
-use lockkeeper_actors::machine::queue::Queue;
-use lockkeeper_actors::machine::znode::Mode;
+use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::lock::Lock;
+use lockkeeper_actors::machine::{LeaseState, PathEvent, PathMachine, Ticket, Wait};
 
 use super::twins::Twin;
 use super::wire::{Ask, Asked, LockWire, Word};
 use crate::world::budget::budget;
 use crate::world::clients::Clients;
 use crate::world::directory::{Directory, Name, PathServer, instance};
-use crate::world::session::{Lease, No};
+use crate::world::session::No;
 use crate::world::steps::{Server, Step, World as _};
 
 /// One row of the table: what is asked for, and how much may go wrong.
@@ -68,7 +67,7 @@ budget! {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub server: PathServer,
-    pub clients: Clients<Queue, LockWire, Asked>,
+    pub clients: Clients<Lock, LockWire, Asked>,
     pub crashed: BTreeSet<usize>,
     pub closed: BTreeSet<usize>,
     pub left: Budget,
@@ -141,7 +140,7 @@ impl World {
     pub fn new(scenario: &Scenario) -> World {
         let machines = scenario.wants.iter().enumerate();
         let machines = machines
-            .map(|(number, wants)| (Queue::new(instance(number as u8)), vec![Asked::NEW; wants.len()]));
+            .map(|(number, wants)| (Lock::new(instance(number as u8)), vec![Asked::NEW; wants.len()]));
         let directory = scenario.next.map(|next| Directory { next, nodes: Vec::new() });
         let mut world = World {
             server: PathServer::new(directory),
@@ -217,7 +216,7 @@ impl World {
         let session = &self.clients.sessions[&id];
         let process = &self.clients.processes[session.process];
         if process.current == Some(id) {
-            if self.left.doubts > 0 && session.lease == Lease::Held {
+            if self.left.doubts > 0 && session.lease == LeaseState::Held {
                 actions.push(Action::Doubt(id));
             }
             if self.left.losses > 0 {
@@ -269,14 +268,14 @@ impl World {
             Action::Cancel(process, ticket) => {
                 self.left.cancels -= 1;
                 self.clients.processes[process].asked[ticket].word = Word::Cancelling;
-                self.feed(scenario, process, Event::Cancel(Ticket::numbered(ticket as u64)));
+                self.feed(scenario, process, PathEvent::Cancel(Ticket::numbered(ticket as u64)));
             }
             Action::Release(process, ticket) => {
                 let word = &mut self.clients.processes[process].asked[ticket].word;
                 if let Word::Granted { .. } = word {
                     *word = Word::Released;
                 }
-                self.feed(scenario, process, Event::Release(Ticket::numbered(ticket as u64)));
+                self.feed(scenario, process, PathEvent::Release(Ticket::numbered(ticket as u64)));
             }
             Action::Deny(id) => {
                 self.left.refusals -= 1;
@@ -306,7 +305,7 @@ impl World {
             Action::Close(process) => {
                 self.left.closes -= 1;
                 self.closed.insert(process);
-                self.feed(scenario, process, Event::Close);
+                self.feed(scenario, process, PathEvent::Close);
             }
             Action::End(process) => {
                 if let Some(id) = self.clients.processes[process].current {
@@ -358,7 +357,7 @@ impl World {
         for id in sessions.map(|(id, _)| *id).collect::<Vec<u8>>() {
             let session = self.clients.session(id);
             session.abandon();
-            session.lease = Lease::Lost;
+            session.lease = LeaseState::Lost;
             self.server.let_go(id);
             self.clients.bury(id);
         }

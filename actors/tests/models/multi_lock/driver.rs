@@ -1,14 +1,18 @@
-//! What the actors around the machines do: `src/lock` for a path, `src/multi.rs` for a request.
+//! What the actors around the machines do: `src/lock.rs` and `src/path` for a path, `src/multi_lock.rs`
+//! for a request.
 
-use lockkeeper_actors::machine::multi::{MultiCommand, MultiEvent};
-use lockkeeper_actors::machine::protocol::{self, Command, Event, Failure, Wait};
-use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode, Patterns};
-use lockkeeper_actors::machine::{Machine, Moment};
+use lockkeeper_actors::machine::exclusion::{Dialect, Mode, Patterns};
+use lockkeeper_actors::machine::lock::{self, Command, Event};
+use lockkeeper_actors::machine::multi_lock;
+use lockkeeper_actors::machine::node::Attempt;
+use lockkeeper_actors::machine::{Failure, LeaseState, Machine, Moment, PathEvent, Reply, Wait};
 
 use super::messages::{Call, Entrant, Lease, Ticket, ToMulti, ToPath};
-use super::world::{Part, Request, Scenario, Twin, Word, World};
+use super::properties::{ANSWERS, CERTAINTY};
+use super::state::{Part, Path, Request, Word};
+use super::world::{Scenario, Twin, World};
 use crate::world::directory::Name;
-use crate::world::gate::gate;
+use crate::world::gates::Gate;
 
 impl World {
     // ---- callers ----
@@ -47,7 +51,7 @@ impl World {
                 request.word = Word::Released;
                 leases.into_iter().for_each(|lease| self.drop_lease(lease));
             }
-            Word::Refused | Word::Granted | Word::Lost | Word::Released => self.is_flawed = true,
+            Word::Refused | Word::Granted | Word::Lost | Word::Released => drop(self.flaws.insert(ANSWERS)),
         }
     }
 
@@ -55,7 +59,7 @@ impl World {
         let word = &mut self.requests[number].word;
         match word {
             Word::Waiting | Word::Cancelling => *word = Word::Refused,
-            Word::Refused | Word::Granted | Word::Lost | Word::Released => self.is_flawed = true,
+            Word::Refused | Word::Granted | Word::Lost | Word::Released => drop(self.flaws.insert(ANSWERS)),
         }
     }
 
@@ -64,7 +68,7 @@ impl World {
         match word {
             Word::Granted => *word = Word::Lost,
             Word::Released => {}
-            Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => self.is_flawed = true,
+            Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => drop(self.flaws.insert(ANSWERS)),
         }
     }
 
@@ -76,18 +80,18 @@ impl World {
     /// What the lease itself says, ahead of the message that tells of it.
     pub fn is_over(&self, lease: &Lease) -> bool {
         let process = self.requests[lease.ticket.request].process;
-        self.is_lost(lease.session) || self.processes[process].queues[lease.path].lost.contains(&lease.ticket)
+        self.is_lost(lease.session) || self.processes[process].paths[lease.path].lost.contains(&lease.ticket)
     }
 
     // ---- the actor of a path ----
 
     pub fn take_path(&mut self, scenario: &Scenario, process: usize, path: usize) {
-        let state = &mut self.processes[process].queues[path];
+        let state = &mut self.processes[process].paths[path];
         let Some(message) = state.inbox.pop_front() else { return };
         let using = state.using;
         match message {
             ToPath::Acquire(ticket) => {
-                let request = protocol::Request {
+                let request = lock::Request {
                     mode: Mode::Lock,
                     dialect: Dialect::Kazoo,
                     patterns: Patterns::from([]),
@@ -96,31 +100,37 @@ impl World {
                 };
                 self.feed(scenario, process, path, Event::Acquire { ticket: ticket.number(), request });
             }
-            ToPath::Cancel(ticket) => self.feed(scenario, process, path, Event::Cancel(ticket.number())),
+            ToPath::Cancel(ticket) => self.feed(scenario, process, path, PathEvent::Cancel(ticket.number())),
             ToPath::Release(ticket) => {
                 state.lost.remove(&ticket);
-                self.feed(scenario, process, path, Event::Release(ticket.number()));
+                self.feed(scenario, process, path, PathEvent::Release(ticket.number()));
             }
             ToPath::Event(epoch, event) if using == Some(epoch) => self.feed(scenario, process, path, event),
             ToPath::Connected(id) => {
                 state.using = Some(id);
-                self.feed(scenario, process, path, Event::Connected { session: id.into() });
+                self.feed(scenario, process, path, PathEvent::Connected { session: id.into() });
+            }
+            ToPath::Suspended(id) if using == Some(id) => {
+                self.feed(scenario, process, path, PathEvent::Suspended)
+            }
+            ToPath::Resumed(id) if using == Some(id) => {
+                self.feed(scenario, process, path, PathEvent::Resumed)
             }
             ToPath::Lost(id) if using == Some(id) => {
                 state.using = None;
-                self.feed(scenario, process, path, Event::Lost);
+                self.feed(scenario, process, path, PathEvent::Lost);
             }
-            ToPath::Event(..) | ToPath::Lost(_) => {}
-            ToPath::Together(request, round, entrants) => {
+            ToPath::Event(..) | ToPath::Suspended(_) | ToPath::Resumed(_) | ToPath::Lost(_) => {}
+            ToPath::JointCreate(request, round, entrants) => {
                 // Otherwise the end of that session is told in every path.
                 if using == entrants.first().map(|entrant| entrant.epoch) {
-                    self.make_together(scenario, request, round, entrants);
+                    self.create_jointly(scenario, request, round, entrants);
                 }
             }
         }
     }
 
-    fn make_together(&mut self, scenario: &Scenario, request: usize, round: u8, entrants: Vec<Entrant>) {
+    fn create_jointly(&mut self, scenario: &Scenario, request: usize, round: u8, entrants: Vec<Entrant>) {
         let Some(epoch) = entrants.first().map(|entrant| entrant.epoch) else { return };
         let to = Some((request, round));
         if self.is_lost(epoch) {
@@ -134,11 +144,16 @@ impl World {
         }
     }
 
-    fn feed(&mut self, scenario: &Scenario, process: usize, path: usize, event: Event) {
-        let is_sure = self.processes[process].queues[path].using.is_some_and(|id| !self.is_lost(id));
-        let machine = &mut self.processes[process].queues[path].machine;
+    fn feed(&mut self, scenario: &Scenario, process: usize, path: usize, event: impl Into<Event>) {
+        let gate = match scenario.twin {
+            Some(Twin::Gate(gate)) => gate,
+            Some(_) | None => Gate::Real,
+        };
+        let Path { machine, using, .. } = &self.processes[process].paths[path];
+        let admitted = gate.admit(machine, using.map(|id| self.lease(id)), event.into());
+        let machine = &mut self.processes[process].paths[path].machine;
         let mut commands = Vec::new();
-        for event in gate(machine.is_up(), is_sure, event) {
+        for event in admitted {
             machine.handle(event, Moment(0), &mut commands);
         }
         for command in commands {
@@ -147,25 +162,25 @@ impl World {
     }
 
     fn execute(&mut self, scenario: &Scenario, process: usize, path: usize, command: Command) {
-        let using = self.processes[process].queues[path].using;
-        let session = using.and_then(|id| self.sessions.get_mut(&id)).filter(|session| !session.lost);
+        let using = self.processes[process].paths[path].using;
+        let session = using
+            .and_then(|id| self.sessions.get_mut(&id))
+            .filter(|session| session.lease != LeaseState::Lost);
         let small = |attempt: Attempt| attempt.0 as u8;
-        let is_joint = |ticket: Ticket| scenario.wants[ticket.request].1.len() > 1;
         let call = match command {
-            Command::Enter(attempt, ticket) => {
+            Command::CreateAndList(attempt, ticket) => {
                 let (ticket, attempt) = (Ticket::of(ticket), small(attempt));
-                self.processes[process].queues[path].tickets.insert(attempt, ticket);
+                self.processes[process].paths[path].tickets.insert(attempt, ticket);
                 let Some(epoch) = using else { return };
                 let entrant = Entrant { ticket, path, attempt, epoch };
-                if is_joint(ticket) {
-                    self.tell(scenario, ticket.request, ToMulti::Named(entrant));
+                if self.tell_part(scenario, ticket, ToMulti::Ready(entrant)) {
                     return;
                 }
                 Call::Make(None, vec![entrant])
             }
             Command::List(attempt) => Call::List(path, small(attempt)),
-            Command::Look(attempt) => Call::Look(path, small(attempt)),
-            Command::Inspect(attempt, node) => Call::Inspect(path, small(attempt), Name::of(&node)),
+            Command::FindCreated(attempt) => Call::FindCreated(path, small(attempt)),
+            Command::ReadStat(attempt, node) => Call::ReadStat(path, small(attempt), Name::of(&node)),
             Command::Watch(node) => Call::Watch(path, Name::of(&node)),
             Command::Delete(attempt, node) => {
                 let name = Name::of(&node);
@@ -189,81 +204,81 @@ impl World {
             Command::Grant { ticket, node, .. } => {
                 let (Some(session), ticket) = (using, Ticket::of(ticket)) else { return };
                 let lease = Lease { ticket, path, name: Name::of(&node), session };
-                match is_joint(ticket) {
-                    true => self.tell(scenario, ticket.request, ToMulti::Acquired(lease)),
-                    false => self.hand_over(ticket.request, vec![lease]),
+                if self.lease(session) != LeaseState::Held {
+                    self.flaws.insert(CERTAINTY);
+                }
+                if !self.tell_part(scenario, ticket, ToMulti::Acquired(lease)) {
+                    self.hand_over(ticket.request, vec![lease]);
                 }
                 return;
             }
-            Command::Queued(ticket, ahead) => {
-                let ticket = Ticket::of(ticket);
-                if is_joint(ticket) {
-                    self.tell(scenario, ticket.request, ToMulti::Queued(ticket, ahead));
-                }
-                return;
-            }
-            Command::Suspend(ticket) => {
-                let ticket = Ticket::of(ticket);
-                if is_joint(ticket) {
-                    self.tell(scenario, ticket.request, ToMulti::Suspended(ticket));
-                }
-                return;
-            }
-            Command::Refuse(ticket, _) => {
-                let ticket = Ticket::of(ticket);
-                match is_joint(ticket) {
-                    true => self.tell(scenario, ticket.request, ToMulti::Refused(ticket)),
-                    false => self.tell_refused(ticket.request),
-                }
-                return;
-            }
-            Command::Lose(ticket) => {
-                let ticket = Ticket::of(ticket);
-                self.processes[process].queues[path].lost.insert(ticket);
-                match is_joint(ticket) {
-                    true => self.tell(scenario, ticket.request, ToMulti::Lost(ticket)),
-                    false => self.tell_lost(ticket.request),
-                }
-                return;
-            }
-            Command::Forget { ticket, .. } => {
-                let ticket = Ticket::of(ticket);
-                if is_joint(ticket) {
-                    self.tell(scenario, ticket.request, ToMulti::Over(ticket));
-                }
-                return;
-            }
-            Command::MakeDirectory(..)
-            | Command::Resume(_)
-            | Command::Survey { .. }
-            | Command::Calm
-            | Command::MakeRoot { .. }
-            | Command::Take { .. }
-            | Command::FindLeases(_)
-            | Command::Return(_)
-            | Command::TrackLease(_)
-            | Command::GrantPermits { .. } => {
-                unreachable!("directories are there, and no session comes back")
-            }
+            Command::Reply(reply) => return self.reply(scenario, process, path, reply),
+            // Directories are there from the beginning, and nobody removes them.
+            Command::MakeDirectory(..) => return,
         };
         if let Some(id) = using.filter(|id| !self.is_lost(*id)) {
             self.session(id).calls.push_back(call);
         }
     }
 
+    /// To the caller of a plain lock, or to the actor of a request for several.
+    fn reply(&mut self, scenario: &Scenario, process: usize, path: usize, reply: Reply) {
+        match reply {
+            Reply::Queued(ticket, ahead) => {
+                let ticket = Ticket::of(ticket);
+                self.tell_part(scenario, ticket, ToMulti::Queued(ticket, ahead));
+            }
+            Reply::Suspended(ticket) => {
+                let ticket = Ticket::of(ticket);
+                self.tell_part(scenario, ticket, ToMulti::Suspended(ticket));
+            }
+            Reply::Resumed(ticket) => {
+                let ticket = Ticket::of(ticket);
+                self.tell_part(scenario, ticket, ToMulti::Resumed(ticket));
+            }
+            Reply::Refused(ticket, _) => {
+                let ticket = Ticket::of(ticket);
+                if !self.tell_part(scenario, ticket, ToMulti::Refused(ticket)) {
+                    self.tell_refused(ticket.request);
+                }
+            }
+            Reply::Lost(ticket) => {
+                let ticket = Ticket::of(ticket);
+                self.processes[process].paths[path].lost.insert(ticket);
+                if !self.tell_part(scenario, ticket, ToMulti::Lost(ticket)) {
+                    self.tell_lost(ticket.request);
+                }
+            }
+            Reply::Forgotten { ticket, .. } => {
+                let ticket = Ticket::of(ticket);
+                self.tell_part(scenario, ticket, ToMulti::Over(ticket));
+            }
+        }
+    }
+
+    /// Tells the actor of the request that this is a part of, if there is one.
+    fn tell_part(&mut self, scenario: &Scenario, ticket: Ticket, message: ToMulti) -> bool {
+        let is_joint = scenario.is_joint(ticket);
+        if is_joint {
+            self.tell(scenario, ticket.request, message);
+        }
+        is_joint
+    }
+
     /// What would be passed over is not sent: rounds only go up.
     pub fn tell(&mut self, scenario: &Scenario, number: usize, message: ToMulti) {
         let request = &mut self.requests[number];
         let round = match message {
-            ToMulti::Start | ToMulti::Cancel | ToMulti::Named(_) | ToMulti::Acquired(_) => request.round,
+            ToMulti::Start | ToMulti::Cancel | ToMulti::Ready(_) | ToMulti::Acquired(_) => request.round,
             ToMulti::Made(round) => round,
             ToMulti::Queued(ticket, _)
             | ToMulti::Suspended(ticket)
+            | ToMulti::Resumed(ticket)
             | ToMulti::Refused(ticket)
             | ToMulti::Lost(ticket)
             | ToMulti::Over(ticket) => ticket.round,
         };
-        let gives_back = matches!(message, ToMulti::Named(_) | ToMulti::Acquired(_));
+        let gives_back = matches!(message, ToMulti::Ready(_) | ToMulti::Acquired(_));
         if round == request.round && (!request.ended || gives_back) {
             request.inbox.push_back(message);
             if scenario.prompt {
@@ -280,51 +295,55 @@ impl World {
         let Some(message) = request.inbox.pop_front() else { return };
         let is_now = |ticket: Ticket| !request.ended && ticket.round == request.round;
         match message {
-            ToMulti::Start => self.feed_multi(scenario, number, MultiEvent::Start),
-            ToMulti::Named(entrant) if is_now(entrant.ticket) => {
+            ToMulti::Start => self.feed_multi(scenario, number, multi_lock::Event::Start),
+            ToMulti::Ready(entrant) if is_now(entrant.ticket) => {
                 let Ticket { part, .. } = entrant.ticket;
                 if scenario.twin == Some(Twin::OnlyMissingAnew) && request.parts[part].placed {
                     let round = entrant.ticket.round;
-                    return self.make_together(scenario, number, round, vec![entrant]);
+                    return self.create_jointly(scenario, number, round, vec![entrant]);
                 }
                 let before = request.parts[part].entrant.replace(entrant);
                 before.into_iter().for_each(|entrant| self.withdraw(entrant));
                 let epoch = entrant.epoch.into();
-                self.feed_multi(scenario, number, MultiEvent::Named { part, epoch });
+                self.feed_multi(scenario, number, multi_lock::Event::Ready { part, epoch });
             }
-            ToMulti::Named(entrant) => self.withdraw(entrant),
+            ToMulti::Ready(entrant) => self.withdraw(entrant),
             ToMulti::Made(round) if round == request.round && !request.ended => {
-                self.feed_multi(scenario, number, MultiEvent::Made { back: Vec::new() })
+                self.feed_multi(scenario, number, multi_lock::Event::Made { back: Vec::new() })
             }
             ToMulti::Acquired(lease) if is_now(lease.ticket) => {
                 request.parts[lease.ticket.part].lease = Some(lease);
                 let lost = |part: &Part| part.lease.is_some_and(|lease| self.is_over(&lease));
                 let event = match self.requests[number].parts.iter().position(lost) {
-                    Some(part) => MultiEvent::Lost(part),
-                    None => MultiEvent::Held(lease.ticket.part),
+                    Some(part) => multi_lock::Event::Lost(part),
+                    None => multi_lock::Event::Held(lease.ticket.part),
                 };
                 self.feed_multi(scenario, number, event);
             }
             ToMulti::Acquired(lease) => self.drop_lease(lease),
             ToMulti::Queued(ticket, ahead) if is_now(ticket) => {
-                self.feed_multi(scenario, number, MultiEvent::Queued { part: ticket.part, ahead })
+                self.feed_multi(scenario, number, multi_lock::Event::Queued { part: ticket.part, ahead })
             }
             ToMulti::Suspended(ticket) if is_now(ticket) => {
-                self.feed_multi(scenario, number, MultiEvent::Suspended(ticket.part))
+                self.feed_multi(scenario, number, multi_lock::Event::Suspended(ticket.part))
+            }
+            ToMulti::Resumed(ticket) if is_now(ticket) => {
+                self.feed_multi(scenario, number, multi_lock::Event::Resumed(ticket.part))
             }
             ToMulti::Refused(ticket) if is_now(ticket) => {
-                self.feed_multi(scenario, number, MultiEvent::Refused(ticket.part))
+                self.feed_multi(scenario, number, multi_lock::Event::Refused(ticket.part))
             }
             ToMulti::Lost(ticket) if is_now(ticket) => {
-                self.feed_multi(scenario, number, MultiEvent::Lost(ticket.part))
+                self.feed_multi(scenario, number, multi_lock::Event::Lost(ticket.part))
             }
             ToMulti::Over(ticket) if is_now(ticket) => {
-                self.feed_multi(scenario, number, MultiEvent::Over(ticket.part))
+                self.feed_multi(scenario, number, multi_lock::Event::Over(ticket.part))
             }
-            ToMulti::Cancel if !request.ended => self.feed_multi(scenario, number, MultiEvent::Cancel),
+            ToMulti::Cancel if !request.ended => self.feed_multi(scenario, number, multi_lock::Event::Cancel),
             ToMulti::Made(_)
             | ToMulti::Queued(..)
             | ToMulti::Suspended(_)
+            | ToMulti::Resumed(_)
             | ToMulti::Refused(_)
             | ToMulti::Lost(_)
             | ToMulti::Over(_)
@@ -332,33 +351,34 @@ impl World {
         }
     }
 
-    fn feed_multi(&mut self, scenario: &Scenario, number: usize, event: MultiEvent) {
+    fn feed_multi(&mut self, scenario: &Scenario, number: usize, event: multi_lock::Event) {
         let mut commands = Vec::new();
-        let keeps = scenario.twin == Some(Twin::NothingGivenBack) && event == MultiEvent::Cancel;
-        let early = scenario.twin == Some(Twin::GrantedTooEarly) && matches!(event, MultiEvent::Held(_));
-        self.requests[number].machine.handle(event, &mut commands);
+        let keeps = scenario.twin == Some(Twin::NothingGivenBack) && event == multi_lock::Event::Cancel;
+        let early =
+            scenario.twin == Some(Twin::GrantedTooEarly) && matches!(event, multi_lock::Event::Held(_));
+        self.requests[number].machine.handle(event, Moment(0), &mut commands);
         if early && self.requests[number].word == Word::Waiting {
-            commands = vec![MultiCommand::Grant];
+            commands = vec![multi_lock::Command::Grant];
         }
         for command in commands {
             match command {
-                MultiCommand::Ask => self.ask(scenario, number),
-                MultiCommand::Submit => self.submit(scenario, number),
-                MultiCommand::GiveBack if keeps => {}
-                MultiCommand::GiveBack => self.give_back(scenario, number),
-                MultiCommand::Grant => {
+                multi_lock::Command::Ask => self.ask(scenario, number),
+                multi_lock::Command::Submit => self.submit(scenario, number),
+                multi_lock::Command::GiveBack if keeps => {}
+                multi_lock::Command::GiveBack => self.give_back(scenario, number),
+                multi_lock::Command::Grant => {
                     let parts = &mut self.requests[number].parts;
                     parts.iter_mut().for_each(|part| part.ticket = None);
                     let leases = parts.iter_mut().filter_map(|part| part.lease.take()).collect();
                     self.hand_over(number, leases);
                 }
-                MultiCommand::Lose => self.tell_lost(number),
-                MultiCommand::Refuse(_) => self.tell_refused(number),
-                MultiCommand::End => self.requests[number].ended = true,
-                MultiCommand::Queued(_)
-                | MultiCommand::Suspend
-                | MultiCommand::Resume
-                | MultiCommand::Released => {}
+                multi_lock::Command::Lose => self.tell_lost(number),
+                multi_lock::Command::Refuse(_) => self.tell_refused(number),
+                multi_lock::Command::End => self.requests[number].ended = true,
+                multi_lock::Command::Queued(_)
+                | multi_lock::Command::Suspend
+                | multi_lock::Command::Resume
+                | multi_lock::Command::Released => {}
             }
         }
     }
@@ -380,7 +400,7 @@ impl World {
         parts.iter_mut().for_each(|part| part.placed = true);
         let entrants: Vec<Entrant> = parts.iter_mut().filter_map(|part| part.entrant.take()).collect();
         let (process, round) = (*process, *round);
-        self.post(process, scenario.wants[number].1[0], ToPath::Together(number, round, entrants));
+        self.post(process, scenario.wants[number].1[0], ToPath::JointCreate(number, round, entrants));
     }
 
     fn give_back(&mut self, scenario: &Scenario, number: usize) {
@@ -395,6 +415,6 @@ impl World {
 
     fn withdraw(&mut self, entrant: Entrant) {
         let failure = Failure::Refused(String::new());
-        self.enter(entrant, Err(failure.clone()), Err(failure));
+        self.tell_created(entrant, Err(failure.clone()), Err(failure));
     }
 }

@@ -1,6 +1,7 @@
 //! What actors tell each other, and what they send to the server.
 
-use lockkeeper_actors::machine::protocol::{self, Event};
+use lockkeeper_actors::machine;
+use lockkeeper_actors::machine::lock::Event;
 
 use crate::world::directory::Name;
 
@@ -20,20 +21,23 @@ pub enum ToPath {
     /// What comes of a session.
     Event(u8, Event),
     Connected(u8),
+    Suspended(u8),
+    Resumed(u8),
     Lost(u8),
     /// Make the nodes of these.
-    Together(usize, u8, Vec<Entrant>),
+    JointCreate(usize, u8, Vec<Entrant>),
 }
 
 /// Rounds and parts are in the tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ToMulti {
     Start,
-    Named(Entrant),
+    Ready(Entrant),
     Made(u8),
     Queued(Ticket, usize),
     Acquired(Lease),
     Suspended(Ticket),
+    Resumed(Ticket),
     Refused(Ticket),
     Lost(Ticket),
     Over(Ticket),
@@ -45,7 +49,7 @@ pub struct Entrant {
     pub ticket: Ticket,
     pub path: usize,
     pub attempt: u8,
-    /// The session of its queue.
+    /// The session of its lock.
     pub epoch: u8,
 }
 
@@ -63,20 +67,20 @@ pub enum Call {
     /// Creates and the lists behind them. For the actor of this request, or for a plain lock.
     Make(Option<(usize, u8)>, Vec<Entrant>),
     List(usize, u8),
-    Look(usize, u8),
-    Inspect(usize, u8, Name),
+    FindCreated(usize, u8),
+    ReadStat(usize, u8, Name),
     Watch(usize, Name),
     Delete(usize, u8, Name),
 }
 
 impl Ticket {
-    pub fn of(ticket: protocol::Ticket) -> Ticket {
+    pub fn of(ticket: machine::Ticket) -> Ticket {
         let number = ticket.number();
         Ticket { request: (number >> 16) as usize, round: (number >> 8) as u8, part: number as u8 as usize }
     }
 
-    pub fn number(self) -> protocol::Ticket {
-        protocol::Ticket::numbered(
+    pub fn number(self) -> machine::Ticket {
+        machine::Ticket::numbered(
             ((self.request as u64) << 16) | (u64::from(self.round) << 8) | self.part as u64,
         )
     }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use stateright::{Model, Property};
 
 use super::messages::{Lease, Ticket};
-use super::world::{Action, PATHS, Scenario, Word, World};
+use super::state::{PATHS, Word};
+use super::world::{Action, Scenario, World};
 use crate::world::directory::{Name, Node};
 
 pub const EXCLUSION: &str = "exclusion on every path";
@@ -14,6 +15,8 @@ pub const ORDER: &str = "one order in all queues";
 pub const DEADLOCK: &str = "no deadlock";
 pub const WAKING: &str = "no lost wake-up";
 pub const GHOSTS: &str = "no ghost";
+/// On every path.
+pub const CERTAINTY: &str = "no grant in doubt";
 pub const ANSWERS: &str = "one true answer";
 /// Not a requirement: that the model gets anywhere.
 pub const SERVED: &str = "every request is served";
@@ -46,7 +49,8 @@ impl Model for Scenario {
                 !world.is_quiet() || world.has_woken(scenario)
             }),
             Property::always(GHOSTS, |_, world: &World| !world.is_quiet() || world.is_clean()),
-            Property::always(ANSWERS, |_, world: &World| !world.is_flawed),
+            Property::always(CERTAINTY, |_, world: &World| !world.flaws.contains(CERTAINTY)),
+            Property::always(ANSWERS, |_, world: &World| !world.flaws.contains(ANSWERS)),
             Property::sometimes(SERVED, |_, world: &World| {
                 world.requests.iter().all(|request| request.word == Word::Released)
             }),
@@ -148,6 +152,6 @@ impl World {
     /// The part that it was made for.
     fn ticket_of(&self, path: usize, node: &Node) -> Option<Ticket> {
         let process = &self.processes[usize::from(node.name.author)];
-        process.queues[path].tickets.get(&node.name.attempt).copied()
+        process.paths[path].tickets.get(&node.name.attempt).copied()
     }
 }

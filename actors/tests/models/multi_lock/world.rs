@@ -1,21 +1,21 @@
-//! Processes with a queue for each path, requests for both, sessions, a server; and everything that may happen.
+//! Processes with a lock for each path, requests for both, sessions, a server; and everything that may happen.
 //!
 //! Actors have mailboxes, and every order in which they take from them is tried. What is on its way to the server is
 //! served in order, and answered into the mailbox of the actor that asked.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use lockkeeper_actors::machine::multi::Multi;
-use lockkeeper_actors::machine::protocol::{Created, Event, Failure, Inspection};
-use lockkeeper_actors::machine::queue::Queue;
-use lockkeeper_actors::machine::znode::{Attempt, Mode};
+use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::lock::{Created, Event, NodeStat};
+use lockkeeper_actors::machine::node::Attempt;
+use lockkeeper_actors::machine::{Failure, LeaseState, PathEvent};
 
-use super::messages::{Call, Entrant, Lease, Ticket, ToMulti, ToPath};
+use super::messages::{Call, Entrant, Ticket, ToMulti, ToPath};
+use super::state::{PATHS, Process, Request, Session, Word};
 use crate::world::budget::budget;
-use crate::world::directory::{Directory, Name, PathServer, instance};
+use crate::world::directory::{Directory, Name, PathServer};
+use crate::world::gates::Gate;
 use crate::world::steps::Server;
-
-pub const PATHS: usize = 2;
 
 /// One row of the table.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ budget! {
     cancels,
     /// The answer to a transaction is lost; it was carried out, or never will be.
     mislaid,
+    /// A lease is in doubt for a while.
+    doubts,
     /// A lease ends; the server drops the session some time later, and a new one is begun.
     losses,
     /// An operator deletes a node.
@@ -52,6 +54,8 @@ pub enum Twin {
     NothingGivenBack,
     /// The first part that is held is taken for all.
     GrantedTooEarly,
+    /// An actor of a path with a broken gate.
+    Gate(Gate),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,73 +70,8 @@ pub struct World {
     pub left: Budget,
     /// What an operator deleted: its owner may not know yet.
     pub struck: BTreeSet<(usize, Name)>,
-    pub is_flawed: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Process {
-    pub queues: [Path; PATHS],
-    /// The session that the session actor has.
-    pub current: Option<u8>,
-}
-
-/// The actor of one path in one process.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Path {
-    pub machine: Queue,
-    pub using: Option<u8>,
-    pub inbox: VecDeque<ToPath>,
-    /// The part of a request that each attempt is for.
-    pub tickets: BTreeMap<u8, Ticket>,
-    /// Guards that were told of their loss.
-    pub lost: BTreeSet<Ticket>,
-}
-
-/// A request's caller and, if it is for several paths, its actor.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Request {
-    pub process: usize,
-    pub word: Word,
-    pub machine: Multi,
-    pub round: u8,
-    pub parts: Vec<Part>,
-    pub inbox: VecDeque<ToMulti>,
-    /// The actor has stopped.
-    pub ended: bool,
-    /// In the caller's hands.
-    pub guard: Vec<Lease>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Part {
-    pub ticket: Option<Ticket>,
-    pub entrant: Option<Entrant>,
-    pub lease: Option<Lease>,
-    /// Its node has been submitted in this round.
-    pub placed: bool,
-}
-
-/// How far a caller has been told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Word {
-    Waiting,
-    Cancelling,
-    Refused,
-    Granted,
-    /// The guard says so, and has not been dropped.
-    Lost,
-    Released,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Session {
-    pub process: usize,
-    /// Whether the lease has ended, which is known ahead of the news.
-    pub lost: bool,
-    pub calls: VecDeque<Call>,
-    pub watches: BTreeSet<(usize, Name)>,
-    /// Own nodes that heartbeats check.
-    pub tracked: BTreeSet<(usize, Name)>,
+    /// What should not have happened on the way here.
+    pub flaws: BTreeSet<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,7 +88,9 @@ pub enum Action {
     /// The actor of a request does.
     Multi(usize),
     /// A heartbeat finds out which nodes are gone.
-    Beat(u8),
+    Heartbeat(u8),
+    Doubt(u8),
+    Resume(u8),
     Lose(u8),
     Expire(u8),
     Connect(usize),
@@ -168,7 +109,7 @@ impl World {
             requests: scenario.wants.iter().map(|(process, paths)| Request::new(*process, paths)).collect(),
             left: scenario.budget,
             struck: BTreeSet::new(),
-            is_flawed: false,
+            flaws: BTreeSet::new(),
         };
         for process in 0..count {
             world.connect(process);
@@ -181,7 +122,7 @@ impl World {
     // ---- what may happen ----
 
     pub fn actions(&self, actions: &mut Vec<Action>) {
-        if self.is_flawed {
+        if !self.flaws.is_empty() {
             return;
         }
         self.due(actions);
@@ -193,11 +134,14 @@ impl World {
             }
         }
         for (&id, session) in &self.sessions {
-            if self.left.losses > 0 && !session.lost {
+            let is_over = session.lease == LeaseState::Lost;
+            if self.left.doubts > 0 && session.lease == LeaseState::Held {
+                actions.push(Action::Doubt(id));
+            }
+            if self.left.losses > 0 && !is_over {
                 actions.push(Action::Lose(id));
             }
-            if self.left.mislaid > 0 && !session.lost && matches!(session.calls.front(), Some(Call::Make(..)))
-            {
+            if self.left.mislaid > 0 && !is_over && matches!(session.calls.front(), Some(Call::Make(..))) {
                 actions.extend([Action::Mislay(id, false), Action::Mislay(id, true)]);
             }
         }
@@ -210,7 +154,7 @@ impl World {
     /// What happens by itself sooner or later, when no caller asks for anything and nothing more goes wrong.
     pub fn due(&self, actions: &mut Vec<Action>) {
         for (number, process) in self.processes.iter().enumerate() {
-            let busy = (0..PATHS).filter(|path| !process.queues[*path].inbox.is_empty());
+            let busy = (0..PATHS).filter(|path| !process.paths[*path].inbox.is_empty());
             actions.extend(busy.map(|path| Action::Path(number, path)));
             if process.current.is_none() {
                 actions.push(Action::Connect(number));
@@ -222,11 +166,13 @@ impl World {
             if !session.calls.is_empty() {
                 actions.push(Action::Serve(id));
             }
-            if session.lost {
-                actions.push(Action::Expire(id));
+            match session.lease {
+                LeaseState::Held => {}
+                LeaseState::Suspended => actions.push(Action::Resume(id)),
+                LeaseState::Lost => actions.push(Action::Expire(id)),
             }
             if session.tracked.iter().any(|node| !self.is_there(*node)) {
-                actions.push(Action::Beat(id));
+                actions.push(Action::Heartbeat(id));
             }
         }
     }
@@ -257,30 +203,39 @@ impl World {
                     }
                     self.tell_made(scenario, to);
                     for entrant in entrants {
-                        self.enter(entrant, Err(unknown()), Err(unknown()));
+                        self.tell_created(entrant, Err(unknown()), Err(unknown()));
                     }
                 }
             }
             Action::Path(process, path) => self.take_path(scenario, process, path),
             Action::Multi(number) => self.take_multi(scenario, number),
-            Action::Beat(id) => {
+            Action::Heartbeat(id) => {
                 let tracked = std::mem::take(&mut self.session(id).tracked);
                 let (there, gone) = tracked.into_iter().partition(|node| self.is_there(*node));
                 self.session(id).tracked = there;
                 for (path, name) in Vec::from_iter::<BTreeSet<(usize, Name)>>(gone) {
-                    self.answer(id, path, Event::Missing(vec![name.text()]));
+                    self.answer(id, path, PathEvent::Missing(vec![name.text()]));
                 }
+            }
+            Action::Doubt(id) => {
+                self.left.doubts -= 1;
+                self.session(id).lease = LeaseState::Suspended;
+                self.tell_paths(id, ToPath::Suspended(id));
+            }
+            Action::Resume(id) => {
+                self.session(id).lease = LeaseState::Held;
+                self.tell_paths(id, ToPath::Resumed(id));
             }
             Action::Lose(id) => {
                 self.left.losses -= 1;
                 let session = self.session(id);
-                session.lost = true;
+                session.lease = LeaseState::Lost;
                 session.calls.retain(|call| matches!(call, Call::Make(..) | Call::Delete(..)));
                 session.watches.clear();
                 session.tracked.clear();
                 let process = session.process;
                 self.processes[process].current = None;
-                (0..PATHS).for_each(|path| self.post(process, path, ToPath::Lost(id)));
+                self.tell_paths(id, ToPath::Lost(id));
             }
             Action::Expire(id) => {
                 self.sessions.remove(&id);
@@ -302,7 +257,13 @@ impl World {
         self.next_session += 1;
         self.sessions.insert(id, Session::new(process));
         self.processes[process].current = Some(id);
-        (0..PATHS).for_each(|path| self.post(process, path, ToPath::Connected(id)));
+        self.tell_paths(id, ToPath::Connected(id));
+    }
+
+    /// The actors of all paths in the session's process.
+    fn tell_paths(&mut self, id: u8, message: ToPath) {
+        let process = self.sessions[&id].process;
+        (0..PATHS).for_each(|path| self.post(process, path, message.clone()));
     }
 
     // ---- the server ----
@@ -313,27 +274,26 @@ impl World {
             Call::Make(to, entrants) => {
                 let made = self.create(id, &entrants);
                 let lists: Vec<_> = entrants.iter().map(|entrant| self.names(entrant.path)).collect();
-                if self.sessions[&id].lost {
+                if self.is_lost(id) {
                     return;
                 }
                 self.tell_made(scenario, to);
                 for ((entrant, created), list) in entrants.into_iter().zip(made).zip(lists) {
-                    self.enter(entrant, Ok(created), Ok(list));
+                    self.tell_created(entrant, Ok(created), Ok(list));
                 }
             }
             Call::List(path, attempt) => {
                 let names = self.names(path);
                 self.answer(id, path, Event::Listed(attempt_of(attempt), Ok(names)));
             }
-            Call::Look(path, attempt) => {
+            Call::FindCreated(path, attempt) => {
                 let names = self.names(path);
-                self.answer(id, path, Event::Looked(attempt_of(attempt), Ok(names)));
+                self.answer(id, path, Event::Found(attempt_of(attempt), Ok(names)));
             }
-            Call::Inspect(path, attempt, name) => {
+            Call::ReadStat(path, attempt, name) => {
                 let found = self.servers[path].find(name).ok_or(Failure::NoNode);
-                let found =
-                    found.map(|node| Inspection { czxid: node.czxid.into(), owner: node.owner.into() });
-                self.answer(id, path, Event::Inspected(attempt_of(attempt), found));
+                let found = found.map(|node| NodeStat { czxid: node.czxid.into(), owner: node.owner.into() });
+                self.answer(id, path, Event::StatRead(attempt_of(attempt), found));
             }
             Call::Watch(path, name) => {
                 let there = self.is_there((path, name));
@@ -385,36 +345,39 @@ impl World {
         }
     }
 
-    /// Tells a queue what became of its contender's node.
-    pub fn enter(
+    /// Tells a lock what became of its contender's node.
+    pub fn tell_created(
         &mut self,
         entrant: Entrant,
         created: Result<Created, Failure>,
         children: Result<Vec<String>, Failure>,
     ) {
         let process = self.requests[entrant.ticket.request].process;
-        let event = Event::Entered { attempt: attempt_of(entrant.attempt), created, children };
+        let event = Event::CreatedAndListed { attempt: attempt_of(entrant.attempt), created, children };
         self.post(process, entrant.path, ToPath::Event(entrant.epoch, event));
     }
 
-    fn answer(&mut self, id: u8, path: usize, event: Event) {
-        let Session { process, lost, .. } = self.sessions[&id];
-        if !lost {
-            self.post(process, path, ToPath::Event(id, event));
+    fn answer(&mut self, id: u8, path: usize, event: impl Into<Event>) {
+        let Session { process, lease, .. } = self.sessions[&id];
+        if lease != LeaseState::Lost {
+            self.post(process, path, ToPath::Event(id, event.into()));
         }
     }
 
     pub fn post(&mut self, process: usize, path: usize, message: ToPath) {
-        self.processes[process].queues[path].inbox.push_back(message);
+        self.processes[process].paths[path].inbox.push_back(message);
     }
 
     pub fn session(&mut self, id: u8) -> &mut Session {
         self.sessions.get_mut(&id).expect("a session that an action named")
     }
 
-    /// Whether its lease is over.
+    pub fn lease(&self, id: u8) -> LeaseState {
+        self.sessions.get(&id).map_or(LeaseState::Lost, |session| session.lease)
+    }
+
     pub fn is_lost(&self, id: u8) -> bool {
-        self.sessions.get(&id).is_none_or(|session| session.lost)
+        self.lease(id) == LeaseState::Lost
     }
 }
 
@@ -426,42 +389,9 @@ pub fn attempt_of(attempt: u8) -> Attempt {
     Attempt(attempt.into())
 }
 
-impl Process {
-    fn new(number: usize) -> Process {
-        let path = Path {
-            machine: Queue::new(instance(number as u8)),
-            using: None,
-            inbox: VecDeque::new(),
-            tickets: BTreeMap::new(),
-            lost: BTreeSet::new(),
-        };
-        Process { queues: [path.clone(), path], current: None }
-    }
-}
-
-impl Session {
-    fn new(process: usize) -> Session {
-        Session {
-            process,
-            lost: false,
-            calls: VecDeque::new(),
-            watches: BTreeSet::new(),
-            tracked: BTreeSet::new(),
-        }
-    }
-}
-
-impl Request {
-    fn new(process: usize, paths: &[usize]) -> Request {
-        Request {
-            process,
-            word: Word::Waiting,
-            machine: Multi::new(paths.len()),
-            round: 0,
-            parts: vec![Part::default(); paths.len()],
-            inbox: VecDeque::new(),
-            ended: false,
-            guard: Vec::new(),
-        }
+impl Scenario {
+    /// Whether it is one of several parts.
+    pub fn is_joint(&self, ticket: Ticket) -> bool {
+        self.wants[ticket.request].1.len() > 1
     }
 }

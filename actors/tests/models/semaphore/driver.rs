@@ -1,26 +1,27 @@
-//! What the actor does around its machine, as `src/lock.rs` and `src/lock/` do it.
+//! What the actor does around its machine, as `src/semaphore.rs` and `src/path` do it.
 
-use std::vec::IntoIter;
-
-use lockkeeper_actors::machine::protocol::{Command, Event, Refusal, Sight, Ticket, Wait};
-use lockkeeper_actors::machine::semaphore::Semaphore;
-use lockkeeper_actors::machine::znode::{Attempt, Dialect, Mode};
+use lockkeeper_actors::machine::lock;
+use lockkeeper_actors::machine::node::Attempt;
+use lockkeeper_actors::machine::semaphore::{Command, Event, Part, Reading, Semaphore};
+use lockkeeper_actors::machine::{Refusal, Reply, Ticket, Wait};
 
 use super::properties::{ANSWERS, CERTAINTY, EXCLUSION, ORDER, TRUTH};
 use super::server::{SemaphoreServer, Spot, Watch};
 use super::twins::Twin;
-use super::wire::{Answer, Ask, Asked, Call, Clients, NotTaken, Purpose, SemaphoreWire, Word, node, place};
+use super::wire::{
+    Answer, Ask, Asked, Call, Clients, NotTaken, Purpose, SemaphoreWire, Word, next, node, place,
+};
 use super::world::{Action, Scenario, World};
 use crate::world::clients::DEADLINE;
-use crate::world::directory::instance;
+use crate::world::gates::Gate;
 use crate::world::session::{No, Wire};
 use crate::world::steps::{self, Cause, Server};
 
-pub fn fired(spot: Spot, survey: u64) -> Event {
+/// What the machine is told when a watch fires that this read has left; zero on a contender.
+pub fn fired(spot: Spot, read: u64) -> Event {
     match spot {
-        Spot::Contender(name) => Event::Fired { node: node(&name), gone: true },
-        Spot::Limit => Event::Disturbed { survey: Attempt(survey), root: true },
-        Spot::Leases => Event::Disturbed { survey: Attempt(survey), root: false },
+        Spot::Contender(name) => lock::Event::Fired { node: node(&name), gone: true }.into(),
+        Spot::Part(part) => Event::Changed { read: Attempt(read), part },
     }
 }
 
@@ -56,7 +57,7 @@ impl steps::World for World {
         if self.clients.sessions[&id].connected {
             let own = self.server.watches.iter().filter(|watch| watch.session == id);
             let fired = own.filter(|watch| watch.fired && watch.armed && !watch.stray);
-            actions.extend(fired.map(|watch| Action::Fire(id, watch.spot.clone(), watch.survey)));
+            actions.extend(fired.map(|watch| Action::Fire(id, watch.spot.clone(), watch.read)));
         }
     }
 
@@ -72,7 +73,7 @@ impl steps::World for World {
         let none = Answer::No(No::Missing);
         let done = |there: bool| if there { Answer::Done } else { Answer::No(No::Missing) };
         let answer = match ask {
-            Ask::Create(prefix) => match self.server.enter(prefix, id) {
+            Ask::Create(prefix) => match self.server.create(prefix, id) {
                 Some((name, czxid)) => Answer::Created(name, czxid),
                 None => none,
             },
@@ -87,7 +88,7 @@ impl steps::World for World {
                 });
                 Answer::Done
             }
-            Ask::Inspect(name) => match seen.contender(name) {
+            Ask::Read(name) => match seen.contender(name) {
                 Some(node) => Answer::Found { czxid: node.czxid, owner: node.owner },
                 None => none,
             },
@@ -97,16 +98,16 @@ impl steps::World for World {
                 done(there)
             }
             Ask::Delete(name) => done(self.server.delete(name)),
-            Ask::ReadRoot { watch: survey } => match &seen.root {
+            Ask::ReadRoot { watch: read } => match &seen.root {
                 Some(root) => {
-                    watch = survey.map(|survey| (Spot::Limit, survey));
+                    watch = read.map(|read| (Spot::Part(Part::Root), read));
                     Answer::Root { version: root.version, written: root.mzxid, limit: root.limit }
                 }
                 None => none,
             },
-            Ask::ListLeases { watch: survey } => match &seen.root {
+            Ask::ListLeases { watch: read } => match &seen.root {
                 Some(root) => {
-                    watch = survey.map(|survey| (Spot::Leases, survey));
+                    watch = read.map(|read| (Spot::Part(Part::Leases), read));
                     Answer::Leases(root.leases.keys().cloned().collect(), root.mzxid)
                 }
                 None => none,
@@ -119,8 +120,8 @@ impl steps::World for World {
                 self.take(scenario, id, *version, mutex, *keep, leases)
             }
         };
-        if let Some((spot, survey)) = watch {
-            let watch = Watch { session: id, spot, survey, fired: false, armed: false, stray: false };
+        if let Some((spot, read)) = watch {
+            let watch = Watch { session: id, spot, read, fired: false, armed: false, stray: false };
             self.server.watches.push(watch);
         }
         answer
@@ -128,61 +129,34 @@ impl steps::World for World {
 
     fn hear(&mut self, scenario: &Scenario, id: u8, call: Call) -> Option<Event> {
         let Call { purpose, answers, .. } = call;
-        let next = |answers: &mut IntoIter<Answer>| answers.next().unwrap_or(Answer::Done);
         let mut answers = answers.into_iter();
-        let first = next(&mut answers);
         let event = match purpose {
-            Purpose::Enter(attempt) => {
-                Event::Entered { attempt, created: first.created(), children: next(&mut answers).names() }
-            }
-            Purpose::List(attempt) => Event::Listed(attempt, first.names()),
-            Purpose::Look(attempt) => {
-                Event::Looked(attempt, first.done().and_then(|()| next(&mut answers).names()))
-            }
-            Purpose::MakeDirectory(attempt) => Event::DirectoryMade(attempt, first.done()),
-            Purpose::Inspect(attempt) => Event::Inspected(attempt, first.found()),
-            Purpose::Watch(name) => {
-                let spot = Spot::Contender(name.clone());
-                if first != Answer::Done {
-                    self.unwatch(id, &name);
-                } else if !self.clients.sessions[&id].watches.contenders.contains(&name) {
-                    // No longer wanted.
-                    self.server
-                        .watches
-                        .retain(|watch| watch.session != id || watch.spot != spot || watch.armed);
-                    return None;
-                } else {
-                    self.arm(id, &spot, 0);
-                }
-                Event::Watched(node(&name), first.done())
-            }
-            Purpose::Delete(attempt) => Event::Deleted(attempt, first.done()),
-            Purpose::Survey { survey, sync, root, leases } => {
-                let mut answers = [first].into_iter().chain(answers);
-                let mut next = || answers.next().unwrap_or(Answer::Done);
-                let synced = if sync { next().done() } else { Ok(()) };
+            Purpose::Mutex(errand) => self.hear_mutex(id, errand, answers)?.into(),
+            Purpose::ReadState { read, sync, root, leases } => {
+                let synced = if sync { next(&mut answers).done() } else { Ok(()) };
                 let synced = if scenario.twin == Some(Twin::FailedSyncIgnored) { Ok(()) } else { synced };
-                let root = (root != Sight::Skip).then(|| next().limit());
-                let leases = (leases != Sight::Skip).then(|| next().leases());
+                let root = (root != Reading::Skip).then(|| next(&mut answers).root());
+                let leases = (leases != Reading::Skip).then(|| next(&mut answers).leases());
                 let root = root.map(|root| synced.clone().and(root));
                 let leases = leases.map(|leases| synced.and(leases));
-                for (spot, answered) in [
-                    (Spot::Limit, matches!(root, Some(Ok(_)))),
-                    (Spot::Leases, matches!(leases, Some(Ok(_)))),
-                ] {
+                for (part, answered) in
+                    [(Part::Root, matches!(root, Some(Ok(_)))), (Part::Leases, matches!(leases, Some(Ok(_))))]
+                {
+                    let spot = Spot::Part(part);
                     match answered {
-                        true => drop(self.arm(id, &spot, survey.0)),
-                        false => self.server.watches.retain(|watch| !watch.came_with(id, &spot, survey.0)),
+                        true => drop(self.arm(id, &spot, read.0)),
+                        false => self.server.watches.retain(|watch| !watch.came_with(id, &spot, read.0)),
                     }
                 }
-                Event::Surveyed { survey, root, leases }
+                Event::StateRead { read, root, leases }
             }
-            Purpose::MakeRoot(survey) => Event::RootMade(survey, first.done()),
-            Purpose::Take(take) => Event::Taken(take, first.taken()),
-            Purpose::Find(take) => {
-                Event::LeasesFound(take, first.done().and_then(|()| next(&mut answers).names()))
+            Purpose::MakeRoot(read) => Event::RootMade(read, next(&mut answers).done()),
+            Purpose::Take(take) => Event::Taken(take, next(&mut answers).taken()),
+            Purpose::FindLeases(take) => {
+                let synced = next(&mut answers).done();
+                Event::LeasesFound(take, synced.and_then(|()| next(&mut answers).names()))
             }
-            Purpose::Return(lease) => Event::Returned(lease, first.done()),
+            Purpose::DeleteLease(lease) => Event::LeaseDeleted(lease, next(&mut answers).done()),
         };
         Some(event)
     }
@@ -194,13 +168,14 @@ impl steps::World for World {
         }
     }
 
-    fn execute(
-        &mut self,
-        scenario: &Scenario,
-        number: usize,
-        cause: Cause<'_, SemaphoreWire>,
-        command: Command,
-    ) {
+    fn gate(&self, scenario: &Scenario) -> Gate {
+        match scenario.twin {
+            Some(Twin::Gate(gate)) => gate,
+            Some(_) | None => Gate::Real,
+        }
+    }
+
+    fn execute(&mut self, scenario: &Scenario, number: usize, cause: Cause<'_, World>, command: Command) {
         let command = match scenario.twin {
             Some(twin) => twin.command(self, scenario, number, cause.event, command),
             None => Some(command),
@@ -208,66 +183,32 @@ impl steps::World for World {
         let Some(command) = command else { return };
         let using = self.clients.processes[number].using;
         match command {
-            Command::List(attempt) => self.submit(number, Purpose::List(attempt), [Ask::List]),
-            Command::Look(attempt) => self.submit(number, Purpose::Look(attempt), [Ask::Sync, Ask::List]),
-            Command::Enter(attempt, ticket) => {
-                // Its options are those of the request.
-                if self.is_known(number, ticket) {
-                    let prefix = instance(number as u8).prefix(attempt, Dialect::Kazoo, Mode::Lock);
-                    self.submit(number, Purpose::Enter(attempt), [Ask::Create(prefix), Ask::List]);
-                }
-            }
-            Command::MakeDirectory(attempt, ticket) => {
-                if self.is_known(number, ticket) {
-                    self.submit(number, Purpose::MakeDirectory(attempt), [Ask::MakeDirectory]);
-                }
-            }
-            Command::Inspect(attempt, node) => {
-                self.submit(number, Purpose::Inspect(attempt), [Ask::Inspect(node.name().to_owned())])
-            }
-            Command::Watch(node) => {
-                let name = node.name().to_owned();
+            Command::Mutex(command) => self.execute_mutex(number, command),
+            Command::ReadState { read, sync, root, leases } => {
                 if let Some(id) = using {
-                    self.clients.session(id).watches.contenders.insert(name.clone());
+                    self.clients.session(id).watches.last_read = Some(read.0);
                 }
-                self.submit(number, Purpose::Watch(name.clone()), [Ask::Watch(name)])
-            }
-            Command::Unwatch(node) => {
-                if let Some(id) = using {
-                    self.unwatch(id, node.name());
-                }
-            }
-            Command::Delete(attempt, node) => {
-                let name = node.name().to_owned();
-                self.untrack(number, &name);
-                self.submit(number, Purpose::Delete(attempt), [Ask::Delete(name)]);
-            }
-            Command::Track(node) => self.track(number, node.name().to_owned()),
-            Command::Survey { survey, sync, root, leases } => {
-                if let Some(id) = using {
-                    self.clients.session(id).watches.surveyed = Some(survey.0);
-                }
-                let watch = |sight| (sight == Sight::Watch).then_some(survey.0);
+                let watch = |reading| (reading == Reading::Watch).then_some(read.0);
                 let mut asks = Vec::from_iter(sync.then_some(Ask::Sync));
-                if root != Sight::Skip {
+                if root != Reading::Skip {
                     asks.push(Ask::ReadRoot { watch: watch(root) });
                 }
-                if leases != Sight::Skip {
+                if leases != Reading::Skip {
                     asks.push(Ask::ListLeases { watch: watch(leases) });
                 }
-                self.submit(number, Purpose::Survey { survey, sync, root, leases }, asks);
+                self.submit(number, Purpose::ReadState { read, sync, root, leases }, asks);
             }
-            Command::Calm => {
+            Command::UnwatchState => {
                 if let Some(id) = using {
                     let session = self.clients.session(id);
-                    session.watches.calmed = session.watches.surveyed;
-                    self.take_back(id, &Spot::Limit);
-                    self.take_back(id, &Spot::Leases);
+                    session.watches.unwatched = session.watches.last_read;
+                    self.take_back(id, &Spot::Part(Part::Root));
+                    self.take_back(id, &Spot::Part(Part::Leases));
                 }
             }
-            Command::MakeRoot { survey, ticket, limit } => {
+            Command::MakeRoot { read, ticket, limit } => {
                 if self.is_known(number, ticket) {
-                    self.submit(number, Purpose::MakeRoot(survey), [Ask::MakeRoot(limit)]);
+                    self.submit(number, Purpose::MakeRoot(read), [Ask::MakeRoot(limit)]);
                 }
             }
             Command::Take { take, version, mutex, keep, leases } => {
@@ -281,68 +222,27 @@ impl steps::World for World {
             }
             Command::FindLeases(take) => {
                 let asks = [Ask::Sync, Ask::ListLeases { watch: None }];
-                self.submit(number, Purpose::Find(take), asks);
+                self.submit(number, Purpose::FindLeases(take), asks);
             }
-            Command::Return(lease) => {
+            Command::DeleteLease(lease) => {
                 self.untrack(number, &lease);
-                self.submit(number, Purpose::Return(lease.clone()), [Ask::Delete(lease)]);
+                self.submit(number, Purpose::DeleteLease(lease.clone()), [Ask::Delete(lease)]);
             }
             Command::TrackLease(lease) => self.track(number, lease),
-            Command::GrantPermits { ticket, leases, .. } => self.grant(scenario, number, ticket, leases),
-            Command::Queued(ticket, _) => {
-                // Where the root was there from the beginning, and was neither written nor made again since.
-                let untouched = self.server.now().root.as_ref().is_some_and(|root| root.version == 0)
-                    && self.left.removals == scenario.budget.removals;
-                if let Some(at) = place(ticket).filter(|_| untouched && scenario.limit.is_some()) {
-                    let own = scenario.wants[number][at].limit == scenario.limit;
-                    self.clients.processes[number].asked[at].accepted |= own;
-                }
-                self.expect(number, ticket, |word| match word {
-                    Word::Waiting => Some(Word::Waiting),
-                    Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => {
-                        None
-                    }
-                })
-            }
-            Command::Refuse(ticket, refusal) => self.refuse(scenario, number, ticket, refusal),
-            Command::Suspend(ticket) | Command::Resume(ticket) => {
-                self.expect(number, ticket, |word| match word {
-                    // A release may be on its way.
-                    Word::Granted { .. } | Word::Released => Some(word.clone()),
-                    Word::Unasked | Word::Waiting | Word::Refused | Word::Lost => None,
-                })
-            }
-            Command::Lose(ticket) => self.expect(number, ticket, |word| match word {
-                Word::Granted { .. } => Some(Word::Lost),
-                Word::Released => Some(Word::Released),
-                Word::Unasked | Word::Waiting | Word::Refused | Word::Lost => None,
-            }),
-            Command::Forget { ticket, .. } => {
-                self.expect(number, ticket, |word| match word {
-                    Word::Refused | Word::Lost | Word::Released => Some(word.clone()),
-                    Word::Unasked | Word::Waiting | Word::Granted { .. } => None,
-                });
-                if let Some(asked) =
-                    place(ticket).and_then(|at| self.clients.processes[number].asked.get_mut(at))
-                {
-                    asked.forgotten = true;
-                }
-            }
-            Command::Grant { .. } => {
-                self.flaws.insert(ANSWERS);
-            }
+            Command::Grant { ticket, leases, .. } => self.grant(scenario, number, ticket, leases),
+            Command::Reply(reply) => self.reply(scenario, number, reply),
         }
     }
 }
 
 impl World {
     /// The watch that this answer brought, if it brought one and is still wanted, takes the place of an earlier one.
-    fn arm(&mut self, id: u8, spot: &Spot, survey: u64) -> bool {
-        let new = |watch: &Watch| watch.came_with(id, spot, survey);
+    pub fn arm(&mut self, id: u8, spot: &Spot, read: u64) -> bool {
+        let new = |watch: &Watch| watch.came_with(id, spot, read);
         if !self.server.watches.iter().any(new) {
             return false;
         }
-        if !matches!(spot, Spot::Contender(_)) && self.clients.sessions[&id].watches.calmed >= Some(survey) {
+        if !matches!(spot, Spot::Contender(_)) && self.clients.sessions[&id].watches.unwatched >= Some(read) {
             self.server.watches.retain(|watch| !new(watch));
             return false;
         }
@@ -351,14 +251,8 @@ impl World {
         true
     }
 
-    fn unwatch(&mut self, id: u8, name: &str) {
-        if self.clients.session(id).watches.contenders.remove(name) {
-            self.take_back(id, &Spot::Contender(name.to_owned()));
-        }
-    }
-
     /// What it told may be on its way all the same.
-    fn take_back(&mut self, id: u8, spot: &Spot) {
+    pub fn take_back(&mut self, id: u8, spot: &Spot) {
         let old = |watch: &Watch| watch.session == id && watch.spot == *spot && watch.armed;
         self.server.watches.retain(|watch| !old(watch) || watch.fired);
         for watch in self.server.watches.iter_mut().filter(|watch| old(watch)) {
@@ -393,6 +287,50 @@ impl World {
         });
     }
 
+    fn reply(&mut self, scenario: &Scenario, number: usize, reply: Reply) {
+        match reply {
+            Reply::Queued(ticket, _) => {
+                // Where the root was there from the beginning, and was neither written nor made again since.
+                let untouched = self.server.now().root.as_ref().is_some_and(|root| root.version == 0)
+                    && self.left.removals == scenario.budget.removals;
+                if let Some(at) = place(ticket).filter(|_| untouched && scenario.limit.is_some()) {
+                    let own = scenario.wants[number][at].limit == scenario.limit;
+                    self.clients.processes[number].asked[at].accepted |= own;
+                }
+                self.expect(number, ticket, |word| match word {
+                    Word::Waiting => Some(Word::Waiting),
+                    Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => {
+                        None
+                    }
+                })
+            }
+            Reply::Refused(ticket, refusal) => self.refuse(scenario, number, ticket, refusal),
+            Reply::Suspended(ticket) | Reply::Resumed(ticket) => {
+                self.expect(number, ticket, |word| match word {
+                    // A release may be on its way.
+                    Word::Granted { .. } | Word::Released => Some(word.clone()),
+                    Word::Unasked | Word::Waiting | Word::Refused | Word::Lost => None,
+                })
+            }
+            Reply::Lost(ticket) => self.expect(number, ticket, |word| match word {
+                Word::Granted { .. } => Some(Word::Lost),
+                Word::Released => Some(Word::Released),
+                Word::Unasked | Word::Waiting | Word::Refused | Word::Lost => None,
+            }),
+            Reply::Forgotten { ticket, .. } => {
+                self.expect(number, ticket, |word| match word {
+                    Word::Refused | Word::Lost | Word::Released => Some(word.clone()),
+                    Word::Unasked | Word::Waiting | Word::Granted { .. } => None,
+                });
+                if let Some(asked) =
+                    place(ticket).and_then(|at| self.clients.processes[number].asked.get_mut(at))
+                {
+                    asked.forgotten = true;
+                }
+            }
+        }
+    }
+
     fn refuse(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, refusal: Refusal) {
         let process = &self.clients.processes[number];
         if let Some((asked, want)) = place(ticket).map(|at| (&process.asked[at], scenario.wants[number][at]))
@@ -422,24 +360,24 @@ impl World {
         });
     }
 
-    fn is_known(&self, number: usize, ticket: Ticket) -> bool {
+    pub fn is_known(&self, number: usize, ticket: Ticket) -> bool {
         let asked = place(ticket).and_then(|at| self.clients.processes[number].asked.get(at));
         asked.is_some_and(Asked::is_known)
     }
 
-    fn submit(&mut self, number: usize, purpose: Purpose, asks: impl Into<Vec<Ask>>) {
+    pub fn submit(&mut self, number: usize, purpose: Purpose, asks: impl Into<Vec<Ask>>) {
         if let Some(session) = self.clients.used(number) {
             session.submit(purpose, asks.into());
         }
     }
 
-    fn track(&mut self, number: usize, name: String) {
+    pub fn track(&mut self, number: usize, name: String) {
         if let Some(session) = self.clients.used(number) {
             session.tracked.insert(name);
         }
     }
 
-    fn untrack(&mut self, number: usize, name: &str) {
+    pub fn untrack(&mut self, number: usize, name: &str) {
         if let Some(session) = self.clients.used(number) {
             session.tracked.remove(name);
             // The session actor asks once more before it tells.

@@ -1,13 +1,12 @@
 //! What must hold of a semaphore, whatever happens.
 
-use lockkeeper_actors::machine::protocol::Wait;
+use lockkeeper_actors::machine::{LeaseState, Wait};
 use stateright::{Model, Property};
 
 use super::server::Spot;
 use super::wire::{Process, Word};
 use super::world::{Action, Scenario, World};
 use crate::world::clients::DEADLINE;
-use crate::world::session::Lease;
 
 pub const EXCLUSION: &str = "no permit beyond the limit";
 pub const BACKING: &str = "all leases behind every guard";
@@ -67,9 +66,13 @@ impl World {
         if !self.is_quiet(scenario) {
             return None;
         }
-        [(GHOSTS, self.is_clean()), (WAKING, self.has_woken(scenario)), (WATCHES, self.is_calm())]
-            .into_iter()
-            .find_map(|(property, holds)| (!holds).then_some(property))
+        [
+            (GHOSTS, self.is_clean()),
+            (WAKING, self.has_woken(scenario)),
+            (WATCHES, self.only_the_holder_watches()),
+        ]
+        .into_iter()
+        .find_map(|(property, holds)| (!holds).then_some(property))
     }
 
     /// Nothing is on its way, and nothing is in doubt.
@@ -133,11 +136,11 @@ impl World {
         })
     }
 
-    fn is_calm(&self) -> bool {
+    fn only_the_holder_watches(&self) -> bool {
         let first = self.server.now().contenders().first().map(|node| node.owner);
         self.server.watches.iter().all(|watch| match watch.spot {
             Spot::Contender(_) => true,
-            Spot::Limit | Spot::Leases => watch.stray || Some(watch.session) == first,
+            Spot::Part(_) => watch.stray || Some(watch.session) == first,
         })
     }
 
@@ -151,7 +154,7 @@ impl World {
             match &asked.word {
                 Word::Granted { leases, session } => {
                     let lease = self.clients.sessions.get(session).map(|session| session.lease);
-                    lease.filter(|lease| *lease != Lease::Lost).map(|_| (leases, *session))
+                    lease.filter(|lease| *lease != LeaseState::Lost).map(|_| (leases, *session))
                 }
                 Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Released => None,
             }

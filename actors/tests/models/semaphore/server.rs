@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use lockkeeper_actors::machine::semaphore::Part;
+
 use crate::world::replicas::Replicas;
 use crate::world::steps::Server;
 
@@ -40,8 +42,7 @@ pub struct Root {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Spot {
     Contender(String),
-    Limit,
-    Leases,
+    Part(Part),
 }
 
 impl Tree {
@@ -64,10 +65,10 @@ impl Tree {
     fn differs(&self, after: &Tree, spot: &Spot) -> bool {
         match spot {
             Spot::Contender(name) => self.contender(name).is_some() && after.contender(name).is_none(),
-            Spot::Limit => {
+            Spot::Part(Part::Root) => {
                 self.root.as_ref().map(|root| root.mzxid) != after.root.as_ref().map(|root| root.mzxid)
             }
-            Spot::Leases => {
+            Spot::Part(Part::Leases) => {
                 self.root.as_ref().map(|root| &root.leases) != after.root.as_ref().map(|root| &root.leases)
             }
         }
@@ -87,8 +88,8 @@ pub struct SemaphoreServer {
 pub struct Watch {
     pub session: u8,
     pub spot: Spot,
-    /// Which survey left it.
-    pub survey: u64,
+    /// Which read of the state left it; zero on a contender.
+    pub read: u64,
     pub fired: bool,
     /// Its process knows that it is there.
     pub armed: bool,
@@ -98,8 +99,8 @@ pub struct Watch {
 
 impl Watch {
     /// Whether this answer brought it, and the actor has not taken it over yet.
-    pub fn came_with(&self, session: u8, spot: &Spot, survey: u64) -> bool {
-        self.session == session && self.spot == *spot && self.survey == survey && !self.armed && !self.stray
+    pub fn came_with(&self, session: u8, spot: &Spot, read: u64) -> bool {
+        self.session == session && self.spot == *spot && self.read == read && !self.armed && !self.stray
     }
 }
 
@@ -129,7 +130,7 @@ impl SemaphoreServer {
     }
 
     /// The name with its number, and its czxid; nothing without a directory.
-    pub fn enter(&mut self, prefix: &str, owner: u8) -> Option<(String, u8)> {
+    pub fn create(&mut self, prefix: &str, owner: u8) -> Option<(String, u8)> {
         let czxid = self.creates + 1;
         let made = self.change(|tree| {
             let mutex = tree.mutex.as_mut()?;

@@ -1,9 +1,12 @@
 //! Broken twins: each alters one event on its way in, one command on its way out, or one check of the server.
 
-use lockkeeper_actors::machine::protocol::{Command, Event, Leases, Refusal, Root, TakeFailure};
+use lockkeeper_actors::machine::lock;
+use lockkeeper_actors::machine::semaphore::{Command, Event, Leases, Part, Root, TakeFailure};
+use lockkeeper_actors::machine::{PathEvent, Refusal, Reply};
 
 use super::wire::{Purpose, place};
 use super::world::{Scenario, World};
+use crate::world::gates::Gate;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Twin {
@@ -11,17 +14,19 @@ pub enum Twin {
     TakesWithoutMutex,
     /// The server does not check the limit's version.
     TakesAnyLimit,
-    /// As if there were no leases: what an early survey might show.
+    /// As if there were no leases: what a read that is too early might show.
     LeasesOverlooked,
     /// A limit that was once read is taken for the limit.
     RewritingOverlooked,
-    DisturbanceLost,
+    LeaseChangeUnseen,
     ResizeUnseen,
     CancelSwallowedDuringTake,
     UnknownTakeTakenForNo,
-    LookFindsNothing,
+    LeasesNotFound,
     OneLeaseForgotten,
     GrantedWhileSuspended,
+    /// A driver with a broken gate.
+    Gate(Gate),
     MutexKept,
     WatchesKept,
     MissingSwallowed,
@@ -44,30 +49,34 @@ impl Twin {
         match (self, event) {
             (
                 Twin::LeasesOverlooked,
-                Event::Surveyed { survey, root, leases: Some(Ok(Leases { written, .. })) },
+                Event::StateRead { read, root, leases: Some(Ok(Leases { written, .. })) },
             ) => {
                 let leases = Some(Ok(Leases { names: Vec::new(), written }));
-                Some(Event::Surveyed { survey, root, leases })
+                Some(Event::StateRead { read, root, leases })
             }
-            (Twin::RewritingOverlooked, Event::Surveyed { survey, root, leases }) => {
+            (Twin::RewritingOverlooked, Event::StateRead { read, root, leases }) => {
                 let root = root.map(|root| root.map(|root| Root { written: 0, ..root }));
                 let leases = leases.map(|leases| leases.map(|leases| Leases { written: 0, ..leases }));
-                Some(Event::Surveyed { survey, root, leases })
+                Some(Event::StateRead { read, root, leases })
             }
-            (Twin::DisturbanceLost, Event::Disturbed { root: false, .. }) => None,
-            (Twin::ResizeUnseen, Event::Disturbed { root: true, .. }) => None,
-            (Twin::CancelSwallowedDuringTake, Event::Cancel(_)) if is_taking(world, number) => None,
+            (Twin::LeaseChangeUnseen, Event::Changed { part: Part::Leases, .. }) => None,
+            (Twin::ResizeUnseen, Event::Changed { part: Part::Root, .. }) => None,
+            (Twin::CancelSwallowedDuringTake, Event::Path(PathEvent::Cancel(_)))
+                if is_taking(world, number) =>
+            {
+                None
+            }
             (Twin::UnknownTakeTakenForNo, Event::Taken(take, Err(TakeFailure::Failed(_)))) => {
                 Some(Event::Taken(take, Err(TakeFailure::LimitChanged)))
             }
-            (Twin::LookFindsNothing, Event::LeasesFound(take, Ok(_))) => {
+            (Twin::LeasesNotFound, Event::LeasesFound(take, Ok(_))) => {
                 Some(Event::LeasesFound(take, Ok(Vec::new())))
             }
-            (Twin::GrantedWhileSuspended, Event::Suspended) => None,
-            (Twin::MissingSwallowed, Event::Missing(_)) => None,
-            (Twin::MutexWatchLost, Event::Fired { .. }) => None,
-            (Twin::WakeSwallowed, Event::Wake) => None,
-            (Twin::LossSwallowed, Event::Lost) => None,
+            (Twin::GrantedWhileSuspended, Event::Path(PathEvent::Suspended)) => None,
+            (Twin::MissingSwallowed, Event::Path(PathEvent::Missing(_))) => None,
+            (Twin::MutexWatchLost, Event::Mutex(lock::Event::Fired { .. })) => None,
+            (Twin::WakeSwallowed, Event::Path(PathEvent::Wake)) => None,
+            (Twin::LossSwallowed, Event::Path(PathEvent::Lost)) => None,
             (_, event) => Some(event),
         }
     }
@@ -81,35 +90,35 @@ impl Twin {
         command: Command,
     ) -> Option<Command> {
         match (self, command) {
-            (Twin::SyncSkipped, Command::Survey { survey, sync: _, root, leases }) => {
-                Some(Command::Survey { survey, sync: false, root, leases })
+            (Twin::SyncSkipped, Command::ReadState { read, sync: _, root, leases }) => {
+                Some(Command::ReadState { read, sync: false, root, leases })
             }
-            (Twin::FullForTheFirst, Command::Survey { survey, sync, root, leases }) => match cause {
-                Event::Surveyed { root: Some(Ok(_)), leases: None, .. } => None,
-                _ => Some(Command::Survey { survey, sync, root, leases }),
+            (Twin::FullForTheFirst, Command::ReadState { read, sync, root, leases }) => match cause {
+                Event::StateRead { root: Some(Ok(_)), leases: None, .. } => None,
+                _ => Some(Command::ReadState { read, sync, root, leases }),
             },
-            (Twin::ResizeRefusesWaiters, Command::GrantPermits { ticket, leases, czxid }) => {
+            (Twin::ResizeRefusesWaiters, Command::Grant { ticket, leases, czxid }) => {
                 let want = place(ticket).map(|at| scenario.wants[number][at]).filter(|want| !want.agreed);
                 let stored = world.server.now().root.as_ref().map(|root| root.limit);
                 match (want.and_then(|want| want.limit), stored) {
                     (Some(given), Some(stored)) if given != stored => {
                         let refusal = Refusal::LimitMismatch { stored: stored.into(), given };
-                        Some(Command::Refuse(ticket, refusal))
+                        Some(Command::Reply(Reply::Refused(ticket, refusal)))
                     }
-                    _ => Some(Command::GrantPermits { ticket, leases, czxid }),
+                    _ => Some(Command::Grant { ticket, leases, czxid }),
                 }
             }
-            (Twin::OneLeaseForgotten, Command::Return(lease)) => {
+            (Twin::OneLeaseForgotten, Command::DeleteLease(lease)) => {
                 let clients = &world.clients;
                 let session = clients.processes[number].using.and_then(|id| clients.sessions.get(&id));
                 let other = session.is_some_and(|session| !session.calls.is_empty());
-                (!other).then_some(Command::Return(lease))
+                (!other).then_some(Command::DeleteLease(lease))
             }
             (Twin::MutexKept, Command::Take { take, version, mutex, keep: _, leases }) => {
                 Some(Command::Take { take, version, mutex, keep: true, leases })
             }
-            (Twin::HeadPassedOver, Command::GrantPermits { ticket, .. }) if place(ticket) == Some(0) => None,
-            (Twin::WatchesKept, Command::Calm) => None,
+            (Twin::HeadPassedOver, Command::Grant { ticket, .. }) if place(ticket) == Some(0) => None,
+            (Twin::WatchesKept, Command::UnwatchState) => None,
             (_, command) => Some(command),
         }
     }

@@ -1,12 +1,12 @@
 //! What a semaphore's actor sends to the server, and how far callers have been told.
 
 use std::collections::BTreeSet;
+use std::vec::IntoIter;
 
-use lockkeeper_actors::machine::protocol::{
-    Created, Failure, Inspection, Leases, Root, Sight, TakeFailure, Ticket,
-};
-use lockkeeper_actors::machine::semaphore::Semaphore;
-use lockkeeper_actors::machine::znode::{Attempt, Znode};
+use lockkeeper_actors::machine::lock::{Created, NodeStat};
+use lockkeeper_actors::machine::node::{Attempt, Znode};
+use lockkeeper_actors::machine::semaphore::{Leases, Part, Reading, Root, Semaphore, TakeFailure};
+use lockkeeper_actors::machine::{Failure, Ticket};
 
 use super::server::{Spot, Watch};
 use crate::world::clients;
@@ -21,18 +21,24 @@ pub type Call = session::Call<SemaphoreWire>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    Enter(Attempt),
-    List(Attempt),
-    Look(Attempt),
-    MakeDirectory(Attempt),
-    Inspect(Attempt),
-    Watch(String),
-    Delete(Attempt),
-    Survey { survey: Attempt, sync: bool, root: Sight, leases: Sight },
+    Mutex(Errand),
+    ReadState { read: Attempt, sync: bool, root: Reading, leases: Reading },
     MakeRoot(Attempt),
     Take(Attempt),
-    Find(Attempt),
-    Return(String),
+    FindLeases(Attempt),
+    DeleteLease(String),
+}
+
+/// What the mutex needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Errand {
+    CreateAndList(Attempt),
+    List(Attempt),
+    FindCreated(Attempt),
+    MakeDirectory(Attempt),
+    ReadStat(Attempt),
+    Watch(String),
+    Delete(Attempt),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +47,7 @@ pub enum Ask {
     List,
     Sync,
     MakeDirectory,
-    Inspect(String),
+    Read(String),
     Watch(String),
     Delete(String),
     ReadRoot { watch: Option<u64> },
@@ -83,9 +89,9 @@ pub enum NotTaken {
 pub struct Watches {
     /// The contenders that its actor watches, or is about to.
     pub contenders: BTreeSet<String>,
-    /// The last survey that was sent, and the last one whose watches are no longer wanted.
-    pub surveyed: Option<u64>,
-    pub calmed: Option<u64>,
+    /// The last read of the state that was sent, and the last one whose watches are no longer wanted.
+    pub last_read: Option<u64>,
+    pub unwatched: Option<u64>,
 }
 
 /// What its driver and its caller know of one request.
@@ -123,7 +129,7 @@ impl Wire for SemaphoreWire {
             Ask::Create(_) | Ask::MakeDirectory | Ask::Delete(_) | Ask::MakeRoot(_) | Ask::Take { .. } => {
                 true
             }
-            Ask::List | Ask::Sync | Ask::Inspect(_) | Ask::Watch(_) => false,
+            Ask::List | Ask::Sync | Ask::Read(_) | Ask::Watch(_) => false,
             Ask::ReadRoot { .. } | Ask::ListLeases { .. } => false,
         }
     }
@@ -168,14 +174,14 @@ impl Answer {
         }
     }
 
-    pub fn found(self) -> Result<Inspection, Failure> {
+    pub fn stat(self) -> Result<NodeStat, Failure> {
         match self {
-            Answer::Found { czxid, owner } => Ok(Inspection { czxid: czxid.into(), owner: owner.into() }),
+            Answer::Found { czxid, owner } => Ok(NodeStat { czxid: czxid.into(), owner: owner.into() }),
             other => Err(other.failure()),
         }
     }
 
-    pub fn limit(self) -> Result<Root, Failure> {
+    pub fn root(self) -> Result<Root, Failure> {
         match self {
             Answer::Root { version, written, limit } => {
                 Ok(Root { version, written: written.into(), data: limit.to_string().into_bytes() })
@@ -196,6 +202,11 @@ impl Answer {
     fn failure(self) -> Failure {
         self.done().err().unwrap_or(Failure::NoNode)
     }
+}
+
+/// The answer to the next request of a call.
+pub fn next(answers: &mut IntoIter<Answer>) -> Answer {
+    answers.next().unwrap_or(Answer::Done)
 }
 
 pub fn node(name: &str) -> Znode {
@@ -229,8 +240,8 @@ pub fn has_left(call: &Call, watch: &Watch) -> bool {
         call.asks.iter().zip(&call.answers).filter(|(_, answer)| !matches!(answer, Answer::No(_)));
     answered.any(|(ask, _)| match (ask, &watch.spot) {
         (Ask::Watch(name), Spot::Contender(watched)) => name == watched,
-        (Ask::ReadRoot { watch: Some(survey) }, Spot::Limit)
-        | (Ask::ListLeases { watch: Some(survey) }, Spot::Leases) => *survey == watch.survey,
+        (Ask::ReadRoot { watch: Some(read) }, Spot::Part(Part::Root))
+        | (Ask::ListLeases { watch: Some(read) }, Spot::Part(Part::Leases)) => *read == watch.read,
         _ => false,
     })
 }

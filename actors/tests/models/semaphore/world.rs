@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use lockkeeper_actors::machine::protocol::{Event, PermitRequest, Wait};
-use lockkeeper_actors::machine::semaphore::Semaphore;
+use lockkeeper_actors::machine::semaphore::{Event, PermitRequest, Semaphore};
+use lockkeeper_actors::machine::{LeaseState, PathEvent, Wait};
 
 use super::driver::fired;
 use super::properties::ANSWERS;
@@ -12,7 +12,7 @@ use super::twins::Twin;
 use super::wire::{Ask, Asked, Clients, Word, has_left, ticket};
 use crate::world::budget::budget;
 use crate::world::directory::instance;
-use crate::world::session::{Lease, No};
+use crate::world::session::No;
 use crate::world::steps::{Server, Step, World as _};
 
 /// What is asked for, and how much may go wrong.
@@ -92,7 +92,7 @@ pub enum Action {
     Release(usize, usize),
     /// The server denies the oldest request of a session that has no answer yet.
     Deny(u8),
-    /// A watch of this survey, or of none, tells of its change.
+    /// A watch tells of its change: which read of the state left it, or zero.
     Fire(u8, Spot, u64),
     /// All but the first so many answers are lost, and so are requests, but for so many of the last ones.
     Cut(u8, usize, usize),
@@ -174,7 +174,7 @@ impl World {
                 }
             }
             if process.current == Some(id) {
-                if self.left.doubts > 0 && session.lease == Lease::Held {
+                if self.left.doubts > 0 && session.lease == LeaseState::Held {
                     actions.push(Action::Doubt(id));
                 }
                 if self.left.losses > 0 {
@@ -190,7 +190,7 @@ impl World {
             }
         }
         let strays = self.server.watches.iter().filter(|watch| watch.stray);
-        actions.extend(strays.map(|watch| Action::Fire(watch.session, watch.spot.clone(), watch.survey)));
+        actions.extend(strays.map(|watch| Action::Fire(watch.session, watch.spot.clone(), watch.read)));
         if self.left.deletions > 0 {
             actions.extend(tree.contenders().iter().map(|node| Action::Delete(node.name.clone())));
             actions.extend(tree.leases().map(|(name, _)| Action::Delete(name.clone())));
@@ -236,7 +236,7 @@ impl World {
             Action::Acquire(process) => self.acquire(scenario, process),
             Action::Cancel(process, at) => {
                 self.left.cancels -= 1;
-                self.feed(scenario, process, Event::Cancel(ticket(at)));
+                self.feed(scenario, process, PathEvent::Cancel(ticket(at)));
                 if self.clients.processes[process].asked[at].word == Word::Waiting {
                     self.flaws.insert(ANSWERS);
                 }
@@ -247,24 +247,23 @@ impl World {
                     asked.word = Word::Released;
                 }
                 if !asked.forgotten {
-                    self.feed(scenario, process, Event::Release(ticket(at)));
+                    self.feed(scenario, process, PathEvent::Release(ticket(at)));
                 }
             }
             Action::Deny(id) => {
                 self.left.refusals -= 1;
                 self.serve(scenario, id, Some(No::Refused));
             }
-            Action::Fire(id, spot, survey) => {
+            Action::Fire(id, spot, read) => {
                 let watches = &mut self.server.watches;
-                let told =
-                    |watch: &Watch| watch.session == id && watch.spot == spot && watch.survey == survey;
+                let told = |watch: &Watch| watch.session == id && watch.spot == spot && watch.read == read;
                 watches.retain(|watch| !(told(watch) && (watch.armed || watch.stray)));
                 if let Spot::Contender(name) = &spot {
                     self.clients.session(id).watches.contenders.remove(name);
                 }
                 let process = self.clients.sessions[&id].process;
                 if self.clients.processes[process].using == Some(id) {
-                    self.feed(scenario, process, fired(spot, survey));
+                    self.feed(scenario, process, fired(spot, read));
                 }
             }
             Action::Cut(id, kept, unsent) => {
@@ -319,7 +318,7 @@ impl World {
                 self.server.resize(limit);
             }
             Action::PeerEnters => {
-                self.server.enter(PEERS_MUTEX, PEER);
+                self.server.create(PEERS_MUTEX, PEER);
                 self.peer = Peer::Queued;
             }
             Action::PeerGoesOn => self.peer_goes_on(),
@@ -346,7 +345,7 @@ impl World {
         let request = PermitRequest { count, limit, agreed, bytes: 100, wait };
         // What is so now may be the reason for an answer at once.
         self.look_on(scenario);
-        self.feed(scenario, process, Event::AcquirePermits { ticket: ticket(at), request });
+        self.feed(scenario, process, Event::Acquire { ticket: ticket(at), request });
     }
 
     /// What requests that wait might truly be told.
@@ -357,7 +356,7 @@ impl World {
         for number in 0..self.clients.processes.len() {
             let process = &self.clients.processes[number];
             let sure = process.using.is_some_and(|id| {
-                self.clients.sessions[&id].lease == Lease::Held && !self.server.replicas().is_behind(id)
+                self.clients.sessions[&id].lease == LeaseState::Held && !self.server.replicas().is_behind(id)
             });
             let alone = tree.contenders().iter().all(|node| Some(node.owner) == process.using);
             let first = process.asked.iter().filter(|asked| asked.word == Word::Waiting).count() == 1;

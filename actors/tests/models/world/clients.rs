@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use lockkeeper_actors::machine::{Machine, Moment};
+use lockkeeper_actors::machine::{LeaseState, Machine, Moment};
 
-use super::session::{Lease, Session, Wire};
+use super::session::{Session, Wire};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Clients<M, W: Wire, A> {
@@ -66,9 +66,14 @@ impl<M: Machine, W: Wire, A> Clients<M, W, A> {
         self.processes[process].using.and_then(|id| self.sessions.get_mut(&id))
     }
 
-    /// Whether the lease of that session is beyond doubt.
+    /// The lease of that session.
+    pub fn lease(&self, process: usize) -> Option<LeaseState> {
+        self.processes[process].using.map(|id| self.sessions[&id].lease)
+    }
+
+    /// Whether that lease is beyond doubt.
     pub fn is_sure(&self, process: usize) -> bool {
-        self.processes[process].using.is_some_and(|id| self.sessions[&id].lease == Lease::Held)
+        self.lease(process) == Some(LeaseState::Held)
     }
 
     pub fn connect(&mut self, process: usize) -> u8 {
@@ -81,18 +86,18 @@ impl<M: Machine, W: Wire, A> Clients<M, W, A> {
     }
 
     pub fn suspend(&mut self, id: u8) {
-        self.session(id).lease = Lease::Suspended;
+        self.session(id).lease = LeaseState::Suspended;
         self.tell(id, News::Suspended(id));
     }
 
     pub fn resume(&mut self, id: u8) {
-        self.session(id).lease = Lease::Held;
+        self.session(id).lease = LeaseState::Held;
         self.tell(id, News::Resumed(id));
     }
 
     pub fn lose(&mut self, id: u8) {
         let session = self.session(id);
-        session.lease = Lease::Lost;
+        session.lease = LeaseState::Lost;
         let process = session.process;
         self.processes[process].current = None;
         self.tell(id, News::Lost(id));

@@ -1,6 +1,7 @@
 //! A small ZooKeeper: the directory of one path, and the nodes of its contenders.
 
-use lockkeeper_actors::machine::znode::{Attempt, Dialect, Instance, Mode, Znode};
+use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
+use lockkeeper_actors::machine::node::{Attempt, Instance, Znode};
 
 use super::replicas::Replicas;
 use super::steps::Server;
@@ -21,8 +22,8 @@ pub struct Node {
     pub czxid: u8,
     /// The session that it goes with; zero for none.
     pub owner: u8,
-    /// It outlives sessions, and its create was carried out after its process, in a new session, had looked for
-    /// it and found nothing: the one node that may be left behind, as `LockOptions::ephemeral` says.
+    /// It outlives sessions, and its create was carried out after its process, in a new session, had searched
+    /// for it and found nothing: the one node that may be left behind, as `LockOptions::ephemeral` says.
     pub belated: bool,
 }
 
@@ -61,11 +62,7 @@ impl Name {
 
     /// Whether a contender in this mode waits for this node when it stands ahead.
     pub fn blocks(&self, mode: Mode) -> bool {
-        match mode {
-            Mode::Lock | Mode::Read => self.mode != Mode::Read,
-            Mode::Write => true,
-            other => unreachable!("no {other:?} in this model"),
-        }
+        mode == Mode::Write || self.mode != Mode::Read
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use lockkeeper_actors::machine::protocol::Failure;
+use lockkeeper_actors::machine::{Failure, LeaseState};
 
 use super::Data;
 
@@ -25,7 +25,8 @@ pub trait Wire: Data {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Session<W: Wire> {
     pub process: usize,
-    pub lease: Lease,
+    /// It is ahead of the news.
+    pub lease: LeaseState,
     pub connected: bool,
     /// The server has ended it.
     pub expired: bool,
@@ -36,14 +37,6 @@ pub struct Session<W: Wire> {
     /// Own nodes that heartbeats check.
     pub tracked: BTreeSet<W::Name>,
     pub watches: W::Watches,
-}
-
-/// The lease's state, which is ahead of the news.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lease {
-    Held,
-    Suspended,
-    Lost,
 }
 
 /// The requests of one command, sent together.
@@ -83,7 +76,7 @@ impl<W: Wire> Session<W> {
     pub fn new(process: usize) -> Session<W> {
         Session {
             process,
-            lease: Lease::Held,
+            lease: LeaseState::Held,
             connected: true,
             expired: false,
             calls: VecDeque::new(),

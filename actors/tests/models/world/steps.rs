@@ -3,14 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use lockkeeper_actors::machine::Machine;
-use lockkeeper_actors::machine::protocol::{Command, Event};
+use lockkeeper_actors::machine::{LeaseState, Machine, PathEvent, PathMachine};
 
 use super::Data;
 use super::clients::{Clients, DEADLINE, News};
-use super::gate::gate;
+use super::gates::Gate;
 use super::replicas::Replicas;
-use super::session::{Call, Lease, No, Session, Wire};
+use super::session::{Call, No, Session, Wire};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -22,7 +21,7 @@ pub enum Step {
     Hear(u8),
     HearNews(usize),
     /// A heartbeat finds out which nodes are gone.
-    Beat(u8),
+    Heartbeat(u8),
     HearMissing(usize),
     /// To a server that has this state, as a place in the past.
     Reconnect(u8, usize),
@@ -61,17 +60,21 @@ pub trait Server {
     }
 }
 
+pub type Event<W> = <<W as World>::Machine as Machine>::Event;
+pub type Command<W> = <<W as World>::Machine as Machine>::Command;
+pub type Ask<W> = <<W as World>::Wire as Wire>::Ask;
+
 /// What made a machine give a command.
-pub struct Cause<'a, W: Wire> {
+pub struct Cause<'a, W: World + ?Sized> {
     /// As the machine got it.
-    pub event: &'a Event,
+    pub event: &'a Event<W>,
     /// The request that was refused, if that is what the event says.
-    pub refused: Option<&'a W::Ask>,
+    pub refused: Option<&'a Ask<W>>,
 }
 
 /// A model of processes with a machine each, and of the server that they share.
 pub trait World {
-    type Machine: Machine;
+    type Machine: PathMachine<Event: Clone + PartialEq>;
     type Wire: Wire;
     type Asked;
     type Server: Server;
@@ -93,25 +96,23 @@ pub trait World {
         &mut self,
         scenario: &Self::Scenario,
         id: u8,
-        ask: &<Self::Wire as Wire>::Ask,
+        ask: &Ask<Self>,
     ) -> <Self::Wire as Wire>::Answer;
     /// All answers to a call have come: what the actor makes of them, if anything.
-    fn hear(&mut self, scenario: &Self::Scenario, id: u8, call: Call<Self::Wire>) -> Option<Event>;
+    fn hear(&mut self, scenario: &Self::Scenario, id: u8, call: Call<Self::Wire>) -> Option<Event<Self>>;
     /// What the machine gets: a twin may change it.
-    fn event(&self, scenario: &Self::Scenario, process: usize, event: Event) -> Option<Event>;
+    fn event(&self, scenario: &Self::Scenario, process: usize, event: Event<Self>) -> Option<Event<Self>>;
     /// The actor carries out what the machine commanded on this event; a twin may change it.
     fn execute(
         &mut self,
         scenario: &Self::Scenario,
         process: usize,
-        cause: Cause<'_, Self::Wire>,
-        command: Command,
+        cause: Cause<'_, Self>,
+        command: Command<Self>,
     );
 
-    /// Whether the actor passes this event on though the gate holds it back, as a twin may.
-    fn ignores_gate(&self, _scenario: &Self::Scenario, _event: &Event) -> bool {
-        false
-    }
+    /// What stands before every machine.
+    fn gate(&self, scenario: &Self::Scenario) -> Gate;
 
     /// Whether a process has not crashed.
     fn is_alive(&self, _process: usize) -> bool {
@@ -161,7 +162,7 @@ pub trait World {
             if session.is_answered() {
                 actions.push(Step::Hear(id).into());
             }
-            if !session.connected && session.lease != Lease::Lost {
+            if !session.connected && session.lease != LeaseState::Lost {
                 actions.extend(replicas.servers(id).map(|place| Step::Reconnect(id, place).into()));
             }
             self.firing(id, actions);
@@ -169,16 +170,16 @@ pub trait World {
         let mut due = |step: Step| actions.push(step.into());
         if process.current == Some(id) && session.connected {
             if session.tracked.iter().any(|name| !self.has(name)) {
-                due(Step::Beat(id));
+                due(Step::Heartbeat(id));
             }
-            if session.lease == Lease::Suspended {
+            if session.lease == LeaseState::Suspended {
                 due(Step::Resume(id));
             }
         }
         if !session.unheard.is_empty() {
             due(Step::ServeUnheard(id));
         }
-        if session.lease == Lease::Lost && !session.expired {
+        if session.lease == LeaseState::Lost && !session.expired {
             due(Step::Expire(id));
         }
         if replicas.is_behind(id) {
@@ -210,7 +211,7 @@ pub trait World {
                 }
             }
             Step::HearNews(process) => self.hear_news(scenario, process),
-            Step::Beat(id) => {
+            Step::Heartbeat(id) => {
                 let tracked = std::mem::take(&mut self.clients_mut().session(id).tracked);
                 let (there, gone): (BTreeSet<_>, BTreeSet<_>) =
                     tracked.into_iter().partition(|name| self.has(name));
@@ -222,7 +223,7 @@ pub trait World {
             Step::HearMissing(process) => {
                 let names = self.clients_mut().processes[process].missing.pop_front().unwrap_or_default();
                 let names = names.iter().map(Self::Wire::text).collect();
-                self.feed(scenario, process, Event::Missing(names));
+                self.feed(scenario, process, PathEvent::Missing(names));
             }
             Step::Reconnect(id, place) => {
                 self.server_mut().lead(id, place);
@@ -243,14 +244,14 @@ pub trait World {
                 self.server_mut().replicas_mut().follow(id);
             }
             Step::Tick(process) => self.clients_mut().processes[process].tick(),
-            Step::Wake(process) => self.feed(scenario, process, Event::Wake),
+            Step::Wake(process) => self.feed(scenario, process, PathEvent::Wake),
             Step::CatchUp(id) => self.server_mut().catch_up(id),
         }
     }
 
     /// Passes an event through the gate to a process' machine, and carries out what comes of it.
-    fn feed(&mut self, scenario: &Self::Scenario, process: usize, event: Event) {
-        self.feed_refused(scenario, process, event, None);
+    fn feed(&mut self, scenario: &Self::Scenario, process: usize, event: impl Into<Event<Self>>) {
+        self.feed_refused(scenario, process, event.into(), None);
     }
 
     /// The same with the request that was refused, if that is what the event says.
@@ -258,16 +259,14 @@ pub trait World {
         &mut self,
         scenario: &Self::Scenario,
         process: usize,
-        event: Event,
-        refused: Option<<Self::Wire as Wire>::Ask>,
+        event: Event<Self>,
+        refused: Option<Ask<Self>>,
     ) {
-        let (is_up, is_sure) =
-            (self.clients().processes[process].machine.is_up(), self.clients().is_sure(process));
-        let ignored = Some(event.clone()).filter(|event| self.ignores_gate(scenario, event));
-        let mut events: Vec<Event> = gate(is_up, is_sure, event).collect();
-        events.extend(ignored.filter(|event| !events.contains(event)));
+        let (gate, clients) = (self.gate(scenario), self.clients());
+        let lease = clients.lease(process);
+        let admitted = gate.admit(&clients.processes[process].machine, lease, event);
         let mut commands = Vec::new();
-        for event in events {
+        for event in admitted {
             let Some(event) = self.event(scenario, process, event) else { continue };
             let (state, mut out) = (&mut self.clients_mut().processes[process], Vec::new());
             state.machine.handle(event.clone(), state.now, &mut out);
@@ -300,16 +299,16 @@ pub trait World {
             News::Connected(id) => {
                 self.let_go(process);
                 if using.is_some() {
-                    self.feed(scenario, process, Event::Lost);
+                    self.feed(scenario, process, PathEvent::Lost);
                 }
                 self.clients_mut().processes[process].using = Some(id);
-                self.feed(scenario, process, Event::Connected { session: id.into() });
+                self.feed(scenario, process, PathEvent::Connected { session: id.into() });
             }
-            News::Suspended(id) if using == Some(id) => self.feed(scenario, process, Event::Suspended),
-            News::Resumed(id) if using == Some(id) => self.feed(scenario, process, Event::Resumed),
+            News::Suspended(id) if using == Some(id) => self.feed(scenario, process, PathEvent::Suspended),
+            News::Resumed(id) if using == Some(id) => self.feed(scenario, process, PathEvent::Resumed),
             News::Lost(id) if using == Some(id) => {
                 self.let_go(process);
-                self.feed(scenario, process, Event::Lost);
+                self.feed(scenario, process, PathEvent::Lost);
             }
             News::Suspended(_) | News::Resumed(_) | News::Lost(_) => {}
         }
