@@ -23,7 +23,7 @@ impl<M: 'static> Guard<M> {
     /// If the connection is suspended, the actor and its children are ended before another holder can get the lock:
     ///
     /// - the actor is told at the latest when 5/16 of the session timeout are left of the lease;
-    /// - it is stopped when 1/4 is left, or as soon as the connection is suspended if `terms` say so;
+    /// - it is stopped when 1/4 is left, or as soon as the connection is suspended if `stop_policy` says so;
     /// - it is killed when 1/8 is left, and immediately if the lease is already lost.
     ///
     /// A `pre_start` or handler that never awaits cannot be killed; only the fencing token protects against it. Tasks
@@ -41,15 +41,15 @@ impl<M: 'static> Guard<M> {
     ///
     /// #[ractor::actor(message = LeaseEvent, state = LeaseView, arguments = LeaseView)]
     /// impl Import {
-    ///     async fn pre_start(&self, me: ActorRef<LeaseEvent>, term: LeaseView) -> Result<LeaseView, ActorProcessingErr> {
+    ///     async fn pre_start(&self, me: ActorRef<LeaseEvent>, lease: LeaseView) -> Result<LeaseView, ActorProcessingErr> {
     ///         me.stop(None); // nothing to do today
-    ///         Ok(term)
+    ///         Ok(lease)
     ///     }
     /// }
     ///
     /// # pub async fn example(keeper: Keeper) -> Result<(), Box<dyn std::error::Error>> {
     /// let guard = keeper.lock("/locks/import")?.acquire().await?;
-    /// let run = guard.run(StopPolicy::default(), |term| (Import, term), Some);
+    /// let run = guard.run(StopPolicy::default(), |lease| (Import, lease), Some);
     /// let ended = run.ended().await?;
     /// assert_eq!(ended.reason, EndReason::Finished);
     /// ended.guard.release().await?;

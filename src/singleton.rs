@@ -45,9 +45,9 @@ use crate::subscribe;
 ///
 /// #[ractor::actor(message = LeaseEvent, state = LeaseView, arguments = LeaseView)]
 /// impl Scheduler {
-///     async fn pre_start(&self, _: ActorRef<LeaseEvent>, term: LeaseView) -> Result<LeaseView, ActorProcessingErr> {
-///         println!("this process runs the scheduler, under token {}", term.token());
-///         Ok(term)
+///     async fn pre_start(&self, _: ActorRef<LeaseEvent>, lease: LeaseView) -> Result<LeaseView, ActorProcessingErr> {
+///         println!("this process runs the scheduler, under token {}", lease.token());
+///         Ok(lease)
 ///     }
 /// }
 ///
@@ -56,7 +56,7 @@ use crate::subscribe;
 ///
 /// let options = SingletonOptions::new().advertise("10.0.0.7:9000");
 /// let scheduler = keeper.singleton_with("/singletons/scheduler", options)?;
-/// let mut candidate = scheduler.run(|term| (Scheduler, term), Some);
+/// let mut candidate = scheduler.run(|lease| (Scheduler, lease), Some);
 ///
 /// candidate.running().await; // the actor runs in this process
 /// let leader = scheduler.leader().await?.expect("it is this process");
@@ -211,10 +211,10 @@ impl Candidate {
         }
     }
 
-    /// The term of the actor while it runs in this process. `None` while it is starting.
+    /// A view of the lease while the actor runs in this process. `None` while it is starting.
     pub fn lease(&self) -> Option<LeaseView> {
         match self.state() {
-            CandidateState::Running(term) => Some(term),
+            CandidateState::Running(lease) => Some(lease),
             _ => None,
         }
     }
@@ -228,13 +228,13 @@ impl Candidate {
         }
     }
 
-    /// Waits until the actor runs in this process, and returns its term, or `None` if the candidacy ends first. Until
+    /// Waits until the actor runs in this process, and returns a view of its lease, or `None` if the candidacy ends first. Until
     /// the actor's `pre_start` is over, the state is [`CandidateState::Starting`]. Cancel safe.
     pub async fn running(&mut self) -> Option<LeaseView> {
         let found =
             self.state.wait_for(|state| matches!(state, CandidateState::Running(_) | CandidateState::Over));
         match &*found.await.ok()? {
-            CandidateState::Running(term) => Some(term.clone()),
+            CandidateState::Running(term) => Some(lease.clone()),
             _ => None,
         }
     }
