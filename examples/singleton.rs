@@ -39,7 +39,7 @@ async fn member(address: &str, name: &str) -> Result<()> {
     let options = SingletonOptions::new().advertise(name);
     let scheduler = keeper.singleton_with(PATH, options)?;
     let name = name.to_owned();
-    let candidate = scheduler.run(move |term| (Scheduler, (name.clone(), term)), Some);
+    let candidate = scheduler.run(move |lease| (Scheduler, (name.clone(), lease)), Some);
 
     // Run until the parent closes our standard input, then shut down in order.
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
@@ -56,10 +56,10 @@ impl Scheduler {
     async fn pre_start(
         &self,
         _: ActorRef<LeaseEvent>,
-        (name, term): (String, LeaseView),
+        (name, lease): (String, LeaseView),
     ) -> std::result::Result<(String, LeaseView), ActorProcessingErr> {
-        println!("    {name}: the scheduler runs here, under token {:#x}", term.token().as_u64());
-        Ok((name, term))
+        println!("    {name}: the scheduler runs here, under token {:#x}", lease.token().as_u64());
+        Ok((name, lease))
     }
 
     /// The session is suspended or resumed.
@@ -77,9 +77,9 @@ impl Scheduler {
     async fn post_stop(
         &self,
         _: ActorRef<LeaseEvent>,
-        (name, term): &mut (String, LeaseView),
+        (name, lease): &mut (String, LeaseView),
     ) -> std::result::Result<(), ActorProcessingErr> {
-        println!("    {name}: the scheduler stops here, the lock is {:?}", term.state());
+        println!("    {name}: the scheduler stops here, the lock is {:?}", lease.state());
         Ok(())
     }
 }

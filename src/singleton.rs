@@ -228,13 +228,13 @@ impl Candidate {
         }
     }
 
-    /// Waits until the actor runs in this process, and returns a view of its lease, or `None` if the candidacy ends first. Until
-    /// the actor's `pre_start` is over, the state is [`CandidateState::Starting`]. Cancel safe.
+    /// Waits until the actor runs in this process, and returns a view of its lease, or `None` if the candidacy ends
+    /// first. Until the actor's `pre_start` is over, the state is [`CandidateState::Starting`]. Cancel safe.
     pub async fn running(&mut self) -> Option<LeaseView> {
         let found =
             self.state.wait_for(|state| matches!(state, CandidateState::Running(_) | CandidateState::Over));
         match &*found.await.ok()? {
-            CandidateState::Running(term) => Some(lease.clone()),
+            CandidateState::Running(lease) => Some(lease.clone()),
             _ => None,
         }
     }

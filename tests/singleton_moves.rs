@@ -330,7 +330,7 @@ async fn a_member_of_the_cluster() {
     let keeper = options.connect(&address).await.expect("connected");
     let options = SingletonOptions::new().backoff(Duration::from_millis(10), Duration::from_millis(100));
     let singleton = keeper.singleton_with(PATH, options).expect("a valid path");
-    let candidate = singleton.run(|term| (Worker, term), |_| None);
+    let candidate = singleton.run(|lease| (Worker, lease), |_| None);
     tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await.expect("it returns").ok();
     candidate.shutdown().await;
     keeper.close().await;
@@ -348,27 +348,27 @@ impl Worker {
     async fn pre_start(
         &self,
         myself: ActorRef<Act>,
-        term: LeaseView,
+        lease: LeaseView,
     ) -> Result<LeaseView, ActorProcessingErr> {
-        print_line(format_args!("start {} {}", term.token(), wall()));
+        print_line(format_args!("start {} {}", lease.token(), wall()));
         myself.cast(Act)?;
-        Ok(term)
+        Ok(lease)
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Act>,
         _: Act,
-        term: &mut LeaseView,
+        lease: &mut LeaseView,
     ) -> Result<(), ActorProcessingErr> {
         // In this order, so that the printed end is never later than the real one.
         let (at, now) = (wall(), Instant::now());
-        match (term.state(), term.valid_until()) {
+        match (lease.state(), lease.valid_until()) {
             (LeaseState::Held | LeaseState::Suspended, Some(until)) => {
                 let until = at + until.saturating_duration_since(now).as_nanos();
-                print_line(format_args!("act {} {at} {until}", term.token()));
+                print_line(format_args!("act {} {at} {until}", lease.token()));
             }
-            _ => print_line(format_args!("late {} {at}", term.token())),
+            _ => print_line(format_args!("late {} {at}", lease.token())),
         }
         // Simulated work between two acts.
         tokio::time::sleep(ACT).await;
@@ -376,8 +376,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Act>, term: &mut LeaseView) -> Result<(), ActorProcessingErr> {
-        print_line(format_args!("stop {} {}", term.token(), wall()));
+    async fn post_stop(&self, _: ActorRef<Act>, lease: &mut LeaseView) -> Result<(), ActorProcessingErr> {
+        print_line(format_args!("stop {} {}", lease.token(), wall()));
         Ok(())
     }
 }

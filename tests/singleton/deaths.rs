@@ -114,7 +114,7 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
     let singleton = other.singleton_with(&path, options).expect("a valid path");
     let usual = (Behavior::default(), sender.clone());
     let successor = singleton
-        .run(move |term| (Probe, (term, usual.0, usual.1.clone())), |event| Some(Order::Told(event)));
+        .run(move |lease| (Probe, (lease, usual.0, usual.1.clone())), |event| Some(Order::Told(event)));
     let lock = other.lock(&path).expect("a valid path");
     let queued = async || lock.contenders().await.is_ok_and(|contenders| contenders.len() == 2);
     eventually("the successor is queued", SOON, queued).await;
@@ -189,13 +189,13 @@ async fn start(
         Under::Candidate => {
             let options = SingletonOptions::new().grace(LONG);
             let singleton = keeper.singleton_with(path, options).expect("a valid path");
-            let make = move |term| (Probe, (term, behavior, notes.clone()));
+            let make = move |lease| (Probe, (lease, behavior, notes.clone()));
             Running::Candidate(singleton.run(make, |_| None))
         }
         Under::Guard => {
             let guard = keeper.lock(path).expect("a valid path").acquire().await.expect("free");
-            let terms = StopPolicy { grace: LONG, ..StopPolicy::default() };
-            Running::Guard(guard.run(terms, move |term| (Probe, (term, behavior, notes)), |_| None))
+            let policy = StopPolicy { grace: LONG, ..StopPolicy::default() };
+            Running::Guard(guard.run(policy, move |lease| (Probe, (lease, behavior, notes)), |_| None))
         }
     }
 }

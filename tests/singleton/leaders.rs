@@ -31,9 +31,9 @@ async fn any_client_can_query_the_leader_and_is_told_of_changes() {
     let address = shared().address();
     let mut one = Member::join_with(&address, &path, Behavior::default(), named("one:9000")).await;
     assert_eq!(next().await.as_deref(), Some("one:9000"));
-    let (_, term) = one.started().await;
+    let (_, lease) = one.started().await;
     let leader = singleton.leader().await.expect("connected").expect("a leader");
-    assert_eq!((leader.identifier.as_str(), leader.token), ("one:9000", term.token()));
+    assert_eq!((leader.identifier.as_str(), leader.token), ("one:9000", lease.token()));
 
     let mut two = Member::join_with(&address, &path, Behavior::default(), named("two:9000")).await;
     eventually("it is queued", SOON, async || two.contenders().await == 2).await;

@@ -79,9 +79,9 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let Some((term, behavior, notes)) = self.0.take() else { return };
+        let Some((lease, behavior, notes)) = self.0.take() else { return };
         std::thread::sleep(behavior.slow_to_die);
-        let _ = notes.send(Note::Cut(term.state()));
+        let _ = notes.send(Note::Cut(lease.state()));
     }
 }
 
@@ -108,7 +108,7 @@ impl Probe {
         order: Order,
         arguments: &mut Arguments,
     ) -> Result<(), ActorProcessingErr> {
-        let (term, behavior, notes) = &*arguments;
+        let (lease, behavior, notes) = &*arguments;
         match order {
             Order::Told(event) => drop(notes.send(Note::Told(event))),
             Order::Panic => panic!("on purpose"),
@@ -120,7 +120,7 @@ impl Probe {
             }
             Order::Child => {
                 let (sender, mut child_notes) = mpsc::unbounded_channel();
-                let arguments = (term.clone(), *behavior, sender);
+                let arguments = (lease.clone(), *behavior, sender);
                 let (child, _) = Actor::spawn_linked(None, Probe, arguments, myself.get_cell()).await?;
                 child.cast(Order::Hang)?;
                 let notes = notes.clone();
@@ -133,7 +133,7 @@ impl Probe {
             Order::Sibling => {
                 let supervisor = myself.try_get_supervisor().ok_or("it runs without a supervisor")?;
                 let (sender, _) = mpsc::unbounded_channel();
-                let arguments = (term.clone(), *behavior, sender);
+                let arguments = (lease.clone(), *behavior, sender);
                 let (sibling, _) = Actor::spawn_linked(None, Probe, arguments, supervisor).await?;
                 sibling.stop_and_wait(None, Some(SOON)).await?;
             }
@@ -149,8 +149,8 @@ impl Probe {
         let busy = Busy::begin(arguments);
         sleep(arguments.1.slow_to_stop).await;
         busy.end();
-        let (term, _, notes) = arguments;
-        let _ = notes.send(Note::Stopped(term.state()));
+        let (lease, _, notes) = arguments;
+        let _ = notes.send(Note::Stopped(lease.state()));
         Ok(())
     }
 }
@@ -182,7 +182,7 @@ impl Member {
         let singleton = keeper.singleton_with(path, options).expect("a valid path");
         let (sender, notes) = mpsc::unbounded_channel();
         let candidate = singleton
-            .run(move |term| (Probe, (term, behavior, sender.clone())), |event| Some(Order::Told(event)));
+            .run(move |lease| (Probe, (lease, behavior, sender.clone())), |event| Some(Order::Told(event)));
         Member { keeper, singleton, candidate: Some(candidate), notes }
     }
 
@@ -235,7 +235,7 @@ pub async fn note(notes: &mut mpsc::UnboundedReceiver<Note>) -> Note {
 
 pub async fn started(notes: &mut mpsc::UnboundedReceiver<Note>) -> (ActorRef<Order>, LeaseView) {
     match note(notes).await {
-        Note::Started(actor, term) => (actor, term),
+        Note::Started(actor, lease) => (actor, lease),
         other => panic!("not started, but {other:?}"),
     }
 }

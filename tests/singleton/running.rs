@@ -23,18 +23,18 @@ async fn one_of_three_candidates_runs_and_a_handover_starts_the_next_under_a_lar
     }
     let mut newest = None;
     for number in 0..3 {
-        let (_, term) = members[number].started().await;
-        assert!(Some(term.token()) > newest, "tokens must grow");
-        newest = Some(term.token());
-        let running_term = members[number].candidate().running().await;
-        assert_eq!(running_term.expect("it runs").token(), term.token());
+        let (_, lease) = members[number].started().await;
+        assert!(Some(lease.token()) > newest, "tokens must grow");
+        newest = Some(lease.token());
+        let running = members[number].candidate().running().await;
+        assert_eq!(running.expect("it runs").token(), lease.token());
         for other in &mut members[number + 1..] {
             assert!(other.notes.try_recv().is_err(), "two members run the actor");
             assert!(other.candidate.as_ref().is_some_and(|candidate| candidate.lease().is_none()));
         }
         members[number].shutdown().await;
         let Note::Stopped(LeaseState::Held) = members[number].note().await else { panic!("not stopped") };
-        assert_eq!(term.state(), LeaseState::Lost, "released");
+        assert_eq!(lease.state(), LeaseState::Lost, "released");
     }
     // Another server of the ensemble may see it a little later.
     eventually("no node is left", SOON, async || members[0].contenders().await == 0).await;
@@ -44,12 +44,12 @@ async fn one_of_three_candidates_runs_and_a_handover_starts_the_next_under_a_lar
 async fn a_crash_moves_the_actor_to_the_next_member_and_each_run_has_its_own_token() {
     let path = unique_path("crash");
     let mut first = Member::join(&path, Behavior::default()).await;
-    let (actor, term) = first.started().await;
+    let (actor, lease) = first.started().await;
     let mut second = Member::join(&path, Behavior::default()).await;
     eventually("both are queued", SOON, async || second.contenders().await == 2).await;
     actor.cast(Order::Panic).expect("it runs");
     let (actor, next) = second.started().await;
-    assert!(next.token() > term.token());
+    assert!(next.token() > lease.token());
     eventually("the first one queues again", SOON, async || second.contenders().await == 2).await;
     // An actor that ends by itself hands over too.
     actor.cast(Order::End).expect("it runs");
@@ -86,10 +86,10 @@ async fn a_panicking_closure_fails_only_its_own_run() {
     let options = SingletonOptions::new().backoff(Duration::from_millis(10), Duration::from_millis(20));
     let singleton = keeper.singleton_with(&unique_path("closure"), options).expect("a valid path");
     let candidate = singleton.run(
-        move |term| {
+        move |lease| {
             tries += 1;
             assert!(tries > 2, "on purpose");
-            (Probe, (term, Behavior::default(), sender.clone()))
+            (Probe, (lease, Behavior::default(), sender.clone()))
         },
         |_| None,
     );
@@ -117,10 +117,10 @@ async fn a_start_that_takes_too_long_is_killed() {
 async fn closing_the_keeper_stops_the_actor_while_the_lock_is_held() {
     let behavior = Behavior { slow_to_stop: Duration::from_millis(100), ..Behavior::default() };
     let mut member = Member::join(&unique_path("close"), behavior).await;
-    let (_, term) = member.started().await;
+    let (_, lease) = member.started().await;
     timeout(SOON, member.keeper.close()).await.expect("it closes");
     assert!(matches!(member.note().await, Note::Stopped(LeaseState::Held)));
-    assert_eq!(term.state(), LeaseState::Lost);
+    assert_eq!(lease.state(), LeaseState::Lost);
     let candidate = member.candidate.take().expect("a candidate");
     assert!(matches!(candidate.state(), CandidateState::Over));
     timeout(SOON, candidate.shutdown()).await.expect("it has already ended");

@@ -23,10 +23,10 @@ async fn an_actor_under_a_guard_returns_the_guard_however_it_ends() {
     for (order, reason) in ends {
         let (sender, mut notes) = mpsc::unbounded_channel();
         let token = guard.token();
-        let make = move |term: LeaseView| (Probe, (term, Behavior::default(), sender));
+        let make = move |lease: LeaseView| (Probe, (lease, Behavior::default(), sender));
         let run = guard.run(StopPolicy::default(), make, |event| Some(Order::Told(event)));
-        let (actor, term) = started(&mut notes).await;
-        assert_eq!(term.token(), token);
+        let (actor, lease) = started(&mut notes).await;
+        assert_eq!(lease.token(), token);
         assert!(lock.try_acquire().await.is_err(), "held while it works");
         match order {
             Some(order) => actor.cast(order).expect("it runs"),
@@ -47,7 +47,7 @@ async fn an_actor_under_a_guard_is_killed_when_its_node_is_deleted() {
         keeper.lock(&unique_path("by-hand")).expect("a valid path").acquire().await.expect("connected");
     let node = guard.node().to_owned();
     let (sender, mut notes) = mpsc::unbounded_channel();
-    let make = move |term: LeaseView| (Probe, (term, Behavior::default(), sender));
+    let make = move |lease: LeaseView| (Probe, (lease, Behavior::default(), sender));
     let run = guard.run(StopPolicy::default(), make, |_| None);
     let (actor, _) = started(&mut notes).await;
     actor.cast(Order::Hang).expect("it runs");
@@ -64,7 +64,7 @@ async fn dropping_a_run_stops_the_actor_and_then_releases_the_lock() {
     let guard = lock.acquire().await.expect("connected");
     let (sender, mut notes) = mpsc::unbounded_channel();
     let behavior = Behavior { slow_to_stop: Duration::from_millis(100), ..Behavior::default() };
-    let run = guard.run(StopPolicy::default(), move |term| (Probe, (term, behavior, sender)), |_| None);
+    let run = guard.run(StopPolicy::default(), move |lease| (Probe, (lease, behavior, sender)), |_| None);
     started(&mut notes).await;
     drop(run);
     let next = timeout(SOON, lock.acquire()).await.expect("released").expect("connected");
@@ -81,7 +81,7 @@ async fn an_actor_killed_from_outside_counts_as_failed() {
     for order in [None, Some(Order::Hang), Some(Order::End)] {
         let (sender, mut notes) = mpsc::unbounded_channel();
         let behavior = Behavior { slow_to_stop: FOREVER, ..Behavior::default() };
-        let run = guard.run(StopPolicy::default(), move |term| (Probe, (term, behavior, sender)), |_| None);
+        let run = guard.run(StopPolicy::default(), move |lease| (Probe, (lease, behavior, sender)), |_| None);
         let (actor, _) = started(&mut notes).await;
         if let Some(order) = order {
             actor.cast(order).expect("it runs");
@@ -100,9 +100,9 @@ async fn a_sibling_actor_that_stops_does_not_end_the_run() {
     let guard =
         keeper.lock(&unique_path("beside")).expect("a valid path").acquire().await.expect("connected");
     let (sender, mut notes) = mpsc::unbounded_channel();
-    let make = move |term: LeaseView| (Probe, (term, Behavior::default(), sender));
-    let terms = StopPolicy { grace: Duration::from_millis(50), ..StopPolicy::default() };
-    let run = guard.run(terms, make, |_| None);
+    let make = move |lease: LeaseView| (Probe, (lease, Behavior::default(), sender));
+    let policy = StopPolicy { grace: Duration::from_millis(50), ..StopPolicy::default() };
+    let run = guard.run(policy, make, |_| None);
     let (actor, _) = started(&mut notes).await;
     actor.cast(Order::Sibling).expect("it runs");
     // This is handled after the sibling has stopped.

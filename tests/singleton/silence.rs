@@ -18,20 +18,20 @@ async fn an_actor_is_told_of_a_silent_server_before_it_is_stopped_and_has_time_t
     let options = Embedded::options().tick(Duration::from_millis(200)).max_session_timeout(SESSION);
     let server = options.start().await.expect("a free port");
     let cleaning = Behavior { slow_to_stop: SESSION / 40, ..Behavior::default() };
-    let (mut members, mut terms) = (Vec::new(), Vec::new());
+    let (mut members, mut leases) = (Vec::new(), Vec::new());
     for number in 0..PHASES {
         let keeper = connect_for(&server.address(), SESSION).await;
         let path = format!("/silence-{number}");
         let mut member = Member::new(keeper, &path, cleaning, SingletonOptions::new());
-        let (_, term) = member.started().await;
+        let (_, lease) = member.started().await;
         let leader = member.singleton.leader().await.expect("connected").expect("it leads");
         members.push((member, leader.session.expect("its node is ephemeral")));
-        terms.push(term);
+        leases.push(lease);
     }
     // A new lease lasts longer than one that was extended by heartbeats, so wait for the heartbeats.
-    let first: Vec<_> = terms.iter().map(LeaseView::valid_until).collect();
+    let first: Vec<_> = leases.iter().map(LeaseView::valid_until).collect();
     eventually("heartbeats extend the leases", SOON, async || {
-        terms.iter().zip(&first).all(|(term, first)| term.valid_until() > first.map(|at| at + SESSION / 2))
+        leases.iter().zip(&first).all(|(lease, first)| lease.valid_until() > first.map(|at| at + SESSION / 2))
     })
     .await;
     // All members send heartbeats at about the same time, so the pauses silence each one at a different phase.

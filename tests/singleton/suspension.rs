@@ -12,13 +12,13 @@ async fn a_short_suspension_is_reported_and_stops_nothing() {
     let path = unique_path("doubt");
     let options = SingletonOptions::new();
     let mut member = Member::join_with(&proxy.address(), &path, Behavior::default(), options).await;
-    let (_, term) = member.started().await;
+    let (_, lease) = member.started().await;
     proxy.refuse(true);
     proxy.cut();
     assert!(matches!(member.note().await, Note::Told(LeaseEvent::Suspended)));
     proxy.refuse(false);
     assert!(matches!(member.note().await, Note::Told(LeaseEvent::Resumed)));
-    assert_eq!(term.state(), LeaseState::Held);
+    assert_eq!(lease.state(), LeaseState::Held);
 }
 
 #[tokio::test]
@@ -27,13 +27,13 @@ async fn a_suspension_stops_the_actor_if_so_configured() {
     let options = SingletonOptions::new().stop_when_suspended(true);
     let path = unique_path("first-doubt");
     let mut member = Member::join_with(&proxy.address(), &path, Behavior::default(), options).await;
-    let (_, term) = member.started().await;
+    let (_, lease) = member.started().await;
     proxy.refuse(true);
     proxy.cut();
     assert!(matches!(member.note().await, Note::Stopped(LeaseState::Suspended)));
     proxy.refuse(false);
     let (_, next) = member.started().await;
-    assert!(next.token() > term.token());
+    assert!(next.token() > lease.token());
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn a_disconnected_actor_is_stopped_before_its_lease_ends_and_the_next_star
     let path = unique_path("cut-off");
     let keeper = connect_for(&proxy.address(), LOST).await;
     let mut alone = Member::new(keeper, &path, Behavior::default(), SingletonOptions::new());
-    let (_, term) = alone.started().await;
+    let (_, lease) = alone.started().await;
     let mut other = Member::join(&path, Behavior::default()).await;
     eventually("it is queued", SOON, async || other.contenders().await == 2).await;
     proxy.black_hole(true);
@@ -50,8 +50,8 @@ async fn a_disconnected_actor_is_stopped_before_its_lease_ends_and_the_next_star
     let Note::Stopped(state) = alone.note().await else { panic!("not stopped") };
     assert_ne!(state, LeaseState::Lost, "stopped only after the lease was lost");
     let (_, next) = other.started().await;
-    assert!(next.token() > term.token());
-    assert_eq!(term.state(), LeaseState::Lost);
+    assert!(next.token() > lease.token());
+    assert_eq!(lease.state(), LeaseState::Lost);
 }
 
 #[tokio::test]

@@ -249,7 +249,7 @@ struct Blocked;
 
 struct Block {
     begun: tokio::sync::oneshot::Sender<LeaseView>,
-    term: LeaseView,
+    lease: LeaseView,
     finish: std::sync::mpsc::Receiver<()>,
 }
 
@@ -263,7 +263,7 @@ impl Blocked {
     }
 
     async fn handle(&self, _: ActorRef<Block>, block: Block, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        let _ = block.begun.send(block.term);
+        let _ = block.begun.send(block.lease);
         let _ = block.finish.recv();
         Ok(())
     }
@@ -285,16 +285,16 @@ fn closing_respects_its_timeout_even_if_a_handler_blocks() {
         let (begun, blocked) = tokio::sync::oneshot::channel();
         // Dropped at the end of the test, even if it fails, which ends the handler.
         let (_running, finish) = std::sync::mpsc::channel();
-        let make = move |term: LeaseView| (Blocked, Block { begun, term, finish });
+        let make = move |lease: LeaseView| (Blocked, Block { begun, lease, finish });
         let worker = guard.run(StopPolicy::default(), make, |_| None);
-        let term = blocked.await.expect("it starts");
+        let lease = blocked.await.expect("it starts");
 
         let waiting = tokio::spawn(site.queue(&keeper).acquire());
         site.until_nodes(2).await;
         let mut events = keeper.events();
         timeout(SOON, keeper.close()).await.expect("it closes within its timeout");
         assert_eq!(refusal(waiting.await.expect("no panic")), AcquireError::Closed);
-        assert_eq!(term.state(), LeaseState::Lost);
+        assert_eq!(lease.state(), LeaseState::Lost);
         assert_eq!((another.state(), outliving.state()), (LeaseState::Lost, LeaseState::Lost));
         session_event(&mut events, SessionEvent::Closed).await;
         assert_eq!(events.next().await, None);
