@@ -13,12 +13,12 @@
 //!    └─ RunActor     one actor of the application under one lease                           run.rs
 //! ```
 //!
-//! Actors of paths stand beside the session actor, not below it: a lost session is a state for them, not their end.
+//! The actors of paths are siblings of the session actor, not its children, so they survive the loss of a session.
 //!
-//! An acquire goes one way. `Lock::acquire` sends a `LockMessage::Acquire`. The `LockActor` passes it as an event
-//! through the [gate](machine::gate) to its [machine], carries out the machine's commands through
-//! [`zookeeper`], and passes answers and watches on as events of the session's epoch. A grant is a command as well: the
-//! caller gets its guard in an event.
+//! An acquire takes this route: `Lock::acquire` sends a `LockMessage::Acquire`. The `LockActor` passes it as an event
+//! through the [gate](machine::gate) to its [machine] and carries out the machine's commands through [`zookeeper`].
+//! Answers and fired watches become events too, tagged with the session's epoch. A grant is also a command: the caller
+//! receives its guard in an event.
 //!
 //! # Words
 //!
@@ -36,10 +36,10 @@
 //! | resource | the lock or the semaphore at a path |
 //! | event sink | receives the events of one request |
 
-// Drivers do what machines must not; `machine` denies it again.
+// Drivers may use clocks, randomness and tasks; `machine` denies them again.
 #![allow(clippy::disallowed_methods)]
 
-/// Lets an actor be told the words of another one: the conversions that a `DerivedActorRef` needs, both ways.
+/// Wraps message types of other actors in variants of this message: both conversions that a `DerivedActorRef` needs.
 macro_rules! accepts {
     ($message:ident: $($variant:ident($part:ty)),+ $(,)?) => {
         #[cfg(feature = "cluster")]
@@ -57,7 +57,7 @@ macro_rules! accepts {
                 fn try_from(message: $message) -> Result<$part, &'static str> {
                     match message {
                         $message::$variant(part) => Ok(part),
-                        _ => Err("another message of the same actor"),
+                        _ => Err("this is another variant of the message"),
                     }
                 }
             }

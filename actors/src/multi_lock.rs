@@ -326,7 +326,7 @@ impl Drop for State {
             match self.keep_alive {
                 // Not granted: it says that the actor was stopped.
                 Some(_) => drop(sink),
-                None => sink.leave(),
+                None => sink.close_silently(),
             }
         }
         for part in &self.parts {

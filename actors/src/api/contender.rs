@@ -1,45 +1,45 @@
-//! Who holds and who waits, as ZooKeeper shows it.
+//! Holders and waiters, as listed from ZooKeeper.
 
 use super::lease::FencingToken;
 use crate::machine::exclusion::Mode;
 
-/// A holder of a lock, or a waiter, as the lock's directory shows it.
+/// A holder of a lock or a waiter for it, as listed from the lock's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Contender {
     /// The node's name in the lock's directory.
     pub name: String,
-    /// The place in the queue; zero comes first.
+    /// The position in the queue; zero is the front.
     pub position: usize,
-    /// The first KiB of the node's data, a text that tells people who this is. Invalid UTF-8 is shown as `\u{fffd}`.
+    /// The first KiB of the node's data, which describes the owner. Invalid UTF-8 is shown as `\u{fffd}`.
     pub identifier: String,
     /// Which other contenders it excludes.
     pub mode: Mode,
-    /// The session that owns the node; `None` when it outlives sessions.
+    /// The session that owns the node; `None` for a persistent node, which outlives sessions.
     pub session: Option<i64>,
-    /// The fencing token that the contender has as a holder, or will have.
+    /// The fencing token of a holder, or the one that a waiter will get.
     pub token: FencingToken,
 }
 
-/// A lease of a semaphore, as its root shows it.
+/// A lease of a semaphore, as listed from the semaphore's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseHolder {
     /// The lease's name below the root.
     pub name: String,
-    /// The first KiB of the lease's data, a text that tells people who this is. Invalid UTF-8 is shown as `\u{fffd}`.
+    /// The first KiB of the lease's data, which describes the owner. Invalid UTF-8 is shown as `\u{fffd}`.
     pub identifier: String,
-    /// The session that owns the lease; `None` when it outlives sessions, and so was not made by this library.
+    /// The session that owns the lease; `None` for a persistent node, which this library never creates for a lease.
     pub session: Option<i64>,
 }
 
-/// What an asker knows of the first in the queue.
+/// What the caller already knows about the front of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Nothing yet.
     Nothing,
     /// The queue was empty.
     Nobody,
-    /// The contender with this token was first.
+    /// The contender with this token was at the front.
     First(FencingToken),
 }

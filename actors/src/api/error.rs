@@ -1,89 +1,98 @@
-//! What can go wrong: one enum for each operation.
+//! Errors: one enum for each operation.
 
 use thiserror::Error;
 
 use crate::machine::Failure;
 
-/// Why a lock was not acquired, apart from somebody else having it.
+/// Why an acquire failed. A lock that is merely held by somebody else is not an error: see
+/// [`Refused`](super::event::Refused).
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcquireError {
     /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped.
     #[error("the keeper is closed")]
     Closed,
-    /// The access list of a node does not allow a step that the lock needs.
-    #[error("the access list of {path:?} does not allow to lock")]
+    /// The access list of a node denies a request that the lock needs.
+    #[error("the access list of {path:?} denies what the lock needs")]
     NoAuth {
-        /// The node: the lock's directory, one that leads to it, or a contender ahead.
+        /// The node: the lock's directory, one of its parents, or a contender ahead.
         path: String,
     },
-    /// The lock's directory has given out nearly all of its sequence numbers, and must be deleted and made anew.
-    #[error("{path:?} is running out of sequence numbers, and must be made anew")]
+    /// The lock's directory has used up nearly all of its sequence numbers. Delete the directory; the next request
+    /// creates it again.
+    #[error("{path:?} has nearly used up its sequence numbers: delete it, and it is created again")]
     SequenceExhausted {
         /// The lock's directory, or that of a semaphore's mutex.
         path: String,
     },
-    /// Somebody on the same path keeps to rules by which both could hold at the same time: a client of another dialect,
-    /// or a read/write lock beside a mutex in Curator's. Nothing is left of the request. Choose that dialect, or
-    /// name its contenders as extra lock patterns.
-    #[error("{contender:?} belongs to another kind of lock, and the two would not exclude each other")]
+    /// Another client on the same path follows different locking rules, so both could hold at the same time: a client of
+    /// another dialect, or in Curator's dialect a read/write lock beside a mutex. The request has been withdrawn. Use
+    /// the same dialect, or add the other one's node names as extra lock patterns.
+    #[error(
+        "{contender:?} belongs to another kind of lock, and the two would not exclude each other: use the same dialect, \
+         or add its node name as an extra lock pattern"
+    )]
     MixedDialects {
-        /// Their node.
+        /// The other client's node.
         contender: String,
     },
-    /// Permits were asked for, but none of them.
-    #[error("no permits of {path:?} are no request")]
+    /// Zero permits were requested.
+    #[error("at least one permit of {path:?} must be requested")]
     NoPermits {
         /// The semaphore's root.
         path: String,
     },
-    /// More permits are wanted than the semaphore has.
-    #[error("{count} permits of {path:?} cannot be had: it has {limit}")]
+    /// More permits were requested than the semaphore has.
+    #[error(
+        "{count} permits of {path:?} were requested, but it has only {limit}: request fewer, or resize it"
+    )]
     TooManyPermits {
         /// The semaphore's root.
         path: String,
-        /// How many are wanted.
+        /// The number of permits requested.
         count: u32,
-        /// How many there are.
+        /// The number of permits that the semaphore has.
         limit: u32,
     },
-    /// Another number of permits is stored than the handle was made with.
-    #[error("{path:?} has {stored} permits, not {given}")]
+    /// The stored number of permits differs from the one that the handle was created with.
+    #[error("{path:?} has {stored} permits, not {given}: use the stored number, or resize it")]
     LimitMismatch {
         /// The semaphore's root.
         path: String,
-        /// The number that is stored.
+        /// The stored number of permits.
         stored: i64,
-        /// The number that the handle was made with.
+        /// The number that the handle was created with.
         given: u32,
     },
-    /// No number of permits is stored, and the handle has none.
-    #[error("no number of permits is stored at {path:?}")]
+    /// No number of permits is stored, and the handle was created without one.
+    #[error(
+        "no number of permits is stored at {path:?}: create the handle with one, or resize the semaphore"
+    )]
     NoLimit {
         /// The semaphore's root.
         path: String,
     },
-    /// As many requests of this process wait already as the handle's
+    /// This process already has as many waiting requests as the handle's
     /// [limit](https://docs.rs/lockkeeper/latest/lockkeeper/struct.LockOptions.html#method.max_waiting) allows.
-    #[error("{limit} requests wait for {path:?} already")]
+    #[error("{limit} requests already wait for {path:?}, which is the limit of this handle")]
     TooManyWaiting {
         /// The lock's directory, or the semaphore's root.
         path: String,
-        /// How many may wait.
+        /// The maximum number of waiting requests.
         limit: usize,
     },
-    /// ZooKeeper refused a request, for the reason given.
-    #[error("ZooKeeper refused to lock {path:?}: {reason}")]
+    /// A request was rejected, by ZooKeeper or because it could never succeed.
+    #[error("the request for {path:?} was rejected: {reason}")]
     Rejected {
-        /// The lock's directory.
+        /// The lock's directory, or the semaphore's root.
         path: String,
-        /// ZooKeeper's reason.
+        /// Why it was rejected.
         reason: String,
     },
-    /// The actor of this path stopped unexpectedly; its nodes are being cleaned up, and the call can be made again.
-    #[error("the actor that locks {path:?} stopped unexpectedly")]
+    /// The actor of this path stopped unexpectedly. Its nodes are being cleaned up, and the request can be repeated.
+    #[error("the actor of {path:?} stopped unexpectedly: try again")]
     Stopped {
-        /// The lock's directory.
+        /// The lock's directory, or the semaphore's root.
         path: String,
     },
 }
@@ -92,15 +101,15 @@ pub enum AcquireError {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReleaseError {
-    /// The lease had ended, or ended before the release was confirmed: somebody else may have held the lock since.
+    /// The lease ended before the release was confirmed: somebody else may have held the lock in the meantime.
     #[error("the lease ended before the release was confirmed")]
     Lost,
-    /// The request has not been granted, so that there is nothing to release. It goes on; cancel it instead.
-    #[error("the request has not been granted")]
+    /// The request has not been granted, so there is nothing to release. It continues to wait; cancel it instead.
+    #[error("the request has not been granted yet: cancel it instead")]
     NotGranted,
 }
 
-/// Work was cut short because its lease ended first.
+/// The lease ended before the work did, so the work was dropped.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("the lease was lost")]
 pub struct Lost;
@@ -112,27 +121,30 @@ pub enum ContendersError {
     /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped.
     #[error("the keeper is closed")]
     Closed,
-    /// There is no session at the moment, and no answer until there is one.
-    #[error("there is no connection to ZooKeeper at the moment")]
+    /// There is no session at the moment. Try again once the keeper has connected.
+    #[error("there is no connection to ZooKeeper at the moment: try again later")]
     Disconnected,
-    /// The access list of a node does not allow it.
-    #[error("the access list of {path:?} does not allow it")]
+    /// The access list of a node denies the request.
+    #[error("the access list of {path:?} denies the request")]
     NoAuth {
         /// The node.
         path: String,
     },
-    /// The contender's node belongs to a session and goes with it. Deleting it under its owner would let two hold.
-    #[error("{name:?} belongs to session {session:#x}, and goes with it")]
+    /// The contender's node is ephemeral: ZooKeeper deletes it with its session. It cannot be removed by hand, because
+    /// its owner could still believe that it holds the lock.
+    #[error(
+        "{name:?} is ephemeral and ends with session {session:#x}; only persistent contenders can be removed"
+    )]
     Ephemeral {
         /// The contender's node.
         name: String,
-        /// Whose it is.
+        /// The session that owns the node.
         session: i64,
     },
-    /// ZooKeeper refused, or the answer was lost.
-    #[error("ZooKeeper did not answer: {reason}")]
+    /// ZooKeeper rejected the request, or its answer was lost.
+    #[error("the request to ZooKeeper failed: {reason}")]
     Failed {
-        /// What came instead of an answer.
+        /// Why it failed.
         reason: String,
     },
 }
@@ -141,26 +153,26 @@ pub enum ContendersError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResizeError {
-    /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped. A change
-    /// that was under way may have been made.
+    /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped. A change in
+    /// progress may have been carried out.
     #[error("the keeper is closed")]
     Closed,
-    /// A semaphore without permits would be of no use.
-    #[error("a semaphore has at least one permit")]
+    /// The new number of permits was zero.
+    #[error("a semaphore must have at least one permit")]
     NoPermits,
-    /// There is no session at the moment, and no answer until there is one.
-    #[error("there is no connection to ZooKeeper at the moment")]
+    /// There is no session at the moment. Try again once the keeper has connected.
+    #[error("there is no connection to ZooKeeper at the moment: try again later")]
     Disconnected,
-    /// The access list of a node does not allow it.
-    #[error("the access list of {path:?} does not allow it")]
+    /// The access list of a node denies the request.
+    #[error("the access list of {path:?} denies the request")]
     NoAuth {
         /// The semaphore's root.
         path: String,
     },
-    /// ZooKeeper refused, or the answer was lost.
-    #[error("ZooKeeper did not answer: {reason}")]
+    /// ZooKeeper rejected the request, or its answer was lost.
+    #[error("the request to ZooKeeper failed: {reason}")]
     Failed {
-        /// What came instead of an answer.
+        /// Why it failed.
         reason: String,
     },
 }
@@ -169,41 +181,41 @@ pub enum ResizeError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// An option cannot be used.
-    #[error("{option} of {value} cannot be used: {reason}")]
+    /// An option has an invalid value.
+    #[error("{option} of {value} is invalid: {reason}")]
     InvalidOption {
-        /// Which.
+        /// The option's name.
         option: &'static str,
-        /// Its value.
+        /// The invalid value.
         value: String,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The address cannot be read.
-    #[error("{address:?} is not an address of ZooKeeper: {reason}")]
+    /// The address cannot be parsed.
+    #[error("{address:?} is not a valid ZooKeeper address: {reason}")]
     InvalidAddress {
-        /// What was given.
+        /// The invalid address.
         address: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The server did not take the credentials.
-    #[error("ZooKeeper at {address:?} did not take the credentials")]
+    /// The server rejected the credentials.
+    #[error("ZooKeeper at {address:?} rejected the credentials")]
     AuthFailed {
-        /// Which server, or servers.
+        /// The address of the server or servers.
         address: String,
     },
-    /// The actor that the keeper was to be linked under is ending.
-    #[error("the actor that should supervise the keeper is ending")]
+    /// The actor that should supervise the keeper is stopping.
+    #[error("the actor that should supervise the keeper is stopping")]
     NoSupervisor,
-    /// Nobody answered in time.
+    /// No server granted a session in time.
     #[error("no connection to ZooKeeper at {address:?} within {timeout:?}: {reason}")]
     Unreachable {
-        /// Which server, or servers.
+        /// The address of the server or servers.
         address: String,
-        /// How long was tried.
+        /// How long the keeper tried.
         timeout: std::time::Duration,
-        /// What the last try ended with.
+        /// Why the last attempt failed.
         reason: String,
     },
 }

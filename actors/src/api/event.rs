@@ -1,4 +1,4 @@
-//! What applications are told, and how.
+//! Events that applications receive, and the sink that receives them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use super::error::{AcquireError, ConnectError};
 use super::lease::Lease;
 use crate::machine::Ticket;
 
-/// What happens to a request. Nothing follows after `Refused`, `Lost` or `Released`.
+/// What happened to a request. `Refused`, `Lost` and `Released` are final.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockEvent<G = Lease> {
-    /// It is queued. Sent again when it was queued again at the tail, because a session was lost.
+    /// The request is queued. Sent again when it moves to the tail of the queue, because its node was lost.
     Queued {
         /// The request.
         ticket: Ticket,
-        /// How many contenders ahead block it.
+        /// The number of contenders ahead that block it.
         ahead: usize,
     },
     /// The lock is held. Dropping the guard releases it.
     Acquired {
         /// The request.
         ticket: Ticket,
-        /// The lock.
+        /// The held lock.
         guard: G,
     },
     /// The connection is in doubt: see [`LeaseState::Suspended`](crate::api::lease::LeaseState).
@@ -35,12 +35,12 @@ pub enum LockEvent<G = Lease> {
     Lost(Ticket),
     /// The guard was released, or dropped, and the server has confirmed that its node is gone.
     Released(Ticket),
-    /// The lock is not acquired.
+    /// The request ended without the lock.
     Refused(Ticket, Refused),
 }
 
 impl<G> LockEvent<G> {
-    /// The same event with the guard wrapped.
+    /// Returns the same event with the guard wrapped.
     pub fn map_guard<H>(self, wrap: impl FnOnce(G) -> H) -> LockEvent<H> {
         match self {
             LockEvent::Queued { ticket, ahead } => LockEvent::Queued { ticket, ahead },
@@ -58,23 +58,24 @@ impl<G> LockEvent<G> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refused {
-    /// Another contender is ahead, and the request would not wait.
+    /// Another contender is ahead, and the request was a try, which does not wait.
     Contended,
-    /// The session may have ended, and the request would not wait.
+    /// There is no verified session, and the request was a try, which does not wait.
     Suspended,
-    /// The deadline came first.
+    /// The deadline passed.
     TimedOut,
-    /// It was cancelled.
+    /// The request was cancelled.
     Cancelled,
-    /// It failed.
+    /// The request failed.
     Failed(AcquireError),
 }
 
-/// Receives the events of one request. It runs inside the lock's actor, so it must pass events on and never block. After
-/// a panic it is not called again, and its request is cancelled, or released; other requests do not notice.
+/// Receives the events of one request. It runs inside the lock's actor, so it must pass events on and never block.
+///
+/// After a panic it is not called again, and its request is cancelled or released. Other requests are not affected.
 pub struct EventSink<G = Lease> {
     send: Option<Box<dyn FnMut(LockEvent<G>) + Send>>,
-    /// It was told of a grant.
+    /// It has received `Acquired`.
     granted: bool,
     ticket: Ticket,
     path: Arc<str>,
@@ -86,7 +87,7 @@ impl<G> EventSink<G> {
         &self.path
     }
 
-    /// Receives the events of `ticket`, at `path`.
+    /// A sink that passes the events of request `ticket`, at `path`, to `send`.
     pub fn new(
         ticket: Ticket,
         path: Arc<str>,
@@ -95,11 +96,11 @@ impl<G> EventSink<G> {
         EventSink { send: Some(Box::new(send)), granted: false, ticket, path }
     }
 
-    /// Sends one event. Gives `false` once the sink has failed.
+    /// Sends one event. Returns `false` once the sink has panicked.
     pub(crate) fn tell(&mut self, event: LockEvent<G>) -> bool {
         let Some(mut send) = self.send.take() else { return false };
         self.granted |= matches!(event, LockEvent::Acquired { .. });
-        // What the closure leaves half done is its own, and it is not called again.
+        // After a panic the closure is dropped, so its possibly inconsistent state is not used again.
         let sent = catch_unwind(AssertUnwindSafe(move || {
             send(event);
             send
@@ -111,20 +112,20 @@ impl<G> EventSink<G> {
         self.send.is_some()
     }
 
-    /// The last event.
+    /// Sends the last event.
     pub(crate) fn conclude(mut self, event: LockEvent<G>) {
         self.tell(event);
         self.send = None;
     }
 
-    /// No event is the last: the guard outlives the actor.
-    pub(crate) fn leave(mut self) {
+    /// Drops the sink without a last event, because the guard outlives the actor.
+    pub(crate) fn close_silently(mut self) {
         self.send = None;
     }
 }
 
 impl<G> Drop for EventSink<G> {
-    /// Dropped before the last event: its actor was killed, or has panicked.
+    /// Sends a last event if there was none, because the actor was killed or panicked.
     fn drop(&mut self) {
         let error = AcquireError::Stopped { path: self.path.to_string() };
         self.tell(match self.granted {
@@ -134,11 +135,11 @@ impl<G> Drop for EventSink<G> {
     }
 }
 
-/// What happens to a keeper's session.
+/// What happened to a keeper's session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// A session has begun. Epochs count sessions from one.
+    /// A session was established. Epochs number the sessions from one.
     Connected {
         /// The number of the session.
         epoch: u64,
@@ -153,17 +154,16 @@ pub enum SessionEvent {
         /// The number of the session.
         epoch: u64,
     },
-    /// The session is lost, and all that was held in it. The keeper connects again.
+    /// The session is lost, and so is every lock held in it. The keeper connects again.
     Lost {
         /// The number of the session.
         epoch: u64,
     },
-    /// The keeper does not connect again, and is closing: its credentials were refused, or the time to give up has
-    /// come.
+    /// The keeper stops connecting, and closes: its credentials were rejected, or `give_up_after` has passed.
     GaveUp {
-        /// How the last try failed.
+        /// Why the last attempt failed.
         error: ConnectError,
     },
-    /// The keeper is closed. Nothing follows.
+    /// The keeper is closed. This event is final.
     Closed,
 }

@@ -1,20 +1,20 @@
-//! What keeps a keeper open.
+//! The token that keeps a keeper open.
 
 use ractor::{ActorCell, DerivedActorRef};
 
-/// Keeps a keeper open: every handle and every lease has one. The keeper closes when the last one is dropped.
+/// Keeps a keeper open. Every handle and every lease has a clone of one `Arc`; the keeper closes when the last is dropped.
 pub struct KeepAlive(DerivedActorRef<KeeperRequest>);
 
-/// What handles, leases and the actors that work under them ask of the keeper.
+/// Messages to the keeper from handles, leases and the actors that work under them.
 pub enum KeeperRequest {
-    /// The last handle and the last lease are gone.
+    /// The last handle and the last lease were dropped.
     Abandoned,
-    /// This actor works under locks of the keeper. When the keeper closes, `stop` is called, and the locks are kept until
-    /// the actor has ended; when the keeper dies, the actor is killed.
+    /// Links an actor that works under locks of the keeper. When the keeper closes, it calls `stop` and keeps the locks
+    /// until the actor has ended. When the keeper dies, the actor is killed.
     Adopt {
-        /// The actor.
+        /// The actor that works under the locks.
         actor: ActorCell,
-        /// Asks it to end.
+        /// Asks the actor to end.
         stop: Box<dyn Fn() + Send>,
     },
 }
@@ -23,7 +23,7 @@ pub enum KeeperRequest {
 impl ractor::Message for KeeperRequest {}
 
 impl KeepAlive {
-    /// For this keeper.
+    /// A token that keeps this keeper open.
     pub fn new(keeper: DerivedActorRef<KeeperRequest>) -> KeepAlive {
         KeepAlive(keeper)
     }
@@ -36,7 +36,7 @@ impl KeepAlive {
 
 impl Drop for KeepAlive {
     fn drop(&mut self) {
-        // A keeper that is closed already needs no telling.
+        // Fails if the keeper is already closed.
         let _ = self.0.send_message(KeeperRequest::Abandoned);
     }
 }

@@ -1,4 +1,4 @@
-//! A held lock, and how long it is proven to be held.
+//! A held lock, and until when it is proven to be held.
 
 use std::fmt;
 use std::future::Future;
@@ -19,11 +19,11 @@ use crate::machine::{Moment, Ticket};
 use crate::runtime::clock::Clock;
 use crate::zookeeper::ZooKeeper;
 
-/// Grows with every grant that conflicts with an earlier one, in whatever process: the id of the ZooKeeper
-/// transaction that made the holder's node (`czxid`).
+/// A number that grows with every conflicting grant, across all processes: the id of the ZooKeeper transaction that
+/// created the holder's node (`czxid`).
 ///
-/// A resource that remembers the largest token it has seen, and refuses smaller ones, is safe from a holder that
-/// was paused past the end of its lease. It keeps growing when the lock's directory is deleted and made again.
+/// A resource that remembers the largest token it has seen and rejects smaller ones is safe from a holder that was
+/// paused past the end of its lease. Tokens keep growing even when the lock's directory is deleted and created again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FencingToken(u64);
 
@@ -32,7 +32,7 @@ impl FencingToken {
         FencingToken(czxid as u64)
     }
 
-    /// The token as a number, to be stored beside what it protects.
+    /// The token as a number, to store with the protected resource.
     pub fn as_u64(self) -> u64 {
         self.0
     }
@@ -49,7 +49,7 @@ impl fmt::Display for FencingToken {
 pub struct Lease {
     grant: Arc<Grant>,
     actor: DerivedActorRef<Release>,
-    /// The last guard keeps the session open even when every handle is gone.
+    /// Keeps the session open even when every handle has been dropped.
     keep_alive: Arc<KeepAlive>,
     client: Weak<dyn ZooKeeper>,
     released: bool,
@@ -70,12 +70,12 @@ impl Lease {
         &self.grant.path
     }
 
-    /// The path of the node that stands for this lease, for a `multi` that checks it beside a write.
+    /// The path of this lease's node, for a `multi` that checks the node together with a write.
     pub fn node(&self) -> &str {
         self.grant.nodes.first().map_or("", String::as_str)
     }
 
-    /// The paths of all nodes that stand for this lease: as many as it has permits.
+    /// The paths of all nodes of this lease: one for each permit.
     pub fn nodes(&self) -> &[String] {
         &self.grant.nodes
     }
@@ -85,63 +85,65 @@ impl Lease {
         self.grant.token
     }
 
-    /// The request that this lease answers.
+    /// The request that was granted this lease.
     pub fn ticket(&self) -> Ticket {
         self.grant.ticket
     }
 
-    /// What may be believed now: the clock is compared at every call, so a task that was paused sees `Lost` as
-    /// soon as it runs again.
+    /// The state at this moment. Every call compares the clock, so a task that was paused sees `Lost` as soon as it
+    /// runs again.
     pub fn state(&self) -> LeaseState {
         self.grant.state()
     }
 
-    /// Until when nobody that this lease excludes can hold the lock, as far as is proven at this moment; heartbeats
-    /// move it on. In the past once the lease is lost. `None` when the lock's node outlives sessions: such a lease
-    /// ends only with its node. The lease also runs out while the machine sleeps, and an [`Instant`] does not follow
-    /// that: ask again, or use [`state`](Lease::state), which does.
+    /// The proven end of the lease: until then, nobody whom this lease excludes can hold the lock. Heartbeats extend it.
+    /// It is in the past once the lease is lost. `None` when the lock's node is persistent: such a lease ends only with
+    /// its node.
+    ///
+    /// The lease also runs out while the machine sleeps, which an [`Instant`] does not show: call this again after a
+    /// sleep, or use [`state`](Lease::state), which takes it into account.
     pub fn valid_until(&self) -> Option<Instant> {
         self.grant.valid_until()
     }
 
-    /// Ends when the lease is lost. Cancel safe.
+    /// Waits until the lease is lost. Cancel safe.
     pub async fn lost(&self) {
         self.grant.lost().await;
     }
 
-    /// Runs `work` for as long as the lease lasts: its result, or `Err(Lost)` when the lease ended first, and then
-    /// `work` is dropped where it stood. Work that never awaits cannot be cut short.
+    /// Runs `work` for as long as the lease lasts, and returns its result. When the lease ends first, `work` is dropped
+    /// at its current await, and the result is `Err(Lost)`. Work that never awaits cannot be interrupted.
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
         protect(|| self.state(), self.lost(), work).await
     }
 
-    /// A view of this lease, for those who work under it.
+    /// A read-only view of this lease, for code that works under it.
     pub fn view(&self) -> LeaseView {
         LeaseView(self.grant.clone())
     }
 
-    /// The timeout of the session that the lock goes with.
+    /// The timeout of the session that owns the lock's node; `None` for a persistent node.
     pub(crate) fn session_timeout(&self) -> Option<Duration> {
         self.grant.session.as_ref().map(|session| session.timeout)
     }
 
-    /// Its session, which stays open for as long as this is kept.
+    /// The lease's session, which stays open as long as the result is kept.
     pub(crate) fn keep_session(&self) -> Option<Arc<dyn ZooKeeper>> {
         self.client.upgrade()
     }
 
-    /// The clock of its deadlines.
+    /// The clock that the lease is measured with.
     pub(crate) fn clock(&self) -> Clock {
         self.grant.session.as_ref().map_or_else(Clock::start, |session| session.clock)
     }
 
-    /// The keeper that it goes with.
+    /// The keeper that the lease belongs to.
     pub fn keeper(&self) -> &DerivedActorRef<KeeperRequest> {
         self.keep_alive.keeper()
     }
 
-    /// Releases the lock and waits until the server has confirmed it. The release goes on when this future is
-    /// dropped. A node that is gone already counts as released.
+    /// Releases the lock and waits until the server has confirmed it. Dropping this future does not stop the release. A
+    /// node that is already gone counts as released.
     pub async fn release(mut self) -> Result<(), ReleaseError> {
         self.released = true;
         let (reply, answer) = oneshot::channel();
@@ -162,10 +164,10 @@ impl Drop for Lease {
     }
 }
 
-/// For the answer to a release.
+/// Where the reply to a release is sent.
 pub type ReleasePort = RpcReplyPort<Result<(), ReleaseError>>;
 
-/// The holder is done.
+/// Asks an actor to release a lock. Without a reply port, nobody waits for the confirmation.
 pub(crate) struct Release {
     pub ticket: Ticket,
     pub reply: Option<ReleasePort>,
@@ -184,7 +186,7 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// Runs `work` until it is done or lost.
+/// Runs `work` until it is done or `lost` ends.
 pub(crate) async fn protect<F: Future>(
     state: impl Fn() -> LeaseState,
     lost: impl Future<Output = ()>,
@@ -199,7 +201,7 @@ pub(crate) async fn protect<F: Future>(
     }
 }
 
-/// A view of a lease: what those who work under it may know. Keeps nothing locked, and may outlive the lease.
+/// A read-only view of a lease, for code that works under it. It does not keep the lock, and may outlive the lease.
 #[derive(Clone)]
 pub struct LeaseView(Arc<Grant>);
 
@@ -209,7 +211,7 @@ impl LeaseView {
         &self.0.path
     }
 
-    /// The path of the node that stands for the lease, for a `multi` that checks it beside a write.
+    /// The path of the lease's node, for a `multi` that checks the node together with a write.
     pub fn node(&self) -> &str {
         self.0.nodes.first().map_or("", String::as_str)
     }
@@ -219,28 +221,27 @@ impl LeaseView {
         self.0.token
     }
 
-    /// What may be believed now. `Lost` once the lock has been released.
+    /// The state at this moment. `Lost` once the lock has been released.
     pub fn state(&self) -> LeaseState {
         self.0.state()
     }
 
-    /// Until when nobody that the lease excludes can hold the lock, as far as is proven at this moment: see
-    /// [`Lease::valid_until`].
+    /// The proven end of the lease: see [`Lease::valid_until`].
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
     }
 
-    /// Ends when the lease is lost, or released. Cancel safe.
+    /// Waits until the lease is lost or released. Cancel safe.
     pub async fn lost(&self) {
         self.0.lost().await;
     }
 
-    /// Ends when the lease is in another state than this one, and tells in which. Cancel safe.
+    /// Waits until the state differs from `from`, and returns the new one. Cancel safe.
     pub async fn changed(&self, from: LeaseState) -> LeaseState {
         self.0.changed(from).await
     }
 
-    /// It is lost because its session is being closed.
+    /// Whether the lease is lost because its session is being closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.session.as_ref().is_some_and(|session| session.closed.load(Ordering::SeqCst))
     }
@@ -259,14 +260,14 @@ impl fmt::Debug for LeaseView {
     }
 }
 
-/// What a lease and the actor that granted it share.
+/// State shared by a lease and the actor that granted it.
 pub(crate) struct Grant {
     pub ticket: Ticket,
     pub path: Arc<str>,
     /// At least one.
     pub nodes: Vec<String>,
     pub token: FencingToken,
-    /// The session that the node goes with, unless it outlives sessions.
+    /// The session that owns the node; `None` for a persistent node.
     pub session: Option<Arc<SessionLease>>,
     mark: AtomicU64,
     changed: Notify,
@@ -333,11 +334,11 @@ impl Grant {
     }
 }
 
-/// The actor's hold on a grant. When it goes, however it goes, the lease reads `Lost`.
+/// The actor's part of a grant. Dropping it marks the lease as `Lost`, even when the actor is killed or panics.
 pub(crate) struct Hold(pub Arc<Grant>);
 
 impl Hold {
-    /// Only matters to nodes that outlive sessions; the others follow their session's lease.
+    /// Only matters for persistent nodes; leases of ephemeral nodes follow their session's lease.
     pub fn suspend(&self) {
         if self.0.mark.compare_exchange(HELD, SUSPENDED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.0.changed.notify_waiters();

@@ -1,4 +1,4 @@
-//! What an actor application sends. The answers are in [`event`](super::event).
+//! The messages that an actor application sends. The events that it gets in return are in [`event`](super::event).
 
 use std::sync::Arc;
 
@@ -13,61 +13,61 @@ use super::resource::Resource;
 use crate::machine::Ticket;
 use crate::machine::exclusion::Patterns;
 
-/// To the actor of one lock.
+/// Messages to the actor of one lock.
 #[non_exhaustive]
 pub enum LockMessage {
-    /// Wants the lock. What happens to the request is told to its sink.
+    /// Requests the lock. The request's sink receives its events.
     Acquire(AcquireRequest),
-    /// No longer wants it. Does nothing to a ticket that is held: drop its guard instead. A ticket that has not been
-    /// used, or is done, is ignored.
+    /// Cancels a waiting request. A granted request is not affected: drop its guard instead. A ticket that is unknown or
+    /// finished is ignored.
     Cancel(Ticket),
-    /// Releases a held lock, and replies when the server has confirmed it. A request that has not been granted is not
-    /// released, and goes on: the reply is [`NotGranted`](super::error::ReleaseError::NotGranted).
+    /// Releases a held lock, and replies when the server has confirmed it. A request that has not been granted yet
+    /// continues to wait, and the reply is [`NotGranted`](super::error::ReleaseError::NotGranted).
     Release(Ticket, Option<ReleasePort>),
-    /// Lists who waits and holds, in order.
+    /// Lists all holders and waiters, in the order of the queue.
     Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
-    /// Asks for the first in the queue, and is answered once that differs from what the asker knows. Closing the channel
-    /// ends the watching.
+    /// Asks for the front of the queue. The reply is sent once that differs from what the caller knows. Closing the
+    /// channel ends the request.
     First(Patterns, Known, oneshot::Sender<Result<Option<Contender>, ContendersError>>),
-    /// Deletes a contender's node that outlives sessions: that of a crashed owner.
+    /// Deletes the persistent node of a contender whose owner has crashed.
     RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
 }
 
-/// To the actor of one semaphore.
+/// Messages to the actor of one semaphore.
 #[non_exhaustive]
 pub enum SemaphoreMessage {
-    /// Wants permits. What happens to the request is told to its sink.
+    /// Requests permits. The request's sink receives its events.
     Acquire(AcquireRequest, Permits),
-    /// No longer wants them: as [`LockMessage::Cancel`].
+    /// Cancels a waiting request, like [`LockMessage::Cancel`].
     Cancel(Ticket),
-    /// Releases held permits: as [`LockMessage::Release`].
+    /// Releases held permits, like [`LockMessage::Release`].
     Release(Ticket, Option<ReleasePort>),
-    /// Lists who holds permits, in no order.
+    /// Lists all leases, in no particular order.
     LeaseHolders(RpcReplyPort<Result<Vec<LeaseHolder>, ContendersError>>),
-    /// Changes the number of permits; makes the root with these options if there is none.
+    /// Changes the number of permits. Creates the root with these options if it does not exist.
     Resize(u32, Arc<ContenderOptions>, RpcReplyPort<Result<(), ResizeError>>),
 }
 
-/// About requests for several locks.
+/// Messages about requests for several locks.
 #[non_exhaustive]
 pub enum MultiLockMessage {
-    /// Wants all of them. What happens to the request is told to its sink.
+    /// Requests several locks, all or none. The request's sink receives its events.
     Acquire(MultiLockRequest),
-    /// No longer wants them: as [`LockMessage::Cancel`].
+    /// Cancels a waiting request, like [`LockMessage::Cancel`].
     Cancel(Ticket),
 }
 
-/// To the registry, which finds or starts the actor that a message is for.
+/// Messages to the registry, which finds or starts the addressed actor.
 pub enum RegistryMessage {
-    /// A handle of this resource was made.
+    /// A handle of this resource was created.
     Open(Resource),
-    /// A handle of this resource is gone.
+    /// A handle of this resource was dropped.
     Dropped(Resource),
-    /// For the actor of the lock at this path.
+    /// Passed to the actor of the lock at this path.
     Lock(Arc<str>, LockMessage),
-    /// For the actor of the semaphore at this path.
+    /// Passed to the actor of the semaphore at this path.
     Semaphore(Arc<str>, SemaphoreMessage),
-    /// For the actor of a multi-lock.
+    /// Starts or cancels a multi-lock.
     MultiLock(MultiLockMessage),
 }
 
@@ -80,7 +80,7 @@ mod cluster {
 }
 
 impl RegistryMessage {
-    /// Answers a message that comes after the keeper was closed.
+    /// Answers a message that arrives after the keeper was closed.
     pub fn refuse(self) {
         match self {
             RegistryMessage::Lock(_, message) => message.refuse(),
@@ -102,7 +102,7 @@ impl LockMessage {
             LockMessage::Contenders(_, reply) => answer(reply, ContendersError::Closed),
             LockMessage::First(_, _, reply) => answer(reply.into(), ContendersError::Closed),
             LockMessage::RemoveContender(_, reply) => answer(reply, ContendersError::Closed),
-            // The lock was lost: the reply port says so when it is dropped.
+            // The lock was lost. Dropping the reply port reports that.
             LockMessage::Cancel(_) | LockMessage::Release(..) => {}
         }
     }
@@ -114,13 +114,13 @@ impl SemaphoreMessage {
             SemaphoreMessage::Acquire(request, _) => request.refuse(AcquireError::Closed),
             SemaphoreMessage::LeaseHolders(reply) => answer(reply, ContendersError::Closed),
             SemaphoreMessage::Resize(_, _, reply) => answer(reply, ResizeError::Closed),
-            // As for a lock.
+            // Same as for a lock.
             SemaphoreMessage::Cancel(_) | SemaphoreMessage::Release(..) => {}
         }
     }
 }
 
 fn answer<T, E>(reply: RpcReplyPort<Result<T, E>>, error: E) {
-    // The asker may have gone.
+    // The caller may no longer wait.
     let _ = reply.send(Err(error));
 }

@@ -1,4 +1,5 @@
-//! What crosses between applications and actors: requests and messages one way, events, leases and errors the other.
+//! The interface between applications and actors: requests and messages to the actors; events, leases and errors from
+//! them.
 
 pub mod contender;
 pub mod error;

@@ -22,12 +22,12 @@ impl MultiLease {
         MultiLease { ticket, leases }
     }
 
-    /// The request that this lease answers.
+    /// The request that was granted this lease.
     pub fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// The lease of every path, in the order of the request.
+    /// The leases of all paths, in the order of the request.
     pub fn leases(&self) -> &[Lease] {
         &self.leases
     }
@@ -37,7 +37,7 @@ impl MultiLease {
         self.leases.iter().map(|lease| (lease.path(), lease.token()))
     }
 
-    /// The worst of all.
+    /// The worst state of all leases: `Lost`, then `Suspended`, then `Held`.
     pub fn state(&self) -> LeaseState {
         let is = |state| self.leases.iter().any(|lease| lease.state() == state);
         match (is(LeaseState::Lost), is(LeaseState::Suspended)) {
@@ -47,23 +47,23 @@ impl MultiLease {
         }
     }
 
-    /// The earliest of all.
+    /// The earliest proven end of all leases.
     pub fn valid_until(&self) -> Option<Instant> {
         self.leases.iter().filter_map(Lease::valid_until).min()
     }
 
-    /// Ends when any of them is lost. Cancel safe.
+    /// Waits until any of the leases is lost. Cancel safe.
     pub async fn lost(&self) {
         select_all(self.leases.iter().map(|lease| Box::pin(lease.lost()))).await;
     }
 
-    /// Runs `work` for as long as all of them last, as [`Lease::protect`] does.
+    /// Runs `work` for as long as all leases last, like [`Lease::protect`].
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
         protect(|| self.state(), self.lost(), work).await
     }
 
-    /// Releases all of them, at once, and waits until the server has confirmed each. The release goes on when this
-    /// future is dropped.
+    /// Releases all locks concurrently, and waits until the server has confirmed each. Dropping this future does not
+    /// stop the release.
     pub async fn release(self) -> Result<(), ReleaseError> {
         join_all(self.leases.into_iter().map(Lease::release)).await.into_iter().collect()
     }

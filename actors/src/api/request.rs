@@ -14,19 +14,19 @@ use crate::machine::exclusion::{Dialect, Mode, Patterns};
 pub use crate::machine::{Ticket, Wait};
 use crate::zookeeper::Acl;
 
-/// A request for what is at one path.
+/// A request for the lock or semaphore at one path.
 pub struct AcquireRequest {
     pub(crate) ticket: Ticket,
     pub(crate) options: Arc<ContenderOptions>,
     pub(crate) wait: Wait,
     pub(crate) sink: EventSink,
     pub(crate) keep_alive: Arc<KeepAlive>,
-    /// A child of the caller's span, from the call until nothing is left of the request.
+    /// A child of the caller's span. Open from the call until the request's nodes are deleted.
     pub(crate) span: Span,
 }
 
 impl AcquireRequest {
-    /// A request whose events go to `sink`. The ticket has not been used before.
+    /// A request whose events go to `sink`. The ticket must not have been used before.
     pub fn new(
         ticket: Ticket,
         options: Arc<ContenderOptions>,
@@ -38,17 +38,17 @@ impl AcquireRequest {
         AcquireRequest { ticket, options, wait, sink, keep_alive, span }
     }
 
-    /// Names the request, to cancel it.
+    /// The ticket that identifies the request.
     pub fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// The number of waiting requests at which it is refused. A try does not wait.
+    /// The number of waiting requests at which this one is refused; `None` for a try, which does not wait.
     pub(crate) fn max_waiting(&self) -> Option<usize> {
         self.options.max_waiting.filter(|_| self.wait != Wait::Try)
     }
 
-    /// Ends it with this error.
+    /// Ends the request with this error.
     pub fn refuse(self, error: AcquireError) {
         self.sink.conclude(LockEvent::Refused(self.ticket, Refused::Failed(error)));
     }
@@ -68,12 +68,12 @@ pub struct MultiLockRequest {
 pub struct MultiLockPart {
     /// The lock's path.
     pub path: Arc<str>,
-    /// How its node is made. It is ephemeral, whatever is said here.
+    /// How its node is created. Its node is always ephemeral, even if the options say otherwise.
     pub options: Arc<ContenderOptions>,
 }
 
 impl MultiLockRequest {
-    /// A request whose events go to `sink`. The ticket has not been used before, and the paths differ from each other.
+    /// A request whose events go to `sink`. The ticket must not have been used before, and the paths must be distinct.
     pub fn new(
         ticket: Ticket,
         parts: Arc<[MultiLockPart]>,
@@ -84,19 +84,19 @@ impl MultiLockRequest {
         MultiLockRequest { ticket, parts, wait, sink, keep_alive }
     }
 
-    /// Names the request, to cancel it.
+    /// The ticket that identifies the request.
     pub fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// Ends it with this error.
+    /// Ends the request with this error.
     pub fn refuse(self, error: AcquireError) {
         self.sink.conclude(LockEvent::Refused(self.ticket, Refused::Failed(error)));
     }
 }
 
 impl Ticket {
-    /// A ticket that this process has not used.
+    /// A ticket that this process has not used yet.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Ticket {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -110,40 +110,41 @@ impl fmt::Display for Ticket {
     }
 }
 
-/// The permits that are wanted of a semaphore.
+/// The permits that a request wants from a semaphore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permits {
-    /// How many, all or none.
+    /// The number of permits requested, all or none.
     pub count: u32,
-    /// How many there are, as far as the caller knows; `None` takes what is stored.
+    /// The total number of permits that the caller expects; `None` accepts the stored number.
     pub limit: Option<u32>,
-    /// The caller's number was the stored one when it got permits before. From then on the stored one counts.
+    /// The expected number matched the stored one when the caller was granted permits before. From then on the stored
+    /// number counts, even if it changes.
     pub agreed: bool,
 }
 
-/// How a contender's node is made, and which other nodes count as contenders.
+/// How a contender's node is created, and which other nodes count as contenders.
 #[derive(Clone, Debug)]
 pub struct ContenderOptions {
     /// Which other contenders it excludes.
     pub mode: Mode,
     /// How the node is named.
     pub dialect: Dialect,
-    /// The node's data: a text that tells people who this is.
+    /// The node's data: a text that describes the owner, for people.
     pub identifier: Vec<u8>,
-    /// Further name endings that count as contenders.
+    /// Additional name endings that count as contenders.
     pub patterns: Patterns,
     /// Whether the server deletes the node when the session ends.
     pub ephemeral: bool,
-    /// Whether directories are made as containers, which the server deletes once they are empty again.
+    /// Whether missing directories are created as containers, which the server deletes once they are empty again.
     pub container: bool,
-    /// The access list of the node, and of directories that must be made.
+    /// The access list of the node and of missing directories.
     pub acl: Vec<Acl>,
-    /// A request is refused when this many of this process wait already; `None` for no limit.
+    /// A request is refused when this process already has this many waiting; `None` for no limit.
     pub max_waiting: Option<usize>,
 }
 
 impl ContenderOptions {
-    /// An upper bound of what a node with these options in this directory adds to a transaction.
+    /// An upper bound for the bytes that a node with these options in this directory adds to a transaction.
     pub fn bytes(&self, directory: &str) -> usize {
         const NODE: usize = 128;
         const ENTRY: usize = 32;

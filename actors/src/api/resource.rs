@@ -1,13 +1,13 @@
-//! What an actor of a path is responsible for.
+//! The resource that a path actor is responsible for.
 
 use std::sync::Arc;
 
-/// A lock or a semaphore, by its path.
+/// A lock or a semaphore, identified by its path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Resource {
-    /// A lock, or a read/write lock, with its directory.
+    /// A lock or read/write lock, with the path of its directory.
     Lock(Arc<str>),
-    /// A semaphore, with its root.
+    /// A semaphore, with the path of its root.
     Semaphore(Arc<str>),
 }
 
@@ -29,7 +29,7 @@ impl Resource {
         }
     }
 
-    /// The directory of the contenders: the lock's own, or that of the semaphore's mutex beside the root.
+    /// The directory with the contenders: the lock's own, or that of the semaphore's mutex, which is next to the root.
     pub fn queue(&self) -> Arc<str> {
         match self {
             Resource::Lock(path) => path.clone(),
@@ -37,13 +37,13 @@ impl Resource {
         }
     }
 
-    /// The resources that can have nodes in this directory.
+    /// All resources that could have nodes in this directory.
     pub(crate) fn owners(directory: &str) -> impl Iterator<Item = Resource> {
         let mutex = directory.strip_suffix(MUTEX).map(Resource::semaphore);
         [Resource::lock(directory), Resource::semaphore(directory)].into_iter().chain(mutex)
     }
 
-    /// All directories that can have nodes of this resource.
+    /// All directories that could contain nodes of this resource.
     pub(crate) fn directories(&self) -> Vec<Arc<str>> {
         match self {
             Resource::Lock(path) => vec![path.clone()],
@@ -52,5 +52,5 @@ impl Resource {
     }
 }
 
-/// What kazoo appends to a semaphore's path to get that of its mutex.
+/// kazoo appends this to a semaphore's path to get the path of its mutex.
 const MUTEX: &str = "-__lock__";

@@ -1,4 +1,4 @@
-//! The proven end of a session, shared by everything that depends on it.
+//! The proven end of a session, shared by all leases of the session.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,63 +8,64 @@ use tokio::sync::Notify;
 use crate::machine::{LeaseState, Moment};
 use crate::runtime::clock::Clock;
 
-/// How long a session is proven to live: one word that every lease of that session reads, so that their state does not
-/// wait for a message.
+/// Until when a session is proven to live. All its leases read this one atomic, so their state never waits for a
+/// message.
 #[derive(Debug)]
 pub(crate) struct SessionLease {
     pub clock: Clock,
-    /// Of the session.
+    /// The session timeout.
     pub timeout: Duration,
-    /// The end in nanoseconds, doubled, plus one while suspended. Zero when lost, and then for good.
-    word: AtomicU64,
-    /// The application ends the session.
+    /// The end in nanoseconds, shifted left by one; the lowest bit is set while suspended. Zero means lost, and never
+    /// changes again.
+    encoded: AtomicU64,
+    /// The application has closed the session.
     pub closed: AtomicBool,
-    /// Notified when it is suspended, resumed or lost, but not when the end is reached: waiters set a timer for that.
+    /// Notified when the lease is suspended, resumed or lost, but not when its end passes: waiters set a timer for that.
     pub changed: Notify,
 }
 
 impl SessionLease {
     pub fn new(clock: Clock, timeout: Duration, until: Moment, suspended: bool) -> SessionLease {
-        let word = AtomicU64::new(encode(until, suspended));
-        SessionLease { clock, timeout, word, closed: AtomicBool::new(false), changed: Notify::new() }
+        let encoded = AtomicU64::new(encode(until, suspended));
+        SessionLease { clock, timeout, encoded, closed: AtomicBool::new(false), changed: Notify::new() }
     }
 
     pub fn state(&self) -> LeaseState {
         loop {
-            let word = self.word.load(Ordering::SeqCst);
-            if word == 0 {
+            let encoded = self.encoded.load(Ordering::SeqCst);
+            if encoded == 0 {
                 return LeaseState::Lost;
             }
-            if self.clock.now() < Moment(word >> 1) {
-                return if word & 1 == 1 { LeaseState::Suspended } else { LeaseState::Held };
+            if self.clock.now() < Moment(encoded >> 1) {
+                return if encoded & 1 == 1 { LeaseState::Suspended } else { LeaseState::Held };
             }
-            // The first reader that finds the end passed makes it final, so that no later proof can undo it.
-            if self.word.compare_exchange(word, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            // The first reader to see that the end has passed makes the loss final, so no later heartbeat can undo it.
+            if self.encoded.compare_exchange(encoded, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 return LeaseState::Lost;
             }
         }
     }
 
     pub fn valid_until(&self) -> Moment {
-        Moment(self.word.load(Ordering::SeqCst) >> 1)
+        Moment(self.encoded.load(Ordering::SeqCst) >> 1)
     }
 
-    /// `false` when the lease is lost already, and stays so.
+    /// Sets a new end and state. Returns `false` if the lease is already lost, which is final.
     pub fn publish(&self, until: Moment, suspended: bool) -> bool {
-        let update = |word| (word != 0).then(|| encode(until, suspended));
-        let before = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, update);
-        if before.is_ok_and(|word| (word & 1 == 1) != suspended) {
+        let update = |encoded| (encoded != 0).then(|| encode(until, suspended));
+        let before = self.encoded.fetch_update(Ordering::SeqCst, Ordering::SeqCst, update);
+        if before.is_ok_and(|encoded| (encoded & 1 == 1) != suspended) {
             self.changed.notify_waiters();
         }
         before.is_ok()
     }
 
     pub fn lose(&self) {
-        self.word.store(0, Ordering::SeqCst);
+        self.encoded.store(0, Ordering::SeqCst);
         self.changed.notify_waiters();
     }
 
-    /// Lost, because the session is being closed.
+    /// Marks the lease as lost because the session is being closed.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.lose();
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_lease_that_ran_out_while_the_machine_slept_is_lost_when_it_wakes() {
+    async fn a_lease_that_expired_while_the_machine_slept_is_lost_on_wakeup() {
         const SECOND: u64 = 1_000_000_000;
         static TIME: AtomicU64 = AtomicU64::new(SECOND);
         let clock = Clock::of_test(&TIME);
