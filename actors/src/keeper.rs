@@ -1,5 +1,5 @@
-//! The keeper: the root of the tree. It does no I/O. It starts the session actor again when a session is lost, tells
-//! subscribers what happens to sessions, and closes everything in order.
+//! The keeper: the root supervisor. It does no I/O. It restarts the session actor when a session is lost, reports session
+//! events to subscribers, and closes everything in order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,44 +27,44 @@ use crate::session::{
 };
 use crate::zookeeper::Connect;
 
-/// Everything a keeper needs to know. Checked by whoever makes it.
+/// The settings of a keeper. The caller must have validated them.
 #[derive(Clone)]
 pub struct KeeperSettings {
-    /// Connects.
+    /// Creates sessions.
     pub connector: Arc<dyn Connect>,
-    /// How long one round of connecting may take.
+    /// How long one round of connection attempts may take.
     pub connect_timeout: Duration,
-    /// The server's tickTime, where it is known.
+    /// The server's tickTime, if known.
     pub tick: Option<Duration>,
-    /// Tells how long a lease is good for.
+    /// The clock that leases are measured with.
     pub clock: Clock,
-    /// For the names of nodes, and so that many processes do not come back at once.
+    /// For node names, and to spread the retries of many processes.
     pub randomness: Randomness,
-    /// What follows when a session is lost.
+    /// How the keeper connects again after a session is lost.
     pub restart: RestartPolicy,
-    /// How long closing waits for actors that work under locks, and for the server. Without limit unless set.
+    /// How long closing waits for actors that work under locks, and for the server; `None` for no limit.
     pub close_timeout: Option<Duration>,
 }
 
 /// How a keeper connects again.
 ///
-/// It ends at once when its credentials are refused: trying them again would not help, and its supervisor may have
-/// others.
+/// When its credentials are rejected, it gives up at once: a retry would not help, and its supervisor may have other
+/// credentials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// How long it rests between rounds of connecting.
+    /// The pauses between rounds of connection attempts.
     pub backoff: Backoff,
-    /// How long it tries without a session, rests included. Without limit unless set.
+    /// How long the keeper may be without a session, pauses included, before it gives up; `None` for no limit.
     pub give_up_after: Option<Duration>,
 }
 
-/// To the keeper's actor.
+/// Messages to the keeper's actor.
 pub enum KeeperMessage {
-    /// Sends every later session event there, and the newest one at once.
+    /// Sends the newest session event at once, and every later one as it happens.
     Subscribe(mpsc::UnboundedSender<SessionEvent>),
-    /// Refuses new work, cancels waiters, releases what is held, closes the session, and replies.
+    /// Refuses new requests, cancels waiting ones, releases held locks, closes the session, and then replies.
     Close(RpcReplyPort<()>),
-    /// From handles, leases, and the actors that work under them.
+    /// A message from a handle, a lease, or an actor that works under one.
     Request(KeeperRequest),
     #[doc(hidden)]
     #[allow(private_interfaces)]
@@ -94,7 +94,7 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
     let arguments = (settings.clone(), clock, reply.into(), view.clone());
     let (keeper, _) =
         Actor::spawn(None, KeeperActor, arguments).await.map_err(|error| unreachable(error.to_string()))?;
-    // Dropped in the middle of connecting: nothing is to be left running.
+    // Stops the keeper if this future is dropped while connecting.
     let guard = StopOnDrop(Some(keeper.clone()));
     let registry = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
     guard.keep();
@@ -102,12 +102,12 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
 }
 
 impl Started {
-    /// The timeout that the server granted to the newest session.
+    /// The timeout that the server granted for the newest session.
     pub fn session_timeout(&self) -> Duration {
         Duration::from_millis(self.view.session_timeout.load(Ordering::Relaxed))
     }
 
-    /// Whether the keeper is closed, or closing, or dead.
+    /// Whether the keeper is closing, closed or dead.
     pub fn is_closed(&self) -> bool {
         self.view.closing.load(Ordering::Relaxed) || self.keeper.get_status() >= ActorStatus::Stopping
     }
@@ -116,7 +116,7 @@ impl Started {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::NoSupervisor`] when that is ending; the keeper is stopped then.
+    /// [`ConnectError::NoSupervisor`] when the supervisor is stopping; the keeper is then stopped too.
     pub fn link(&self, supervisor: &ActorCell) -> Result<(), ConnectError> {
         self.keeper.link(supervisor.clone());
         match self.keeper.try_get_supervisor() {
@@ -133,17 +133,17 @@ impl Started {
 pub struct Started {
     /// The root actor.
     pub keeper: ActorRef<KeeperMessage>,
-    /// Finds the actors of paths.
+    /// The registry, which finds or starts the actors of paths.
     pub registry: DerivedActorRef<RegistryMessage>,
-    /// The clock of this keeper's deadlines.
+    /// The clock that deadlines are measured with.
     pub clock: Clock,
     view: Arc<View>,
 }
 
-/// What is known of a keeper without asking it.
+/// The part of a keeper's state that is readable without a message.
 #[derive(Default)]
 struct View {
-    /// That of the newest session, in milliseconds.
+    /// The timeout of the newest session, in milliseconds.
     session_timeout: AtomicU64,
     closing: AtomicBool,
 }
@@ -176,26 +176,27 @@ struct State {
     view: Arc<View>,
     registry: ActorRef<RegistryActorMessage>,
     session: Option<ActorRef<SessionMessage>>,
-    /// How many sessions have begun.
+    /// The number of the newest session; sessions are numbered from one.
     epoch: u64,
-    /// The last of them has not ended, as far as is known.
+    /// Whether the newest session is still open, as far as is known.
     open: bool,
-    /// Rounds of connecting, or sessions, that failed in a row.
+    /// The number of session actors that have ended since a session was last established.
     failures: u32,
-    /// When the last session was lost, until there is another.
-    without_since: Option<Moment>,
-    /// How the last try to get a session failed, until there is one.
-    trouble: Option<String>,
+    /// When the last session was lost; `None` while there is one.
+    disconnected_since: Option<Moment>,
+    /// Why the last connection attempt failed; `None` once there is a session.
+    last_error: Option<String>,
     gave_up: Option<ConnectError>,
+    /// Where the caller of [`start`] waits for the first session.
     first: Option<FirstSession>,
     subscribers: Vec<mpsc::UnboundedSender<SessionEvent>>,
     newest: Option<SessionEvent>,
     closing: Option<Vec<RpcReplyPort<()>>>,
-    /// Actors that work under locks, and how to end them.
+    /// The actors that work under locks, each with a function that asks it to end.
     adopted: HashMap<ActorId, Box<dyn Fn() + Send>>,
-    /// No actor works under a lock any more.
+    /// Whether the registry has been asked to close.
     closing_registry: bool,
-    /// Everything else is closed.
+    /// Whether the session has been asked to close.
     closing_session: bool,
 }
 
@@ -218,8 +219,8 @@ impl KeeperActor {
             epoch: 0,
             open: false,
             failures: 0,
-            without_since: None,
-            trouble: None,
+            disconnected_since: None,
+            last_error: None,
             gave_up: None,
             first: Some(first),
             subscribers: Vec::new(),
@@ -265,7 +266,7 @@ impl KeeperActor {
                     let _ = reply.send(());
                 }
                 if let Some(error) = state.gave_up.take() {
-                    // For its supervisor, which can find the `ConnectError` in it.
+                    // The supervisor can downcast this to the `ConnectError`.
                     return Err(error.into());
                 }
                 myself.stop(Some("closed".into()));
@@ -287,7 +288,7 @@ impl KeeperActor {
             return Ok(());
         }
         if id == state.registry.get_id() {
-            // Its children ended with it. The end of the session deletes their nodes.
+            // The registry's children ended with it. Their nodes are deleted at the end of the session.
             warn!(%event, "the registry stopped");
             state.tell(SessionEvent::Closed);
             return Err("the registry stopped".into());
@@ -295,7 +296,7 @@ impl KeeperActor {
             debug!(%event, epoch = state.epoch, "the session actor ended");
             state.session = None;
             if state.open && !state.closing_session {
-                // If it has told that itself, this comes first; then the second one is ignored.
+                // If the session actor has reported the loss as well, its message arrives later and is ignored.
                 let lost = PathsReport::News(SessionNews::Lost(state.epoch));
                 state.registry.cast(RegistryActorMessage::Session(lost))?;
                 state.follow(SessionNews::Lost(state.epoch));
@@ -303,7 +304,7 @@ impl KeeperActor {
             if state.closing_session {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
-                state.without_since.get_or_insert(state.clock.now());
+                state.disconnected_since.get_or_insert(state.clock.now());
                 myself.send_after(state.rest(), || KeeperMessage::StartSession);
             }
         } else if state.adopted.remove(&id).is_some() {
@@ -332,7 +333,7 @@ impl State {
             clock: self.clock,
             epoch: self.epoch + 1,
             connect_timeout,
-            trouble: self.trouble.clone(),
+            last_error: self.last_error.clone(),
             randomness: self.settings.randomness.clone(),
             tick: self.settings.tick,
         };
@@ -341,24 +342,25 @@ impl State {
         Ok(())
     }
 
-    /// How much longer it tries; `None` without a limit.
+    /// The time left until the keeper gives up; `None` without a limit.
     fn until_giving_up(&self) -> Option<Duration> {
-        let tried = self.clock.now().since(self.without_since?);
+        let tried = self.clock.now().since(self.disconnected_since?);
         Some(self.settings.restart.give_up_after?.saturating_sub(tried))
     }
 
-    /// How long to rest before the next round. Ends when it is time to give up; if no round has been tried by then,
-    /// there is time left for one.
+    /// The pause before the next round. It ends no later than the time to give up. Before the first round, it takes at
+    /// most half of the time that is left, so that there is time for a round.
     fn rest(&mut self) -> Duration {
         let rest = self.settings.restart.backoff.rest(self.failures, self.settings.randomness.next());
         self.failures = self.failures.saturating_add(1);
-        let longest = self.until_giving_up().map(|left| if self.trouble.is_some() { left } else { left / 2 });
+        let longest =
+            self.until_giving_up().map(|left| if self.last_error.is_some() { left } else { left / 2 });
         rest.min(longest.unwrap_or(Duration::MAX))
     }
 
-    /// The error to give up with, once the time for trying is over.
+    /// The error to give up with, if the time is over.
     fn out_of_time(&self) -> Option<ConnectError> {
-        let (reason, timeout) = (self.trouble.clone()?, self.settings.restart.give_up_after?);
+        let (reason, timeout) = (self.last_error.clone()?, self.settings.restart.give_up_after?);
         let address = self.settings.connector.address().to_owned();
         let over = self.until_giving_up()?.is_zero();
         over.then_some(ConnectError::Unreachable { address, timeout, reason })
@@ -369,10 +371,10 @@ impl State {
         error: ConnectError,
         myself: &ActorRef<KeeperMessage>,
     ) -> Result<(), ActorProcessingErr> {
-        warn!(%error, "no session");
+        warn!(%error, "could not connect");
         let last = match error {
             ConnectError::Unreachable { reason, .. } => {
-                self.trouble = Some(reason);
+                self.last_error = Some(reason);
                 self.out_of_time()
             }
             ConnectError::AuthFailed { .. }
@@ -398,7 +400,7 @@ impl State {
     }
 
     fn news(&mut self, news: SessionNews) {
-        // Supervision events overtake messages: what an actor told before its end can come after that.
+        // Supervision events overtake messages: a report can arrive after the event of its actor's end.
         let next = matches!(&news, SessionNews::Connected(_));
         if self.session.is_some() && news.epoch() == self.epoch + u64::from(next) {
             self.follow(news);
@@ -409,7 +411,7 @@ impl State {
         let event = match &news {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
-                (self.without_since, self.trouble) = (None, None);
+                (self.disconnected_since, self.last_error) = (None, None);
                 let timeout = connection.client.timeout().as_millis() as u64;
                 self.view.session_timeout.store(timeout, Ordering::Relaxed);
                 SessionEvent::Connected { epoch: connection.epoch }
@@ -452,7 +454,7 @@ impl State {
 
     fn adopt(&mut self, actor: ActorCell, stop: Box<dyn Fn() + Send>, myself: &ActorRef<KeeperMessage>) {
         actor.link(myself.get_cell());
-        // One that has ended meanwhile cannot be linked, and its end would never be told.
+        // An actor that has already ended cannot be linked, and its end would never be reported.
         if actor.try_get_supervisor().is_none_or(|supervisor| supervisor.get_id() != myself.get_id()) {
             return;
         }
@@ -485,12 +487,15 @@ impl State {
         Ok(())
     }
 
-    /// Waits no longer: guards are lost, and the session ends soon.
+    /// Closes without waiting any longer for adopted actors: their leases are lost.
     fn close_at_once(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
         if self.closing_session {
             return Ok(());
         }
-        warn!(actors = self.adopted.len(), "closing takes too long: the session ends under what still works");
+        warn!(
+            actors = self.adopted.len(),
+            "close timeout reached: closing the session although actors still work under locks"
+        );
         self.close_registry(myself)?;
         self.close_session(myself)
     }
@@ -507,5 +512,5 @@ impl State {
     }
 }
 
-/// Of the last round of connecting before giving up.
+/// The minimum length of the last round of connection attempts before giving up.
 const SHORTEST_ROUND: Duration = Duration::from_millis(1);

@@ -1,28 +1,30 @@
-//! How long this process may believe that its session lives.
+//! Proves until when the session lives.
 //!
-//! A reply by itself proves little: a follower that is cut off from its leader goes on answering reads while the
-//! leader lets the session expire, and a client's touches reach the leader only inside the answers to the
-//! leader's pings, which come every half tick (`LearnerHandler.ping`, `Leader.lead`). So the heartbeat is a write
-//! that goes through the quorum, and the session is proven to live until T + timeout, on our clock, for these T:
+//! A reply by itself proves little. A follower that is cut off from its leader goes on answering reads while the leader
+//! lets the session expire, and a client's touches reach the leader only inside the answers to the leader's pings,
+//! which come every half tick (`LearnerHandler.ping`, `Leader.lead`). So the heartbeat is a write that goes through the
+//! quorum, and the session is proven to live until T + timeout, on our clock, for each of these T:
 //!
-//! - the beginning of the connect that made the session: the leader tracks it before the create commits;
-//! - the sending of a write s1, once s2 and s3 were answered too, where s2 was sent at least a *gap* after s1's
-//!   answer came and s3 after s2's. The gap is longer than half a tick, so a ping left the leader in it; links are
-//!   first-in-first-out, so that ping reached the follower before s2's commit did, its answer carries the touch of
-//!   s1, and s3's commit shows that the leader had read it;
-//! - the sending of the last write answered before a reconnect of the same session: the handshake revalidates the
-//!   session at the leader, later.
+//! - the beginning of the connect that created the session: the leader tracks the session before the create commits;
+//! - the sending of a write s1, once two later writes s2 and s3 were answered too, where s2 was sent at least a *gap*
+//!   after s1's answer came, and s3 was sent after s2's answer came. The gap is longer than half a tick, so a ping left
+//!   the leader during the gap. Links are first-in-first-out, so that ping reached the follower before s2's commit did,
+//!   and its answer carried the touch of s1. The commit of s3 shows that the leader had read that answer;
+//! - the sending of the last write that was answered before a reconnect of the same session: the handshake revalidates
+//!   the session at the leader, which happens later.
 //!
 //! Some servers answer a reconnect with a new session, and the client takes it for the old one. Answers that come over
-//! such a connection prove nothing about the session whose nodes are ours. So a new connection proves nothing, and
-//! verifies nothing, before it was *identified*: what it creates belongs to the session that this machine knows.
+//! such a connection prove nothing about the session that owns our nodes. So a new connection proves nothing, and
+//! verifies nothing, until it is *identified*: what it creates has been shown to belong to the session that this
+//! machine knows.
 //!
-//! From the latest of these a margin for the rates of two clocks is taken off. What is left are races inside the
-//! server (a session picked for expiry and touched in the same instant); fencing tokens are for those.
+//! The session is proven until the latest of these ends, less a margin for the different rates of two clocks. What
+//! remains are races inside the server (a session picked for expiry and touched in the same instant), which fencing
+//! tokens cover.
 //!
-//! The session is held while its connection is verified and five sixteenths of its timeout are proven; otherwise it
-//! is suspended. Doubt so follows from what is proven, whatever the reason: silence, heartbeats that are refused at
-//! once, or servers too far away for the timeout.
+//! The session is held while its connection is verified and at least five sixteenths of its timeout are still proven;
+//! otherwise it is suspended. So suspension follows from what is proven, and its cause does not matter: no answers,
+//! heartbeats that are rejected at once, or servers too far away for the timeout.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -38,26 +40,27 @@ pub struct Session {
     /// The server keeps the session at least until then.
     proven: Moment,
     link: Link,
-    /// Heartbeats on this connection that are not answered yet, oldest first: when they were sent.
+    /// When each unanswered heartbeat on this connection was sent, oldest first.
     in_flight: VecDeque<Moment>,
     /// When the newest heartbeat was sent on this connection; `None` if the next one is due at once.
     last_beat: Option<Moment>,
     /// Answered heartbeats, oldest first, as far back as a proof may reach.
     writes: VecDeque<Write>,
-    /// When the newest write that was answered before the connection went was sent.
+    /// The sending of the newest write that was answered before the connection broke. Proves the session once the next
+    /// connection is identified.
     before_cut: Option<Moment>,
 }
 
-/// What is known of the connection.
+/// What is known about the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Link {
     Down,
     Up {
-        /// When it was heard of.
+        /// When the connection was reported.
         since: Moment,
-        /// It was shown to belong to this session.
+        /// The connection was shown to belong to this session.
         identified: bool,
-        /// A heartbeat that was sent over it was answered.
+        /// A heartbeat that was sent over this connection was answered.
         answered: bool,
     },
 }
@@ -67,14 +70,14 @@ enum Link {
 struct Write {
     sent: Moment,
     answered: Moment,
-    /// The sending of the newest write that this one stands a gap behind.
+    /// The sending of the newest write that was answered at least a gap before this one was sent (s1, when this write
+    /// is s2).
     relays: Option<Moment>,
 }
 
-/// What is believed of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    /// Made, but so slowly that nothing is proven yet; given up at this moment.
+    /// Established so slowly that nothing is proven yet. Given up at this moment.
     Starting(Moment),
     Live,
     Suspended,
@@ -84,53 +87,54 @@ enum Stage {
 /// What happened to the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The heartbeat that was sent then succeeded.
+    /// A heartbeat succeeded.
     Answered {
         /// When it was sent.
         sent: Moment,
     },
-    /// The heartbeat that was sent then did not succeed; its outcome proves nothing.
+    /// A heartbeat failed, which proves nothing.
     Failed {
         /// When it was sent.
         sent: Moment,
-        /// It failed because a node of ours is gone, and should be sent again without that node.
+        /// It failed only because a node of ours is gone, so the next heartbeat is sent at once, without that node.
         at_once: bool,
     },
-    /// The answer to the [`Command::Identify`] of that moment.
+    /// The answer to a [`Command::Identify`].
     Identified {
         /// When it was sent.
         sent: Moment,
-        /// Whether the connection makes nodes that belong to this session.
+        /// Whether nodes created over the connection belong to this session.
         same: bool,
     },
-    /// The connection is gone.
+    /// The connection broke.
     Disconnected,
-    /// There is a new connection, of this session as the client believes.
+    /// The client has a new connection, which it takes for one of this session.
     Reconnected,
-    /// The client says that the session is over.
+    /// The client reports that the session has ended.
     Ended,
     /// The time that [`Machine::wakeup`] named has come.
     Wake,
 }
 
-/// What is to be done about it.
+/// What the driver must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Send a heartbeat now. It is known by this moment, which is no later than its sending.
+    /// Send a heartbeat now. The moment identifies it, and is no later than its sending.
     Heartbeat(Moment),
-    /// Find out now whether what the connection makes belongs to this session. Known by this moment, as a heartbeat is.
+    /// Find out now whether nodes created over the connection belong to this session. The moment identifies the request,
+    /// as for a heartbeat.
     Identify(Moment),
-    /// Holders may be sure until then.
+    /// Leases are held, and proven until then.
     Hold(Moment),
-    /// Holders can no longer be sure, and hold until then at the latest.
+    /// Leases are suspended, and end then at the latest.
     Suspend(Moment),
-    /// It is over.
+    /// The session is lost.
     Lose,
 }
 
 impl Session {
-    /// A session that was asked for at `begun` and is there `now`. `tick` is the server's tickTime where it is
-    /// known; otherwise the gap comes from the default least session timeout of two ticks.
+    /// A session whose connect began at `begun` and succeeded `now`. `tick` is the server's tickTime, if known.
+    /// Otherwise the gap assumes that the timeout is at least two ticks, which is the server's default minimum.
     pub fn new(
         begun: Moment,
         now: Moment,
@@ -143,7 +147,7 @@ impl Session {
             gap: tick.map_or(timeout * 3 / 10, |tick| tick.min(timeout / 2) * 3 / 4),
             stage: Stage::Starting(now + timeout),
             proven: begun + timeout,
-            // The connection that made the session makes nodes of that session.
+            // The connection that created the session belongs to it.
             link: Link::Up { since: now, identified: true, answered: false },
             in_flight: VecDeque::new(),
             last_beat: None,
@@ -174,7 +178,7 @@ impl Machine for Session {
         match input {
             Event::Answered { sent } => self.answered(sent, now),
             Event::Failed { sent, at_once } => {
-                if self.settle(sent) && at_once {
+                if self.take_in_flight(sent) && at_once {
                     self.last_beat = None;
                 }
             }
@@ -204,37 +208,38 @@ impl Machine for Session {
             Event::Ended => return self.lose(out),
             Event::Wake => {}
         }
-        self.judge(before, now, out);
+        self.update_stage(before, now, out);
         if self.stage != Stage::Lost {
             self.beat(now, out);
         }
     }
 
     fn wakeup(&self) -> Option<Moment> {
-        let judged = match self.stage {
+        let stage_ends = match self.stage {
             Stage::Starting(end) => end,
             Stage::Live => self.doubtful_from(),
             Stage::Suspended => self.valid_until(),
             Stage::Lost => return None,
         };
-        Some(self.next_beat().map_or(judged, |beat| beat.min(judged)))
+        Some(self.next_beat().map_or(stage_ends, |beat| beat.min(stage_ends)))
     }
 }
 
 impl Session {
     fn answered(&mut self, sent: Moment, now: Moment) {
-        self.settle(sent);
+        self.take_in_flight(sent);
         let relays =
             (self.writes.iter().rev()).find(|first| first.answered + self.gap <= sent).map(|w| w.sent);
-        let shown = self.writes.iter().filter(|second| second.answered < sent).filter_map(|w| w.relays).max();
+        let proven =
+            self.writes.iter().filter(|second| second.answered < sent).filter_map(|w| w.relays).max();
         self.writes.push_back(Write { sent, answered: now, relays });
         let horizon = self.timeout;
         self.writes.retain(|write| now.since(write.sent) <= horizon);
         match &mut self.link {
             Link::Up { since, identified, answered } => {
                 *answered |= sent >= *since;
-                // What was answered before this connection belongs to the session in any case.
-                if *identified && let Some(first) = shown {
+                // Writes that were answered over earlier connections belong to the session in any case.
+                if *identified && let Some(first) = proven {
                     self.prove(first);
                 }
             }
@@ -242,19 +247,19 @@ impl Session {
         }
     }
 
-    /// The server keeps the session for a whole timeout from this moment.
+    /// Notes that the server keeps the session for a whole timeout from this moment.
     fn prove(&mut self, moment: Moment) {
         self.proven = self.proven.max(moment + self.timeout);
     }
 
-    /// Whether that heartbeat was in flight on this connection.
-    fn settle(&mut self, sent: Moment) -> bool {
+    /// Removes a heartbeat from those in flight. Returns whether it was in flight on this connection.
+    fn take_in_flight(&mut self, sent: Moment) -> bool {
         let found = self.in_flight.iter().position(|beat| *beat == sent);
         found.is_some_and(|index| self.in_flight.remove(index).is_some())
     }
 
-    /// Draws the conclusions from what is known `now`, and tells them where they are others than before.
-    fn judge(&mut self, before: (Stage, Moment), now: Moment, out: &mut Vec<Command>) {
+    /// Derives the stage and the proven end from what is known `now`, and commands what changed since `before`.
+    fn update_stage(&mut self, before: (Stage, Moment), now: Moment, out: &mut Vec<Command>) {
         let end = match self.stage {
             Stage::Starting(end) => end,
             Stage::Live | Stage::Suspended => self.valid_until(),
@@ -313,8 +318,8 @@ impl Session {
         before(self.valid_until(), self.timeout * DOUBT.0 / DOUBT.1)
     }
 
-    /// Between heartbeats. A proof takes the gap and three round trips, and waits for up to three heartbeats on the way;
-    /// what is left of the timeout is [`KEPT`]. Round trips are the longest of those that are remembered.
+    /// The time between two heartbeats. A proof takes the gap, three round trips, and waits for up to three heartbeats;
+    /// after all that, [`KEPT`] of the timeout must be left. The longest remembered round trip counts.
     fn period(&self) -> Duration {
         let trips = self.writes.iter().map(|write| write.answered.since(write.sent)).max();
         let trips = trips.unwrap_or(self.timeout);
@@ -328,22 +333,23 @@ fn before(moment: Moment, duration: Duration) -> Moment {
     Moment(moment.0.saturating_sub(duration.as_nanos() as u64))
 }
 
-/// The part of the timeout that is left at any time, where the servers are near enough. A fail-over that is over within
-/// a third of the timeout then costs no guard.
+/// The part of the timeout that is still proven at any time, if the servers are near enough. A fail-over that takes less
+/// than a third of the timeout then loses no lease.
 const KEPT: (u32, u32) = (7, 16);
 
-/// With less than this part of the timeout left, the session is in doubt. More than the quarter in which singletons are
-/// stopped, so that they are told of the doubt first.
+/// With less than this part of the timeout left, the session is suspended. This is more than the last quarter, in which
+/// singletons are stopped, so they are told of the suspension first.
 const DOUBT: (u32, u32) = (5, 16);
 
-/// Heartbeats in a session timeout.
+/// The minimum and maximum number of heartbeats in a session timeout.
 const LEAST_BEATS: u32 = 8;
 const MOST_BEATS: u32 = 32;
 
-/// Heartbeats without an answer, before the next one waits for an answer.
+/// The maximum number of unanswered heartbeats. The next one waits for an answer.
 const MOST_IN_FLIGHT: usize = 8;
 
-/// One part in a hundred of the timeout: twenty times what two clocks of 500 ppm can differ by.
+/// The margin for clock rates is one hundredth of the timeout: ten times the difference of two clocks that are 500 ppm
+/// off in opposite directions.
 const MARGIN: u32 = 100;
 
 #[cfg(test)]
@@ -368,8 +374,8 @@ mod tests {
         out
     }
 
-    /// Wakes the machine whenever it asks for it, before `end`, and answers every heartbeat ten milliseconds later.
-    /// The first one was sent at zero. Returns what else it commanded, and when each heartbeat was sent.
+    /// Wakes the machine whenever it asks to be, before `end`, and answers every heartbeat ten milliseconds later. The
+    /// first heartbeat was sent at zero. Returns all other commands, and when each heartbeat was sent.
     fn run(session: &mut Session, end: u64) -> (Vec<Command>, Vec<Moment>) {
         let (mut others, mut sent) = (Vec::new(), vec![at(0)]);
         others.extend(input(session, Event::Answered { sent: at(0) }, 10));
@@ -387,27 +393,27 @@ mod tests {
     }
 
     #[test]
-    fn a_new_session_holds_from_the_beginning_of_its_connect() {
+    fn a_new_session_is_proven_from_the_beginning_of_its_connect() {
         let mut out = Vec::new();
         let session = Session::new(at(100), at(150), TIMEOUT, None, &mut out);
         assert_eq!(out, [Command::Hold(at(8020)), Command::Heartbeat(at(150))]);
-        // Until the first answer tells how far away the servers are, heartbeats are as close as they may be.
+        // Until the first answer shows the round trip, heartbeats are as frequent as allowed.
         assert_eq!(session.wakeup(), Some(at(150 + 250)));
     }
 
     #[test]
-    fn the_first_write_counts_only_when_a_second_came_a_gap_later_and_a_third_behind_it() {
+    fn a_write_proves_the_session_only_after_a_second_one_a_gap_later_and_a_third() {
         let (mut session, _) = started();
-        // Three round trips, the gap and 7/16 of the timeout are kept, the rest is divided by three.
+        // The period: the timeout less three round trips, the gap and 7/16 of the timeout, divided by three.
         let (others, sent) = run(&mut session, 3000);
         assert_eq!(sent, [at(0), at(690), at(1380), at(2070), at(2760)]);
-        // Sent a gap of 2400 behind the answer at 10, and once more behind the answer of that.
+        // The second write is sent a gap of 2400 after the answer at 10, the third after the answer to the second.
         assert_eq!(others, []);
         assert_eq!(input(&mut session, Event::Wake, 3450), [Command::Heartbeat(at(3450))]);
         assert_eq!(
             input(&mut session, Event::Answered { sent: at(3450) }, 3460),
             [],
-            "the first write was sent at zero, as the connect was"
+            "the first write was sent at zero, like the connect, so it proves nothing more"
         );
         assert_eq!(input(&mut session, Event::Wake, 4140), [Command::Heartbeat(at(4140))]);
         assert_eq!(
@@ -417,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_third_write_that_was_sent_before_the_second_was_answered_shows_nothing() {
+    fn a_third_write_sent_before_the_second_was_answered_proves_nothing() {
         let (mut session, _) = started();
         run(&mut session, 3000);
         for sent in [3450, 4140] {
@@ -428,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn seven_sixteenths_of_the_timeout_are_left_at_any_time() {
+    fn seven_sixteenths_of_the_timeout_are_always_left() {
         let (mut session, _) = started();
         let (others, _) = run(&mut session, 40_000);
         let mut until = at(7920);
@@ -440,28 +446,28 @@ mod tests {
     }
 
     #[test]
-    fn a_known_tick_leaves_more() {
+    fn more_is_left_when_the_tick_is_known() {
         let mut out = Vec::new();
         let mut session = Session::new(at(0), at(0), TIMEOUT, Some(Duration::from_millis(400)), &mut out);
         let (_, sent) = run(&mut session, 40_000);
-        // Heartbeats an eighth of the timeout apart, the gap of 300 within one of them.
+        // Heartbeats are an eighth of the timeout apart, and the gap of 300 is shorter than that.
         assert_eq!(sent.last(), Some(&at(39_000)));
         assert_eq!(session.valid_until(), at(37_000 + 8000 - 80));
     }
 
     #[test]
-    fn heartbeats_without_an_answer_suspend_in_time_and_answers_resume() {
+    fn unanswered_heartbeats_suspend_and_late_answers_resume() {
         let (mut session, _) = started();
         run(&mut session, 3000);
         let mut out = Vec::new();
         while let Some(due) = session.wakeup().filter(|due| *due <= at(7920 - 2500)) {
             session.handle(Event::Wake, due, &mut out);
         }
-        let doubt = Command::Suspend(at(7920));
-        assert_eq!(out.pop(), Some(doubt));
+        let suspend = Command::Suspend(at(7920));
+        assert_eq!(out.pop(), Some(suspend));
         let sent: Vec<Moment> = [3450, 4140, 4830].map(at).into();
         assert_eq!(out, sent.iter().map(|sent| Command::Heartbeat(*sent)).collect::<Vec<_>>());
-        // They show what was sent a gap before them, as soon as another one sent behind their answers is answered.
+        // The late answers count once another heartbeat, sent after them, is answered.
         let late = |sent| Event::Answered { sent };
         assert_eq!(input(&mut session, late(at(3450)), 5450), [Command::Heartbeat(at(5450))]);
         assert_eq!(input(&mut session, late(at(4140)), 5450), []);
@@ -471,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_so_many_heartbeats_wait_for_an_answer() {
+    fn the_number_of_unanswered_heartbeats_is_limited() {
         let (mut session, mut out) = started();
         while let Some(due) = session.wakeup().filter(|due| *due < at(5000)) {
             session.handle(Event::Wake, due, &mut out);
@@ -481,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn without_answers_it_is_lost_at_the_deadline_and_for_good() {
+    fn without_answers_the_session_is_lost_at_its_end_and_stays_lost() {
         let (mut session, _) = started();
         assert_eq!(input(&mut session, Event::Wake, 5420)[0], Command::Suspend(at(7920)));
         assert_eq!(input(&mut session, Event::Wake, 7920), [Command::Lose]);
@@ -490,7 +496,7 @@ mod tests {
         assert_eq!(input(&mut session, Event::Reconnected, 7940), []);
     }
 
-    /// Cut and connected again, up to the moment before the connection is identified.
+    /// A session after a disconnect and a reconnect, before the new connection is identified.
     fn reconnected() -> Session {
         let (mut session, _) = started();
         run(&mut session, 3000);
@@ -505,9 +511,9 @@ mod tests {
     }
 
     #[test]
-    fn a_reconnect_proves_the_last_answered_write_and_holds_only_when_verified() {
+    fn a_reconnect_counts_the_last_answered_write_and_holds_only_when_verified() {
         let mut session = reconnected();
-        // An answer to a heartbeat of the old connection verifies nothing.
+        // An answer to a heartbeat of the old connection does not verify the new one.
         assert_eq!(input(&mut session, Event::Answered { sent: at(2760) }, 5001), []);
         let same = Event::Identified { sent: at(5000), same: true };
         assert_eq!(input(&mut session, same, 5010), [Command::Suspend(at(2760 + 8000 - 80))]);
@@ -518,9 +524,9 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_not_identified_proves_and_verifies_nothing() {
+    fn an_unidentified_connection_proves_and_verifies_nothing() {
         let mut session = reconnected();
-        // Asked again with every heartbeat.
+        // Every heartbeat asks again.
         let mut out = Vec::new();
         while let Some(due) = session.wakeup().filter(|due| *due < at(7920)) {
             session.handle(Event::Wake, due, &mut out);
@@ -529,20 +535,20 @@ mod tests {
         let asked = out.iter().filter(|command| matches!(command, Command::Identify(_))).count();
         let beats = out.iter().filter(|command| matches!(command, Command::Heartbeat(_))).count();
         assert!(asked == beats && asked + beats == out.len() && asked > 3, "{out:?}");
-        // An answer that came over an earlier connection does not identify this one.
+        // An answer from an earlier connection does not identify this one.
         assert_eq!(input(&mut session, Event::Identified { sent: at(4999), same: true }, 7900), []);
         assert_eq!(input(&mut session, Event::Wake, 7920), [Command::Lose]);
     }
 
     #[test]
-    fn a_connection_of_another_session_ends_this_one() {
+    fn a_connection_of_another_session_loses_this_session() {
         let mut session = reconnected();
         let other = Event::Identified { sent: at(5000), same: false };
         assert_eq!(input(&mut session, other, 5010), [Command::Lose]);
     }
 
     #[test]
-    fn a_cut_before_a_connection_was_identified_keeps_the_claim_of_the_one_before() {
+    fn a_disconnect_before_identification_keeps_the_last_write_of_the_connection_before() {
         let mut session = reconnected();
         input(&mut session, Event::Answered { sent: at(5000) }, 5010);
         input(&mut session, Event::Disconnected, 5020);
@@ -552,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flap_that_nobody_saw_proves_nothing() {
+    fn a_reconnect_without_a_reported_disconnect_proves_nothing() {
         let (mut session, _) = started();
         run(&mut session, 3000);
         let commands = input(&mut session, Event::Reconnected, 3300);
@@ -563,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_was_long_in_coming_holds_once_it_is_proven() {
+    fn a_slowly_established_session_is_held_once_it_is_proven() {
         let mut out = Vec::new();
         let mut session = Session::new(at(0), at(9000), TIMEOUT, None, &mut out);
         assert_eq!(out, [Command::Suspend(at(17_000)), Command::Heartbeat(at(9000))]);
@@ -578,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_that_misses_a_node_is_sent_again_at_once_and_others_at_the_next_beat() {
+    fn a_heartbeat_is_repeated_at_once_after_a_missing_node_but_not_after_other_failures() {
         let (mut session, _) = started();
         let missed = Event::Failed { sent: at(0), at_once: true };
         assert_eq!(input(&mut session, missed, 10), [Command::Heartbeat(at(10))]);

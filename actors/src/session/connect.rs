@@ -1,4 +1,4 @@
-//! Connecting.
+//! Establishing a session, with retries.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -14,21 +14,22 @@ use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 use crate::zookeeper::{Connect, Connected, Unconnected};
 
-/// One round of connecting.
+/// One round of connection attempts.
 pub(crate) struct Connecting {
     pub connector: Arc<dyn Connect>,
     pub clock: Clock,
     /// How long the round may take.
     pub limit: Duration,
-    /// How the last try before this round failed, if there was one.
-    pub trouble: Option<String>,
+    /// Why the last attempt before this round failed, if there was one.
+    pub last_error: Option<String>,
     pub randomness: Randomness,
 }
 
 impl Connecting {
-    /// Tries until the time is over. Gives when the successful try began. A try that panics is the last one.
+    /// Tries until the time is over. Returns the result of the last attempt, and when that attempt began. A panic ends
+    /// the round.
     pub async fn run(self) -> (Moment, Result<Connected, ConnectError>) {
-        let Connecting { connector, clock, limit, mut trouble, randomness } = self;
+        let Connecting { connector, clock, limit, mut last_error, randomness } = self;
         let deadline = tokio::time::Instant::now() + limit;
         let address = connector.address().to_owned();
         let mut tries = 0;
@@ -44,25 +45,24 @@ impl Connecting {
                     return (begun, Err(ConnectError::AuthFailed { address }));
                 }
                 Ok(Ok(Err(Unconnected::Unreachable(reason)))) => {
-                    trouble = Some(reason);
-                    let rest = tokio::time::Instant::now() + BETWEEN_TRIES.rest(tries, randomness.next());
+                    last_error = Some(reason);
+                    let rest = tokio::time::Instant::now() + BETWEEN_ATTEMPTS.rest(tries, randomness.next());
                     tries = tries.saturating_add(1);
                     tokio::time::sleep_until(deadline.min(rest)).await;
                 }
-                Ok(Err(panic)) => break (begun, format!("connecting panicked: {}", message(&*panic))),
-                Err(_) => break (begun, trouble.unwrap_or_else(|| "no answer".to_owned())),
+                Ok(Err(panic)) => break (begun, format!("connecting panicked: {}", panic_message(&*panic))),
+                Err(_) => break (begun, last_error.unwrap_or_else(|| "no answer".to_owned())),
             }
         };
         (begun, Err(ConnectError::Unreachable { address, timeout: limit, reason }))
     }
 }
 
-/// The text of a panic.
-fn message(panic: &(dyn Any + Send)) -> &str {
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// The rests between tries in which every server has failed.
-const BETWEEN_TRIES: Backoff =
+/// The pauses between attempts in which every server failed.
+const BETWEEN_ATTEMPTS: Backoff =
     Backoff { initial: Duration::from_millis(100), maximum: Duration::from_secs(1) };

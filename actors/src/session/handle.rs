@@ -1,4 +1,4 @@
-//! A path actor's part of a session: answers in order, and tasks that end with it.
+//! A path actor's handle of a session: answers in order, and tasks that end with the session.
 
 use std::panic::AssertUnwindSafe;
 
@@ -10,16 +10,16 @@ use tokio::task::JoinSet;
 
 use super::Connection;
 
-/// A session as one actor uses it, and everything that must not outlive it. `T` is what the actor is told.
+/// A session as one actor uses it. Dropping it ends all its tasks. `T` is the message that the actor receives.
 pub(crate) struct SessionHandle<T> {
     pub connection: Connection,
     answers: mpsc::UnboundedSender<BoxFuture<'static, T>>,
     tasks: JoinSet<()>,
-    /// How many questions are being answered.
+    /// The number of questions not yet answered.
     questions: usize,
 }
 
-/// A question that is being answered. Tells the actor when it is dropped.
+/// A question that is being answered. Sends `over` to the actor when it is dropped.
 pub(crate) struct Question<T> {
     actor: DerivedActorRef<T>,
     over: Option<T>,
@@ -28,7 +28,7 @@ pub(crate) struct Question<T> {
 impl<T> Drop for Question<T> {
     fn drop(&mut self) {
         if let Some(over) = self.over.take() {
-            // The actor may have gone.
+            // The actor may have ended.
             let _ = self.actor.send_message(over);
         }
     }
@@ -41,8 +41,8 @@ impl<T: Send + 'static> SessionHandle<T> {
         tasks.spawn(async move {
             while let Some(answer) = queue.recv().await {
                 let Ok(answer) = AssertUnwindSafe(answer).catch_unwind().await else {
-                    // No further answer would come, and all requests would wait for ever. The actor ends, and its
-                    // supervisor cleans up.
+                    // No further answer would be delivered, and all requests would wait forever. So the actor is killed,
+                    // and its supervisor cleans up.
                     return actor.kill();
                 };
                 if actor.send_message(answer).is_err() {
@@ -53,9 +53,9 @@ impl<T: Send + 'static> SessionHandle<T> {
         SessionHandle { connection, answers, tasks, questions: 0 }
     }
 
-    /// Tells the actor this answer, in the order of the requests.
+    /// Sends this answer to the actor, in the order of the requests.
     pub fn expect(&self, answer: impl Future<Output = T> + Send + 'static) {
-        // Fails only when the actor has gone, and then no one waits for the answer.
+        // Fails only when the actor has ended, and then nobody waits for the answer.
         let _ = self.answers.send(Box::pin(answer));
     }
 
@@ -65,13 +65,13 @@ impl<T: Send + 'static> SessionHandle<T> {
         self.tasks.spawn(task);
     }
 
-    /// Counts a question. `over` tells the actor to call [`answered`](SessionHandle::answered).
+    /// Counts a question. When it ends, the actor receives `over`, and must call [`answered`](SessionHandle::answered).
     pub fn question(&mut self, actor: &DerivedActorRef<T>, over: T) -> Question<T> {
         self.questions += 1;
         Question { actor: actor.clone(), over: Some(over) }
     }
 
-    /// A question is over.
+    /// Counts the end of a question.
     pub fn answered(&mut self) {
         self.questions = self.questions.saturating_sub(1);
     }

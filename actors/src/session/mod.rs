@@ -1,7 +1,7 @@
-//! The session actor: owns the connection, proves that the session lives, and tells when it does not.
+//! The session actor: owns the connection, proves with heartbeats that the session lives, and reports its state.
 //!
-//! One actor is one session. When the session is lost the actor ends, and its supervisor starts the next one with
-//! the next epoch.
+//! There is one actor for each session. When the session is lost, the actor ends, and its supervisor starts another one
+//! with the next epoch.
 
 mod connect;
 mod handle;
@@ -32,7 +32,7 @@ use crate::runtime::random::Randomness;
 use crate::runtime::timer::{Precision, Timer};
 use crate::zookeeper::{CheckFailure, Connect, Connected, LinkState, ZooKeeper};
 
-/// What the other actors have of a session.
+/// A session, as the other actors share it.
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub epoch: u64,
@@ -42,7 +42,7 @@ pub(crate) struct Connection {
     pub watches: Arc<Watches>,
 }
 
-/// What happens to a session, by epoch.
+/// A change of a session's state, with the session's epoch.
 #[derive(Clone)]
 pub(crate) enum SessionNews {
     Connected(Connection),
@@ -60,7 +60,7 @@ impl SessionNews {
     }
 }
 
-/// To the keeper: what happens to the session, or that there is none.
+/// To the keeper.
 pub(crate) enum SessionReport {
     News(SessionNews),
     NotConnected(ConnectError),
@@ -69,7 +69,7 @@ pub(crate) enum SessionReport {
 /// To the registry of path actors.
 pub(crate) enum PathsReport {
     News(SessionNews),
-    /// Heartbeats did not find these nodes of ours.
+    /// These nodes of ours no longer exist, as heartbeats have shown.
     Missing(Vec<String>),
 }
 
@@ -82,10 +82,10 @@ pub(crate) struct SessionArguments {
     pub clock: Clock,
     pub epoch: u64,
     pub connect_timeout: Duration,
-    /// How the last try before this actor failed, if there was one.
-    pub trouble: Option<String>,
+    /// Why the last attempt before this actor's failed, if there was one.
+    pub last_error: Option<String>,
     pub randomness: Randomness,
-    /// The server's tickTime, where it is known.
+    /// The server's tickTime, if known.
     pub tick: Option<Duration>,
 }
 
@@ -93,7 +93,7 @@ pub(crate) enum SessionMessage {
     Connected(Moment, Result<Connected, ConnectError>),
     Link(LinkState),
     Wake,
-    Beaten { sent: Moment, batch: Vec<String>, result: Result<(), CheckFailure> },
+    HeartbeatAnswered { sent: Moment, batch: Vec<String>, result: Result<(), CheckFailure> },
     Missing(Vec<String>),
     Identified { sent: Moment, owner: Result<Option<i64>, Failure> },
     Close(RpcReplyPort<()>),
@@ -109,7 +109,7 @@ mod cluster {
 pub(crate) struct State {
     arguments: SessionArguments,
     live: Option<Live>,
-    /// Ended with the actor: nothing of a session outlives it.
+    /// Aborted when the actor ends.
     tasks: JoinSet<()>,
     timer: Timer,
     closing: Option<RpcReplyPort<()>>,
@@ -118,13 +118,13 @@ pub(crate) struct State {
 struct Live {
     connection: Connection,
     machine: Session,
-    /// To the pump, which brings the answers of heartbeats, and of what identifies a connection.
+    /// To the pump: answers to heartbeats and to requests that identify a connection.
     heartbeats: mpsc::UnboundedSender<BoxFuture<'static, SessionMessage>>,
     suspended: bool,
-    /// Where the rotation over own nodes stands.
+    /// The last own node that a heartbeat checked. The next one continues behind it.
     cursor: String,
-    /// The next heartbeat checks no own nodes: one of them is known to be gone, and the rest is being looked at.
-    bare: bool,
+    /// The next heartbeat checks no own nodes. The last one failed because a node is gone, and it is not known yet which.
+    skip_nodes: bool,
 }
 
 #[ractor::actor(message = SessionMessage, state = State, arguments = SessionArguments)]
@@ -139,7 +139,7 @@ impl SessionActor {
             connector: arguments.connector.clone(),
             clock: arguments.clock,
             limit: arguments.connect_timeout,
-            trouble: arguments.trouble.clone(),
+            last_error: arguments.last_error.clone(),
             randomness: arguments.randomness.clone(),
         };
         tasks.spawn(async move {
@@ -156,12 +156,12 @@ impl SessionActor {
         message: SessionMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        // Only handles of tasks that have not ended are worth keeping.
+        // Removes finished tasks from the set.
         while state.tasks.try_join_next().is_some() {}
         match message {
             SessionMessage::Connected(begun, Ok(connected)) => state.begin(begun, connected, &myself),
             SessionMessage::Connected(_, Err(error)) => {
-                // A keeper that is gone takes this actor along.
+                // If the keeper has ended, this actor ends with it.
                 let _ = state.arguments.keeper.send_message(SessionReport::NotConnected(error));
                 myself.stop(Some("not connected".into()));
             }
@@ -172,7 +172,9 @@ impl SessionActor {
                 state.timer.rang();
                 state.feed(Event::Wake, &myself);
             }
-            SessionMessage::Beaten { sent, batch, result } => state.beaten(sent, batch, result, &myself),
+            SessionMessage::HeartbeatAnswered { sent, batch, result } => {
+                state.heartbeat_answered(sent, batch, result, &myself)
+            }
             SessionMessage::Missing(paths) => state.missing(paths),
             SessionMessage::Identified { sent, owner } => state.identified(sent, owner, &myself),
             SessionMessage::Close(reply) => state.close(reply, &myself),
@@ -192,7 +194,7 @@ impl State {
         let SessionArguments { clock, epoch, tick, .. } = self.arguments;
         let (now, mut commands) = (clock.now(), Vec::new());
         let machine = Session::new(begun, now, client.timeout(), tick, &mut commands);
-        info!(epoch, session = format!("{:#x}", client.session()), timeout = ?client.timeout(), "session begun");
+        info!(epoch, session = format!("{:#x}", client.session()), timeout = ?client.timeout(), "session established");
         let (until, suspended) = match commands.first() {
             Some(Command::Hold(until)) => (*until, false),
             Some(Command::Suspend(until)) => (*until, true),
@@ -205,8 +207,14 @@ impl State {
         let watches = Watches::new(client.clone());
         let connection = Connection { epoch, client, lease, nodes, watches };
         let cursor = String::new();
-        let live =
-            Live { connection: connection.clone(), machine, heartbeats, suspended, cursor, bare: false };
+        let live = Live {
+            connection: connection.clone(),
+            machine,
+            heartbeats,
+            suspended,
+            cursor,
+            skip_nodes: false,
+        };
         self.live = Some(live);
         self.tell(SessionNews::Connected(connection));
         if suspended {
@@ -227,7 +235,7 @@ impl State {
         for command in commands {
             let Some(live) = &mut self.live else { return };
             match command {
-                Command::Heartbeat(sent) => self.beat(sent),
+                Command::Heartbeat(sent) => self.send_heartbeat(sent),
                 Command::Identify(sent) => self.identify(sent),
                 Command::Hold(until) => {
                     if !live.connection.lease.publish(until, false) {
@@ -251,23 +259,23 @@ impl State {
         }
     }
 
-    fn beat(&mut self, sent: Moment) {
+    fn send_heartbeat(&mut self, sent: Moment) {
         let Some(live) = &mut self.live else { return };
         let client = &live.connection.client;
-        let (batch, answer) = match std::mem::take(&mut live.bare) {
+        let (batch, answer) = match std::mem::take(&mut live.skip_nodes) {
             true => (Vec::new(), client.check(&[])),
             false => live.connection.nodes.batch(&mut live.cursor, |batch| client.check(batch)),
         };
-        // The pump ends only with the session's state, and then nobody waits for the answer.
-        let _ = live
-            .heartbeats
-            .send(Box::pin(async move { SessionMessage::Beaten { sent, batch, result: answer.await } }));
+        // The pump ends only when this state is dropped, and then nobody waits for the answer.
+        let _ = live.heartbeats.send(Box::pin(async move {
+            SessionMessage::HeartbeatAnswered { sent, batch, result: answer.await }
+        }));
     }
 
     fn identify(&mut self, sent: Moment) {
         let Some(live) = &self.live else { return };
         let owner = live.connection.client.owner(&live.connection.nodes.directories());
-        // As for a heartbeat.
+        // Fails only as for a heartbeat.
         let _ = live.heartbeats.send(Box::pin(async move {
             let owner = owner.await;
             SessionMessage::Identified { sent, owner }
@@ -285,18 +293,18 @@ impl State {
         match owner {
             Ok(Some(owner)) if owner != session => {
                 let (session, owner) = (format!("{session:#x}"), format!("{owner:#x}"));
-                warn!(epoch, session, owner, "the server replaced the session by another one");
+                warn!(epoch, session, owner, "the server answered the reconnect with another session");
                 self.feed(Event::Identified { sent, same: false }, myself);
             }
-            // Nothing was made in this session that could stand in another one; and servers that do not tell do not
-            // replace sessions.
+            // `None`: either this session has created no node that could belong to another session, or the server does
+            // not show the owner, and such servers do not replace sessions.
             Ok(Some(_) | None) => self.feed(Event::Identified { sent, same: true }, myself),
-            // Asked again with the next heartbeat.
+            // The next heartbeat asks again.
             Err(failure) => debug!(epoch, ?failure, "connection not identified"),
         }
     }
 
-    fn beaten(
+    fn heartbeat_answered(
         &mut self,
         sent: Moment,
         batch: Vec<String>,
@@ -306,12 +314,15 @@ impl State {
         let input = match result {
             Ok(()) => Event::Answered { sent },
             Err(CheckFailure::Missing(_)) => {
-                self.look_for(batch, myself);
+                self.find_missing(batch, myself);
                 Event::Failed { sent, at_once: true }
             }
             Err(CheckFailure::Unreadable(index)) => {
                 if let (Some(live), Some(path)) = (&self.live, batch.get(index)) {
-                    warn!(path, "own node cannot be read, so that its removal would go unnoticed");
+                    warn!(
+                        path,
+                        "the access list of an own node denies reading it: its removal would not be noticed"
+                    );
                     live.connection.nodes.untrack(path);
                 }
                 Event::Failed { sent, at_once: true }
@@ -324,10 +335,10 @@ impl State {
         self.feed(input, myself);
     }
 
-    /// A check names only the first node that is gone: looks at each.
-    fn look_for(&mut self, batch: Vec<String>, myself: &ActorRef<SessionMessage>) {
+    /// Reads each node of the batch, because a check reports only the first missing one.
+    fn find_missing(&mut self, batch: Vec<String>, myself: &ActorRef<SessionMessage>) {
         let Some(live) = &mut self.live else { return };
-        live.bare = true;
+        live.skip_nodes = true;
         let reads: Vec<_> = batch.iter().map(|path| live.connection.client.read(path)).collect();
         let myself = myself.clone();
         self.tasks.spawn(async move {
@@ -339,7 +350,7 @@ impl State {
 
     fn missing(&mut self, paths: Vec<String>) {
         let Some(live) = &self.live else { return };
-        // Those that were deleted by their owners in the meantime are not missed.
+        // Nodes that their owners deleted in the meantime are no longer tracked, and not missing.
         let paths: Vec<String> =
             paths.into_iter().filter(|path| live.connection.nodes.untrack(path)).collect();
         let _ = self.arguments.registry.send_message(PathsReport::Missing(paths));
@@ -365,7 +376,7 @@ impl State {
         myself.stop(Some("session lost".into()));
     }
 
-    /// The session closes when the last clone of its client is gone, and the state pump hears of it.
+    /// The session closes when the last clone of its client is dropped, and the pump reports that.
     fn close(&mut self, reply: RpcReplyPort<()>, myself: &ActorRef<SessionMessage>) {
         match self.live.take() {
             Some(live) => {
@@ -385,15 +396,15 @@ impl State {
     }
 
     fn tell(&self, news: SessionNews) {
-        // The registry first: a caller that hears of a session from the keeper can use it. If one of them is gone, the
-        // keeper is, and takes this actor along.
+        // The registry first, so that a caller that learns of a session from the keeper can use it. A send fails only
+        // when the keeper has ended, and this actor ends with it.
         let _ = self.arguments.registry.send_message(PathsReport::News(news.clone()));
         let _ = self.arguments.keeper.send_message(SessionReport::News(news));
     }
 }
 
-/// Brings news of the connection and answers to heartbeats, news first: an answer that came over a new connection must
-/// not be heard before that connection is, or it would be taken for the last one before the reconnect.
+/// Delivers changes of the connection's state and answers to heartbeats. State changes come first: if an answer that
+/// came over a new connection were delivered before the reconnect, it would count as an answer of the old connection.
 async fn pump(
     mut states: BoxStream<'static, LinkState>,
     mut heartbeats: mpsc::UnboundedReceiver<BoxFuture<'static, SessionMessage>>,
@@ -411,7 +422,7 @@ async fn pump(
                 }
             },
             Some(answer) = answers.next() => {
-                // The news may have come after they were looked for, and before the answer.
+                // A state change may have arrived since it was polled above, and before the answer.
                 while linked && let Some(link) = states.next().now_or_never() {
                     linked = link.is_some();
                     if link.is_some_and(|link| !tell(SessionMessage::Link(link))) {
@@ -432,7 +443,7 @@ async fn pump(
     }
 }
 
-/// How long closing waits for the server's answer.
+/// How long closing waits for the server to confirm it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -443,9 +454,9 @@ mod tests {
 
     use super::*;
 
-    /// The client tells of a new connection before it hands out an answer that came over it.
+    /// The client reports a new connection before it returns an answer that came over it.
     #[tokio::test]
-    async fn a_connection_is_told_of_before_the_answers_that_came_over_it() {
+    async fn a_reconnect_is_delivered_before_the_answers_that_came_over_the_new_connection() {
         let (heartbeats, answers) = mpsc::unbounded_channel::<BoxFuture<'static, SessionMessage>>();
         let (connected, reconnected) = futures::channel::oneshot::channel::<()>();
         let links = stream::once(async move {
@@ -457,22 +468,22 @@ mod tests {
         let tell = |message: SessionMessage| {
             told.borrow_mut().push(match message {
                 SessionMessage::Link(_) => "link",
-                SessionMessage::Beaten { .. } => "answer",
+                SessionMessage::HeartbeatAnswered { .. } => "answer",
                 _ => "something else",
             });
             true
         };
-        let beaten = async move {
+        let heartbeat = async move {
             let _ = answer.await;
-            SessionMessage::Beaten { sent: Moment(1), batch: Vec::new(), result: Ok(()) }
+            SessionMessage::HeartbeatAnswered { sent: Moment(1), batch: Vec::new(), result: Ok(()) }
         };
-        heartbeats.send(Box::pin(beaten)).expect("the pump receives");
+        heartbeats.send(Box::pin(heartbeat)).expect("the pump receives it");
         drop(heartbeats);
         let mut pump = Box::pin(pump(links.boxed(), answers, tell));
         assert!(futures::poll!(pump.as_mut()).is_pending());
-        // Both are there when the pump looks, and the answer woke it.
-        connected.send(()).expect("the link is awaited");
-        answered.send(()).expect("the answer is awaited");
+        // Both are ready when the pump polls again.
+        connected.send(()).expect("the pump awaits the link");
+        answered.send(()).expect("the pump awaits the answer");
         pump.await;
         assert_eq!(*told.borrow(), ["link", "answer"]);
     }

@@ -1,4 +1,4 @@
-//! The nodes that this process has in a session.
+//! The nodes that this process has created in a session.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -9,7 +9,7 @@ use crate::machine::node::Instance;
 /// The nodes of one session that heartbeats check.
 pub(crate) struct OwnNodes {
     paths: Mutex<BTreeSet<String>>,
-    /// The bytes that the connection's chroot adds to every path.
+    /// The number of bytes that the connection's chroot adds to every path.
     chroot: usize,
 }
 
@@ -22,12 +22,13 @@ impl OwnNodes {
         self.lock().insert(path);
     }
 
-    /// Called before the delete is sent, so that no heartbeat behind it misses the node. Gives whether the node was tracked.
+    /// Called before the delete is sent, so that no later heartbeat reports the node as missing. Returns whether the node
+    /// was tracked.
     pub fn untrack(&self, path: &str) -> bool {
         self.lock().remove(path)
     }
 
-    /// The nodes of an actor that died.
+    /// Untracks all nodes of one instance, whose actor has died.
     pub fn untrack_all(&self, directory: &str, instance: Instance) {
         self.lock().retain(|path| {
             let node = path.rsplit_once('/').filter(|(parent, _)| *parent == directory);
@@ -35,16 +36,16 @@ impl OwnNodes {
         });
     }
 
-    /// The next nodes in the rotation, as many as one heartbeat has room for, and the result of `send`, which runs before
-    /// any of them can be untracked.
+    /// The next nodes in the rotation, as many as fit into one heartbeat, and the result of `send`. `send` runs under
+    /// the lock, so none of the nodes can be untracked before it.
     pub fn batch<T>(&self, cursor: &mut String, send: impl FnOnce(&[String]) -> T) -> (Vec<String>, T) {
         let paths = self.lock();
         let after = (Bound::Excluded(cursor.as_str()), Bound::Unbounded);
-        let upto = (Bound::Unbounded, Bound::Included(cursor.as_str()));
+        let up_to = (Bound::Unbounded, Bound::Included(cursor.as_str()));
         let mut bytes = 0;
         let batch: Vec<String> = paths
             .range::<str, _>(after)
-            .chain(paths.range::<str, _>(upto))
+            .chain(paths.range::<str, _>(up_to))
             .take_while(|path| {
                 bytes += self.chroot + path.len() + CHECK_OVERHEAD;
                 bytes <= BATCH
@@ -58,7 +59,7 @@ impl OwnNodes {
         (batch, sent)
     }
 
-    /// A few of the directories that have these nodes.
+    /// A few of the directories that contain these nodes.
     pub fn directories(&self) -> Vec<String> {
         let mut directories: Vec<String> = Vec::new();
         for path in self.lock().iter() {
@@ -79,10 +80,10 @@ impl OwnNodes {
     }
 }
 
-/// The bytes that one heartbeat checks, of the server's limit of 1 MiB for a request.
+/// The maximum size of one heartbeat's checks, well below the server's limit of 1 MiB for a request.
 const BATCH: usize = 64 * 1024;
 
-/// What a check adds to its path on the wire: operation header, length, version.
+/// The bytes that a check adds to its path on the wire: operation header, length, version.
 const CHECK_OVERHEAD: usize = 17;
 
 /// How many directories are tried to identify a connection. One is enough, unless it has just been deleted.

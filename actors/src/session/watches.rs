@@ -1,4 +1,4 @@
-//! The table of a session's watches: they are asked for here, counted, and told to the path actors that wait for them.
+//! A session's watches: sets them, limits their number, and reports to path actors when they fire.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,15 +11,15 @@ use crate::zookeeper::{Answer, Fired, Watching, ZooKeeper};
 
 /// The watches of one session.
 ///
-/// A client that resumes a session sends all watched paths again in one request, so there is room for only so many
-/// bytes of them. Past that, a watch is a timer that fires as if something had changed: its owner then asks again.
+/// A client that resumes a session sends all watched paths in one request, so their total size is limited. Beyond the
+/// limit, a watch is replaced with a timer that fires as if the node had changed, so that its owner reads again.
 pub(crate) struct Watches {
     client: Arc<dyn ZooKeeper>,
-    /// The bytes of the watched paths.
+    /// The total size of the watched paths, in bytes.
     used: Arc<AtomicUsize>,
 }
 
-/// A watch that is armed and told to its owner. Dropped, it is taken back, and gives its room back.
+/// A watch that reports to its owner. Dropping it removes the watch and frees its room.
 pub(crate) struct Watch(AbortHandle);
 
 impl Watches {
@@ -27,7 +27,7 @@ impl Watches {
         Arc::new(Watches { client, used: Arc::default() })
     }
 
-    /// A watch on a node.
+    /// Watches a node.
     pub fn node(&self, path: &str) -> Answer<Watching> {
         match self.room(path) {
             Some(room) => {
@@ -41,7 +41,7 @@ impl Watches {
         }
     }
 
-    /// A watch on a node that does not exist; `None` when it does.
+    /// Watches for the creation of a node. `None` when it already exists.
     pub fn absent_node(&self, path: &str) -> Answer<Option<Watching>> {
         match self.room(path) {
             Some(room) => {
@@ -52,7 +52,7 @@ impl Watches {
         }
     }
 
-    /// A node's data, and a watch on them.
+    /// Reads a node's data, and watches them.
     pub fn root(&self, path: &str) -> Answer<(Root, Watching)> {
         match self.room(path) {
             Some(room) => {
@@ -66,7 +66,7 @@ impl Watches {
         }
     }
 
-    /// A node's children, and a watch on them.
+    /// Lists a node's children, and watches them.
     pub fn children(&self, path: &str) -> Answer<(Leases, Watching)> {
         match self.room(path) {
             Some(room) => {
@@ -80,7 +80,7 @@ impl Watches {
         }
     }
 
-    /// Takes room for a watch on this path, if there is any.
+    /// Reserves room for a watch on this path, if there is enough.
     fn room(&self, path: &str) -> Option<Room> {
         let room = Room { used: self.used.clone(), bytes: self.client.chroot().len() + path.len() };
         let used = self.used.fetch_add(room.bytes, Ordering::SeqCst) + room.bytes;
@@ -89,7 +89,7 @@ impl Watches {
 }
 
 impl Watch {
-    /// Tells when the watch fires. The end of the session is not told: the session actor does that.
+    /// Calls `fired` when the watch fires. Not at the end of the session, which the session actor reports.
     pub fn tell(watching: Watching, fired: impl FnOnce(Change) + Send + 'static) -> Watch {
         let task = tokio::spawn(async move {
             match watching.await {
@@ -108,7 +108,7 @@ impl Drop for Watch {
     }
 }
 
-/// What a watch tells.
+/// Why a watch fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The node was deleted.
@@ -117,7 +117,7 @@ pub(crate) enum Change {
     Changed,
 }
 
-/// Room for one watch, taken.
+/// The room reserved for one watch. Freed when it is dropped.
 struct Room {
     used: Arc<AtomicUsize>,
     bytes: usize,
@@ -129,7 +129,7 @@ impl Drop for Room {
     }
 }
 
-/// The room is given back with the watch.
+/// A watch that frees its room when it ends.
 fn with(room: Room, watching: Watching) -> Watching {
     Box::pin(async move {
         let _room = room;
@@ -137,7 +137,7 @@ fn with(room: Room, watching: Watching) -> Watching {
     })
 }
 
-/// In place of a watch for which there is no room.
+/// Replaces a watch for which there is no room.
 fn later() -> Watching {
     Box::pin(async {
         tokio::time::sleep(LATER).await;
