@@ -1,4 +1,4 @@
-//! The actor of one lock: carries out what its machine decides.
+//! The actor of one lock: carries out its machine's commands.
 
 pub(crate) mod joint_create;
 
@@ -27,7 +27,7 @@ pub(crate) enum LockActorMessage {
     Public(LockMessage),
     /// A request that is one part of a multi-lock.
     AcquirePart(AcquireRequest, Part),
-    /// To create the nodes of a multi-lock, this lock's among them.
+    /// Creates the nodes of a multi-lock, among them a node of this lock.
     JointCreate(JointCreate),
     Release(Release),
     Path(PathMessage<Event>),
@@ -38,7 +38,7 @@ accepts!(LockActorMessage: Release(Release), Path(PathMessage<Event>), Notice(Pa
 
 pub(crate) struct State {
     path: Path<Lock>,
-    /// To this actor, from entrants of other locks.
+    /// The address of this actor, for multi-locks.
     creates: DerivedActorRef<JointCreate>,
     /// The requests that are parts of multi-locks.
     parts: BTreeMap<Ticket, Part>,
@@ -70,7 +70,7 @@ impl LockActor {
             LockActorMessage::Path(message) => state.message(message),
             LockActorMessage::Notice(notice) => state.notice(notice),
         }
-        state.settle();
+        state.after_message();
         Ok(())
     }
 }
@@ -118,7 +118,7 @@ impl State {
 
     fn acquire(&mut self, request: AcquireRequest, part: Option<Part>) {
         let (ticket, wait, options) = (request.ticket, request.wait, request.options.clone());
-        // A part that begins again has waited already.
+        // A later round of a multi-lock was admitted in its first round.
         let again = part.as_ref().is_some_and(|part| part.again);
         let limit = request.max_waiting().filter(|_| !again);
         if self.path.accept(request, limit) {
@@ -129,7 +129,7 @@ impl State {
         }
     }
 
-    /// The node of a part is created together with those of the other parts.
+    /// Offers a part's node to its multi-lock, which creates it together with the nodes of the other parts.
     fn offer(&mut self, attempt: Attempt, ticket: Ticket) {
         let (Some(part), Some(options), Some(session)) =
             (self.parts.get(&ticket), self.path.options(ticket), &self.path.session)
@@ -144,11 +144,11 @@ impl State {
             options,
             answers: self.path.actor(),
             creates: self.creates.clone(),
-            otherwise: Entrant::withdrawn(),
+            on_drop: Entrant::withdrawn(),
         });
     }
 
-    /// Answers once the first in the queue is another than the asker knows.
+    /// Replies once the front of the queue differs from what the caller knows.
     fn follow_first(
         &mut self,
         patterns: Patterns,
@@ -162,7 +162,7 @@ impl State {
             return;
         };
         let connection = session.connection.clone();
-        // A question that waits for a change does not keep this actor from ending.
+        // A question that waits for a change is not counted, so that it does not keep this actor from retiring.
         let question = (known == Known::Nothing)
             .then(|| session.question(&actor, PathMessage::QuestionOver(connection.epoch)));
         session.spawn(async move {

@@ -1,5 +1,5 @@
-//! The registry: finds or starts the actor of a path, stops those that are no longer needed, and cleans up after one that
-//! died.
+//! The registry: finds or starts the actor of a path, stops actors that are no longer needed, and cleans up after those
+//! that died.
 
 mod sweep;
 
@@ -39,7 +39,7 @@ pub(crate) enum RegistryActorMessage {
     Session(PathsReport),
     Path(PathReport),
     MultiLock(MultiLockReport),
-    /// Refuse new work, and reply once all actors have ended.
+    /// Refuse new requests, and reply once all actors have ended.
     Close(RpcReplyPort<()>),
 }
 
@@ -53,13 +53,12 @@ pub(crate) struct State {
     locks: Paths<LockActorMessage>,
     semaphores: Paths<SemaphoreActorMessage>,
     multi_locks: BTreeMap<Ticket, ActorRef<MultiLockActorMessage>>,
-    /// All children.
     children: HashMap<ActorId, Child>,
     connection: Option<Connection>,
     suspended: bool,
-    /// Cleaning up. Ended with the session, whose end deletes the nodes.
+    /// Tasks that clean up after dead actors. Aborted when the session ends, because that deletes the nodes.
     sweeps: JoinSet<()>,
-    /// New work is refused.
+    /// New requests are refused.
     closed: bool,
     closing: Option<RpcReplyPort<()>>,
 }
@@ -76,7 +75,7 @@ struct Entry<M> {
     actor: ActorRef<M>,
     instance: Instance,
     handles: usize,
-    /// Counts the handles ever made: an actor's report that it has retired can be out of date.
+    /// The number of handles ever created. Shows whether an actor's report that it has retired is out of date.
     generation: u64,
 }
 
@@ -152,8 +151,8 @@ impl State {
         match message {
             RegistryMessage::Open(resource) => self.open(resource).await?,
             RegistryMessage::Dropped(resource) => self.dropped(&resource),
-            // If the actor has died meanwhile, its supervision event tells, and the message's reply ports when they are
-            // dropped.
+            // If the actor has died meanwhile, its supervision event follows, and the caller sees that the message's reply
+            // port was dropped.
             RegistryMessage::Lock(path, message) => {
                 let _ = self.lock(path).await?.actor.cast(LockActorMessage::Public(message));
             }
@@ -168,7 +167,7 @@ impl State {
         Ok(())
     }
 
-    /// Handles are still dropped, and requests cancelled, after a close.
+    /// After a close, dropped handles and cancels are still processed.
     fn refuse(&mut self, message: RegistryMessage) {
         match message {
             RegistryMessage::Dropped(resource) => self.dropped(&resource),
@@ -232,7 +231,7 @@ impl State {
     async fn start_multi_lock(&mut self, request: MultiLockRequest) -> Result<(), ActorProcessingErr> {
         let ticket = request.ticket();
         if self.multi_locks.contains_key(&ticket) {
-            // Its sink tells that it was not served; the first request with the ticket goes on.
+            // Dropping the request reports an error to its sink. The first request with the ticket continues.
             warn!(%ticket, "a ticket was used twice");
             return Ok(());
         }
@@ -288,7 +287,7 @@ impl State {
                 }
                 self.sweeps.abort_all();
             }
-            // Of an earlier session, or told twice.
+            // From an earlier session, or a duplicate.
             SessionNews::Suspended(_) | SessionNews::Resumed(_) | SessionNews::Lost(_) => return,
         }
         self.notify_all(&PathNotice::Session(news));
@@ -329,13 +328,13 @@ impl State {
         }
     }
 
-    /// An actor that did not retire. Its leases read `Lost`, and its callers were told, when its state was dropped; its
-    /// nodes are left, which its instance names.
+    /// Cleans up after an actor that ended without retiring. Dropping its state marked its leases as `Lost` and reported
+    /// an error to its callers. Its nodes are left, and are found by its instance.
     async fn died(&mut self, actor: ActorCell, reason: &str) -> Result<(), ActorProcessingErr> {
         let resource = match self.children.remove(&actor.get_id()) {
             Some(Child::Path(resource)) => resource,
             Some(Child::MultiLock(ticket)) => {
-                // It has given back everything that it had asked for.
+                // Dropping its state has cancelled and released all its parts.
                 self.multi_locks.remove(&ticket);
                 return Ok(());
             }
@@ -392,7 +391,7 @@ impl State {
     }
 }
 
-/// An actor that has ended meanwhile is reported by its supervision event, so failed casts are ignored.
+/// Failed casts are ignored: the supervision event reports that the actor has ended.
 impl<M: Message + From<PathNotice>> Paths<M> {
     fn get(&mut self, path: &Arc<str>) -> Result<&mut Entry<M>, ActorProcessingErr> {
         self.0.get_mut(path).ok_or_else(|| format!("no actor for {path:?}").into())
@@ -433,7 +432,7 @@ impl<M: Message + From<PathNotice>> Paths<M> {
         retires.then(|| self.0.remove(path)).flatten().map(|entry| entry.actor.get_cell())
     }
 
-    /// Its instance, and the count and generation of its handles.
+    /// Removes an entry. Returns its instance, and the number and generation of its handles.
     fn remove(&mut self, path: &Arc<str>) -> Option<(Instance, usize, u64)> {
         let entry = self.0.remove(path)?;
         Some((entry.instance, entry.handles, entry.generation))
@@ -446,7 +445,7 @@ impl<M: Message + From<PathNotice>> Entry<M> {
         self.generation += 1;
     }
 
-    /// The handles of an actor that died are those of this one.
+    /// Takes over the handles of an actor that died.
     fn inherit(&mut self, handles: usize, generation: u64) {
         (self.handles, self.generation) = (handles, generation);
     }

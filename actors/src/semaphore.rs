@@ -1,4 +1,4 @@
-//! The actor of one semaphore: carries out what its machine decides.
+//! The actor of one semaphore: carries out its machine's commands.
 
 mod root;
 
@@ -15,7 +15,7 @@ use crate::inspect;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::semaphore::{Command, Event, Leases, Part, PermitRequest, Reading, Root, Semaphore};
 use crate::machine::{Failure, PathEvent, Ticket};
-use crate::path::{Driver, LeftWatch, Path, PathArguments, PathMessage, PathNotice, WatchKey};
+use crate::path::{Driver, NewWatch, Path, PathArguments, PathMessage, PathNotice, WatchKey};
 use crate::zookeeper::{Answer, NewNode, TakeRequest, Watching};
 
 pub(crate) struct SemaphoreActor;
@@ -56,7 +56,7 @@ impl SemaphoreActor {
             SemaphoreActorMessage::Path(message) => state.message(message),
             SemaphoreActorMessage::Notice(notice) => state.notice(notice),
         }
-        state.settle();
+        state.after_message();
         Ok(())
     }
 }
@@ -91,7 +91,7 @@ impl Driver for State {
                 let root = self.root();
                 self.path.submit(
                     |zk| {
-                        debug!(path = %root, epoch = zk.epoch, "outcome of a take unknown");
+                        debug!(path = %root, epoch = zk.epoch, "the outcome of a take is unknown");
                         let (sync, list) = (zk.client.sync(&root), zk.client.children(&root));
                         Box::pin(async move { sync.await.and(list.await) })
                     },
@@ -99,7 +99,7 @@ impl Driver for State {
                 );
             }
             Command::DeleteLease(lease) => {
-                let node = self.full(&lease);
+                let node = self.lease_path(&lease);
                 self.path.submit(
                     |zk| {
                         zk.nodes.untrack(&node);
@@ -110,11 +110,11 @@ impl Driver for State {
             }
             Command::TrackLease(lease) => {
                 if let Some(session) = &self.path.session {
-                    session.connection.nodes.track(self.full(&lease));
+                    session.connection.nodes.track(self.lease_path(&lease));
                 }
             }
             Command::Grant { ticket, leases, czxid } => {
-                let nodes = leases.iter().map(|lease| self.full(lease)).collect();
+                let nodes = leases.iter().map(|lease| self.lease_path(lease)).collect();
                 self.path.grant(ticket, nodes, czxid);
             }
             Command::Reply(reply) => self.path.reply(reply),
@@ -148,13 +148,13 @@ impl State {
         }
     }
 
-    /// All requests are sent before any is answered.
+    /// Sends all requests without waiting for an answer in between.
     fn read_state(&mut self, read: Attempt, sync: bool, root: Reading, leases: Reading) {
         let path = self.root();
         let Some(session) = &self.path.session else { return };
         for (part, reading) in [(Part::Root, root), (Part::Leases, leases)] {
             if reading == Reading::Watch {
-                // A watch that an earlier read left stays until this one is there.
+                // The watch of an earlier read stays until the new one replaces it.
                 self.path.watches.entry(WatchKey::Part(part)).or_default();
             }
         }
@@ -176,9 +176,9 @@ impl State {
                 Some(answer) => answer.await,
                 None => Ok(()),
             };
-            let mut left = Vec::new();
+            let mut new_watches = Vec::new();
             let mut keep = |part, watching: Option<Watching>| {
-                left.extend(watching.filter(|_| synced.is_ok()).map(|watching| LeftWatch {
+                new_watches.extend(watching.filter(|_| synced.is_ok()).map(|watching| NewWatch {
                     key: WatchKey::Part(part),
                     watching,
                     event: Box::new(move |_| Event::Changed { read, part }),
@@ -196,15 +196,15 @@ impl State {
                 leases_found = Some(synced.clone().and(found));
             }
             let event = Event::StateRead { read, root: root_found, leases: leases_found };
-            PathMessage::Answer(epoch, event, left)
+            PathMessage::Answer(epoch, event, new_watches)
         });
     }
 
     fn take(&mut self, take: Attempt, version: i32, mutex: &Znode, keep: bool, leases: &[(Ticket, String)]) {
         let Some(session) = &self.path.session else { return };
-        let (epoch, root, mutex) = (session.connection.epoch, self.root(), self.path.full(mutex));
+        let (epoch, root, mutex) = (session.connection.epoch, self.root(), self.path.node_path(mutex));
         let wanted: Vec<_> = (leases.iter())
-            .filter_map(|(ticket, lease)| Some((self.path.options(*ticket)?, self.full(lease))))
+            .filter_map(|(ticket, lease)| Some((self.path.options(*ticket)?, self.lease_path(lease))))
             .collect();
         let nodes: Vec<NewNode<'_>> = (wanted.iter())
             .map(|(options, path)| NewNode { path, data: &options.identifier, acl: &options.acl })
@@ -222,13 +222,12 @@ impl State {
         self.path.resource.path().clone()
     }
 
-    /// The path of a lease.
-    fn full(&self, lease: &str) -> String {
+    fn lease_path(&self, lease: &str) -> String {
         format!("{}/{lease}", self.path.resource.path())
     }
 }
 
-/// A part of the state, and the watch that reading it left.
+/// A part of the state, and the watch that was set when it was read.
 type Found<T> = (T, Option<Watching>);
 
 fn unwatched<T: Send + 'static>(answer: Answer<T>) -> Answer<Found<T>> {

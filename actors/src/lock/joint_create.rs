@@ -1,4 +1,4 @@
-//! The nodes of a multi-lock, created in one transaction by the actor of one of its locks.
+//! Creates the nodes of a multi-lock in one transaction, sent by the actor of one of its locks.
 
 use std::sync::Arc;
 
@@ -14,36 +14,36 @@ use crate::path::{PathMessage, PathReport};
 use crate::session::SessionHandle;
 use crate::zookeeper::{CreatedNodes, NewNode, NotCreated};
 
-/// What a lock's actor needs of a request that is one part of a multi-lock.
+/// Marks a request as one part of a multi-lock.
 pub(crate) struct Part {
-    /// It begins again, after a round that failed.
+    /// Whether an earlier round of the multi-lock failed.
     pub again: bool,
-    /// Is given the contender when its node is to be created.
+    /// Receives the contender when its node must be created.
     pub offer: Box<dyn Fn(Entrant) + Send>,
 }
 
-/// A contender whose node is to be created. Dropped, its lock is told that there is no node.
+/// A contender whose node must be created. Dropping it reports a failure to its lock.
 pub(crate) struct Entrant {
-    /// The session that its lock has.
+    /// The epoch of its lock's session.
     pub epoch: u64,
     pub(super) path: Arc<str>,
     pub(super) attempt: Attempt,
-    /// Its node's name, without the number.
+    /// Its node's name, without the sequence number.
     pub(super) name: String,
     pub(super) options: Arc<ContenderOptions>,
-    /// To its lock.
+    /// The lock's actor, which receives the answer.
     pub(super) answers: DerivedActorRef<PathMessage<Event>>,
     pub(super) creates: DerivedActorRef<JointCreate>,
-    /// What its lock is told when it is dropped.
-    pub(super) otherwise: Option<Failure>,
+    /// The failure to report when it is dropped.
+    pub(super) on_drop: Option<Failure>,
 }
 
-/// The contenders of one multi-lock, whose nodes are created in one transaction of one session.
+/// The contenders of one multi-lock, whose nodes must be created in one transaction.
 pub(crate) struct JointCreate {
-    /// By part, all of one session.
+    /// In the order of the parts, all with the same epoch.
     pub entrants: Vec<Entrant>,
-    /// Is given those parts that can be tried again, because others made the transaction fail, before any lock is told of
-    /// its own.
+    /// Receives, before any lock gets its answer, the parts that can be tried again because another part made the
+    /// transaction fail.
     pub answer: Box<dyn FnOnce(Vec<Retried>) + Send>,
 }
 
@@ -51,12 +51,12 @@ pub(crate) struct JointCreate {
 pub(crate) type Retried = (usize, Entrant);
 
 impl Entrant {
-    /// For a contender whose create was not sent.
+    /// The failure of a contender whose create was not sent.
     pub(super) fn withdrawn() -> Option<Failure> {
-        Some(Failure::Refused("it was withdrawn".into()))
+        Some(Failure::Refused("the multi-lock withdrew the request".into()))
     }
 
-    /// To the actor that can create this contender's node, and others with it.
+    /// The actor that can create this contender's node together with others.
     pub fn creates(&self) -> DerivedActorRef<JointCreate> {
         self.creates.clone()
     }
@@ -65,9 +65,9 @@ impl Entrant {
         format!("{}/{}", self.path, self.name)
     }
 
-    /// Gives `false` when its lock's actor has died.
-    fn entered(mut self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) -> bool {
-        self.otherwise = None;
+    /// Sends the answer to the lock's actor. Returns `false` when that has died.
+    fn answer(mut self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) -> bool {
+        self.on_drop = None;
         self.tell(created, children)
     }
 
@@ -79,21 +79,21 @@ impl Entrant {
 
 impl Drop for Entrant {
     fn drop(&mut self) {
-        if let Some(failure) = self.otherwise.take() {
+        if let Some(failure) = self.on_drop.take() {
             self.tell(Err(failure.clone()), Err(failure));
         }
     }
 }
 
 impl State {
-    /// Sends the creates of all, and the lists of their directories right behind them.
+    /// Sends the transaction, and right behind it the lists of all directories.
     pub(super) fn create_jointly(&mut self, mut create: JointCreate) {
         let epoch = create.entrants.first().map(|entrant| entrant.epoch);
         let current = |s: &&mut SessionHandle<_>| Some(s.connection.epoch) == epoch;
         let Some(session) = self.path.session.as_mut().filter(current) else {
-            // The other locks will be told of the end of that session, as this one was.
+            // The other locks will learn of the end of that session, as this one did.
             for entrant in &mut create.entrants {
-                entrant.otherwise = Some(Failure::SessionGone);
+                entrant.on_drop = Some(Failure::SessionGone);
             }
             return;
         };
@@ -110,13 +110,13 @@ impl State {
         let epoch = session.connection.epoch;
         let lists: Vec<_> = create.entrants.iter().map(|entrant| client.children(&entrant.path)).collect();
         for entrant in &mut create.entrants {
-            entrant.otherwise = Some(Failure::Unknown("the answer was not awaited".into()));
+            entrant.on_drop = Some(Failure::Unknown("the task that awaits the answer has ended".into()));
         }
         session.spawn(async move {
             let (created, lists) = (created.await, join_all(lists).await);
-            let nodes = create.settle(created, lists);
+            let nodes = create.distribute(created, lists);
             if !nodes.is_empty() {
-                // A registry that is gone ends the session, and that deletes the nodes.
+                // If the registry has ended, so does the session, which deletes the nodes.
                 let _ = registry.send_message(PathReport::Orphaned { epoch, nodes });
             }
         });
@@ -124,13 +124,14 @@ impl State {
 }
 
 impl JointCreate {
-    /// Tells all locks. Gives the nodes of those whose actors have died meanwhile: the clean-up came before these nodes.
-    fn settle(
+    /// Sends the answers to all locks. Returns the nodes of locks whose actors have died: the cleanup for those actors may
+    /// have run before the nodes existed.
+    fn distribute(
         self,
         created: Result<CreatedNodes, NotCreated>,
         lists: Vec<Result<Vec<String>, Failure>>,
     ) -> Vec<String> {
-        let (mut back, mut told) = (Vec::new(), Vec::new());
+        let (mut back, mut answered) = (Vec::new(), Vec::new());
         for (part, (mut entrant, list)) in self.entrants.into_iter().zip(lists).enumerate() {
             let outcome = match &created {
                 Ok(CreatedNodes { sequences, czxid }) => sequences
@@ -139,9 +140,10 @@ impl JointCreate {
                     .map(|node| Created { node, czxid: *czxid })
                     .ok_or_else(|| Failure::Unknown("no sequence number".into())),
                 Err(NotCreated { culprit: Some(culprit), failure }) if *culprit != part => {
-                    // Every directory that is missing is made at once.
+                    // A part whose own directory is missing is answered, so that all missing directories are created in
+                    // the same round.
                     if (failure, &list) != (&Failure::NoNode, &Err(Failure::NoNode)) {
-                        entrant.otherwise = Entrant::withdrawn();
+                        entrant.on_drop = Entrant::withdrawn();
                         back.push((part, entrant));
                         continue;
                     }
@@ -149,16 +151,16 @@ impl JointCreate {
                 }
                 Err(NotCreated { failure, .. }) => Err(failure.clone()),
             };
-            told.push((entrant, outcome, list));
+            answered.push((entrant, outcome, list));
         }
         (self.answer)(back);
-        let mut left = Vec::new();
-        for (entrant, outcome, list) in told {
+        let mut orphaned = Vec::new();
+        for (entrant, outcome, list) in answered {
             let node = outcome.as_ref().ok().map(|made| format!("{}/{}", entrant.path, made.node.name()));
-            if !entrant.entered(outcome, list) {
-                left.extend(node);
+            if !entrant.answer(outcome, list) {
+                orphaned.extend(node);
             }
         }
-        left
+        orphaned
     }
 }

@@ -1,7 +1,7 @@
-//! What the actors of locks and of semaphores share: callers' requests, the session, and the queue of contenders.
+//! The common part of the actors of locks and semaphores: callers' requests, the session, and the queue of contenders.
 //!
-//! A [`Path`] is the state of such an actor, but for what its kind adds. A [`Driver`] passes events through the gate to
-//! the machine and carries out the commands.
+//! A [`Path`] is the common state of such an actor. A [`Driver`] passes events through the gate to the machine, and
+//! carries out the commands.
 
 mod queue;
 mod requests;
@@ -22,7 +22,7 @@ use crate::runtime::timer::{Precision, Timer};
 use crate::session::{Change, Connection, SessionHandle, SessionNews, Watch};
 use crate::zookeeper::{Answer, Watching, ZooKeeper};
 
-/// What the actor of a path needs.
+/// The arguments of a path's actor.
 pub(crate) struct PathArguments {
     pub resource: Resource,
     pub instance: Instance,
@@ -32,9 +32,9 @@ pub(crate) struct PathArguments {
 
 /// To the registry.
 pub(crate) enum PathReport {
-    /// Nothing is left to do since the registry said, with this generation, that no handle is left.
+    /// The actor has nothing left to do. Answers [`PathNotice::Retire`] with the same generation.
     Retired { resource: Resource, generation: u64 },
-    /// These nodes were made for actors that have died since.
+    /// These nodes were created for actors that have died since.
     Orphaned { epoch: u64, nodes: Vec<String> },
 }
 
@@ -42,23 +42,23 @@ pub(crate) enum PathReport {
 #[derive(Clone)]
 pub(crate) enum PathNotice {
     Session(SessionNews),
-    /// Heartbeats did not find these nodes.
+    /// These nodes no longer exist, as heartbeats have shown.
     Missing(Vec<String>),
-    /// No handle is left: report it, with this generation, once nothing is left to do.
+    /// No handle is left: reply [`PathReport::Retired`] with this generation, once nothing is left to do.
     Retire(u64),
     Close,
 }
 
 /// From the actor to itself: `E` is its machine's event.
 pub(crate) enum PathMessage<E> {
-    /// An answer in the session of this epoch, and the watches that it left.
-    Answer(u64, E, Vec<LeftWatch<E>>),
-    /// A watch of the session of this epoch has fired, or was not left.
+    /// An answer in the session of this epoch, and the watches that were set with it.
+    Answer(u64, E, Vec<NewWatch<E>>),
+    /// A watch in the session of this epoch has fired, or could not be set.
     WatchOver(u64, WatchKey, E),
     /// A question in the session of this epoch is over.
     QuestionOver(u64),
-    /// The event sink of this request has failed.
-    Unheard(Ticket),
+    /// The event sink of this request has panicked.
+    SinkFailed(Ticket),
     Wake,
 }
 
@@ -78,11 +78,11 @@ pub(crate) enum WatchKey {
     Part(Part),
 }
 
-/// A watch that an answer left, until its actor has that answer.
-pub(crate) struct LeftWatch<E> {
+/// A watch that was set with a request, on its way to the actor with the answer.
+pub(crate) struct NewWatch<E> {
     pub key: WatchKey,
     pub watching: Watching,
-    /// What the machine is told when it fires.
+    /// The machine's event for when it fires.
     pub event: Box<dyn FnOnce(Change) -> E + Send>,
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct Path<M: Machine> {
     /// The directory of the contenders.
     pub directory: Arc<str>,
     pub session: Option<SessionHandle<PathMessage<M::Event>>>,
-    /// The watches that are wanted; without one until the answer has come.
+    /// The watches that are wanted; `None` until the answer has arrived.
     pub watches: BTreeMap<WatchKey, Option<Watch>>,
     clock: Clock,
     machine: M,
@@ -142,9 +142,9 @@ pub(crate) trait Driver {
             PathMessage::QuestionOver(epoch) if self.path().is_current(epoch) => {
                 self.path().session.iter_mut().for_each(SessionHandle::answered)
             }
-            // Of an earlier session.
+            // From an earlier session.
             PathMessage::Answer(..) | PathMessage::WatchOver(..) | PathMessage::QuestionOver(_) => {}
-            PathMessage::Unheard(ticket) => self.feed(PathEvent::Cancel(ticket)),
+            PathMessage::SinkFailed(ticket) => self.feed(PathEvent::Cancel(ticket)),
             PathMessage::Wake => {
                 self.path().timer.rang();
                 self.feed(PathEvent::Wake);
@@ -178,7 +178,7 @@ pub(crate) trait Driver {
                 self.path().leave_session();
                 self.feed(PathEvent::Lost);
             }
-            // Of an earlier session.
+            // From an earlier session.
             SessionNews::Suspended(_) | SessionNews::Resumed(_) | SessionNews::Lost(_) => {}
         }
     }
@@ -189,14 +189,14 @@ pub(crate) trait Driver {
         }
     }
 
-    /// After every message: sets the timer, and reports when nothing is left to do.
-    fn settle(&mut self) {
+    /// Called after every message. Sets the timer, and reports when nothing is left to do.
+    fn after_message(&mut self) {
         let path = self.path();
         let (due, actor) = (path.machine.wakeup(), path.actor.clone());
         path.timer.set(due, move || drop(actor.send_message(PathMessage::Wake)));
         if let Some(generation) = path.retiring.filter(|_| path.is_idle()) {
             let resource = path.resource.clone();
-            // A registry that is gone takes this actor along.
+            // If the registry has ended, this actor ends with it.
             let _ = path.registry.send_message(PathReport::Retired { resource, generation });
         }
     }
@@ -230,7 +230,7 @@ where
         }
     }
 
-    /// To the actor itself.
+    /// The address of the actor itself.
     pub fn actor(&self) -> DerivedActorRef<PathMessage<M::Event>> {
         self.actor.clone()
     }
@@ -239,21 +239,21 @@ where
         self.session.as_ref().is_some_and(|session| session.connection.epoch == epoch)
     }
 
-    /// Ends everything that depends on the session. Gives whether there was one.
+    /// Ends everything that depends on the session. Returns whether there was one.
     fn leave_session(&mut self) -> bool {
         self.watches.clear();
         self.session.take().is_some()
     }
 
-    /// From now on these watches are told, unless they are no longer wanted.
-    fn keep_watches(&mut self, left: Vec<LeftWatch<M::Event>>) {
+    /// Reports these watches when they fire. Drops those that are no longer wanted.
+    fn keep_watches(&mut self, watches: Vec<NewWatch<M::Event>>) {
         let Some(session) = &self.session else { return };
         let epoch = session.connection.epoch;
-        for LeftWatch { key, watching, event } in left {
+        for NewWatch { key, watching, event } in watches {
             let Some(watch) = self.watches.get_mut(&key) else { continue };
             let actor = self.actor.clone();
             *watch = Some(Watch::tell(watching, move |change| {
-                // The actor may have gone.
+                // The actor may have ended.
                 let _ = actor.send_message(PathMessage::WatchOver(epoch, key, event(change)));
             }));
         }
@@ -262,7 +262,7 @@ where
     fn watch_over(&mut self, key: &WatchKey) {
         match key {
             WatchKey::Node(_) => drop(self.watches.remove(key)),
-            // A later read may have been sent, whose watch is wanted.
+            // The entry may already be for the watch of a later read.
             WatchKey::Part(_) => {}
         }
     }
@@ -278,7 +278,7 @@ where
         session.expect(async move { PathMessage::Answer(epoch, event(answer.await), Vec::new()) });
     }
 
-    /// Answers a question that the machine has no part in.
+    /// Answers a caller's question that does not concern the machine.
     pub fn ask<T: Send + 'static, E: Send + 'static, F>(
         &mut self,
         reply: RpcReplyPort<Result<T, E>>,
@@ -294,7 +294,7 @@ where
         let answer = send(session.connection.client.clone());
         let epoch = session.connection.epoch;
         let question = session.question(&self.actor, PathMessage::QuestionOver(epoch));
-        // It ends with the session, and that closes the reply port.
+        // The task ends with the session, which closes the reply port.
         session.spawn(async move {
             let _question = question;
             let _ = reply.send(answer.await);

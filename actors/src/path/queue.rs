@@ -1,8 +1,8 @@
-//! What the queue of contenders needs, carried out: a lock's commands become requests and replies.
+//! Carries out the commands of the lock's machine: sends requests to ZooKeeper, and replies to callers.
 
 use tracing::debug;
 
-use super::{LeftWatch, Path, PathMessage, WatchKey};
+use super::{NewWatch, Path, PathMessage, WatchKey};
 use crate::machine::lock::{Command, Created, Event};
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, PathMachine, Ticket};
@@ -28,20 +28,20 @@ where
             }
             Command::FindCreated(attempt) => self.submit(
                 |zk| {
-                    debug!(%path, epoch = zk.epoch, attempt = attempt.0, "outcome of a create unknown");
+                    debug!(%path, epoch = zk.epoch, attempt = attempt.0, "the outcome of a create is unknown");
                     let (sync, list) = (zk.client.sync(&path), zk.client.children(&path));
                     Box::pin(async move { sync.await.and(list.await) })
                 },
                 move |result| Event::Found(attempt, result).into(),
             ),
             Command::ReadStat(attempt, node) => self.submit(
-                |zk| zk.client.read(&self.full(&node)),
+                |zk| zk.client.read(&self.node_path(&node)),
                 move |result| Event::StatRead(attempt, result.map(|found| found.stat)).into(),
             ),
             Command::Watch(node) => self.watch(node),
             Command::Unwatch(node) => drop(self.watches.remove(&WatchKey::Node(node))),
             Command::Delete(attempt, node) => {
-                let node = self.full(&node);
+                let node = self.node_path(&node);
                 self.submit(
                     |zk| {
                         zk.nodes.untrack(&node);
@@ -52,26 +52,26 @@ where
             }
             Command::Track(node) => {
                 if let Some(session) = &self.session {
-                    session.connection.nodes.track(self.full(&node));
+                    session.connection.nodes.track(self.node_path(&node));
                 }
             }
-            Command::Grant { ticket, node, czxid } => self.grant(ticket, vec![self.full(&node)], czxid),
+            Command::Grant { ticket, node, czxid } => self.grant(ticket, vec![self.node_path(&node)], czxid),
             Command::Reply(reply) => self.reply(reply),
         }
     }
 
     /// The path of a node in the directory.
-    pub fn full(&self, node: &Znode) -> String {
+    pub fn node_path(&self, node: &Znode) -> String {
         format!("{}/{}", self.directory, node.name())
     }
 
-    /// Sends both before either is answered.
+    /// Sends the create and the list without waiting for an answer in between.
     fn create_and_list(&mut self, attempt: Attempt, ticket: Ticket) {
         let Some(options) = self.options(ticket) else { return };
         let name = self.instance.prefix(attempt, options.dialect, options.mode);
         let prefix = format!("{}/{name}", self.directory);
         if !options.ephemeral {
-            self.note_outliving(ticket, prefix.clone());
+            self.note_persistent(ticket, prefix.clone());
         }
         let Some(session) = &self.session else { return };
         let (epoch, client) = (session.connection.epoch, &session.connection.client);
@@ -94,14 +94,15 @@ where
         let Some(session) = &self.session else { return };
         let key = WatchKey::Node(node.clone());
         self.watches.insert(key.clone(), None);
-        let (epoch, answer) = (session.connection.epoch, session.connection.watches.node(&self.full(&node)));
+        let (epoch, answer) =
+            (session.connection.epoch, session.connection.watches.node(&self.node_path(&node)));
         session.expect(async move {
             match answer.await {
                 Ok(watching) => {
                     let watched = Event::Watched(node.clone(), Ok(()));
                     let fired = move |change| Event::Fired { node, gone: change == Change::Gone }.into();
-                    let left = LeftWatch { key, watching, event: Box::new(fired) };
-                    PathMessage::Answer(epoch, watched.into(), vec![left])
+                    let watch = NewWatch { key, watching, event: Box::new(fired) };
+                    PathMessage::Answer(epoch, watched.into(), vec![watch])
                 }
                 Err(failure) => PathMessage::WatchOver(epoch, key, Event::Watched(node, Err(failure)).into()),
             }

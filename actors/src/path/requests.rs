@@ -1,4 +1,4 @@
-//! The callers' side of a path: their requests, what they are told, and the leases that they get.
+//! The callers' side of a path: their requests, their events, and their leases.
 
 use std::sync::Arc;
 
@@ -12,34 +12,34 @@ use crate::api::lease::{FencingToken, Grant, Hold, Lease, ReleasePort};
 use crate::api::request::{AcquireRequest, ContenderOptions};
 use crate::machine::{PathMachine, Refusal, Reply, Ticket, Wait};
 
-/// A request, but for what the machine knows of it.
+/// The part of a request that the machine does not need.
 pub(super) struct Entry {
     span: Span,
     options: Arc<ContenderOptions>,
-    /// It is not a try.
+    /// Whether it may wait, so it is not a try.
     waits: bool,
-    /// Until the last event.
+    /// `None` after the last event.
     sink: Option<EventSink>,
-    /// Until the grant, which takes it.
+    /// `None` once granted: the lease has taken it.
     keep_alive: Option<Arc<KeepAlive>>,
     hold: Option<Hold>,
     release: Vec<ReleasePort>,
-    /// It was granted, and its lease has ended since.
+    /// It was granted, and its lease has been lost since.
     lost: bool,
-    /// The newest node that was asked for and that outlives sessions, without its number.
-    outliving: Option<String>,
+    /// The newest persistent node that was requested for it, without its sequence number.
+    persistent: Option<String>,
 }
 
 impl<M: PathMachine> Path<M>
 where
     M::Event: Send + 'static,
 {
-    /// Takes a request in, or refuses it. Gives whether the machine is to have it. `limit`: the number of waiting
-    /// requests at which it is refused.
+    /// Accepts or refuses a request. Returns whether it was accepted, and must be passed to the machine. `limit` is the
+    /// number of waiting requests at which it is refused.
     pub fn accept(&mut self, request: AcquireRequest, limit: Option<usize>) -> bool {
         let ticket = request.ticket;
         if self.requests.contains_key(&ticket) {
-            // Its sink tells that it was not served; the first request with the ticket goes on.
+            // Dropping the request reports an error to its sink. The first request with the ticket continues.
             warn!(path = %self.resource.path(), %ticket, "a ticket was used twice");
             return false;
         }
@@ -48,7 +48,7 @@ where
             request.refuse(AcquireError::TooManyWaiting { path, limit });
             return false;
         }
-        request.span.in_scope(|| debug!(wait = ?request.wait, "wanted"));
+        request.span.in_scope(|| debug!(wait = ?request.wait, "requested"));
         let entry = Entry {
             span: request.span,
             options: request.options,
@@ -58,27 +58,27 @@ where
             hold: None,
             release: Vec::new(),
             lost: false,
-            outliving: None,
+            persistent: None,
         };
         self.requests.insert(ticket, entry);
         true
     }
 
-    /// Whether this many requests wait already.
+    /// Whether at least this many requests are waiting.
     fn has_waiting(&self, limit: usize) -> bool {
         let waits = |entry: &&Entry| entry.waits && entry.keep_alive.is_some() && entry.sink.is_some();
         self.requests.values().filter(waits).take(limit).count() == limit
     }
 
-    /// Gives whether the machine is to release it; otherwise it is answered.
+    /// Returns whether the release must be passed to the machine. Otherwise it has been answered.
     pub(super) fn begin_release(&mut self, ticket: Ticket, reply: Option<ReleasePort>) -> bool {
-        // A lost one is still being cleaned up, and that confirms nothing to its holder.
+        // The node of a lost lease may still be being deleted, but that confirms nothing to its holder.
         let error = match self.requests.get_mut(&ticket).filter(|entry| !entry.lost) {
             Some(entry) if entry.keep_alive.is_some() => ReleaseError::NotGranted,
             Some(entry) => {
                 entry.span.in_scope(|| debug!("released"));
                 entry.release.extend(reply);
-                // Its guard may still exist, and must not read `Held` beside the next holder.
+                // The guard may still exist, and must not read `Held` while there is another holder.
                 entry.hold = None;
                 return true;
             }
@@ -90,7 +90,7 @@ where
         false
     }
 
-    /// Nothing is left to do.
+    /// Whether nothing is left to do.
     pub(super) fn is_idle(&self) -> bool {
         self.machine.is_idle() && !self.session.as_ref().is_some_and(|session| session.has_questions())
     }
@@ -99,10 +99,10 @@ where
         self.requests.get(&ticket).map(|entry| entry.options.clone())
     }
 
-    /// A node that outlives sessions is being made: it can be left behind.
-    pub fn note_outliving(&mut self, ticket: Ticket, prefix: String) {
+    /// Notes that a persistent node is being created, which could be left behind.
+    pub fn note_persistent(&mut self, ticket: Ticket, prefix: String) {
         if let Some(entry) = self.requests.get_mut(&ticket) {
-            entry.outliving = Some(prefix);
+            entry.persistent = Some(prefix);
         }
     }
 
@@ -117,7 +117,7 @@ where
         entry.hold = Some(Hold(grant.clone()));
         let client = Arc::downgrade(&session.connection.client);
         let guard = Lease::new(grant, self.releases.clone(), keep_alive, client);
-        // The guard travels in the event: a caller that has gone drops it, and that releases the lock.
+        // The event carries the guard. If nobody receives it, the guard is dropped, which releases the lock.
         self.tell(ticket, LockEvent::Acquired { ticket, guard });
     }
 
@@ -156,8 +156,11 @@ where
     fn forget(&mut self, ticket: Ticket, confirmed: bool) {
         let Some(entry) = self.requests.remove(&ticket) else { return };
         entry.span.in_scope(|| debug!(confirmed, "done"));
-        if let Some(node) = entry.outliving.filter(|_| !confirmed) {
-            warn!(node, "a node that outlives sessions may be left: its number follows this name");
+        if let Some(node) = entry.persistent.filter(|_| !confirmed) {
+            warn!(
+                node,
+                "a persistent node may be left behind: its name begins with this, followed by its number"
+            );
         }
         for reply in entry.release {
             let _ = reply.send(if confirmed { Ok(()) } else { Err(ReleaseError::Lost) });
@@ -168,7 +171,7 @@ where
         }
     }
 
-    /// Logs inside the request's span, with the session's epoch; zero without a session.
+    /// Logs inside the request's span, with the session's epoch, or zero without a session.
     fn log(&self, ticket: Ticket, write: impl FnOnce(u64)) {
         let epoch = self.session.as_ref().map_or(0, |session| session.connection.epoch);
         match self.requests.get(&ticket) {
@@ -181,8 +184,8 @@ where
         let Some(entry) = self.requests.get_mut(&ticket) else { return };
         if entry.sink.as_mut().is_some_and(|sink| !sink.tell(event)) {
             entry.sink = None;
-            // A grant could not be told any more; a guard that was told has been dropped.
-            let _ = self.actor.send_message(super::PathMessage::Unheard(ticket));
+            // Cancels the request, if it is not granted. A guard inside the event was dropped, which releases the lock.
+            let _ = self.actor.send_message(super::PathMessage::SinkFailed(ticket));
         }
     }
 
@@ -200,7 +203,7 @@ where
 }
 
 fn refused(path: &str, directory: &str, refusal: Refusal) -> Refused {
-    let (path, full) = (path.to_owned(), |node: &str| format!("{directory}/{node}"));
+    let (path, node_path) = (path.to_owned(), |node: &str| format!("{directory}/{node}"));
     Refused::Failed(match refusal {
         Refusal::Contended => return Refused::Contended,
         Refusal::Suspended => return Refused::Suspended,
@@ -208,9 +211,9 @@ fn refused(path: &str, directory: &str, refusal: Refusal) -> Refused {
         Refusal::Cancelled => return Refused::Cancelled,
         Refusal::Closed => AcquireError::Closed,
         Refusal::Exhausted => AcquireError::SequenceExhausted { path: directory.to_owned() },
-        Refusal::MixedDialects(node) => AcquireError::MixedDialects { contender: full(node.name()) },
+        Refusal::MixedDialects(node) => AcquireError::MixedDialects { contender: node_path(node.name()) },
         Refusal::NoAuth(None) => AcquireError::NoAuth { path },
-        Refusal::NoAuth(Some(node)) => AcquireError::NoAuth { path: full(node.name()) },
+        Refusal::NoAuth(Some(node)) => AcquireError::NoAuth { path: node_path(node.name()) },
         Refusal::NoPermits => AcquireError::NoPermits { path },
         Refusal::TooMany { count, limit } => AcquireError::TooManyPermits { path, count, limit },
         Refusal::LimitMismatch { stored, given } => AcquireError::LimitMismatch { path, stored, given },

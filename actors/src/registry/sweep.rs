@@ -1,4 +1,4 @@
-//! Cleaning up after actors that died: their nodes would block their paths for as long as the session lives.
+//! Cleaning up after actors that died: otherwise their nodes would block their paths until the session ends.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::machine::backoff::Rests;
 use crate::machine::node::Instance;
 use crate::zookeeper::ZooKeeper;
 
-/// Deletes all nodes of this instance in a directory, and begins again after a panic: nothing else would.
+/// Deletes all nodes of this instance in a directory. Starts over after a panic, because nothing else would delete them.
 pub(super) async fn sweep(client: Arc<dyn ZooKeeper>, directory: Arc<str>, instance: Instance) {
     let mut rests = Rests::new(instance.spread());
     let once = || AssertUnwindSafe(sweep_once(client.clone(), directory.clone(), instance)).catch_unwind();
     while once().await.is_err() {
-        warn!(path = %directory, "cleaning up after a dead actor panicked, and begins again");
+        warn!(path = %directory, "cleaning up after a dead actor panicked; starting over");
         tokio::time::sleep(rests.next()).await;
     }
 }
 
-/// The dead actor's requests were sent before, on the same connection, so a list without its nodes is final.
+/// The dead actor's requests were sent earlier on the same connection, so a list that shows none of its nodes is final.
 async fn sweep_once(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
     let mut rests = Rests::new(instance.spread());
     loop {

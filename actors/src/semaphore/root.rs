@@ -1,4 +1,4 @@
-//! A semaphore's root, which stores how many permits there are.
+//! A semaphore's root node, which stores the number of permits.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::api::request::ContenderOptions;
 use crate::machine::Failure;
 use crate::zookeeper::ZooKeeper;
 
-/// Changes the number of permits. Waiters are told by their watch on the root's data.
+/// Changes the number of permits. Waiters notice through their watch on the root's data.
 pub(super) async fn resize(
     client: Arc<dyn ZooKeeper>,
     root: Arc<str>,
@@ -20,7 +20,7 @@ pub(super) async fn resize(
     let data = limit.to_string();
     let mut written = client.write(&root, data.as_bytes()).await;
     if written == Err(Failure::NoNode) {
-        // Another client may have made it meanwhile, with another number.
+        // Another client may have created it meanwhile with another number, so write again.
         written = match make(client.clone(), root.clone(), limit, options).await {
             Ok(()) => client.write(&root, data.as_bytes()).await,
             Err(failure) => Err(failure),
@@ -29,7 +29,7 @@ pub(super) async fn resize(
     written.map_err(|failure| ResizeError::new(&root, failure))
 }
 
-/// Makes the root with its number in one step: every client would use its own number with a root that has none.
+/// Creates the root together with its number: with a root that stores none, every client would use its own number.
 pub(super) async fn make(
     client: Arc<dyn ZooKeeper>,
     root: Arc<str>,
