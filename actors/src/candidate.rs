@@ -1,4 +1,4 @@
-//! The actor of one candidate of a singleton: carries out what its machine decides.
+//! The actor of one candidate for a singleton: carries out its machine's commands.
 
 use std::sync::Arc;
 
@@ -23,30 +23,30 @@ use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 
-/// Where a candidate stands.
+/// The state of a candidate.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CandidateState {
     /// Another member leads, or ZooKeeper has not answered yet.
     Waiting,
-    /// This member has the lock: the actor is in its `pre_start`.
+    /// This member holds the lock, and the actor is starting: `pre_start` or `post_start` has not finished.
     Starting(LeaseView),
-    /// The actor runs here: its `pre_start` and `post_start` are over.
+    /// The actor runs here: `pre_start` and `post_start` have finished.
     Running(LeaseView),
     /// The actor has ended, and the lock is being released.
     Releasing,
-    /// It waits before the next try.
+    /// The candidate pauses before the next attempt.
     Resting {
-        /// Why the last try failed.
+        /// Why the last attempt failed.
         reason: String,
     },
-    /// It was shut down, or its keeper was closed.
+    /// The candidate was shut down, or its keeper was closed.
     Over,
 }
 
-/// To the actor of a candidate.
+/// Messages to the actor of a candidate.
 pub enum CandidateMessage {
-    /// Stop the actor, release the lock, and end.
+    /// Stop the singleton's actor, release the lock, and end.
     Shutdown,
     #[doc(hidden)]
     Lock(LockEvent),
@@ -63,34 +63,34 @@ pub enum CandidateMessage {
 #[cfg(feature = "cluster")]
 impl ractor::Message for CandidateMessage {}
 
-/// The actor of a candidate.
+/// The actor of one candidate for a singleton.
 pub struct CandidateActor;
 
-/// What a candidate needs.
+/// The arguments of a candidate's actor.
 pub struct CandidateArguments {
-    /// Shuts it down when it closes.
+    /// The keeper, which shuts the candidate down before it closes the session.
     pub keeper: DerivedActorRef<KeeperRequest>,
-    /// Finds the lock's actor.
+    /// The registry, which finds the lock's actor.
     pub registry: DerivedActorRef<RegistryMessage>,
     /// Keeps the keeper open.
     pub keep_alive: Arc<KeepAlive>,
     /// The lock's path.
     pub path: Arc<str>,
-    /// How its node is made.
+    /// How the contender's node is created.
     pub options: Arc<ContenderOptions>,
-    /// Makes the actor.
+    /// Starts the singleton's actor.
     pub factory: ActorFactory,
     /// Spreads the retries of many members.
     pub randomness: Randomness,
-    /// How the actor is stopped.
+    /// How the singleton's actor is stopped.
     pub stop_policy: StopPolicy,
-    /// How long to rest after a run that failed.
+    /// The pauses after failed runs.
     pub backoff: Backoff,
     /// Receives each state.
     pub states: watch::Sender<CandidateState>,
 }
 
-/// A candidate.
+/// The state of a candidate's actor.
 pub struct State {
     arguments: Arguments,
     machine: Candidate,
@@ -99,14 +99,14 @@ pub struct State {
     lease: Option<Lease>,
     factory: Option<ActorFactory>,
     run: Option<ActorRef<RunMessage>>,
-    /// Of an actor that has started, until that is announced.
+    /// The lease of an actor that has started, until the machine announces it.
     view: Option<LeaseView>,
-    /// Why the last try failed.
+    /// Why the last attempt failed.
     reason: String,
     tasks: JoinSet<()>,
 }
 
-/// All but the factory, which goes from run to run.
+/// The arguments, except for those that the state stores or uses separately.
 struct Arguments {
     registry: DerivedActorRef<RegistryMessage>,
     keep_alive: Arc<KeepAlive>,
@@ -145,7 +145,7 @@ impl CandidateActor {
         registry.send_message(open).map_err(|_| "the keeper has ended")?;
         let mut tasks = JoinSet::new();
         let candidate = myself.clone();
-        // A keeper that ends before it has read that can neither shut this actor down nor kill it.
+        // If the keeper ends before it has handled `Adopt`, it can neither shut this actor down nor kill it.
         tasks.spawn(async move {
             if keeper.wait(None).await.is_ok() {
                 let _ = candidate.cast(CandidateMessage::Shutdown);
@@ -211,7 +211,7 @@ impl CandidateActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            // A run reports its end by message once its actor has ended, even when the run itself was killed.
+            // The run reports its end by message once its actor has ended, even when the run itself was killed.
             SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) => {
                 debug!(path = %state.arguments.path, %event, "a run's actor ended");
             }
@@ -240,7 +240,7 @@ impl State {
                 };
                 Some(Event::Refused { for_good })
             }
-            // The run watches its lease.
+            // The run watches the lease itself.
             LockEvent::Queued { .. }
             | LockEvent::Suspended(_)
             | LockEvent::Resumed(_)
@@ -280,14 +280,14 @@ impl State {
                 }
                 Command::StopRun => {
                     if let Some(run) = &self.run {
-                        // It may have ended.
+                        // The run may have ended.
                         let _ = run.cast(RunMessage::Stop);
                     }
                 }
                 Command::Release => self.release(myself),
                 Command::Rest(failures) => {
                     let rest = self.arguments.backoff.rest(failures, self.arguments.randomness.next());
-                    debug!(path = %self.arguments.path, failures, ?rest, reason = self.reason, "resting");
+                    debug!(path = %self.arguments.path, failures, ?rest, reason = self.reason, "pausing");
                     let reason = std::mem::take(&mut self.reason);
                     self.publish(CandidateState::Resting { reason });
                     let myself = myself.clone();
@@ -310,7 +310,7 @@ impl State {
         self.ticket = Ticket::new();
         let (candidate, path) = (myself.clone(), self.arguments.path.clone());
         let sink = EventSink::new(self.ticket, path, move |event| {
-            // A candidate that is gone drops the lease with the message, and that releases the lock.
+            // If the candidate has ended, the lease is dropped with the message, which releases the lock.
             let _ = candidate.cast(CandidateMessage::Lock(event));
         });
         let (options, keep_alive) = (self.arguments.options.clone(), self.arguments.keep_alive.clone());
@@ -340,7 +340,7 @@ impl State {
         let (lease, myself) = (self.lease.take(), myself.clone());
         self.tasks.spawn(async move {
             if let Some(lease) = lease {
-                // A lease that was lost is as good as released.
+                // The error is ignored: a lost lease needs no release.
                 let _ = lease.release().await;
             }
             let _ = myself.cast(CandidateMessage::Released);
@@ -348,7 +348,7 @@ impl State {
     }
 
     fn send(&self, message: LockMessage) {
-        // A keeper that has ended drops the message; the event sink in it tells that.
+        // If the keeper has ended, the message is dropped, and the event sink inside it reports that.
         let message = RegistryMessage::Lock(self.arguments.path.clone(), message);
         let _ = self.arguments.registry.send_message(message);
     }

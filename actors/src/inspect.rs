@@ -1,4 +1,4 @@
-//! Who holds and who waits, read from ZooKeeper: for people, for observers of a leader, and for cleaning up after a crash.
+//! Lists holders and waiters from ZooKeeper: for people, for observers of a leader, and for cleanup after a crash.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::machine::node::Znode;
 use crate::session::Watches;
 use crate::zookeeper::ZooKeeper;
 
-/// The contenders of a lock, in the order of the queue. A directory that does not exist has none, and is not made.
+/// Lists the contenders of a lock, in the order of the queue. A missing directory has none, and is not created.
 pub(crate) async fn contenders(
     client: Arc<dyn ZooKeeper>,
     path: Arc<str>,
@@ -26,14 +26,14 @@ pub(crate) async fn contenders(
         Err(failure) => return Err(ContendersError::new(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
-    nodes.retain(|node| counts(node, &patterns));
+    nodes.retain(|node| is_contender(node, &patterns));
     nodes.sort();
     let paths = nodes.iter().map(|node| format!("{path}/{}", node.name())).collect();
     let mut contenders = Vec::with_capacity(nodes.len());
     for (node, read) in nodes.iter().zip(read_all(client, paths).await) {
         match read {
             Ok((identifier, found)) => contenders.push(contender(node, contenders.len(), identifier, &found)),
-            // Gone since the list.
+            // Deleted since the list.
             Err(Failure::NoNode) => {}
             Err(failure) => return Err(ContendersError::new(&format!("{path}/{}", node.name()), failure)),
         }
@@ -41,7 +41,7 @@ pub(crate) async fn contenders(
     Ok(contenders)
 }
 
-/// The first in the queue, once it is another than `known`.
+/// Waits until the front of the queue differs from `known`, and returns it.
 pub(crate) async fn first(
     client: Arc<dyn ZooKeeper>,
     watches: Arc<Watches>,
@@ -55,12 +55,12 @@ pub(crate) async fn first(
                 return Ok(None);
             }
             match watches.children(&path).await {
-                // A contender may have come since the list.
+                // Waits, unless a contender has been created since the list.
                 Ok((found, watching)) if first_of(&found.names, &patterns).is_none() => drop(watching.await),
                 Ok(_) => {}
                 Err(Failure::NoNode) => match watches.absent_node(&path).await {
                     Ok(Some(watching)) => drop(watching.await),
-                    // It was made since.
+                    // It was created in the meantime.
                     Ok(None) => {}
                     Err(failure) => return Err(ContendersError::new(&path, failure)),
                 },
@@ -76,10 +76,10 @@ pub(crate) async fn first(
                 if known != Known::First(contender.token) {
                     return Ok(Some(contender));
                 }
-                // Whatever has happened, the next list shows it; after the end of the session, it fails.
+                // The next list shows what has changed, or fails if the session has ended.
                 watching.await;
             }
-            // Gone since the list.
+            // Deleted since the list.
             (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {}
             (Err(failure), _) | (_, Err(failure)) => return Err(ContendersError::new(&name, failure)),
         }
@@ -100,15 +100,15 @@ async fn first_name(
 
 fn first_of(children: &[String], patterns: &Patterns) -> Option<Znode> {
     let nodes = children.iter().filter_map(|name| Znode::parse(name));
-    nodes.filter(|node| counts(node, patterns)).min()
+    nodes.filter(|node| is_contender(node, patterns)).min()
 }
 
-/// Whether it is a contender, by its name.
-fn counts(node: &Znode, patterns: &Patterns) -> bool {
+/// Whether a node is a contender, by its name.
+fn is_contender(node: &Znode, patterns: &Patterns) -> bool {
     node.mode().is_some() || node.matches(patterns)
 }
 
-/// The session that owns a node; `None` when it outlives sessions.
+/// The session that owns a node; `None` for a persistent node.
 fn session(stat: &NodeStat) -> Option<i64> {
     Some(stat.owner).filter(|owner| *owner != 0)
 }
@@ -124,13 +124,13 @@ fn contender(node: &Znode, position: usize, identifier: String, stat: &NodeStat)
     }
 }
 
-/// How many nodes are read at a time: each can have almost 1 MiB.
+/// The number of nodes read at a time. Limited because each can have almost 1 MiB of data.
 const READS: usize = 16;
 
-/// How many bytes of a node's data are shown at most.
+/// The maximum number of bytes of a node's data that are shown.
 const SHOWN: usize = 1024;
 
-/// The data of these nodes as far as they are shown, and their stats, in this order.
+/// Reads the data, as far as they are shown, and the stats of these nodes, in this order.
 async fn read_all(
     client: Arc<dyn ZooKeeper>,
     paths: Vec<String>,
@@ -142,14 +142,14 @@ async fn read_all(
     reads.buffered(READS).collect().await
 }
 
-/// The beginning, without a part of a character at its end.
+/// The beginning of the data as text, cut at the end of a character.
 fn shown(data: &[u8]) -> String {
     let continues = |end: &usize| data.get(*end).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
     let end = (SHOWN - 3..=SHOWN).rev().find(|end| !continues(end)).unwrap_or(SHOWN);
     String::from_utf8_lossy(&data[..data.len().min(end)]).into_owned()
 }
 
-/// Deletes a contender's node, if it is still the one that was listed, and no session owns it.
+/// Deletes a contender's node, if it is still the listed one and no session owns it.
 pub(crate) async fn remove(
     client: Arc<dyn ZooKeeper>,
     path: Arc<str>,
@@ -171,7 +171,7 @@ pub(crate) async fn remove(
     }
 }
 
-/// The leases of a semaphore, in no order. A root that does not exist has none, and is not made.
+/// Lists the leases of a semaphore, in no particular order. A missing root has none, and is not created.
 pub(crate) async fn lease_holders(
     client: Arc<dyn ZooKeeper>,
     root: Arc<str>,
@@ -186,7 +186,7 @@ pub(crate) async fn lease_holders(
     for (name, read) in names.into_iter().zip(read_all(client, paths).await) {
         match read {
             Ok((identifier, stat)) => holders.push(LeaseHolder { name, identifier, session: session(&stat) }),
-            // Gone since the list.
+            // Deleted since the list.
             Err(Failure::NoNode) => {}
             Err(failure) => return Err(ContendersError::new(&format!("{root}/{name}"), failure)),
         }

@@ -1,7 +1,7 @@
-//! The actor of one request for several locks: carries out what its machine decides.
+//! The actor of one multi-lock, a request for several locks: carries out its machine's commands.
 //!
-//! It does no I/O. It asks the actors of the locks, collects their answers, and lets one of them send the transaction that
-//! creates all nodes.
+//! It does no I/O. It sends requests to the actors of the locks, collects their answers, and asks one of them to send the
+//! transaction that creates all nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +22,13 @@ use crate::runtime::clock::Clock;
 
 /// To the registry.
 pub(crate) enum MultiLockReport {
-    /// Keeps the actor of this lock for as long as this one lives.
+    /// Keeps the actor of this lock running for as long as this actor lives.
     Open(Arc<str>),
     /// Requests one part.
     Acquire(Arc<str>, AcquireRequest, LockPart),
     /// Cancels one part.
     Cancel(Arc<str>, Ticket),
-    /// The actor of this lock is no longer needed.
+    /// This actor no longer needs the actor of this lock.
     Dropped(Arc<str>),
 }
 
@@ -45,20 +45,20 @@ pub(crate) struct MultiLockArguments {
     pub spread: u32,
 }
 
-/// Numbers are those of the round, then of the part.
+/// Messages to the actor. The numbers are those of the round and the part, in this order.
 pub(crate) enum MultiLockActorMessage {
     Start,
     /// The pause before this round is over.
     Ask(u64),
-    /// All requests are refused from now on, so that there is no need to rest before the next round.
+    /// The registry refuses all requests from now on, so the next round starts without a pause.
     Close,
     /// An event of a part's request.
     PartEvent(u64, usize, LockEvent),
     /// A part's node can be created.
     Ready(u64, usize, Entrant),
-    /// The transaction is answered. These parts can be tried again.
+    /// The transaction was answered. These parts can be tried again.
     Made(u64, Vec<(usize, Entrant)>),
-    /// No more events of a part's request follow.
+    /// A part's request has ended.
     Over(u64, usize),
     Cancel,
 }
@@ -73,22 +73,22 @@ pub(crate) struct State {
     wait: Wait,
     parts: Vec<Part>,
     round: u64,
-    /// Before rounds that follow upon one that failed.
+    /// The pauses before rounds that follow a failed one.
     rests: Rests,
-    /// Before this round.
+    /// Whether this round has not begun yet, because of a pause.
     resting: bool,
     clock: Clock,
-    /// Until the last event.
+    /// `None` after the last event.
     sink: Option<EventSink<MultiLease>>,
-    /// Until the grant.
+    /// `None` once granted.
     keep_alive: Option<Arc<KeepAlive>>,
     span: Span,
 }
 
-/// What a part needs besides its place in the machine.
+/// One lock of the request: the state that the machine does not need.
 struct Part {
-    about: MultiLockPart,
-    /// Of this round.
+    spec: MultiLockPart,
+    /// The ticket of its request in this round.
     ticket: Option<Ticket>,
     entrant: Option<Entrant>,
     lease: Option<Lease>,
@@ -107,8 +107,8 @@ impl MultiLockActor {
         for part in request.parts.iter() {
             let _ = registry.send_message(MultiLockReport::Open(part.path.clone()));
         }
-        let part = |about: &MultiLockPart| Part {
-            about: about.clone(),
+        let part = |spec: &MultiLockPart| Part {
+            spec: spec.clone(),
             ticket: None,
             entrant: None,
             lease: None,
@@ -143,7 +143,7 @@ impl MultiLockActor {
 }
 
 impl State {
-    /// What belongs to an earlier round is dropped, and so given back.
+    /// A message from an earlier round is dropped, which releases or withdraws what it carries.
     fn handle(&mut self, message: MultiLockActorMessage, myself: &ActorRef<MultiLockActorMessage>) {
         match message {
             MultiLockActorMessage::Start => self.feed(Event::Start, myself),
@@ -182,7 +182,7 @@ impl State {
             LockEvent::Queued { ahead, .. } => Event::Queued { part, ahead },
             LockEvent::Acquired { guard, .. } => {
                 self.parts[part].lease = Some(guard);
-                // A lease's own word is ahead of the message that tells of its loss.
+                // A lease's state changes before the message about its loss arrives.
                 let is_lost = |p: &Part| p.lease.as_ref().is_some_and(|l| l.state() == LeaseState::Lost);
                 match self.parts.iter().position(is_lost) {
                     Some(lost) => Event::Lost(lost),
@@ -192,7 +192,7 @@ impl State {
             LockEvent::Suspended(_) => Event::Suspended(part),
             LockEvent::Resumed(_) => Event::Resumed(part),
             LockEvent::Lost(_) => Event::Lost(part),
-            // Its listener goes next.
+            // `Over` follows.
             LockEvent::Released(_) => return,
             LockEvent::Refused(_, refused) => {
                 self.parts[part].refused = Some(refused);
@@ -218,7 +218,7 @@ impl State {
                 self.round += 1;
                 match self.round {
                     1 => self.ask(myself),
-                    // Its places did not last: not again and again without a pause.
+                    // After a failed round, pause.
                     round => {
                         self.resting = true;
                         drop(myself.send_after(self.rest(), move || MultiLockActorMessage::Ask(round)));
@@ -236,7 +236,7 @@ impl State {
                 self.parts.iter_mut().for_each(|part| part.ticket = None);
                 let leases = self.parts.iter_mut().filter_map(|part| part.lease.take()).collect();
                 let guard = MultiLease::new(ticket, leases);
-                // The guard travels in the event: a caller that has gone away drops it, and that releases all.
+                // The event carries the guard. If nobody receives it, the guard is dropped, which releases all locks.
                 self.tell(LockEvent::Acquired { ticket, guard }, myself);
             }
             Command::Suspend => self.tell(LockEvent::Suspended(ticket), myself),
@@ -254,7 +254,7 @@ impl State {
         }
     }
 
-    /// Not beyond the deadline, which the paths keep.
+    /// The next pause. It ends no later than the deadline, which the paths' actors enforce.
     fn rest(&mut self) -> Duration {
         let rest = self.rests.next();
         match self.wait {
@@ -267,14 +267,14 @@ impl State {
         self.resting = false;
         let Some(keep_alive) = &self.keep_alive else { return };
         for (number, part) in self.parts.iter_mut().enumerate() {
-            let (ticket, MultiLockPart { path, options }) = (Ticket::new(), part.about.clone());
+            let (ticket, MultiLockPart { path, options }) = (Ticket::new(), part.spec.clone());
             part.ticket = Some(ticket);
-            let port = Port { actor: myself.clone(), round: self.round, part: number };
+            let listener = PartListener { actor: myself.clone(), round: self.round, part: number };
             let (actor, round) = (myself.clone(), self.round);
             let offer = Box::new(move |entrant| {
                 let _ = actor.cast(MultiLockActorMessage::Ready(round, number, entrant));
             });
-            let sink = EventSink::new(ticket, path.clone(), move |event| port.tell(event));
+            let sink = EventSink::new(ticket, path.clone(), move |event| listener.tell(event));
             let request = self
                 .span
                 .in_scope(|| AcquireRequest::new(ticket, options, self.wait, sink, keep_alive.clone()));
@@ -290,16 +290,16 @@ impl State {
         let answer = Box::new(move |back| {
             let _ = myself.cast(MultiLockActorMessage::Made(round, back));
         });
-        // If that actor has died, the dropped entrants tell their locks so.
+        // If that actor has died, the entrants are dropped, and report a failure to their locks.
         let _ = creates.send_message(JointCreate { entrants, answer });
     }
 
     fn give_back(&mut self) {
         for part in &mut self.parts {
-            // A node that is not created yet is withdrawn, a lease is released, and the rest is cancelled.
+            // Dropping an entrant withdraws its node, and dropping a lease releases it. All else is cancelled.
             (part.entrant, part.lease) = (None, None);
             if let Some(ticket) = part.ticket.take() {
-                let _ = self.registry.send_message(MultiLockReport::Cancel(part.about.path.clone(), ticket));
+                let _ = self.registry.send_message(MultiLockReport::Cancel(part.spec.path.clone(), ticket));
             }
         }
     }
@@ -319,37 +319,37 @@ impl State {
 }
 
 impl Drop for State {
-    /// However this actor ends, nothing that was asked for stays behind.
+    /// Cancels and releases everything, however the actor ends.
     fn drop(&mut self) {
         self.give_back();
         if let Some(sink) = self.sink.take() {
             match self.keep_alive {
-                // Not granted: it says that the actor was stopped.
+                // Not granted: dropping the sink reports that the actor has stopped.
                 Some(_) => drop(sink),
                 None => sink.close_silently(),
             }
         }
         for part in &self.parts {
-            let _ = self.registry.send_message(MultiLockReport::Dropped(part.about.path.clone()));
+            let _ = self.registry.send_message(MultiLockReport::Dropped(part.spec.path.clone()));
         }
     }
 }
 
-/// Passes a part's events on to the actor of the multi-lock.
-struct Port {
+/// Passes a part's events to the actor of the multi-lock, and `Over` when it is dropped.
+struct PartListener {
     actor: ActorRef<MultiLockActorMessage>,
     round: u64,
     part: usize,
 }
 
-impl Port {
+impl PartListener {
     fn tell(&self, event: LockEvent) {
-        // An actor that has gone drops the lease in it, and that releases the path.
+        // If the actor has ended, a lease inside the event is dropped, which releases the lock.
         let _ = self.actor.cast(MultiLockActorMessage::PartEvent(self.round, self.part, event));
     }
 }
 
-impl Drop for Port {
+impl Drop for PartListener {
     fn drop(&mut self) {
         let _ = self.actor.cast(MultiLockActorMessage::Over(self.round, self.part));
     }

@@ -1,4 +1,4 @@
-//! One run of an application's actor under a lease: carries out what its machine decides.
+//! One run of an application's actor under a lease: carries out its machine's commands.
 
 pub mod worker;
 
@@ -24,9 +24,9 @@ use crate::runtime::timer::{Precision, Timer};
 /// How an application's actor is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopPolicy {
-    /// How long the actor may take to stop, before it is killed.
+    /// How long the actor may take to stop before it is killed.
     pub grace: Duration,
-    /// Whether it is stopped as soon as the connection is in doubt.
+    /// Whether the actor is stopped as soon as the lease is suspended.
     pub stop_when_suspended: bool,
 }
 
@@ -36,21 +36,21 @@ impl Default for StopPolicy {
     }
 }
 
-/// A run that is over: the actor has ended.
+/// The end of a run, reported once the application's actor has ended.
 pub struct Ended {
     /// The lease of the run.
     pub lease: Lease,
-    /// Why it has ended.
+    /// Why the run ended.
     pub reason: EndReason,
-    /// The actor's error, or that it panicked.
+    /// Why the actor failed, if it did.
     pub error: Option<String>,
-    /// For the next run.
+    /// The factory, for the next run.
     pub factory: ActorFactory,
 }
 
-/// To the actor of a run.
+/// Messages to the actor of a run.
 pub enum RunMessage {
-    /// End the run.
+    /// Stop the application's actor, and end the run.
     Stop,
     #[doc(hidden)]
     Lease(LeaseState),
@@ -68,47 +68,48 @@ impl ractor::Message for RunMessage {}
 /// The actor of a run.
 pub struct RunActor;
 
-/// What a run needs.
+/// The arguments of a run's actor.
 pub struct RunArguments {
-    /// The keeper, which stops the run before it closes the session, unless another actor supervises the run.
+    /// The keeper, which stops the run before it closes the session; `None` when another actor supervises the run.
     pub keeper: Option<DerivedActorRef<KeeperRequest>>,
     /// The lease of the run.
     pub lease: Lease,
-    /// Makes the actor.
+    /// Starts the application's actor.
     pub factory: ActorFactory,
-    /// How the actor is stopped.
+    /// How the application's actor is stopped.
     pub stop_policy: StopPolicy,
-    /// Called when the actor has started.
+    /// Called when the application's actor has started.
     pub started: Box<dyn FnOnce() + Send>,
-    /// Called once the actor has ended, whatever happens to the actor of the run.
+    /// Called once the application's actor has ended, even if the run's own actor is killed or panics.
     pub finish: Finish,
 }
 
-/// Is told the end of a run.
+/// The callback that receives the end of a run.
 pub type Finish = Box<dyn FnOnce(Ended) + Send>;
 
-/// A run under way.
+/// The state of a run's actor.
 pub struct State {
     clock: Clock,
     machine: Run,
     view: LeaseView,
     started: Option<Box<dyn FnOnce() + Send>>,
-    /// Until the end.
+    /// `None` once the run has ended.
     work: Option<Work>,
     error: Option<String>,
     tasks: JoinSet<()>,
     timer: Timer,
 }
 
-/// What is given back when the actor has ended.
+/// The application's actor, and what `finish` returns once it has ended.
 struct Work {
     lease: Lease,
     factory: ActorFactory,
     finish: Finish,
     worker: Option<Worker>,
-    /// Actors below this run when it was asked to stop or killed: they end with it, but not at once.
-    below: Vec<ActorCell>,
-    /// Keeps the session open.
+    /// All descendants of the application's actor that were seen when it was stopped or killed. They end with it, but not
+    /// at once.
+    descendants: Vec<ActorCell>,
+    /// Keeps the session open until it is dropped.
     _session: Option<oneshot::Sender<()>>,
 }
 
@@ -146,7 +147,14 @@ impl RunActor {
             machine: Run::new(limits),
             view,
             started: Some(started),
-            work: Some(Work { lease, factory, finish, worker: None, below: Vec::new(), _session: session }),
+            work: Some(Work {
+                lease,
+                factory,
+                finish,
+                worker: None,
+                descendants: Vec::new(),
+                _session: session,
+            }),
             error: None,
             tasks,
             timer: Timer::new(clock, Precision::ThroughSleep),
@@ -166,7 +174,7 @@ impl RunActor {
             RunMessage::Stop => Event::Stop,
             RunMessage::Lease(lease) => Event::Lease(lease),
             RunMessage::NotStarted(error) => {
-                state.gone(true, Some(error), &myself);
+                state.worker_ended(true, Some(error), &myself);
                 return Ok(());
             }
             RunMessage::Gone { failed, error } => {
@@ -189,7 +197,7 @@ impl RunActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let worker = state.work.as_ref().and_then(|work| work.worker.as_ref());
-        // The actor may have linked others to this one: their ends are not its own.
+        // The application's actor may have linked other actors to this one. Their end is not its end.
         let Some(worker) = worker.filter(|worker| event.actor_id() == Some(worker.cell.get_id())) else {
             return Ok(());
         };
@@ -201,9 +209,11 @@ impl RunActor {
             }
             SupervisionEvent::ActorTerminated(..) => {
                 let killed = !worker.stopped();
-                state.gone(killed, killed.then(|| "it was killed".into()), &myself);
+                state.worker_ended(killed, killed.then(|| "it was killed".into()), &myself);
             }
-            SupervisionEvent::ActorFailed(_, error) => state.gone(true, Some(error.to_string()), &myself),
+            SupervisionEvent::ActorFailed(_, error) => {
+                state.worker_ended(true, Some(error.to_string()), &myself)
+            }
             SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
             SupervisionEvent::PidLifecycleEvent(_) => {}
@@ -213,7 +223,7 @@ impl RunActor {
 }
 
 impl State {
-    /// Nothing after it can fail, so that the worker is in the state.
+    /// The last step of `pre_start`: nothing after it can fail, so the state always owns the worker.
     fn start_worker(&mut self, myself: &ActorRef<RunMessage>) {
         let Some(work) = &mut self.work else { return };
         let not_started = {
@@ -264,61 +274,61 @@ impl State {
         self.timer.set(due, move || drop(myself.cast(RunMessage::Wake)));
     }
 
-    /// The actor has ended. Its children were killed with it, and end at their next await; those that it has linked
-    /// here end with it as well.
-    fn gone(&mut self, failed: bool, error: Option<String>, myself: &ActorRef<RunMessage>) {
+    /// Waits for all other actors of the run, because the application's actor has ended. Its children were killed with
+    /// it, and end at their next await. Actors that it has linked to this run are killed here.
+    fn worker_ended(&mut self, failed: bool, error: Option<String>, myself: &ActorRef<RunMessage>) {
         let Some(work) = &mut self.work else { return };
         let ended = work.worker.as_ref().map(|worker| worker.cell.get_id());
-        let beside = myself.get_children().into_iter().filter(|actor| Some(actor.get_id()) != ended);
-        work.below.extend(beside.inspect(ActorCell::kill));
-        // They stay known: until they have ended, a kill is for them as well.
-        let (below, myself) = (work.below.clone(), myself.clone());
+        let linked = myself.get_children().into_iter().filter(|actor| Some(actor.get_id()) != ended);
+        work.descendants.extend(linked.inspect(ActorCell::kill));
+        // They stay in the list, so that a later kill reaches them too.
+        let (descendants, myself) = (work.descendants.clone(), myself.clone());
         self.tasks.spawn(async move {
-            wait_for(below).await;
+            wait_for(descendants).await;
             let _ = myself.cast(RunMessage::Gone { failed, error });
         });
     }
 }
 
 impl Drop for State {
-    /// Before the end: this actor was killed, has panicked, or could not be started. Nobody else may have the lock
-    /// before the actor has ended.
+    /// If this actor was killed, panicked or could not start, kills the application's actor. The lease is passed to
+    /// `finish` only after that has ended, so nobody else gets the lock before.
     fn drop(&mut self) {
         let Some(mut work) = self.work.take() else { return };
         work.kill();
-        // Outside a runtime nothing runs any more.
+        // Without a runtime, no task runs any more.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
-            let all = work.worker.iter().map(|worker| &worker.cell).chain(&work.below).cloned();
+            let all = work.worker.iter().map(|worker| &worker.cell).chain(&work.descendants).cloned();
             wait_for(all.collect()).await;
-            work.finish(EndReason::Failed, Some("the actor above it was killed".into()));
+            work.finish(EndReason::Failed, Some("the actor that supervised it was killed".into()));
         });
     }
 }
 
 impl Work {
     fn stop(&mut self) {
-        self.look_below();
+        self.collect_descendants();
         if let Some(worker) = &self.worker {
             worker.cell.stop(None);
         }
     }
 
     fn kill(&mut self) {
-        self.look_below();
+        self.collect_descendants();
         if let Some(worker) = &self.worker {
             worker.kill();
         }
-        // A supervisor's end does not kill those that are in their `post_stop`.
-        self.below.iter().for_each(ActorCell::kill);
+        // The end of a supervisor does not kill children that are in their `post_stop`, so they are killed here.
+        self.descendants.iter().for_each(ActorCell::kill);
     }
 
-    fn look_below(&mut self) {
+    fn collect_descendants(&mut self) {
         let Some(worker) = &self.worker else { return };
         let mut open = worker.cell.get_children();
         while let Some(actor) = open.pop() {
             open.extend(actor.get_children());
-            self.below.push(actor);
+            self.descendants.push(actor);
         }
     }
 
@@ -332,9 +342,9 @@ async fn wait_for(actors: Vec<ActorCell>) {
     join_all(actors.iter().map(|actor| actor.wait(None))).await;
 }
 
-/// Keeps the session open until what is returned is dropped: when the keeper dies, nobody else gets the lock before
-/// the actor has ended. For a session timeout after the lease's end at most, which is as long as the lock would stay
-/// if the whole process had died; and not beyond the end that the application itself puts to the session.
+/// Keeps the session open until the result is dropped: when the keeper dies, nobody else gets the lock before the
+/// application's actor has ended. This lasts no longer than one session timeout after the lease's end, which is how long
+/// the lock would stay if the whole process had died. When the application closes the session, this ends with the lease.
 fn keep_session(lease: &Lease) -> Option<oneshot::Sender<()>> {
     let (session, timeout, view) = (lease.keep_session()?, lease.session_timeout()?, lease.view());
     let (keep, dropped) = oneshot::channel();

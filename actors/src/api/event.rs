@@ -27,13 +27,13 @@ pub enum LockEvent<G = Lease> {
         /// The held lock.
         guard: G,
     },
-    /// The connection is in doubt: see [`LeaseState::Suspended`](crate::api::lease::LeaseState).
+    /// The lease is suspended: see [`LeaseState::Suspended`](crate::api::lease::LeaseState).
     Suspended(Ticket),
-    /// The connection is no longer in doubt.
+    /// The lease is no longer suspended.
     Resumed(Ticket),
-    /// Somebody else may hold the lock now.
+    /// The lease is lost: somebody else may hold the lock now.
     Lost(Ticket),
-    /// The guard was released, or dropped, and the server has confirmed that its node is gone.
+    /// The guard was released or dropped, and the server has confirmed that its node is deleted.
     Released(Ticket),
     /// The request ended without the lock.
     Refused(Ticket, Refused),
@@ -144,12 +144,12 @@ pub enum SessionEvent {
         /// The number of the session.
         epoch: u64,
     },
-    /// The connection is in doubt.
+    /// The session is suspended: the connection broke, or has not been verified for too long.
     Suspended {
         /// The number of the session.
         epoch: u64,
     },
-    /// The connection is no longer in doubt.
+    /// The session is no longer suspended.
     Resumed {
         /// The number of the session.
         epoch: u64,

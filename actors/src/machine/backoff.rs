@@ -1,14 +1,14 @@
-//! How long to rest after failures in a row.
+//! The pauses after consecutive failures.
 
 use std::time::Duration;
 
-/// Doubles from the first rest to the longest, less a random part of up to a half, so that many processes do not come
-/// back at once.
+/// Pauses that double from `initial` to `maximum`. Each is shortened by a random part of up to a half, so that many
+/// processes do not retry at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first failure.
+    /// The pause after the first failure.
     pub initial: Duration,
-    /// After many.
+    /// The longest pause.
     pub maximum: Duration,
 }
 
@@ -20,7 +20,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The rest after a failure behind so many others.
+    /// The pause after a failure that follows this many others.
     pub fn rest(&self, failures: u32, random: u128) -> Duration {
         let random = f64::from(random as u32) / f64::from(u32::MAX);
         let full = self.initial.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
@@ -28,11 +28,11 @@ impl Backoff {
     }
 }
 
-/// The rests of one task, between tries that fail.
+/// The pauses of one task between failed attempts.
 #[derive(Debug)]
 pub(crate) struct Rests {
     failures: u32,
-    /// Differs from process to process.
+    /// A random number that differs between processes.
     spread: u32,
 }
 
@@ -41,20 +41,20 @@ impl Rests {
         Rests { failures: 0, spread }
     }
 
-    /// Another failure in a row: how long to rest now.
+    /// Counts another failure, and returns the pause after it.
     pub fn next(&mut self) -> Duration {
         let rest = Backoff::default().rest(self.failures, self.spread.into());
         self.failures = self.failures.saturating_add(1);
         rest
     }
 
-    /// It succeeded.
+    /// Resets the pauses after a success.
     pub fn end(&mut self) {
         self.failures = 0;
     }
 }
 
-/// Whatever is asked for: nobody is to be asked without a pause.
+/// The minimum pause, even if the settings say zero.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_doubles_up_to_the_longest_and_less_than_half_is_left_to_chance() {
+    fn pauses_double_up_to_the_maximum_and_at_most_half_is_random() {
         let backoff = Backoff::default();
         let rests =
             [0, 1, 2, 5, 6, 40, u32::MAX].map(|failures| backoff.rest(failures, u128::MAX).as_millis());

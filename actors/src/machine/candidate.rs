@@ -1,57 +1,57 @@
-//! One candidate of a singleton: waits for its turn, serves, hands the lock back, rests, and waits again.
+//! One candidate for a singleton: waits for the lock, runs the actor, releases the lock, pauses, and waits again.
 //!
 //! ```text
 //! Waiting ──▶ Starting ──▶ Serving ──▶ Releasing ──▶ Resting ──▶ Waiting …   shut down: ──▶ Over
 //! ```
 //!
-//! Every run has a lock, and so a fencing token, of its own: what a crashed run left under way is out of date for
-//! the next one, and another member has its chance when this one cannot run the actor.
+//! Every run acquires the lock anew, and so has its own fencing token. Requests that a crashed run left in flight carry
+//! an older token than the next run. And if this member cannot run the actor, another one gets the lock.
 
 use std::time::Duration;
 
 use super::run::EndReason;
 use super::{Machine, Moment};
 
-/// What happens.
+/// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The lock is held.
+    /// The lock was granted.
     Granted,
-    /// The lock was refused; `for_good` when asking again is of no use.
+    /// The lock was refused.
     Refused {
-        /// The keeper is closed.
+        /// The keeper is closed, so another request would be refused too.
         for_good: bool,
     },
     /// The actor has started.
     Started,
-    /// The run is over.
+    /// The run has ended.
     Ended(EndReason),
-    /// The lock is released, or gone.
+    /// The lock was released or lost.
     Released,
-    /// The rest is over.
+    /// The pause is over.
     Rested,
-    /// Hand over, and be done.
+    /// The candidate must stop its actor, release the lock, and end.
     Shutdown,
 }
 
-/// What is to be done.
+/// What the driver must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Ask for the lock.
+    /// Request the lock.
     Acquire,
-    /// Take the request back.
+    /// Cancel the request.
     Cancel,
     /// Start the actor.
     StartRun,
-    /// Tell that the actor runs.
+    /// Report that the actor runs.
     Announce,
     /// Stop the actor.
     StopRun,
     /// Release the lock.
     Release,
-    /// Rest, after so many failures in a row; the first is 0.
+    /// Pause. The number counts consecutive failures before this one.
     Rest(u32),
-    /// The candidate is done.
+    /// End the candidate.
     Finish,
 }
 
@@ -59,9 +59,9 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
     stage: Stage,
-    /// Runs, or tries, that failed in a row.
+    /// The number of consecutive failures.
     failures: u32,
-    /// A run that lasted as long was no failure.
+    /// A run that lasted at least this long resets `failures`.
     proven_after: Duration,
     leaving: bool,
 }
@@ -77,7 +77,7 @@ enum Stage {
 }
 
 impl Candidate {
-    /// Begins by asking for the lock.
+    /// A candidate that requests the lock.
     pub fn new(proven_after: Duration, out: &mut Vec<Command>) -> Candidate {
         out.push(Command::Acquire);
         Candidate { stage: Stage::Waiting, failures: 0, proven_after, leaving: false }
@@ -126,7 +126,7 @@ impl Machine for Candidate {
                 }
                 self.leaving = true;
             }
-            // Late, or twice.
+            // Late or duplicate events.
             (Event::Granted, Stage::Starting | Stage::Serving { .. })
             | (Event::Granted, Stage::Releasing { .. } | Stage::Resting | Stage::Over)
             | (Event::Refused { .. }, Stage::Starting | Stage::Serving { .. })
@@ -143,7 +143,7 @@ impl Machine for Candidate {
         }
     }
 
-    /// It has no timers: its rests are timed by the driver.
+    /// Always `None`: the driver times the pauses.
     fn wakeup(&self) -> Option<Moment> {
         None
     }
@@ -185,7 +185,7 @@ mod tests {
         singleton
     }
 
-    /// Every input with the command that it must lead to, a second apart.
+    /// Passes in the events, one second apart, and compares the commands.
     fn play(singleton: &mut Candidate, steps: &[(Event, &[Command])]) {
         for (number, (input, expected)) in steps.iter().enumerate() {
             let mut out = Vec::new();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_hands_the_lock_back_and_rests_longer_each_time() {
+    fn after_each_crash_it_releases_the_lock_and_pauses_longer() {
         let crash = Ended(EndReason::Failed);
         let round = |rest: &'static [Command]| -> [(Event, &'static [Command]); 4] {
             [(Granted, &[StartRun]), (crash.clone(), &[Release]), (Released, rest), (Rested, &[Acquire])]
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_lasted_was_no_failure() {
+    fn a_long_run_resets_the_count_of_failures() {
         let mut singleton = new();
         let crash: (_, &[_]) = (Ended(EndReason::Failed), &[Release]);
         play(
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_takes_long_and_fails_is_a_failure() {
+    fn a_long_start_that_fails_counts_as_a_failure() {
         let mut singleton = new();
         let crash: (_, &[_]) = (Ended(EndReason::Failed), &[Release]);
         play(
@@ -233,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_lease_it_asks_again_at_once() {
+    fn after_a_lost_lease_it_requests_the_lock_again_at_once() {
         let lost: (_, &[_]) = (Ended(EndReason::Lease), &[Release]);
         play(&mut new(), &[(Granted, &[StartRun]), lost, (Released, &[Acquire])]);
     }
 
     #[test]
-    fn shutting_down_stops_releases_and_only_then_finishes() {
+    fn shutdown_stops_the_actor_releases_the_lock_and_then_finishes() {
         let stopped: (_, &[_]) = (Ended(EndReason::Stopped), &[Release]);
         play(
             &mut new(),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn shutting_down_while_waiting_withdraws_and_gives_back_what_was_granted_meanwhile() {
+    fn shutdown_while_waiting_cancels_and_releases_a_lock_granted_meanwhile() {
         let refused = || Refused { for_good: false };
         play(&mut new(), &[(Shutdown, &[Cancel]), (refused(), &[Finish])]);
         play(&mut new(), &[(Shutdown, &[Cancel]), (Granted, &[Release]), (Released, &[Finish])]);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_asked_again_after_a_rest_unless_the_keeper_is_closed() {
+    fn after_a_refusal_it_requests_again_after_a_pause_unless_the_keeper_is_closed() {
         play(&mut new(), &[(Refused { for_good: false }, &[Rest(0)]), (Rested, &[Acquire])]);
         play(&mut new(), &[(Refused { for_good: true }, &[Finish]), (Granted, &[])]);
     }

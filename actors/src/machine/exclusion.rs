@@ -1,20 +1,21 @@
-//! Who excludes whom: the names of contenders of every kind, and the table of which of them wait for which.
+//! Which contenders exclude each other: the node names of every kind of contender, and a table of which kind waits for
+//! which.
 //!
-//! The wire is kazoo's (`kazoo/recipe/lock.py`, version 2.11) or, by choice, Apache Curator's (`InterProcessMutex` and
-//! `InterProcessReadWriteLock`, version 5.4): a contender is a child whose name ends in a marker and the sequence
-//! number that ZooKeeper appends.
+//! The names are those of kazoo (`kazoo/recipe/lock.py`, version 2.11) or, by choice, of Apache Curator
+//! (`InterProcessMutex` and `InterProcessReadWriteLock`, version 5.4): a contender is a child node whose name ends in a
+//! marker and the sequence number that ZooKeeper appends.
 
 use thiserror::Error;
 
-/// How a contender wants the path.
+/// The mode of a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Mode {
-    /// Alone among locks: kazoo's `Lock`, Curator's `InterProcessMutex`. Does not wait for readers.
+    /// A lock that excludes other locks, but does not wait for readers: kazoo's `Lock`, Curator's `InterProcessMutex`.
     Lock,
-    /// Beside other readers: kazoo's `ReadLock`, the read lock of Curator's `InterProcessReadWriteLock`.
+    /// A shared lock for readers: kazoo's `ReadLock`, the read lock of Curator's `InterProcessReadWriteLock`.
     Read,
-    /// Alone among readers and writers: kazoo's `WriteLock`, the write lock of Curator's `InterProcessReadWriteLock`.
+    /// An exclusive lock for a writer: kazoo's `WriteLock`, the write lock of Curator's `InterProcessReadWriteLock`.
     Write,
 }
 
@@ -28,16 +29,16 @@ impl Mode {
     }
 }
 
-/// How a contender's node is named, and so with which clients it shares a queue.
+/// The naming scheme of a contender's node. Clients with the same scheme share a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Dialect {
-    /// As kazoo, ZooKeeper's Python library, names them: `{uuid}__lock__{number}`, and `__rlock__` for readers.
+    /// The names of kazoo, a Python library for ZooKeeper: `{uuid}__lock__{number}`, and `__rlock__` for readers.
     #[default]
     Kazoo,
-    /// As Apache Curator's `InterProcessMutex` and `InterProcessReadWriteLock` name them: `_c_{uuid}-lock-{number}`, and
-    /// `__READ__` and `__WRIT__`. A Curator thread that holds the write lock, acquires the read lock and then releases
-    /// the write lock is not seen by writers that were already queued: neither by Curator's (5.4) nor by ours.
+    /// The names of Apache Curator's `InterProcessMutex` and `InterProcessReadWriteLock`: `_c_{uuid}-lock-{number}`, and
+    /// `__READ__` and `__WRIT__`. If a Curator thread holds the write lock, acquires the read lock and then releases the
+    /// write lock, writers that were already queued do not see its read lock: neither Curator's (5.4) nor ours.
     Curator,
 }
 
@@ -47,7 +48,7 @@ pub(super) const CURATOR_LOCK: &str = "-lock-";
 pub(super) const CURATOR_READ: &str = "-__READ__";
 pub(super) const CURATOR_WRITE: &str = "-__WRIT__";
 
-/// Every marker, and the mode that listings show for it: kazoo's writers are named like its locks.
+/// Every marker, and the mode that listings show for it. kazoo's writers have the same marker as its locks.
 pub(super) const MARKERS: [(&str, Mode); 5] = [
     (KAZOO_LOCK, Mode::Lock),
     (KAZOO_READ, Mode::Read),
@@ -56,17 +57,17 @@ pub(super) const MARKERS: [(&str, Mode); 5] = [
     (CURATOR_WRITE, Mode::Write),
 ];
 
-/// A row of the exclusion table, in markers.
+/// A row of the exclusion table.
 pub(super) struct Row {
-    /// The end of a contender's name, before its number.
+    /// The marker at the end of a contender's name, before its number.
     pub own: &'static str,
-    /// The contenders that this one waits for.
+    /// The markers of contenders that this one waits for.
     pub blocked_by: &'static [&'static str],
-    /// All contenders that follow the same rules, so that of any two the later one waits where it must.
+    /// The markers of all contenders that follow the same rules: of any two, the later one waits where it must.
     pub family: &'static [&'static str],
 }
 
-/// The table. Curator's mutex and its read/write lock ignore each other on one path, so they are two families.
+/// The exclusion table. Curator's mutex and its read/write lock ignore each other on one path, so they are two families.
 pub(super) fn row(dialect: Dialect, mode: Mode) -> Row {
     const KAZOO: &[&str] = &[KAZOO_LOCK, KAZOO_READ];
     const CURATOR: &[&str] = &[CURATOR_READ, CURATOR_WRITE];
@@ -81,17 +82,17 @@ pub(super) fn row(dialect: Dialect, mode: Mode) -> Row {
     Row { own, blocked_by, family }
 }
 
-/// Further name endings that count as contenders, as plain text.
+/// Additional name endings that count as contenders, as plain text.
 pub type Patterns = std::sync::Arc<[String]>;
 
-/// Checks extra patterns before anything is sent.
+/// Checks extra lock patterns.
 pub fn check_patterns(patterns: &[String]) -> Result<(), InvalidPattern> {
     for pattern in patterns {
         if pattern.is_empty() {
-            return Err(InvalidPattern { pattern: pattern.clone(), reason: "it is empty" });
+            return Err(InvalidPattern { pattern: pattern.clone(), reason: "it must not be empty" });
         }
         if pattern.contains('/') {
-            return Err(InvalidPattern { pattern: pattern.clone(), reason: "a node's name has no `/`" });
+            return Err(InvalidPattern { pattern: pattern.clone(), reason: "it must not contain `/`" });
         }
     }
     Ok(())
@@ -99,9 +100,9 @@ pub fn check_patterns(patterns: &[String]) -> Result<(), InvalidPattern> {
 
 /// An extra lock pattern that cannot match any node's name.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("the lock pattern {pattern:?} cannot be used: {reason}")]
+#[error("the lock pattern {pattern:?} is invalid: {reason}")]
 pub struct InvalidPattern {
-    /// What was given.
+    /// The invalid pattern.
     pub pattern: String,
     /// What is wrong with it.
     pub reason: &'static str,
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_that_match_no_name_are_refused() {
+    fn patterns_that_match_no_name_are_invalid() {
         assert!(check_patterns(&[String::new()]).is_err());
         assert!(check_patterns(&["a/b".into()]).is_err());
         assert_eq!(check_patterns(&["-lock-".into()]), Ok(()));

@@ -1,15 +1,15 @@
 //! The gate between a path's events and its machine.
 //!
-//! A lease is one word that its session keeps up to date; messages about the session come later than that word. So
-//! the word is read before every event: there is no grant on a lease that is in doubt, and no resume by news that is out
-//! of date.
+//! The session actor updates the shared state of its lease at once, but its messages about the session arrive later. So
+//! the state is read before every event. That prevents a grant while the lease is suspended, and a resume by an outdated
+//! message.
 
 use super::{LeaseState, PathEvent, PathMachine};
 
-/// The events that the machine gets for this one, as far as the lease allows. `None` is no session.
+/// The events to pass to the machine for this event, given the state of the lease. `None` means that there is no session.
 ///
-/// A machine that is up although its lease is in doubt is suspended first. A resume is held back while the lease is in
-/// doubt: another one follows once the session is verified.
+/// If the machine is up but the lease is not held, the machine is suspended first. A resume is dropped while the lease is
+/// not held: another one follows once the session is verified.
 pub fn admit<M: PathMachine>(
     machine: &M,
     lease: Option<LeaseState>,
@@ -39,7 +39,6 @@ mod tests {
         lock
     }
 
-    /// What the machine gets when the event comes, by whether it is up and by the state of its lease.
     #[test]
     fn a_machine_is_up_only_while_its_lease_is_held() {
         use LeaseState::{Held, Lost, Suspended};

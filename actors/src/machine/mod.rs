@@ -1,5 +1,5 @@
-//! The machines that decide: no I/O, no clock, no spawning. Events and the time go in, commands come out, and a driver
-//! carries them out. `clippy.toml` beside this crate's manifest keeps it so.
+//! The state machines that make all decisions. They have no I/O, no clock and no tasks: events and the time go in,
+//! commands come out, and a driver carries them out. This crate's `clippy.toml` enforces that.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -22,87 +22,87 @@ pub use self::time::Moment;
 
 /// A state machine. Each has its own events and commands.
 pub trait Machine {
-    /// What happens.
+    /// What happened.
     type Event;
-    /// What is to be done.
+    /// What the driver must do.
     type Command;
 
-    /// Takes one event. Commands are to be carried out in the order in which they come.
+    /// Handles one event. The driver must carry out the commands in their order.
     fn handle(&mut self, event: Self::Event, now: Moment, out: &mut Vec<Self::Command>);
 
-    /// When the machine's `Wake` event is due next.
+    /// When the driver must pass in the next `Wake` event.
     fn wakeup(&self) -> Option<Moment>;
 }
 
 /// The machine of one path: a lock or a semaphore.
 pub trait PathMachine: Machine<Event: From<PathEvent>> {
-    /// No request is left, and no node is left to delete.
+    /// Whether no request is left, and no node is left to delete.
     fn is_idle(&self) -> bool;
 
-    /// There is a session, and it is not suspended.
+    /// Whether there is a session that is not suspended.
     fn is_up(&self) -> bool;
 }
 
-/// What the requests of a path and its session have in common, whatever is at the path.
+/// The events that locks and semaphores have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathEvent {
-    /// The caller no longer wants it. Nothing happens to a request that is granted already.
+    /// The caller cancels a request. A granted request is not affected.
     Cancel(Ticket),
-    /// The holder is done.
+    /// The holder releases its lease.
     Release(Ticket),
-    /// All requests end, and no further ones are taken.
+    /// All requests end, and new ones are refused.
     Close,
-    /// A session has begun.
+    /// A session was established.
     Connected {
-        /// Its id, as `ephemeralOwner` shows it.
+        /// Its id, as in `ephemeralOwner`.
         session: i64,
     },
     /// The session may have ended.
     Suspended,
-    /// The session lives.
+    /// The session is verified again.
     Resumed,
-    /// The session has ended, or must be taken for ended.
+    /// The session has ended, or must be assumed to have ended.
     Lost,
-    /// A heartbeat did not find these nodes of ours.
+    /// These nodes of ours no longer exist, as heartbeats have shown.
     Missing(Vec<String>),
-    /// The time that [`Machine::wakeup`] named has come.
+    /// The time of [`Machine::wakeup`] has come.
     Wake,
 }
 
-/// What a caller is told, but for the grant.
+/// What to report to a caller, except for the grant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// The request is queued behind this many contenders that block it.
     Queued(Ticket, usize),
-    /// The request is not granted.
+    /// The request is refused.
     Refused(Ticket, Refusal),
-    /// The holder's session may have ended.
+    /// The holder's lease is suspended.
     Suspended(Ticket),
-    /// The holder's session lives.
+    /// The holder's lease is no longer suspended.
     Resumed(Ticket),
-    /// The holder does not hold any more.
+    /// The holder's lease is lost.
     Lost(Ticket),
-    /// Nothing is left of the request.
+    /// The machine has removed the request.
     Forgotten {
         /// The request.
         ticket: Ticket,
-        /// Whether the server confirmed that its node is deleted.
+        /// Whether the server has confirmed that no node of the request is left.
         confirmed: bool,
     },
 }
 
-/// Names one request, from the call until its node is deleted.
+/// Identifies one request, from the call until its node is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub(crate) u64);
 
 impl Ticket {
-    /// For a caller that drives a machine alone and counts its requests itself, as a model does. With actors,
-    /// [`Ticket::new`] keeps tickets apart.
+    /// A ticket with this number, for a caller that drives a machine itself, such as a model. With actors, use
+    /// [`Ticket::new`], which returns unique tickets.
     pub const fn numbered(number: u64) -> Ticket {
         Ticket(number)
     }
 
-    /// The number that it was made of.
+    /// The ticket's number.
     pub const fn number(self) -> u64 {
         self.0
     }
@@ -111,34 +111,34 @@ impl Ticket {
 /// How long a request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wait {
-    /// Not at all.
+    /// Does not wait: the request is granted or refused at once.
     Try,
-    /// Until this moment, and no later.
+    /// Waits until this moment.
     Until(Moment),
-    /// Without limit.
+    /// Waits without limit.
     Forever,
 }
 
-/// What a holder may believe of its lease at this moment.
+/// The state of a lease at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseState {
-    /// Nobody that this lease excludes can hold the lock. Two readers do not exclude each other, nor do two permits of
+    /// Nobody whom this lease excludes can hold the lock. Two readers do not exclude each other, nor do two permits of
     /// a semaphore. As in kazoo, a reader does not exclude a plain lock on the same path.
     Held,
-    /// The same, but the connection is in doubt; it will be `Held` again, or `Lost`.
+    /// Still held, but the connection broke, or has not been verified for too long. Becomes `Held` again, or `Lost`.
     Suspended,
-    /// Somebody else may hold it. Final.
+    /// Somebody else may hold the lock. This state is final.
     Lost,
 }
 
-/// Why a request to ZooKeeper did not succeed.
+/// Why a request to ZooKeeper failed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// Nothing is at that path, or its parent is missing.
+    /// The node or its parent does not exist.
     NoNode,
-    /// The access list forbids it.
+    /// The access list denies the request.
     NoAuth,
-    /// The server refused, for this reason; nothing was changed.
+    /// The server rejected the request for this reason; nothing was changed.
     Refused(String),
     /// The session ended: no further request will be answered.
     SessionGone,
@@ -146,43 +146,43 @@ pub enum Failure {
     Unknown(String),
 }
 
-/// Why a request is not granted.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// Another contender is ahead, and the request would not wait.
+    /// Another contender is ahead, and the request was a try.
     Contended,
-    /// There is no verified session, and the request would not wait.
+    /// There is no verified session, and the request was a try.
     Suspended,
-    /// The deadline came first.
+    /// The deadline passed.
     TimedOut,
-    /// The caller cancelled it.
+    /// The caller cancelled the request.
     Cancelled,
-    /// Everything is being closed.
+    /// The path's actor is closing.
     Closed,
     /// The directory is running out of sequence numbers.
     Exhausted,
-    /// This contender and the one that asked could hold at the same time.
+    /// This contender follows other locking rules, so both could hold at the same time.
     MixedDialects(Znode),
     /// Zero permits were requested.
     NoPermits,
     /// The semaphore has fewer permits than were requested.
     TooMany {
-        /// How many were requested.
+        /// The number of permits requested.
         count: u32,
-        /// How many there are.
+        /// The number of permits that the semaphore has.
         limit: u32,
     },
-    /// The semaphore has another number of permits than the caller says.
+    /// The stored number of permits differs from the one that the caller expects.
     LimitMismatch {
-        /// The number that is stored.
+        /// The stored number.
         stored: i64,
-        /// The caller's.
+        /// The number that the caller expects.
         given: u32,
     },
     /// No number of permits is stored, and the caller has given none.
     NoLimit,
-    /// The access list forbids a step; on this node, or on the directory.
+    /// The access list of this node, or of the directory, denies a request.
     NoAuth(Option<Znode>),
-    /// The server refused, for this reason.
+    /// The request was rejected for this reason, by the server or because it could never succeed.
     Rejected(String),
 }

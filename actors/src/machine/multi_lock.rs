@@ -1,124 +1,125 @@
-//! One request for several paths: all of them, or none.
+//! One request for several locks, all or none.
 //!
-//! Each path's queue does what it always does. Only the creates are collected, and sent as one transaction: so any two
-//! such requests stand in the same order in every queue that they share, and cannot wait for each other in a ring. That
-//! holds as long as all places are taken together; who must enter one queue anew gives every place back, and enters
-//! all of them anew.
+//! Each lock's machine works as usual, except that the creates are collected and sent as one transaction. So any two such
+//! requests have the same order in every queue that they share, and cannot deadlock. This requires that all nodes of a
+//! request are created together: if one of them must be created again, the request gives up all of them and starts a new
+//! round.
 
 use std::collections::BTreeSet;
 
 use super::{Machine, Moment};
 
-/// See the module. Parts are numbered as the paths are.
+/// The machine of one multi-lock: see the module. Parts are numbered in the order of the paths.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MultiLock {
     parts: Vec<Part>,
     stage: Stage,
-    /// Parts whose lease is in doubt.
+    /// Parts whose lease is suspended.
     suspended: BTreeSet<usize>,
-    /// Parts of which nothing more will be heard.
+    /// Parts whose request has ended.
     over: BTreeSet<usize>,
 }
 
-/// In the order of the protocol.
+/// The stages of a part, in the order of an acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Part {
-    /// In its path's hands.
+    /// Requested from its lock.
     Asked,
-    /// Its node has a name, and can be made in the session of this epoch.
+    /// Its node can be created in the session of this epoch.
     Ready { epoch: u64 },
-    /// The transaction that makes it is on its way.
+    /// The transaction that creates its node is in flight.
     Sent { epoch: u64 },
-    /// It stands in its queue.
+    /// It waits in its lock's queue.
     Queued { ahead: usize },
-    /// It holds its path.
+    /// It holds its lock.
     Held,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    /// Not all are held. Whoever waits has been told of the queues, or not.
+    /// Not all parts are held.
     Waiting {
+        /// The caller has been told that the request is queued.
         told: bool,
     },
     Granted,
     Done,
 }
 
-/// What happened. What comes of an earlier round than the last [`Command::Ask`]'s is kept away from here.
+/// What happened. The driver drops events of earlier rounds; each [`Command::Ask`] starts a new one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The request is there.
+    /// Starts the request.
     Start,
-    /// A part has come so far that its node can be made.
+    /// A part's node can be created.
     Ready {
-        /// Which part.
+        /// The part.
         part: usize,
-        /// In which session.
+        /// The epoch of the part's session.
         epoch: u64,
     },
-    /// Answer to [`Command::Submit`]. Every path knows what became of its node, except that these parts have
-    /// none, and can still be entered by their names: others failed them.
+    /// Answer to [`Command::Submit`]. Every lock has the answer for its node, except for the locks of these parts. Their
+    /// nodes were not created because another part made the transaction fail; they can be submitted again.
     Made {
-        /// Which parts.
+        /// The parts to submit again.
         back: Vec<usize>,
     },
-    /// A part stands in its queue.
+    /// A part waits in its lock's queue.
     Queued {
-        /// Which part.
+        /// The part.
         part: usize,
-        /// With how many ahead.
+        /// The number of contenders ahead that block it.
         ahead: usize,
     },
-    /// A part holds its path.
+    /// A part holds its lock.
     Held(usize),
-    /// A part cannot be had.
+    /// A part was refused.
     Refused(usize),
-    /// A part's lease is in doubt.
+    /// A part's lease is suspended.
     Suspended(usize),
-    /// It no longer is.
+    /// A part's lease is no longer suspended.
     Resumed(usize),
-    /// A part was held, and is not any more.
+    /// A part's lease was lost.
     Lost(usize),
-    /// Nothing more will be heard of a part.
+    /// A part's request has ended. No more events of it follow.
     Over(usize),
-    /// Nobody wants it any more. Nothing happens to what is held already.
+    /// The caller cancels the request. A granted request is not affected.
     Cancel,
 }
 
-/// What is to be done.
+/// What the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Ask every path for its part: a new round.
+    /// Start a new round: request every part from its lock.
     Ask,
-    /// Make the nodes of all parts in one transaction.
+    /// Create the nodes of all parts in one transaction.
     Submit,
-    /// Give back every part of this round, however far it has come.
+    /// Cancel or release every part of this round.
     GiveBack,
-    /// All parts stand in their queues, with so many ahead altogether.
+    /// Report that all parts are queued. The number is the sum of the contenders ahead.
     Queued(usize),
     /// All parts are held.
     Grant,
-    /// A holder can no longer be sure.
+    /// Report that the lease is suspended.
     Suspend,
-    /// A holder can be sure again.
+    /// Report that the lease is no longer suspended.
     Resume,
-    /// A holder no longer holds all of them.
+    /// Report that the lease is lost.
     Lose,
-    /// All were released, and the server has confirmed it.
+    /// Report that all parts were released, and that the server has confirmed it.
     Released,
-    /// Not granted.
+    /// Report that the request is refused.
     Refuse(Cause),
-    /// Nothing is left to be done.
+    /// End the actor: nothing is left to do.
     End,
 }
 
-/// Why it is not granted.
+/// Why the request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// It was cancelled.
     Cancelled,
-    /// For the reason of this part.
+    /// This part was refused.
     Part(usize),
 }
 
@@ -146,7 +147,7 @@ impl Machine for MultiLock {
         }
     }
 
-    /// It has no timers: deadlines are those of its parts.
+    /// Always `None`: the parts have the deadlines.
     fn wakeup(&self) -> Option<Moment> {
         None
     }
@@ -157,10 +158,10 @@ impl MultiLock {
         match event {
             Event::Start => out.push(Command::Ask),
             Event::Ready { part, epoch } => match self.parts[part] {
-                // A name of an earlier session is of no use any more.
+                // Replaces a part that was ready in an earlier session.
                 Part::Asked | Part::Ready { .. } => self.set_part(part, Part::Ready { epoch }, out),
-                // Its session or its node is gone.
-                Part::Sent { .. } | Part::Queued { .. } | Part::Held => self.again(out),
+                // Its session was lost, or its node was deleted.
+                Part::Sent { .. } | Part::Queued { .. } | Part::Held => self.restart(out),
             },
             Event::Made { back } => {
                 for (number, part) in self.parts.iter_mut().enumerate() {
@@ -170,11 +171,11 @@ impl MultiLock {
                         Part::Asked | Part::Ready { .. } | Part::Queued { .. } | Part::Held => {}
                     }
                 }
-                self.settle(out);
+                self.advance(out);
             }
             Event::Queued { part, ahead } => self.set_part(part, Part::Queued { ahead }, out),
             Event::Held(part) => self.set_part(part, Part::Held, out),
-            Event::Lost(_) => self.again(out),
+            Event::Lost(_) => self.restart(out),
             Event::Refused(part) => self.refuse(Cause::Part(part), out),
             Event::Cancel => self.refuse(Cause::Cancelled, out),
             Event::Suspended(part) => {
@@ -182,9 +183,9 @@ impl MultiLock {
             }
             Event::Resumed(part) => {
                 self.suspended.remove(&part);
-                self.settle(out);
+                self.advance(out);
             }
-            // Before a part is over, it is refused or lost.
+            // `Refused` or `Lost` came before it.
             Event::Over(_) => {}
         }
     }
@@ -213,7 +214,7 @@ impl MultiLock {
                     out.extend([Command::Released, Command::End]);
                 }
             }
-            // Holding is not cancelled; the rest belongs to the way here.
+            // A granted request cannot be cancelled, and the other events are late.
             Event::Cancel
             | Event::Start
             | Event::Ready { .. }
@@ -226,20 +227,20 @@ impl MultiLock {
 
     fn set_part(&mut self, part: usize, to: Part, out: &mut Vec<Command>) {
         self.parts[part] = to;
-        self.settle(out);
+        self.advance(out);
     }
 
-    /// Goes on when all parts have come equally far.
-    fn settle(&mut self, out: &mut Vec<Command>) {
-        let is_named = |part: &Part| matches!(part, Part::Ready { .. });
+    /// Takes the next step once all parts are in the same stage.
+    fn advance(&mut self, out: &mut Vec<Command>) {
+        let is_ready = |part: &Part| matches!(part, Part::Ready { .. });
         let is_placed = |part: &Part| matches!(part, Part::Queued { .. } | Part::Held);
-        if self.parts.iter().any(is_named) && self.parts.iter().any(is_placed) {
-            self.again(out);
+        if self.parts.iter().any(is_ready) && self.parts.iter().any(is_placed) {
+            self.restart(out);
         } else if let Some(Part::Ready { epoch }) = self.common() {
             self.parts.fill(Part::Sent { epoch });
             out.push(Command::Submit);
         } else if self.common() == Some(Part::Held) {
-            // Not while one of them is in doubt.
+            // No grant while a part is suspended.
             if self.suspended.is_empty() {
                 self.stage = Stage::Granted;
                 out.push(Command::Grant);
@@ -251,12 +252,13 @@ impl MultiLock {
         }
     }
 
-    /// How far all of them have come, if that is equally far, and in one session.
+    /// The stage of all parts, if it is the same, and in the same session.
     fn common(&self) -> Option<Part> {
         self.parts.first().copied().filter(|first| self.parts.iter().all(|part| part == first))
     }
 
-    fn again(&mut self, out: &mut Vec<Command>) {
+    /// Gives up this round, and starts a new one.
+    fn restart(&mut self, out: &mut Vec<Command>) {
         self.parts.fill(Part::Asked);
         self.suspended.clear();
         self.stage = Stage::Waiting { told: false };
@@ -279,7 +281,7 @@ mod tests {
         out
     }
 
-    fn named(part: usize, epoch: u64) -> Event {
+    fn ready(part: usize, epoch: u64) -> Event {
         Event::Ready { part, epoch }
     }
 
@@ -291,12 +293,12 @@ mod tests {
         Event::Made { back: vec![] }
     }
 
-    /// Two parts, whose transaction has been sent in the first session.
+    /// Two parts. Their transaction was sent in the first session.
     fn sent() -> MultiLock {
         let mut multi = MultiLock::new(2);
         assert_eq!(on(&mut multi, Event::Start), [Command::Ask]);
-        assert_eq!(on(&mut multi, named(1, 1)), []);
-        assert_eq!(on(&mut multi, named(0, 1)), [Command::Submit]);
+        assert_eq!(on(&mut multi, ready(1, 1)), []);
+        assert_eq!(on(&mut multi, ready(0, 1)), [Command::Submit]);
         multi
     }
 
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_while_a_part_is_in_doubt() {
+    fn nothing_is_granted_while_a_part_is_suspended() {
         let mut multi = sent();
         on(&mut multi, made());
         on(&mut multi, Event::Held(0));
@@ -330,75 +332,79 @@ mod tests {
     }
 
     #[test]
-    fn names_of_two_sessions_are_not_entered_together() {
+    fn parts_of_different_sessions_are_not_submitted_together() {
         let mut multi = MultiLock::new(2);
         on(&mut multi, Event::Start);
-        assert_eq!(on(&mut multi, named(0, 1)), []);
-        assert_eq!(on(&mut multi, named(1, 2)), []);
-        assert_eq!(on(&mut multi, named(0, 2)), [Command::Submit]);
+        assert_eq!(on(&mut multi, ready(0, 1)), []);
+        assert_eq!(on(&mut multi, ready(1, 2)), []);
+        assert_eq!(on(&mut multi, ready(0, 2)), [Command::Submit]);
     }
 
     #[test]
-    fn whoever_was_failed_by_another_part_waits_for_it_under_its_name() {
+    fn a_part_that_another_one_made_fail_is_submitted_again() {
         let mut multi = sent();
-        // The directory of part one was missing.
+        // The directory of part 1 was missing.
         assert_eq!(on(&mut multi, Event::Made { back: vec![0] }), []);
-        assert_eq!(on(&mut multi, named(1, 1)), [Command::Submit]);
+        assert_eq!(on(&mut multi, ready(1, 1)), [Command::Submit]);
     }
 
     #[test]
-    fn an_unknown_outcome_is_found_out_by_every_path() {
+    fn after_an_unknown_outcome_every_lock_finds_out_by_itself() {
         let mut carried_out = sent();
         on(&mut carried_out, made());
         on(&mut carried_out, Event::Held(1));
         assert_eq!(on(&mut carried_out, Event::Held(0)), [Command::Grant]);
         let mut not_carried_out = sent();
         on(&mut not_carried_out, made());
-        on(&mut not_carried_out, named(0, 1));
-        assert_eq!(on(&mut not_carried_out, named(1, 1)), [Command::Submit]);
+        on(&mut not_carried_out, ready(0, 1));
+        assert_eq!(on(&mut not_carried_out, ready(1, 1)), [Command::Submit]);
     }
 
     #[test]
-    fn who_must_enter_one_queue_anew_enters_all_of_them_anew() {
-        for (what, event) in [("lost while waiting", named(0, 2)), ("lost while held", Event::Lost(1))] {
+    fn a_part_that_must_be_queued_again_starts_a_new_round_for_all() {
+        for (what, event) in [("lost while waiting", ready(0, 2)), ("lost while held", Event::Lost(1))] {
             let mut multi = sent();
             on(&mut multi, made());
             on(&mut multi, queued(0, 1));
             on(&mut multi, Event::Held(1));
             assert_eq!(on(&mut multi, event), AGAIN, "{what}");
-            on(&mut multi, named(0, 2));
-            assert_eq!(on(&mut multi, named(1, 2)), [Command::Submit], "{what}");
+            on(&mut multi, ready(0, 2));
+            assert_eq!(on(&mut multi, ready(1, 2)), [Command::Submit], "{what}");
             on(&mut multi, made());
             on(&mut multi, queued(0, 0));
-            assert_eq!(on(&mut multi, queued(1, 3)), [Command::Queued(3)], "told anew: {what}");
+            assert_eq!(
+                on(&mut multi, queued(1, 3)),
+                [Command::Queued(3)],
+                "it reports its place again: {what}"
+            );
         }
-        // While the transaction is on its way, and before anything was heard of the other.
-        assert_eq!(on(&mut sent(), named(1, 2)), AGAIN);
+        // While the transaction is in flight, and before the other part's answer.
+        assert_eq!(on(&mut sent(), ready(1, 2)), AGAIN);
         let mut multi = sent();
         on(&mut multi, made());
-        assert_eq!(on(&mut multi, named(1, 1)), []);
+        assert_eq!(on(&mut multi, ready(1, 1)), []);
         assert_eq!(on(&mut multi, queued(0, 1)), AGAIN);
     }
 
     #[test]
-    fn one_part_that_cannot_be_had_gives_all_back_before_it_is_told() {
+    fn a_refused_part_or_a_cancel_gives_up_all_parts_before_it_is_reported() {
         let refused = |reason| [Command::GiveBack, Command::Refuse(reason), Command::End];
-        for event in [named(0, 1), made(), queued(0, 1), Event::Held(0)] {
+        for event in [ready(0, 1), made(), queued(0, 1), Event::Held(0)] {
             let mut multi = sent();
-            if event != named(0, 1) {
+            if event != ready(0, 1) {
                 on(&mut multi, event.clone());
             }
             let mut cancelled = multi.clone();
             assert_eq!(on(&mut multi, Event::Refused(1)), refused(Cause::Part(1)), "after {event:?}");
             assert_eq!(on(&mut cancelled, Event::Cancel), refused(Cause::Cancelled), "after {event:?}");
-            assert_eq!(on(&mut multi, Event::Held(0)), [], "that is the end");
+            assert_eq!(on(&mut multi, Event::Held(0)), [], "the request has ended");
         }
     }
 
     #[test]
-    fn a_holder_hears_the_worst_of_its_parts_and_nothing_after_a_loss() {
+    fn the_caller_gets_the_worst_state_of_all_parts_and_nothing_after_a_loss() {
         let mut multi = granted();
-        assert_eq!(on(&mut multi, Event::Cancel), [], "a holder is not cancelled");
+        assert_eq!(on(&mut multi, Event::Cancel), [], "a granted request cannot be cancelled");
         assert_eq!(on(&mut multi, Event::Suspended(0)), [Command::Suspend]);
         assert_eq!(on(&mut multi, Event::Suspended(1)), []);
         assert_eq!(on(&mut multi, Event::Resumed(0)), []);
@@ -408,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_nothing_more_is_heard_of_any_part() {
+    fn it_ends_when_the_requests_of_all_parts_have_ended() {
         let mut multi = granted();
         assert_eq!(on(&mut multi, Event::Over(1)), []);
         assert_eq!(on(&mut multi, Event::Over(1)), []);

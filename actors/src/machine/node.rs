@@ -1,32 +1,32 @@
-//! The nodes of contenders: what they are called, whose they are, and their order.
+//! The nodes of contenders: their names, owners and order.
 
 use std::fmt;
 use std::ops::Range;
 
 use super::exclusion::{Dialect, MARKERS, Mode, row};
 
-/// The unique prefix of the nodes that one machine makes: a version 4 UUID whose last 48 bits count the attempts.
+/// The unique prefix of the nodes that one machine creates: a version 4 UUID whose last 48 bits count the attempts.
 ///
-/// One random number for each machine, instead of one for each attempt, makes a node's owner computable: a machine finds
-/// its own nodes in a listing, and a supervisor finds those of an actor that died. As with kazoo's prefix, a create whose
-/// answer was lost is found again by name.
+/// The random number belongs to a machine, not to a single attempt, so it shows a node's owner: a machine recognizes its
+/// own nodes in a listing, and a supervisor those of an actor that died. As with kazoo's prefix, a node whose create was
+/// not answered is found by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Instance(u128);
 
 const ATTEMPT_BITS: u32 = 48;
 
 impl Instance {
-    /// From a random UUID; its last 48 bits are not used.
+    /// An instance from a random UUID. The last 48 bits are not used.
     pub fn new(random: u128) -> Instance {
         Instance(random >> ATTEMPT_BITS << ATTEMPT_BITS)
     }
 
-    /// A part of the random number, to spread retries of different processes.
+    /// A part of the random number, to spread the retries of different processes.
     pub(crate) fn spread(self) -> u32 {
         (self.0 >> 64) as u32
     }
 
-    /// The name without its sequence number, as it is sent with the create.
+    /// A node's name without the sequence number, as it is sent with the create.
     pub fn prefix(self, attempt: Attempt, dialect: Dialect, mode: Mode) -> String {
         let (digits, marker) = (format!("{:032x}", self.0 | u128::from(attempt.0)), row(dialect, mode).own);
         match dialect {
@@ -43,7 +43,7 @@ impl Instance {
         format!("{:032x}", self.0 | u128::from(attempt.0))
     }
 
-    /// Which attempt made the node, if it is one of this instance.
+    /// The attempt that created a node, if the node belongs to this instance.
     pub fn attempt(self, name: &str) -> Option<Attempt> {
         let unique = match name.strip_prefix(PROTECTED) {
             Some(rest) => u128::from_str_radix(&rest.get(..36)?.replace('-', ""), 16).ok()?,
@@ -54,7 +54,7 @@ impl Instance {
     }
 }
 
-/// Curator's prefix for creates whose answer may be lost (`withProtection`).
+/// Curator's prefix for creates that can be found again after a lost answer (`withProtection`).
 const PROTECTED: &str = "_c_";
 const UUID_GROUPS: [Range<usize>; 5] = [0..8, 8..12, 12..16, 16..20, 20..32];
 
@@ -64,7 +64,7 @@ impl fmt::Debug for Instance {
     }
 }
 
-/// One try to make one node.
+/// One attempt to create a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u64);
 
@@ -76,12 +76,12 @@ pub struct Znode {
 }
 
 impl Znode {
-    /// Reads a child's name; `None` when it has no sequence number, and so is not a contender's.
+    /// Parses a child's name. `None` when it has no sequence number, so it is not a contender.
     pub fn parse(name: &str) -> Option<Znode> {
         let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
-        // The server prints `%010d`: ten digits, or past the wrap ten places that begin with a minus sign, or
-        // eleven. The sign before ten digits may also be the end of a marker (`-lock-`): then the number is small,
-        // and only a wrapped one is without a leading zero.
+        // The server prints the number with `%010d`. That is ten digits or, after the counter has wrapped, a minus sign
+        // with nine or ten digits. A dash before ten digits can also be the end of a marker (`-lock-`). Then the number
+        // has not wrapped: only a wrapped number has ten digits without a leading zero after its sign.
         let signed = name[..name.len() - digits].ends_with('-');
         let text = match digits {
             9 if signed => &name[name.len() - 10..],
@@ -102,12 +102,12 @@ impl Znode {
         &self.name
     }
 
-    /// The server's number of the create.
+    /// The sequence number.
     pub fn sequence(&self) -> i64 {
         self.sequence
     }
 
-    /// The mode that the name shows, for listings; `None` when it is not a contender of any dialect.
+    /// The mode that the name shows, for listings; `None` when the node is not a contender of any dialect.
     pub fn mode(&self) -> Option<Mode> {
         let stem = self.stem();
         MARKERS.into_iter().find(|(marker, _)| stem.ends_with(marker)).map(|(_, mode)| mode)
@@ -116,26 +116,26 @@ impl Znode {
     /// Whether the name ends in one of these extra patterns and a number.
     pub fn matches(&self, patterns: &[String]) -> bool {
         let stem = self.stem();
-        // A pattern may itself end in the dash that reads like a sign.
+        // A pattern may end in a dash that was parsed as the number's sign.
         let ten_places = &self.name[..self.name.len() - 10];
         patterns.iter().any(|p| stem.ends_with(p.as_str()) || ten_places.ends_with(p.as_str()))
     }
 
-    /// Whether a contender of this kind, with these extra patterns, waits for this node when it is ahead.
+    /// Whether a contender of this kind, with these extra patterns, must wait for this node if it is ahead.
     pub fn blocks(&self, dialect: Dialect, mode: Mode, patterns: &[String]) -> bool {
         let stem = self.stem();
         row(dialect, mode).blocked_by.iter().any(|marker| stem.ends_with(marker)) || self.matches(patterns)
     }
 
-    /// Whether this is a contender that follows other rules than one of this kind, and no extra pattern covers it: the
-    /// two could hold at the same time.
+    /// Whether this contender and one of the given kind follow different rules, so that both could hold at the same time.
+    /// An extra pattern that matches this node prevents that.
     pub fn clashes(&self, dialect: Dialect, mode: Mode, patterns: &[String]) -> bool {
         let stem = self.stem();
         let related = row(dialect, mode).family.iter().any(|marker| stem.ends_with(marker));
         self.mode().is_some() && !related && !self.matches(patterns)
     }
 
-    /// The number is near the end of a directory's range, or past it, where the order means nothing.
+    /// Whether the sequence number is near the end of its range or past it. Past it, the order is meaningless.
     pub fn is_exhausted(&self) -> bool {
         !(0..i64::from(i32::MAX) - 1_000_000).contains(&self.sequence)
     }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_waits_for_the_right_nodes() {
+    fn each_mode_waits_for_its_blockers() {
         let (lock, reader) = (node("__lock__0000000007"), node("__rlock__0000000007"));
         for (mode, for_lock, for_reader) in
             [(Mode::Lock, true, false), (Mode::Read, true, false), (Mode::Write, true, true)]
@@ -168,10 +168,10 @@ mod tests {
         }
     }
 
-    /// One row for each kind of contender: `w` for those it waits for, `x` for those it cannot share a queue with, `-`
-    /// for those it ignores.
+    /// One row for each kind of contender: `w` for kinds it waits for, `x` for kinds it cannot share a queue with, and
+    /// `-` for kinds it ignores.
     #[test]
-    fn the_whole_table() {
+    fn every_pair_of_kinds_waits_clashes_or_is_ignored() {
         let nodes = [KAZOO_LOCK, KAZOO_READ, CURATOR_LOCK, CURATOR_READ, CURATOR_WRITE]
             .map(|marker| node(&format!("{marker}0000000007")));
         for (dialect, mode, expected) in [
@@ -182,14 +182,14 @@ mod tests {
             (Dialect::Curator, Mode::Read, "xxx-w"),
             (Dialect::Curator, Mode::Write, "xxxww"),
         ] {
-            let standing =
+            let relation =
                 |node: &Znode| match (node.blocks(dialect, mode, &[]), node.clashes(dialect, mode, &[])) {
                     (true, false) => 'w',
                     (false, true) => 'x',
                     (false, false) => '-',
                     (true, true) => '?',
                 };
-            assert_eq!(nodes.iter().map(standing).collect::<String>(), expected, "{dialect:?} {mode:?}");
+            assert_eq!(nodes.iter().map(relation).collect::<String>(), expected, "{dialect:?} {mode:?}");
         }
     }
 
@@ -198,7 +198,7 @@ mod tests {
         let (lock, patterns) = (node("-lock-0000000007"), ["-lock-".to_owned()]);
         assert!(!lock.clashes(Dialect::Kazoo, Mode::Lock, &patterns));
         assert!(lock.blocks(Dialect::Kazoo, Mode::Lock, &patterns));
-        assert!(!node("config0000000007").clashes(Dialect::Kazoo, Mode::Lock, &[]), "nobody's contender");
+        assert!(!node("config0000000007").clashes(Dialect::Kazoo, Mode::Lock, &[]), "it is not a contender");
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_past_the_wrap_are_read_and_refused() {
+    fn wrapped_numbers_are_parsed_and_exhausted() {
         for tail in ["__lock__-2147483648", "__lock__-999999999", "__lock__-000000001", "__lock__2147483647"]
         {
             let node = node(tail);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_knows_its_own_nodes_and_no_others() {
+    fn an_instance_recognizes_its_own_nodes_and_no_others() {
         let instance = Instance::new(u128::from_str_radix(UUID, 16).expect("hex"));
         let names = [Dialect::Kazoo, Dialect::Curator].map(|dialect| {
             let name = format!("{}{:010}", instance.prefix(Attempt(5), dialect, Mode::Lock), 9);

@@ -1,20 +1,20 @@
-//! Which paths may be locked.
+//! Validation of paths.
 
 use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
-/// A path that ZooKeeper would refuse, or that cannot be locked.
+/// A path that ZooKeeper would reject, or that cannot be locked.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{path:?} cannot be locked: {reason}")]
 pub struct InvalidName {
-    /// What was given.
+    /// The invalid path.
     pub path: String,
     /// What is wrong with it.
     pub reason: &'static str,
 }
 
-/// Checks a path by the rules of ZooKeeper's `PathUtils.validatePath`, and that something can be made below it.
+/// Checks a path by the rules of ZooKeeper's `PathUtils.validatePath`, and that nodes can be created below it.
 pub fn check_path(path: &str) -> Result<(), InvalidName> {
     let refuse = |reason| Err(InvalidName { path: path.to_owned(), reason });
     if path.is_empty() {
@@ -24,15 +24,15 @@ pub fn check_path(path: &str) -> Result<(), InvalidName> {
         return refuse("it is relative, and must begin with `/`");
     }
     if path == "/" {
-        return refuse("the root is not a lock's directory");
+        return refuse("the root cannot be a lock's directory");
     }
     if path.ends_with('/') {
         return refuse("it ends with `/`");
     }
     for part in path[1..].split('/') {
         match part {
-            "" => return refuse("it has an empty part between two `/`"),
-            "." | ".." => return refuse("it has a part `.` or `..`"),
+            "" => return refuse("it contains an empty part between two `/`"),
+            "." | ".." => return refuse("it contains a part `.` or `..`"),
             _ => {}
         }
     }
@@ -40,9 +40,9 @@ pub fn check_path(path: &str) -> Result<(), InvalidName> {
         return refuse("it is longer than 32 KiB");
     }
     if path == "/zookeeper" || path.starts_with("/zookeeper/") {
-        return refuse("`/zookeeper` belongs to the server");
+        return refuse("`/zookeeper` is reserved for the server");
     }
-    // `PathUtils` looks at UTF-16, in which everything above the basic plane is a pair of surrogates.
+    // `PathUtils` checks UTF-16 code units, and rejects surrogates, so all characters above the basic plane.
     const FORBIDDEN: [RangeInclusive<char>; 5] = [
         '\u{0}'..='\u{1f}',
         '\u{7f}'..='\u{9f}',
@@ -51,15 +51,15 @@ pub fn check_path(path: &str) -> Result<(), InvalidName> {
         '\u{10000}'..=char::MAX,
     ];
     if path.contains('\0') {
-        return refuse("it has a NUL character");
+        return refuse("it contains a NUL character");
     }
     if path.chars().any(|c| FORBIDDEN.iter().any(|range| range.contains(&c))) {
-        return refuse("it has a character that ZooKeeper does not take in paths");
+        return refuse("it contains a character that ZooKeeper does not allow in paths");
     }
     Ok(())
 }
 
-/// A heartbeat must have room for the path of a node that it checks.
+/// The path of any node must fit into a heartbeat, which checks it.
 const MAX_PATH: usize = 32 * 1024;
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_that_zookeeper_would_refuse_are_refused_with_the_reason() {
+    fn paths_that_zookeeper_would_reject_are_invalid_with_a_reason() {
         for (path, reason) in [
             ("", "empty"),
             ("locks/a", "relative"),

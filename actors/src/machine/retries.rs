@@ -1,6 +1,6 @@
-//! Requests that failed and are to be sent again: when, and how often in a row each has failed.
+//! Schedules retries of failed requests, and counts the consecutive failures of each.
 //!
-//! Nothing is repeated without a pause more than once. There is one timer for each request.
+//! A request is repeated at most once without a pause. There is one timer for each request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::Moment;
 use super::node::Instance;
 use crate::machine::backoff::Backoff;
 
-/// See the module. `K` names a request.
+/// The failing requests. `K` identifies a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Retries<K> {
-    /// Differs from process to process, so that they do not all come back at once.
+    /// A random number that differs between processes, to spread their retries.
     spread: u32,
     failing: BTreeMap<K, Failing>,
     due: BTreeSet<(Moment, K)>,
@@ -20,7 +20,7 @@ pub(super) struct Retries<K> {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Failing {
-    /// In a row.
+    /// The number of consecutive failures.
     failures: u32,
     due: Option<Moment>,
 }
@@ -30,8 +30,8 @@ impl<K: Clone + Ord> Retries<K> {
         Retries { spread: instance.spread(), failing: BTreeMap::new(), due: BTreeSet::new() }
     }
 
-    /// After a lost answer. Says whether to send it again now: only after the first failure in a row, which is
-    /// usually a connection that broke once. Otherwise it is due later.
+    /// Counts a lost answer. Returns `true` if the request must be sent again now, which is only so after the first of
+    /// several consecutive failures: that is usually a broken connection. Otherwise the retry is due later.
     pub fn again(&mut self, request: &K, now: Moment) -> bool {
         if self.failing.contains_key(request) {
             self.later(request, now);
@@ -41,13 +41,13 @@ impl<K: Clone + Ord> Retries<K> {
         true
     }
 
-    /// After a refusal: it is due later.
+    /// Schedules a retry after the usual pause.
     pub fn later(&mut self, request: &K, now: Moment) {
         let failures = self.failing.get(request).map_or(0, |failing| failing.failures);
         self.after(request, now, Backoff::default().rest(failures, self.spread.into()));
     }
 
-    /// It is due after this time.
+    /// Schedules a retry after this pause.
     pub fn after(&mut self, request: &K, now: Moment, rest: Duration) {
         self.sent(request);
         let failing = self.failing.entry(request.clone()).or_default();
@@ -56,25 +56,25 @@ impl<K: Clone + Ord> Retries<K> {
         self.due.insert((now + rest, request.clone()));
     }
 
-    /// It is due later.
+    /// Whether a retry of this request is scheduled.
     pub fn rests(&self, request: &K) -> bool {
         self.failing.get(request).is_some_and(|failing| failing.due.is_some())
     }
 
-    /// It has been sent, and is not due any more.
+    /// Cancels the scheduled retry, because the request was sent.
     pub fn sent(&mut self, request: &K) {
         if let Some(due) = self.failing.get_mut(request).and_then(|failing| failing.due.take()) {
             self.due.remove(&(due, request.clone()));
         }
     }
 
-    /// It succeeded, or nobody wants it any more.
+    /// Forgets a request that has succeeded or is no longer needed.
     pub fn done(&mut self, request: &K) {
         self.sent(request);
         self.failing.remove(request);
     }
 
-    /// `to` is sent in place of `from`, and its failures follow upon those.
+    /// Replaces request `from` with `to`, which continues the count of failures.
     pub fn replace(&mut self, from: &K, to: K) {
         self.sent(from);
         if let Some(failing) = self.failing.remove(from) {
@@ -82,18 +82,18 @@ impl<K: Clone + Ord> Retries<K> {
         }
     }
 
-    /// None of them will be sent again.
+    /// Forgets all requests.
     pub fn clear(&mut self) {
         self.failing.clear();
         self.due.clear();
     }
 
-    /// When the next is due.
+    /// When the next retry is due.
     pub fn wakeup(&self) -> Option<Moment> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// One that is due.
+    /// Removes and returns a request whose retry is due.
     pub fn pop(&mut self, now: Moment) -> Option<K> {
         let request = self.due.first().filter(|(due, _)| *due <= now).map(|(_, request)| request.clone())?;
         self.sent(&request);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_is_asked_for_again_at_once_and_then_ever_more_slowly() {
+    fn a_lost_answer_is_retried_at_once_and_then_after_growing_pauses() {
         let mut at_once = Vec::new();
         let lost = pauses(&mut retries(), 9, |retries, now| at_once.push(retries.again(&7, now)));
         assert!(at_once[0] && at_once[1..].iter().all(|at_once| !at_once));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_one_timer_and_none_when_it_is_done() {
+    fn a_request_has_one_timer_which_is_removed_when_it_is_done() {
         let mut retries = retries();
         retries.later(&7, Moment(0));
         retries.later(&7, Moment(1));
@@ -147,7 +147,7 @@ mod tests {
         retries.later(&7, Moment(2));
         retries.replace(&7, 8);
         assert_eq!(retries.wakeup(), None);
-        assert!(!retries.again(&8, Moment(3)), "the failures of what it replaces count");
+        assert!(!retries.again(&8, Moment(3)), "the failures of the replaced request count");
         retries.done(&8);
         assert_eq!(retries.wakeup(), None);
         assert!(retries.again(&8, Moment(4)));

@@ -1,11 +1,11 @@
-//! One run of one actor under one lease: it is told of doubt, asked to stop while there is time, and killed before
-//! somebody else can hold.
+//! One run of an actor under a lease. When the lease is about to end, the actor is first told that it is suspended, then
+//! asked to stop, and killed before somebody else can hold the lock.
 //!
 //! ```text
 //! Running ──▶ Stopping ──▶ Killed ──▶ Over
 //! ```
 //!
-//! Each stage may be skipped, and `Over` is reached only when the actor has really ended.
+//! `Stopping` and `Killed` may be skipped. `Over` is reached only when the actor has ended.
 
 use std::time::Duration;
 
@@ -14,40 +14,40 @@ use super::{LeaseState, Machine, Moment};
 /// The limits of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// How long the actor may take to stop, before it is killed.
+    /// How long the actor may take to stop before it is killed.
     pub grace: Duration,
-    /// Whether it is stopped as soon as the connection is in doubt.
+    /// Whether the actor is stopped as soon as the lease is suspended.
     pub stop_when_suspended: bool,
-    /// The timeout of the session that the lease goes with, if it goes with one.
+    /// The timeout of the lease's session; `None` if the lease outlives sessions.
     pub session_timeout: Option<Duration>,
 }
 
-/// What happens.
+/// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The lease is in this state now.
+    /// The lease changed to this state.
     Lease(LeaseState),
-    /// The actor is to be stopped, the lease being as it is.
+    /// The actor must be stopped, regardless of the lease.
     Stop,
-    /// The actor has ended, or has not started.
+    /// The actor has ended, or could not start.
     Ended {
-        /// By a panic, an error, or a kill that was not ours.
+        /// It ended with an error or a panic, or was killed.
         failed: bool,
     },
     /// The time of [`Machine::wakeup`] has come.
     Wake,
 }
 
-/// What is to be done.
+/// What the driver must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Tell the actor.
+    /// Send this event to the actor.
     Tell(LeaseEvent),
-    /// Ask it to stop: no more messages, then `post_stop`.
+    /// Ask the actor to stop: it handles no more messages, and runs `post_stop`.
     Stop,
-    /// Cut it short, at its next await.
+    /// Kill the actor, which ends it at its next await.
     Kill,
-    /// It has ended, for this reason.
+    /// Report that the actor has ended, and why.
     Finish(EndReason),
 }
 
@@ -55,11 +55,11 @@ pub enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LeaseEvent {
-    /// The connection is in doubt: it is gone, or the lease is proven for less than five sixteenths of the session
-    /// timeout. Unless that passes, the actor will be stopped, a quarter of the session
-    /// timeout before somebody else can hold.
+    /// The lease is suspended: the connection broke, or less than five sixteenths of the session timeout are still
+    /// proven. Unless the lease is resumed, the actor will be stopped a quarter of the session timeout before somebody
+    /// else can hold the lock.
     Suspended,
-    /// The connection is no longer in doubt.
+    /// The lease is no longer suspended.
     Resumed,
 }
 
@@ -69,11 +69,11 @@ pub enum LeaseEvent {
 pub enum EndReason {
     /// The actor stopped by itself.
     Finished,
-    /// It did not start, panicked, returned an error, or was killed by somebody else.
+    /// The actor could not start, panicked, returned an error, or was killed by somebody else.
     Failed,
-    /// It was asked to stop.
+    /// The run was asked to stop.
     Stopped,
-    /// The connection was in doubt, or the lease came to its end.
+    /// The lease was suspended, about to end, or lost.
     Lease,
 }
 
@@ -84,9 +84,9 @@ pub struct Run {
     /// The proven end of the lease.
     until: Option<Moment>,
     stage: Stage,
-    /// The connection is in doubt.
+    /// The lease is suspended.
     suspended: bool,
-    /// Since when the actor knows of a doubt.
+    /// When the actor was told that the lease is suspended; `None` if it is not.
     told: Option<Moment>,
 }
 
@@ -99,13 +99,13 @@ enum Stage {
 }
 
 impl Run {
-    /// The actor is being started.
+    /// A run whose actor is starting.
     pub fn new(limits: Limits) -> Run {
         Run { limits, until: None, stage: Stage::Running, suspended: false, told: None }
     }
 
-    /// The lease is proven to last until then; `None` when it has no such end. Heartbeats move it on without an event, so
-    /// a driver sets it before every event.
+    /// Sets the proven end of the lease; `None` when it has no end. Heartbeats extend the lease without an event, so the
+    /// driver calls this before every event.
     pub fn set_until(&mut self, until: Option<Moment>) {
         self.until = until;
     }
@@ -121,7 +121,7 @@ impl Machine for Run {
             Event::Lease(LeaseState::Suspended) => {
                 self.suspended = true;
                 if self.limits.stop_when_suspended {
-                    // A message would come behind the stop.
+                    // Stopped without an event, because the actor would not handle it after the stop.
                     self.stop(EndReason::Lease, now, out);
                 }
             }
@@ -145,7 +145,7 @@ impl Machine for Run {
 
     fn wakeup(&self) -> Option<Moment> {
         match &self.stage {
-            Stage::Running => self.stop_at().or(self.doubt_at()).into_iter().chain(self.kill_at()).min(),
+            Stage::Running => self.stop_at().or(self.suspended_at()).into_iter().chain(self.kill_at()).min(),
             Stage::Stopping { .. } => self.kill_at(),
             Stage::Killed { .. } | Stage::Over => None,
         }
@@ -154,12 +154,12 @@ impl Machine for Run {
 
 impl Run {
     fn tell(&mut self, now: Moment, out: &mut Vec<Command>) {
-        let in_doubt = self.suspended || self.doubt_at().is_some_and(|at| now >= at);
-        if self.stage != Stage::Running || self.told.is_some() == in_doubt {
+        let suspended = self.suspended || self.suspended_at().is_some_and(|at| now >= at);
+        if self.stage != Stage::Running || self.told.is_some() == suspended {
             return;
         }
-        self.told = in_doubt.then_some(now);
-        out.push(Command::Tell(if in_doubt { LeaseEvent::Suspended } else { LeaseEvent::Resumed }));
+        self.told = suspended.then_some(now);
+        out.push(Command::Tell(if suspended { LeaseEvent::Suspended } else { LeaseEvent::Resumed }));
     }
 
     fn stop(&mut self, reason: EndReason, now: Moment, out: &mut Vec<Command>) {
@@ -187,17 +187,17 @@ impl Run {
         out.push(Command::Finish(reason));
     }
 
-    fn doubt_at(&self) -> Option<Moment> {
-        self.before(DOUBT)
+    fn suspended_at(&self) -> Option<Moment> {
+        self.before(SUSPENDED)
     }
 
-    /// A stop discards the messages that are waiting, so it comes a notice after the one that tells of the doubt.
+    /// A stop discards unhandled messages, so it comes some time after the actor was told that the lease is suspended.
     fn stop_at(&self) -> Option<Moment> {
-        let noticed = self.told? + self.limits.session_timeout? * (DOUBT - STOP) / PARTS;
+        let noticed = self.told? + self.limits.session_timeout? * (SUSPENDED - STOP) / PARTS;
         Some(self.before(STOP)?.max(noticed))
     }
 
-    /// The grace ends with the lease, if not earlier.
+    /// The grace ends with the lease, or earlier.
     fn kill_at(&self) -> Option<Moment> {
         let grace = match &self.stage {
             Stage::Stopping { grace, .. } => Some(*grace),
@@ -206,24 +206,24 @@ impl Run {
         self.before(KILL).into_iter().chain(grace).min()
     }
 
-    /// So many parts of the session timeout before the lease's end.
+    /// The moment that is this many parts of the session timeout before the lease's end.
     fn before(&self, parts: u32) -> Option<Moment> {
         let reserve = self.limits.session_timeout? * parts / PARTS;
         Some(Moment(self.until?.0.saturating_sub(reserve.as_nanos() as u64)))
     }
 }
 
-/// Of a session timeout.
+/// The following constants are in these parts of the session timeout, before the lease's end.
 const PARTS: u32 = 16;
 
-/// So many parts before the end, the actor is told of a doubt if it does not know yet. A lease that is being proven
-/// is good for six, less a round trip, at any time.
-const DOUBT: u32 = 5;
+/// The actor is told that the lease is suspended, if it has not been told yet. While heartbeats are answered, at least
+/// six parts less a round trip are always left.
+const SUSPENDED: u32 = 5;
 
-/// From here on it is stopping, and cleans up.
+/// The actor is asked to stop, and can clean up.
 const STOP: u32 = 4;
 
-/// The rest is for killing: an actor dies at its next await, as soon as the machine lets it run.
+/// The actor is killed. The rest of the time is for its end, which comes at its next await.
 const KILL: u32 = 2;
 
 #[cfg(test)]
@@ -235,7 +235,7 @@ mod tests {
     use Command::{Finish, Kill, Stop, Tell};
     use LeaseState::{Held, Lost, Suspended};
 
-    /// Eight seconds: stopped two before the end, killed one before it.
+    /// With a session timeout of eight seconds: stopped two seconds before the end, killed one second before it.
     fn wakeup(run: &mut Run, until: Option<Moment>) -> Option<Moment> {
         run.set_until(until);
         run.wakeup()
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_is_told_once_and_the_actor_goes_on() {
+    fn a_suspension_is_reported_once_and_the_actor_continues() {
         let mut run = run(false);
         let suspended = || Event::Lease(Suspended);
         assert_eq!(at(&mut run, 1.0, 8.0, Event::Lease(Held)), []);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_proven_further_puts_the_end_off() {
+    fn an_extended_lease_postpones_the_stop() {
         let mut run = run(false);
         assert_eq!(at(&mut run, 6.0, 9.0, Event::Wake), []);
         assert_eq!(at(&mut run, 6.5, 9.0, Event::Wake), [Tell(LeaseEvent::Suspended)]);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_woken_late_is_told_all_the_same_before_it_is_stopped() {
+    fn a_late_wakeup_still_reports_the_suspension_before_the_stop() {
         let mut run = run(false);
         assert_eq!(at(&mut run, 6.2, 8.0, Event::Wake), [Tell(LeaseEvent::Suspended)]);
         assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(6.7)));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_lease_is_a_doubt_that_lasts_until_it_is_neither_short_nor_suspended() {
+    fn a_lease_near_its_end_is_reported_as_suspended_until_it_is_extended_and_held() {
         let mut run = run(false);
         assert_eq!(at(&mut run, 5.5, 8.0, Event::Wake), [Tell(LeaseEvent::Suspended)]);
         assert_eq!(at(&mut run, 5.6, 8.0, Event::Lease(Suspended)), []);
@@ -312,13 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_was_paused_kills_at_once() {
+    fn after_a_pause_of_the_process_the_actor_is_killed_at_once() {
         let mut run = run(false);
         assert_eq!(at(&mut run, 60.0, 8.0, Event::Wake), [Kill]);
     }
 
     #[test]
-    fn a_lost_lease_kills_whatever_the_stage() {
+    fn a_lost_lease_kills_in_every_stage() {
         let mut running = run(false);
         assert_eq!(at(&mut running, 1.0, 8.0, Event::Lease(Lost)), [Kill]);
         let mut stopping = run(false);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_at_the_first_doubt_is_a_choice() {
+    fn it_can_be_stopped_as_soon_as_the_lease_is_suspended() {
         let mut run = run(true);
         let out = at(&mut run, 1.0, 8.0, Event::Lease(Suspended));
         assert_eq!(out, [Stop]);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn grace_is_for_stopping_and_ends_with_the_lease() {
+    fn the_grace_begins_with_the_stop_and_ends_with_the_lease() {
         let mut run = run(false);
         assert_eq!(at(&mut run, 1.0, 8.0, Event::Stop), [Stop]);
         assert_eq!(at(&mut run, 1.5, 8.0, Event::Stop), []);
@@ -346,14 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn an_actor_that_ends_by_itself_is_told_from_one_that_fails() {
+    fn an_actor_that_stops_by_itself_differs_from_one_that_fails() {
         for (failed, reason) in [(false, EndReason::Finished), (true, EndReason::Failed)] {
             assert_eq!(at(&mut run(false), 1.0, 8.0, Event::Ended { failed }), [Finish(reason)]);
         }
     }
 
     #[test]
-    fn without_a_session_only_the_loss_ends_it() {
+    fn a_lease_without_a_session_ends_only_when_it_is_lost() {
         let limits = Limits { session_timeout: None, ..run(false).limits };
         let (mut run, mut out) = (Run::new(limits), Vec::new());
         run.handle(Event::Wake, seconds(1e9), &mut out);

@@ -217,7 +217,7 @@ impl Machine for Session {
     fn wakeup(&self) -> Option<Moment> {
         let stage_ends = match self.stage {
             Stage::Starting(end) => end,
-            Stage::Live => self.doubtful_from(),
+            Stage::Live => self.suspended_from(),
             Stage::Suspended => self.valid_until(),
             Stage::Lost => return None,
         };
@@ -270,7 +270,7 @@ impl Session {
         }
         let verified = matches!(self.link, Link::Up { identified: true, answered: true, .. });
         self.stage = match self.stage {
-            _ if verified && now < self.doubtful_from() => Stage::Live,
+            _ if verified && now < self.suspended_from() => Stage::Live,
             Stage::Starting(end) => Stage::Starting(end),
             Stage::Live | Stage::Suspended => Stage::Suspended,
             Stage::Lost => Stage::Lost,
@@ -314,8 +314,8 @@ impl Session {
         before(self.proven, self.timeout / MARGIN)
     }
 
-    fn doubtful_from(&self) -> Moment {
-        before(self.valid_until(), self.timeout * DOUBT.0 / DOUBT.1)
+    fn suspended_from(&self) -> Moment {
+        before(self.valid_until(), self.timeout * SUSPENDED.0 / SUSPENDED.1)
     }
 
     /// The time between two heartbeats. A proof takes the gap, three round trips, and waits for up to three heartbeats;
@@ -339,7 +339,7 @@ const KEPT: (u32, u32) = (7, 16);
 
 /// With less than this part of the timeout left, the session is suspended. This is more than the last quarter, in which
 /// singletons are stopped, so they are told of the suspension first.
-const DOUBT: (u32, u32) = (5, 16);
+const SUSPENDED: (u32, u32) = (5, 16);
 
 /// The minimum and maximum number of heartbeats in a session timeout.
 const LEAST_BEATS: u32 = 8;

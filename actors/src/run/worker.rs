@@ -1,4 +1,4 @@
-//! How an application's actor is started and spoken to, whatever its type.
+//! Starts an application's actor of any type, and sends it lease events.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,34 +11,35 @@ use tracing::warn;
 use crate::api::lease::LeaseView;
 pub use crate::machine::run::LeaseEvent;
 
-/// Starts actors under leases, and tells them what happens to their lease.
+/// Starts actors under leases, and sends them the events of their lease.
 pub struct ActorFactory(Box<Spawn>);
 
 type Spawn = dyn FnMut(LeaseView, ActorCell) -> Result<(Worker, Start), String> + Send;
 
-/// An actor that is being started, or runs. It is killed when this is dropped: ractor links an actor that is spawned
-/// "instant" only after its `pre_start`, so until then no supervisor that dies could take it along.
+/// A starting or running actor. Dropping this kills it: ractor links an actor that is spawned "instant" only after its
+/// `pre_start`, so until then it would survive the death of its supervisor.
 pub(crate) struct Worker {
     pub cell: ActorCell,
     tell: Box<dyn Fn(LeaseEvent) + Send + Sync>,
     end: Arc<End>,
 }
 
-/// Ends when the actor's `pre_start` is over, well or not.
+/// Resolves when the actor's `pre_start` has ended, with an error if it failed.
 pub(crate) type Start = BoxFuture<'static, Result<(), String>>;
 
-/// What an actor and the run that started it share about its end.
+/// State about an actor's end, shared by the actor and the run that started it.
 #[derive(Default)]
 struct End {
-    /// A start that has not begun is not to begin.
-    called_off: AtomicBool,
-    /// `post_stop` was carried out to its end.
+    /// The actor was killed, so `pre_start` must not begin.
+    killed: AtomicBool,
+    /// `post_stop` has run to its end.
     stopped: AtomicBool,
 }
 
 impl ActorFactory {
-    /// `make` gives the actor and its arguments; `tell` makes its message of an event of the lease, or none. Both are called
-    /// by actors of this crate, and must not block. A panic in one fails its run, and nothing else.
+    /// `make` returns the actor and its arguments. `tell` turns an event of the lease into a message for the actor, or
+    /// into none. Both are called by actors of this crate, and must not block. A panic in `make` fails the run; after a
+    /// panic in `tell`, the event is not delivered.
     pub fn new<A: Actor>(
         mut make: impl FnMut(LeaseView) -> (A, A::Arguments) + Send + 'static,
         tell: impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static,
@@ -47,7 +48,7 @@ impl ActorFactory {
         ActorFactory(Box::new(move |view, supervisor| spawn(make(view), tell.clone(), supervisor)))
     }
 
-    /// For one run only: a second one fails.
+    /// A factory for one run. A second run fails.
     pub fn once<A: Actor>(
         make: impl FnOnce(LeaseView) -> (A, A::Arguments) + Send + 'static,
         tell: impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static,
@@ -55,7 +56,7 @@ impl ActorFactory {
         let (mut make, mut tell) = (Some(make), Some(tell));
         ActorFactory(Box::new(move |view, supervisor| match (make.take(), tell.take()) {
             (Some(make), Some(tell)) => spawn(make(view), Arc::new(tell), supervisor),
-            _ => Err("the factory was for one run".into()),
+            _ => Err("this factory can start only one run".into()),
         }))
     }
 
@@ -64,9 +65,9 @@ impl ActorFactory {
         view: LeaseView,
         supervisor: ActorCell,
     ) -> Result<(Worker, Start), String> {
-        // A closure that has panicked may be inconsistent; the next run calls it all the same.
+        // The next run calls the closure again, even after a panic.
         catch_unwind(AssertUnwindSafe(|| (self.0)(view, supervisor)))
-            .unwrap_or_else(|_| Err("making the actor panicked".into()))
+            .unwrap_or_else(|_| Err("creating the actor panicked".into()))
     }
 }
 
@@ -89,7 +90,7 @@ fn spawn<A: Actor>(
     });
     let tell = Box::new(move |event| {
         if let Some(message) = tell(event) {
-            // It may be ending.
+            // The actor may have ended.
             let _ = actor.cast(message);
         }
     });
@@ -99,19 +100,19 @@ fn spawn<A: Actor>(
 impl Worker {
     pub fn tell(&self, event: LeaseEvent) {
         if catch_unwind(AssertUnwindSafe(|| (self.tell)(event))).is_err() {
-            warn!(?event, "telling an actor of its lease panicked");
+            warn!(?event, "the function that turns lease events into messages panicked");
         }
     }
 
-    /// Whether the actor's `post_stop` was carried out to its end. A killed actor's is not: the reason of its end
-    /// does not tell, for anybody may stop an actor and give the reason "killed".
+    /// Whether the actor's `post_stop` has run to its end, so the actor was not killed. The reason of its end does not
+    /// show that, because any caller can stop an actor with the reason "killed".
     pub fn stopped(&self) -> bool {
         self.end.stopped.load(Ordering::SeqCst)
     }
 
-    /// Cuts the actor short at its next await, in `pre_start` and `post_stop` as well.
+    /// Ends the actor at its next await, also in `pre_start` and `post_stop`.
     pub fn kill(&self) {
-        self.end.called_off.store(true, Ordering::SeqCst);
+        self.end.killed.store(true, Ordering::SeqCst);
         self.cell.kill();
     }
 }
@@ -122,7 +123,7 @@ impl Drop for Worker {
     }
 }
 
-/// An application's actor, whose end is noted.
+/// Wraps an application's actor, and records its end.
 struct Watched<A> {
     actor: A,
     end: Arc<End>,
@@ -135,8 +136,8 @@ impl<A: Actor> Watched<A> {
         myself: ActorRef<A::Msg>,
         arguments: A::Arguments,
     ) -> Result<A::State, ActorProcessingErr> {
-        if self.end.called_off.load(Ordering::SeqCst) {
-            return Err("its start was called off".into());
+        if self.end.killed.load(Ordering::SeqCst) {
+            return Err("it was killed before it started".into());
         }
         self.actor.pre_start(myself, arguments).await
     }

@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 use crate::machine::Moment;
 
-/// Tells the time in [`Moment`]s since it was made. Monotonic.
+/// A monotonic clock. It counts [`Moment`]s from its creation.
 ///
-/// A lease runs out while the machine sleeps as well, so its clock must not stop then. On Linux and Android it is
-/// `CLOCK_BOOTTIME`. Elsewhere it is [`Instant`]'s clock, which stops during sleep on macOS: after it, a lease seems good
-/// until the next heartbeat tells that the session is gone.
+/// A lease also runs out while the machine sleeps, so its clock must not stop during sleep. On Linux and Android this is
+/// `CLOCK_BOOTTIME`. Elsewhere it is the clock of [`Instant`], which stops during sleep on macOS: there, after a sleep, a
+/// lease seems valid until the next heartbeat shows that the session is gone.
 ///
-/// Tokio's timers do stop during sleep. What must not come late waits with [`Clock::sleep_until`].
+/// Tokio's timers stop during sleep. A timer that must not be late uses [`Clock::sleep_until`].
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     source: Source,
-    /// The source's time when it was made.
+    /// The source's time when the clock was created.
     origin: Duration,
 }
 
@@ -27,17 +27,17 @@ enum Source {
 }
 
 impl Clock {
-    /// A clock that begins now, at one: zero is kept for "never".
+    /// A clock that starts at one now. Zero is reserved for "never".
     pub fn start() -> Clock {
         Clock::of(Source::Machine(Instant::now()))
     }
 
-    /// One that follows Tokio's clock, which tests can pause.
+    /// A clock that follows Tokio's clock, which tests can pause.
     pub fn of_tokio() -> Clock {
         Clock::of(Source::Tokio(tokio::time::Instant::now()))
     }
 
-    /// One that tests set, in nanoseconds.
+    /// A clock that tests set, in nanoseconds.
     #[cfg(test)]
     pub fn of_test(time: &'static std::sync::atomic::AtomicU64) -> Clock {
         Clock::of(Source::Test(time))
@@ -47,19 +47,20 @@ impl Clock {
         Clock { source, origin: source.time() }
     }
 
-    /// The time.
+    /// The current time.
     pub fn now(&self) -> Moment {
         Moment(1) + self.source.time().saturating_sub(self.origin)
     }
 
-    /// A moment on Tokio's clock as it runs now. One too far ahead is a century ahead, one that has passed is now.
+    /// Converts a moment to Tokio's clock, assuming no sleep until then. A moment that has passed becomes now, and one that
+    /// is too far ahead becomes a century from now.
     pub fn at(&self, moment: Moment) -> tokio::time::Instant {
-        // In this order, so that it is never too early.
+        // In this order, so that the result is never too early.
         let left = self.left(moment);
         tokio::time::Instant::now() + left
     }
 
-    /// Sleeps until then, never less, and at most a quarter of a second more after the machine has slept.
+    /// Waits until this moment, never less. If the machine sleeps meanwhile, it ends at most a quarter of a second late.
     pub async fn sleep_until(self, moment: Moment) {
         const SLICE: Duration = Duration::from_millis(250);
         loop {
@@ -77,7 +78,7 @@ impl Clock {
         }
     }
 
-    /// A moment on the clock of [`Instant`] as it runs now. It does not follow what the machine sleeps afterwards.
+    /// Converts a moment to an [`Instant`]. The result is too late once the machine has slept afterwards.
     pub fn instant(&self, moment: Moment) -> Instant {
         let (now, instant) = (self.now(), tokio::time::Instant::now().into_std());
         match now < moment {
@@ -93,7 +94,7 @@ impl Clock {
 }
 
 impl Source {
-    /// Since some moment before the process began, or before the source was made.
+    /// The time since boot, or since the source was created.
     fn time(self) -> Duration {
         match self {
             Source::Machine(made) => since_boot().unwrap_or_else(|| made.elapsed()),
@@ -122,11 +123,11 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Meaningful where the two clocks differ: on a machine that has slept, or in a time namespace
+    /// Fails only where the two clocks differ: on a machine that has slept, or in a time namespace
     /// (`unshare --time --boottime 86400`).
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_machines_clock_counts_from_boot_and_includes_sleep() {
+    fn the_clock_counts_from_boot_and_includes_sleep() {
         let boottime = || rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
         let before = boottime();
         let clock = Clock::start();
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_timer_that_was_due_while_the_machine_slept_comes_soon_after() {
+    async fn a_timer_that_was_due_while_the_machine_slept_fires_soon_after() {
         static TIME: AtomicU64 = AtomicU64::new(SECOND);
         let clock = Clock::of_test(&TIME);
         let mut timer = std::pin::pin!(clock.sleep_until(clock.now() + Duration::from_secs(10)));

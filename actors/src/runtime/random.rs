@@ -1,19 +1,18 @@
-//! Where random numbers come from.
+//! The source of random numbers.
 
 use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// A source of random numbers, for the names of nodes and for waits that are not to be the same everywhere.
+/// A source of random numbers, for node names and for spreading retries.
 ///
-/// A service takes the default, which asks the operating system. A simulation passes its own, and is then the
-/// same from one run to the next.
+/// The default uses the operating system's random numbers. A simulation passes its own source, to be reproducible.
 #[derive(Clone)]
 pub struct Randomness(Arc<dyn Fn() -> u128 + Send + Sync>);
 
 impl Randomness {
-    /// Numbers from `next`. Two sources that repeat each other make names that collide.
+    /// A source that calls `next`. Two processes whose sources return the same numbers create colliding names.
     pub fn new(next: impl Fn() -> u128 + Send + Sync + 'static) -> Randomness {
         Randomness(Arc::new(next))
     }

@@ -1,23 +1,23 @@
-//! The one timer of an actor that drives a machine.
+//! The timer of an actor that drives a machine.
 
 use tokio::task::AbortHandle;
 
 use super::clock::Clock;
 use crate::machine::Moment;
 
-/// Runs something when a machine's wake-up is due. Setting another moment replaces it; dropping it cancels it.
+/// Calls a function when a machine's wake-up is due. There is one wake-up at a time; dropping the timer cancels it.
 pub(crate) struct Timer {
     clock: Clock,
     precision: Precision,
     set: Option<(Moment, AbortHandle)>,
 }
 
-/// What a timer does while the machine sleeps.
+/// How a timer treats sleep of the computer.
 #[derive(Clone, Copy)]
 pub(crate) enum Precision {
-    /// It stops, as Tokio's timers do, and costs nothing while it waits.
+    /// It stops during sleep, as Tokio's timers do, and costs nothing while it waits.
     Tokio,
-    /// It goes on, as leases do, and wakes up four times a second for that.
+    /// It includes sleep, as leases do. For that, it wakes up four times a second.
     ThroughSleep,
 }
 
@@ -26,7 +26,8 @@ impl Timer {
         Timer { clock, precision, set: None }
     }
 
-    /// Sets it to `due`, unless it is set to that already. `ring` tells the actor, which then calls [`rang`](Timer::rang).
+    /// Sets the timer to `due`, unless it is already set to that. `ring` sends a message to the actor, which must then
+    /// call [`rang`](Timer::rang).
     pub fn set(&mut self, due: Option<Moment>, ring: impl FnOnce() + Send + 'static) {
         if self.set.as_ref().map(|(moment, _)| *moment) == due {
             return;
@@ -45,7 +46,7 @@ impl Timer {
         }
     }
 
-    /// It has rung.
+    /// Notes that the timer has fired.
     pub fn rang(&mut self) {
         self.set = None;
     }

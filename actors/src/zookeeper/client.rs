@@ -1,5 +1,5 @@
-//! The seam, implemented with `zookeeper_client`. No other file knows that crate, but for the types re-exported in
-//! [the module above](super).
+//! Implements the interface with `zookeeper_client`. No other file uses that crate, except that
+//! [the parent module](super) re-exports some of its types.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,9 +16,9 @@ use zookeeper_client as zk;
 use super::SaslOptions;
 #[cfg(feature = "tls")]
 use super::TlsOptions;
+use super::servers::diagnose;
 #[cfg(feature = "tls")]
 use super::servers::servers;
-use super::servers::troubles;
 use super::{
     Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
     Node, NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
@@ -38,12 +38,12 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// To a list of servers with an optional chroot, `zk1:2181,zk2:2181/app`. A server may be written as
-    /// `tcp+tls://host:port`.
+    /// A connector for a list of servers with an optional chroot, such as `zk1:2181,zk2:2181/app`. A server may be
+    /// written as `tcp+tls://host:port`.
     pub fn new(address: &str, session_timeout: Duration) -> Connector {
         Connector {
-            // So that a try ends once every server has failed, and the next one begins with a fresh proof of the
-            // session.
+            // Fail eagerly, so that an attempt ends once every server has failed. The proof of a session counts from the
+            // beginning of its attempt.
             inner: zk::Client::connector().with_session_timeout(session_timeout).with_fail_eagerly(),
             session_timeout,
             address: address.to_owned(),
@@ -92,13 +92,13 @@ impl Connect for Connector {
                 }
                 Err(zk::Error::AuthFailed) => return Err(Unconnected::AuthFailed),
                 Err(zk::Error::NoHosts | zk::Error::Timeout) => {
-                    return Err(Unconnected::Unreachable(troubles(&this.address).await));
+                    return Err(Unconnected::Unreachable(diagnose(&this.address).await));
                 }
                 Err(other) => return Err(Unconnected::Unreachable(other.to_string())),
             };
             let (asked, granted) = (this.session_timeout, client.session_timeout());
             if asked.as_millis() != granted.as_millis() {
-                warn!(?asked, ?granted, "the server granted another session timeout than was asked for");
+                warn!(?asked, ?granted, "the server granted another session timeout than the requested one");
             }
             let states = states(client.state_watcher());
             let root = client.clone().chroot("/").unwrap_or_else(|client| client);
@@ -118,7 +118,7 @@ struct Client {
     /// The same session without a chroot.
     root: zk::Client,
     chroot: String,
-    /// In which contenders were made last, or may have been.
+    /// The directory in which a contender was last created, or may have been.
     directory: Mutex<Option<String>>,
 }
 
@@ -129,7 +129,7 @@ impl Client {
     }
 }
 
-/// A node that every server has and everybody may read.
+/// A node that exists on every server, and that everybody may read.
 const ANCHOR: &str = "/zookeeper";
 
 impl ZooKeeper for Client {
@@ -165,7 +165,7 @@ impl ZooKeeper for Client {
             self.remember_directory(node.path);
         }
         let client = self.client.clone();
-        // The multi borrows its client, and the block owns both; so it owns what goes into it, too.
+        // The async block must own all that the multi borrows: the client, and the arguments.
         let own = |node: &NewNode<'_>| (node.path.to_owned(), node.data.to_vec(), node.acl.to_vec());
         let nodes: Vec<_> = prefixes.iter().map(own).collect();
         let failed = |error: zk::Error| NotCreated { culprit: None, failure: error.into() };
@@ -181,39 +181,41 @@ impl ZooKeeper for Client {
                 }
                 zk::MultiWriteError::RequestFailed { source } => failed(source),
             })?;
-            let odd = |what: &str| NotCreated { culprit: None, failure: Failure::Unknown(what.to_owned()) };
+            let unexpected =
+                |what: &str| NotCreated { culprit: None, failure: Failure::Unknown(what.to_owned()) };
             let (mut sequences, mut czxid) = (Vec::with_capacity(nodes.len()), None);
             for (result, (prefix, ..)) in results.into_iter().zip(&nodes) {
                 let zk::MultiWriteResult::Create { path, stat } = result else {
-                    return Err(odd("a create was answered by something else"));
+                    return Err(unexpected("the answer to a create has another type"));
                 };
                 let number = path.strip_prefix(prefix.as_str()).and_then(|number| number.parse().ok());
-                sequences.push(number.ok_or_else(|| odd("a node without a number"))?);
+                sequences.push(number.ok_or_else(|| unexpected("the created node has no sequence number"))?);
                 if czxid.is_none() {
                     czxid = Some(match stat.is_invalid() {
                         false => stat.czxid,
-                        // Servers before 3.7.2, 3.8.2 and 3.9.0 leave it out (ZOOKEEPER-4026). One transaction made
-                        // all nodes, so that one of them tells for all; when it does not, nobody knows.
+                        // Servers before 3.7.2, 3.8.2 and 3.9.0 leave out the stat (ZOOKEEPER-4026), so it is read from
+                        // one of the nodes: all were created by the same transaction. If the read fails, the outcome
+                        // counts as unknown.
                         true => match client.get_data(&path).await {
                             Ok((_, stat)) => stat.czxid,
                             Err(error) => {
                                 return Err(match Failure::from(error) {
                                     Failure::SessionGone => failed(zk::Error::SessionExpired),
-                                    other => odd(&format!("{other:?}")),
+                                    other => unexpected(&format!("{other:?}")),
                                 });
                             }
                         },
                     });
                 }
             }
-            Ok(CreatedNodes { sequences, czxid: czxid.ok_or_else(|| odd("no answers"))? })
+            Ok(CreatedNodes { sequences, czxid: czxid.ok_or_else(|| unexpected("the answer is empty"))? })
         })
     }
 
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()> {
         let (root, path, acl) = (self.root.clone(), format!("{}{path}", self.chroot), acl.to_vec());
         if path.is_empty() {
-            // The root of all, which is always there.
+            // The root node, which always exists.
             return Box::pin(future::ready(Ok(())));
         }
         let mode = match container {
@@ -309,7 +311,7 @@ impl ZooKeeper for Client {
 
     fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>> {
         let client = self.client.clone();
-        // The multi borrows its client, and the block owns both; so it owns what goes into it, too.
+        // The async block must own all that the multi borrows: the client, and the arguments.
         let (mutex, keep) = (take.mutex.to_owned(), take.keep);
         let (root, version) = (take.root.0.to_owned(), take.root.1);
         let own = |lease: &NewNode<'_>| (lease.path.to_owned(), lease.data.to_vec(), lease.acl.to_vec());
@@ -343,16 +345,16 @@ impl ZooKeeper for Client {
         let (client, mut directories) = (self.client.clone(), directories.to_vec());
         directories.extend(self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone());
         submit(async move {
-            let mut refused = (!directories.is_empty()).then_some(zk::Error::NoNode);
+            let mut failure = (!directories.is_empty()).then_some(zk::Error::NoNode);
             for directory in directories {
                 match owner_in(&client, &directory).await {
                     Ok(owner) => return Ok(owner),
                     Err(zk::Error::NoNode) => {}
-                    Err(zk::Error::NoAuth) => refused = Some(zk::Error::NoAuth),
+                    Err(zk::Error::NoAuth) => failure = Some(zk::Error::NoAuth),
                     Err(error) => return Err(error),
                 }
             }
-            refused.map_or(Ok(None), Err)
+            failure.map_or(Ok(None), Err)
         })
     }
 
@@ -382,12 +384,12 @@ impl ZooKeeper for Client {
     }
 }
 
-/// Which session owns what this connection makes in this directory. The node is never seen by anybody.
+/// Creates and deletes a node in one transaction, so nobody else ever sees it, and returns the session that owned it.
 ///
-/// `None` if the server leaves out the stat of a create in a transaction (ZOOKEEPER-4026): those are releases of
-/// ZooKeeper itself, before 3.7.2 and 3.8.2, which never answer a reconnect with another session.
+/// `None` if the server leaves out the stat of a create in a transaction (ZOOKEEPER-4026). Only releases of ZooKeeper
+/// itself do that, those before 3.7.2 and 3.8.2, and they never answer a reconnect with another session.
 async fn owner_in(client: &zk::Client, directory: &str) -> Result<Option<i64>, zk::Error> {
-    // Matches no naming of contenders.
+    // This name matches no contender of any dialect.
     let path = format!("{directory}/session-check-{}", Uuid::new_v4().simple());
     let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
     let mut multi = client.new_multi_writer();
@@ -397,7 +399,7 @@ async fn owner_in(client: &zk::Client, directory: &str) -> Result<Option<i64>, z
         Some(zk::MultiWriteResult::Create { stat, .. }) => {
             Ok((!stat.is_invalid()).then_some(stat.ephemeral_owner))
         }
-        Some(_) | None => Err(zk::Error::UnexpectedError("a create was answered by something else".into())),
+        Some(_) | None => Err(zk::Error::UnexpectedError("the answer to a create has another type".into())),
     }
 }
 
@@ -413,8 +415,8 @@ fn fired(watcher: zk::OneshotWatcher) -> Watching {
     })
 }
 
-/// Sends a request now. `zookeeper_client` does so when its method is called, and that is at the first poll of the
-/// block around it; the block owns what the method borrows.
+/// Polls a request once, which sends it: `zookeeper_client` sends when its method is called, and the async block calls it
+/// at its first poll.
 fn send<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
     let mut request = Box::pin(request);
     match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -447,7 +449,7 @@ fn states(watcher: zk::StateWatcher) -> BoxStream<'static, LinkState> {
 }
 
 impl From<zk::Error> for Failure {
-    /// A short list of definite answers; whatever else comes, nobody knows whether the request was carried out.
+    /// Lists the errors that are definite. With any other error, it is unknown whether the request was carried out.
     fn from(error: zk::Error) -> Failure {
         match error {
             zk::Error::NoNode => Failure::NoNode,

@@ -1,7 +1,8 @@
-//! The seam to ZooKeeper: all that the actors ask of it, and nothing else.
+//! The interface to ZooKeeper: exactly the requests that the actors need.
 //!
-//! Every method sends its request when it is called, in the order of the calls. The answer may be awaited later, or
-//! dropped. [`Connector`] implements it with `zookeeper_client`; a simulation implements the same two traits.
+//! Every method sends its request when it is called, so requests are sent in the order of the calls. The answer may be
+//! awaited later, or dropped. [`Connector`] implements the two traits with `zookeeper_client`; a simulation implements
+//! them too.
 
 mod client;
 mod servers;
@@ -23,129 +24,130 @@ pub use zookeeper_client::{Acl, AuthId, Permission};
 #[cfg(feature = "tls")]
 pub use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
 
-/// An answer on its way. Its request is sent already.
+/// The answer to a request that has already been sent.
 pub type Answer<T> = BoxFuture<'static, Result<T, Failure>>;
 
 /// One session with ZooKeeper.
 pub trait ZooKeeper: Send + Sync + 'static {
-    /// The session's id, as `ephemeralOwner` shows it.
+    /// The session's id, as in `ephemeralOwner`.
     fn session(&self) -> i64;
     /// The timeout that the server granted.
     fn timeout(&self) -> Duration;
-    /// The prefix that the client adds to every path.
+    /// The prefix that the client adds to every path; empty for none.
     fn chroot(&self) -> &str {
         ""
     }
-    /// Makes a sequential node.
+    /// Creates a sequential node.
     fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode>;
-    /// Makes ephemeral sequential nodes, all or none, in one transaction.
+    /// Creates ephemeral sequential nodes in one transaction, all or none.
     fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>>;
-    /// Makes a directory and its parents, the connection's chroot included; an empty path is the chroot itself. Neither
-    /// atomic nor ordered.
+    /// Creates a directory and its missing parents, including the connection's chroot. An empty path is the chroot
+    /// itself. This is several requests: neither atomic, nor ordered with other requests.
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()>;
-    /// The names of a node's children, in no order.
+    /// Lists the names of a node's children, in no particular order.
     fn children(&self, path: &str) -> Answer<Vec<String>>;
-    /// Brings the server that the session talks to up to date with its leader.
+    /// Brings the session's server up to date with its leader.
     fn sync(&self, path: &str) -> Answer<()>;
-    /// A node's data and stat.
+    /// Reads a node's data and stat.
     fn read(&self, path: &str) -> Answer<Node>;
-    /// Leaves a watch on a node.
+    /// Sets a watch on a node.
     fn watch(&self, path: &str) -> Answer<Watching>;
-    /// Leaves a watch on a node that does not exist, which fires when it is made; `None` when it exists.
+    /// Sets a watch that fires when a node is created; `None` if the node already exists.
     fn watch_for(&self, path: &str) -> Answer<Option<Watching>>;
-    /// A node's data and their version.
+    /// Reads a semaphore's root: its data and their version.
     fn read_root(&self, path: &str) -> Answer<Root>;
-    /// The same, and leaves a watch on the data.
+    /// The same as [`read_root`](ZooKeeper::read_root), and sets a watch on the data.
     fn watch_root(&self, path: &str) -> Answer<(Root, Watching)>;
-    /// The names of a node's children, and which transaction wrote its data.
+    /// Lists the leases below a semaphore's root, with the transaction that wrote the root's data.
     fn leases(&self, path: &str) -> Answer<Leases>;
-    /// The same, and leaves a watch on the children.
+    /// The same as [`leases`](ZooKeeper::leases), and sets a watch on the children.
     fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)>;
-    /// Makes a node that outlives sessions. One that exists already is left as it is.
+    /// Creates a persistent node. If it already exists, it is not changed.
     fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()>;
-    /// Replaces a node's data, whatever their version.
+    /// Replaces a node's data, regardless of their version.
     fn write(&self, path: &str, data: &[u8]) -> Answer<()>;
-    /// Makes ephemeral nodes, all or none.
+    /// Creates the leases of a semaphore, all or none, under conditions.
     fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>>;
-    /// Deletes a node, whatever its version.
+    /// Deletes a node, regardless of its version.
     fn delete(&self, path: &str) -> Answer<()>;
-    /// Tells which session owns the ephemeral nodes that this connection makes: some servers answer a reconnect with
-    /// another session than the one that was asked for, and `zookeeper_client` does not show it.
+    /// Finds out which session owns the ephemeral nodes that this connection creates. Some servers answer a reconnect
+    /// with another session than the requested one, and `zookeeper_client` does not report that.
     ///
-    /// Makes a node and deletes it in the same transaction, in the first of these directories that exists, or else in the
-    /// one in which a contender was made last. `None` if none was ever made, or the server does not tell.
+    /// Creates a node and deletes it in the same transaction, in the first of these directories that exists, or else in
+    /// the directory of the last contender. `None` if there has been no contender yet, or if the server does not return
+    /// the owner.
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>>;
-    /// A write through the quorum that changes nothing: checks that these nodes exist.
+    /// Checks that these nodes exist, with a write that goes through the quorum but changes nothing.
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;
 }
 
-/// A watch that is armed. It ends when the watch fires; dropped, it takes the watch back.
+/// A watch that has been set. Resolves when the watch fires. Dropping it removes the watch.
 pub type Watching = BoxFuture<'static, Fired>;
 
-/// The leases that a semaphore takes in one transaction, and the conditions.
+/// A transaction that creates leases of a semaphore, with its conditions.
 #[derive(Clone, Debug)]
 pub struct TakeRequest<'a> {
-    /// A node that must exist.
+    /// The node that holds the semaphore's mutex, which must exist.
     pub mutex: &'a str,
-    /// Whether it stays; otherwise it is deleted.
+    /// Whether the mutex is kept; otherwise the transaction deletes its node.
     pub keep: bool,
-    /// A node that must exist, in this version.
+    /// The path of the root, and the version that its data must have.
     pub root: (&'a str, i32),
-    /// The nodes to make.
+    /// The leases to create.
     pub leases: &'a [NewNode<'a>],
 }
 
-/// A node to be made.
+/// A node to create.
 #[derive(Clone, Copy, Debug)]
 pub struct NewNode<'a> {
-    /// Where.
+    /// The path, without the sequence number of a sequential node.
     pub path: &'a str,
-    /// What is in it.
+    /// The node's data.
     pub data: &'a [u8],
-    /// Who may do what with it.
+    /// The node's access list.
     pub acl: &'a [Acl],
 }
 
-/// A node that was made.
+/// A node that was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreatedNode {
-    /// The number that was appended to its name.
+    /// The sequence number that was appended to its name.
     pub sequence: i64,
-    /// The transaction that made it.
+    /// The transaction that created it.
     pub czxid: i64,
 }
 
-/// Nodes that were made in one transaction.
+/// Nodes that were created in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedNodes {
-    /// The numbers that were appended to their names, in the order of the request.
+    /// The sequence numbers that were appended to their names, in the order of the request.
     pub sequences: Vec<i64>,
-    /// The transaction that made them.
+    /// The transaction that created them.
     pub czxid: i64,
 }
 
 /// A node that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its data.
+    /// The node's data.
     pub data: Vec<u8>,
-    /// What its stat tells about its owner.
+    /// The part of the node's stat that shows its owner.
     pub stat: NodeStat,
 }
 
-/// Why none of several nodes was made.
+/// Why none of several nodes was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotCreated {
-    /// The node that made the others fail, if it was one of them and the failure is definite.
+    /// The index of the node that made the transaction fail; `None` if no single node did, or the outcome is unknown.
     pub culprit: Option<usize>,
-    /// What happened to this node, or to the request.
+    /// The failure of that node, or of the whole request.
     pub failure: Failure,
 }
 
 /// How a watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fired {
-    /// The node is gone.
+    /// The node was deleted.
     Gone,
     /// Something else happened to the node.
     Changed,
@@ -153,31 +155,31 @@ pub enum Fired {
     Ended,
 }
 
-/// Why a check did not succeed.
+/// Why a check failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckFailure {
     /// The node at this index does not exist.
     Missing(usize),
-    /// The node at this index may not be read.
+    /// The access list of the node at this index denies reading it.
     Unreadable(usize),
     /// Anything else.
     Failed(Failure),
 }
 
-/// Makes sessions.
+/// Establishes sessions.
 pub trait Connect: Send + Sync + 'static {
-    /// Begins a session. Returns once there is one, or it is known that there will be none.
+    /// Establishes a session. Returns once there is one, or the attempt has failed.
     fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>>;
-    /// What it connects to, for logs and errors.
+    /// The address of the servers, for logs and errors.
     fn address(&self) -> &str;
 }
 
-/// A session that has begun.
+/// A session that was established.
 pub struct Connected {
-    /// For requests. The session is closed when the last clone is dropped.
+    /// The client that sends requests. The session is closed when the last clone is dropped.
     pub client: Arc<dyn ZooKeeper>,
-    /// The states of the connection. Only the newest is kept: a short interruption may not be shown, but the
-    /// [`LinkState::Up`] after it is.
+    /// The states of the connection. Only the newest one is kept, so a short interruption may be skipped, but not the
+    /// [`LinkState::Up`] after it.
     pub states: BoxStream<'static, LinkState>,
 }
 
@@ -186,19 +188,19 @@ pub struct Connected {
 pub enum LinkState {
     /// Connected again.
     Up,
-    /// Not connected; the client is trying.
+    /// Disconnected; the client is reconnecting.
     Down,
-    /// The session is over. Nothing follows.
+    /// The session has ended. This state is final.
     Ended,
 }
 
 /// Why there is no session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unconnected {
-    /// The address cannot be read.
+    /// The address is invalid.
     Address(String),
-    /// The credentials were refused.
+    /// The credentials were rejected.
     AuthFailed,
-    /// No server gave a session.
+    /// No server granted a session.
     Unreachable(String),
 }

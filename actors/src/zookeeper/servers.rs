@@ -1,5 +1,5 @@
-//! The servers of an address: which they are, and why none of them gives a session. The client tells only that it has
-//! tried them all.
+//! Parses the servers of an address, and finds out why none of them grants a session: the client reports only that it
+//! has tried them all.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tokio::time::timeout;
 pub(crate) struct Server<'a> {
     host: &'a str,
     port: u16,
-    /// Whether it is connected to with TLS, where the address says so.
+    /// Whether to connect with TLS, if the address says so.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     secure: Option<bool>,
 }
 
-/// The servers of an address that the client takes. What it refuses has none, or others.
+/// The servers of an address that the client accepts. For an address that it rejects, the result is meaningless.
 pub(crate) fn servers(address: &str) -> impl Iterator<Item = Server<'_>> {
     address.split(',').filter_map(|server| {
         let schemes = [("tcp+tls://", true), ("tcp://", false)];
@@ -36,36 +36,36 @@ pub(crate) fn servers(address: &str) -> impl Iterator<Item = Server<'_>> {
 }
 
 impl Server<'_> {
-    /// Why it gives no session, as far as a connection shows.
-    async fn trouble(self) -> String {
+    /// Tries a TCP connection, and describes why the server grants no session.
+    async fn diagnose(self) -> String {
         let Server { host, port, .. } = self;
-        let trouble = match timeout(PATIENCE, TcpStream::connect((host, port))).await {
+        let problem = match timeout(CONNECT_LIMIT, TcpStream::connect((host, port))).await {
             Ok(Ok(_)) => "it takes connections, and gives no session".to_owned(),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no connection within {PATIENCE:?}"),
+            Err(_) => format!("no connection within {CONNECT_LIMIT:?}"),
         };
-        format!("{host}:{port}: {trouble}")
+        format!("{host}:{port}: {problem}")
     }
 
-    /// Whether TLS can check that this is the server.
+    /// Checks that the host's name is one that TLS can verify.
     #[cfg(feature = "tls")]
     pub fn check_name(&self, secure: bool) -> Result<(), String> {
         match rustls_pki_types::ServerName::try_from(self.host) {
             Err(_) if self.secure.unwrap_or(secure) => {
-                Err(format!("TLS cannot check the name {:?}", self.host))
+                Err(format!("TLS cannot verify the host name {:?}", self.host))
             }
             Ok(_) | Err(_) => Ok(()),
         }
     }
 }
 
-/// Why none of these servers gives a session.
-pub(crate) async fn troubles(address: &str) -> String {
-    join_all(servers(address).map(Server::trouble)).await.join("; ")
+/// Describes why none of the servers of an address grants a session.
+pub(crate) async fn diagnose(address: &str) -> String {
+    join_all(servers(address).map(Server::diagnose)).await.join("; ")
 }
 
-/// With a server that does not answer a connection.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for a connection to each server.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

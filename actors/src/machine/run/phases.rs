@@ -1,5 +1,5 @@
-//! The machine of a run beside the machine of its session, in virtual time: the server falls silent. In every phase of
-//! the heartbeats, the actor is told of the doubt, stopped and killed at the promised moments.
+//! Runs the machine of a run together with the machine of its session, in virtual time, with a server that stops
+//! answering. Whatever the phase of the heartbeats is then, the actor is told, stopped and killed at the promised moments.
 
 use super::*;
 use crate::machine::session::{self, Session};
@@ -10,9 +10,9 @@ const STEADY: Duration = Duration::from_secs(20);
 /// How the machine of the run is driven.
 #[derive(Clone, Copy, PartialEq)]
 enum Driver {
-    AsAsked,
-    /// Broken: passes no doubt of the session on, and wakes it only when the actor must be stopped.
-    Sleepy,
+    Correct,
+    /// Broken: does not report that the session is suspended, and wakes the run only when the actor must be stopped.
+    WakesLate,
 }
 
 struct World {
@@ -22,16 +22,16 @@ struct World {
     driver: Driver,
     trip: Duration,
     silent_from: Moment,
-    /// Heartbeats on their way: when they were sent, oldest first.
+    /// When each heartbeat in flight was sent, oldest first.
     beats: Vec<Moment>,
     lease: LeaseState,
     until: Moment,
-    /// What was done, and when.
+    /// The commands of the run, and when they came.
     done: Vec<(Moment, Command)>,
 }
 
 impl World {
-    /// Until the actor is killed.
+    /// Runs until the actor is killed.
     fn play(trip: Duration, silent_from: Moment, driver: Driver) -> World {
         let (begun, mut out) = (Moment::default(), Vec::new());
         let now = begun + trip;
@@ -49,7 +49,7 @@ impl World {
             until: begun,
             done: Vec::new(),
         };
-        world.obey(out);
+        world.execute(out);
         while !world.done.iter().any(|(_, command)| *command == Command::Kill) {
             world.step();
         }
@@ -61,11 +61,11 @@ impl World {
         let answer = self.beats.iter().map(|sent| *sent + self.trip).find(|at| *at < self.silent_from);
         self.run.set_until(Some(self.until));
         let mut wake = self.run.wakeup();
-        if self.driver == Driver::Sleepy {
+        if self.driver == Driver::WakesLate {
             wake = wake.map(|at| at.max(before(self.until, 4)));
         }
         let next = [beat, answer, wake].into_iter().flatten().min();
-        self.now = self.now.max(next.expect("something is always due before the kill"));
+        self.now = self.now.max(next.expect("a timer or an answer is due before the kill"));
         if answer == Some(self.now) {
             let sent = self.beats.remove(0);
             self.session(session::Event::Answered { sent });
@@ -79,10 +79,10 @@ impl World {
     fn session(&mut self, event: session::Event) {
         let mut out = Vec::new();
         self.session.handle(event, self.now, &mut out);
-        self.obey(out);
+        self.execute(out);
     }
 
-    fn obey(&mut self, commands: Vec<session::Command>) {
+    fn execute(&mut self, commands: Vec<session::Command>) {
         for command in commands {
             let (lease, until) = match command {
                 session::Command::Heartbeat(sent) => {
@@ -96,7 +96,7 @@ impl World {
                 session::Command::Lose => (LeaseState::Lost, Moment::default()),
             };
             self.until = until;
-            if std::mem::replace(&mut self.lease, lease) != lease && self.driver != Driver::Sleepy {
+            if std::mem::replace(&mut self.lease, lease) != lease && self.driver != Driver::WakesLate {
                 self.run(Event::Lease(lease));
             }
         }
@@ -109,20 +109,20 @@ impl World {
         self.done.extend(out.into_iter().map(|command| (self.now, command)));
     }
 
-    /// What was promised and did not happen.
-    fn broken(&self) -> Option<String> {
+    /// The promise that was not kept, if there is one.
+    fn violation(&self) -> Option<String> {
         let told = Command::Tell(LeaseEvent::Suspended);
         match self.done[..] {
-            [(doubt, first), (stop, Command::Stop), (kill, Command::Kill)] if first == told => {
+            [(suspended, first), (stop, Command::Stop), (kill, Command::Kill)] if first == told => {
                 let reasons = [
-                    (doubt + self.trip < self.silent_from, "told of a doubt while there were answers"),
-                    (stop.since(doubt) < TIMEOUT / 16, "stopped too soon after it was told"),
+                    (suspended + self.trip < self.silent_from, "suspended while heartbeats were answered"),
+                    (stop.since(suspended) < TIMEOUT / 16, "stopped too soon after it was told"),
                     (stop != before(self.until, 4), "not stopped when a quarter was left"),
                     (kill != before(self.until, 8), "not killed when an eighth was left"),
                 ];
                 reasons.iter().find(|(broken, _)| *broken).map(|(_, reason)| (*reason).to_owned())
             }
-            _ => Some(format!("not told, stopped and killed, but {:?}", self.done)),
+            _ => Some(format!("expected to be told, stopped and killed, but got {:?}", self.done)),
         }
     }
 }
@@ -131,28 +131,28 @@ fn before(until: Moment, part: u32) -> Moment {
     Moment(until.0 - (TIMEOUT / part).as_nanos() as u64)
 }
 
-/// What is broken in any of the phases of a heartbeat, with the first of them that shows it.
-fn broken(trip: Duration, driver: Driver) -> Vec<String> {
+/// The violations in all phases of a heartbeat, each with its phase.
+fn violations(trip: Duration, driver: Driver) -> Vec<String> {
     let phases = (0..500).step_by(7).map(|phase| STEADY + Duration::from_millis(phase));
     let worlds = phases.map(|phase| (phase, World::play(trip, Moment::default() + phase, driver)));
-    worlds.filter_map(|(phase, world)| Some(format!("{phase:?}: {}", world.broken()?))).collect()
+    worlds.filter_map(|(phase, world)| Some(format!("{phase:?}: {}", world.violation()?))).collect()
 }
 
 #[test]
-fn in_every_phase_of_the_heartbeat_it_is_told_then_stopped_then_killed() {
+fn in_every_phase_of_the_heartbeat_the_actor_is_told_then_stopped_then_killed() {
     for thousandths in [0, 5, 20, 50] {
         let trip = TIMEOUT * thousandths / 1000 + Duration::from_micros(100);
-        let broken = broken(trip, Driver::AsAsked);
+        let violations = violations(trip, Driver::Correct);
         assert!(
-            broken.is_empty(),
+            violations.is_empty(),
             "round trips of {trip:?}, in {} phases of 72: {}",
-            broken.len(),
-            broken[0]
+            violations.len(),
+            violations[0]
         );
     }
 }
 
 #[test]
-fn a_driver_that_wakes_it_only_to_stop_is_seen() {
-    assert_eq!(broken(Duration::from_millis(1), Driver::Sleepy).len(), 72);
+fn a_driver_that_wakes_the_run_too_late_is_detected() {
+    assert_eq!(violations(Duration::from_millis(1), Driver::WakesLate).len(), 72);
 }
