@@ -1,9 +1,9 @@
-//! What ZooKeeper answers, and the next step.
+//! Handles the answers of ZooKeeper.
 
 use std::collections::BTreeSet;
 
 use super::contender::Stage;
-use super::{Link, Lock, Owner, Retry, Review, WATCH_AGAIN};
+use super::{Link, Lock, Owner, Retry, Review, WATCH_RETRY};
 use crate::machine::lock::protocol::{Command, Created, NodeStat};
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, Moment, Refusal, Reply};
@@ -55,7 +55,7 @@ impl Lock {
             return;
         }
         match result {
-            // A chroot that is missing is made like the rest, so that only a removal in between says NoNode.
+            // All missing parents are created, including the chroot. So `NoNode` means that one was deleted meanwhile.
             Ok(()) | Err(Failure::NoNode) => self.requeue(attempt, out),
             Err(Failure::Unknown(_)) => self.lost_answer(attempt, now, out),
             Err(Failure::SessionGone) => {}
@@ -103,27 +103,27 @@ impl Lock {
         None
     }
 
-    /// A contender before the own node that is not in the list has gone. One behind it may have come after the list.
+    /// Crosses off the nodes ahead of the own node that are not in the list. A node behind it may be newer than the list.
     fn reviewed(&mut self, review: Review, result: Result<Vec<String>, Failure>, out: &mut Vec<Command>) {
-        let there: BTreeSet<Znode> = match result {
+        let listed: BTreeSet<Znode> = match result {
             Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
-            // The directory went, and all nodes with it.
+            // The directory was deleted, and all nodes with it.
             Err(Failure::NoNode) => BTreeSet::new(),
             // `Lost` follows.
             Err(Failure::SessionGone) => return self.review = Some(review),
-            // Then they are watched one by one.
+            // Without the list, they are watched one after the other.
             Err(Failure::NoAuth | Failure::Refused(_) | Failure::Unknown(_)) => {
                 return self.crossed_off = None;
             }
         };
         let Review { attempt, node } = review;
         let ahead: Vec<Znode> = self.foreign.range(..&node).cloned().collect();
-        for other in ahead.iter().filter(|other| !there.contains(other)) {
+        for other in ahead.iter().filter(|other| !listed.contains(other)) {
             self.cross_off(other);
         }
         self.crossed_off = None;
         let waiting = matches!(self.stage(attempt), Some(Stage::Waiting { .. }));
-        if waiting && !there.contains(&node) {
+        if waiting && !listed.contains(&node) {
             self.missing(attempt, out);
         }
     }
@@ -171,7 +171,7 @@ impl Lock {
                 if ours || (owner == 0 && !self.contenders[&attempt].request.ephemeral) {
                     self.proceed(attempt, Stage::Listing { czxid }, out);
                 } else {
-                    // It would outlive this session: it is replaced.
+                    // The node belongs to another session, and would not end with this one.
                     self.replace(attempt, out);
                 }
             }
@@ -216,8 +216,8 @@ impl Lock {
                     out.push(Command::Watch(node));
                 }
             }
-            // The server is busy.
-            Err(Failure::Refused(_)) => self.retries.after(&Retry::Watch(node), now, WATCH_AGAIN),
+            // The server cannot set the watch now.
+            Err(Failure::Refused(_)) => self.retries.after(&Retry::Watch(node), now, WATCH_RETRY),
             Err(Failure::NoAuth) => {
                 self.cross_off(&node);
                 let behind: Vec<Attempt> = self.placed.range(&node..).map(|(_, attempt)| *attempt).collect();
@@ -257,7 +257,7 @@ impl Lock {
         }
     }
 
-    /// A node of ours is gone, and we did not delete it.
+    /// Handles a node of ours that somebody else has deleted.
     pub(super) fn missing(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         match self.stage(attempt) {
             Some(Stage::Held { .. } | Stage::Unverified { held: true, .. }) => {
@@ -282,8 +282,8 @@ impl Lock {
         }
     }
 
-    /// Notes who is ahead of the node. The list counts because it was sent behind the create. Gives the attempt once its
-    /// place is known.
+    /// Finds out who is ahead of the node, from a list that was sent after the create. Returns the attempt once its place
+    /// is known.
     pub(super) fn place(
         &mut self,
         attempt: Attempt,
@@ -301,7 +301,7 @@ impl Lock {
         }
         let siblings: Vec<Znode> = match children {
             Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
-            // The directory went, and the node with it.
+            // The directory was deleted, and the node with it.
             Err(Failure::NoNode) => {
                 self.replace(attempt, out);
                 return None;
@@ -330,14 +330,14 @@ impl Lock {
                 }
             }
         }
-        // Within a directory, numbers grow with transactions. So a node with an earlier transaction and a larger number
-        // was in a directory that has been deleted and made again since, and is gone.
+        // Within a directory, sequence numbers grow with transactions. If another node has an earlier transaction but a
+        // larger number, the directory has been deleted and created again since, so the other node is gone.
         let earlier = |owner: &Attempt| self.contenders[owner].czxid().is_some_and(|other| other < czxid);
-        let outlived: Vec<Attempt> = (self.placed.range(&node..))
+        let deleted: Vec<Attempt> = (self.placed.range(&node..))
             .filter(|(other, owner)| other.sequence() > node.sequence() && earlier(owner))
             .map(|(_, owner)| *owner)
             .collect();
-        for owner in outlived {
+        for owner in deleted {
             self.missing(owner, out);
         }
         self.set(attempt, Stage::Waiting { czxid });

@@ -1,45 +1,45 @@
-//! One local request, and its stage.
+//! One local contender, and its stage.
 
 use super::protocol::Request;
 use crate::machine::Ticket;
 use crate::machine::node::Znode;
 
-/// A request, and the node that an attempt made or may have made for it.
+/// A request, and the node that one attempt has created for it, or may have created.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LocalContender {
     pub ticket: Ticket,
     pub request: Request,
-    /// The caller still wants it. One that is not wanted stays until its node is deleted.
+    /// Whether the caller still wants the lock. If not, the contender stays until its node is deleted.
     pub wanted: bool,
-    /// Its node's name, once an answer or a list has shown it.
+    /// The node, once an answer or a list has shown its name.
     pub node: Option<Znode>,
     pub stage: Stage,
 }
 
-/// In the order of an acquire.
+/// The stages of a contender, in the order of an acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
-    /// Nothing is sent: there is no session.
+    /// There is no session, so nothing has been sent.
     Idle,
-    /// A try that reads before it writes.
+    /// A try lists the directory before it creates a node.
     Peeking,
-    /// Create and list are in flight.
+    /// The create and the list are in flight.
     Creating,
-    /// The directory was missing.
+    /// The directory was missing, and is being created.
     MakingDirectory,
-    /// The create's outcome is unknown; a sync and a list will tell.
+    /// The create's outcome is unknown. A sync and a list find out.
     FindingCreated,
-    /// Found by name; its stat shows the session that owns it.
+    /// The node was found by name. Its stat shows which session owns it.
     ReadingStat,
-    /// Created, but its list failed and was sent again.
+    /// The node was created, but its list failed and was sent again.
     Listing { czxid: i64 },
-    /// Its place is known, and so are all contenders ahead.
+    /// Its place in the queue is known, and so are all contenders ahead.
     Waiting { czxid: i64 },
     /// Granted.
     Held { czxid: i64 },
-    /// A node that outlives sessions, held or waiting, until a new session has seen it.
+    /// After a lost session, a persistent node is read again before it counts as held or waiting.
     Unverified { czxid: i64, held: bool },
-    /// Its delete is in flight, or due.
+    /// The delete is in flight, or its retry is scheduled.
     Deleting,
 }
 
@@ -48,7 +48,7 @@ impl LocalContender {
         LocalContender { ticket, request, wanted: true, node: None, stage: Stage::Idle }
     }
 
-    /// The transaction that made its node, where that is known.
+    /// The transaction that created its node, if known.
     pub fn czxid(&self) -> Option<i64> {
         match self.stage {
             Stage::Listing { czxid }
@@ -65,13 +65,13 @@ impl LocalContender {
         }
     }
 
-    /// Whether this contender waits for `node` when that stands ahead.
+    /// Whether this contender must wait for `node` if that is ahead.
     pub fn waits_for(&self, node: &Znode) -> bool {
         let Request { dialect, mode, patterns, .. } = &self.request;
         node.blocks(*dialect, *mode, patterns)
     }
 
-    /// Whether this contender and the one of `node` could hold at the same time.
+    /// Whether this contender and that of `node` follow different rules, so that both could hold at the same time.
     pub fn clashes(&self, node: &Znode) -> bool {
         let Request { dialect, mode, patterns, .. } = &self.request;
         node.clashes(*dialect, *mode, patterns)

@@ -44,13 +44,13 @@ use super::node::{Attempt, Instance, Znode};
 use super::retries::Retries;
 use super::{Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
 
-/// See the module.
+/// The machine of one lock path: see the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lock {
     instance: Instance,
     link: Link,
     closed: bool,
-    /// Attempts count up in the order in which they are made.
+    /// The next attempt. Attempts are numbered in order.
     next: Attempt,
     /// The first attempt of this session. Own nodes of earlier sessions count as foreign.
     epoch_start: Attempt,
@@ -58,11 +58,11 @@ pub struct Lock {
     tickets: BTreeMap<Ticket, Attempt>,
     /// The nodes of wanted contenders, in the order of the queue.
     placed: BTreeMap<Znode, Attempt>,
-    /// Names of other processes' nodes that a list has shown and nothing has crossed off since.
+    /// Nodes of other processes that a list has shown and that have not been crossed off since.
     foreign: BTreeSet<Znode>,
-    /// The last name that was crossed off. Earlier ones may have gone unseen.
+    /// The last node that was crossed off. Earlier ones may have been deleted without our notice.
     crossed_off: Option<Znode>,
-    /// A list in flight that shows which names before an own node are left.
+    /// A list in flight that shows which nodes ahead of an own node are left.
     review: Option<Review>,
     watched: BTreeSet<Znode>,
     deadlines: BTreeSet<(Moment, Ticket)>,
@@ -78,7 +78,7 @@ enum Link {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Retry {
-    /// What the stage of this attempt asks for.
+    /// The request of this attempt's stage.
     Step(Attempt),
     Watch(Znode),
 }
@@ -91,15 +91,15 @@ struct Review {
 
 /// The owner of a listed name.
 enum Owner {
-    /// A local contender that is wanted.
+    /// A local contender that still wants the lock.
     Local(Attempt),
-    /// A local contender that has left: the server may still show it, and that does not matter.
+    /// A local contender that has left. The server may still show its node, which is ignored.
     Left,
     Foreign,
 }
 
-/// The server would not leave a watch: the wait before the next try.
-const WATCH_AGAIN: Duration = Duration::from_secs(1);
+/// The pause before the next attempt, after the server has refused to set a watch.
+const WATCH_RETRY: Duration = Duration::from_secs(1);
 
 impl Lock {
     /// A lock without a session, for nodes of this instance.
@@ -173,7 +173,7 @@ impl Lock {
             PathEvent::Resumed => self.resumed(out),
             PathEvent::Lost => self.lost(out),
             PathEvent::Missing(names) => {
-                // All of them before anybody is granted: the next in the queue may be among them.
+                // Handles all of them before any grant, because the next in the queue may be among them.
                 let instance = self.instance;
                 for attempt in names.iter().filter_map(|name| instance.attempt(name)) {
                     self.missing(attempt, out);
@@ -215,7 +215,7 @@ impl Lock {
         match self.tickets.get(&ticket) {
             Some(&attempt) if self.is_held(attempt) => self.leave(attempt, out),
             Some(_) => {}
-            // Lost before: no node is left to delete.
+            // Already lost: no node is left to delete.
             None => out.push(Command::Reply(Reply::Forgotten { ticket, confirmed: false })),
         }
     }
@@ -224,7 +224,7 @@ impl Lock {
         self.closed = true;
         for attempt in self.attempts() {
             if self.link == Link::Down {
-                // Nothing can be sent any more. Ephemeral nodes were deleted with the session.
+                // Nothing can be sent without a session. Ephemeral nodes were deleted with the last one.
                 let ticket = self.contenders[&attempt].ticket;
                 match self.is_held(attempt) {
                     true => out.push(Command::Reply(Reply::Lost(ticket))),
@@ -285,12 +285,12 @@ impl Lock {
         self.watched.clear();
         self.retries.clear();
         (self.crossed_off, self.review) = (None, None);
-        // For a node that outlives the session, this process's ephemeral nodes become foreign until the server deletes them.
-        let outliving = self.contenders.values().any(|contender| !contender.request.ephemeral);
-        self.foreign.retain(|_| outliving);
-        if outliving {
-            let dying = self.contenders.values().filter(|contender| contender.request.ephemeral);
-            self.foreign.extend(dying.filter_map(|contender| contender.node.clone()));
+        // For a persistent contender, this process's ephemeral nodes are foreign until the server deletes them.
+        let persistent = self.contenders.values().any(|contender| !contender.request.ephemeral);
+        self.foreign.retain(|_| persistent);
+        if persistent {
+            let ephemeral = self.contenders.values().filter(|contender| contender.request.ephemeral);
+            self.foreign.extend(ephemeral.filter_map(|contender| contender.node.clone()));
         }
         for attempt in self.attempts() {
             let contender = &self.contenders[&attempt];

@@ -1,17 +1,17 @@
-//! What goes into a lock's machine and what comes out: data, so that a test can compare it and a reader can print it.
+//! The events and commands of a lock's machine. They are plain data, so that tests can compare and print them.
 
 use crate::machine::exclusion::{Dialect, Mode, Patterns};
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, PathEvent, Reply, Ticket, Wait};
 
-/// What a caller asks for.
+/// A caller's request for the lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
     /// Which other contenders it excludes.
     pub mode: Mode,
     /// How its node is named.
     pub dialect: Dialect,
-    /// Further name endings that count as contenders.
+    /// Additional name endings that count as contenders.
     pub patterns: Patterns,
     /// Whether the server deletes the node when the session ends.
     pub ephemeral: bool,
@@ -22,24 +22,24 @@ pub struct Request {
 /// What happened. Answers carry the attempt that asked; a driver drops those of an earlier session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// A caller wants the lock.
+    /// A caller requests the lock.
     Acquire {
-        /// New, and used once.
+        /// A ticket that has not been used before.
         ticket: Ticket,
-        /// What is wanted.
+        /// The request.
         request: Request,
     },
-    /// What every path is told.
+    /// An event that locks and semaphores have in common.
     Path(PathEvent),
     /// Answer to [`Command::List`].
     Listed(Attempt, Result<Vec<String>, Failure>),
     /// Answer to [`Command::CreateAndList`].
     CreatedAndListed {
-        /// Whose node it is.
+        /// The attempt that creates the node.
         attempt: Attempt,
-        /// The create's answer.
+        /// The answer to the create.
         created: Result<Created, Failure>,
-        /// The answer of the list that was sent right behind it.
+        /// The answer to the list that was sent right after the create.
         children: Result<Vec<String>, Failure>,
     },
     /// Answer to [`Command::MakeDirectory`].
@@ -48,13 +48,13 @@ pub enum Event {
     Found(Attempt, Result<Vec<String>, Failure>),
     /// Answer to [`Command::ReadStat`].
     StatRead(Attempt, Result<NodeStat, Failure>),
-    /// Answer to [`Command::Watch`]: armed, or not.
+    /// Answer to [`Command::Watch`].
     Watched(Znode, Result<(), Failure>),
-    /// An armed watch fired.
+    /// A watch fired.
     Fired {
-        /// What was watched.
+        /// The watched node.
         node: Znode,
-        /// Whether it is gone; otherwise something else happened to it.
+        /// Whether the node was deleted; otherwise something else happened to it.
         gone: bool,
     },
     /// Answer to [`Command::Delete`].
@@ -67,54 +67,54 @@ impl From<PathEvent> for Event {
     }
 }
 
-/// What a successful create tells.
+/// The answer to a successful create.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Created {
     /// The node.
     pub node: Znode,
-    /// The transaction that made it: the fencing token.
+    /// The transaction that created it, which is the fencing token.
     pub czxid: i64,
 }
 
-/// What a node's stat tells about its owner.
+/// The part of a node's stat that shows its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NodeStat {
-    /// The transaction that made it.
+    /// The transaction that created the node.
     pub czxid: i64,
-    /// The session that owns it; zero when it outlives sessions.
+    /// The session that owns the node; zero for a persistent node.
     pub owner: i64,
 }
 
-/// What is to be done.
+/// What the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// List the directory.
     List(Attempt),
-    /// Create the node and list the directory, both sent before either is answered.
+    /// Create the node and list the directory, without waiting for an answer in between.
     CreateAndList(Attempt, Ticket),
-    /// Make the directory and its parents.
+    /// Create the directory and its parents.
     MakeDirectory(Attempt, Ticket),
-    /// Sync and list: whether a create of unknown outcome was carried out.
+    /// Sync and list, to find out whether a create of unknown outcome was carried out.
     FindCreated(Attempt),
     /// Read the node's stat.
     ReadStat(Attempt, Znode),
-    /// Read the node and leave a watch.
+    /// Read the node and set a watch.
     Watch(Znode),
-    /// The watch is no longer needed.
+    /// Remove the watch.
     Unwatch(Znode),
     /// Delete the node.
     Delete(Attempt, Znode),
-    /// Heartbeats check this node of ours from now on.
+    /// Check this node of ours with heartbeats from now on.
     Track(Znode),
-    /// The lock is held.
+    /// Grant the lock.
     Grant {
-        /// By whom.
+        /// The request.
         ticket: Ticket,
-        /// With which node.
+        /// The node that holds the lock.
         node: Znode,
         /// The fencing token.
         czxid: i64,
     },
-    /// Tell the caller.
+    /// Report to the caller.
     Reply(Reply),
 }

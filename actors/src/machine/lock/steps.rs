@@ -1,4 +1,4 @@
-//! Who is granted, and the steps of one contender.
+//! Grants and watches, and the steps of one contender.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
 
 impl Lock {
-    /// Grants, watches, and answers the contender whose place this event has shown.
+    /// Grants and watches, and answers the contender that this event has placed.
     pub(super) fn advance(&mut self, placed: Option<Attempt>, out: &mut Vec<Command>) {
         self.grant_and_watch(out);
         if let Some(attempt) = placed {
@@ -22,11 +22,11 @@ impl Lock {
         let mut needed = BTreeSet::new();
         let mut granted = Vec::new();
         let mut ahead: Vec<&Znode> = Vec::new();
-        let mut unsure = None;
+        let mut unreviewed = None;
         for (node, attempt) in &self.placed {
             let contender = &self.contenders[attempt];
             if let Stage::Waiting { czxid } = contender.stage {
-                // No watch is needed behind a local contender: its end is an event here.
+                // No watch is needed behind a local contender, because its end is an event of this machine.
                 if !ahead.iter().any(|local| contender.waits_for(local)) {
                     let mut blocking =
                         self.foreign.range(..node).rev().filter(|other| contender.waits_for(other));
@@ -36,7 +36,7 @@ impl Lock {
                             if self.crossed_off.as_ref().is_some_and(|last| nearest < last)
                                 && blocking.next().is_some()
                             {
-                                unsure = Some((*attempt, node.clone()));
+                                unreviewed = Some((*attempt, node.clone()));
                             }
                         }
                         None if self.is_up() => granted.push((*attempt, node.clone(), czxid)),
@@ -54,11 +54,12 @@ impl Lock {
             self.cancel_deadline(attempt);
             out.push(Command::Grant { ticket: self.contenders[&attempt].ticket, node, czxid });
         }
-        if let (None, Some((attempt, node))) = (&self.review, unsure) {
+        // Earlier nodes than the last one that was crossed off may be gone too, so list once.
+        if let (None, Some((attempt, node))) = (&self.review, unreviewed) {
             out.push(Command::List(attempt));
             self.review = Some(Review { attempt, node });
         }
-        // The list in flight will show what to watch.
+        // The list in flight will show which nodes to watch.
         if self.review.is_some() {
             needed.retain(|node| self.watched.contains(node));
         }
@@ -70,14 +71,14 @@ impl Lock {
             out.push(Command::Watch(node.clone()));
         }
         self.watched = needed;
-        // Only waiters need these names, and later ones list anew.
+        // Only waiters need the foreign nodes, and later waiters list again.
         if !self.foreign.is_empty() && self.placed.values().all(|attempt| self.is_held(*attempt)) {
             self.foreign.clear();
             self.crossed_off = None;
         }
     }
 
-    /// A waiter is told its place; a try does not wait.
+    /// Reports the place of a waiter, and refuses a try that was not granted.
     fn answer_placed(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         if !matches!(self.stage(attempt), Some(Stage::Waiting { .. })) {
             return;
@@ -97,7 +98,7 @@ impl Lock {
     }
 
     pub(super) fn run_timers(&mut self, now: Moment, out: &mut Vec<Command>) {
-        // Deadlines first, so that nothing is sent for a request whose time is over.
+        // Deadlines first, so that nothing is sent for a request that has timed out.
         while self.deadlines.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, ticket)) = self.deadlines.pop_first() else { return };
             if let Some(&attempt) = self.tickets.get(&ticket) {
@@ -135,7 +136,7 @@ impl Lock {
         self.send(attempt, out);
     }
 
-    /// Sends what the contender's stage asks for.
+    /// Sends the request of the contender's stage.
     pub(super) fn send(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         let Some(contender) = self.contenders.get(&attempt) else { return };
         if self.link == Link::Down {
@@ -156,19 +157,19 @@ impl Lock {
         }
     }
 
-    /// Sends it again after an answer was lost. A try does not wait for the connection to come back.
+    /// Retries after a lost answer. A try is refused instead, because it does not wait for a reconnect.
     pub(super) fn lost_answer(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
         let before = self.stage(attempt);
         if self.contenders[&attempt].request.wait == Wait::Try {
             self.give_up(attempt, Refusal::Suspended, out);
         }
-        // Unless giving up has sent another request.
+        // If giving up has changed the stage, the next request is already sent.
         if self.stage(attempt) == before {
             self.retry(attempt, now, out);
         }
     }
 
-    /// Sends it again after a failure: at once, or after a pause.
+    /// Retries after a failure, at once or after a pause.
     pub(super) fn retry(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
         if self.retries.again(&Retry::Step(attempt), now) {
             self.send(attempt, out);
@@ -191,7 +192,7 @@ impl Lock {
             Failure::Refused(reason) => Refusal::Rejected(reason),
         };
         if self.closed {
-            // The server deletes ephemeral nodes with the session; a node that outlives it may not be deleted by us.
+            // The server deletes ephemeral nodes with the session. A persistent node is left behind.
             return self.remove(attempt, false, out);
         }
         let before = self.stage(attempt);
@@ -201,7 +202,7 @@ impl Lock {
         }
     }
 
-    /// Makes a new attempt where the last one left no node.
+    /// Makes a new attempt. The last one has left no node.
     pub(super) fn requeue(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         if let Some(contender) = self.contenders.remove(&attempt) {
             if let Some(node) = &contender.node {
@@ -216,14 +217,14 @@ impl Lock {
     /// Makes a new attempt, and deletes the last one's node.
     pub(super) fn replace(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         let contender = self.contenders[&attempt].clone();
-        // The new attempt takes the ticket over, so that nobody is told of the old one's end.
+        // The new attempt takes over the ticket, so the end of the old attempt is not reported.
         let again = self.insert(LocalContender { node: None, stage: Stage::Idle, ..contender });
         self.leave(attempt, out);
         self.start(again, out);
     }
 
-    /// Refuses a waiting request, once the delete is sent. Does nothing to a holder, or to a request that is no longer
-    /// wanted.
+    /// Sends the delete of a waiting request, and then refuses it. Does nothing to a holder, or to a request that is no
+    /// longer wanted.
     pub(super) fn give_up(&mut self, attempt: Attempt, refusal: Refusal, out: &mut Vec<Command>) {
         let contender = &self.contenders[&attempt];
         let ticket = contender.ticket;
@@ -237,7 +238,7 @@ impl Lock {
         out.push(Command::Reply(Reply::Refused(ticket, refusal)));
     }
 
-    /// Refuses a request that is known to have no node.
+    /// Refuses a request that has no node.
     pub(super) fn fail(&mut self, attempt: Attempt, refusal: Refusal, out: &mut Vec<Command>) {
         if self.contenders[&attempt].wanted {
             out.push(Command::Reply(Reply::Refused(self.contenders[&attempt].ticket, refusal)));
@@ -245,7 +246,7 @@ impl Lock {
         self.remove(attempt, true, out);
     }
 
-    /// It is no longer wanted: its node is deleted.
+    /// Marks a contender as no longer wanted, and deletes its node.
     pub(super) fn leave(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         self.cancel_deadline(attempt);
         let Some(contender) = self.contenders.get_mut(&attempt) else { return };
@@ -254,7 +255,7 @@ impl Lock {
             self.placed.remove(node);
         }
         match contender.stage {
-            // A create in flight cannot be taken back. Its answer will show what to delete.
+            // A create in flight cannot be cancelled. Its answer will show the node to delete.
             Stage::Creating | Stage::FindingCreated => {}
             _ => self.proceed(attempt, Stage::Deleting, out),
         }
@@ -273,7 +274,7 @@ impl Lock {
         }
     }
 
-    /// Takes back the deadline, unless a later attempt has taken the ticket over.
+    /// Removes the deadline, unless a later attempt has taken over the ticket.
     pub(super) fn cancel_deadline(&mut self, attempt: Attempt) {
         let Some(contender) = self.contenders.get(&attempt) else { return };
         if let (Wait::Until(deadline), Some(true)) =
@@ -283,7 +284,7 @@ impl Lock {
         }
     }
 
-    /// The name of a local contender's node is known.
+    /// Sets the node of a local contender.
     pub(super) fn set_node(&mut self, attempt: Attempt, node: Znode) {
         if let Some(contender) = self.contenders.get_mut(&attempt) {
             if contender.wanted {
@@ -293,6 +294,7 @@ impl Lock {
         }
     }
 
+    /// Removes a foreign node that is gone.
     pub(super) fn cross_off(&mut self, node: &Znode) {
         self.foreign.remove(node);
         self.watched.remove(node);

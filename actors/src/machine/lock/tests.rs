@@ -1,4 +1,4 @@
-//! One event, and the exact commands that follow from it.
+//! For each event, the exact commands that follow.
 
 use super::*;
 use crate::machine::Failure;
@@ -14,7 +14,7 @@ struct Test {
 }
 
 impl Test {
-    /// A queue with a session.
+    /// A lock with a session.
     fn new() -> Test {
         let instance = Instance::new(0xabcd << 64);
         let mut test = Test { lock: Lock::new(instance), instance, now: Moment(0) };
@@ -28,10 +28,10 @@ impl Test {
         out
     }
 
-    /// What is due next.
+    /// Advances the time to the next timer, and returns its commands.
     fn later(&mut self) -> Vec<Command> {
-        let due = self.lock.wakeup().expect("something is due");
-        assert!(due > self.now, "not at once");
+        let due = self.lock.wakeup().expect("a timer is set");
+        assert!(due > self.now, "the timer is in the future");
         self.now = due;
         self.on(PathEvent::Wake)
     }
@@ -40,14 +40,14 @@ impl Test {
         self.on(Event::Acquire { ticket: Ticket(ticket), request: request(true, wait) })
     }
 
-    /// The node that an attempt makes, with this sequence number.
+    /// The node that an attempt creates, with this sequence number.
     fn own(&self, attempt: u64, sequence: i64) -> Znode {
         let name =
             format!("{}{sequence:010}", self.instance.prefix(Attempt(attempt), Dialect::Kazoo, Mode::Lock));
         Znode::parse(&name).expect("a contender's name")
     }
 
-    /// The create and the list of an attempt succeed; its token is a hundred more than its number.
+    /// The create and the list of an attempt succeed. The transaction is 100 more than the sequence number.
     fn entered(&mut self, attempt: u64, sequence: i64, children: &[&Znode]) -> Vec<Command> {
         let node = self.own(attempt, sequence);
         let children = children.iter().map(|node| node.name().to_owned()).chain([node.name().to_owned()]);
@@ -56,7 +56,7 @@ impl Test {
         self.on(Event::CreatedAndListed { attempt: Attempt(attempt), created, children })
     }
 
-    /// A ticket that holds with attempt `ticket`, on this sequence number.
+    /// Grants a ticket with the attempt of the same number, and this sequence number.
     fn held(&mut self, ticket: u64, sequence: i64) -> Znode {
         assert_eq!(self.acquire(ticket, Wait::Forever), [enter(ticket, ticket)]);
         let granted = self.entered(ticket, sequence, &[]);
@@ -99,7 +99,7 @@ fn forget(ticket: u64, confirmed: bool) -> Command {
 }
 
 fn unknown<T>() -> Result<T, Failure> {
-    Err(Failure::Unknown("the connection went".into()))
+    Err(Failure::Unknown("the connection broke".into()))
 }
 
 fn lost_create(attempt: u64) -> Event {
@@ -107,7 +107,7 @@ fn lost_create(attempt: u64) -> Event {
 }
 
 #[test]
-fn a_free_path_is_granted_by_one_flight() {
+fn a_free_lock_is_granted_after_one_round_trip() {
     let mut test = Test::new();
     assert_eq!(test.acquire(0, Wait::Forever), [enter(0, 0)]);
     assert_eq!(test.entered(0, 5, &[]), [test.track(0, 5), test.grant(0, 0, 5)]);
@@ -117,7 +117,7 @@ fn a_free_path_is_granted_by_one_flight() {
 }
 
 #[test]
-fn only_the_nearest_stranger_is_watched_and_its_end_grants_without_a_read() {
+fn only_the_nearest_foreign_predecessor_is_watched_and_its_end_grants_without_a_list() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     let queued = test.entered(0, 5, &[&foreign(2), &foreign(4), &foreign(9)]);
@@ -131,7 +131,7 @@ fn only_the_nearest_stranger_is_watched_and_its_end_grants_without_a_read() {
     assert_eq!(test.on(Event::Watched(foreign(2), Err(Failure::NoNode))), [test.grant(0, 0, 5)]);
 }
 
-/// A waiter behind four strangers, of whom the nearest goes.
+/// A waiter behind four foreign contenders, of which the nearest is deleted.
 fn reviewing() -> Test {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
@@ -145,7 +145,7 @@ fn listed(nodes: &[&Znode]) -> Event {
 }
 
 #[test]
-fn one_list_tells_who_is_left_of_many() {
+fn one_list_shows_which_of_several_predecessors_are_left() {
     let mut test = reviewing();
     assert_eq!(test.on(listed(&[&test.own(0, 5)])), [test.grant(0, 0, 5)]);
 
@@ -156,7 +156,7 @@ fn one_list_tells_who_is_left_of_many() {
     assert_eq!(test.on(Event::Fired { node: foreign(3), gone: true }), watch(1));
     assert_eq!(test.on(Event::Fired { node: foreign(1), gone: true }), [test.grant(0, 0, 5)]);
 
-    // Also when the next had gone before it was watched.
+    // Also when the next one was deleted before it was watched.
     let mut test = reviewing();
     assert_eq!(test.on(listed(&[&foreign(1), &foreign(2), &foreign(3), &own])), watch(3));
     let gone = test.on(Event::Watched(foreign(3), Err(Failure::NoNode)));
@@ -164,7 +164,7 @@ fn one_list_tells_who_is_left_of_many() {
 }
 
 #[test]
-fn a_list_that_fails_is_done_without() {
+fn after_a_failed_list_the_next_predecessor_is_watched() {
     let mut test = reviewing();
     assert_eq!(test.on(Event::Listed(Attempt(0), unknown())), [Command::Watch(foreign(3))]);
 
@@ -183,7 +183,7 @@ fn a_list_without_the_own_node_grants_nothing() {
 }
 
 #[test]
-fn an_older_list_crosses_off_nobody_who_came_later() {
+fn an_older_list_crosses_off_no_newer_contender() {
     let mut test = reviewing();
     test.acquire(1, Wait::Forever);
     test.entered(1, 7, &[&test.own(0, 5), &foreign(6)]);
@@ -193,7 +193,7 @@ fn an_older_list_crosses_off_nobody_who_came_later() {
 }
 
 #[test]
-fn a_waiter_that_gives_up_takes_its_list_along_but_not_what_it_shows() {
+fn the_list_of_a_cancelled_waiter_counts_for_other_waiters() {
     let mut test = reviewing();
     test.acquire(1, Wait::Forever);
     let own = test.own(0, 5);
@@ -203,14 +203,14 @@ fn a_waiter_that_gives_up_takes_its_list_along_but_not_what_it_shows() {
 }
 
 #[test]
-fn a_watch_that_fires_for_another_reason_is_armed_again() {
+fn a_watch_that_fires_for_a_change_is_set_again() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     test.entered(0, 5, &[&foreign(4)]);
     let again = [Command::Watch(foreign(4))];
     assert_eq!(test.on(Event::Fired { node: foreign(4), gone: false }), again);
     assert_eq!(test.on(Event::Watched(foreign(4), unknown())), again);
-    // No room for a watch: it is looked at once a second.
+    // If the server cannot set the watch, it is retried once a second.
     assert_eq!(test.on(Event::Watched(foreign(4), Err(Failure::Refused("full".into())))), []);
     assert_eq!(test.lock.wakeup(), Some(Moment(0) + SECOND));
     test.now = test.now + SECOND;
@@ -227,7 +227,7 @@ fn a_local_waiter_needs_no_watch_and_is_granted_before_the_delete_is_confirmed()
         [test.track(1, 6), Command::Reply(Reply::Queued(Ticket(1), 1))]
     );
     assert_eq!(test.on(PathEvent::Release(Ticket(0))), [test.delete(0, 5), test.grant(1, 1, 6)]);
-    // A third, whose list still shows both.
+    // The list of a third contender still shows both nodes.
     test.acquire(2, Wait::Forever);
     let second = test.own(1, 6);
     assert_eq!(
@@ -238,7 +238,7 @@ fn a_local_waiter_needs_no_watch_and_is_granted_before_the_delete_is_confirmed()
 }
 
 #[test]
-fn a_stranger_between_two_local_ones_keeps_its_turn() {
+fn a_foreign_contender_between_two_local_ones_keeps_its_place() {
     let mut test = Test::new();
     let first = test.held(0, 5);
     test.acquire(1, Wait::Forever);
@@ -260,7 +260,7 @@ fn nothing_is_granted_while_suspended() {
 }
 
 #[test]
-fn a_cancel_while_the_create_is_in_flight_deletes_what_it_makes() {
+fn a_cancel_while_the_create_is_in_flight_deletes_the_node_afterwards() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     assert_eq!(test.on(PathEvent::Cancel(Ticket(0))), [refuse(0, Refusal::Cancelled)]);
@@ -270,7 +270,7 @@ fn a_cancel_while_the_create_is_in_flight_deletes_what_it_makes() {
 }
 
 #[test]
-fn a_cancelled_waiter_lets_the_one_behind_it_in() {
+fn a_cancelled_waiter_does_not_block_the_one_behind_it() {
     let mut test = Test::new();
     let first = test.held(0, 5);
     test.acquire(1, Wait::Forever);
@@ -279,25 +279,29 @@ fn a_cancelled_waiter_lets_the_one_behind_it_in() {
     test.entered(2, 7, &[&first, &test.own(1, 6)]);
     let cancelled = test.on(PathEvent::Cancel(Ticket(1)));
     assert_eq!(cancelled, [test.delete(1, 6), refuse(1, Refusal::Cancelled)]);
-    assert_eq!(test.on(PathEvent::Cancel(Ticket(0))), [], "a holder is not cancelled");
+    assert_eq!(test.on(PathEvent::Cancel(Ticket(0))), [], "a granted request cannot be cancelled");
     assert_eq!(test.on(PathEvent::Release(Ticket(0))), [test.delete(0, 5), test.grant(2, 2, 7)]);
 }
 
 #[test]
-fn one_deadline_and_the_delete_is_sent_before_it_is_told() {
+fn at_the_deadline_the_delete_is_sent_before_the_refusal() {
     let mut test = Test::new();
     test.acquire(0, Wait::Until(Moment(0) + SECOND));
     test.entered(0, 5, &[&foreign(4)]);
     assert_eq!(test.lock.wakeup(), Some(Moment(0) + SECOND));
     test.now = test.now + SECOND;
     let late = test.on(Event::Fired { node: foreign(4), gone: true });
-    assert_eq!(late[..2], [test.delete(0, 5), refuse(0, Refusal::TimedOut)], "even when its turn has come");
+    assert_eq!(
+        late[..2],
+        [test.delete(0, 5), refuse(0, Refusal::TimedOut)],
+        "even when it is first in the queue"
+    );
     assert!(!late.iter().any(|command| matches!(command, Command::Grant { .. })));
     assert_eq!(test.lock.wakeup(), None);
 }
 
 #[test]
-fn a_try_reads_before_it_writes() {
+fn a_try_lists_before_it_creates_a_node() {
     let mut test = Test::new();
     assert_eq!(test.acquire(0, Wait::Try), [Command::List(Attempt(0))]);
     let children = Ok(vec![foreign(3).name().to_owned()]);
@@ -308,14 +312,14 @@ fn a_try_reads_before_it_writes() {
     assert_eq!(test.acquire(1, Wait::Try), [Command::List(Attempt(1))]);
     assert_eq!(test.on(Event::Listed(Attempt(1), Err(Failure::NoNode))), [enter(1, 1)]);
     assert_eq!(test.entered(1, 5, &[]), [test.track(1, 5), test.grant(1, 1, 5)]);
-    // What is known needs no read.
+    // A local holder is known without a list.
     assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Contended), forget(2, true)]);
     test.on(PathEvent::Suspended);
     assert_eq!(test.acquire(3, Wait::Try), [refuse(3, Refusal::Suspended), forget(3, true)]);
 }
 
 #[test]
-fn a_try_that_is_overtaken_leaves_nothing() {
+fn a_try_that_is_overtaken_deletes_its_node() {
     let mut test = Test::new();
     test.acquire(0, Wait::Try);
     assert_eq!(test.on(Event::Listed(Attempt(0), Ok(vec![]))), [enter(0, 0)]);
@@ -325,7 +329,7 @@ fn a_try_that_is_overtaken_leaves_nothing() {
 }
 
 #[test]
-fn a_missing_directory_is_made_and_both_requests_go_again() {
+fn a_missing_directory_is_created_and_both_requests_are_sent_again() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     let missing = Event::CreatedAndListed {
@@ -339,7 +343,7 @@ fn a_missing_directory_is_made_and_both_requests_go_again() {
 }
 
 #[test]
-fn a_list_that_failed_is_sent_again_and_the_create_is_not() {
+fn a_failed_list_is_sent_again_without_the_create() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     let created = Ok(Created { node: test.own(0, 5), czxid: 105 });
@@ -350,7 +354,7 @@ fn a_list_that_failed_is_sent_again_and_the_create_is_not() {
 }
 
 #[test]
-fn a_create_of_unknown_outcome_that_was_not_carried_out_is_made_anew() {
+fn a_create_of_unknown_outcome_is_sent_again_if_it_was_not_carried_out() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     assert_eq!(test.on(lost_create(0)), [Command::FindCreated(Attempt(0))]);
@@ -361,7 +365,7 @@ fn a_create_of_unknown_outcome_that_was_not_carried_out_is_made_anew() {
 }
 
 #[test]
-fn a_create_of_unknown_outcome_that_was_carried_out_is_adopted_from_this_session_only() {
+fn the_node_of_a_create_of_unknown_outcome_is_used_only_if_this_session_owns_it() {
     for (owner, adopted) in [(SESSION, true), (SESSION + 1, false)] {
         let mut test = Test::new();
         test.acquire(0, Wait::Forever);
@@ -376,14 +380,14 @@ fn a_create_of_unknown_outcome_that_was_carried_out_is_adopted_from_this_session
             assert_eq!(granted, [test.track(0, 5), test.grant(0, 0, 5)]);
         } else {
             assert_eq!(found, [test.delete(0, 5), enter(1, 0)]);
-            // The old node's end says nothing about the request.
+            // The delete of the old node does not end the request.
             assert_eq!(test.on(Event::Deleted(Attempt(0), Ok(()))), []);
         }
     }
 }
 
 #[test]
-fn a_cancelled_create_of_unknown_outcome_is_looked_for_until_it_is_gone() {
+fn a_cancelled_create_of_unknown_outcome_is_found_and_deleted() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     test.on(lost_create(0));
@@ -400,7 +404,7 @@ fn a_cancelled_create_of_unknown_outcome_is_looked_for_until_it_is_gone() {
 }
 
 #[test]
-fn a_listing_that_shows_a_local_node_of_unknown_outcome_waits_for_it() {
+fn a_listed_local_node_of_unknown_outcome_blocks_those_behind_it() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     test.acquire(1, Wait::Forever);
@@ -408,7 +412,7 @@ fn a_listing_that_shows_a_local_node_of_unknown_outcome_waits_for_it() {
     let first = test.own(0, 5);
     let queued = test.entered(1, 6, &[&first]);
     assert_eq!(queued, [test.track(1, 6), Command::Reply(Reply::Queued(Ticket(1), 1))]);
-    // It was never made after all: whoever is behind goes.
+    // A later list shows that it does not exist, so the one behind it is granted.
     let looked = test.on(Event::Found(Attempt(0), Ok(vec![])));
     assert_eq!(looked, [enter(2, 0), test.grant(1, 1, 6)]);
 }
@@ -422,14 +426,14 @@ fn a_lost_session_loses_holders_and_queues_waiters_again() {
     assert_eq!(test.on(PathEvent::Lost), [Command::Reply(Reply::Lost(Ticket(0))), forget(0, false)]);
     assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Suspended), forget(2, true)]);
     assert_eq!(test.on(PathEvent::Connected { session: SESSION + 1 }), [enter(2, 1)]);
-    // The nodes of the old session may outlive it: they are as foreign as anybody's.
+    // Nodes of the old session count as foreign until the server has deleted them.
     let queued = test.entered(2, 7, &[&first, &test.own(1, 6)]);
     assert_eq!(queued[1], Command::Watch(test.own(1, 6)));
     assert_eq!(test.on(PathEvent::Release(Ticket(0))), [forget(0, false)]);
 }
 
 #[test]
-fn a_node_that_somebody_deleted_is_lost_to_its_holder_and_made_anew_for_a_waiter() {
+fn a_deleted_node_is_lost_for_a_holder_and_created_again_for_a_waiter() {
     let mut test = Test::new();
     let first = test.held(0, 5);
     test.acquire(1, Wait::Forever);
@@ -444,7 +448,7 @@ fn a_node_that_somebody_deleted_is_lost_to_its_holder_and_made_anew_for_a_waiter
 }
 
 #[test]
-fn a_waiter_is_not_granted_on_a_node_that_is_missed_together_with_its_holders() {
+fn a_waiter_is_not_granted_when_its_node_is_missing_together_with_the_holders() {
     let mut test = Test::new();
     let first = test.held(0, 5);
     test.acquire(1, Wait::Forever);
@@ -458,7 +462,7 @@ fn a_waiter_is_not_granted_on_a_node_that_is_missed_together_with_its_holders() 
 }
 
 #[test]
-fn closing_does_not_wait_for_a_delete_that_is_refused() {
+fn closing_does_not_wait_for_a_delete_that_is_denied() {
     let mut test = Test::new();
     test.held(0, 5);
     test.on(PathEvent::Close);
@@ -468,7 +472,7 @@ fn closing_does_not_wait_for_a_delete_that_is_refused() {
 }
 
 #[test]
-fn a_smaller_number_shows_that_the_directory_was_made_again_and_what_stood_in_it_is_gone() {
+fn a_smaller_sequence_number_shows_that_the_directory_was_created_again() {
     let mut test = Test::new();
     let old = test.held(0, 5);
     test.acquire(1, Wait::Forever);
@@ -481,7 +485,7 @@ fn a_smaller_number_shows_that_the_directory_was_made_again_and_what_stood_in_it
 }
 
 #[test]
-fn answers_in_another_order_than_the_creates_show_nothing_of_the_kind() {
+fn answers_in_another_order_than_the_creates_lose_no_node() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     test.acquire(1, Wait::Forever);
@@ -496,7 +500,7 @@ fn answers_in_another_order_than_the_creates_show_nothing_of_the_kind() {
 }
 
 #[test]
-fn numbers_near_the_wrap_are_refused() {
+fn sequence_numbers_near_the_end_of_their_range_are_refused() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     let near = i64::from(i32::MAX) - 1_000_000;
@@ -508,7 +512,7 @@ fn numbers_near_the_wrap_are_refused() {
 }
 
 #[test]
-fn no_right_to_read_a_contender_ahead_is_told_with_its_node() {
+fn a_predecessor_that_must_not_be_read_refuses_the_waiter_with_its_node() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     test.entered(0, 5, &[&foreign(4)]);
@@ -517,7 +521,7 @@ fn no_right_to_read_a_contender_ahead_is_told_with_its_node() {
 }
 
 #[test]
-fn a_node_that_outlives_sessions_is_held_again_once_it_was_seen() {
+fn a_persistent_node_is_held_again_once_a_new_session_has_read_it() {
     let mut test = Test::new();
     let ticket = Ticket(0);
     test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
@@ -536,7 +540,7 @@ fn a_node_that_outlives_sessions_is_held_again_once_it_was_seen() {
 }
 
 #[test]
-fn a_waiter_that_outlives_sessions_keeps_its_place() {
+fn a_waiter_with_a_persistent_node_keeps_its_place() {
     let mut test = Test::new();
     let ticket = Ticket(0);
     test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
@@ -550,7 +554,7 @@ fn a_waiter_that_outlives_sessions_keeps_its_place() {
 }
 
 #[test]
-fn closing_answers_everybody_and_deletes_everything() {
+fn closing_answers_all_requests_and_deletes_all_nodes() {
     let mut test = Test::new();
     let first = test.held(0, 5);
     test.acquire(1, Wait::Forever);
@@ -574,7 +578,7 @@ fn closing_answers_everybody_and_deletes_everything() {
     assert!(test.lock.is_idle());
 }
 
-/// A local contender in this mode, entered behind these.
+/// Adds a local contender in this mode. `children` is the answer to its list.
 fn join(test: &mut Test, ticket: u64, mode: Mode, sequence: i64, children: &[&Znode]) -> Vec<Command> {
     let request = Request { mode, ..request(true, Wait::Forever) };
     test.on(Event::Acquire { ticket: Ticket(ticket), request });
@@ -594,19 +598,23 @@ fn granted(commands: &[Command]) -> Vec<u64> {
 }
 
 #[test]
-fn readers_share_and_a_writer_waits_for_all_of_them() {
+fn readers_share_the_lock_and_a_writer_waits_for_all_of_them() {
     let mut test = Test::new();
     assert_eq!(granted(&join(&mut test, 0, Mode::Read, 0, &[])), [0]);
     assert_eq!(granted(&join(&mut test, 1, Mode::Read, 1, &[])), [1]);
     assert_eq!(granted(&join(&mut test, 2, Mode::Write, 2, &[])), []);
-    assert_eq!(granted(&join(&mut test, 3, Mode::Read, 3, &[])), [], "not past a writer that waits");
+    assert_eq!(
+        granted(&join(&mut test, 3, Mode::Read, 3, &[])),
+        [],
+        "a reader does not overtake a waiting writer"
+    );
     assert_eq!(granted(&test.on(PathEvent::Release(Ticket(1)))), []);
     assert_eq!(granted(&test.on(PathEvent::Release(Ticket(0)))), [2]);
     assert_eq!(granted(&test.on(PathEvent::Release(Ticket(2)))), [3]);
 }
 
 #[test]
-fn a_cancelled_writer_lets_the_readers_behind_it_in_at_once() {
+fn after_a_writer_is_cancelled_the_readers_behind_it_are_granted_at_once() {
     let mut test = Test::new();
     join(&mut test, 0, Mode::Read, 0, &[]);
     join(&mut test, 1, Mode::Write, 1, &[]);
@@ -617,7 +625,7 @@ fn a_cancelled_writer_lets_the_readers_behind_it_in_at_once() {
 }
 
 #[test]
-fn readers_behind_one_strange_writer_share_one_watch() {
+fn readers_behind_one_foreign_writer_share_one_watch() {
     let mut test = Test::new();
     let watch = Command::Watch(foreign(1));
     assert!(join(&mut test, 0, Mode::Read, 2, &[&foreign(1)]).contains(&watch));
@@ -628,15 +636,15 @@ fn readers_behind_one_strange_writer_share_one_watch() {
     assert_eq!(granted(&test.on(Event::Fired { node: foreign(1), gone: true })), [0, 1, 2, 3]);
 }
 
-fn mutex_of_curator(sequence: i64) -> Znode {
+fn curator_mutex(sequence: i64) -> Znode {
     Znode::parse(&format!("_c_{:032x}-lock-{sequence:010}", 7)).expect("a contender's name")
 }
 
 #[test]
-fn a_contender_beside_one_of_another_dialect_withdraws() {
+fn a_contender_that_sees_another_dialect_withdraws() {
     for (sequence, place) in [(4, "ahead"), (6, "behind")] {
         let mut test = Test::new();
-        let other = mutex_of_curator(sequence);
+        let other = curator_mutex(sequence);
         test.acquire(0, Wait::Forever);
         let withdrawn = [test.delete(0, 5), refuse(0, Refusal::MixedDialects(other.clone()))];
         assert_eq!(test.entered(0, 5, &[&foreign(3), &other]), withdrawn, "{place}");
@@ -644,9 +652,9 @@ fn a_contender_beside_one_of_another_dialect_withdraws() {
 }
 
 #[test]
-fn a_try_beside_one_of_another_dialect_writes_nothing() {
+fn a_try_that_sees_another_dialect_creates_no_node() {
     let mut test = Test::new();
-    let other = mutex_of_curator(4);
+    let other = curator_mutex(4);
     test.acquire(0, Wait::Try);
     let children = Ok(vec![foreign(3).name().to_owned(), other.name().to_owned()]);
     let refused = [refuse(0, Refusal::MixedDialects(other)), forget(0, true)];
@@ -654,7 +662,7 @@ fn a_try_beside_one_of_another_dialect_writes_nothing() {
 }
 
 #[test]
-fn one_of_another_dialect_that_has_left_is_in_nobodys_way() {
+fn a_local_contender_of_another_dialect_that_has_left_is_ignored() {
     let mut test = Test::new();
     let curators = Request { dialect: Dialect::Curator, ..request(true, Wait::Forever) };
     test.on(Event::Acquire { ticket: Ticket(0), request: curators });
@@ -668,10 +676,10 @@ fn one_of_another_dialect_that_has_left_is_in_nobodys_way() {
     assert_eq!(test.entered(1, 6, &[&node]), withdrawn, "while it is held");
     test.on(PathEvent::Release(Ticket(0)));
     test.acquire(2, Wait::Forever);
-    assert_eq!(granted(&test.entered(2, 7, &[&node])), [2], "its delete is on the way");
+    assert_eq!(granted(&test.entered(2, 7, &[&node])), [2], "the delete is in flight");
 }
 
-/// How often a request is sent, that is answered like this every time and at once, within this time.
+/// Counts the requests sent within this time, if `answer` answers them all at once.
 fn sent_within(
     test: &mut Test,
     time: Duration,
@@ -683,7 +691,7 @@ fn sent_within(
         let mut answered = 0;
         while let Some(event) = due.iter().find_map(&answer) {
             answered += 1;
-            assert!(answered < 10, "{due:?} without a pause");
+            assert!(answered < 10, "{due:?} is repeated without a pause");
             sent += due.iter().filter(|command| answer(command).is_some()).count();
             due = test.on(event);
         }
@@ -696,14 +704,16 @@ fn sent_within(
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Half a second after the first ten, and five seconds in the end: with pauses that are half as long, 30 a minute.
-const A_MINUTES_RETRIES: usize = 30;
+/// An upper bound: pauses double up to five seconds, and at most half of each is left out.
+const RETRIES_PER_MINUTE: usize = 30;
 
 #[test]
-fn whatever_fails_for_good_is_repeated_ever_more_slowly() {
-    for failure in
-        [Failure::Unknown("nobody knows".into()), Failure::Refused("throttled".into()), Failure::NoAuth]
-    {
+fn requests_that_keep_failing_are_retried_after_growing_pauses() {
+    for failure in [
+        Failure::Unknown("the answer was lost".into()),
+        Failure::Refused("throttled".into()),
+        Failure::NoAuth,
+    ] {
         let fail = |command: &Command| match command {
             Command::Delete(attempt, _) => Some(Event::Deleted(*attempt, Err(failure.clone()))),
             Command::FindCreated(attempt) => Some(Event::Found(*attempt, Err(failure.clone()))),
@@ -717,33 +727,33 @@ fn whatever_fails_for_good_is_repeated_ever_more_slowly() {
         test.held(0, 5);
         let released = test.on(PathEvent::Release(Ticket(0)));
         let sent = sent_within(&mut test, MINUTE, released, fail);
-        assert!((5..=A_MINUTES_RETRIES).contains(&sent), "{failure:?}: {sent} deletes a minute");
+        assert!((5..=RETRIES_PER_MINUTE).contains(&sent), "{failure:?}: {sent} deletes a minute");
         // A create of unknown outcome.
         let mut test = Test::new();
         test.acquire(0, Wait::Forever);
-        let looking = test.on(lost_create(0));
-        let sent = sent_within(&mut test, MINUTE, looking, fail);
-        assert!((5..=A_MINUTES_RETRIES).contains(&sent), "{failure:?}: {sent} looks a minute");
-        // A node whose list does not come.
+        let finding = test.on(lost_create(0));
+        let sent = sent_within(&mut test, MINUTE, finding, fail);
+        assert!((5..=RETRIES_PER_MINUTE).contains(&sent), "{failure:?}: {sent} lists a minute");
+        // A node whose list is not answered.
         let mut test = Test::new();
         test.acquire(0, Wait::Forever);
         let created = Ok(Created { node: test.own(0, 5), czxid: 105 });
         let half = test.on(Event::CreatedAndListed { attempt: Attempt(0), created, children: unknown() });
         let sent = sent_within(&mut test, MINUTE, half, fail);
-        assert!((5..=A_MINUTES_RETRIES).contains(&sent), "{failure:?}: {sent} lists or deletes a minute");
-        // A node that outlives sessions, and is not found again.
+        assert!((5..=RETRIES_PER_MINUTE).contains(&sent), "{failure:?}: {sent} lists or deletes a minute");
+        // A persistent node that a new session cannot read.
         let mut test = Test::new();
         test.on(Event::Acquire { ticket: Ticket(0), request: request(false, Wait::Forever) });
         test.entered(0, 5, &[]);
         test.on(PathEvent::Lost);
         let inspected = test.on(PathEvent::Connected { session: SESSION + 1 });
         let sent = sent_within(&mut test, MINUTE, inspected, fail);
-        assert!((5..=A_MINUTES_RETRIES).contains(&sent), "{failure:?}: {sent} reads a minute");
+        assert!((5..=RETRIES_PER_MINUTE).contains(&sent), "{failure:?}: {sent} reads a minute");
     }
 }
 
 #[test]
-fn a_create_whose_answer_is_always_lost_is_repeated_ever_more_slowly() {
+fn a_create_whose_answer_is_always_lost_is_retried_after_growing_pauses() {
     let mut test = Test::new();
     let entered = test.acquire(0, Wait::Forever);
     let fail = |command: &Command| match command {
@@ -752,11 +762,11 @@ fn a_create_whose_answer_is_always_lost_is_repeated_ever_more_slowly() {
         _ => None,
     };
     let sent = sent_within(&mut test, MINUTE, entered, fail);
-    assert!((5..=2 * A_MINUTES_RETRIES).contains(&sent), "{sent} creates and looks a minute");
+    assert!((5..=2 * RETRIES_PER_MINUTE).contains(&sent), "{sent} creates and lists a minute");
 }
 
 #[test]
-fn a_directory_that_goes_as_often_as_it_is_made_is_made_ever_more_slowly() {
+fn a_directory_that_is_always_missing_is_created_after_growing_pauses() {
     for made in [Ok(()), unknown()] {
         let mut test = Test::new();
         let entered = test.acquire(0, Wait::Forever);
@@ -769,18 +779,18 @@ fn a_directory_that_goes_as_often_as_it_is_made_is_made_ever_more_slowly() {
             _ => None,
         };
         let sent = sent_within(&mut test, MINUTE, entered, fail);
-        assert!((5..=2 * A_MINUTES_RETRIES).contains(&sent), "{sent} creates and directories a minute");
+        assert!((5..=2 * RETRIES_PER_MINUTE).contains(&sent), "{sent} creates and directories a minute");
     }
 }
 
 #[test]
-fn a_node_that_cannot_be_watched_is_looked_at_once_a_second_whoever_waits_for_it() {
+fn a_watch_that_cannot_be_set_is_retried_after_pauses_even_when_waiters_change() {
     for (failure, most) in
-        [(Failure::Refused("no room".into()), 61), (Failure::Unknown("cut".into()), A_MINUTES_RETRIES)]
+        [(Failure::Refused("no room".into()), 61), (Failure::Unknown("cut".into()), RETRIES_PER_MINUTE)]
     {
         let mut test = Test::new();
         let mut due = Vec::new();
-        // One waiter after the other gives up while the look at their predecessor is due.
+        // One waiter after the other is cancelled while the retry of the watch is scheduled.
         for waiter in 0..5 {
             test.acquire(waiter, Wait::Forever);
             due = test.entered(waiter, 5 + waiter as i64, &[&foreign(4)]);
@@ -795,13 +805,13 @@ fn a_node_that_cannot_be_watched_is_looked_at_once_a_second_whoever_waits_for_it
             _ => None,
         };
         let sent = sent_within(&mut test, MINUTE, due, fail);
-        assert!((5..=most).contains(&sent), "{failure:?}: {sent} looks a minute");
+        assert!((5..=most).contains(&sent), "{failure:?}: {sent} watches a minute");
     }
 }
 
 #[test]
-fn a_try_does_not_outlast_a_doubt() {
-    // While it looks, while its create is in flight, while the outcome is unknown, while it lists.
+fn a_try_is_refused_when_the_session_is_suspended_or_an_answer_is_lost() {
+    // While it peeks, while its create is in flight, after the create's answer is lost, after the list's answer is lost.
     for steps in 0..4 {
         let mut test = Test::new();
         test.acquire(0, Wait::Try);
@@ -827,6 +837,6 @@ fn a_try_does_not_outlast_a_doubt() {
     assert_eq!(
         test.on(PathEvent::Suspended),
         [Command::Reply(Reply::Suspended(Ticket(0)))],
-        "one that holds goes on"
+        "a granted try keeps the lock"
     );
 }

@@ -1,20 +1,22 @@
-//! A semaphore, as one process sees it: all its local claims, and its place among the processes.
+//! A semaphore, as one process sees it: all its local requests, and its place among the processes.
 //!
-//! On kazoo's wire a lease is a child of the root, and a process that takes leases holds a mutex meanwhile: an ordinary
-//! lock in a directory beside the root. Here one contender for the mutex serves all local claims, through a [`Lock`] of
-//! its own. When the mutex is granted, the process has its *turn*: the claims that wait at that moment are served in
-//! order, each whole. While there are too few permits for the first of them, the mutex is kept. The transaction that
-//! makes the last leases releases the mutex.
+//! The protocol is kazoo's (`kazoo/recipe/lock.py`, version 2.11, `Semaphore`): a lease is a child of the root, and a
+//! process holds a mutex while it creates leases. The mutex is an ordinary lock in a directory next to the root.
 //!
-//! A list of the leases counts only when the mutex was ours before it was sent: earlier holders of the mutex have made
-//! their leases by then. When an event told that the mutex is ours, the first list is sent behind a `sync`, and counts
-//! if that succeeds: the client does not remember the zxid of an event, so a reconnect may lead to a server that does
-//! not know yet what the event told. The server checks each take again: the transaction fails if the mutex or the
-//! number of permits has changed. The number of permits is read once and remembered. Each list of the leases shows which
-//! transaction wrote the root's data, and so whether the remembered number is current, even when the root was deleted
-//! and made again and counts its versions anew.
+//! Here one contender for the mutex, with its own [`Lock`], serves all local requests, called *claims*. When the mutex is
+//! granted, the process has its *turn*: it serves the claims that wait at that moment, in order, and each as a whole.
+//! While there are too few permits for the first claim, it keeps the mutex. The transaction that creates the last leases
+//! also releases the mutex.
 //!
-//! The recipe is kazoo's (`kazoo/recipe/lock.py`, version 2.11, `Semaphore`).
+//! A list of the leases counts only if it was sent while the mutex was ours, because then all earlier holders of the
+//! mutex have created their leases. When an event has shown that the mutex is ours, the first list is sent after a
+//! `sync`, and counts only if the `sync` succeeds: the client does not remember the zxid of an event, so after a
+//! reconnect it may read from a server that has not seen the event's change yet.
+//!
+//! The server checks each transaction again: it fails if the mutex or the number of permits has changed. The number of
+//! permits is read once and remembered. Each list of the leases shows which transaction wrote the root's data, and so
+//! whether the remembered number is current. The version alone would not show that, because it restarts when the root is
+//! deleted and created again.
 
 mod pace;
 pub mod protocol;
@@ -35,23 +37,23 @@ use super::node::{Attempt, Instance};
 use super::retries::Retries;
 use super::{Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
 
-/// See the module.
+/// The machine of one semaphore: see the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Semaphore {
     instance: Instance,
     mutex: Lock,
     link: Link,
     closed: bool,
-    /// Counts surveys, takes and names of leases.
+    /// The next number for a read, a take or the name of a lease.
     next: Attempt,
-    /// Counts claims, in the order in which they are served.
+    /// The number of claims that have arrived. Claims are served in the order of their arrival.
     arrivals: u64,
     claims: BTreeMap<Ticket, Claim>,
-    /// Claims that came before this have been told their place.
+    /// Claims that arrived before this one have been told their place in the queue.
     told: u64,
-    /// The claims that wait, or whose take is in flight.
-    line: BTreeMap<u64, Ticket>,
-    /// Own leases that are known to exist, and whose they are. Those without a claim are being deleted.
+    /// The claims that wait, or whose take is in flight, by arrival.
+    local_queue: BTreeMap<u64, Ticket>,
+    /// Own leases that are known to exist, each with its claim. Leases without a claim are being deleted.
     leases: BTreeMap<String, Option<Ticket>>,
     limit: Limit,
     turns: u64,
@@ -68,18 +70,18 @@ enum Link {
     Up,
 }
 
-/// How many permits there are.
+/// The total number of permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Limit {
     /// Not read yet, or changed since.
     Unknown,
-    /// As of this version of the root, written by this transaction. `None` when its data is no number: then each
-    /// client uses its own.
+    /// Read from this version of the root, which was written by this transaction. `permits` is `None` when the data is
+    /// not a number; then each client uses its own number.
     Stored { version: i32, written: i64, permits: Option<i64> },
 }
 
 impl Limit {
-    /// Whether this number is known to be the stored one.
+    /// Whether the stored number is known, and is this one.
     fn is(self, number: Option<u32>) -> bool {
         match self {
             Limit::Unknown => false,
@@ -93,24 +95,24 @@ struct Claim {
     request: PermitRequest,
     arrival: u64,
     stage: Stage,
-    /// The caller was told that it has to wait.
+    /// The caller was told that the request is queued.
     queued: bool,
 }
 
-/// In the order of an acquire.
+/// The stages of a claim, in the order of an acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    /// A try that reads before it is queued.
+    /// A try reads the state before it is queued.
     Peeking(Attempt),
-    /// In line.
+    /// In the local queue.
     Waiting,
-    /// A transaction with its leases is in flight.
+    /// The transaction that creates its leases is in flight.
     Taking,
-    /// The same, but the caller has given up.
+    /// The transaction is in flight, but the caller no longer wants the permits.
     Abandoned,
-    /// Its leases exist, and are granted when the session is verified again.
+    /// Its leases exist. They are granted once the session is verified again.
     Taken { czxid: i64 },
-    /// It has its permits.
+    /// Granted.
     Held,
     /// Its leases are being deleted.
     Deleting,
@@ -119,15 +121,16 @@ enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Timer {
     Deadline(Ticket),
-    /// A try has seen free permits, but the mutex is not granted.
-    Patience(Ticket),
+    /// A try that has seen free permits stops waiting for the mutex.
+    TryLimit(Ticket),
 }
 
-/// A server takes requests of less than 1 MiB: a claim must fit into one; several claims share one up to half of it.
+/// The size limit of a transaction: a server accepts requests of less than 1 MiB. A claim must fit into one transaction.
+/// Several claims share one only up to half of the limit.
 const MAX_TAKE: usize = 960 * 1024;
 
-/// How long a try that saw a free permit waits for the mutex.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a try that saw free permits waits for the mutex.
+const TRY_LIMIT: Duration = Duration::from_secs(1);
 
 impl Machine for Semaphore {
     type Event = Event;
@@ -135,7 +138,7 @@ impl Machine for Semaphore {
 
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         self.run_timers(now, out);
-        // Timers first, so that nothing is sent for a claim whose time is over.
+        // Timers first, so that nothing is sent for a claim that has timed out.
         self.advance(now, out);
         match event {
             Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
@@ -179,7 +182,7 @@ impl Semaphore {
             arrivals: 0,
             told: 0,
             claims: BTreeMap::new(),
-            line: BTreeMap::new(),
+            local_queue: BTreeMap::new(),
             leases: BTreeMap::new(),
             limit: Limit::Unknown,
             turns: 0,
@@ -223,7 +226,7 @@ impl Semaphore {
                 Some(Refusal::TooMany { count: request.count, limit })
             }
             _ if request.count as usize > MAX_TAKE / request.bytes.max(1) => {
-                let reason = "too many permits for one request of less than 1 MiB";
+                let reason = "the permits do not fit into one request of less than 1 MiB";
                 Some(Refusal::Rejected(reason.into()))
             }
             Wait::Try if !self.is_up() => Some(Refusal::Suspended),
@@ -238,7 +241,7 @@ impl Semaphore {
             return;
         }
         let wait = request.wait;
-        // During a turn, the remembered number is the stored one.
+        // During a turn, the remembered number is current.
         request.agreed |= self.turn.is_some() && self.limit.is(request.limit);
         let (arrival, stage) = (self.arrivals, Stage::Waiting);
         self.arrivals += 1;
@@ -250,10 +253,10 @@ impl Semaphore {
             }
             Wait::Until(deadline) => {
                 self.timers.insert((deadline, Timer::Deadline(ticket)));
-                self.line.insert(arrival, ticket);
+                self.local_queue.insert(arrival, ticket);
             }
             Wait::Forever => {
-                self.line.insert(arrival, ticket);
+                self.local_queue.insert(arrival, ticket);
             }
         }
     }
@@ -262,7 +265,7 @@ impl Semaphore {
         match self.stage(ticket) {
             Some(Stage::Held) => self.delete_leases(ticket, out),
             Some(_) => {}
-            // Lost before: no lease is left to delete.
+            // Already lost: no lease is left to delete.
             None => out.push(Command::Reply(Reply::Forgotten { ticket, confirmed: false })),
         }
     }
@@ -313,7 +316,7 @@ impl Semaphore {
         self.mutex(PathEvent::Resumed.into(), now, out);
     }
 
-    /// The server deletes all leases with the session. Waiters keep their place among the local claims.
+    /// The server deletes all leases with the session. Waiting claims keep their place in the local queue.
     fn lost(&mut self, now: Moment, out: &mut Vec<Command>) {
         self.link = Link::Down;
         (self.limit, self.take) = (Limit::Unknown, None);
@@ -344,17 +347,17 @@ impl Semaphore {
             match self.timers.pop_first() {
                 Some((_, Timer::Deadline(ticket))) => self.give_up(ticket, Refusal::TimedOut, out),
                 // Its leases are being made.
-                Some((_, Timer::Patience(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {
-                    self.timers.insert((now + PATIENCE, Timer::Patience(ticket)));
+                Some((_, Timer::TryLimit(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {
+                    self.timers.insert((now + TRY_LIMIT, Timer::TryLimit(ticket)));
                 }
-                Some((_, Timer::Patience(ticket))) => self.give_up(ticket, Refusal::Contended, out),
+                Some((_, Timer::TryLimit(ticket))) => self.give_up(ticket, Refusal::Contended, out),
                 None => {}
             }
         }
         self.retry(now, out);
     }
 
-    /// A lease is gone, and we did not delete it. The other leases of its claim are deleted.
+    /// Handles a lease that somebody else has deleted: the other leases of its claim are deleted too.
     fn missing(&mut self, lease: &str, out: &mut Vec<Command>) {
         let Some(&Some(ticket)) = self.leases.get(lease) else { return };
         match self.stage(ticket) {
@@ -362,7 +365,7 @@ impl Semaphore {
                 out.push(Command::Reply(Reply::Lost(ticket)));
                 self.delete_leases(ticket, out);
             }
-            // Not granted yet: it is queued again, and the leases belong to no claim.
+            // Not granted yet: the claim is queued again, and its remaining leases are deleted.
             Some(Stage::Taken { .. }) => {
                 for lease in self.leases_of(ticket) {
                     self.leases.insert(lease.clone(), None);
@@ -406,17 +409,17 @@ impl Semaphore {
         }
     }
 
-    /// Refuses a waiting claim. Does nothing to one that holds, or is no longer wanted.
+    /// Refuses a waiting claim. Does nothing to a holder, or to a claim that is no longer wanted.
     fn give_up(&mut self, ticket: Ticket, refusal: Refusal, out: &mut Vec<Command>) {
         match self.stage(ticket) {
             Some(Stage::Peeking(_) | Stage::Waiting) => {
                 out.push(Command::Reply(Reply::Refused(ticket, refusal)));
                 self.remove(ticket, true, out);
             }
-            // The transaction cannot be taken back. Its answer will show what to delete.
+            // The transaction cannot be cancelled. Its answer will show whether there are leases to delete.
             Some(Stage::Taking) => {
                 self.set(ticket, Stage::Abandoned);
-                self.leave_line(ticket);
+                self.leave_local_queue(ticket);
                 out.push(Command::Reply(Reply::Refused(ticket, refusal)));
             }
             Some(Stage::Taken { .. }) => {
@@ -429,19 +432,19 @@ impl Semaphore {
 
     fn delete_leases(&mut self, ticket: Ticket, out: &mut Vec<Command>) {
         self.set(ticket, Stage::Deleting);
-        self.leave_line(ticket);
+        self.leave_local_queue(ticket);
         out.extend(self.leases_of(ticket).into_iter().map(Command::DeleteLease));
     }
 
     fn grant(&mut self, ticket: Ticket, czxid: i64, out: &mut Vec<Command>) {
         self.set(ticket, Stage::Held);
-        self.leave_line(ticket);
+        self.leave_local_queue(ticket);
         let leases = self.leases_of(ticket);
         out.push(Command::Grant { ticket, leases, czxid });
     }
 
     fn remove(&mut self, ticket: Ticket, confirmed: bool, out: &mut Vec<Command>) {
-        self.leave_line(ticket);
+        self.leave_local_queue(ticket);
         if self.claims.remove(&ticket).is_some() {
             out.push(Command::Reply(Reply::Forgotten { ticket, confirmed }));
         }
@@ -451,29 +454,29 @@ impl Semaphore {
         if let Some(claim) = self.claims.get_mut(&ticket) {
             claim.stage = Stage::Waiting;
             self.told = self.told.min(claim.arrival);
-            self.line.insert(claim.arrival, ticket);
+            self.local_queue.insert(claim.arrival, ticket);
         }
     }
 
-    /// All waiters are told again how many are ahead.
+    /// Lets all waiters be told again how many contenders are ahead.
     fn tell_waiters_again(&mut self) {
         self.told = 0;
-        for ticket in self.line.values() {
+        for ticket in self.local_queue.values() {
             if let Some(claim) = self.claims.get_mut(ticket) {
                 claim.queued = false;
             }
         }
     }
 
-    /// It waits no longer.
-    fn leave_line(&mut self, ticket: Ticket) {
+    /// Removes a claim from the local queue, with its timers.
+    fn leave_local_queue(&mut self, ticket: Ticket) {
         let Some(claim) = self.claims.get(&ticket) else { return };
-        self.line.remove(&claim.arrival);
+        self.local_queue.remove(&claim.arrival);
         if let Wait::Until(deadline) = claim.request.wait {
             self.timers.remove(&(deadline, Timer::Deadline(ticket)));
         }
         if claim.request.wait == Wait::Try {
-            self.timers.retain(|(_, timer)| *timer != Timer::Patience(ticket));
+            self.timers.retain(|(_, timer)| *timer != Timer::TryLimit(ticket));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Requests that failed, and are sent again after a pause.
+//! Retries of failed requests.
 
 use super::protocol::Command;
 use super::turn::{Serving, Step, TurnStage, Watches};
@@ -10,28 +10,34 @@ use crate::machine::node::Attempt;
 pub(super) enum Retry {
     /// The delete of a lease.
     DeleteLease(String),
-    /// What the turn needs next: the outcome of a take, or another read of the state.
+    /// The next request of the turn: finding the leases of a take, or reading the state.
     Turn,
 }
 
 impl Semaphore {
-    /// The delete of a lease was not answered.
+    /// Retries the delete of a lease after a lost answer.
     pub(super) fn delete_lease_again(&mut self, lease: String, now: Moment, out: &mut Vec<Command>) {
         if self.retries.again(&Retry::DeleteLease(lease.clone()), now) {
             out.push(Command::DeleteLease(lease));
         }
     }
 
-    /// The turn did not come further, and looks again.
+    /// Retries the read of the state.
     pub(super) fn read_again(&mut self, now: Moment, out: &mut Vec<Command>) {
         if self.retries.again(&Retry::Turn, now) {
             self.read_and_watch(out);
         }
     }
 
-    /// The outcome of a take is still unknown. Until the next try nothing is watched: the read that follows shows what
-    /// has changed.
-    pub(super) fn find_again(&mut self, take: Attempt, lost: bool, now: Moment, out: &mut Vec<Command>) {
+    /// Retries finding the leases of a take whose outcome is still unknown. `lost`: the answer was lost, not negative.
+    /// Nothing is watched until then, because the read that follows shows what has changed.
+    pub(super) fn find_leases_again(
+        &mut self,
+        take: Attempt,
+        lost: bool,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
         if lost && self.retries.again(&Retry::Turn, now) {
             return out.push(Command::FindLeases(take));
         }
@@ -56,7 +62,7 @@ impl Semaphore {
                         self.read_ahead(true, out);
                     }
                     TurnStage::Serving(Serving { step: Step::Over(_), .. }) => self.read_and_watch(out),
-                    // Another turn has begun, or something else has been asked meanwhile.
+                    // Another turn has begun, or another request is in flight.
                     TurnStage::Queued { .. } | TurnStage::Serving(_) => {}
                 },
                 (Retry::Turn, None, None) => {}
@@ -76,7 +82,7 @@ mod tests {
     use crate::machine::node::{Instance, Znode};
     use crate::machine::{Failure, Machine, PathEvent, Ticket, Wait};
 
-    /// What a server does with everything but what is under test.
+    /// The request that fails. The server answers all others.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Broken {
         Read,
@@ -101,12 +107,12 @@ mod tests {
             Command::ReadState { read, root, leases, .. } => {
                 let missing = matches!(broken, Broken::NoRoot | Broken::MakeRoot).then_some(Failure::NoNode);
                 let wrong = fails(Broken::Read).then(failed).or(missing);
-                let seen = |sight: &Reading| *sight != Reading::Skip;
-                let root = seen(root).then(|| match &wrong {
+                let requested = |reading: &Reading| *reading != Reading::Skip;
+                let root = requested(root).then(|| match &wrong {
                     Some(failure) => Err(failure.clone()),
                     None => Ok(Root { version: 0, written: 5, data: b"1".to_vec() }),
                 });
-                let leases = seen(leases).then(|| match &wrong {
+                let leases = requested(leases).then(|| match &wrong {
                     Some(failure) => Err(failure.clone()),
                     None => Ok(Leases { names: Vec::new(), written: 5 }),
                 });
@@ -138,7 +144,7 @@ mod tests {
         }
     }
 
-    /// How many requests it sends in a minute, all of them answered at once; `None` when it does not pause.
+    /// The number of requests sent in a minute, if all are answered at once; `None` when there is no pause.
     fn sent_in_a_minute(broken: Broken, failure: &Failure) -> Option<usize> {
         let (mut machine, mut now, mut sent) = (Semaphore::new(Instance::new(7 << 64)), Moment(0), 0);
         let (mut events, mut out) = (Vec::new(), Vec::new());
@@ -171,12 +177,12 @@ mod tests {
         }
     }
 
-    /// With pauses that double up to five seconds, less up to a half, and three requests after each.
+    /// An upper bound: pauses double up to five seconds, at most half of each is left out, and three requests follow each.
     const MOST: usize = 3 * 30 + 10;
 
     #[test]
-    fn whatever_fails_for_good_is_repeated_ever_more_slowly() {
-        let lost = Failure::Unknown("nobody knows".into());
+    fn requests_that_keep_failing_are_retried_after_growing_pauses() {
+        let lost = Failure::Unknown("the answer was lost".into());
         let throttled = Failure::Refused("throttled".into());
         for (broken, failure) in [
             (Broken::Read, &lost),

@@ -1,19 +1,19 @@
-//! What goes into a semaphore's machine and what comes out.
+//! The events and commands of a semaphore's machine.
 
 use crate::machine::lock;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, PathEvent, Reply, Ticket, Wait};
 
-/// What a caller asks for.
+/// A caller's request for permits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PermitRequest {
-    /// How many permits, all or nothing. At least one.
+    /// The number of permits requested, all or none.
     pub count: u32,
-    /// The number of permits that there are, as far as the caller knows; `None` takes what is stored.
+    /// The total number of permits that the caller expects; `None` accepts the stored number.
     pub limit: Option<u32>,
-    /// The caller's number was found to be the stored one before: from then on what is stored counts.
+    /// The expected number has matched the stored one before. From then on the stored number counts, even if it changes.
     pub agreed: bool,
-    /// What each of its leases adds to a transaction.
+    /// The bytes that each of its leases adds to a transaction.
     pub bytes: usize,
     /// How long to wait.
     pub wait: Wait,
@@ -22,29 +22,29 @@ pub struct PermitRequest {
 /// What happened. Answers carry the attempt that asked; a driver drops those of an earlier session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// A caller wants permits.
+    /// A caller requests permits.
     Acquire {
-        /// New, and used once.
+        /// A ticket that has not been used before.
         ticket: Ticket,
-        /// What is wanted.
+        /// The request.
         request: PermitRequest,
     },
-    /// What every path is told.
+    /// An event that locks and semaphores have in common.
     Path(PathEvent),
-    /// An answer to what the mutex asked.
+    /// An event for the mutex.
     Mutex(lock::Event),
     /// Answer to [`Command::ReadState`].
     StateRead {
-        /// Which.
+        /// The read.
         read: Attempt,
-        /// The semaphore's root, if it was asked for.
+        /// The semaphore's root, if it was requested.
         root: Option<Result<Root, Failure>>,
-        /// All leases, if they were asked for.
+        /// All leases, if they were requested.
         leases: Option<Result<Leases, Failure>>,
     },
-    /// What a read watches has changed.
+    /// A watch fired.
     Changed {
-        /// Which read left the watch.
+        /// The read that set the watch.
         read: Attempt,
         /// What has changed.
         part: Part,
@@ -80,97 +80,97 @@ pub enum Part {
     Leases,
 }
 
-/// What the root of a semaphore tells.
+/// The root of a semaphore.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Root {
-    /// Counts the changes of its data.
+    /// The version of its data.
     pub version: i32,
     /// The transaction that wrote its data.
     pub written: i64,
-    /// Its data: how many permits there are, in decimal digits, or anything else.
+    /// Its data: the number of permits in decimal digits. Other data are ignored.
     pub data: Vec<u8>,
 }
 
-/// What a list of a semaphore's leases tells.
+/// A list of a semaphore's leases.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Leases {
-    /// In no order.
+    /// The names of the leases, in no particular order.
     pub names: Vec<String>,
     /// The transaction that wrote the root's data, as of this list.
     pub written: i64,
 }
 
-/// Why no lease was taken.
+/// Why no lease was created.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TakeFailure {
-    /// The mutex's node is not there any more.
+    /// The mutex's node no longer exists.
     MutexGone,
-    /// The root is not there any more.
+    /// The root no longer exists.
     RootGone,
-    /// The root's data is not what it was.
+    /// The root's data has changed.
     LimitChanged,
     /// Anything else.
     Failed(Failure),
 }
 
-/// What is to be done.
+/// What the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// What the mutex needs.
+    /// A command of the mutex.
     Mutex(lock::Command),
-    /// Read the root, list the leases, or both, with watches or without. The watches of an earlier read that are left
-    /// again are replaced.
+    /// Read the root, list the leases, or both, with or without watches. A new watch replaces that of an earlier read.
     ReadState {
-        /// Which.
+        /// Identifies the read.
         read: Attempt,
-        /// Sync first, on the same connection. If that fails, so does everything that is asked for, and no watch is
-        /// left.
+        /// Whether to send a sync first, on the same connection. If the sync fails, all parts of the read count as
+        /// failed, and no watch is set.
         sync: bool,
-        /// The root's data.
+        /// How to read the root's data.
         root: Reading,
-        /// The names of the leases.
+        /// How to read the names of the leases.
         leases: Reading,
     },
-    /// The watches of reads are no longer needed.
+    /// Remove the watches of reads.
     UnwatchState,
-    /// Make the root with this number of permits, and its parents.
+    /// Create the root with this number of permits, and its parents.
     MakeRoot {
-        /// Whose answer it is.
+        /// Identifies the answer.
         read: Attempt,
-        /// For whom.
+        /// The request whose options are used.
         ticket: Ticket,
-        /// How many permits there are.
+        /// The number of permits.
         limit: u32,
     },
-    /// Make these leases, all or none, if the mutex is still held and the root's version is this.
+    /// Create these leases in one transaction, all or none, on condition that the mutex is still held and that the root's
+    /// data has this version.
     Take {
-        /// Which.
+        /// Identifies the transaction.
         take: Attempt,
-        /// Of the root.
+        /// The version of the root's data.
         version: i32,
         /// The mutex's node.
         mutex: Znode,
-        /// Whether the mutex is kept; otherwise it is deleted in the same transaction.
+        /// Whether the mutex is kept; otherwise the transaction deletes its node.
         keep: bool,
-        /// The names, each with whom it is for.
+        /// The names of the leases, each with its request.
         leases: Vec<(Ticket, String)>,
     },
-    /// Sync and list the leases: whether a take of unknown outcome was carried out.
+    /// Sync and list the leases, to find out whether a take of unknown outcome was carried out.
     FindLeases(Attempt),
     /// Delete a lease.
     DeleteLease(String),
-    /// Heartbeats check this lease of ours from now on.
+    /// Check this lease of ours with heartbeats from now on.
     TrackLease(String),
-    /// The permits are held.
+    /// Grant the permits.
     Grant {
-        /// By whom.
+        /// The request.
         ticket: Ticket,
         /// The names of the leases.
         leases: Vec<String>,
-        /// The transaction that made the mutex's node: it orders the turns.
+        /// The fencing token: the transaction that created the mutex's node, because that orders the turns.
         czxid: i64,
     },
-    /// Tell the caller.
+    /// Report to the caller.
     Reply(Reply),
 }
 
@@ -183,10 +183,10 @@ impl From<lock::Command> for Command {
 /// How a part of the state is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reading {
-    /// Not at all.
+    /// Not read.
     Skip,
-    /// Once.
+    /// Read without a watch.
     Once,
-    /// Once, and a watch is left for the next change.
+    /// Read, and set a watch for the next change.
     Watch,
 }

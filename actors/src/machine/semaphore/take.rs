@@ -1,4 +1,4 @@
-//! Which claims get leases, and the transaction that makes them.
+//! Chooses the claims that get leases, and handles the transaction that creates the leases.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::{Limit, MAX_TAKE, Retry, Semaphore, Stage};
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Ticket, Wait, lock};
 
-/// A transaction that makes leases, in flight.
+/// A transaction that creates leases, in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Take {
     pub attempt: Attempt,
@@ -28,29 +28,29 @@ impl Semaphore {
     ) {
         let Some(take) = self.take.take_if(|take| take.attempt == attempt) else { return };
         match result {
-            Ok(()) => self.succeed(take, now, out),
+            Ok(()) => self.take_succeeded(take, now, out),
             Err(TakeFailure::Failed(Failure::Unknown(_))) => {
                 self.take = Some(take);
-                self.find_again(attempt, true, now, out);
+                self.find_leases_again(attempt, true, now, out);
             }
             // `Lost` follows.
             Err(TakeFailure::Failed(Failure::SessionGone)) => self.take = Some(take),
             Err(TakeFailure::MutexGone) => {
                 let name = take.mutex.name().to_owned();
-                self.put_back(&take, None, out);
+                self.take_failed(&take, None, out);
                 self.mutex(PathEvent::Missing(vec![name]).into(), now, out);
             }
             Err(TakeFailure::LimitChanged | TakeFailure::RootGone | TakeFailure::Failed(Failure::NoNode)) => {
                 self.limit = Limit::Unknown;
-                self.put_back(&take, None, out);
+                self.take_failed(&take, None, out);
                 self.read_and_watch(out);
             }
             Err(TakeFailure::Failed(Failure::NoAuth)) => {
-                self.put_back(&take, Some(Refusal::NoAuth(None)), out);
+                self.take_failed(&take, Some(Refusal::NoAuth(None)), out);
                 self.read_and_watch(out);
             }
             Err(TakeFailure::Failed(Failure::Refused(reason))) => {
-                self.put_back(&take, Some(Refusal::Rejected(reason)), out);
+                self.take_failed(&take, Some(Refusal::Rejected(reason)), out);
                 self.read_and_watch(out);
             }
         }
@@ -66,10 +66,11 @@ impl Semaphore {
         let Some(take) = self.take.take_if(|take| take.attempt == attempt) else { return };
         match result {
             Ok(names) if names.iter().any(|name| take.leases.iter().any(|(_, lease)| lease == name)) => {
-                self.succeed(take, now, out)
+                self.take_succeeded(take, now, out)
             }
+            // The take was not carried out. If the root is missing, its leases are gone in any case.
             Ok(_) | Err(Failure::NoNode) => {
-                self.put_back(&take, None, out);
+                self.take_failed(&take, None, out);
                 self.read_and_watch(out);
             }
             // The server deletes them with the session.
@@ -79,17 +80,17 @@ impl Semaphore {
             Err(failure) => {
                 self.take = Some(take);
                 match failure {
-                    Failure::Unknown(_) => self.find_again(attempt, true, now, out),
-                    Failure::NoAuth | Failure::Refused(_) => self.find_again(attempt, false, now, out),
-                    // A missing root shows that the take was not carried out, or that its leases are gone.
+                    Failure::Unknown(_) => self.find_leases_again(attempt, true, now, out),
+                    Failure::NoAuth | Failure::Refused(_) => self.find_leases_again(attempt, false, now, out),
+                    // `NoNode` is handled above; after `SessionGone`, `Lost` follows.
                     Failure::NoNode | Failure::SessionGone => {}
                 }
             }
         }
     }
 
-    /// The leases exist.
-    fn succeed(&mut self, take: Take, now: Moment, out: &mut Vec<Command>) {
+    /// Handles the success of a take: its leases exist.
+    fn take_succeeded(&mut self, take: Take, now: Moment, out: &mut Vec<Command>) {
         self.retries.done(&Retry::Turn);
         let tickets: BTreeSet<Ticket> = take.leases.iter().map(|(ticket, _)| *ticket).collect();
         for (ticket, lease) in take.leases {
@@ -101,7 +102,7 @@ impl Semaphore {
                 Some((Stage::Taking, _)) if self.is_up() => self.grant(ticket, take.czxid, out),
                 Some((Stage::Taking, arrival)) => {
                     self.set(ticket, Stage::Taken { czxid: take.czxid });
-                    self.line.remove(&arrival);
+                    self.local_queue.remove(&arrival);
                 }
                 Some(_) | None => self.delete_leases(ticket, out),
             }
@@ -111,7 +112,7 @@ impl Semaphore {
         }
         let Some(turn) = self.turn.take() else { return };
         turn.unwatch(out);
-        // The same transaction has deleted the mutex.
+        // The same transaction has deleted the mutex's node, so its delete is answered here.
         let mut commands = Vec::new();
         self.mutex.handle(PathEvent::Release(turn.ticket).into(), now, &mut commands);
         for command in commands {
@@ -124,8 +125,8 @@ impl Semaphore {
         }
     }
 
-    /// There are no leases: the claims are queued again, or refused.
-    fn put_back(&mut self, take: &Take, refusal: Option<Refusal>, out: &mut Vec<Command>) {
+    /// Handles the failure of a take: its leases do not exist, and its claims are queued again or refused.
+    fn take_failed(&mut self, take: &Take, refusal: Option<Refusal>, out: &mut Vec<Command>) {
         if !take.keep {
             out.push(lock::Command::Track(take.mutex.clone()).into());
         }
@@ -143,14 +144,16 @@ impl Semaphore {
         }
     }
 
-    /// Serves the line, as far as there are permits. Claims numbered below `asked` came before the leases were listed.
-    pub(super) fn serve(&mut self, leases: usize, asked: u64, out: &mut Vec<Command>) {
+    /// Serves the local queue, as far as there are permits. `arrivals` is the number of claims that had arrived when the
+    /// read was sent.
+    pub(super) fn serve(&mut self, leases: usize, arrivals: u64, out: &mut Vec<Command>) {
         let Some(Serving { mutex, czxid, before, step, .. }) = self.serving().cloned() else { return };
         let Limit::Stored { version, .. } = self.limit else { return self.read_and_watch(out) };
         let (mut used, mut chosen, mut waiting) = (leases as u64, Vec::new(), false);
         let (mut bytes, mut rest) = (0, false);
-        let line: Vec<(u64, Ticket)> = self.line.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
-        for (arrival, ticket) in line {
+        let claims: Vec<(u64, Ticket)> =
+            self.local_queue.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
+        for (arrival, ticket) in claims {
             let Some(claim) = self.claims.get(&ticket) else { continue };
             let PermitRequest { count, wait, bytes: size, .. } = claim.request;
             let permits = self.permits(&claim.request);
@@ -158,15 +161,15 @@ impl Semaphore {
                 claim.request.agreed = true;
             }
             match permits {
-                // The caller may know a newer limit.
-                Err(_) if arrival >= asked => {
+                // A claim that arrived after the read was sent may expect a newer limit.
+                Err(_) if arrival >= arrivals => {
                     self.limit = Limit::Unknown;
                     return self.read_and_watch(out);
                 }
                 Err(refusal) => self.give_up(ticket, refusal, out),
                 Ok(limit) if !waiting && used + u64::from(count) <= limit => {
                     bytes += count as usize * size;
-                    // The rest follows in another transaction.
+                    // The other claims follow in another transaction.
                     if bytes > MAX_TAKE / 2 && !chosen.is_empty() {
                         rest = true;
                         break;
@@ -175,7 +178,7 @@ impl Semaphore {
                     chosen.push((ticket, count));
                 }
                 Ok(_) if wait == Wait::Try => self.give_up(ticket, Refusal::Contended, out),
-                // No claim overtakes another: otherwise a claim of many permits would never be served.
+                // Claims do not overtake each other, or a claim for many permits might never be served.
                 Ok(_) => waiting = true,
             }
         }
@@ -184,10 +187,10 @@ impl Semaphore {
             for (ticket, count) in chosen {
                 self.set(ticket, Stage::Taking);
                 for _ in 0..count {
-                    leases.push((ticket, self.instance.lease(self.count())));
+                    leases.push((ticket, self.instance.lease(self.next_attempt())));
                 }
             }
-            let (attempt, keep) = (self.count(), waiting || rest);
+            let (attempt, keep) = (self.next_attempt(), waiting || rest);
             if let Some(serving) = self.serving() {
                 serving.step = Step::Taking(step.watches());
             }
@@ -200,11 +203,11 @@ impl Semaphore {
             });
             self.take = Some(Take { attempt, leases, mutex, czxid, keep });
         } else if waiting {
-            self.be_full(out);
+            self.wait_for_permits(out);
         }
     }
 
-    /// Whose number is the stored one follows what is stored from then on.
+    /// Marks all claims whose expected number matches the stored one.
     pub(super) fn agree(&mut self) {
         let limit = self.limit;
         for claim in self.claims.values_mut() {
@@ -212,7 +215,7 @@ impl Semaphore {
         }
     }
 
-    /// How many permits there are for this request, if it can be served at all.
+    /// The total number of permits that applies to this request, or why it cannot be served.
     pub(super) fn permits(&self, request: &PermitRequest) -> Result<u64, Refusal> {
         let stored = match self.limit {
             Limit::Unknown => None,

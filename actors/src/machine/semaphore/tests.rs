@@ -3,11 +3,11 @@ use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::lock::{self, Created};
 use crate::machine::node::Znode;
 
-/// A semaphore with a session, and the answers of a server.
+/// A semaphore with a session.
 struct Test {
     machine: Semaphore,
     now: Moment,
-    /// Which transaction wrote the root's data.
+    /// The transaction that wrote the root's data.
     written: i64,
 }
 
@@ -21,7 +21,7 @@ impl Test {
         test
     }
 
-    /// With the root of two permits known, from a turn that is over.
+    /// A semaphore that remembers a limit of two permits from an earlier turn.
     fn warm() -> Test {
         let mut test = Test::new();
         let _ = test.acquire(90, 1, FOREVER);
@@ -63,7 +63,7 @@ impl Test {
         self.on(lock::Event::CreatedAndListed { attempt: Attempt(attempt), created, children: Ok(children) })
     }
 
-    /// The mutex is ours at once.
+    /// Grants the mutex at once.
     fn granted(&mut self, attempt: u64, sequence: u64) {
         let node = self.mutex(attempt, sequence);
         assert_eq!(self.entered(attempt, sequence, &[]), [Command::Mutex(lock::Command::Track(node))]);
@@ -103,7 +103,7 @@ fn read(read: u64, root: Reading, leases: Reading) -> Command {
     Command::ReadState { read: Attempt(read), sync: false, root, leases }
 }
 
-/// Behind a sync.
+/// A read after a sync.
 fn synced(number: u64, root: Reading, leases: Reading) -> Command {
     match read(number, root, leases) {
         Command::ReadState { read, sync: _, root, leases } => {
@@ -126,7 +126,7 @@ fn refuse(ticket: u64, refusal: Refusal) -> Command {
 }
 
 #[test]
-fn the_first_one_makes_the_root_with_its_number() {
+fn the_first_claim_creates_the_root_with_its_number() {
     let mut test = Test::new();
     let first = test.acquire(1, 1, FOREVER);
     assert_eq!(first, [enter(0, 1), read(0, Reading::Once, Reading::Once)]);
@@ -146,7 +146,7 @@ fn the_first_one_makes_the_root_with_its_number() {
     assert!(!test.machine.is_idle());
 }
 
-/// In line for the mutex behind three strangers, until the nearest goes.
+/// Queued for the mutex behind three foreign contenders, of which the nearest is deleted.
 fn behind_many() -> (Test, [Znode; 3]) {
     let mut test = Test::warm();
     let _ = test.acquire(1, 1, FOREVER);
@@ -163,7 +163,7 @@ fn behind_many() -> (Test, [Znode; 3]) {
 }
 
 #[test]
-fn the_list_that_shows_the_turn_and_that_of_the_leases_fly_together() {
+fn the_list_of_the_queue_and_the_list_of_the_leases_are_sent_together() {
     let (mut test, _) = behind_many();
     let own = test.mutex(1, 9).name().to_owned();
     assert_eq!(test.on(lock::Event::Listed(Attempt(1), Ok(vec![own]))), []);
@@ -171,7 +171,7 @@ fn the_list_that_shows_the_turn_and_that_of_the_leases_fly_together() {
 }
 
 #[test]
-fn leases_that_were_listed_while_others_were_ahead_do_not_count() {
+fn leases_listed_while_others_were_ahead_do_not_count() {
     let (mut test, ahead) = behind_many();
     let listed = vec![ahead[0].name().to_owned(), test.mutex(1, 9).name().to_owned()];
     assert_eq!(
@@ -184,7 +184,7 @@ fn leases_that_were_listed_while_others_were_ahead_do_not_count() {
 }
 
 #[test]
-fn a_free_permit_costs_two_flights_and_a_delete() {
+fn free_permits_cost_two_round_trips_and_the_deletes() {
     let mut test = Test::warm();
     let flight = test.acquire(1, 2, FOREVER);
     assert_eq!(flight, [enter(1, 1), read(3, Reading::Skip, Reading::Once)]);
@@ -200,7 +200,7 @@ fn a_free_permit_costs_two_flights_and_a_delete() {
 }
 
 #[test]
-fn what_was_seen_before_the_mutex_was_ours_does_not_count() {
+fn leases_listed_before_the_mutex_was_ours_do_not_count() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     let other = format!("{:032x}__lock__{:010}", 1, 1);
@@ -210,16 +210,20 @@ fn what_was_seen_before_the_mutex_was_ours_does_not_count() {
     assert_eq!(
         test.state_read(3, None, &[]),
         [Command::Reply(Reply::Queued(Ticket(1), 1))],
-        "it was free then"
+        "a permit was free then"
     );
     let node = Znode::parse(&other).expect("a contender");
     let first = test.on(lock::Event::Fired { node, gone: true });
     assert_eq!(first, [synced(4, Reading::Skip, Reading::Watch)]);
     let full = test.state_read(4, None, &["a", "b"]);
-    assert_eq!(full, [read(5, Reading::Watch, Reading::Skip)], "the other one has taken the last");
+    assert_eq!(
+        full,
+        [read(5, Reading::Watch, Reading::Skip)],
+        "the other process has taken the last permits"
+    );
 }
 
-/// The first in line wants two, and one of two is free.
+/// The first claim wants two permits, and one of two is free.
 fn full() -> Test {
     let mut test = Test::warm();
     test.acquire(1, 2, FOREVER);
@@ -235,7 +239,7 @@ fn full() -> Test {
 }
 
 #[test]
-fn nobody_overtakes_who_wants_more_than_there_is_and_the_mutex_is_kept() {
+fn a_claim_for_more_permits_than_are_free_is_not_overtaken_and_the_mutex_is_kept() {
     let mut test = full();
     assert_eq!(test.acquire(3, 1, Wait::Try), [refuse(3, Refusal::Contended), forget(3, true)]);
     let changed = test.on(Event::Changed { read: Attempt(4), part: Part::Leases });
@@ -243,15 +247,11 @@ fn nobody_overtakes_who_wants_more_than_there_is_and_the_mutex_is_kept() {
     assert_eq!(test.state_read(5, None, &[]), [test.take(8, (1, 1), true, [(1, 6), (1, 7)])]);
     let granted = test.taken(8);
     assert!(granted.contains(&test.grant(1, &[6, 7], 101)));
-    assert_eq!(
-        granted.last(),
-        Some(&read(9, Reading::Skip, Reading::Watch)),
-        "the second waits for its turn"
-    );
+    assert_eq!(granted.last(), Some(&read(9, Reading::Skip, Reading::Watch)), "the second claim waits");
 }
 
 #[test]
-fn whoever_comes_next_is_served_when_the_first_in_line_gives_up() {
+fn the_next_claim_is_served_when_the_first_is_cancelled() {
     let mut test = full();
     let cancelled = test.on(PathEvent::Cancel(Ticket(1)));
     let refused = [refuse(1, Refusal::Cancelled), forget(1, true)];
@@ -260,7 +260,7 @@ fn whoever_comes_next_is_served_when_the_first_in_line_gives_up() {
 }
 
 #[test]
-fn the_mutex_is_given_up_when_nobody_waits_any_more() {
+fn the_mutex_is_released_when_no_claim_waits_any_more() {
     let mut test = full();
     test.on(PathEvent::Cancel(Ticket(1)));
     let last = test.on(PathEvent::Cancel(Ticket(2)));
@@ -273,13 +273,13 @@ fn the_mutex_is_given_up_when_nobody_waits_any_more() {
             Command::Mutex(lock::Command::Delete(Attempt(1), test.mutex(1, 1)))
         ]
     );
-    assert!(!test.machine.is_idle(), "until its node is gone");
+    assert!(!test.machine.is_idle(), "the mutex's node must be deleted first");
     assert_eq!(test.on(lock::Event::Deleted(Attempt(1), Ok(()))), []);
     assert!(test.machine.is_idle());
 }
 
 #[test]
-fn a_change_of_the_limit_is_seen_by_who_waits_and_by_who_takes() {
+fn a_change_of_the_limit_is_noticed_while_waiting_and_while_taking() {
     let mut test = full();
     let changed = test.on(Event::Changed { read: Attempt(4), part: Part::Root });
     assert_eq!(changed, [read(5, Reading::Once, Reading::Watch)]);
@@ -297,7 +297,7 @@ fn a_change_of_the_limit_is_seen_by_who_waits_and_by_who_takes() {
 }
 
 #[test]
-fn the_number_of_a_handle_is_compared_with_the_stored_one_unless_that_is_none() {
+fn the_expected_number_is_compared_with_the_stored_one_if_that_is_a_number() {
     let mut test = Test::new();
     test.acquire(1, 1, FOREVER);
     test.granted(0, 0);
@@ -317,7 +317,7 @@ fn the_number_of_a_handle_is_compared_with_the_stored_one_unless_that_is_none() 
 }
 
 #[test]
-fn a_cancel_while_the_leases_are_being_made_gives_them_back() {
+fn a_cancel_while_the_leases_are_being_created_deletes_them() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
@@ -330,17 +330,17 @@ fn a_cancel_while_the_leases_are_being_made_gives_them_back() {
 }
 
 #[test]
-fn after_an_unknown_outcome_the_leases_are_looked_for() {
-    for there in [true, false] {
+fn after_a_take_of_unknown_outcome_its_leases_are_searched_for() {
+    for created in [true, false] {
         let mut test = Test::warm();
         test.acquire(1, 1, FOREVER);
         test.granted(1, 1);
         test.state_read(3, None, &[]);
         let unknown = Err(TakeFailure::Failed(Failure::Unknown("reset".into())));
         assert_eq!(test.on(Event::Taken(Attempt(5), unknown)), [Command::FindLeases(Attempt(5))]);
-        let names = if there { vec![test.lease(4)] } else { vec![test.lease(1)] };
+        let names = if created { vec![test.lease(4)] } else { vec![test.lease(1)] };
         let found = test.on(Event::LeasesFound(Attempt(5), Ok(names)));
-        match there {
+        match created {
             true => assert_eq!(found, [Command::TrackLease(test.lease(4)), test.grant(1, &[4], 101)]),
             false => {
                 let again = [
@@ -354,7 +354,7 @@ fn after_an_unknown_outcome_the_leases_are_looked_for() {
 }
 
 #[test]
-fn a_mutex_that_was_taken_away_is_queued_for_again() {
+fn a_deleted_mutex_is_queued_for_again() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
@@ -372,7 +372,7 @@ fn a_mutex_that_was_taken_away_is_queued_for_again() {
 }
 
 #[test]
-fn nothing_is_granted_while_the_session_is_in_doubt() {
+fn nothing_is_granted_while_the_session_is_suspended() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
@@ -386,7 +386,7 @@ fn nothing_is_granted_while_the_session_is_in_doubt() {
 }
 
 #[test]
-fn with_the_session_holders_lose_and_waiters_wait_on() {
+fn after_a_lost_session_holders_have_lost_and_waiters_keep_waiting() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
@@ -402,7 +402,7 @@ fn with_the_session_holders_lose_and_waiters_wait_on() {
 }
 
 #[test]
-fn permits_are_lost_as_a_whole_when_one_of_their_leases_is_gone() {
+fn all_permits_of_a_claim_are_lost_when_one_lease_is_missing() {
     let mut test = Test::warm();
     test.acquire(1, 2, FOREVER);
     test.granted(1, 1);
@@ -414,7 +414,7 @@ fn permits_are_lost_as_a_whole_when_one_of_their_leases_is_gone() {
 }
 
 #[test]
-fn a_try_looks_before_it_stands_in_line_and_does_not_wait_for_long() {
+fn a_try_reads_before_it_is_queued_and_waits_only_a_limited_time() {
     let mut test = Test::warm();
     assert_eq!(test.acquire(1, 1, Wait::Try), [read(3, Reading::Skip, Reading::Once)]);
     let full = test.state_read(3, None, &["x", "y"]);
@@ -425,7 +425,7 @@ fn a_try_looks_before_it_stands_in_line_and_does_not_wait_for_long() {
     assert_eq!(free, [enter(1, 2), read(5, Reading::Skip, Reading::Once)]);
     let other = format!("{:032x}__lock__{:010}", 1, 1);
     test.entered(1, 2, &[&other]);
-    test.now = test.now + PATIENCE;
+    test.now = test.now + TRY_LIMIT;
     assert_eq!(test.machine.wakeup(), Some(test.now));
     let given_up = test.on(PathEvent::Wake);
     assert_eq!(given_up[..2], [refuse(2, Refusal::Contended), forget(2, true)]);
@@ -433,7 +433,7 @@ fn a_try_looks_before_it_stands_in_line_and_does_not_wait_for_long() {
 }
 
 #[test]
-fn one_deadline_covers_it_all() {
+fn the_deadline_also_applies_while_the_mutex_is_held() {
     let mut test = Test::warm();
     test.acquire(1, 1, Wait::Until(Moment(5)));
     test.granted(1, 1);
@@ -450,7 +450,7 @@ fn one_deadline_covers_it_all() {
 }
 
 #[test]
-fn nothing_is_sent_for_somebody_who_has_run_out_of_time() {
+fn nothing_is_sent_for_a_claim_that_has_timed_out() {
     let mut test = Test::new();
     test.acquire(1, 1, Wait::Until(Moment(5)));
     let created = Err(Failure::NoNode);
@@ -464,7 +464,7 @@ fn nothing_is_sent_for_somebody_who_has_run_out_of_time() {
 }
 
 #[test]
-fn half_a_survey_leaves_no_watch_behind() {
+fn a_read_that_fails_in_part_leaves_no_watch_behind() {
     let mut test = Test::warm();
     test.acquire(1, 2, FOREVER);
     test.granted(1, 1);
@@ -472,11 +472,11 @@ fn half_a_survey_leaves_no_watch_behind() {
     let root = Some(Ok(Root { version: 0, written: 10, data: b"2".to_vec() }));
     let leases = Some(Err(Failure::Refused("busy".into())));
     let failed = test.on(Event::StateRead { read: Attempt(4), root, leases });
-    assert_eq!(failed[0], Command::UnwatchState, "the root's watch is there");
+    assert_eq!(failed[0], Command::UnwatchState, "the root's watch was set");
 }
 
 #[test]
-fn a_try_that_looked_while_the_limit_changed_looks_again() {
+fn a_try_that_read_while_the_limit_changed_reads_again() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
@@ -487,21 +487,21 @@ fn a_try_that_looked_while_the_limit_changed_looks_again() {
 }
 
 #[test]
-fn a_try_is_patient_for_a_second_more_when_its_mutex_is_taken_away() {
+fn a_try_waits_once_more_when_the_mutex_is_deleted_during_its_take() {
     let mut test = Test::warm();
     test.acquire(2, 1, Wait::Try);
     test.state_read(3, None, &[]);
     test.granted(1, 1);
     assert_eq!(test.state_read(4, None, &[]), [test.take(6, (1, 1), false, [(2, 5)])]);
-    test.now = test.now + PATIENCE;
-    assert_eq!(test.on(PathEvent::Wake), [], "the leases are being made");
+    test.now = test.now + TRY_LIMIT;
+    assert_eq!(test.on(PathEvent::Wake), [], "the leases are being created");
     test.on(Event::Taken(Attempt(6), Err(TakeFailure::MutexGone)));
-    test.now = test.now + PATIENCE;
+    test.now = test.now + TRY_LIMIT;
     assert_eq!(test.on(PathEvent::Wake)[0], refuse(2, Refusal::Contended));
 }
 
 #[test]
-fn closing_does_not_wait_for_an_answer_that_is_forbidden() {
+fn closing_does_not_wait_for_a_list_that_is_denied() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     test.granted(1, 1);
@@ -514,8 +514,8 @@ fn closing_does_not_wait_for_an_answer_that_is_forbidden() {
 }
 
 #[test]
-fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
-    // Raised: the version that is remembered would forbid what is allowed.
+fn a_changed_limit_is_read_before_it_is_used() {
+    // The limit was raised: the remembered one would refuse the claim.
     let mut test = Test::warm();
     let request = PermitRequest { count: 3, limit: Some(2), agreed: true, bytes: 100, wait: FOREVER };
     test.on(Event::Acquire { ticket: Ticket(1), request });
@@ -525,7 +525,7 @@ fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
     let take = test.state_read(4, Some(3), &[]);
     assert!(matches!(&take[0], Command::Take { leases, .. } if leases.len() == 3));
 
-    // The root was made again: the version says nothing.
+    // The root was deleted and created again, with the same version.
     let mut test = Test::warm();
     test.acquire(1, 2, FOREVER);
     test.granted(1, 1);
@@ -536,7 +536,7 @@ fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
         refuse(1, Refusal::LimitMismatch { stored: 1, given: 2 })
     );
 
-    // A try is not told that there is none without another read.
+    // A try is not refused without another read.
     let mut test = Test::warm();
     let request = PermitRequest { count: 1, limit: Some(2), agreed: true, bytes: 100, wait: Wait::Try };
     test.on(Event::Acquire { ticket: Ticket(1), request });
@@ -546,7 +546,7 @@ fn a_limit_that_was_written_since_is_read_before_anything_is_decided_by_it() {
 }
 
 #[test]
-fn a_mutex_of_an_earlier_turn_is_deleted_also_when_that_is_due_as_a_take_succeeds() {
+fn a_retried_delete_of_an_earlier_mutex_is_sent_even_when_it_is_due_as_a_take_succeeds() {
     let mut test = full();
     test.on(PathEvent::Cancel(Ticket(1)));
     test.on(PathEvent::Cancel(Ticket(2)));
@@ -563,7 +563,7 @@ fn a_mutex_of_an_earlier_turn_is_deleted_also_when_that_is_due_as_a_take_succeed
 }
 
 #[test]
-fn who_asks_behind_the_look_is_not_refused_by_what_it_saw() {
+fn a_claim_that_arrives_after_a_read_was_sent_is_not_refused_by_that_read() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     let request = PermitRequest { count: 3, limit: Some(3), agreed: true, bytes: 100, wait: FOREVER };
@@ -575,7 +575,7 @@ fn who_asks_behind_the_look_is_not_refused_by_what_it_saw() {
 }
 
 #[test]
-fn a_survey_that_is_late_does_not_count_when_the_mutex_came_later_still() {
+fn a_late_answer_to_a_read_sent_before_the_grant_does_not_count() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
     let other = format!("{:032x}__lock__{:010}", 1, 1);
@@ -583,11 +583,11 @@ fn a_survey_that_is_late_does_not_count_when_the_mutex_came_later_still() {
     let node = Znode::parse(&other).expect("a contender");
     let first = test.on(lock::Event::Fired { node, gone: true });
     assert_eq!(first, [synced(4, Reading::Skip, Reading::Watch)]);
-    assert_eq!(test.state_read(3, None, &[]), [], "it was free before the other one's turn");
+    assert_eq!(test.state_read(3, None, &[]), [], "the permits were free before the other process's turn");
 }
 
 #[test]
-fn who_has_found_its_number_stored_follows_what_is_stored_while_it_waits() {
+fn a_waiting_claim_whose_number_matched_follows_later_changes() {
     let mut test = Test::new();
     assert_eq!(test.acquire(1, 1, FOREVER)[1], read(0, Reading::Once, Reading::Once));
     let other = format!("{:032x}__lock__{:010}", 1, 1);
@@ -600,7 +600,7 @@ fn who_has_found_its_number_stored_follows_what_is_stored_while_it_waits() {
     assert!(matches!(test.state_read(2, Some(3), &[])[..], [Command::Take { .. }]));
 }
 
-/// In line for the mutex behind a stranger.
+/// Queued for the mutex behind a foreign contender.
 fn behind_one() -> (Test, Znode) {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
@@ -611,7 +611,7 @@ fn behind_one() -> (Test, Znode) {
 }
 
 #[test]
-fn what_is_seen_after_an_event_counts_only_behind_a_sync_that_succeeded() {
+fn after_an_event_a_read_counts_only_after_a_successful_sync() {
     let (mut test, other) = behind_one();
     let turn = test.on(lock::Event::Fired { node: other, gone: true });
     assert_eq!(turn, [synced(4, Reading::Skip, Reading::Watch)]);
@@ -621,7 +621,7 @@ fn what_is_seen_after_an_event_counts_only_behind_a_sync_that_succeeded() {
     assert_eq!(
         test.state_read(5, None, &["x", "y"]),
         [read(6, Reading::Watch, Reading::Skip)],
-        "an answer has shown"
+        "after the successful sync, no other is needed"
     );
     let cut = Some(Err(Failure::Unknown("reset".into())));
     assert_eq!(
@@ -629,19 +629,19 @@ fn what_is_seen_after_an_event_counts_only_behind_a_sync_that_succeeded() {
         [Command::UnwatchState]
     );
     // After a pause, because the turn has failed before.
-    test.now = test.machine.wakeup().expect("a retry");
+    test.now = test.machine.wakeup().expect("a retry is scheduled");
     let again = [read(7, Reading::Skip, Reading::Watch)];
-    assert_eq!(test.on(PathEvent::Wake), again, "no server is without it now");
+    assert_eq!(test.on(PathEvent::Wake), again, "no other sync is needed");
 }
 
 #[test]
-fn whoever_is_first_in_line_by_then_is_served_when_the_first_gives_up_during_a_look_at_the_root() {
+fn the_next_claim_is_served_when_the_first_is_cancelled_during_a_read_of_the_root() {
     let mut test = Test::warm();
     test.acquire(1, 2, FOREVER);
     test.acquire(2, 1, FOREVER);
     test.granted(1, 1);
     test.state_read(3, None, &["x"]);
-    // The first watch of the leases fires, so that the next read is at the leases, and then one at the root alone.
+    // The watch of the root fires during the read, so that the next read is of the root alone.
     assert_eq!(test.on(Event::Changed { read: Attempt(4), part: Part::Root }), []);
     assert_eq!(test.state_read(4, Some(2), &["x"]), [read(5, Reading::Watch, Reading::Skip)]);
     let refused = [refuse(1, Refusal::Cancelled), forget(1, true)];
@@ -652,9 +652,9 @@ fn whoever_is_first_in_line_by_then_is_served_when_the_first_gives_up_during_a_l
     assert_eq!(test.state_read(6, None, &["x"]), [test.take(8, (1, 1), false, [(2, 7)])]);
 }
 
-/// The limit that the first in line did not fit into is not the one that it is compared with at last.
+/// The limit with too few permits for the first claim differs from the one after the read of the root.
 #[test]
-fn a_change_of_the_limit_that_a_try_has_seen_first_is_not_overlooked() {
+fn a_change_of_the_limit_that_a_try_reads_first_is_noticed() {
     let mut test = Test::warm();
     let request = PermitRequest { count: 2, limit: Some(2), agreed: true, bytes: 100, wait: FOREVER };
     test.on(Event::Acquire { ticket: Ticket(1), request });
@@ -673,8 +673,8 @@ fn a_change_of_the_limit_that_a_try_has_seen_first_is_not_overlooked() {
 }
 
 #[test]
-fn whose_number_was_the_stored_one_when_it_asked_is_not_refused_after_a_resize() {
-    // Behind a stranger: the second asks when the turn has seen the number.
+fn a_claim_whose_number_matched_on_arrival_is_not_refused_after_a_resize() {
+    // The mutex is behind a foreign contender. The second claim arrives after the turn has read the number.
     let (mut test, other) = behind_one();
     assert_eq!(test.acquire(2, 1, FOREVER), [Command::Reply(Reply::Queued(Ticket(2), 2))]);
     test.written = 11;
@@ -682,7 +682,7 @@ fn whose_number_was_the_stored_one_when_it_asked_is_not_refused_after_a_resize()
     assert_eq!(test.state_read(4, None, &[]), [read(5, Reading::Once, Reading::Watch)]);
     assert_eq!(test.state_read(5, Some(3), &[]), [test.take(8, (1, 2), false, [(1, 6), (2, 7)])]);
 
-    // Behind the first of the process, whose turn it is.
+    // The process has its turn, and serves another claim first.
     let mut test = full();
     assert_eq!(test.acquire(3, 1, FOREVER), [Command::Reply(Reply::Queued(Ticket(3), 2))]);
     test.written = 11;
@@ -695,7 +695,7 @@ fn whose_number_was_the_stored_one_when_it_asked_is_not_refused_after_a_resize()
 }
 
 #[test]
-fn nobody_is_told_that_it_waits_before_its_number_is_compared() {
+fn queued_is_reported_only_after_the_expected_number_was_compared() {
     let mut test = Test::new();
     test.acquire(1, 1, FOREVER);
     let other = format!("{:032x}__lock__{:010}", 1, 1);
@@ -709,8 +709,8 @@ fn nobody_is_told_that_it_waits_before_its_number_is_compared() {
         Event::StateRead { read: Attempt(read), root: Some(Err(lost())), leases: Some(Err(lost())) }
     };
     assert_eq!(test.on(cut(0)), [synced(1, Reading::Once, Reading::Once)]);
-    assert_eq!(test.on(cut(1)), [], "it has failed before, and rests");
-    test.now = test.machine.wakeup().expect("a retry");
+    assert_eq!(test.on(cut(1)), [], "after the second failure it pauses");
+    test.now = test.machine.wakeup().expect("a retry is scheduled");
     assert_eq!(test.on(PathEvent::Wake), [synced(2, Reading::Once, Reading::Once)]);
     assert_eq!(test.state_read(2, Some(2), &[]), [Command::Reply(Reply::Queued(Ticket(1), 1))]);
 }

@@ -1,16 +1,16 @@
-//! A process's turn: from its place in the mutex's queue to the leases of its claims.
+//! A process's turn: from queueing for the mutex to serving the claims.
 
 use super::protocol::{Command, Leases, Part, Reading, Root};
-use super::{Limit, Link, PATIENCE, Retry, Semaphore, Stage, Timer};
+use super::{Limit, Link, Retry, Semaphore, Stage, TRY_LIMIT, Timer};
 use crate::machine::exclusion::{Dialect, Mode, Patterns};
 use crate::machine::lock::{self, Request};
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, Machine, Moment, PathEvent, Refusal, Reply, Ticket, Wait};
 
-/// One contender for the mutex, and its stage.
+/// The contender for the mutex, and its stage.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Turn {
-    /// Names the contender in the mutex's queue. Turns are counted apart from the callers' requests.
+    /// Identifies the contender in the mutex's machine. Not a ticket of a caller's request.
     pub ticket: Ticket,
     pub stage: TurnStage,
 }
@@ -19,54 +19,55 @@ pub(super) struct Turn {
 pub(super) enum TurnStage {
     /// In the mutex's queue.
     Queued {
-        /// How many contenders are ahead, once it has its place.
+        /// The number of contenders ahead, once it is known.
         ahead: Option<usize>,
-        /// Sent behind a list of the queue. It counts if that list shows that no contender is ahead.
+        /// A read that was sent right after a list of the mutex's queue. It counts if the list shows that no contender is
+        /// ahead.
         read: Option<PendingRead>,
     },
     Serving(Serving),
 }
 
-/// The mutex is ours.
+/// The state of a turn while the mutex is ours.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Serving {
     pub mutex: Znode,
     pub czxid: i64,
-    /// Claims that came before this are served.
+    /// Claims that arrived before this one are served.
     pub before: u64,
-    /// Every server that this session can still read from knows the leases of earlier turns. Only an answer shows that;
-    /// after an event, a reconnect may lead to a server that does not know yet what the event told.
+    /// Whether every server that this session can read from knows the leases of earlier turns. Only an answer shows
+    /// that. An event does not: after a reconnect, the server may not have seen the event's change yet.
     pub fresh: bool,
     pub step: Step,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Step {
-    /// The answer to a read is awaited.
+    /// A read is in flight.
     Reading { read: PendingRead, watches: Watches },
-    /// The root is being made.
+    /// The root is being created.
     MakingRoot(Attempt),
-    /// Leases are being made.
+    /// Leases are being created.
     Taking(Watches),
-    /// There are too few permits for the first claim. These surveys watch everything that can change that.
+    /// There are too few permits for the first claim. Both parts of the state are watched, by these reads.
     Full { head: Ticket, root: Attempt, leases: Attempt },
-    /// Nothing is awaited: no claim is left to serve, or the session has ended.
+    /// Nothing is in flight: no claim is left to serve, a retry is scheduled, or the session has ended.
     Over(Watches),
 }
 
-/// A read whose answer is awaited.
+/// A read in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PendingRead {
     id: Attempt,
-    /// Claims that came before this had come when it was sent.
-    pub asked: u64,
-    /// A sync was sent before it.
+    /// The number of claims that had arrived when it was sent.
+    pub arrivals: u64,
+    /// Whether a sync was sent before it.
     sync: bool,
-    /// It only adds a watch for this claim, which was the first and did not fit into this limit.
-    unfit: Option<(Ticket, Limit)>,
+    /// Set if the read only adds a watch: the first claim, and the limit with too few permits for it.
+    full_for: Option<(Ticket, Limit)>,
 }
 
-/// Which surveys left the watches that are armed.
+/// The reads that set the current watches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Watches {
     pub root: Option<Attempt>,
@@ -78,7 +79,7 @@ impl Turn {
         matches!(self.stage, TurnStage::Serving(Serving { step: Step::Full { .. }, .. }))
     }
 
-    /// A lost session sends no more answers and events.
+    /// Forgets all reads and watches, because the session is lost.
     pub fn forget_reads(&mut self) {
         match &mut self.stage {
             TurnStage::Queued { ahead, read } => (*ahead, *read) = (None, None),
@@ -103,7 +104,7 @@ impl Turn {
         }
     }
 
-    /// The watches are not needed any more.
+    /// Removes the watches.
     pub fn unwatch(&self, out: &mut Vec<Command>) {
         if self.watches() != Watches::default() {
             out.push(Command::UnwatchState);
@@ -122,18 +123,18 @@ impl Step {
 }
 
 impl Semaphore {
-    /// Begins and ends turns, and tells the waiters.
+    /// Begins and ends turns, and tells waiters their place.
     pub(super) fn advance(&mut self, now: Moment, out: &mut Vec<Command>) {
         let served = |turn: &Turn| match &turn.stage {
             TurnStage::Serving(Serving { before, .. }) => {
-                self.line.first_key_value().is_none_or(|(arrival, _)| arrival >= before)
+                self.local_queue.first_key_value().is_none_or(|(arrival, _)| arrival >= before)
             }
-            TurnStage::Queued { .. } => self.line.is_empty(),
+            TurnStage::Queued { .. } => self.local_queue.is_empty(),
         };
         if self.take.is_none() && self.turn.as_ref().is_some_and(served) {
             self.end_turn(now, out);
         }
-        // The next claim may fit.
+        // There may be enough permits for the new first claim.
         if let Some(TurnStage::Serving(Serving { step: Step::Full { head, .. }, .. })) =
             self.turn.as_ref().map(|turn| &turn.stage)
         {
@@ -141,7 +142,11 @@ impl Semaphore {
                 self.read_and_watch(out);
             }
         }
-        if self.take.is_none() && self.turn.is_none() && !self.line.is_empty() && self.link != Link::Down {
+        if self.take.is_none()
+            && self.turn.is_none()
+            && !self.local_queue.is_empty()
+            && self.link != Link::Down
+        {
             self.begin_turn(now, out);
         }
         self.tell_waiters(out);
@@ -149,7 +154,7 @@ impl Semaphore {
 
     fn tell_waiters(&mut self, out: &mut Vec<Command>) {
         let ahead = match self.turn.as_ref().map(|turn| &turn.stage) {
-            // Their numbers are compared with the stored one first. A later change of it does not concern them.
+            // The read compares their expected numbers with the stored one first. Later changes do not concern them.
             Some(TurnStage::Queued { read: Some(_), .. }) => return,
             Some(TurnStage::Queued { read: None, .. })
                 if self.limit == Limit::Unknown && self.retries.rests(&Retry::Turn) =>
@@ -160,9 +165,9 @@ impl Semaphore {
             Some(TurnStage::Serving(Serving { step: Step::Full { .. }, .. })) => 0,
             Some(TurnStage::Queued { ahead: None, .. } | TurnStage::Serving(_)) | None => return,
         };
-        // Only those that came since the last time, so that a long line is not walked at every event.
-        let untold: Vec<Ticket> = self.line.range(self.told..).map(|(_, ticket)| *ticket).collect();
-        let first = self.line.len() - untold.len();
+        // Only claims that have arrived since the last time, so that a long queue is not walked at every event.
+        let untold: Vec<Ticket> = self.local_queue.range(self.told..).map(|(_, ticket)| *ticket).collect();
+        let first = self.local_queue.len() - untold.len();
         self.told = self.arrivals;
         for (position, ticket) in untold.into_iter().enumerate() {
             let Some(claim) = self.claims.get_mut(&ticket) else { continue };
@@ -173,7 +178,7 @@ impl Semaphore {
     }
 
     fn begin_turn(&mut self, now: Moment, out: &mut Vec<Command>) {
-        // What failed in the turn before does not slow this one.
+        // Failures of the turn before do not delay this one.
         self.retries.done(&Retry::Turn);
         self.turns += 1;
         let ticket = Ticket(self.turns);
@@ -194,7 +199,7 @@ impl Semaphore {
         self.mutex(event.into(), now, out);
     }
 
-    /// Passes one event to the mutex, and its commands on.
+    /// Passes an event to the mutex, and relays its commands.
     pub(super) fn mutex(&mut self, event: lock::Event, now: Moment, out: &mut Vec<Command>) {
         let mut commands = Vec::new();
         let at_once = matches!(event, lock::Event::CreatedAndListed { .. } | lock::Event::Listed(..));
@@ -204,12 +209,11 @@ impl Semaphore {
         }
     }
 
-    /// Passes on what the mutex needs, and acts on what it is told. `at_once`: the command follows from a list of the
-    /// mutex's queue, and a read was sent behind that.
+    /// Relays a command of the mutex, or handles its grant or reply. `at_once`: the command follows from a list of the
+    /// mutex's queue, right after which a read was sent.
     pub(super) fn relay(&mut self, command: lock::Command, at_once: bool, out: &mut Vec<Command>) {
         match command {
-            // Made with the options of the claim that is served first. The read behind it counts if the mutex is
-            // granted at once.
+            // Created with the options of the first claim. The read after it counts if the mutex is granted at once.
             lock::Command::CreateAndList(attempt, ticket) => {
                 let ticket = self.head().unwrap_or(ticket);
                 out.push(lock::Command::CreateAndList(attempt, ticket).into());
@@ -218,7 +222,7 @@ impl Semaphore {
             lock::Command::MakeDirectory(attempt, ticket) => {
                 out.push(lock::Command::MakeDirectory(attempt, self.head().unwrap_or(ticket)).into())
             }
-            // The list may show that all contenders ahead are gone, of which only events have told.
+            // The list may show that no contender is ahead any more. With only events, a sync is needed.
             lock::Command::List(_) => {
                 out.push(command.into());
                 self.read_ahead(true, out);
@@ -238,7 +242,7 @@ impl Semaphore {
         }
     }
 
-    /// Replies to turns that are over are ignored.
+    /// Handles a reply of the mutex. Replies for earlier turns are ignored.
     fn mutex_replied(&mut self, reply: Reply, out: &mut Vec<Command>) {
         match reply {
             Reply::Queued(ticket, now_ahead) if self.is_current(ticket) => {
@@ -252,7 +256,7 @@ impl Semaphore {
             }
             Reply::Refused(ticket, refusal) if self.is_current(ticket) => {
                 self.turn = None;
-                for ticket in self.line.values().copied().collect::<Vec<_>>() {
+                for ticket in self.local_queue.values().copied().collect::<Vec<_>>() {
                     self.give_up(ticket, refusal.clone(), out);
                 }
             }
@@ -263,7 +267,7 @@ impl Semaphore {
                 self.tell_waiters_again();
             }
             Reply::Queued(..) | Reply::Refused(..) | Reply::Lost(_) | Reply::Forgotten { .. } => {}
-            // Claims are told of their session themselves.
+            // Claims get these events themselves.
             Reply::Suspended(_) | Reply::Resumed(_) => {}
         }
     }
@@ -272,9 +276,9 @@ impl Semaphore {
         self.turn.as_ref().is_some_and(|turn| turn.ticket == ticket)
     }
 
-    /// For a try: whether it is worth being queued.
+    /// Reads the state for a try, which is queued only if there are enough permits.
     pub(super) fn peek(&mut self, out: &mut Vec<Command>) -> Attempt {
-        let read = self.count();
+        let read = self.next_attempt();
         out.push(Command::ReadState { read, sync: false, root: self.unknown_root(), leases: Reading::Once });
         read
     }
@@ -310,7 +314,7 @@ impl Semaphore {
         }
         let Some(turn) = &mut self.turn else { return };
         let serving = match &mut turn.stage {
-            // The leases that were seen before the mutex was ours may be out of date; the number of permits counts.
+            // The mutex was not ours, so the list of leases may be out of date. The number of permits counts.
             TurnStage::Queued { read, .. } => {
                 *read = None;
                 let unknown = self.limit == Limit::Unknown;
@@ -334,7 +338,7 @@ impl Semaphore {
         let Step::Reading { read, mut watches } = serving.step.clone() else { return };
         match result {
             Ok(_) => serving.fresh |= read.sync,
-            // One of the two may have left its watch.
+            // One of the two reads may have set its watch.
             Err(_) if watches != Watches::default() => {
                 out.push(Command::UnwatchState);
                 watches = Watches::default();
@@ -343,10 +347,12 @@ impl Semaphore {
         }
         serving.step = Step::Over(watches);
         match result {
-            Ok(Some(leases)) => self.serve(leases, read.asked, out),
-            // The root was read only to watch it: nothing is new, unless something has changed meanwhile.
-            Ok(None) if read.unfit.is_some() && read.unfit == self.head().map(|head| (head, self.limit)) => {
-                self.be_full(out)
+            Ok(Some(leases)) => self.serve(leases, read.arrivals, out),
+            // The root was read only to watch it, and neither the first claim nor the limit has changed since.
+            Ok(None)
+                if read.full_for.is_some() && read.full_for == self.head().map(|head| (head, self.limit)) =>
+            {
+                self.wait_for_permits(out)
             }
             Ok(None) => self.read_and_watch(out),
             Err(Failure::Unknown(_)) => self.read_again(now, out),
@@ -374,7 +380,7 @@ impl Semaphore {
             self.limit = Limit::Unknown;
         }
         match &mut serving.step {
-            // The answer that is awaited shows what to do.
+            // The answer in flight shows what to do.
             Step::Reading { watches: armed, .. } | Step::Taking(armed) | Step::Over(armed) => {
                 *armed = watches
             }
@@ -426,7 +432,7 @@ impl Semaphore {
         };
         let result = match result {
             Ok(used) => free(used),
-            // The root is made in the turn.
+            // The root is created during the turn.
             Err(Failure::NoNode) => Ok(()),
             Err(Failure::NoAuth) => Err(Refusal::NoAuth(None)),
             Err(Failure::Refused(reason)) => Err(Refusal::Rejected(reason)),
@@ -435,7 +441,7 @@ impl Semaphore {
         match result {
             Ok(()) => {
                 self.wait_again(ticket);
-                self.timers.insert((now + PATIENCE, Timer::Patience(ticket)));
+                self.timers.insert((now + TRY_LIMIT, Timer::TryLimit(ticket)));
             }
             Err(refusal) => self.give_up(ticket, refusal, out),
         }
@@ -444,9 +450,9 @@ impl Semaphore {
     fn make_root(&mut self, out: &mut Vec<Command>) {
         self.limit = Limit::Unknown;
         let wanted = |ticket: &Ticket| Some((*ticket, self.claims.get(ticket)?.request.limit?));
-        match self.line.values().find_map(wanted) {
+        match self.local_queue.values().find_map(wanted) {
             Some((ticket, limit)) => {
-                let read = self.count();
+                let read = self.next_attempt();
                 if let Some(serving) = self.serving() {
                     serving.step = Step::MakingRoot(read);
                     out.push(Command::MakeRoot { read, ticket, limit });
@@ -456,7 +462,8 @@ impl Semaphore {
         }
     }
 
-    /// The mutex is ours. A read in flight counts if it was sent behind the list that has just shown this.
+    /// Begins serving, because the mutex is ours. A read in flight counts if it was sent right after the list that has
+    /// just shown this.
     fn begin_serving(&mut self, mutex: Znode, czxid: i64, at_once: bool, out: &mut Vec<Command>) {
         let before = self.arrivals;
         let Some(turn) = &mut self.turn else { return };
@@ -476,8 +483,8 @@ impl Semaphore {
         }
     }
 
-    /// There are too few permits for the first claim: it waits for a change, once both parts are watched.
-    pub(super) fn be_full(&mut self, out: &mut Vec<Command>) {
+    /// Waits for a change, because there are too few permits for the first claim. First, both parts must be watched.
+    pub(super) fn wait_for_permits(&mut self, out: &mut Vec<Command>) {
         let (head, limit) = (self.head(), self.limit);
         let (Some(serving), Some(head)) = (self.serving(), head) else { return };
         match serving.step.watches() {
@@ -497,8 +504,8 @@ impl Semaphore {
         }
     }
 
-    /// While holding the mutex. The watch is needed if there are too few permits, and costs nothing if there are enough,
-    /// because the leases that are made then fire it.
+    /// Reads the state while the mutex is ours, and watches the leases. The watch is needed only if there are too few
+    /// permits. Otherwise it costs nothing, because the created leases fire it.
     pub(super) fn read_and_watch(&mut self, out: &mut Vec<Command>) {
         self.read_state(self.unknown_root(), Reading::Watch, None, out);
     }
@@ -507,13 +514,13 @@ impl Semaphore {
         &mut self,
         root: Reading,
         leases: Reading,
-        unfit: Option<(Ticket, Limit)>,
+        full_for: Option<(Ticket, Limit)>,
         out: &mut Vec<Command>,
     ) {
         if self.take.is_none() {
             self.retries.sent(&Retry::Turn);
         }
-        let (read, asked) = (self.count(), self.arrivals);
+        let (read, arrivals) = (self.next_attempt(), self.arrivals);
         let Some(serving) = self.serving() else { return };
         let mut watches = serving.step.watches();
         if root == Reading::Watch {
@@ -523,25 +530,25 @@ impl Semaphore {
             watches.leases = Some(read);
         }
         let sync = !serving.fresh;
-        serving.step = Step::Reading { read: PendingRead { id: read, asked, sync, unfit }, watches };
+        serving.step = Step::Reading { read: PendingRead { id: read, arrivals, sync, full_for }, watches };
         out.push(Command::ReadState { read, sync, root, leases });
     }
 
-    /// Behind a list of the mutex's queue, which may show that the mutex is ours.
+    /// Reads the state right after a list of the mutex's queue, which may show that the mutex is ours.
     pub(super) fn read_ahead(&mut self, sync: bool, out: &mut Vec<Command>) {
         self.retries.sent(&Retry::Turn);
-        let (root, id, asked) = (self.unknown_root(), self.count(), self.arrivals);
+        let (root, id, arrivals) = (self.unknown_root(), self.next_attempt(), self.arrivals);
         let Some(TurnStage::Queued { read, .. }) = self.turn.as_mut().map(|turn| &mut turn.stage) else {
             return;
         };
-        *read = Some(PendingRead { id, asked, sync, unfit: None });
+        *read = Some(PendingRead { id, arrivals, sync, full_for: None });
         out.push(Command::ReadState { read: id, sync, root, leases: Reading::Once });
     }
 
-    /// All claims of this turn are refused.
+    /// Refuses all claims of this turn.
     fn fail(&mut self, refusal: Refusal, out: &mut Vec<Command>) {
         let before = self.serving().map_or(0, |serving| serving.before);
-        for ticket in self.line.range(..before).map(|(_, ticket)| *ticket).collect::<Vec<_>>() {
+        for ticket in self.local_queue.range(..before).map(|(_, ticket)| *ticket).collect::<Vec<_>>() {
             self.give_up(ticket, refusal.clone(), out);
         }
     }
@@ -558,10 +565,10 @@ impl Semaphore {
     }
 
     fn head(&self) -> Option<Ticket> {
-        self.line.first_key_value().map(|(_, ticket)| *ticket)
+        self.local_queue.first_key_value().map(|(_, ticket)| *ticket)
     }
 
-    pub(super) fn count(&mut self) -> Attempt {
+    pub(super) fn next_attempt(&mut self) -> Attempt {
         let attempt = self.next;
         self.next = Attempt(attempt.0 + 1);
         attempt
