@@ -1,5 +1,5 @@
-//! The keeper: the root supervisor. It does no I/O. It restarts the session actor when a session is lost, reports session
-//! events to subscribers, and closes everything in order.
+//! The keeper: the root supervisor. It does no I/O. It restarts the session actor when a session is lost, reports
+//! session events to subscribers, and closes everything in order.
 
 use std::collections::HashMap;
 use std::sync::Arc;

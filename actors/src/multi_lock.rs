@@ -1,7 +1,7 @@
 //! The actor of one multi-lock, a request for several locks: carries out its machine's commands.
 //!
-//! It does no I/O. It sends requests to the actors of the locks, collects their answers, and asks one of them to send the
-//! transaction that creates all nodes.
+//! It does no I/O. It sends requests to the actors of the locks, collects their answers, and asks one of them to send
+//! the transaction that creates all nodes.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -151,8 +151,8 @@ impl State {
         match message {
             RegistryMessage::Open(resource) => self.open(resource).await?,
             RegistryMessage::Dropped(resource) => self.dropped(&resource),
-            // If the actor has died meanwhile, its supervision event follows, and the caller sees that the message's reply
-            // port was dropped.
+            // If the actor has died meanwhile, its supervision event follows, and the caller sees that the message's
+            // reply port was dropped.
             RegistryMessage::Lock(path, message) => {
                 let _ = self.lock(path).await?.actor.cast(LockActorMessage::Public(message));
             }
@@ -328,8 +328,8 @@ impl State {
         }
     }
 
-    /// Cleans up after an actor that ended without retiring. Dropping its state marked its leases as `Lost` and reported
-    /// an error to its callers. Its nodes are left, and are found by its instance.
+    /// Cleans up after an actor that ended without retiring. Dropping its state marked its leases as `Lost` and
+    /// reported an error to its callers. Its nodes are left, and are found by its instance.
     async fn died(&mut self, actor: ActorCell, reason: &str) -> Result<(), ActorProcessingErr> {
         let resource = match self.children.remove(&actor.get_id()) {
             Some(Child::Path(resource)) => resource,

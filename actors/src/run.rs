@@ -106,8 +106,8 @@ struct Work {
     factory: ActorFactory,
     finish: Finish,
     worker: Option<Worker>,
-    /// All descendants of the application's actor that were seen when it was stopped or killed. They end with it, but not
-    /// at once.
+    /// All descendants of the application's actor that were seen when it was stopped or killed. They end with it, but
+    /// not at once.
     descendants: Vec<ActorCell>,
     /// Keeps the session open until it is dropped.
     _session: Option<oneshot::Sender<()>>,
@@ -343,8 +343,9 @@ async fn wait_for(actors: Vec<ActorCell>) {
 }
 
 /// Keeps the session open until the result is dropped: when the keeper dies, nobody else gets the lock before the
-/// application's actor has ended. This lasts no longer than one session timeout after the lease's end, which is how long
-/// the lock would stay if the whole process had died. When the application closes the session, this ends with the lease.
+/// application's actor has ended. This lasts no longer than one session timeout after the lease's end, which is how
+/// long the lock would stay if the whole process had died. When the application closes the session, this ends with the
+/// lease.
 fn keep_session(lease: &Lease) -> Option<oneshot::Sender<()>> {
     let (session, timeout, view) = (lease.keep_session()?, lease.session_timeout()?, lease.view());
     let (keep, dropped) = oneshot::channel();

@@ -2,7 +2,7 @@
 
 use ractor::{ActorCell, DerivedActorRef};
 
-/// Keeps a keeper open. Every handle and every lease has a clone of one `Arc`; the keeper closes when the last is dropped.
+/// Keeps a keeper open. All handles and leases share one; the keeper closes when the last of them drops it.
 pub struct KeepAlive(DerivedActorRef<KeeperRequest>);
 
 /// Messages to the keeper from handles, leases and the actors that work under them.

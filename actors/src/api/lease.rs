@@ -96,9 +96,9 @@ impl Lease {
         self.grant.state()
     }
 
-    /// The proven end of the lease: until then, nobody whom this lease excludes can hold the lock. Heartbeats extend it.
-    /// It is in the past once the lease is lost. `None` when the lock's node is persistent: such a lease ends only with
-    /// its node.
+    /// The proven end of the lease: until then, nobody whom this lease excludes can hold the lock. Heartbeats extend
+    /// it. It is in the past once the lease is lost. `None` when the lock's node is persistent: such a lease ends only
+    /// with its node.
     ///
     /// The lease also runs out while the machine sleeps, which an [`Instant`] does not show: call this again after a
     /// sleep, or use [`state`](Lease::state), which takes it into account.

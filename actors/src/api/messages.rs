@@ -18,8 +18,8 @@ use crate::machine::exclusion::Patterns;
 pub enum LockMessage {
     /// Requests the lock. The request's sink receives its events.
     Acquire(AcquireRequest),
-    /// Cancels a waiting request. A granted request is not affected: drop its guard instead. A ticket that is unknown or
-    /// finished is ignored.
+    /// Cancels a waiting request. A granted request is not affected: drop its guard instead. A ticket that is unknown
+    /// or finished is ignored.
     Cancel(Ticket),
     /// Releases a held lock, and replies when the server has confirmed it. A request that has not been granted yet
     /// continues to wait, and the reply is [`NotGranted`](super::error::ReleaseError::NotGranted).

@@ -20,7 +20,8 @@ pub(crate) struct SessionLease {
     encoded: AtomicU64,
     /// The application has closed the session.
     pub closed: AtomicBool,
-    /// Notified when the lease is suspended, resumed or lost, but not when its end passes: waiters set a timer for that.
+    /// Notified when the lease is suspended, resumed or lost, but not when its end passes: waiters set a timer for
+    /// that.
     pub changed: Notify,
 }
 

@@ -86,7 +86,7 @@ impl Drop for Entrant {
 }
 
 impl State {
-    /// Sends the transaction, and right behind it the lists of all directories.
+    /// Sends the transaction, and right after it the lists of all directories.
     pub(super) fn create_jointly(&mut self, mut create: JointCreate) {
         let epoch = create.entrants.first().map(|entrant| entrant.epoch);
         let current = |s: &&mut SessionHandle<_>| Some(s.connection.epoch) == epoch;
@@ -124,8 +124,8 @@ impl State {
 }
 
 impl JointCreate {
-    /// Sends the answers to all locks. Returns the nodes of locks whose actors have died: the cleanup for those actors may
-    /// have run before the nodes existed.
+    /// Sends the answers to all locks. Returns the nodes of locks whose actors have died: the cleanup for those actors
+    /// may have run before the nodes existed.
     fn distribute(
         self,
         created: Result<CreatedNodes, NotCreated>,

@@ -36,9 +36,10 @@ pub enum Dialect {
     /// The names of kazoo, a Python library for ZooKeeper: `{uuid}__lock__{number}`, and `__rlock__` for readers.
     #[default]
     Kazoo,
-    /// The names of Apache Curator's `InterProcessMutex` and `InterProcessReadWriteLock`: `_c_{uuid}-lock-{number}`, and
-    /// `__READ__` and `__WRIT__`. If a Curator thread holds the write lock, acquires the read lock and then releases the
-    /// write lock, writers that were already queued do not see its read lock: neither Curator's (5.4) nor ours.
+    /// The names of Apache Curator's `InterProcessMutex` and `InterProcessReadWriteLock`: `_c_{uuid}-lock-{number}`,
+    /// and `__READ__` and `__WRIT__`. If a Curator thread holds the write lock, acquires the read lock and then
+    /// releases the write lock, writers that were already queued do not see its read lock: neither Curator's (5.4) nor
+    /// ours.
     Curator,
 }
 
@@ -67,7 +68,8 @@ pub(super) struct Row {
     pub family: &'static [&'static str],
 }
 
-/// The exclusion table. Curator's mutex and its read/write lock ignore each other on one path, so they are two families.
+/// The exclusion table. Curator's mutex and its read/write lock ignore each other on one path, so they are two
+/// families.
 pub(super) fn row(dialect: Dialect, mode: Mode) -> Row {
     const KAZOO: &[&str] = &[KAZOO_LOCK, KAZOO_READ];
     const CURATOR: &[&str] = &[CURATOR_READ, CURATOR_WRITE];

@@ -1,15 +1,16 @@
 //! The gate between a path's events and its machine.
 //!
 //! The session actor updates the shared state of its lease at once, but its messages about the session arrive later. So
-//! the state is read before every event. That prevents a grant while the lease is suspended, and a resume by an outdated
-//! message.
+//! the state is read before every event. That prevents a grant while the lease is suspended, and a resume by an
+//! outdated message.
 
 use super::{LeaseState, PathEvent, PathMachine};
 
-/// The events to pass to the machine for this event, given the state of the lease. `None` means that there is no session.
+/// The events to pass to the machine for this event, given the state of the lease. `None` means that there is no
+/// session.
 ///
-/// If the machine is up but the lease is not held, the machine is suspended first. A resume is dropped while the lease is
-/// not held: another one follows once the session is verified.
+/// If the machine is up but the lease is not held, the machine is suspended first. A resume is dropped while the lease
+/// is not held: another one follows once the session is verified.
 pub fn admit<M: PathMachine>(
     machine: &M,
     lease: Option<LeaseState>,

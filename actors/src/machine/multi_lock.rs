@@ -1,9 +1,9 @@
 //! One request for several locks, all or none.
 //!
-//! Each lock's machine works as usual, except that the creates are collected and sent as one transaction. So any two such
-//! requests have the same order in every queue that they share, and cannot deadlock. This requires that all nodes of a
-//! request are created together: if one of them must be created again, the request gives up all of them and starts a new
-//! round.
+//! Each lock's machine works as usual, except that the creates are collected and sent as one transaction. So any two
+//! such requests have the same order in every queue that they share, and cannot deadlock. This requires that all nodes
+//! of a request are created together: if one of them must be created again, the request gives up all of them and starts
+//! a new round.
 
 use std::collections::BTreeSet;
 
@@ -58,8 +58,8 @@ pub enum Event {
         /// The epoch of the part's session.
         epoch: u64,
     },
-    /// Answer to [`Command::Submit`]. Every lock has the answer for its node, except for the locks of these parts. Their
-    /// nodes were not created because another part made the transaction fail; they can be submitted again.
+    /// Answer to [`Command::Submit`]. Every lock has the answer for its node, except for the locks of these parts.
+    /// Their nodes were not created because another part made the transaction fail; they can be submitted again.
     Made {
         /// The parts to submit again.
         back: Vec<usize>,

@@ -7,9 +7,9 @@ use super::exclusion::{Dialect, MARKERS, Mode, row};
 
 /// The unique prefix of the nodes that one machine creates: a version 4 UUID whose last 48 bits count the attempts.
 ///
-/// The random number belongs to a machine, not to a single attempt, so it shows a node's owner: a machine recognizes its
-/// own nodes in a listing, and a supervisor those of an actor that died. As with kazoo's prefix, a node whose create was
-/// not answered is found by its name.
+/// The random number belongs to a machine, not to a single attempt, so it shows a node's owner: a machine recognizes
+/// its own nodes in a listing, and a supervisor those of an actor that died. As with kazoo's prefix, a node whose
+/// create was not answered is found by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Instance(u128);
 
@@ -127,8 +127,8 @@ impl Znode {
         row(dialect, mode).blocked_by.iter().any(|marker| stem.ends_with(marker)) || self.matches(patterns)
     }
 
-    /// Whether this contender and one of the given kind follow different rules, so that both could hold at the same time.
-    /// An extra pattern that matches this node prevents that.
+    /// Whether this contender and one of the given kind follow different rules, so that both could hold at the same
+    /// time. An extra pattern that matches this node prevents that.
     pub fn clashes(&self, dialect: Dialect, mode: Mode, patterns: &[String]) -> bool {
         let stem = self.stem();
         let related = row(dialect, mode).family.iter().any(|marker| stem.ends_with(marker));

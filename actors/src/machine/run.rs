@@ -1,5 +1,5 @@
-//! One run of an actor under a lease. When the lease is about to end, the actor is first told that it is suspended, then
-//! asked to stop, and killed before somebody else can hold the lock.
+//! One run of an actor under a lease. When the lease is about to end, the actor is first told that it is suspended,
+//! then asked to stop, and killed before somebody else can hold the lock.
 //!
 //! ```text
 //! Running ──▶ Stopping ──▶ Killed ──▶ Over
@@ -104,8 +104,8 @@ impl Run {
         Run { limits, until: None, stage: Stage::Running, suspended: false, told: None }
     }
 
-    /// Sets the proven end of the lease; `None` when it has no end. Heartbeats extend the lease without an event, so the
-    /// driver calls this before every event.
+    /// Sets the proven end of the lease; `None` when it has no end. Heartbeats extend the lease without an event, so
+    /// the driver calls this before every event.
     pub fn set_until(&mut self, until: Option<Moment>) {
         self.until = until;
     }

@@ -121,8 +121,8 @@ pub enum Event {
 pub enum Command {
     /// Send a heartbeat now. The moment identifies it, and is no later than its sending.
     Heartbeat(Moment),
-    /// Find out now whether nodes created over the connection belong to this session. The moment identifies the request,
-    /// as for a heartbeat.
+    /// Find out now whether nodes created over the connection belong to this session. The moment identifies the
+    /// request, as for a heartbeat.
     Identify(Moment),
     /// Leases are held, and proven until then.
     Hold(Moment),
@@ -333,8 +333,8 @@ fn before(moment: Moment, duration: Duration) -> Moment {
     Moment(moment.0.saturating_sub(duration.as_nanos() as u64))
 }
 
-/// The part of the timeout that is still proven at any time, if the servers are near enough. A fail-over that takes less
-/// than a third of the timeout then loses no lease.
+/// The part of the timeout that is still proven at any time, if the servers are near enough. A fail-over that takes
+/// less than a third of the timeout then loses no lease.
 const KEPT: (u32, u32) = (7, 16);
 
 /// With less than this part of the timeout left, the session is suspended. This is more than the last quarter, in which

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 /// A point in time on the clock of a machine's driver: nanoseconds since that clock's origin.
 ///
-/// It is a number, not an `Instant`, so that a machine's state can be hashed and compared, a model can start at zero, and
-/// a lease's end fits into an atomic.
+/// It is a number, not an `Instant`, so that a machine's state can be hashed and compared, a model can start at zero,
+/// and a lease's end fits into an atomic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Moment(pub u64);
 

@@ -12,7 +12,8 @@ use crate::machine::backoff::Rests;
 use crate::machine::node::Instance;
 use crate::zookeeper::ZooKeeper;
 
-/// Deletes all nodes of this instance in a directory. Starts over after a panic, because nothing else would delete them.
+/// Deletes all nodes of this instance in a directory. Starts over after a panic, because nothing else would delete
+/// them.
 pub(super) async fn sweep(client: Arc<dyn ZooKeeper>, directory: Arc<str>, instance: Instance) {
     let mut rests = Rests::new(instance.spread());
     let once = || AssertUnwindSafe(sweep_once(client.clone(), directory.clone(), instance)).catch_unwind();

@@ -6,9 +6,9 @@ use crate::machine::Moment;
 
 /// A monotonic clock. It counts [`Moment`]s from its creation.
 ///
-/// A lease also runs out while the machine sleeps, so its clock must not stop during sleep. On Linux and Android this is
-/// `CLOCK_BOOTTIME`. Elsewhere it is the clock of [`Instant`], which stops during sleep on macOS: there, after a sleep, a
-/// lease seems valid until the next heartbeat shows that the session is gone.
+/// A lease also runs out while the machine sleeps, so its clock must not stop during sleep. On Linux and Android this
+/// is `CLOCK_BOOTTIME`. Elsewhere it is the clock of [`Instant`], which stops during sleep on macOS: there, after a
+/// sleep, a lease seems valid until the next heartbeat shows that the session is gone.
 ///
 /// Tokio's timers stop during sleep. A timer that must not be late uses [`Clock::sleep_until`].
 #[derive(Clone, Copy, Debug)]
@@ -52,15 +52,16 @@ impl Clock {
         Moment(1) + self.source.time().saturating_sub(self.origin)
     }
 
-    /// Converts a moment to Tokio's clock, assuming no sleep until then. A moment that has passed becomes now, and one that
-    /// is too far ahead becomes a century from now.
+    /// Converts a moment to Tokio's clock, assuming no sleep until then. A moment that has passed becomes now, and one
+    /// that is too far ahead becomes a century from now.
     pub fn at(&self, moment: Moment) -> tokio::time::Instant {
         // In this order, so that the result is never too early.
         let left = self.left(moment);
         tokio::time::Instant::now() + left
     }
 
-    /// Waits until this moment, never less. If the machine sleeps meanwhile, it ends at most a quarter of a second late.
+    /// Waits until this moment, never less. If the machine sleeps meanwhile, it ends at most a quarter of a second
+    /// late.
     pub async fn sleep_until(self, moment: Moment) {
         const SLICE: Duration = Duration::from_millis(250);
         loop {

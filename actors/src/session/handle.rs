@@ -41,8 +41,8 @@ impl<T: Send + 'static> SessionHandle<T> {
         tasks.spawn(async move {
             while let Some(answer) = queue.recv().await {
                 let Ok(answer) = AssertUnwindSafe(answer).catch_unwind().await else {
-                    // No further answer would be delivered, and all requests would wait forever. So the actor is killed,
-                    // and its supervisor cleans up.
+                    // No further answer would be delivered, and all requests would wait forever. So the actor is
+                    // killed, and its supervisor cleans up.
                     return actor.kill();
                 };
                 if actor.send_message(answer).is_err() {

@@ -22,8 +22,8 @@ impl OwnNodes {
         self.lock().insert(path);
     }
 
-    /// Called before the delete is sent, so that no later heartbeat reports the node as missing. Returns whether the node
-    /// was tracked.
+    /// Called before the delete is sent, so that no later heartbeat reports the node as missing. Returns whether the
+    /// node was tracked.
     pub fn untrack(&self, path: &str) -> bool {
         self.lock().remove(path)
     }

@@ -42,8 +42,8 @@ impl Connector {
     /// written as `tcp+tls://host:port`.
     pub fn new(address: &str, session_timeout: Duration) -> Connector {
         Connector {
-            // Fail eagerly, so that an attempt ends once every server has failed. The proof of a session counts from the
-            // beginning of its attempt.
+            // Fail eagerly, so that an attempt ends once every server has failed. The proof of a session counts from
+            // the beginning of its attempt.
             inner: zk::Client::connector().with_session_timeout(session_timeout).with_fail_eagerly(),
             session_timeout,
             address: address.to_owned(),
@@ -415,8 +415,8 @@ fn fired(watcher: zk::OneshotWatcher) -> Watching {
     })
 }
 
-/// Polls a request once, which sends it: `zookeeper_client` sends when its method is called, and the async block calls it
-/// at its first poll.
+/// Polls a request once, which sends it: `zookeeper_client` sends when its method is called, and the async block calls
+/// it at its first poll.
 fn send<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
     let mut request = Box::pin(request);
     match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

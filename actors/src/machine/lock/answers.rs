@@ -103,7 +103,8 @@ impl Lock {
         None
     }
 
-    /// Crosses off the nodes ahead of the own node that are not in the list. A node behind it may be newer than the list.
+    /// Crosses off the nodes ahead of the own node that are not in the list. A node behind it may be newer than the
+    /// list.
     fn reviewed(&mut self, review: Review, result: Result<Vec<String>, Failure>, out: &mut Vec<Command>) {
         let listed: BTreeSet<Znode> = match result {
             Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
@@ -282,8 +283,8 @@ impl Lock {
         }
     }
 
-    /// Finds out who is ahead of the node, from a list that was sent after the create. Returns the attempt once its place
-    /// is known.
+    /// Finds out who is ahead of the node, from a list that was sent after the create. Returns the attempt once its
+    /// place is known.
     pub(super) fn place(
         &mut self,
         attempt: Attempt,

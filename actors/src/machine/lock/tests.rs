@@ -811,7 +811,8 @@ fn a_watch_that_cannot_be_set_is_retried_after_pauses_even_when_waiters_change()
 
 #[test]
 fn a_try_is_refused_when_the_session_is_suspended_or_an_answer_is_lost() {
-    // While it peeks, while its create is in flight, after the create's answer is lost, after the list's answer is lost.
+    // While it peeks, while its create is in flight, after the create's answer is lost, after the list's answer is
+    // lost.
     for steps in 0..4 {
         let mut test = Test::new();
         test.acquire(0, Wait::Try);

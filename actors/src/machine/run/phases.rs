@@ -1,5 +1,5 @@
 //! Runs the machine of a run together with the machine of its session, in virtual time, with a server that stops
-//! answering. Whatever the phase of the heartbeats is then, the actor is told, stopped and killed at the promised moments.
+//! answering. In every phase of the heartbeats, the actor is told, stopped and killed at the promised moments.
 
 use super::*;
 use crate::machine::session::{self, Session};

@@ -3,10 +3,10 @@
 //! The protocol is kazoo's (`kazoo/recipe/lock.py`, version 2.11, `Semaphore`): a lease is a child of the root, and a
 //! process holds a mutex while it creates leases. The mutex is an ordinary lock in a directory next to the root.
 //!
-//! Here one contender for the mutex, with its own [`Lock`], serves all local requests, called *claims*. When the mutex is
-//! granted, the process has its *turn*: it serves the claims that wait at that moment, in order, and each as a whole.
-//! While there are too few permits for the first claim, it keeps the mutex. The transaction that creates the last leases
-//! also releases the mutex.
+//! Here one contender for the mutex, with its own [`Lock`], serves all local requests, called *claims*. When the mutex
+//! is granted, the process has its *turn*: it serves the claims that wait at that moment, in order, and each as a
+//! whole. While there are too few permits for the first claim, it keeps the mutex. The transaction that creates the
+//! last leases also releases the mutex.
 //!
 //! A list of the leases counts only if it was sent while the mutex was ours, because then all earlier holders of the
 //! mutex have created their leases. When an event has shown that the mutex is ours, the first list is sent after a
@@ -15,8 +15,8 @@
 //!
 //! The server checks each transaction again: it fails if the mutex or the number of permits has changed. The number of
 //! permits is read once and remembered. Each list of the leases shows which transaction wrote the root's data, and so
-//! whether the remembered number is current. The version alone would not show that, because it restarts when the root is
-//! deleted and created again.
+//! whether the remembered number is current. The version alone would not show that, because it restarts when the root
+//! is deleted and created again.
 
 mod pace;
 pub mod protocol;
@@ -125,8 +125,8 @@ enum Timer {
     TryLimit(Ticket),
 }
 
-/// The size limit of a transaction: a server accepts requests of less than 1 MiB. A claim must fit into one transaction.
-/// Several claims share one only up to half of the limit.
+/// The size limit of a transaction: a server accepts requests of less than 1 MiB. A claim must fit into one
+/// transaction. Several claims share one only up to half of the limit.
 const MAX_TAKE: usize = 960 * 1024;
 
 /// How long a try that saw free permits waits for the mutex.

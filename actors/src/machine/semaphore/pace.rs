@@ -177,7 +177,8 @@ mod tests {
         }
     }
 
-    /// An upper bound: pauses double up to five seconds, at most half of each is left out, and three requests follow each.
+    /// An upper bound: pauses double up to five seconds, at most half of each is left out, and three requests follow
+    /// each.
     const MOST: usize = 3 * 30 + 10;
 
     #[test]

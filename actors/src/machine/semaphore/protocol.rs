@@ -11,7 +11,8 @@ pub struct PermitRequest {
     pub count: u32,
     /// The total number of permits that the caller expects; `None` accepts the stored number.
     pub limit: Option<u32>,
-    /// The expected number has matched the stored one before. From then on the stored number counts, even if it changes.
+    /// The expected number has matched the stored one before. From then on the stored number counts, even if it
+    /// changes.
     pub agreed: bool,
     /// The bytes that each of its leases adds to a transaction.
     pub bytes: usize,
@@ -141,8 +142,8 @@ pub enum Command {
         /// The number of permits.
         limit: u32,
     },
-    /// Create these leases in one transaction, all or none, on condition that the mutex is still held and that the root's
-    /// data has this version.
+    /// Create these leases in one transaction, all or none, on condition that the mutex is still held and that the
+    /// root's data has this version.
     Take {
         /// Identifies the transaction.
         take: Attempt,

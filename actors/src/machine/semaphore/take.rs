@@ -144,8 +144,8 @@ impl Semaphore {
         }
     }
 
-    /// Serves the local queue, as far as there are permits. `arrivals` is the number of claims that had arrived when the
-    /// read was sent.
+    /// Serves the local queue, as far as there are permits. `arrivals` is the number of claims that had arrived when
+    /// the read was sent.
     pub(super) fn serve(&mut self, leases: usize, arrivals: u64, out: &mut Vec<Command>) {
         let Some(Serving { mutex, czxid, before, step, .. }) = self.serving().cloned() else { return };
         let Limit::Stored { version, .. } = self.limit else { return self.read_and_watch(out) };

@@ -21,8 +21,8 @@ pub(super) enum TurnStage {
     Queued {
         /// The number of contenders ahead, once it is known.
         ahead: Option<usize>,
-        /// A read that was sent right after a list of the mutex's queue. It counts if the list shows that no contender is
-        /// ahead.
+        /// A read that was sent right after a list of the mutex's queue. It counts if the list shows that no contender
+        /// is ahead.
         read: Option<PendingRead>,
     },
     Serving(Serving),
