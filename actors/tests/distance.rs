@@ -1,4 +1,4 @@
-//! Distant servers, in virtual time: how long the lease is proven, and what a singleton's actor under it is told.
+//! Distant servers, in virtual time: until when the lease is proven, and what a singleton's actor is told.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,18 +10,19 @@ use lockkeeper_actors::machine::{Machine, Moment};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A session of twenty timeouts. Each heartbeat is answered a round trip after it was sent; from the moment `refused` on,
-/// heartbeats fail at once.
+/// What happened during a simulated session.
 struct Course {
     suspensions: usize,
     lost: bool,
-    /// The least that was left of the timeout at any time, in thousandths.
+    /// The smallest part of the timeout that was ever left, in thousandths.
     left: i64,
     beats: usize,
-    /// What a singleton's actor was told, in order.
+    /// The commands for a singleton's actor, in order.
     told: Vec<run::Command>,
 }
 
+/// Simulates a session for twenty timeouts. Each heartbeat is answered one round trip after it was sent. From `refused`
+/// on, heartbeats fail at once.
 fn course(round_trip: Duration, refused: Option<Moment>) -> Course {
     let mut course = Course { suspensions: 0, lost: false, left: i64::MAX, beats: 0, told: Vec::new() };
     let begun = Moment(1);
@@ -43,7 +44,7 @@ fn course(round_trip: Duration, refused: Option<Moment>) -> Course {
                         false => (sent + round_trip, session::Event::Answered { sent }),
                     });
                 }
-                session::Command::Identify(_) => unreachable!("the connection stays"),
+                session::Command::Identify(_) => unreachable!("there is no reconnect"),
                 session::Command::Hold(end) => (until, state) = (end, LeaseState::Held),
                 session::Command::Suspend(end) => {
                     course.suspensions += usize::from(state == LeaseState::Held);
@@ -56,7 +57,7 @@ fn course(round_trip: Duration, refused: Option<Moment>) -> Course {
         run.handle(run::Event::Lease(state), now, &mut course.told);
         let left = until.since(now).as_millis() * 1000 / TIMEOUT.as_millis();
         course.left = course.left.min(left as i64);
-        // The next is an answer, or a timer of one of the two machines.
+        // The next event is an answer, or a timer of one of the two machines.
         let answered = answers.front().map(|(at, _)| *at);
         let due = [answered, session.wakeup(), run.wakeup().filter(|at| *at > now)];
         let Some(next) = due.into_iter().flatten().min() else { break };
@@ -75,8 +76,8 @@ fn course(round_trip: Duration, refused: Option<Moment>) -> Course {
 }
 
 #[test]
-fn up_to_a_tenth_of_the_timeout_away_no_singleton_is_stopped() {
-    for (thousandths, doubts, least_left, most_beats) in
+fn with_round_trips_up_to_a_tenth_of_the_timeout_no_singleton_is_stopped() {
+    for (thousandths, suspensions, least_left, most_beats) in
         [(0, 0, 437, 12), (20, 0, 437, 16), (50, 0, 437, 28), (100, 1, 260, 32)]
     {
         let course = course(TIMEOUT * thousandths / 1000, None);
@@ -86,15 +87,15 @@ fn up_to_a_tenth_of_the_timeout_away_no_singleton_is_stopped() {
             course.left
         );
         assert!(!course.lost && !course.told.contains(&run::Command::Stop), "at {thousandths}");
-        // Before the first proof, the lease is what the connect proved.
-        assert!(course.suspensions <= doubts, "{} doubts at {thousandths}", course.suspensions);
+        // Before the first proof by heartbeats, only the connect proves the lease.
+        assert!(course.suspensions <= suspensions, "{} suspensions at {thousandths}", course.suspensions);
         assert!(course.left >= least_left, "{} left at {thousandths}", course.left);
         assert!(beats <= most_beats, "{beats} heartbeats a timeout at {thousandths}");
     }
 }
 
 #[test]
-fn at_a_fifth_of_the_timeout_a_singleton_is_told_of_the_doubt_before_it_is_stopped() {
+fn with_round_trips_of_a_fifth_of_the_timeout_a_singleton_is_told_before_it_is_stopped() {
     let course = course(TIMEOUT / 5, None);
     assert_eq!(course.told[..2], [run::Command::Tell(LeaseEvent::Suspended), run::Command::Stop]);
 }

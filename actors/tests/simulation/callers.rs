@@ -1,4 +1,4 @@
-//! Those who want locks: each asks, waits, gives up, holds, lets go, and asks again.
+//! The callers: each requests a lock, waits or cancels, holds, releases, and starts again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use crate::coverage::Fault;
 use crate::ensemble::{SESSION_TIMEOUT, Time};
 use crate::process::{Host, Opened, Wanted};
 use crate::random::Random;
-use crate::witness::Word;
+use crate::witness::Received;
 
-/// What can be wanted. A kind is a row here.
+/// One kind of request.
 pub struct Kind {
     pub path: &'static str,
     pub what: What,
@@ -33,9 +33,9 @@ pub struct Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Lock(Mode),
-    /// So many of a semaphore's [`LIMIT`].
+    /// This many of the semaphore's [`LIMIT`] permits.
     Permits(u32),
-    /// Several locks together: these rows.
+    /// A multi-lock of these [`KINDS`].
     All([usize; 2]),
 }
 
@@ -50,7 +50,7 @@ pub const KINDS: [Kind; 6] = [
 
 pub const SEMAPHORE: &str = "/app/permits";
 
-/// How many permits the semaphore has.
+/// The total number of permits of the semaphore.
 pub const LIMIT: u32 = 2;
 
 pub fn resources() -> [Resource; 3] {
@@ -79,7 +79,7 @@ impl Held {
     }
 }
 
-/// Leases, and a word to the witness just before they go.
+/// The leases of a grant. Reports their end to the witness just before they are released or dropped.
 pub struct Guard {
     held: Option<Held>,
     grants: std::sync::OnceLock<Vec<usize>>,
@@ -88,7 +88,7 @@ pub struct Guard {
 
 impl Guard {
     fn held(&self) -> &Held {
-        self.held.as_ref().expect("taken only when the guard goes")
+        self.held.as_ref().expect("it is taken only when the guard is released")
     }
 
     pub fn leases(&self) -> &[Lease] {
@@ -98,7 +98,7 @@ impl Guard {
         }
     }
 
-    fn say_ended(&self) {
+    fn report_end(&self) {
         for grant in self.grants.get().into_iter().flatten().filter(|_| !self.host.is_dead()) {
             let now = self.host.now();
             self.host.world().witness.ended(*grant, now);
@@ -106,7 +106,7 @@ impl Guard {
     }
 
     fn take(mut self) -> Option<Held> {
-        self.say_ended();
+        self.report_end();
         self.held.take()
     }
 }
@@ -114,18 +114,18 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.held.is_some() {
-            self.say_ended();
+            self.report_end();
         }
     }
 }
 
-/// One after the other, until the process is told that it is enough; then once more, and that must succeed.
+/// Makes one request after the other, until the faults are over. Then makes requests until one succeeds.
 pub async fn caller(host: Arc<Host>, mut random: Random, first: Time) {
     tokio::time::sleep(Duration::from_millis(first)).await;
     loop {
         let last = host.is_calm();
         let Some(opened) = host.opened().await else { return };
-        // Whoever waited for a keeper does not go at the same moment as the others.
+        // Callers that waited for the same keeper do not start at the same moment.
         tokio::time::sleep(Duration::from_millis(first)).await;
         let request = if last { Plan::last(&mut random) } else { Plan::random(&host, &mut random) };
         let succeeded = call(&host, opened, request).await;
@@ -137,22 +137,22 @@ pub async fn caller(host: Arc<Host>, mut random: Random, first: Time) {
     }
 }
 
-/// What a caller is going to do.
+/// What a caller will do with one request.
 struct Plan {
     kind: usize,
-    wait: Patience,
-    /// Gives up after so long.
+    wait: PlannedWait,
+    /// Cancels the request after this time.
     cancel: Option<Time>,
-    /// Does not wait for the answer to that.
+    /// Does not wait for the answer to the cancel.
     vanish: bool,
     hold: Time,
-    /// Lets go when the lease is lost; otherwise it stays.
+    /// Releases when the lease is lost. Otherwise it keeps the guard for the whole time.
     attentive: bool,
     release: Release,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
+enum PlannedWait {
     Try,
     For(Time),
     Forever,
@@ -162,16 +162,16 @@ enum Patience {
 enum Release {
     Drop,
     Await,
-    /// Asks for a confirmation, and does not wait for it.
+    /// Requests a confirmation, but waits for it only briefly.
     AskOnly,
 }
 
 impl Plan {
     fn random(host: &Host, random: &mut Random) -> Plan {
         let wait = match random.between(0, 9) {
-            0..=1 => Patience::Try,
-            2..=4 => Patience::For(random.between(0, 4000)),
-            _ => Patience::Forever,
+            0..=1 => PlannedWait::Try,
+            2..=4 => PlannedWait::For(random.between(0, 4000)),
+            _ => PlannedWait::Forever,
         };
         let cancel = random.percent(25).then(|| random.between(0, 3000));
         let release = match random.between(0, 3) {
@@ -196,7 +196,7 @@ impl Plan {
     fn last(random: &mut Random) -> Plan {
         Plan {
             kind: random.between(0, KINDS.len() as u64 - 1) as usize,
-            wait: Patience::Forever,
+            wait: PlannedWait::Forever,
             cancel: None,
             vanish: false,
             hold: 20,
@@ -206,35 +206,37 @@ impl Plan {
     }
 }
 
-enum Heard {
+/// What a caller learns from its listener.
+enum Update {
     Acquired(Arc<Guard>),
-    Over,
-    News,
+    /// The last event.
+    Ended,
+    Other,
 }
 
-/// Tells whether the lock was held, and its release confirmed where that was asked for.
+/// Makes one request. Returns whether the lock was held, and its release confirmed if that was requested.
 async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
     let kind = &KINDS[plan.kind];
     let (deadline, wait) = match plan.wait {
-        Patience::Try => (None, Wait::Try),
-        Patience::Forever => (None, Wait::Forever),
-        Patience::For(time) => {
+        PlannedWait::Try => (None, Wait::Try),
+        PlannedWait::Forever => (None, Wait::Forever),
+        PlannedWait::For(time) => {
             let wait = Wait::Until(opened.started.clock.now() + Duration::from_millis(time));
             (Some(host.now() + time), wait)
         }
     };
     let key = host.world().witness.asked(host.index, plan.kind, deadline);
     let cancel = Arc::new(Notify::new());
-    let tried = plan.wait == Patience::Try;
+    let tried = plan.wait == PlannedWait::Try;
     host.want(key, Wanted { path: kind.path, tried, deadline, cancel: cancel.clone() });
     let ticket = Ticket::new();
     let (tell, mut told) = mpsc::unbounded_channel();
-    let mut hear = hear(host.clone(), key, plan.kind, tell);
+    let mut listen = listener(host.clone(), key, plan.kind, tell);
     let (keep_alive, path) = (opened.keep_alive.clone(), Arc::<str>::from(kind.path));
     let (message, resource) = match kind.what {
         What::Lock(_) | What::Permits(_) => {
             let sink = EventSink::new(ticket, path.clone(), move |event: LockEvent| {
-                hear(event.map_guard(Held::One))
+                listen(event.map_guard(Held::One))
             });
             let request = AcquireRequest::new(ticket, Arc::new(options(kind.what)), wait, sink, keep_alive);
             match kind.what {
@@ -255,8 +257,9 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
                 options: Arc::new(options(*what)),
             };
             let parts: Arc<[MultiLockPart]> = rows.iter().map(|row| part(&KINDS[*row])).collect();
-            let sink =
-                EventSink::new(ticket, path, move |event: LockEvent<_>| hear(event.map_guard(Held::Several)));
+            let sink = EventSink::new(ticket, path, move |event: LockEvent<_>| {
+                listen(event.map_guard(Held::Several))
+            });
             let request = MultiLockRequest::new(ticket, parts, wait, sink, keep_alive);
             (RegistryMessage::MultiLock(MultiLockMessage::Acquire(request)), None)
         }
@@ -271,10 +274,10 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
     let guard = loop {
         tokio::select! {
             biased;
-            word = told.recv() => match word {
-                Some(Heard::Acquired(guard)) => break Some(guard),
-                Some(Heard::News) => {}
-                Some(Heard::Over) | None => break None,
+            update = told.recv() => match update {
+                Some(Update::Acquired(guard)) => break Some(guard),
+                Some(Update::Other) => {}
+                Some(Update::Ended) | None => break None,
             },
             () = cancel.notified(), if !cancelled => cancelled = true,
             () = &mut patience, if !cancelled => cancelled = true,
@@ -304,7 +307,7 @@ async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
         },
         false => held.await,
     }
-    let Ok(guard) = Arc::try_unwrap(guard) else { unreachable!("nobody else keeps a guard") };
+    let Ok(guard) = Arc::try_unwrap(guard) else { unreachable!("the guard is not shared") };
     match plan.release {
         Release::Drop => {
             drop(guard);
@@ -348,56 +351,57 @@ fn options(what: What) -> ContenderOptions {
     }
 }
 
-/// Hears for one request, and knows when it is let go of.
-fn hear(
+/// The listener of one request. Reports its events to the witness and the caller, and to the witness when it is
+/// dropped.
+fn listener(
     host: Arc<Host>,
     key: u64,
     kind: usize,
-    tell: mpsc::UnboundedSender<Heard>,
+    tell: mpsc::UnboundedSender<Update>,
 ) -> impl FnMut(LockEvent<Held>) + Send + 'static {
-    let ear = Ear { host, key };
+    let listener = Listener { host, key };
     move |event| {
-        let host = &ear.host;
+        let host = &listener.host;
         if host.is_dead() {
             return;
         }
         let now = host.now();
-        let (word, heard) = match event {
-            LockEvent::Queued { .. } => (Word::Queued, Heard::News),
+        let (received, update) = match event {
+            LockEvent::Queued { .. } => (Received::Queued, Update::Other),
             LockEvent::Acquired { guard, .. } => {
                 let guard = Guard { held: Some(guard), grants: Default::default(), host: host.clone() };
                 let guard = Arc::new(guard);
                 let grants = host.world().witness.granted(host.index, kind, &guard, now);
                 let _ = guard.grants.set(grants);
-                (Word::Acquired, Heard::Acquired(guard))
+                (Received::Acquired, Update::Acquired(guard))
             }
-            LockEvent::Suspended(_) => (Word::Suspended, Heard::News),
-            LockEvent::Resumed(_) => (Word::Resumed, Heard::News),
-            LockEvent::Lost(_) => (Word::Lost, Heard::Over),
-            LockEvent::Released(_) => (Word::Released, Heard::Over),
-            LockEvent::Refused(_, Refused::TimedOut) => (Word::TimedOut, Heard::Over),
-            LockEvent::Refused(_, Refused::Failed(_)) => (Word::Failed, Heard::Over),
-            LockEvent::Refused(..) => (Word::Refused, Heard::Over),
-            _ => unreachable!("no other event is known"),
+            LockEvent::Suspended(_) => (Received::Suspended, Update::Other),
+            LockEvent::Resumed(_) => (Received::Resumed, Update::Other),
+            LockEvent::Lost(_) => (Received::Lost, Update::Ended),
+            LockEvent::Released(_) => (Received::Released, Update::Ended),
+            LockEvent::Refused(_, Refused::TimedOut) => (Received::TimedOut, Update::Ended),
+            LockEvent::Refused(_, Refused::Failed(_)) => (Received::Failed, Update::Ended),
+            LockEvent::Refused(..) => (Received::Refused, Update::Ended),
+            _ => unreachable!("there is no other event"),
         };
-        host.world().witness.heard(key, word, now);
+        host.world().witness.received(key, received, now);
         if host.listener_panics() {
             host.world().witness.panicked(key);
             host.strike(Fault::ListenerPanics);
-            drop(heard);
+            drop(update);
             panic!("injected: a listener");
         }
-        // A caller that has gone drops what it is told, and so does this.
-        let _ = tell.send(heard);
+        // If the caller no longer waits, the guard inside the update is dropped, which releases the lock.
+        let _ = tell.send(update);
     }
 }
 
-struct Ear {
+struct Listener {
     host: Arc<Host>,
     key: u64,
 }
 
-impl Drop for Ear {
+impl Drop for Listener {
     fn drop(&mut self) {
         if !self.host.is_dead() {
             let now = self.host.now();

@@ -1,11 +1,10 @@
-//! The seam, over the simulated ensemble: what a ZooKeeper client library does, as the product's own client does it.
+//! Implements the `ZooKeeper` trait over the simulated ensemble, with the behaviour of the product's client library.
 //!
-//! Requests that are made while there is no connection wait for the next one; those under way when it breaks end with
-//! an unknown outcome. Pings after 0.15 session timeouts of silence, a connection is dead after 0.4, and the library
-//! gives the session up after 1.4 without a connection. It learns how far a server was from the answers to requests, not
-//! from events nor from pings: a reconnect may lead to a server that does not know yet what an event told.
-//!
-//! A new request of the seam is a few lines: a [`Request`] of the embedded server, and what its reply means.
+//! Requests made without a connection wait for the next one. Requests in flight when the connection breaks end with an
+//! unknown outcome. The library pings after 0.15 session timeouts without a packet sent, drops a connection after 0.4
+//! without a packet received, and gives up the session after 1.4 without a connection. It takes the last zxid only from
+//! answers to requests, not from events or pings: after a reconnect, the server may not have seen an event's change
+//! yet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +30,7 @@ use crate::coverage::Stage;
 use crate::ensemble::{Down, SESSION_TIMEOUT, Time, Up, Wire, children};
 use crate::process::Host;
 
-/// Makes sessions for one process.
+/// Establishes sessions for one process.
 pub struct Dialer(pub Arc<Host>);
 
 impl Connect for Dialer {
@@ -42,20 +41,20 @@ impl Connect for Dialer {
         let link = Arc::new(Link { host: host.clone(), inner, missed: AtomicBool::new(false) });
         host.links.lock().unwrap().push(link.clone());
         link.dial(&mut link.inner.lock().unwrap());
-        // Whoever stops waiting lets go of the session.
-        let seam = Seam { link, last: Mutex::new(Last::Other) };
+        // Dropping the future closes the session.
+        let client = Client { link, last: Mutex::new(Last::Other) };
         Box::pin(async move {
             let states = match connected.await {
                 Ok(Ok(states)) => states,
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(Unconnected::Unreachable("the client is gone".into())),
+                Err(_) => return Err(Unconnected::Unreachable("the client has ended".into())),
             };
             let states = stream::unfold(states, |mut states| async move {
                 states.changed().await.ok()?;
                 let state = *states.borrow_and_update();
                 Some((state, states))
             });
-            Ok(Connected { client: Arc::new(seam), states: states.boxed() })
+            Ok(Connected { client: Arc::new(client), states: states.boxed() })
         })
     }
 
@@ -64,13 +63,13 @@ impl Connect for Dialer {
     }
 }
 
-/// One session, as its users see it. Dropping it closes the session.
-struct Seam {
+/// The client of one session. Dropping it closes the session.
+struct Client {
     link: Arc<Link>,
     last: Mutex<Last>,
 }
 
-/// What was sent last: two requests that belong together are one stage.
+/// The last request that was sent. Two requests that belong together count as one stage.
 #[derive(Clone, PartialEq, Eq)]
 enum Last {
     Create(String),
@@ -78,13 +77,13 @@ enum Last {
     Other,
 }
 
-impl Drop for Seam {
+impl Drop for Client {
     fn drop(&mut self) {
         self.link.close();
     }
 }
 
-impl ZooKeeper for Seam {
+impl ZooKeeper for Client {
     fn session(&self) -> i64 {
         self.link.inner.lock().unwrap().session
     }
@@ -98,7 +97,7 @@ impl ZooKeeper for Seam {
         *self.last.lock().unwrap() = Last::Create(directory.to_owned());
         let flags = if ephemeral { 3 } else { 2 };
         let (length, write) = (prefix.len(), create(prefix, data, flags));
-        self.ask(Stage::Entering, write, move |reply| match reply {
+        self.ask(Stage::Creating, write, move |reply| match reply {
             Reply::PathStat(path, stat) => {
                 let sequence = path[length..].parse().map_err(|_| unexpected(&path))?;
                 Ok(CreatedNode { sequence, czxid: stat.czxid })
@@ -110,7 +109,7 @@ impl ZooKeeper for Seam {
     fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>> {
         let lengths: Vec<usize> = prefixes.iter().map(|node| node.path.len()).collect();
         let creates = prefixes.iter().map(|node| creation(node.path, node.data, 3)).collect();
-        let answer = self.ask(Stage::Entering, Request::Multi(creates), all);
+        let answer = self.ask(Stage::Creating, Request::Multi(creates), all);
         let failed = |failure| NotCreated { culprit: None, failure };
         Box::pin(async move {
             let made = answer
@@ -136,7 +135,7 @@ impl ZooKeeper for Seam {
         let mut answer = self.ask(Stage::MakingDirectory, create(&first, b"", 0), Ok);
         Box::pin(async move {
             for part in parts.into_iter().skip(1).map(Some).chain([None]) {
-                there(answer.await)?;
+                created_or_exists(answer.await)?;
                 let Some(part) = part else { break };
                 answer = link.ask(Stage::MakingDirectory, create(&part, b"", 0), Ok);
             }
@@ -147,8 +146,8 @@ impl ZooKeeper for Seam {
     fn children(&self, path: &str) -> Answer<Vec<String>> {
         let last = std::mem::replace(&mut *self.last.lock().unwrap(), Last::Other);
         let stage = match last {
-            Last::Create(directory) if directory == path => Stage::Entering,
-            Last::Sync(directory) if directory == path => Stage::Looking,
+            Last::Create(directory) if directory == path => Stage::Creating,
+            Last::Sync(directory) if directory == path => Stage::FindingCreated,
             Last::Create(_) | Last::Sync(_) | Last::Other => match self.link.host.is_tried(path) {
                 true => Stage::Peeking,
                 false => Stage::Listing,
@@ -163,13 +162,13 @@ impl ZooKeeper for Seam {
     fn sync(&self, path: &str) -> Answer<()> {
         self.link.host.sweep_may_panic();
         *self.last.lock().unwrap() = Last::Sync(path.to_owned());
-        self.ask(Stage::Looking, Request::Sync { path: path.to_owned() }, |_| Ok(()))
+        self.ask(Stage::FindingCreated, Request::Sync { path: path.to_owned() }, |_| Ok(()))
     }
 
     fn read(&self, path: &str) -> Answer<Node> {
         let request = Request::Read { op: Read::GetData { path: path.to_owned() }, watch: false };
-        // Those of the session's actor, which looks for nodes that a heartbeat missed, are no contender's.
-        let stage = (!self.link.missed.load(Ordering::Relaxed)).then_some(Stage::Inspecting);
+        // A read by the session actor, which looks for the nodes that a heartbeat missed, belongs to no contender.
+        let stage = (!self.link.missed.load(Ordering::Relaxed)).then_some(Stage::ReadingStat);
         self.link.ask(stage, request, |reply| match reply {
             Reply::Data(data, stat) => {
                 let stat = NodeStat { czxid: stat.czxid, owner: stat.ephemeral_owner };
@@ -188,30 +187,37 @@ impl ZooKeeper for Seam {
     }
 
     fn watch_for(&self, _: &str) -> Answer<Option<Watching>> {
-        Box::pin(future::ready(Err(Failure::Refused("nobody asks here who leads".into()))))
+        Box::pin(future::ready(Err(Failure::Refused(
+            "the simulation has no observers of the front of a queue".into(),
+        ))))
     }
 
     fn read_root(&self, path: &str) -> Answer<Root> {
         let op = Read::GetData { path: path.to_owned() };
-        self.ask(Stage::Surveying, Request::Read { op, watch: false }, root)
+        self.ask(Stage::ReadingPermits, Request::Read { op, watch: false }, root)
     }
 
     fn watch_root(&self, path: &str) -> Answer<(Root, Watching)> {
         let op = Read::GetData { path: path.to_owned() };
-        self.ask_and_watch(Stage::Surveying, Watched::data(path), Request::Read { op, watch: true }, root)
+        self.ask_and_watch(
+            Stage::ReadingPermits,
+            Watched::data(path),
+            Request::Read { op, watch: true },
+            root,
+        )
     }
 
     fn leases(&self, path: &str) -> Answer<Leases> {
-        self.ask(Stage::Surveying, Request::GetChildren2 { path: path.to_owned(), watch: false }, leases)
+        self.ask(Stage::ReadingPermits, Request::GetChildren2 { path: path.to_owned(), watch: false }, leases)
     }
 
     fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)> {
         let request = Request::GetChildren2 { path: path.to_owned(), watch: true };
-        self.ask_and_watch(Stage::Surveying, Watched::children(path), request, leases)
+        self.ask_and_watch(Stage::ReadingPermits, Watched::children(path), request, leases)
     }
 
     fn make(&self, path: &str, data: &[u8], _acl: &[Acl]) -> Answer<()> {
-        Box::pin(self.ask(Stage::MakingDirectory, create(path, data, 0), |_| Ok(())).map(there))
+        Box::pin(self.ask(Stage::MakingDirectory, create(path, data, 0), |_| Ok(())).map(created_or_exists))
     }
 
     fn write(&self, path: &str, data: &[u8]) -> Answer<()> {
@@ -241,7 +247,7 @@ impl ZooKeeper for Seam {
 
     fn delete(&self, path: &str) -> Answer<()> {
         let request = Request::Write(Write::Delete { path: path.to_owned(), version: -1 });
-        self.ask(Stage::Leaving, request, |_| Ok(()))
+        self.ask(Stage::Deleting, request, |_| Ok(()))
     }
 
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
@@ -293,7 +299,7 @@ impl ZooKeeper for Seam {
     }
 }
 
-impl Seam {
+impl Client {
     fn ask<T: Send + 'static>(
         &self,
         stage: impl Into<Option<Stage>>,
@@ -325,7 +331,7 @@ impl Seam {
 pub struct Link {
     host: Arc<Host>,
     inner: Mutex<Inner>,
-    /// The last heartbeat missed a node.
+    /// Whether the last heartbeat missed a node.
     missed: AtomicBool,
 }
 
@@ -336,12 +342,12 @@ struct Inner {
     password: Vec<u8>,
     last_zxid: i64,
     next_xid: i32,
-    under_way: VecDeque<Flight>,
+    in_flight: VecDeque<Flight>,
     queued: VecDeque<Flight>,
     watches: BTreeMap<Watched, Vec<(u64, oneshot::Sender<Fired>)>>,
     next_watch: u64,
-    heard: Time,
-    sent: Time,
+    last_received: Time,
+    last_sent: Time,
     dialed: Time,
     cut: Time,
     states: watch::Sender<LinkState>,
@@ -351,7 +357,7 @@ struct Inner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The first connection of a session that is not there yet.
+    /// The first connection, before there is a session.
     Beginning,
     Up,
     Down,
@@ -372,11 +378,11 @@ enum Waiter {
     Nobody,
 }
 
-/// What a watch is on.
+/// What is watched.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Watched {
     path: String,
-    /// Otherwise the node itself.
+    /// Whether its children are watched; otherwise the node itself.
     children: bool,
 }
 
@@ -390,8 +396,8 @@ impl Watched {
     }
 }
 
-/// What is told once the lock is free: those who hear may let go of things at once.
-type Told = Vec<Box<dyn FnOnce()>>;
+/// Notifications to send once `inner` is unlocked, because the receivers may drop things that lock it again.
+type Deferred = Vec<Box<dyn FnOnce()>>;
 
 const PING: i32 = -2;
 const SET_WATCHES: i32 = -8;
@@ -421,13 +427,13 @@ impl Link {
         inner.next_xid += 1;
         flight.xid = inner.next_xid;
         let packet = Up::Request { xid: flight.xid, request: flight.request.clone() };
-        inner.under_way.push_back(flight);
+        inner.in_flight.push_back(flight);
         self.send(inner, packet);
     }
 
     fn send(&self, inner: &mut Inner, packet: Up) {
         let now = self.host.now();
-        inner.sent = now;
+        inner.last_sent = now;
         if let Some(wire) = inner.wire {
             self.host.world().ensemble.send(wire, now, packet);
         }
@@ -458,7 +464,7 @@ impl Link {
         self.inner.lock().unwrap().wire
     }
 
-    /// Connected, with a session.
+    /// The connection and the session, if the client is connected.
     pub fn up(&self) -> Option<(Wire, i64)> {
         let inner = self.inner.lock().unwrap();
         inner.wire.filter(|_| inner.phase == Phase::Up && !inner.closing).map(|wire| (wire, inner.session))
@@ -474,29 +480,34 @@ impl Link {
 
     pub fn stages(&self) -> Vec<Stage> {
         let inner = self.inner.lock().unwrap();
-        let flights = inner.under_way.iter().chain(&inner.queued).filter_map(|flight| flight.stage);
+        let flights = inner.in_flight.iter().chain(&inner.queued).filter_map(|flight| flight.stage);
         flights.chain((!inner.watches.is_empty()).then_some(Stage::Waiting)).collect()
     }
 
     pub fn deliver(self: &Arc<Self>, packet: Down) {
-        let (now, mut told) = (self.host.now(), Vec::new());
+        let (now, mut deferred) = (self.host.now(), Vec::new());
         let mut inner = self.inner.lock().unwrap();
         if inner.phase != Phase::Ended {
-            inner.heard = now;
+            inner.last_received = now;
             match packet {
-                Down::Connected(reply) if reply.session == 0 => self.end(&mut inner, &mut told),
+                Down::Connected(reply) if reply.session == 0 => self.end(&mut inner, &mut deferred),
                 Down::Connected(reply) => {
                     (inner.session, inner.password) = (reply.session, reply.password.to_vec());
-                    self.connected(&mut inner, &mut told);
+                    self.connected(&mut inner, &mut deferred);
                 }
                 // The client library takes no transaction id from a ping's answer, nor from an event.
                 Down::Reply { xid: PING, .. } => {}
                 Down::Reply { xid, zxid, result } => {
                     inner.last_zxid = inner.last_zxid.max(zxid);
                     if xid != SET_WATCHES {
-                        let flight = inner.under_way.pop_front();
+                        let flight = inner.in_flight.pop_front();
                         let flight = flight.filter(|flight| flight.xid == xid);
-                        self.answer(&mut inner, flight.expect("answers come in order"), result, &mut told);
+                        self.answer(
+                            &mut inner,
+                            flight.expect("answers come in the order of the requests"),
+                            result,
+                            &mut deferred,
+                        );
                     }
                 }
                 Down::Event { kind, path } => {
@@ -508,52 +519,52 @@ impl Link {
                     };
                     for watched in watched {
                         for (_, watcher) in inner.watches.remove(&watched).into_iter().flatten() {
-                            told.push(Box::new(move || {
+                            deferred.push(Box::new(move || {
                                 let _ = watcher.send(fired);
                             }));
                         }
                     }
                 }
-                Down::Closed if inner.closing => self.end(&mut inner, &mut told),
-                Down::Closed => self.disconnected(&mut inner, &mut told),
+                Down::Closed if inner.closing => self.end(&mut inner, &mut deferred),
+                Down::Closed => self.disconnected(&mut inner, &mut deferred),
             }
         }
         drop(inner);
-        told.into_iter().for_each(|tell| tell());
+        deferred.into_iter().for_each(|tell| tell());
     }
 
-    /// Timers, at every step of the simulation.
+    /// Runs the timers, at every step of the simulation.
     pub fn tick(self: &Arc<Self>) {
-        let (now, mut told) = (self.host.now(), Vec::new());
+        let (now, mut deferred) = (self.host.now(), Vec::new());
         let mut inner = self.inner.lock().unwrap();
         let given_up = now >= inner.cut + SESSION_TIMEOUT * 14 / 10;
         match inner.phase {
-            Phase::Up if now >= inner.heard + SESSION_TIMEOUT * 4 / 10 => {
-                self.disconnected(&mut inner, &mut told)
+            Phase::Up if now >= inner.last_received + SESSION_TIMEOUT * 4 / 10 => {
+                self.disconnected(&mut inner, &mut deferred)
             }
-            Phase::Up if now >= inner.sent + SESSION_TIMEOUT * 15 / 100 => {
+            Phase::Up if now >= inner.last_sent + SESSION_TIMEOUT * 15 / 100 => {
                 self.send(&mut inner, Up::Request { xid: PING, request: Request::Ping });
             }
-            Phase::Down | Phase::Resuming if given_up => self.end(&mut inner, &mut told),
+            Phase::Down | Phase::Resuming if given_up => self.end(&mut inner, &mut deferred),
             Phase::Down if now >= inner.dialed + RETRY => {
                 inner.phase = Phase::Resuming;
                 self.dial(&mut inner);
             }
             Phase::Resuming | Phase::Beginning if now >= inner.dialed + SESSION_TIMEOUT / 3 => {
-                self.disconnected(&mut inner, &mut told)
+                self.disconnected(&mut inner, &mut deferred)
             }
             Phase::Beginning | Phase::Up | Phase::Down | Phase::Resuming | Phase::Ended => {}
         }
         drop(inner);
-        told.into_iter().for_each(|tell| tell());
+        deferred.into_iter().for_each(|tell| tell());
     }
 
-    fn connected(&self, inner: &mut Inner, told: &mut Told) {
+    fn connected(&self, inner: &mut Inner, deferred: &mut Deferred) {
         inner.phase = Phase::Up;
         match inner.first.take() {
             Some(first) => {
                 let states = inner.states.subscribe();
-                told.push(Box::new(move || {
+                deferred.push(Box::new(move || {
                     let _ = first.send(Ok(states));
                 }));
             }
@@ -573,19 +584,19 @@ impl Link {
         }
     }
 
-    fn disconnected(&self, inner: &mut Inner, told: &mut Told) {
+    fn disconnected(&self, inner: &mut Inner, deferred: &mut Deferred) {
         let now = self.host.now();
         self.hang_up(inner);
-        // The first try after a moment, the next ones after pauses.
+        // The next attempt follows after a pause.
         inner.dialed = now;
         match inner.phase {
             Phase::Beginning => {
                 if let Some(first) = inner.first.take() {
-                    told.push(Box::new(move || {
-                        drop(first.send(Err(Unconnected::Unreachable("nobody answered".into()))))
+                    deferred.push(Box::new(move || {
+                        drop(first.send(Err(Unconnected::Unreachable("no server answered".into()))))
                     }));
                 }
-                return self.end(inner, told);
+                return self.end(inner, deferred);
             }
             Phase::Up => {
                 inner.cut = now;
@@ -594,43 +605,43 @@ impl Link {
             Phase::Down | Phase::Resuming | Phase::Ended => {}
         }
         if inner.closing {
-            return self.end(inner, told);
+            return self.end(inner, deferred);
         }
         inner.phase = Phase::Down;
-        for flight in std::mem::take(&mut inner.under_way) {
-            flight.fail(Failure::Unknown("the connection was lost".into()), told);
+        for flight in std::mem::take(&mut inner.in_flight) {
+            flight.fail(Failure::Unknown("the connection was lost".into()), deferred);
         }
     }
 
-    fn end(&self, inner: &mut Inner, told: &mut Told) {
+    fn end(&self, inner: &mut Inner, deferred: &mut Deferred) {
         self.hang_up(inner);
         inner.phase = Phase::Ended;
         let flights =
-            std::mem::take(&mut inner.under_way).into_iter().chain(std::mem::take(&mut inner.queued));
-        flights.for_each(|flight| flight.fail(Failure::SessionGone, told));
+            std::mem::take(&mut inner.in_flight).into_iter().chain(std::mem::take(&mut inner.queued));
+        flights.for_each(|flight| flight.fail(Failure::SessionGone, deferred));
         for (_, watcher) in std::mem::take(&mut inner.watches).into_values().flatten() {
-            told.push(Box::new(move || {
+            deferred.push(Box::new(move || {
                 let _ = watcher.send(Fired::Ended);
             }));
         }
         let _ = inner.states.send(LinkState::Ended);
     }
 
-    /// Nobody uses the session any more.
+    /// Closes the session, because its client was dropped.
     fn close(&self) {
         if self.host.is_dead() {
             return;
         }
-        let mut told = Vec::new();
+        let mut deferred = Vec::new();
         let mut inner = self.inner.lock().unwrap();
         inner.closing = true;
         match inner.phase {
             Phase::Up => self.transmit(&mut inner, Flight::new(Request::CloseSession, None, Waiter::Nobody)),
-            Phase::Beginning | Phase::Down | Phase::Resuming => self.end(&mut inner, &mut told),
+            Phase::Beginning | Phase::Down | Phase::Resuming => self.end(&mut inner, &mut deferred),
             Phase::Ended => {}
         }
         drop(inner);
-        told.into_iter().for_each(|tell| tell());
+        deferred.into_iter().for_each(|tell| tell());
     }
 
     fn answer(
@@ -638,27 +649,28 @@ impl Link {
         inner: &mut Inner,
         flight: Flight,
         result: Result<Reply, ErrorCode>,
-        told: &mut Told,
+        deferred: &mut Deferred,
     ) {
         let result = result.map_err(failure);
         match (flight.waiter, result) {
-            (Waiter::Reply(waiter), result) => told.push(Box::new(move || {
+            (Waiter::Reply(waiter), result) => deferred.push(Box::new(move || {
                 let _ = waiter.send(result);
             })),
             (Waiter::Watch(watched, waiter), Ok(reply)) => {
                 let (fire, fired) = oneshot::channel();
                 inner.next_watch += 1;
-                let watch = TakenBack { link: self.clone(), watched: watched.clone(), id: inner.next_watch };
+                let watch =
+                    RemoveOnDrop { link: self.clone(), watched: watched.clone(), id: inner.next_watch };
                 inner.watches.entry(watched).or_default().push((inner.next_watch, fire));
                 let fired: Watching = Box::pin(async move {
                     let _watch = watch;
                     fired.await.unwrap_or(Fired::Ended)
                 });
-                told.push(Box::new(move || {
+                deferred.push(Box::new(move || {
                     let _ = waiter.send(Ok((reply, fired)));
                 }));
             }
-            (Waiter::Watch(_, waiter), Err(failure)) => told.push(Box::new(move || {
+            (Waiter::Watch(_, waiter), Err(failure)) => deferred.push(Box::new(move || {
                 let _ = waiter.send(Err(failure));
             })),
             (Waiter::Nobody, _) => {}
@@ -666,7 +678,7 @@ impl Link {
     }
 }
 
-/// Between tries to connect.
+/// The pause between attempts to connect.
 const RETRY: Time = 200;
 
 impl Inner {
@@ -678,12 +690,12 @@ impl Inner {
             password: vec![0; 16],
             last_zxid: 0,
             next_xid: 0,
-            under_way: VecDeque::new(),
+            in_flight: VecDeque::new(),
             queued: VecDeque::new(),
             watches: BTreeMap::new(),
             next_watch: 0,
-            heard: now,
-            sent: now,
+            last_received: now,
+            last_sent: now,
             dialed: now,
             cut: now,
             states: watch::Sender::new(LinkState::Up),
@@ -698,12 +710,12 @@ impl Flight {
         Flight { xid: 0, request, stage, waiter }
     }
 
-    fn fail(self, failure: Failure, told: &mut Told) {
+    fn fail(self, failure: Failure, deferred: &mut Deferred) {
         match self.waiter {
-            Waiter::Reply(waiter) => told.push(Box::new(move || {
+            Waiter::Reply(waiter) => deferred.push(Box::new(move || {
                 let _ = waiter.send(Err(failure));
             })),
-            Waiter::Watch(_, waiter) => told.push(Box::new(move || {
+            Waiter::Watch(_, waiter) => deferred.push(Box::new(move || {
                 let _ = waiter.send(Err(failure));
             })),
             Waiter::Nobody => {}
@@ -711,14 +723,14 @@ impl Flight {
     }
 }
 
-/// Takes a watch back when it is dropped.
-struct TakenBack {
+/// Removes a watch when it is dropped.
+struct RemoveOnDrop {
     link: Arc<Link>,
     watched: Watched,
     id: u64,
 }
 
-impl Drop for TakenBack {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         if self.link.host.is_dead() {
             return;
@@ -729,9 +741,9 @@ impl Drop for TakenBack {
         watchers.retain(|(id, _)| *id != self.id);
         if before > 0 && watchers.is_empty() {
             inner.watches.remove(&self.watched);
-            // As the client library does: one that is on its way would go with this one.
+            // Like the client library: not while another request sets the same watch, which would be removed as well.
             let coming = |flight: &Flight| matches!(&flight.waiter, Waiter::Watch(watched, _) if *watched == self.watched);
-            let coming = inner.under_way.iter().chain(&inner.queued).any(coming);
+            let coming = inner.in_flight.iter().chain(&inner.queued).any(coming);
             if inner.phase == Phase::Up && !coming {
                 let Watched { path, children } = self.watched.clone();
                 let request = Request::RemoveWatches { path, kind: if children { 1 } else { 2 } };
@@ -779,7 +791,7 @@ fn leases(reply: Reply) -> Result<Leases, Failure> {
 const NO_NODE: i32 = ErrorCode::NoNode as i32;
 const BAD_VERSION: i32 = ErrorCode::BadVersion as i32;
 
-/// All that writes came to which succeed together; or else which of them did not, and why.
+/// The results of a transaction, or the index and error code of the write that made it fail.
 fn all(reply: Reply) -> Result<Result<Vec<OpResult>, (usize, i32)>, Failure> {
     let Reply::Multi(results) = reply else { return Err(unexpected(&reply)) };
     let failed = results.iter().enumerate().find_map(|(index, result)| match result {
@@ -796,8 +808,8 @@ fn refusal(code: i32) -> Failure {
     }
 }
 
-/// Made now, or before.
-fn there<T>(made: Result<T, Failure>) -> Result<(), Failure> {
+/// Treats a node that already exists as created.
+fn created_or_exists<T>(made: Result<T, Failure>) -> Result<(), Failure> {
     match made {
         Ok(_) => Ok(()),
         Err(Failure::Refused(reason)) if reason == ErrorCode::NodeExists.to_string() => Ok(()),
@@ -814,5 +826,5 @@ fn failure(error: ErrorCode) -> Failure {
 }
 
 fn unexpected(answer: &impl std::fmt::Debug) -> Failure {
-    Failure::Unknown(format!("an answer to something else: {answer:?}"))
+    Failure::Unknown(format!("unexpected answer: {answer:?}"))
 }

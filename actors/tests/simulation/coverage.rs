@@ -1,61 +1,61 @@
-//! Which fault met which stage of a contender.
+//! Counts which faults struck in which stages of a contender.
 
 use std::fmt;
 
-/// What a contender has under way, as the seam shows it: the stages of the queue's machine, but for that of nodes
-/// which outlive sessions, and those of the semaphore's.
+/// The stage of a contender, as its requests show it: the stages of the lock's machine, except for those of persistent
+/// nodes, and two of the semaphore's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Wanted, and no session to ask.
+    /// A request waits for a session.
     Idle,
     Peeking,
-    Entering,
+    Creating,
     MakingDirectory,
-    Looking,
-    Inspecting,
+    FindingCreated,
+    ReadingStat,
     Listing,
-    /// In the queue, with a watch on a stranger's node.
+    /// In the queue, with a watch on a foreign node.
     Waiting,
     Held,
-    Leaving,
-    /// Looks at a semaphore.
-    Surveying,
-    /// A transaction with a semaphore's leases.
+    Deleting,
+    /// A read of a semaphore's root or leases.
+    ReadingPermits,
+    /// The transaction that creates a semaphore's leases.
     Taking,
 }
 
 pub const STAGES: [Stage; 12] = [
     Stage::Idle,
     Stage::Peeking,
-    Stage::Entering,
+    Stage::Creating,
     Stage::MakingDirectory,
-    Stage::Looking,
-    Stage::Inspecting,
+    Stage::FindingCreated,
+    Stage::ReadingStat,
     Stage::Listing,
     Stage::Waiting,
     Stage::Held,
-    Stage::Leaving,
-    Stage::Surveying,
+    Stage::Deleting,
+    Stage::ReadingPermits,
     Stage::Taking,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// The connection breaks, and the requests under way are not carried out.
+    /// The connection breaks, and the requests in flight are not carried out.
     CutBefore,
-    /// The connection breaks; they are carried out, and not answered.
+    /// The connection breaks. The requests in flight are carried out, but not answered.
     CutAfter,
-    /// The connection breaks; some of them are carried out.
+    /// The connection breaks, and some of the requests in flight are carried out.
     CutBetween,
     HalfOpen,
     RequestsStall,
     AnswersStall,
     SlowAnswers,
-    /// All servers at once.
+    /// All servers restart at once.
     Restart,
-    /// The client's follower loses its leader.
+    /// The client's follower is cut off from the leader.
     CutOff,
-    /// The client's follower learns late.
+    /// The client's follower applies the log late.
     Lag,
     /// An operator ends the session.
     Expired,
@@ -66,7 +66,7 @@ pub enum Fault {
     Deadline,
     ListenerPanics,
     LockPanics,
-    /// So does whoever cleans up after that.
+    /// A lock's actor panics, and so does the cleanup after it.
     SweepPanics,
     SessionPanics,
     RegistryPanics,
@@ -105,7 +105,7 @@ pub const FAULTS: [Fault; 24] = [
 #[derive(Clone, Default)]
 pub struct Coverage {
     counts: [[u64; STAGES.len()]; FAULTS.len()],
-    /// How often each fault struck, in whatever stage.
+    /// How often each fault struck, in any stage.
     pub struck: [u64; FAULTS.len()],
 }
 
@@ -122,7 +122,7 @@ impl Coverage {
         self.struck.iter_mut().zip(&other.struck).for_each(|(count, other)| *count += other);
     }
 
-    /// The pairs that can meet, and did not.
+    /// The pairs that are possible, but have not occurred.
     pub fn missing(&self) -> Vec<(Fault, Stage)> {
         let pairs = FAULTS.iter().flat_map(|fault| STAGES.iter().map(|stage| (*fault, *stage)));
         pairs
@@ -132,8 +132,8 @@ impl Coverage {
     }
 }
 
-/// Whoever is idle has no session, so what strikes a connection, a session or its nodes cannot meet it; nor can a
-/// panic while a request is sent, which an idle contender's actor does not do.
+/// Whether a fault can strike in a stage. An idle contender has no session, so faults of a connection, a session or its
+/// nodes cannot strike. It sends no requests, so neither can a panic while a request is sent.
 fn reachable(fault: Fault, stage: Stage) -> bool {
     match fault {
         Fault::CutBefore

@@ -1,10 +1,10 @@
 //! A simulated ensemble and the network in front of it, in virtual time.
 //!
-//! Every replica is the embedded server's core, fed with one log: what the leader has ordered, each replica applies
-//! when it learns of it, so a follower that lags answers reads from an older state, its clients' writes wait for it,
-//! and its watches fire when it gets there. Time stands still inside the cores; sessions are the leader's business, as
-//! in ZooKeeper: a follower's clients are touched by the answers to the leader's pings, every half tick, so a
-//! follower that is cut off from the leader serves sessions which the leader lets expire.
+//! Every replica is a core of the embedded server, and all apply the same log in the leader's order, each when the log
+//! reaches it. So a follower that lags answers reads from an older state; its clients' writes are answered, and its
+//! watches fire, once it has applied them. Time does not advance inside the cores. The leader tracks the sessions, as
+//! in ZooKeeper: the sessions of a follower's clients are touched by the answers to the leader's pings, every half
+//! tick. So a follower that is cut off from the leader serves sessions that the leader lets expire.
 //!
 //! Every link is first-in-first-out, and takes at least [`LATENCY`] between a client and its server.
 
@@ -24,12 +24,12 @@ use crate::random::Random;
 /// Virtual milliseconds.
 pub type Time = u64;
 
-/// The least time from a client to its server or back: as far as every process can run by itself.
+/// The minimum time from a client to its server or back. Every process can run this long without the others.
 pub const LATENCY: Time = 50;
 pub const SESSION_TIMEOUT: Time = 6000;
 pub const TICK: Time = 600;
 
-/// A connection, from both sides.
+/// Identifies a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wire(u64);
 
@@ -47,23 +47,23 @@ pub enum Down {
     Closed,
 }
 
-/// What the leader knows of a contender's node.
+/// A contender's node, as known to the leader.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub owner: i64,
-    /// Zero for a semaphore's lease, which has none.
+    /// Zero for a semaphore's lease, which has no sequence number.
     pub sequence: i64,
-    /// The transaction that made it.
+    /// The transaction that created it.
     pub made: i64,
 }
 
-/// A contender's node that is there no more.
+/// A contender's node that was deleted.
 #[derive(Clone, Copy, Debug)]
 pub struct Gone {
     pub at: Time,
-    /// An operator did it, behind its owner's back.
+    /// Whether an operator deleted it or ended its session by hand.
     pub tampered: bool,
-    /// The transaction that made it.
+    /// The transaction that created it.
     pub made: i64,
 }
 
@@ -71,24 +71,24 @@ pub struct Ensemble {
     now: Time,
     sequence: u64,
     random: Random,
-    happenings: BTreeMap<(Time, u64), Happening>,
-    /// Packets on their way to each process.
+    occurrences: BTreeMap<(Time, u64), Occurrence>,
+    /// Packets in flight to each process.
     deliveries: Vec<BTreeMap<(Time, u64), (Wire, Down)>>,
     wires: BTreeMap<Wire, Connection>,
-    /// How much longer answers take to each process.
+    /// The additional time that answers take to each process.
     slow: Vec<Time>,
     replicas: Vec<Replica>,
     log: Vec<Entry>,
-    /// When each session ends, at the leader.
+    /// The live sessions, as known to the leader.
     sessions: BTreeMap<i64, Tracked>,
     passwords: BTreeMap<i64, [u8; 16]>,
     operator: i64,
-    /// Nobody can connect before.
+    /// No client can connect before this time.
     down_until: Time,
-    /// Contenders' nodes, as the leader has them.
+    /// Contenders' nodes, as known to the leader.
     pub nodes: BTreeMap<String, Node>,
     pub gone: BTreeMap<String, Gone>,
-    /// One line for everything that the leader ordered; only when somebody wants to read it.
+    /// One line for each entry of the log; `None` if it is not recorded.
     pub history: Option<Vec<String>>,
 }
 
@@ -97,16 +97,16 @@ struct Connection {
     replica: usize,
     core: ConnectionId,
     session: Option<i64>,
-    /// Arrived, and not answered yet.
+    /// Requests that have arrived and are not answered yet.
     waiting: VecDeque<(i32, Request)>,
     up: Lane,
     down: Lane,
-    /// The server still has it.
+    /// Whether the server's side is open.
     open: bool,
-    /// The client has let go of it.
-    deaf: bool,
-    /// Packets vanish both ways, and nobody is told.
-    mute: bool,
+    /// Whether the client's side is closed.
+    hung_up: bool,
+    /// Whether all packets are lost, in both directions, without an error.
+    half_open: bool,
 }
 
 /// One direction of a link.
@@ -123,7 +123,7 @@ impl Lane {
         self.last
     }
 
-    /// What was held up keeps its place before what comes behind it.
+    /// Keeps the order: packets sent later do not arrive before those that were held up.
     fn passed(&mut self, held: bool, until: Time) {
         if held {
             self.last = self.last.max(until);
@@ -137,9 +137,10 @@ struct Replica {
     from_leader: Lane,
     to_leader: Lane,
     next_connection: u64,
-    /// Every session has a connection in every core; that of a client which is elsewhere is nobody's.
+    /// The connection of every session in this core. If the session's client is at another replica, it has no wire.
     bound: BTreeMap<i64, ConnectionId>,
-    real: BTreeMap<ConnectionId, Wire>,
+    /// The wires of the connections that have a client.
+    wires: BTreeMap<ConnectionId, Wire>,
     touched: BTreeSet<i64>,
 }
 
@@ -158,11 +159,11 @@ enum Entry {
     Expire { session: i64, tampered: bool },
 }
 
-enum Happening {
+enum Occurrence {
     Arrive(Wire, Up),
     HungUp(Wire),
     AtLeader(Wire, Up),
-    /// The leader's word whether a session that is to be resumed is alive.
+    /// The leader's answer whether a session to be resumed is alive.
     Validated {
         wire: Wire,
         request: ConnectRequest,
@@ -199,14 +200,14 @@ impl Ensemble {
             to_leader: Lane::default(),
             next_connection: 0,
             bound: BTreeMap::new(),
-            real: BTreeMap::new(),
+            wires: BTreeMap::new(),
             touched: BTreeSet::new(),
         };
         let mut ensemble = Ensemble {
             now: 0,
             sequence: 0,
             random,
-            happenings: BTreeMap::new(),
+            occurrences: BTreeMap::new(),
             deliveries: (0..processes).map(|_| BTreeMap::new()).collect(),
             wires: BTreeMap::new(),
             slow: vec![0; processes],
@@ -223,8 +224,8 @@ impl Ensemble {
         ensemble.order(Entry::Begin { wire: None, timeout: SESSION_TIMEOUT });
         ensemble.operator = ensemble.sessions.keys().next().copied().unwrap_or_default();
         ensemble.sessions.clear();
-        ensemble.at(TICK / 2, Happening::LeaderPings);
-        ensemble.at(TICK, Happening::Expiry);
+        ensemble.at(TICK / 2, Occurrence::LeaderPings);
+        ensemble.at(TICK, Occurrence::Expiry);
         ensemble
     }
 
@@ -243,8 +244,8 @@ impl Ensemble {
             up: Lane::default(),
             down: Lane { extra: self.slow[process], ..Lane::default() },
             open: true,
-            deaf: false,
-            mute: false,
+            hung_up: false,
+            half_open: false,
         };
         self.wires.insert(wire, connection);
         wire
@@ -252,19 +253,21 @@ impl Ensemble {
 
     pub fn send(&mut self, wire: Wire, now: Time, packet: Up) {
         let latency = self.latency();
-        let Some(connection) = self.wires.get_mut(&wire).filter(|c| !c.mute && !c.deaf) else { return };
+        let Some(connection) = self.wires.get_mut(&wire).filter(|c| !c.half_open && !c.hung_up) else {
+            return;
+        };
         let arrival = connection.up.arrival(now + latency);
-        self.at(arrival, Happening::Arrive(wire, packet));
+        self.at(arrival, Occurrence::Arrive(wire, packet));
     }
 
-    /// The client closes its side; the server hears of it in its turn.
+    /// Closes the client's side. The server learns of it after all packets sent before.
     pub fn hang_up(&mut self, wire: Wire, now: Time) {
         let latency = self.latency();
         let Some(connection) = self.wires.get_mut(&wire) else { return };
-        connection.deaf = true;
-        if !connection.mute {
+        connection.hung_up = true;
+        if !connection.half_open {
             let arrival = connection.up.arrival(now + latency);
-            self.at(arrival, Happening::HungUp(wire));
+            self.at(arrival, Occurrence::HungUp(wire));
         }
     }
 
@@ -281,45 +284,45 @@ impl Ensemble {
 
     // ---- time ----
 
-    /// Everything that happens before `until`.
+    /// Processes all events before `until`.
     pub fn run(&mut self, until: Time) {
-        while let Some(first) = self.happenings.first_entry().filter(|first| first.key().0 < until) {
-            let ((at, _), happening) = first.remove_entry();
+        while let Some(first) = self.occurrences.first_entry().filter(|first| first.key().0 < until) {
+            let ((at, _), occurrence) = first.remove_entry();
             self.now = self.now.max(at);
-            self.happen(happening);
+            self.process(occurrence);
         }
         self.now = until;
     }
 
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Arrive(wire, packet) => self.arrive(wire, packet),
-            Happening::HungUp(wire) => self.close(wire),
-            Happening::AtLeader(wire, packet) => self.at_leader(wire, packet),
-            Happening::Validated { wire, request, alive } => self.validated(wire, request, alive),
-            Happening::Learn { replica, upto } => self.learn(replica, upto),
-            Happening::LeaderPings => {
+    fn process(&mut self, occurrence: Occurrence) {
+        match occurrence {
+            Occurrence::Arrive(wire, packet) => self.arrive(wire, packet),
+            Occurrence::HungUp(wire) => self.close(wire),
+            Occurrence::AtLeader(wire, packet) => self.at_leader(wire, packet),
+            Occurrence::Validated { wire, request, alive } => self.validated(wire, request, alive),
+            Occurrence::Learn { replica, upto } => self.learn(replica, upto),
+            Occurrence::LeaderPings => {
                 for follower in 1..self.replicas.len() {
                     let arrival = self.replicas[follower].from_leader.arrival(self.now + 1);
-                    self.at(arrival, Happening::PingArrives(follower));
+                    self.at(arrival, Occurrence::PingArrives(follower));
                 }
-                self.at(self.now + TICK / 2, Happening::LeaderPings);
+                self.at(self.now + TICK / 2, Occurrence::LeaderPings);
             }
-            Happening::PingArrives(follower) => {
+            Occurrence::PingArrives(follower) => {
                 let replica = &mut self.replicas[follower];
                 let touched = std::mem::take(&mut replica.touched);
                 let arrival = replica.to_leader.arrival(self.now + 1);
-                self.at(arrival, Happening::Touched(touched));
+                self.at(arrival, Occurrence::Touched(touched));
             }
-            Happening::Touched(sessions) => sessions.into_iter().for_each(|session| self.touch(session)),
-            Happening::Expiry => {
+            Occurrence::Touched(sessions) => sessions.into_iter().for_each(|session| self.touch(session)),
+            Occurrence::Expiry => {
                 let over =
                     |(session, tracked): (&i64, &Tracked)| (tracked.ends <= self.now).then_some(*session);
                 let over: Vec<i64> = self.sessions.iter().filter_map(over).collect();
                 for session in over {
                     self.order(Entry::Expire { session, tampered: false });
                 }
-                self.at(self.now + TICK, Happening::Expiry);
+                self.at(self.now + TICK, Occurrence::Expiry);
             }
         }
     }
@@ -368,8 +371,8 @@ impl Ensemble {
             let input = Input::Request { connection: connection.core, xid: *xid, request: request.clone() };
             let (replica, core) = (connection.replica, connection.core);
             let outputs = self.replicas[replica].handle(input);
-            assert!(!outputs.is_empty(), "{core:?} of {wire:?} is there and answers");
-            self.put_out(replica, outputs, Some(wire));
+            assert!(!outputs.is_empty(), "{core:?} of {wire:?} did not answer");
+            self.deliver(replica, outputs, Some(wire));
         }
     }
 
@@ -379,7 +382,7 @@ impl Ensemble {
             0 => self.at_leader(wire, packet),
             _ => {
                 let arrival = self.replicas[replica].to_leader.arrival(self.now + 1);
-                self.at(arrival, Happening::AtLeader(wire, packet));
+                self.at(arrival, Occurrence::AtLeader(wire, packet));
             }
         }
     }
@@ -396,9 +399,10 @@ impl Ensemble {
                     tracked.owner = Some(wire);
                 }
                 let alive = self.sessions.contains_key(&request.session);
-                // By the same link as what the leader orders; but that may be here, and not be applied.
+                // Takes the same link as the log, but without the lag: entries of the log may have arrived without
+                // being applied yet.
                 let arrival = self.replicas[self.wires[&wire].replica].from_leader.stalled.max(self.now + 1);
-                self.at(arrival, Happening::Validated { wire, request, alive });
+                self.at(arrival, Occurrence::Validated { wire, request, alive });
             }
             Up::Request { xid, request } => {
                 let session = self.wires[&wire].session.unwrap_or_default();
@@ -425,10 +429,10 @@ impl Ensemble {
         if alive && known {
             connection.session = Some(session);
             let replica = &mut self.replicas[at];
-            replica.real.insert(core, wire);
+            replica.wires.insert(core, wire);
             let outputs = replica.connect(core, request);
             replica.bound.insert(session, core);
-            return self.put_out(at, outputs, None);
+            return self.deliver(at, outputs, None);
         }
         connection.open = false;
         if !alive {
@@ -448,7 +452,7 @@ impl Ensemble {
         self.learn(0, upto);
         for follower in 1..self.replicas.len() {
             let arrival = self.replicas[follower].from_leader.arrival(self.now + 1);
-            self.at(arrival, Happening::Learn { replica: follower, upto });
+            self.at(arrival, Occurrence::Learn { replica: follower, upto });
         }
     }
 
@@ -477,12 +481,12 @@ impl Ensemble {
                     self.passwords.insert(session, password);
                 }
                 if let Some((wire, core)) = client {
-                    self.replicas[at].real.insert(core, wire);
+                    self.replicas[at].wires.insert(core, wire);
                 }
                 if let Some(connection) = wire.and_then(|wire| self.wires.get_mut(&wire)) {
                     connection.session = Some(session);
                 }
-                self.put_out(at, outputs, None);
+                self.deliver(at, outputs, None);
             }
             Entry::Request { session, wire, xid, request } => {
                 let Some(connection) = self.replicas[at].bound.get(&session).copied() else { return };
@@ -497,13 +501,13 @@ impl Ensemble {
                     });
                     self.note(session, request, answer);
                 }
-                self.put_out(at, outputs, wire);
+                self.deliver(at, outputs, wire);
             }
             Entry::Sync { wire, xid, path } => {
                 let Some(connection) = here(&wire) else { return };
                 let request = Request::Sync { path };
                 let outputs = self.replicas[at].handle(Input::Request { connection, xid, request });
-                self.put_out(at, outputs, Some(wire));
+                self.deliver(at, outputs, Some(wire));
             }
             Entry::Expire { session, tampered } => {
                 let outputs = self.replicas[at].handle(Input::Expire { session: SessionId(session) });
@@ -511,24 +515,25 @@ impl Ensemble {
                     self.sessions.remove(&session);
                     self.session_gone(session, tampered);
                 }
-                self.put_out(at, outputs, None);
+                self.deliver(at, outputs, None);
             }
         }
     }
 
-    /// An answer is for the connection that asked, and not for one that came after it.
-    fn put_out(&mut self, at: usize, outputs: Vec<Output>, asked: Option<Wire>) {
+    /// Sends a core's outputs to clients. An answer goes only to the connection that sent the request, not to a later
+    /// one of the same session.
+    fn deliver(&mut self, at: usize, outputs: Vec<Output>, asked: Option<Wire>) {
         let mut answered = Vec::new();
         for output in outputs {
             let replica = &mut self.replicas[at];
             match output {
                 Output::Connected { connection, reply } => {
-                    if let Some(wire) = replica.real.get(&connection).copied() {
+                    if let Some(wire) = replica.wires.get(&connection).copied() {
                         self.down(wire, Down::Connected(reply));
                     }
                 }
                 Output::Reply { connection, xid, zxid, result } => {
-                    let wire = replica.real.get(&connection).copied();
+                    let wire = replica.wires.get(&connection).copied();
                     let Some(wire) = wire.filter(|wire| asked == Some(*wire)) else { continue };
                     let waiting = self.wires.get_mut(&wire).and_then(|c| c.waiting.pop_front());
                     assert_eq!(waiting.map(|(xid, _)| xid), Some(xid), "answers come in the requests' order");
@@ -536,13 +541,13 @@ impl Ensemble {
                     answered.push(wire);
                 }
                 Output::Event { connection, kind, path, .. } => {
-                    if let Some(wire) = replica.real.get(&connection).copied() {
+                    if let Some(wire) = replica.wires.get(&connection).copied() {
                         self.down(wire, Down::Event { kind, path });
                     }
                 }
                 Output::Close { connection, .. } => {
                     replica.bound.retain(|_, bound| *bound != connection);
-                    let Some(wire) = replica.real.remove(&connection) else { continue };
+                    let Some(wire) = replica.wires.remove(&connection) else { continue };
                     if let Some(connection) = self.wires.get_mut(&wire) {
                         connection.open = false;
                     }
@@ -551,20 +556,22 @@ impl Ensemble {
                 Output::Text { .. } => {}
             }
         }
-        // What stood behind a write can be read now.
+        // Reads that waited behind a write can be answered now.
         answered.into_iter().for_each(|wire| self.serve(wire));
     }
 
     fn down(&mut self, wire: Wire, packet: Down) {
         let latency = self.latency();
-        let Some(connection) = self.wires.get_mut(&wire).filter(|c| !c.mute && !c.deaf) else { return };
+        let Some(connection) = self.wires.get_mut(&wire).filter(|c| !c.half_open && !c.hung_up) else {
+            return;
+        };
         let arrival = connection.down.arrival(self.now + latency);
         let process = connection.process;
         self.sequence += 1;
         self.deliveries[process].insert((arrival, self.sequence), (wire, packet));
     }
 
-    /// The server's side of a connection ends; the session goes on.
+    /// Closes the server's side of a connection. The session continues.
     fn close(&mut self, wire: Wire) {
         let Some(connection) = self.wires.get_mut(&wire) else { return };
         if !std::mem::replace(&mut connection.open, false) {
@@ -573,7 +580,7 @@ impl Ensemble {
         connection.waiting.clear();
         let (at, core, session) = (connection.replica, connection.core, connection.session);
         let replica = &mut self.replicas[at];
-        replica.real.remove(&core);
+        replica.wires.remove(&core);
         replica.handle(Input::Closed { connection: core });
         let Some(session) = session.filter(|session| replica.bound.get(session) == Some(&core)) else {
             return;
@@ -597,7 +604,8 @@ impl Ensemble {
         }
     }
 
-    /// Rounded up to a tick, as the server buckets the ends of its sessions.
+    /// The end of a session that is touched now. The server expires sessions in buckets of one tick, so this is rounded
+    /// up.
     fn end(&self, timeout: Time) -> Time {
         ((self.now + timeout) / TICK + 1) * TICK
     }
@@ -650,7 +658,7 @@ impl Ensemble {
         self.sessions.len()
     }
 
-    /// Watches on all servers.
+    /// The number of watches on all servers.
     pub fn watches(&self) -> usize {
         self.replicas.iter().flat_map(|replica| replica.core.sessions()).map(|session| session.watches).sum()
     }
@@ -659,9 +667,9 @@ impl Ensemble {
         LATENCY + self.random.between(0, 2 * LATENCY)
     }
 
-    fn at(&mut self, time: Time, happening: Happening) {
+    fn at(&mut self, time: Time, occurrence: Occurrence) {
         self.sequence += 1;
-        self.happenings.insert((time, self.sequence), happening);
+        self.occurrences.insert((time, self.sequence), occurrence);
     }
 }
 
@@ -715,7 +723,7 @@ fn ms(milliseconds: u64) -> std::time::Duration {
     std::time::Duration::from_millis(milliseconds)
 }
 
-/// The children of a directory, as a read asks for them.
+/// A request for the children of a directory.
 pub fn children(path: &str) -> Request {
     Request::Read { op: Read::GetChildren { path: path.to_owned() }, watch: false }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, when, and for whom.
+//! Plans faults, and applies them to a process.
 
 use std::sync::atomic::Ordering;
 
@@ -8,20 +8,20 @@ use crate::ensemble::Time;
 use crate::process::{Process, World};
 use crate::random::Random;
 
-/// A fault that is to come.
+/// A planned fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Planned {
     pub after: Time,
     pub fault: Fault,
     pub process: usize,
-    /// It waits for a contender of the process to get there, for a while.
+    /// If set, the fault waits until a contender of the process is in this stage, for a limited time.
     pub stage: Option<Stage>,
 }
 
 /// How long a fault waits for its stage.
-pub const PATIENCE: Time = 2000;
+pub const STAGE_LIMIT: Time = 2000;
 
-/// Half of them are `favoured`, if anything is.
+/// Plans the faults of a schedule. Half of them are taken from `favoured`, unless that is empty.
 pub fn plan(random: &mut Random, processes: usize, favoured: &[(Fault, Option<Stage>)]) -> Vec<Planned> {
     let mut after = random.between(0, 1500);
     let mut planned = Vec::new();
@@ -34,13 +34,13 @@ pub fn plan(random: &mut Random, processes: usize, favoured: &[(Fault, Option<St
             fault = *random.pick(favoured).unwrap_or(&fault);
         } else if random.percent(30) {
             if matches!(fault.0, Fault::SessionPanics | Fault::KeeperPanics) {
-                // So that a heartbeat is sent before the stage is over.
+                // With slow answers, a heartbeat is sent before the stage is over.
                 planned.push(Planned { after, fault: Fault::SlowAnswers, process, stage: None });
             }
-            // Few get into the stages behind a create of unknown outcome by themselves.
+            // Without this, few contenders reach the stages after a create of unknown outcome.
             let cut = if random.percent(50) { Fault::CutAfter } else { Fault::CutBetween };
-            planned.push(Planned { after, fault: cut, process, stage: Some(Stage::Entering) });
-            fault.1 = random.pick(&[Stage::Looking, Stage::Inspecting, Stage::Listing]).copied();
+            planned.push(Planned { after, fault: cut, process, stage: Some(Stage::Creating) });
+            fault.1 = random.pick(&[Stage::FindingCreated, Stage::ReadingStat, Stage::Listing]).copied();
         }
         let (fault, stage) = fault;
         planned.push(Planned { after, fault, process, stage });
@@ -49,7 +49,8 @@ pub fn plan(random: &mut Random, processes: usize, favoured: &[(Fault, Option<St
     planned
 }
 
-/// Strikes a process. One that is to be killed is the caller's to kill, and a deadline comes by itself.
+/// Applies a fault to a process. `Killed` is only counted here: the caller kills the process. A deadline passes by
+/// itself.
 pub fn strike(
     fault: Fault,
     process: &mut Process,
@@ -99,7 +100,7 @@ pub fn strike(
             let own: Vec<String> = own.map(|(path, _)| path.clone()).collect();
             match random.pick(&own) {
                 Some(node) if fault == Fault::NodeDeleted => ensemble.delete_node(node),
-                // Data that are no number leave the number of permits to those who ask.
+                // If the root's data is not a number, every client uses its own limit.
                 Some(_) if random.percent(20) => ensemble.write_node(SEMAPHORE),
                 Some(node) => ensemble.write_node(node),
                 None => {}
@@ -111,7 +112,7 @@ pub fn strike(
             true
         }
         (Fault::DirectoryDeleted, _) => {
-            // A semaphore has two.
+            // A semaphore has two directories.
             let directories = resources().map(|resource| [resource.path().clone(), resource.queue()]);
             if let Some(path) = random.pick(&directories).and_then(|two| random.pick(two)) {
                 ensemble.delete_directory(path);
@@ -123,25 +124,25 @@ pub fn strike(
             true
         }
         (Fault::Killed, _) => true,
-        // These strike when their occasion comes, and are counted then.
+        // The panics strike at the next opportunity, and are counted then.
         (Fault::ListenerPanics, _) => {
-            host.arms.listener.store(true, Ordering::Relaxed);
+            host.armed.listener.store(true, Ordering::Relaxed);
             false
         }
         (Fault::LockPanics | Fault::SweepPanics | Fault::RegistryPanics, _) => {
-            host.arms.lock.store(true, Ordering::Relaxed);
-            host.arms.sweep.store(fault == Fault::SweepPanics, Ordering::Relaxed);
-            host.arms.above.store(fault == Fault::RegistryPanics, Ordering::Relaxed);
+            host.armed.lock.store(true, Ordering::Relaxed);
+            host.armed.sweep.store(fault == Fault::SweepPanics, Ordering::Relaxed);
+            host.armed.supervisor.store(fault == Fault::RegistryPanics, Ordering::Relaxed);
             false
         }
         (Fault::KeeperPanics, _) if random.percent(50) => {
-            // At the next end of a session, whatever ends it.
+            // Strikes at the next end of a session.
             host.keeper_panics();
             false
         }
         (Fault::SessionPanics | Fault::KeeperPanics, _) => {
-            host.arms.session.store(true, Ordering::Relaxed);
-            host.arms.above.store(fault == Fault::KeeperPanics, Ordering::Relaxed);
+            host.armed.session.store(true, Ordering::Relaxed);
+            host.armed.supervisor.store(fault == Fault::KeeperPanics, Ordering::Relaxed);
             false
         }
         (Fault::Cancelled, _) => {

@@ -1,17 +1,18 @@
-//! The actors under random schedules of faults, in virtual time.
+//! Runs the actors under random schedules of faults, in virtual time.
 //!
-//! Everything above the seam is the product: keepers, session actors, lock actors, in two or three processes. Below
-//! it are a simulated network and an ensemble of the embedded server's cores. A seed decides everything.
+//! Everything above the `ZooKeeper` trait is the product's code: keepers, session actors and lock actors, in two or
+//! three processes. Below it are a simulated network, and an ensemble built from the embedded server's core. The seed
+//! determines everything.
 //!
-//! What is left out: nodes that outlive sessions, of which a lost session may leave one behind; observers; a deposed
-//! leader. What an operator does by hand ends a lease without its holder, so leases whose node or session was ended
-//! so are not held to exclusion, only to be noticed in time.
+//! Not simulated: persistent contenders, because a lost session may leave their nodes behind; observers; a deposed
+//! leader. When an operator deletes a node or ends a session by hand, the holder cannot know at once. Such leases are
+//! exempt from the check for exclusion; they must only be noticed in time.
 //!
-//! - `LOCKKEEPER_SIMULATION_SEED=<seed>` runs one schedule and prints what happened in it.
-//! - `LOCKKEEPER_SIMULATION_SCHEDULES=<count>` runs more or fewer than a test run's thousand; from ten thousand on,
-//!   every pair of a stage and a fault must have met.
+//! - `LOCKKEEPER_SIMULATION_SEED=<seed>` runs one schedule and prints its history.
+//! - `LOCKKEEPER_SIMULATION_SCHEDULES=<count>` sets the number of schedules; the default is one thousand. From ten
+//!   thousand on, every fault must have struck in every stage.
 
-// That is for the machines.
+// The forbidden methods are forbidden only for the machines.
 #![allow(clippy::disallowed_methods)]
 
 mod callers;
@@ -34,8 +35,9 @@ use coverage::Coverage;
 use schedule::{Outcome, run};
 use twins::{TWINS, Twin};
 
-/// Of a test run; the gate runs as many as meet every pair of a stage and a fault.
+/// The default number of schedules.
 const SCHEDULES: u64 = 1_000;
+/// With at least this many schedules, every fault must have struck in every stage.
 const COVERING: u64 = 10_000;
 
 #[test]
@@ -92,7 +94,7 @@ fn no_promise_is_broken_in_any_schedule() {
     assert!(!failed.load(Ordering::Relaxed), "a promise was broken, see above");
     if schedules >= COVERING {
         let missing = total.coverage.missing();
-        assert!(missing.is_empty(), "these never met: {missing:?}");
+        assert!(missing.is_empty(), "these faults never struck in these stages: {missing:?}");
     }
 }
 
@@ -132,7 +134,7 @@ fn every_broken_twin_is_caught() {
     assert!(escaped.is_empty(), "{escaped:#?}");
 }
 
-/// Tells which schedule it was that panicked.
+/// Prints the seed of a schedule that panicked.
 struct Named(u64);
 
 impl Drop for Named {
@@ -176,7 +178,7 @@ fn variable(name: &str) -> Option<u64> {
         .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
 }
 
-/// Once for all tests: the panics that are meant are not printed, and can be had from the log.
+/// Once for all tests: hides the output of injected panics, and installs the subscriber that panics inside actors.
 fn prepare() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -189,6 +191,6 @@ fn prepare() {
                 print(panic);
             }
         }));
-        let _ = tracing::subscriber::set_global_default(process::Saboteur);
+        let _ = tracing::subscriber::set_global_default(process::PanicOnLog);
     });
 }

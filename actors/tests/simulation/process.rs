@@ -1,8 +1,8 @@
-//! A process: a runtime with a keeper and callers, whose time is its own.
+//! A process: a runtime with a keeper and callers, and its own time.
 //!
-//! Every process has a runtime with a paused clock, and is run up to a moment, no further than nothing from the
-//! others can reach it in between. So one that is paused simply is not run, and when it is run again its clock has
-//! jumped, and one that is killed is a runtime that is dropped.
+//! The runtime's clock is paused, and the simulation runs one process after the other up to the same moment. Each step
+//! is so short that nothing sent by one process can reach another within it. A paused process is not run, and its clock
+//! jumps when it runs again. A killed process is a runtime that is dropped.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,20 +29,20 @@ use crate::random::Random;
 use crate::twins::Twin;
 use crate::witness::Witness;
 
-/// What all processes share: the outside.
+/// The state shared by all processes.
 pub struct World {
     pub ensemble: Ensemble,
     pub witness: Witness,
     pub coverage: Coverage,
 }
 
-/// What is different from one schedule to another.
+/// The properties in which schedules differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Character {
     pub callers: usize,
-    /// The keepers are told the server's tick.
+    /// Whether the keepers know the server's tick.
     pub tick: bool,
-    /// Locks are held for short times only.
+    /// Whether locks are held only for short times.
     pub quick: bool,
     pub twin: Twin,
 }
@@ -62,18 +62,18 @@ pub struct Host {
     close: Notify,
     closing: AtomicBool,
     pub wanted: Mutex<BTreeMap<u64, Wanted>>,
-    pub arms: Arms,
-    /// Callers that have got what they wanted, and went.
+    pub armed: ArmedPanics,
+    /// The number of callers that have finished.
     finished: Mutex<usize>,
 }
 
-/// A keeper that runs.
+/// A running keeper.
 pub struct Opened {
     pub started: Started,
     pub keep_alive: Arc<KeepAlive>,
 }
 
-/// A request under way.
+/// A request that is not yet granted.
 pub struct Wanted {
     pub path: &'static str,
     pub tried: bool,
@@ -81,16 +81,16 @@ pub struct Wanted {
     pub cancel: Arc<Notify>,
 }
 
-/// Who is going to panic, at the next occasion.
+/// The panics to inject at the next opportunity.
 #[derive(Default)]
-pub struct Arms {
+pub struct ArmedPanics {
     pub listener: AtomicBool,
     pub lock: AtomicBool,
-    /// Whoever cleans up after the lock's actor.
+    /// The cleanup after a lock's actor.
     pub sweep: AtomicBool,
     pub session: AtomicBool,
-    /// The actor above, when it writes that the one below has died.
-    pub above: AtomicBool,
+    /// The supervisor of the actor that panics, when it logs that actor's end.
+    pub supervisor: AtomicBool,
 }
 
 impl Host {
@@ -123,7 +123,7 @@ impl Host {
         self.wanted.lock().unwrap().insert(key, wanted);
     }
 
-    /// Whether somebody who would not wait has asked for this path.
+    /// Whether there is a try for this path.
     pub fn is_tried(&self, path: &str) -> bool {
         self.wanted.lock().unwrap().values().any(|wanted| wanted.path == path && wanted.tried)
     }
@@ -140,7 +140,7 @@ impl Host {
         true
     }
 
-    /// Connected, with a session.
+    /// The connection and the session, if there are any.
     pub fn up(&self) -> Option<(crate::ensemble::Wire, i64)> {
         self.links.lock().unwrap().iter().find_map(|link| link.up())
     }
@@ -160,44 +160,46 @@ impl Host {
     }
 
     pub fn listener_panics(&self) -> bool {
-        self.arms.listener.swap(false, Ordering::Relaxed)
+        self.armed.listener.swap(false, Ordering::Relaxed)
     }
 
-    /// A lock's actor, which sends a request, panics if it is to.
+    /// Called when a path's actor sends a request. Panics if that is armed.
     pub fn may_panic(&self) {
-        if self.arms.lock.swap(false, Ordering::Relaxed) {
+        if self.armed.lock.swap(false, Ordering::Relaxed) {
             self.panic(Fault::LockPanics, Fault::RegistryPanics, "the actor of a path died");
         }
     }
 
-    /// Whoever cleans up after an actor asks for this first.
+    /// Called when a sync is sent, which the cleanup after an actor does first. Panics if that is armed.
     pub fn sweep_may_panic(&self) {
-        let lock_died = !self.arms.lock.load(Ordering::Relaxed);
-        if lock_died && self.arms.sweep.swap(false, Ordering::Relaxed) {
+        let lock_died = !self.armed.lock.load(Ordering::Relaxed);
+        if lock_died && self.armed.sweep.swap(false, Ordering::Relaxed) {
             self.strike(Fault::SweepPanics);
             panic!("injected: {:?}", Fault::SweepPanics);
         }
     }
 
     pub fn session_may_panic(&self) {
-        if self.arms.session.swap(false, Ordering::Relaxed) {
+        if self.armed.session.swap(false, Ordering::Relaxed) {
             self.panic(Fault::SessionPanics, Fault::KeeperPanics, "the session actor ended");
         }
     }
 
     pub fn keeper_panics(&self) {
-        self.panic_above(Fault::KeeperPanics, "the session actor ended");
+        self.panic_on_log(Fault::KeeperPanics, "the session actor ended");
     }
 
-    /// The actor above panics when it writes that the one below has died.
-    fn panic_above(&self, above: Fault, says: &'static str) {
-        SABOTAGE.with_borrow_mut(|sabotage| *sabotage = Some(Sabotage { process: self.index, says, above }));
+    /// Lets a supervisor panic when it logs this message.
+    fn panic_on_log(&self, fault: Fault, message: &'static str) {
+        PLANNED_PANIC.with_borrow_mut(|planned| {
+            *planned = Some(PlannedPanic { process: self.index, message, fault });
+        });
     }
 
-    fn panic(&self, fault: Fault, above: Fault, says: &'static str) -> ! {
+    fn panic(&self, fault: Fault, supervisor: Fault, message: &'static str) -> ! {
         self.strike(fault);
-        if self.arms.above.swap(false, Ordering::Relaxed) {
-            self.panic_above(above, says);
+        if self.armed.supervisor.swap(false, Ordering::Relaxed) {
+            self.panic_on_log(supervisor, message);
         }
         panic!("injected: {fault:?}");
     }
@@ -209,7 +211,7 @@ pub struct Process {
     host: Arc<Host>,
     pub paused_until: Option<Time>,
     callers: usize,
-    /// For permits: a look, a transaction that takes them, or the question what became of one.
+    /// Whether a request of a semaphore's turn was in flight at the end of the last step.
     pub asking: bool,
 }
 
@@ -238,7 +240,7 @@ impl Process {
                 close: Notify::new(),
                 closing: AtomicBool::new(false),
                 wanted: Mutex::default(),
-                arms: Arms::default(),
+                armed: ArmedPanics::default(),
                 finished: Mutex::new(0),
             });
             for number in 0..character.callers {
@@ -272,14 +274,14 @@ impl Process {
         &self.host
     }
 
-    /// Runs to a moment, with what the network delivers until then.
+    /// Runs until a moment, with the packets that the network delivers until then.
     pub fn run(&mut self, from: Time, until: Time) {
         let host = &self.host;
-        SABOTEUR.with_borrow_mut(|current| *current = Some(host.clone()));
+        CURRENT.with_borrow_mut(|current| *current = Some(host.clone()));
         let asking = self.runtime.block_on(async {
             let behind = from.saturating_sub(host.now());
             if behind > 0 {
-                // The clock has jumped, and nobody has run yet.
+                // The process was paused: its clock jumps before any task runs.
                 let _ = Box::pin(tokio::time::advance(Duration::from_millis(behind))).now_or_never();
                 self.read();
             }
@@ -299,9 +301,9 @@ impl Process {
             tokio::time::sleep_until(host.at(until)).await;
             let mut links = host.links.lock().unwrap();
             let mut stages = links.iter().flat_map(|link| link.stages());
-            // What the next line ends is answered, and nobody has heard of it yet.
-            let asking =
-                stages.any(|stage| matches!(stage, Stage::Surveying | Stage::Taking | Stage::Looking));
+            // Computed before the ticks, which may end requests that the actors do not know to have ended.
+            let asking = stages
+                .any(|stage| matches!(stage, Stage::ReadingPermits | Stage::Taking | Stage::FindingCreated));
             links.iter().for_each(Link::tick);
             links.retain(|link| !link.is_ended());
             drop(links);
@@ -310,10 +312,10 @@ impl Process {
             asking
         });
         self.asking = asking;
-        SABOTEUR.with_borrow_mut(|current| *current = None);
+        CURRENT.with_borrow_mut(|current| *current = None);
     }
 
-    /// By the process's own clock.
+    /// Reads the leases, by the process's own clock.
     fn read(&self) {
         let (host, now) = (&self.host, self.host.now());
         let base = host.base.into_std();
@@ -323,7 +325,7 @@ impl Process {
         host.world().witness.read(self.index, now, to_time);
     }
 
-    /// What was under way is cut short, and nobody says good-bye.
+    /// Ends the process at once, without closing anything.
     pub fn kill(self, now: Time) {
         self.host.dead.store(true, Ordering::Relaxed);
         let links = self.host.links.lock().unwrap().clone();
@@ -336,10 +338,10 @@ impl Process {
         drop(self);
     }
 
-    /// No more faults: callers finish what they do, and ask one last time.
+    /// Ends all faults. Callers finish their requests, and make a last one.
     pub fn calm(&self) {
         self.host.calm.store(true, Ordering::Relaxed);
-        let Arms { listener, lock, sweep, session, above: _ } = &self.host.arms;
+        let ArmedPanics { listener, lock, sweep, session, supervisor: _ } = &self.host.armed;
         for arm in [listener, lock, sweep, session] {
             arm.store(false, Ordering::Relaxed);
         }
@@ -354,7 +356,7 @@ impl Process {
         self.host.close.notify_one();
     }
 
-    /// Armed, as far as the client knows.
+    /// The number of watches that the client has set.
     pub fn watches(&self) -> usize {
         self.host.links.lock().unwrap().iter().map(|link| link.watches()).sum()
     }
@@ -367,14 +369,14 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.host.dead.store(true, Ordering::Relaxed);
-        // They know each other, and would keep each other.
+        // The host and its links reference each other, so the cycle must be broken.
         let links = std::mem::take(&mut *self.host.links.lock().unwrap());
         drop(links);
         self.host.opened.send_replace(None);
     }
 }
 
-/// Has a keeper running until the process is to close; after a death there is another one.
+/// Keeps a keeper running until the process closes. Starts another one when it dies.
 async fn keep(host: Arc<Host>, settings: KeeperSettings) {
     while !host.closing.load(Ordering::Relaxed) {
         let Ok(started) = keeper::start(settings.clone()).await else {
@@ -411,7 +413,7 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
                         let _ = keeper.cast(KeeperMessage::Close(reply.into()));
                         let _ = closed.await;
                     }
-                    // The last handle, which closes as well.
+                    // Drops the last handle, which also closes the keeper.
                     host.opened.send_replace(None);
                 }
             }
@@ -422,30 +424,30 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
 }
 
 thread_local! {
-    /// Whose tasks run.
-    static SABOTEUR: RefCell<Option<Arc<Host>>> = const { RefCell::new(None) };
-    static SABOTAGE: RefCell<Option<Sabotage>> = const { RefCell::new(None) };
+    /// The process whose tasks run.
+    static CURRENT: RefCell<Option<Arc<Host>>> = const { RefCell::new(None) };
+    static PLANNED_PANIC: RefCell<Option<PlannedPanic>> = const { RefCell::new(None) };
 }
 
-struct Sabotage {
+/// A panic when a process logs a message.
+struct PlannedPanic {
     process: usize,
-    /// In its handler, and nowhere else.
-    says: &'static str,
-    above: Fault,
+    message: &'static str,
+    fault: Fault,
 }
 
-/// Forgets a panic that did not come about.
+/// Removes a planned panic that has not happened.
 pub fn disarm() {
-    SABOTAGE.with_borrow_mut(|sabotage| *sabotage = None);
+    PLANNED_PANIC.with_borrow_mut(|planned| *planned = None);
 }
 
-/// Panics inside the actors that make no requests: whoever writes the log runs in them.
-pub struct Saboteur;
+/// Injects panics into actors that send no requests: the subscriber runs inside the actor that logs.
+pub struct PanicOnLog;
 
-/// An event's message.
-struct Said(String);
+/// Extracts the message of a log event.
+struct Message(String);
 
-impl tracing::field::Visit for Said {
+impl tracing::field::Visit for Message {
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
         if field.name() == "message" {
             self.0 = format!("{value:?}");
@@ -453,23 +455,23 @@ impl tracing::field::Visit for Said {
     }
 }
 
-impl tracing::Subscriber for Saboteur {
+impl tracing::Subscriber for PanicOnLog {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         let target = metadata.target();
         metadata.is_event() && (target.ends_with("::keeper") || target.ends_with("::registry"))
     }
 
     fn event(&self, event: &tracing::Event<'_>) {
-        let Some(host) = SABOTEUR.with_borrow(|current| current.clone()) else { return };
-        let sabotage = SABOTAGE.with_borrow_mut(|sabotage| {
-            let mut said = Said(String::new());
-            event.record(&mut said);
-            sabotage.take_if(|sabotage| sabotage.process == host.index && sabotage.says == said.0)
+        let Some(host) = CURRENT.with_borrow(|current| current.clone()) else { return };
+        let planned = PLANNED_PANIC.with_borrow_mut(|planned| {
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            planned.take_if(|planned| planned.process == host.index && planned.message == message.0)
         });
-        if let Some(Sabotage { above, .. }) = sabotage {
-            host.strike(above);
+        if let Some(PlannedPanic { fault, .. }) = planned {
+            host.strike(fault);
             drop(host);
-            panic!("injected: {above:?}");
+            panic!("injected: {fault:?}");
         }
     }
 

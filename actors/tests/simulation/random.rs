@@ -1,4 +1,4 @@
-//! Numbers that a seed decides (splitmix64).
+//! Deterministic random numbers from a seed (splitmix64).
 
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -8,7 +8,7 @@ impl Random {
         Random(seed)
     }
 
-    /// A source of its own for somebody else, so that what one draws does not change what another gets.
+    /// An independent source. Numbers drawn from one do not change those of the other.
     pub fn fork(&mut self) -> Random {
         Random(self.next())
     }

@@ -1,44 +1,44 @@
-//! One schedule: processes and an ensemble in virtual time, faults, and then peace, in which everything must come to
-//! its end.
+//! One schedule: processes and an ensemble in virtual time. First there are faults. Then the faults stop, and
+//! everything must finish in time.
 
 use std::sync::{Arc, Mutex};
 
 use crate::coverage::{Coverage, Fault};
 use crate::ensemble::{Ensemble, LATENCY, Time};
-use crate::faults::{self, PATIENCE};
+use crate::faults::{self, STAGE_LIMIT};
 use crate::process::{Character, Process, World, disarm};
 use crate::random::Random;
 use crate::twins::Twin;
 use crate::witness::{Checker, Violation, Witness};
 
-/// Within so much time after the last fault every caller has held its lock once more.
-pub const PROGRESS: Time = 60_000;
+/// Within this time after the last fault, every caller must have held its lock once more.
+pub const PROGRESS_LIMIT: Time = 60_000;
 
-/// Within so much time after the last caller has gone, nothing is left on the servers. A create that was held up may
-/// make a node whose session is nobody's any more, and that lasts the session's timeout.
-pub const CLEAN: Time = 20_000;
+/// Within this time after the last caller has finished, nothing may be left on the servers. It is longer than a session
+/// timeout, because a create that was held up may leave a node in a session that no process uses any more.
+pub const CLEANUP_LIMIT: Time = 20_000;
 
-/// Within so much time everything closes. A connect request that was held up may make a session which nobody uses, and
-/// that lasts its timeout.
-pub const CLOSED: Time = 20_000;
+/// Within this time, everything must be closed. It is longer than a session timeout, because a connect request that was
+/// held up may establish a session that no process uses.
+pub const CLOSE_LIMIT: Time = 20_000;
 
 pub struct Outcome {
     pub violations: Vec<Violation>,
     pub coverage: Coverage,
     pub grants: u64,
     pub lost: u64,
-    /// From the last fault to the last caller's success.
+    /// The time from the last fault to the last caller's success.
     pub recovery: Time,
-    /// What the leader ordered, and what the processes saw; empty unless asked for.
+    /// The leader's log and the processes' events; empty unless requested.
     pub history: Vec<String>,
 }
 
 enum Phase {
     Faults,
-    /// Callers finish.
+    /// There are no more faults, and callers finish.
     Calm,
-    /// Nobody wants anything any more.
-    Gone,
+    /// All callers have finished, and nodes and watches are removed.
+    Cleanup,
     Closing,
 }
 
@@ -57,7 +57,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
     };
     let mut planned = faults::plan(&mut random, processes, twin.favours());
     planned.reverse();
-    let peace = planned.first().map_or(0, |last| last.after) + random.between(500, 4000);
+    let faults_end = planned.first().map_or(0, |last| last.after) + random.between(500, 4000);
     let witness = Witness::new(history);
     let world = Arc::new(Mutex::new(World { ensemble, witness, coverage: Coverage::default() }));
     let boot = |index, now, random: &mut Random| Process::boot(index, &world, now, random, character);
@@ -66,7 +66,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
 
     let (mut now, mut phase, mut since, mut recovery) = (0, Phase::Faults, 0, 0);
     loop {
-        // ---- what happens to the processes ----
+        // ---- faults ----
         if let Phase::Faults = phase {
             while let Some(next) = planned.last().filter(|next| next.after <= now).copied() {
                 let Ok(process) = &mut running[next.process] else {
@@ -75,7 +75,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
                 };
                 if process.paused_until.is_none() {
                     let there = next.stage.is_none_or(|stage| process.host().stages().contains(&stage));
-                    if !there && now < next.after + PATIENCE {
+                    if !there && now < next.after + STAGE_LIMIT {
                         break;
                     }
                     faults::strike(next.fault, process, &world, now, &mut random);
@@ -88,7 +88,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
                 }
                 planned.pop();
             }
-            if now >= peace && planned.is_empty() {
+            if now >= faults_end && planned.is_empty() {
                 (phase, since) = (Phase::Calm, now);
                 world.lock().unwrap().ensemble.heal();
                 disarm();
@@ -108,7 +108,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
             }
         }
 
-        // ---- time goes on ----
+        // ---- time advances ----
         let until = now + LATENCY;
         world.lock().unwrap().ensemble.run(until);
         for process in running.iter_mut().flatten().filter(|process| process.paused_until.is_none()) {
@@ -119,11 +119,11 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
         }
         now = until;
 
-        // ---- what is seen of it ----
+        // ---- checks ----
         let awake = |index: usize| matches!(&running[index], Ok(process) if process.paused_until.is_none());
         let mut guard = world.lock().unwrap();
         let World { ensemble, witness, .. } = &mut *guard;
-        witness.settle(now, ensemble, awake);
+        witness.check(now, ensemble, awake);
         for process in running.iter().flatten() {
             witness.check_watches(process.host().index, process.watches(), process.asking, now);
         }
@@ -139,17 +139,19 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
                 let waiting = running.iter().flatten().filter(|process| !process.finished()).count();
                 if waiting == 0 {
                     recovery = now - since;
-                    (phase, since) = (Phase::Gone, now);
+                    (phase, since) = (Phase::Cleanup, now);
                 } else {
-                    late(PROGRESS, Checker::Progress, &|| format!("callers of {waiting} processes wait"));
+                    late(PROGRESS_LIMIT, Checker::Progress, &|| {
+                        format!("callers of {waiting} processes wait")
+                    });
                 }
             }
-            Phase::Gone => {
+            Phase::Cleanup => {
                 let (nodes, watches) = (ensemble.nodes.len(), ensemble.watches());
                 if nodes > 0 {
-                    late(CLEAN, Checker::Orphans, &|| format!("{:?}", ensemble.nodes));
+                    late(CLEANUP_LIMIT, Checker::Orphans, &|| format!("{:?}", ensemble.nodes));
                 } else if watches > 0 {
-                    late(CLEAN, Checker::Watches, &|| format!("{watches} watches"));
+                    late(CLEANUP_LIMIT, Checker::Watches, &|| format!("{watches} watches"));
                 } else {
                     (phase, since) = (Phase::Closing, now);
                     running.iter().flatten().for_each(Process::close);
@@ -159,9 +161,9 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
                 let tasks: usize = running.iter().flatten().map(Process::tasks).sum();
                 let sessions = ensemble.live_sessions();
                 if sessions > 0 {
-                    late(CLOSED, Checker::Sessions, &|| format!("{sessions} sessions"));
+                    late(CLOSE_LIMIT, Checker::Sessions, &|| format!("{sessions} sessions"));
                 } else if tasks + listeners > 0 {
-                    late(CLOSED, Checker::Tasks, &|| format!("{tasks} tasks and {listeners} listeners"));
+                    late(CLOSE_LIMIT, Checker::Tasks, &|| format!("{tasks} tasks and {listeners} listeners"));
                 } else {
                     break;
                 }
@@ -174,7 +176,7 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
     running.clear();
     let World { ensemble, witness, coverage } = &mut *world.lock().unwrap();
     let mut history = ensemble.history.take().unwrap_or_default();
-    // Of the actors that die with their supervisor, none is the first.
+    // Sorted, because actors that die with their supervisor end in no particular order.
     let mut seen = witness.history.take().unwrap_or_default();
     seen.sort();
     history.append(&mut seen);

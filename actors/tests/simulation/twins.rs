@@ -1,5 +1,5 @@
-//! Broken twins of what stands below the actors: each alters one thing on its way through the seam, or in a message,
-//! as a fault of the product would. A checker that does not catch them does not check.
+//! Broken variants of what is below the actors, called twins. Each alters one request, answer or message, as a bug of
+//! the product would. The checkers must catch all of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,50 +26,50 @@ use crate::witness::Checker;
 pub enum Twin {
     /// Nothing is altered.
     None,
-    /// A create of unknown outcome is taken for one that was not carried out.
+    /// A create of unknown outcome counts as not carried out.
     LostCreateIsForgotten,
     /// Heartbeats are reads, which a follower answers without its leader.
     CheckIsARead,
     /// Heartbeats count as answered as soon as they are sent.
     CheckIsBelieved,
-    /// The session's timeout is taken for twice as long.
+    /// The session timeout is reported as twice as long.
     TimeoutIsDoubled,
-    /// What the client says of the session's end is not heard, and heartbeats that fail are believed.
+    /// The end of the session is reported as a reconnect, and failed heartbeats count as successful.
     ResumedAfterLoss,
     WatchNeverFires,
-    /// Watches that were armed before the connection broke do not fire any more.
+    /// Watches set before the connection broke do not fire any more.
     WatchIsLostOnReconnect,
-    /// Any change of a watched node is taken for its end.
+    /// Any change of a watched node is reported as its deletion.
     ChangeIsTakenForGone,
-    /// A watch that is not needed any more is not taken back.
+    /// A watch that is no longer needed is not removed.
     WatchIsKept,
-    /// Deletes are not sent, and taken for done.
+    /// Deletes are not sent, but reported as successful.
     DeleteIsSwallowed,
-    /// A delete of unknown outcome is taken for done.
+    /// A delete of unknown outcome counts as successful.
     LostDeleteIsForgotten,
-    /// A list shows nobody.
+    /// The list of contenders is empty.
     ListIsEmpty,
-    /// The list is sent before the create, not behind it.
+    /// The list is sent before the create, not after it.
     ListIsTooEarly,
-    /// The server is not brought up to date before it is asked what became of a create.
+    /// No sync is sent before the list that searches for a create of unknown outcome.
     SyncIsSkipped,
-    /// The token is the sequence number, which begins anew with the directory.
+    /// The token is the sequence number, which restarts with the directory.
     TokenFromSequence,
-    /// A heartbeat does not notice that a node is gone.
+    /// A heartbeat does not report a missing node.
     MissingIsIgnored,
-    /// The last handle is dropped, and the session not closed.
+    /// The session is not closed when the last handle is dropped.
     SessionIsKept,
     /// A cancel does not arrive.
     CancelIsSwallowed,
-    /// A list of leases shows none.
+    /// The list of leases is empty.
     LeasesAreEmpty,
-    /// Leases of unknown outcome are taken for not made.
+    /// A take of unknown outcome counts as not carried out.
     LostTakeIsForgotten,
     /// The watches on a semaphore's root and its leases do not fire.
     LeaseWatchNeverFires,
 }
 
-/// All of them, with the checkers of which one is to catch it.
+/// All twins, each with the checkers of which at least one must catch it.
 pub const TWINS: [(Twin, &[Checker]); 21] = [
     (Twin::LostCreateIsForgotten, &[Checker::Progress, Checker::Orphans]),
     (Twin::CheckIsARead, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
@@ -95,17 +95,17 @@ pub const TWINS: [(Twin, &[Checker]); 21] = [
 ];
 
 impl Twin {
-    /// What the twin does shows only under some faults: they are half of those in its schedules.
+    /// The faults under which the twin misbehaves. They make up half of the faults in its schedules.
     pub fn favours(self) -> &'static [(Fault, Option<Stage>)] {
         match self {
-            Twin::LostCreateIsForgotten => &[(Fault::CutAfter, Some(Stage::Entering))],
-            Twin::SyncIsSkipped => &[(Fault::Lag, None), (Fault::CutAfter, Some(Stage::Entering))],
+            Twin::LostCreateIsForgotten => &[(Fault::CutAfter, Some(Stage::Creating))],
+            Twin::SyncIsSkipped => &[(Fault::Lag, None), (Fault::CutAfter, Some(Stage::Creating))],
             Twin::CheckIsARead | Twin::CheckIsBelieved | Twin::TimeoutIsDoubled => {
                 &[(Fault::CutOff, Some(Stage::Held)), (Fault::HalfOpen, Some(Stage::Held))]
             }
             Twin::WatchIsLostOnReconnect => &[(Fault::CutAfter, Some(Stage::Waiting))],
             Twin::ChangeIsTakenForGone => &[(Fault::NodeWritten, Some(Stage::Held))],
-            Twin::LostDeleteIsForgotten => &[(Fault::CutBefore, Some(Stage::Leaving))],
+            Twin::LostDeleteIsForgotten => &[(Fault::CutBefore, Some(Stage::Deleting))],
             Twin::TokenFromSequence => &[(Fault::DirectoryDeleted, None)],
             Twin::LostTakeIsForgotten => &[(Fault::CutAfter, Some(Stage::Taking))],
             Twin::MissingIsIgnored => &[(Fault::NodeDeleted, Some(Stage::Held))],
@@ -131,7 +131,7 @@ impl Twin {
     }
 
     pub fn cancel(self, resource: Option<&Resource>, ticket: Ticket) -> RegistryMessage {
-        // One that nobody waits under is passed over.
+        // The cancel of an unknown ticket is ignored.
         let ticket = if self == Twin::CancelIsSwallowed { Ticket::new() } else { ticket };
         match resource.cloned() {
             Some(Resource::Lock(path)) => RegistryMessage::Lock(path, LockMessage::Cancel(ticket)),
@@ -181,7 +181,7 @@ impl Connect for TwistedConnector {
 struct Twisted {
     inner: Arc<dyn ZooKeeper>,
     twin: Twin,
-    /// How often the connection has gone.
+    /// How often the connection broke.
     cuts: Arc<AtomicU64>,
     early: Mutex<Option<Answer<Vec<String>>>>,
     kept: Mutex<Vec<SharedFired>>,

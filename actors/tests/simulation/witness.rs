@@ -1,4 +1,4 @@
-//! Watches from outside, sees all processes and the leader, and tells what was promised and not kept.
+//! Observes all processes and the leader from outside, and reports broken promises.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,47 +23,48 @@ impl fmt::Debug for Violation {
     }
 }
 
-/// The promises, one by one.
+/// The checkers. Each describes what it reports as a violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Checker {
-    /// Two conflicting guards that do not read `Lost` at the same moment.
+    /// Two conflicting guards are not `Lost` at the same moment.
     Exclusion,
-    /// A grant inside the time for which an earlier, conflicting one was good.
+    /// A grant came while an earlier, conflicting lease was still valid.
     Validity,
-    /// A token that is not larger than that of an earlier, conflicting grant.
+    /// A token is not larger than that of an earlier, conflicting grant.
     Tokens,
-    /// A grant while somebody else's conflicting node stands ahead.
+    /// A grant came while another session's conflicting node was ahead.
     Queue,
-    /// A grant whose node, or session, is not there; or one that did not read `Held`.
+    /// The node or session of a grant did not exist, or the lease was not `Held`.
     DeadGrant,
-    /// A guard that is good, and its node is gone; or that still reads `Held` long after somebody deleted it.
+    /// A lease is valid but its node is gone, or a lease is still `Held` long after its node was deleted by hand.
     Backing,
-    /// A request that is not answered exactly once, or after its last word, or not at once when cancelled.
+    /// A request was not answered exactly once, got an event after its last one, or was not answered at once when it
+    /// was cancelled.
     Answers,
-    /// An answer after the deadline, or a grant.
+    /// An answer or a grant came after the deadline.
     Deadline,
-    /// A confirmed release whose node is still there.
+    /// The node of a confirmed release still exists.
     Release,
-    /// Faults have stopped, and somebody still waits.
+    /// A caller still waits long after the last fault.
     Progress,
-    /// All have gone, and a contender's node has not.
+    /// A contender's node is left after all callers have finished.
     Orphans,
-    /// More watches than there are who wait; or all have gone, and a watch has not.
+    /// There are more watches than waiters, or a watch is left after all callers have finished.
     Watches,
-    /// All is closed, and a session is not.
+    /// A session is left after everything was closed.
     Sessions,
-    /// All is closed, and a task, which may be an actor, is not; or a listener is kept.
+    /// A task or a listener is left after everything was closed.
     Tasks,
 }
 
 pub struct Witness {
     requests: BTreeMap<u64, Request>,
     grants: Vec<Grant>,
-    /// Those that had not ended when they were looked at last.
+    /// Grants that had not ended at the last check.
     open: Vec<usize>,
-    /// Requests that were not answered when they were looked at last.
+    /// Requests that were not answered at the last check.
     unanswered: BTreeSet<u64>,
-    /// Grants that no check has seen yet.
+    /// Grants that have not been checked yet.
     fresh: Vec<usize>,
     pub violations: Vec<Violation>,
     pub granted: u64,
@@ -78,9 +79,9 @@ struct Request {
     deadline: Option<Time>,
     cancelled: Option<Time>,
     answered: bool,
-    /// Nothing may follow.
+    /// The last event was received.
     over: bool,
-    /// Its listener panicked, and was not called again.
+    /// Its listener has panicked, so it is not called again.
     panicked: bool,
 }
 
@@ -89,23 +90,23 @@ struct Grant {
     path: &'static str,
     what: What,
     token: u64,
-    /// More than one when it has several permits.
+    /// One for each permit.
     nodes: Vec<String>,
     at: Time,
-    /// Released, told to be lost, or its process killed.
+    /// When it was released or lost, or its process was killed.
     ended: Option<Time>,
-    /// The furthest that the lease was ever good for.
+    /// The latest end that the lease ever had.
     until: Time,
-    /// As it was read last.
+    /// The state at the last read.
     state: LeaseState,
     guard: Weak<Guard>,
-    /// Which of the guard's leases it is.
+    /// The index of its lease in the guard.
     part: usize,
 }
 
-/// What a listener heard, without the guard.
+/// An event that a listener received, without the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
+pub enum Received {
     Queued,
     Acquired,
     Suspended,
@@ -114,7 +115,7 @@ pub enum Word {
     Released,
     TimedOut,
     Refused,
-    /// The actor is gone, or the keeper.
+    /// The actor or the keeper has ended.
     Failed,
 }
 
@@ -146,7 +147,7 @@ impl Witness {
         self.violations.push(Violation { checker, text });
     }
 
-    // ---- what callers tell ----
+    // ---- reports of callers ----
 
     pub fn asked(&mut self, process: usize, kind: usize, deadline: Option<Time>) -> u64 {
         let key = self.requests.len() as u64;
@@ -164,26 +165,29 @@ impl Witness {
         key
     }
 
-    pub fn heard(&mut self, key: u64, word: Word, now: Time) {
+    pub fn received(&mut self, key: u64, received: Received, now: Time) {
         let Some(request) = self.requests.get_mut(&key) else { return };
         let (process, before) = (request.process, (request.answered, request.over));
-        match word {
-            Word::Queued | Word::Suspended | Word::Resumed => {}
-            Word::Acquired => request.answered = true,
-            Word::Lost | Word::Released | Word::TimedOut | Word::Refused | Word::Failed => {
-                (request.answered, request.over) = (true, true)
-            }
+        match received {
+            Received::Queued | Received::Suspended | Received::Resumed => {}
+            Received::Acquired => request.answered = true,
+            Received::Lost
+            | Received::Released
+            | Received::TimedOut
+            | Received::Refused
+            | Received::Failed => (request.answered, request.over) = (true, true),
         }
-        let late = request.deadline.is_some_and(|deadline| now > deadline + 1) && word == Word::Acquired;
-        let wrong = match word {
-            Word::Queued | Word::Acquired | Word::TimedOut | Word::Refused => before.0,
-            Word::Suspended | Word::Resumed | Word::Lost | Word::Released => !before.0,
-            Word::Failed => false,
+        let late =
+            request.deadline.is_some_and(|deadline| now > deadline + 1) && received == Received::Acquired;
+        let wrong = match received {
+            Received::Queued | Received::Acquired | Received::TimedOut | Received::Refused => before.0,
+            Received::Suspended | Received::Resumed | Received::Lost | Received::Released => !before.0,
+            Received::Failed => false,
         };
         if wrong || before.1 {
             self.violated(
                 Checker::Answers,
-                format!("request {key} heard {word:?} at {now} after {before:?}"),
+                format!("request {key} received {received:?} at {now} after {before:?}"),
             );
         }
         if late {
@@ -192,7 +196,7 @@ impl Witness {
                 format!("request {key} was granted at {now}, after its deadline"),
             );
         }
-        self.note(now, process, || format!("request {key} hears {word:?}"));
+        self.note(now, process, || format!("request {key} receives {received:?}"));
     }
 
     pub fn cancelled(&mut self, key: u64, now: Time) {
@@ -211,13 +215,16 @@ impl Witness {
         self.requests.get(&key).is_none_or(|request| request.answered || request.panicked)
     }
 
-    /// The listener is gone: nothing more will be heard.
+    /// The listener was dropped, so it receives no more events.
     pub fn dropped(&mut self, key: u64, now: Time) {
         let Some(request) = self.requests.remove(&key) else { return };
         if !request.answered && !request.panicked {
-            self.violated(Checker::Answers, format!("request {key} was never answered; gone at {now}"));
+            self.violated(
+                Checker::Answers,
+                format!("request {key} was not answered before its listener was dropped at {now}"),
+            );
         }
-        // Kept as a mark that this key is used.
+        // Kept, because the number of requests is the next key.
         self.requests.insert(key, Request { answered: true, over: true, cancelled: None, ..request });
     }
 
@@ -258,7 +265,7 @@ impl Witness {
             part,
         };
         if state == LeaseState::Lost || state != LeaseState::Held && guard.leases().len() == 1 {
-            let text = format!("{:?} was granted at {now}, and reads {state:?}", grant.nodes);
+            let text = format!("{:?} was granted at {now}, but is {state:?}", grant.nodes);
             self.violated(Checker::DeadGrant, text);
         }
         let (nodes, token) = (grant.nodes.clone(), grant.token);
@@ -273,7 +280,7 @@ impl Witness {
         let (process, nodes) = (self.grants[grant].process, self.grants[grant].nodes.clone());
         if self.grants[grant].ended.is_none() {
             self.grants[grant].ended = Some(now);
-            self.note(now, process, || format!("lets go of {nodes:?}"));
+            self.note(now, process, || format!("releases {nodes:?}"));
         }
     }
 
@@ -281,12 +288,12 @@ impl Witness {
         if there {
             self.violated(
                 Checker::Release,
-                format!("{node} was confirmed to be released at {now}, and is there"),
+                format!("the release of {node} was confirmed at {now}, but the node exists"),
             );
         }
     }
 
-    /// The process is no more, and nobody in it holds or waits for anything.
+    /// The process was killed: its grants have ended, and its requests are over.
     pub fn killed(&mut self, process: usize, now: Time) {
         for grant in self.grants.iter_mut().filter(|grant| grant.process == process) {
             grant.ended.get_or_insert(now);
@@ -334,7 +341,7 @@ impl Witness {
         }
     }
 
-    /// Whoever has been running must have been answered in time.
+    /// Checks that the requests of a process that has run were answered in time.
     pub fn check_answers(&mut self, process: usize, now: Time) {
         let mut wrong = Vec::new();
         let requests = &self.requests;
@@ -345,17 +352,23 @@ impl Witness {
             };
             let due = |at: Option<Time>| at.is_some_and(|at| now > at + 1);
             if due(request.deadline) {
-                wrong.push((Checker::Deadline, format!("request {key} is past its deadline at {now}")));
+                wrong.push((
+                    Checker::Deadline,
+                    format!("request {key} still waits after its deadline at {now}"),
+                ));
             }
             if due(request.cancelled) {
-                wrong.push((Checker::Answers, format!("request {key} was cancelled, and waits at {now}")));
+                wrong.push((
+                    Checker::Answers,
+                    format!("request {key} was cancelled, but still waits at {now}"),
+                ));
             }
         }
         wrong.into_iter().for_each(|(checker, text)| self.violated(checker, text));
     }
 
-    /// A watch is for somebody who waits. Those who want permits have two together, until all is answered that
-    /// was asked for them, which cannot be called back: they are `asking`.
+    /// Checks that there are not more watches than waiters. All waiters for permits share two watches. They may exist
+    /// without waiters while a request of the semaphore's turn is in flight (`asking`), because it cannot be cancelled.
     pub fn check_watches(&mut self, process: usize, watches: usize, asking: bool, now: Time) {
         let waiting = self.unanswered.iter().filter_map(|key| self.requests.get(key));
         let waiting = waiting.filter(|request| request.process == process && !request.answered);
@@ -369,13 +382,13 @@ impl Witness {
         }
         let due = locks + if asking { 2 } else { permits };
         if watches > due {
-            let text = format!("at {now} process {process} has {watches} watches, and use for {due}");
+            let text = format!("at {now} process {process} has {watches} watches, but needs only {due}");
             self.violated(Checker::Watches, text);
         }
     }
 
-    /// After every process has run up to `now`, or stands still.
-    pub fn settle(&mut self, now: Time, ensemble: &Ensemble, running: impl Fn(usize) -> bool) {
+    /// Checks all grants, after every process has run up to `now` or is paused.
+    pub fn check(&mut self, now: Time, ensemble: &Ensemble, running: impl Fn(usize) -> bool) {
         let mut wrong = Vec::new();
         self.fresh.sort_by_key(|grant| self.grants[*grant].at);
         for index in std::mem::take(&mut self.fresh) {
@@ -386,14 +399,14 @@ impl Witness {
             for node in &grant.nodes {
                 let gone = ensemble.gone.get(node).is_none_or(|gone| gone.at <= grant.at);
                 if gone && !ensemble.nodes.contains_key(node) {
-                    let text = format!("{node} was granted at {}, and is not there", grant.at);
+                    let text = format!("{node} was granted at {}, but does not exist", grant.at);
                     wrong.push((Checker::DeadGrant, text));
                 }
             }
             match grant.what {
                 What::Lock(mode) => self.check_lock(grant, mode, ensemble, &mut wrong),
                 What::Permits(count) => self.check_permits(index, count, ensemble, &mut wrong),
-                What::All(_) => unreachable!("every part is granted by itself"),
+                What::All(_) => unreachable!("every part has its own grant"),
             }
         }
         let live: Vec<&Grant> = self.live().filter(|grant| running(grant.process)).collect();
@@ -403,7 +416,7 @@ impl Witness {
                 let tampered = grant.is_tampered(ensemble);
                 if now > noticed && grant.state == LeaseState::Held || !tampered {
                     let text =
-                        format!("{node} reads {:?} at {now}, and is gone since {}", grant.state, gone.at);
+                        format!("{node} is {:?} at {now}, but was deleted at {}", grant.state, gone.at);
                     wrong.push((Checker::Backing, text));
                 }
             }
@@ -412,7 +425,7 @@ impl Witness {
         for (index, one) in live.iter().enumerate() {
             for other in live[index + 1..].iter().filter(|other| one.conflicts(other)) {
                 let text = format!(
-                    "at {now} {:?} reads {:?} and {:?} {:?}",
+                    "at {now} {:?} is {:?} and {:?} is {:?}",
                     one.nodes, one.state, other.nodes, other.state
                 );
                 wrong.push((Checker::Exclusion, text));
@@ -429,7 +442,7 @@ impl Witness {
         wrong.into_iter().for_each(|(checker, text)| self.violated(checker, text));
     }
 
-    /// A lock's grant against all earlier ones that conflict, and against the queue.
+    /// Checks a lock's grant against all earlier conflicting grants, and against the queue.
     fn check_lock(&self, grant: &Grant, mode: Mode, ensemble: &Ensemble, wrong: &mut Vec<(Checker, String)>) {
         let own = grant.nodes.first().and_then(|node| ensemble.nodes.get(node));
         let ahead = ensemble.nodes.iter().find(|(path, other)| {
@@ -447,12 +460,13 @@ impl Witness {
                 continue;
             }
             if earlier.token >= grant.token {
-                let text = format!("{:?} has no larger token than {:?}", grant.nodes, earlier.nodes);
+                let text =
+                    format!("the token of {:?} is not larger than that of {:?}", grant.nodes, earlier.nodes);
                 wrong.push((Checker::Tokens, text));
             }
             if earlier.is_good(grant.at) {
                 let text = format!(
-                    "{:?} was granted at {}, {:?} is good until {}",
+                    "{:?} was granted at {}, but {:?} is valid until {}",
                     grant.nodes, grant.at, earlier.nodes, earlier.until
                 );
                 wrong.push((Checker::Validity, text));
@@ -460,8 +474,8 @@ impl Witness {
         }
     }
 
-    /// Permits against all earlier ones. Whoever took its leases later, as the leader has it, has no smaller token;
-    /// it may hear of them earlier.
+    /// Checks permits against all other grants of the semaphore. Leases that were created later must not have a smaller
+    /// token. Their grants may arrive in another order.
     fn check_permits(
         &self,
         index: usize,
@@ -496,7 +510,7 @@ impl Grant {
         self.ended.is_none() && self.state != LeaseState::Lost
     }
 
-    /// Whether its holder could believe in it at that time.
+    /// Whether its lease was valid at that time.
     fn is_good(&self, at: Time) -> bool {
         self.ended.is_none_or(|ended| ended > at) && self.until > at
     }
@@ -505,7 +519,7 @@ impl Grant {
         self.nodes.iter().any(|node| ensemble.gone.get(node).is_some_and(|gone| gone.tampered))
     }
 
-    /// The transaction that made its nodes.
+    /// The transaction that created its nodes.
     fn made(&self, ensemble: &Ensemble) -> Option<i64> {
         let node = self.nodes.first()?;
         let there = ensemble.nodes.get(node).map(|node| node.made);
@@ -519,7 +533,7 @@ impl Grant {
         }
     }
 
-    /// Locks that share a path conflict unless both only read.
+    /// Locks on the same path conflict, unless both are read locks.
     fn conflicts(&self, other: &Grant) -> bool {
         let reads = |grant: &Grant| grant.what == What::Lock(Mode::Read);
         let locks = self.permits() + other.permits() == 0;

@@ -1,62 +1,62 @@
-//! What can be done to an ensemble and its network.
+//! Faults of the ensemble and its network.
 
 use std::collections::BTreeMap;
 
 use lockkeeper_embedded::wire::{Request, Write};
 
-use super::{Down, Ensemble, Entry, Happening, Lane, TICK, Time, Wire};
+use super::{Down, Ensemble, Entry, Lane, Occurrence, TICK, Time, Wire};
 
 impl Ensemble {
-    /// Breaks a connection so that both sides notice. Of what is on its way to the server, what would arrive before
-    /// `carried` is carried out all the same; no answer comes.
+    /// Breaks a connection so that both sides notice. Requests that would arrive at the server before `carried` are
+    /// carried out, but not answered.
     pub fn cut(&mut self, wire: Wire, carried: Time) {
         let now = self.now;
         let Some(connection) = self.wires.get_mut(&wire) else { return };
         let process = connection.process;
         connection.down = Lane::default();
         self.deliveries[process].retain(|_, (other, _)| *other != wire);
-        self.happenings.retain(|(at, _), happening| {
-            *at < carried || !matches!(happening, Happening::Arrive(other, _) if *other == wire)
+        self.occurrences.retain(|(at, _), occurrence| {
+            *at < carried || !matches!(occurrence, Occurrence::Arrive(other, _) if *other == wire)
         });
-        let last = self.happenings.iter().rev().find_map(|((at, _), happening)| {
-            matches!(happening, Happening::Arrive(other, _) if *other == wire).then_some(*at)
+        let last = self.occurrences.iter().rev().find_map(|((at, _), occurrence)| {
+            matches!(occurrence, Occurrence::Arrive(other, _) if *other == wire).then_some(*at)
         });
-        self.at(last.unwrap_or(now) + 1, Happening::HungUp(wire));
+        self.at(last.unwrap_or(now) + 1, Occurrence::HungUp(wire));
         self.sequence += 1;
         self.deliveries[process].insert((now + 1, self.sequence), (wire, Down::Closed));
         if let Some(connection) = self.wires.get_mut(&wire) {
-            connection.deaf = true;
+            connection.hung_up = true;
         }
     }
 
-    /// From now on nothing passes, and nobody is told.
+    /// Loses all packets from now on, without an error.
     pub fn half_open(&mut self, wire: Wire) {
         let Some(connection) = self.wires.get_mut(&wire) else { return };
-        connection.mute = true;
+        connection.half_open = true;
         let process = connection.process;
         self.deliveries[process].retain(|_, (other, _)| *other != wire);
-        self.happenings
-            .retain(|_, happening| !matches!(happening, Happening::Arrive(other, _) if *other == wire));
+        self.occurrences
+            .retain(|_, occurrence| !matches!(occurrence, Occurrence::Arrive(other, _) if *other == wire));
     }
 
-    /// Holds packets up, towards the server or towards the client, and those behind them.
+    /// Holds up all packets towards the server or towards the client.
     pub fn stall(&mut self, wire: Wire, up: bool, until: Time) {
         let Some(connection) = self.wires.get_mut(&wire) else { return };
         let lane = if up { &mut connection.up } else { &mut connection.down };
         lane.stalled = until;
-        // What is on its way is held up too, in its order.
+        // Packets in flight are held up too, in their order.
         let held = match up {
             true => hold_up(
-                &mut self.happenings,
+                &mut self.occurrences,
                 until,
-                |happening| matches!(happening, Happening::Arrive(other, _) | Happening::HungUp(other) if *other == wire),
+                |occurrence| matches!(occurrence, Occurrence::Arrive(other, _) | Occurrence::HungUp(other) if *other == wire),
             ),
             false => hold_up(&mut self.deliveries[connection.process], until, |(other, _)| *other == wire),
         };
         lane.passed(held, until);
     }
 
-    /// Makes a process' connection slow, and those that follow it.
+    /// Makes a process's connection slow, and its later ones too.
     pub fn slow(&mut self, wire: Wire, extra: Time) {
         if let Some(connection) = self.wires.get_mut(&wire) {
             connection.down.extra = extra;
@@ -64,22 +64,22 @@ impl Ensemble {
         }
     }
 
-    /// Stalls the link between a client's follower and the leader. Tells whether the client is at a follower.
+    /// Stalls the link between a client's follower and the leader. Returns whether the client is at a follower.
     pub fn cut_off(&mut self, wire: Wire, until: Time) -> bool {
         let at = self.wires.get(&wire).map_or(0, |connection| connection.replica);
         if at != 0 {
             let wires = &self.wires;
             let replica = &mut self.replicas[at];
             (replica.from_leader.stalled, replica.to_leader.stalled) = (until, until);
-            let held = hold_up(&mut self.happenings, until, |happening| match happening {
-                Happening::Learn { replica, .. } | Happening::PingArrives(replica) => *replica == at,
-                Happening::AtLeader(wire, _) => wires[wire].replica == at,
-                Happening::Arrive(..)
-                | Happening::HungUp(_)
-                | Happening::LeaderPings
-                | Happening::Validated { .. }
-                | Happening::Touched(_)
-                | Happening::Expiry => false,
+            let held = hold_up(&mut self.occurrences, until, |occurrence| match occurrence {
+                Occurrence::Learn { replica, .. } | Occurrence::PingArrives(replica) => *replica == at,
+                Occurrence::AtLeader(wire, _) => wires[wire].replica == at,
+                Occurrence::Arrive(..)
+                | Occurrence::HungUp(_)
+                | Occurrence::LeaderPings
+                | Occurrence::Validated { .. }
+                | Occurrence::Touched(_)
+                | Occurrence::Expiry => false,
             });
             replica.from_leader.passed(held, until);
             replica.to_leader.passed(held, until);
@@ -87,7 +87,7 @@ impl Ensemble {
         at != 0
     }
 
-    /// Makes a client's follower learn late, from now on. Tells whether the client is at a follower.
+    /// Lets a client's follower apply the log late from now on. Returns whether the client is at a follower.
     pub fn lag(&mut self, wire: Wire, extra: Time) -> bool {
         let at = self.wires.get(&wire).map_or(0, |connection| connection.replica);
         if at != 0 {
@@ -96,20 +96,22 @@ impl Ensemble {
         at != 0
     }
 
-    /// All servers stop, and are back at `until` with what they had; every session then has its whole timeout.
+    /// Stops all servers. They restart at `until` with their data, and every session then gets its whole timeout.
     pub fn restart(&mut self, until: Time) {
         let wires: Vec<Wire> = self.wires.iter().filter(|(_, c)| c.open).map(|(wire, _)| *wire).collect();
         for wire in wires {
             self.cut(wire, 0);
             self.close(wire);
         }
-        self.happenings.retain(|_, happening| match happening {
-            Happening::AtLeader(..)
-            | Happening::Validated { .. }
-            | Happening::Learn { .. }
-            | Happening::PingArrives(_)
-            | Happening::Touched(_) => false,
-            Happening::Arrive(..) | Happening::HungUp(_) | Happening::LeaderPings | Happening::Expiry => true,
+        self.occurrences.retain(|_, occurrence| match occurrence {
+            Occurrence::AtLeader(..)
+            | Occurrence::Validated { .. }
+            | Occurrence::Learn { .. }
+            | Occurrence::PingArrives(_)
+            | Occurrence::Touched(_) => false,
+            Occurrence::Arrive(..) | Occurrence::HungUp(_) | Occurrence::LeaderPings | Occurrence::Expiry => {
+                true
+            }
         });
         for replica in 0..self.replicas.len() {
             self.learn(replica, self.log.len());
@@ -137,7 +139,7 @@ impl Ensemble {
         self.operate(Write::SetData { path: path.to_owned(), data: Some(Vec::new().into()), version: -1 });
     }
 
-    /// With everything in it.
+    /// Deletes a directory with all its nodes.
     pub fn delete_directory(&mut self, directory: &str) {
         let inside = |path: &String| path.rsplit_once('/').is_some_and(|(parent, _)| parent == directory);
         let children: Vec<String> = self.nodes.keys().filter(|path| inside(path)).cloned().collect();
@@ -150,7 +152,7 @@ impl Ensemble {
         self.order(Entry::Request { session, wire: None, xid: 0, request: Request::Write(write) });
     }
 
-    /// Ends every fault that goes on.
+    /// Ends all lasting faults.
     pub fn heal(&mut self) {
         self.slow.fill(0);
         for connection in self.wires.values_mut() {
@@ -166,7 +168,7 @@ impl Ensemble {
     }
 }
 
-/// Puts off what would come earlier. Tells whether there was anything.
+/// Postpones all matching packets that are due earlier. Returns whether there were any.
 fn hold_up<T>(queue: &mut BTreeMap<(Time, u64), T>, until: Time, which: impl Fn(&T) -> bool) -> bool {
     let early = queue.range(..(until, 0)).filter(|(_, packet)| which(packet));
     let early: Vec<(Time, u64)> = early.map(|(key, _)| *key).collect();
