@@ -27,10 +27,10 @@ pub enum AcquireError {
     },
     /// Another client on the same path follows different locking rules, so both could hold at the same time: a client
     /// of another dialect, or in Curator's dialect a read/write lock beside a mutex. The request has been withdrawn.
-    /// Use the same dialect, or add the other one's node names as extra lock patterns.
+    /// Use the same dialect, or add an extra lock pattern that matches the other one's node.
     #[error(
-        "{contender:?} belongs to another kind of lock, and the two would not exclude each other: use the same dialect, \
-         or add its node name as an extra lock pattern"
+        "{contender:?} belongs to another kind of lock, and the two would not exclude each other: \
+         use the same dialect, or add an extra lock pattern that matches it"
     )]
     MixedDialects {
         /// The other client's node.
