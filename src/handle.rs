@@ -11,7 +11,7 @@ use lockkeeper_actors::api::request::{AcquireRequest, ContenderOptions, Ticket, 
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::Started;
 use lockkeeper_actors::machine::exclusion::Mode;
-use lockkeeper_actors::machine::path::{InvalidName, check_path};
+use lockkeeper_actors::machine::path_rules::{InvalidName, check_path};
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{DerivedActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::oneshot;

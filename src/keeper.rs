@@ -11,7 +11,7 @@ use lockkeeper_actors::api::error::ConnectError;
 use lockkeeper_actors::api::event::SessionEvent;
 use lockkeeper_actors::keeper::KeeperMessage;
 use lockkeeper_actors::machine::exclusion::Mode;
-use lockkeeper_actors::machine::path::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidName;
 use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot};
 

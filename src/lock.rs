@@ -11,7 +11,7 @@ use lockkeeper_actors::api::messages::LockMessage;
 use lockkeeper_actors::api::request::Ticket;
 use lockkeeper_actors::api::request::Wait;
 use lockkeeper_actors::api::resource::Resource;
-use lockkeeper_actors::machine::path::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidName;
 
 use crate::guard::{Access, Exclusive, Guard};
 use crate::handle::{Handle, Shared};

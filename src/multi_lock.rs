@@ -14,7 +14,7 @@ use lockkeeper_actors::api::multi_lease::MultiLease;
 use lockkeeper_actors::api::request::Wait;
 use lockkeeper_actors::api::request::{MultiLockPart, MultiLockRequest, Ticket};
 use lockkeeper_actors::machine::exclusion::Mode;
-use lockkeeper_actors::machine::path::check_path;
+use lockkeeper_actors::machine::path_rules::check_path;
 
 use crate::handle::Shared;
 use crate::options::{InvalidLock, LockOptions, MAX_IDENTIFIER};

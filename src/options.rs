@@ -2,7 +2,7 @@
 
 use lockkeeper_actors::api::request::ContenderOptions;
 use lockkeeper_actors::machine::exclusion::{Dialect, InvalidPattern, Mode, check_patterns};
-use lockkeeper_actors::machine::path::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidName;
 use lockkeeper_actors::zookeeper::Acl;
 use thiserror::Error;
 

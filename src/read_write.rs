@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lockkeeper_actors::machine::path::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidName;
 
 use crate::guard::{Read, Write};
 use crate::handle::Shared;

@@ -17,7 +17,7 @@ use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::candidate::{CandidateActor, CandidateArguments, CandidateMessage, CandidateState};
 use lockkeeper_actors::machine::exclusion::Mode;
-use lockkeeper_actors::machine::path::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidName;
 use lockkeeper_actors::run::StopPolicy;
 use lockkeeper_actors::run::worker::{ActorFactory, LeaseEvent};
 use lockkeeper_actors::zookeeper::Acl;
@@ -138,6 +138,7 @@ impl Singleton {
         let shared = self.handle.shared();
         let arguments = CandidateArguments {
             keeper: shared.started.keeper.get_derived(),
+            clock: shared.started.clock,
             registry: shared.started.registry.clone(),
             keep_alive: shared.keep_alive.clone(),
             path: self.handle.path().clone(),

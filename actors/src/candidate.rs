@@ -70,6 +70,8 @@ pub struct CandidateActor;
 pub struct CandidateArguments {
     /// The keeper, which shuts the candidate down before it closes the session.
     pub keeper: DerivedActorRef<KeeperRequest>,
+    /// The keeper's clock.
+    pub clock: Clock,
     /// The registry, which finds the lock's actor.
     pub registry: DerivedActorRef<RegistryMessage>,
     /// Keeps the keeper open.
@@ -127,6 +129,7 @@ impl CandidateActor {
     ) -> Result<State, ActorProcessingErr> {
         let CandidateArguments {
             keeper,
+            clock,
             registry,
             keep_alive,
             path,
@@ -165,7 +168,7 @@ impl CandidateActor {
                 states,
             },
             machine,
-            clock: Clock::start(),
+            clock,
             ticket: Ticket::new(),
             lease: None,
             factory: Some(factory),

@@ -23,7 +23,7 @@ use crate::registry::{RegistryActor, RegistryActorMessage, RegistryArguments};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 use crate::session::{
-    PathsReport, SessionActor, SessionArguments, SessionMessage, SessionNews, SessionReport,
+    SessionActor, SessionArguments, SessionMessage, SessionNews, SessionNotice, SessionReport,
 };
 use crate::zookeeper::Connect;
 
@@ -297,7 +297,7 @@ impl KeeperActor {
             state.session = None;
             if state.open && !state.closing_session {
                 // If the session actor has reported the loss as well, its message arrives later and is ignored.
-                let lost = PathsReport::News(SessionNews::Lost(state.epoch));
+                let lost = SessionNotice::News(SessionNews::Lost(state.epoch));
                 state.registry.cast(RegistryActorMessage::Session(lost))?;
                 state.follow(SessionNews::Lost(state.epoch));
             }

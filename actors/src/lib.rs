@@ -9,8 +9,9 @@
 //! │  ├─ LockActor       one for each lock path                                              lock.rs, path/
 //! │  ├─ SemaphoreActor  one for each semaphore path                                         semaphore.rs, path/
 //! │  └─ MultiLockActor  one for each request for several locks                              multi_lock.rs
-//! └─ CandidateActor  one for each candidacy for a singleton                                 candidate.rs
-//!    └─ RunActor     one actor of the application under one lease                           run.rs
+//! ├─ CandidateActor  one for each candidacy for a singleton                                 candidate.rs
+//! │  └─ RunActor        one actor of the application under one lease                        run.rs
+//! └─ RunActor        the same under a guard that the application holds                      run.rs
 //! ```
 //!
 //! The actors of paths are siblings of the session actor, not its children, so they survive the loss of a session.
@@ -24,14 +25,15 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | contender | a node that stands for a request in the queue of a path; its predecessors are the contenders before it |
-//! | holder | a contender that no other one blocks: its request is granted |
-//! | permit, lease | what a semaphore has a number of; the node that stands for one of them, and what a holder has for as long as it is proven to hold |
+//! | contender | a request's place in the queue of a path: a sequential node; its predecessors are the contenders ahead |
+//! | holder | a contender that was granted, and is neither released nor lost |
+//! | lease | the proven time in which the server keeps the session of a holder |
+//! | permit | one unit of a semaphore; on the wire a node that kazoo calls a lease |
 //! | session, epoch | a session with ZooKeeper, and its number among those of a keeper |
-//! | suspended, lost | the session may have ended; it has ended, or must be taken for ended |
-//! | fencing token | the transaction that made a holder's node: it grows with every grant that excludes an earlier one |
-//! | machine, stage | a pure state machine, and how far it or one of its requests is |
-//! | event, command | what a machine is told, and what it wants done |
+//! | suspended, lost | the session may have ended; it has ended, or must be assumed to have ended |
+//! | fencing token | the id of the transaction that created a holder's node |
+//! | machine, stage | a pure state machine, and the state of it or of one of its requests |
+//! | event, command | the input and the output of a machine |
 //! | gate | lets events through to a path's machine as far as the lease allows |
 //! | resource | the lock or the semaphore at a path |
 //! | event sink | receives the events of one request |
@@ -100,7 +102,7 @@ mod tests {
     use super::path::{PathMessage, PathNotice, PathReport};
     use super::registry::RegistryActorMessage;
     use super::semaphore::SemaphoreActorMessage;
-    use super::session::{PathsReport, SessionReport};
+    use super::session::{SessionNotice, SessionReport};
 
     /// Whether a part comes back out of its message, and not out of the message of another part.
     fn converts<M: From<P> + From<Q>, P: TryFrom<M>, Q>(part: P, other: Q) -> bool {
@@ -124,7 +126,7 @@ mod tests {
         assert!(converts::<SemaphoreActorMessage, _, _>(PathMessage::Wake, release()));
         assert!(converts::<SemaphoreActorMessage, _, _>(PathNotice::Close, release()));
         assert!(converts::<RegistryActorMessage, _, _>(open(), orphaned()));
-        assert!(converts::<RegistryActorMessage, _, _>(PathsReport::Missing(Vec::new()), open()));
+        assert!(converts::<RegistryActorMessage, _, _>(SessionNotice::Missing(Vec::new()), open()));
         assert!(converts::<RegistryActorMessage, _, _>(orphaned(), open()));
         assert!(converts::<RegistryActorMessage, _, _>(MultiLockReport::Open(path.clone()), open()));
         assert!(converts::<KeeperMessage, _, _>(

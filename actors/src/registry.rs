@@ -25,7 +25,7 @@ use crate::path::{PathArguments, PathNotice, PathReport};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 use crate::semaphore::{SemaphoreActor, SemaphoreActorMessage};
-use crate::session::{Connection, PathsReport, SessionNews};
+use crate::session::{Connection, SessionNews, SessionNotice};
 
 pub(crate) struct RegistryActor;
 
@@ -36,7 +36,7 @@ pub(crate) struct RegistryArguments {
 
 pub(crate) enum RegistryActorMessage {
     Public(RegistryMessage),
-    Session(PathsReport),
+    Session(SessionNotice),
     Path(PathReport),
     MultiLock(MultiLockReport),
     /// Refuse new requests, and reply once all actors have ended.
@@ -44,7 +44,7 @@ pub(crate) enum RegistryActorMessage {
 }
 
 accepts!(RegistryActorMessage:
-    Public(RegistryMessage), Session(PathsReport), Path(PathReport), MultiLock(MultiLockReport));
+    Public(RegistryMessage), Session(SessionNotice), Path(PathReport), MultiLock(MultiLockReport));
 
 pub(crate) struct State {
     myself: ActorRef<RegistryActorMessage>,
@@ -111,8 +111,8 @@ impl RegistryActor {
         match message {
             RegistryActorMessage::Public(message) if state.closed => state.refuse(message),
             RegistryActorMessage::Public(message) => state.public(message).await?,
-            RegistryActorMessage::Session(PathsReport::News(news)) => state.session_news(news),
-            RegistryActorMessage::Session(PathsReport::Missing(paths)) => state.missing(&paths),
+            RegistryActorMessage::Session(SessionNotice::News(news)) => state.session_news(news),
+            RegistryActorMessage::Session(SessionNotice::Missing(paths)) => state.missing(&paths),
             RegistryActorMessage::Path(PathReport::Retired { resource, generation }) => {
                 state.retired(&resource, generation)
             }

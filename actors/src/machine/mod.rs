@@ -10,7 +10,7 @@ pub mod gate;
 pub mod lock;
 pub mod multi_lock;
 pub mod node;
-pub mod path;
+pub mod path_rules;
 mod retries;
 pub mod run;
 pub mod semaphore;

@@ -209,7 +209,7 @@ impl Run {
     /// The moment that is this many parts of the session timeout before the lease's end.
     fn before(&self, parts: u32) -> Option<Moment> {
         let reserve = self.limits.session_timeout? * parts / PARTS;
-        Some(Moment(self.until?.0.saturating_sub(reserve.as_nanos() as u64)))
+        Some(self.until? - reserve)
     }
 }
 

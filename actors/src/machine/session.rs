@@ -239,7 +239,7 @@ impl Session {
             Link::Up { since, identified, answered } => {
                 *answered |= sent >= *since;
                 // Writes that were answered over earlier connections belong to the session in any case.
-                if *identified && let Some(first) = proven {
+                if let Some(first) = proven.filter(|_| *identified) {
                     self.prove(first);
                 }
             }
@@ -311,11 +311,11 @@ impl Session {
     }
 
     fn valid_until(&self) -> Moment {
-        before(self.proven, self.timeout / MARGIN)
+        self.proven - self.timeout / MARGIN
     }
 
     fn suspended_from(&self) -> Moment {
-        before(self.valid_until(), self.timeout * SUSPENDED.0 / SUSPENDED.1)
+        self.valid_until() - self.timeout * SUSPENDED.0 / SUSPENDED.1
     }
 
     /// The time between two heartbeats. A proof takes the gap, three round trips, and waits for up to three heartbeats;
@@ -327,10 +327,6 @@ impl Session {
         let period = self.timeout.saturating_sub(spent) / 3;
         period.clamp(self.timeout / MOST_BEATS, self.timeout / LEAST_BEATS)
     }
-}
-
-fn before(moment: Moment, duration: Duration) -> Moment {
-    Moment(moment.0.saturating_sub(duration.as_nanos() as u64))
 }
 
 /// The part of the timeout that is still proven at any time, if the servers are near enough. A fail-over that takes

@@ -67,7 +67,7 @@ pub(crate) enum SessionReport {
 }
 
 /// To the registry of path actors.
-pub(crate) enum PathsReport {
+pub(crate) enum SessionNotice {
     News(SessionNews),
     /// These nodes of ours no longer exist, as heartbeats have shown.
     Missing(Vec<String>),
@@ -77,7 +77,7 @@ pub(crate) struct SessionActor;
 
 pub(crate) struct SessionArguments {
     pub keeper: DerivedActorRef<SessionReport>,
-    pub registry: DerivedActorRef<PathsReport>,
+    pub registry: DerivedActorRef<SessionNotice>,
     pub connector: Arc<dyn Connect>,
     pub clock: Clock,
     pub epoch: u64,
@@ -103,7 +103,7 @@ pub(crate) enum SessionMessage {
 mod cluster {
     impl ractor::Message for super::SessionMessage {}
     impl ractor::Message for super::SessionReport {}
-    impl ractor::Message for super::PathsReport {}
+    impl ractor::Message for super::SessionNotice {}
 }
 
 pub(crate) struct State {
@@ -354,7 +354,7 @@ impl State {
         // Nodes that their owners deleted in the meantime are no longer tracked, and not missing.
         let paths: Vec<String> =
             paths.into_iter().filter(|path| live.connection.nodes.untrack(path)).collect();
-        let _ = self.arguments.registry.send_message(PathsReport::Missing(paths));
+        let _ = self.arguments.registry.send_message(SessionNotice::Missing(paths));
     }
 
     fn ended(&mut self, myself: &ActorRef<SessionMessage>) {
@@ -399,7 +399,7 @@ impl State {
     fn tell(&self, news: SessionNews) {
         // The registry first, so that a caller that learns of a session from the keeper can use it. A send fails only
         // when the keeper has ended, and this actor ends with it.
-        let _ = self.arguments.registry.send_message(PathsReport::News(news.clone()));
+        let _ = self.arguments.registry.send_message(SessionNotice::News(news.clone()));
         let _ = self.arguments.keeper.send_message(SessionReport::News(news));
     }
 }
@@ -424,7 +424,7 @@ async fn pump(
             },
             Some(answer) = answers.next() => {
                 // A state change may have arrived since it was polled above, and before the answer.
-                while linked && let Some(link) = states.next().now_or_never() {
+                while let Some(link) = linked.then(|| states.next().now_or_never()).flatten() {
                     linked = link.is_some();
                     if link.is_some_and(|link| !tell(SessionMessage::Link(link))) {
                         return;

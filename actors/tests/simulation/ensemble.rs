@@ -8,7 +8,7 @@
 //!
 //! Every link is first-in-first-out, and takes at least [`LATENCY`] between a client and its server.
 
-mod broken;
+mod faults;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

@@ -65,6 +65,11 @@ impl LocalContender {
         }
     }
 
+    /// The transaction that created its node, while it waits.
+    pub fn waiting(&self) -> Option<i64> {
+        self.czxid().filter(|_| matches!(self.stage, Stage::Waiting { .. }))
+    }
+
     /// Whether this contender must wait for `node` if that is ahead.
     pub fn waits_for(&self, node: &Znode) -> bool {
         let Request { dialect, mode, patterns, .. } = &self.request;

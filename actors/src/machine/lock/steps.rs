@@ -8,6 +8,16 @@ use crate::machine::lock::protocol::Command;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
 
+/// What follows from the front of the queue.
+#[derive(Default)]
+struct Front {
+    granted: Vec<(Attempt, Znode, i64)>,
+    /// The foreign nodes that must be watched.
+    watched: BTreeSet<Znode>,
+    /// A waiter whose nodes ahead must be listed again.
+    unreviewed: Option<Review>,
+}
+
 impl Lock {
     /// Grants and watches, and answers the contender that this event has placed.
     pub(super) fn advance(&mut self, placed: Option<Attempt>, out: &mut Vec<Command>) {
@@ -19,29 +29,46 @@ impl Lock {
     }
 
     fn grant_and_watch(&mut self, out: &mut Vec<Command>) {
-        let mut needed = BTreeSet::new();
-        let mut granted = Vec::new();
+        let Front { granted, watched, unreviewed } = self.front();
+        for (attempt, node, czxid) in granted {
+            self.set(attempt, Stage::Held { czxid });
+            self.cancel_deadline(attempt);
+            out.push(Command::Grant { ticket: self.contenders[&attempt].ticket, node, czxid });
+        }
+        if let (None, Some(review)) = (&self.review, unreviewed) {
+            out.push(Command::List(review.attempt));
+            self.review = Some(review);
+        }
+        self.watch(watched, out);
+        // Only waiters need the foreign nodes, and later waiters list again.
+        if !self.foreign.is_empty() && self.placed.values().all(|attempt| self.is_held(*attempt)) {
+            self.foreign.clear();
+            self.crossed_off = None;
+        }
+    }
+
+    /// Looks at the local contenders in the order of the queue, up to the first one that all later ones wait for.
+    fn front(&self) -> Front {
+        let mut front = Front::default();
         let mut ahead: Vec<&Znode> = Vec::new();
-        let mut unreviewed = None;
         for (node, attempt) in &self.placed {
             let contender = &self.contenders[attempt];
-            if let Stage::Waiting { czxid } = contender.stage {
-                // No watch is needed behind a local contender, because its end is an event of this machine.
-                if !ahead.iter().any(|local| contender.waits_for(local)) {
-                    let mut blocking =
-                        self.foreign.range(..node).rev().filter(|other| contender.waits_for(other));
-                    match blocking.next() {
-                        Some(nearest) => {
-                            needed.insert(nearest.clone());
-                            if self.crossed_off.as_ref().is_some_and(|last| nearest < last)
-                                && blocking.next().is_some()
-                            {
-                                unreviewed = Some((*attempt, node.clone()));
-                            }
+            // No watch is needed behind a local contender, because its end is an event of this machine.
+            let behind_local = || ahead.iter().any(|local| contender.waits_for(local));
+            if let Some(czxid) = contender.waiting().filter(|_| !behind_local()) {
+                let mut blocking =
+                    self.foreign.range(..node).rev().filter(|other| contender.waits_for(other));
+                match blocking.next() {
+                    Some(nearest) => {
+                        front.watched.insert(nearest.clone());
+                        // Earlier nodes than the last one that was crossed off may be gone too: one list shows it.
+                        let unseen = self.crossed_off.as_ref().is_some_and(|last| nearest < last);
+                        if unseen && blocking.next().is_some() {
+                            front.unreviewed = Some(Review { attempt: *attempt, node: node.clone() });
                         }
-                        None if self.is_up() => granted.push((*attempt, node.clone(), czxid)),
-                        None => {}
                     }
+                    None if self.is_up() => front.granted.push((*attempt, node.clone(), czxid)),
+                    None => {}
                 }
             }
             if contender.request.mode.blocks_all() {
@@ -49,33 +76,22 @@ impl Lock {
             }
             ahead.push(node);
         }
-        for (attempt, node, czxid) in granted {
-            self.set(attempt, Stage::Held { czxid });
-            self.cancel_deadline(attempt);
-            out.push(Command::Grant { ticket: self.contenders[&attempt].ticket, node, czxid });
-        }
-        // Earlier nodes than the last one that was crossed off may be gone too, so list once.
-        if let (None, Some((attempt, node))) = (&self.review, unreviewed) {
-            out.push(Command::List(attempt));
-            self.review = Some(Review { attempt, node });
-        }
+        front
+    }
+
+    fn watch(&mut self, mut nodes: BTreeSet<Znode>, out: &mut Vec<Command>) {
         // The list in flight will show which nodes to watch.
         if self.review.is_some() {
-            needed.retain(|node| self.watched.contains(node));
+            nodes.retain(|node| self.watched.contains(node));
         }
-        for node in self.watched.difference(&needed) {
+        for node in self.watched.difference(&nodes) {
             self.retries.done(&Retry::Watch(node.clone()));
             out.push(Command::Unwatch(node.clone()));
         }
-        for node in needed.difference(&self.watched) {
+        for node in nodes.difference(&self.watched) {
             out.push(Command::Watch(node.clone()));
         }
-        self.watched = needed;
-        // Only waiters need the foreign nodes, and later waiters list again.
-        if !self.foreign.is_empty() && self.placed.values().all(|attempt| self.is_held(*attempt)) {
-            self.foreign.clear();
-            self.crossed_off = None;
-        }
+        self.watched = nodes;
     }
 
     /// Reports the place of a waiter, and refuses a try that was not granted.

@@ -128,7 +128,7 @@ impl World {
 }
 
 fn before(until: Moment, part: u32) -> Moment {
-    Moment(until.0 - (TIMEOUT / part).as_nanos() as u64)
+    until - TIMEOUT / part
 }
 
 /// The violations in all phases of a heartbeat, each with its phase.

@@ -18,6 +18,14 @@ pub(super) struct Take {
     keep: bool,
 }
 
+/// The claims that are served next.
+struct Choice {
+    /// With their numbers of permits.
+    claims: Vec<(Ticket, u32)>,
+    /// Other claims wait, so that the mutex is kept.
+    keep: bool,
+}
+
 impl Semaphore {
     pub(super) fn taken(
         &mut self,
@@ -147,12 +155,26 @@ impl Semaphore {
     /// Serves the local queue, as far as there are permits. `arrivals` is the number of claims that had arrived when
     /// the read was sent.
     pub(super) fn serve(&mut self, leases: usize, arrivals: u64, out: &mut Vec<Command>) {
-        let Some(Serving { mutex, czxid, before, step, .. }) = self.serving().cloned() else { return };
         let Limit::Stored { version, .. } = self.limit else { return self.read_and_watch(out) };
-        let (mut used, mut chosen, mut waiting) = (leases as u64, Vec::new(), false);
-        let (mut bytes, mut rest) = (0, false);
+        match self.choose(leases, arrivals, out) {
+            None => {
+                self.limit = Limit::Unknown;
+                self.read_and_watch(out);
+            }
+            Some(Choice { claims, keep: true }) if claims.is_empty() => self.wait_for_permits(out),
+            Some(Choice { claims, .. }) if claims.is_empty() => {}
+            Some(choice) => self.send_take(choice, version, out),
+        }
+    }
+
+    /// The claims that fit, in order. Refuses those that cannot be served. `None` if a claim that arrived after the read
+    /// was sent may expect a newer limit.
+    fn choose(&mut self, leases: usize, arrivals: u64, out: &mut Vec<Command>) -> Option<Choice> {
+        let before = self.serving().map_or(0, |serving| serving.before);
         let claims: Vec<(u64, Ticket)> =
             self.local_queue.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
+        let (mut used, mut bytes) = (leases as u64, 0);
+        let mut choice = Choice { claims: Vec::new(), keep: false };
         for (arrival, ticket) in claims {
             let Some(claim) = self.claims.get(&ticket) else { continue };
             let PermitRequest { count, wait, bytes: size, .. } = claim.request;
@@ -161,50 +183,47 @@ impl Semaphore {
                 claim.request.agreed = true;
             }
             match permits {
-                // A claim that arrived after the read was sent may expect a newer limit.
-                Err(_) if arrival >= arrivals => {
-                    self.limit = Limit::Unknown;
-                    return self.read_and_watch(out);
-                }
+                Err(_) if arrival >= arrivals => return None,
                 Err(refusal) => self.give_up(ticket, refusal, out),
-                Ok(limit) if !waiting && used + u64::from(count) <= limit => {
+                Ok(limit) if !choice.keep && used + u64::from(count) <= limit => {
+                    used += u64::from(count);
                     bytes += count as usize * size;
                     // The other claims follow in another transaction.
-                    if bytes > MAX_TAKE / 2 && !chosen.is_empty() {
-                        rest = true;
+                    if bytes > MAX_TAKE / 2 && !choice.claims.is_empty() {
+                        choice.keep = true;
                         break;
                     }
-                    used += u64::from(count);
-                    chosen.push((ticket, count));
+                    choice.claims.push((ticket, count));
                 }
                 Ok(_) if wait == Wait::Try => self.give_up(ticket, Refusal::Contended, out),
                 // Claims do not overtake each other, or a claim for many permits might never be served.
-                Ok(_) => waiting = true,
+                Ok(_) => choice.keep = true,
             }
         }
-        if !chosen.is_empty() {
-            let mut leases = Vec::new();
-            for (ticket, count) in chosen {
-                self.set(ticket, Stage::Taking);
-                for _ in 0..count {
-                    leases.push((ticket, self.instance.lease(self.next_attempt())));
-                }
+        Some(choice)
+    }
+
+    fn send_take(&mut self, choice: Choice, version: i32, out: &mut Vec<Command>) {
+        let Some(Serving { mutex, czxid, step, .. }) = self.serving().cloned() else { return };
+        let mut leases = Vec::new();
+        for (ticket, count) in choice.claims {
+            self.set(ticket, Stage::Taking);
+            for _ in 0..count {
+                leases.push((ticket, self.instance.lease(self.next_attempt())));
             }
-            let (attempt, keep) = (self.next_attempt(), waiting || rest);
-            if let Some(serving) = self.serving() {
-                serving.step = Step::Taking(step.watches());
-            }
-            out.push(Command::Take {
-                take: attempt,
-                version,
-                mutex: mutex.clone(),
-                keep,
-                leases: leases.clone(),
-            });
-            self.take = Some(Take { attempt, leases, mutex, czxid, keep });
-        } else if waiting {
-            self.wait_for_permits(out);
         }
+        let (attempt, keep) = (self.next_attempt(), choice.keep);
+        if let Some(serving) = self.serving() {
+            serving.step = Step::Taking(step.watches());
+        }
+        out.push(Command::Take {
+            take: attempt,
+            version,
+            mutex: mutex.clone(),
+            keep,
+            leases: leases.clone(),
+        });
+        self.take = Some(Take { attempt, leases, mutex, czxid, keep });
     }
 
     /// Marks all claims whose expected number matches the stored one.

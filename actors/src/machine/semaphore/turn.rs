@@ -283,6 +283,7 @@ impl Semaphore {
         read
     }
 
+    /// The answer to a try that peeks, or to the read that the turn awaits.
     pub(super) fn state_read(
         &mut self,
         read: Attempt,
@@ -297,6 +298,24 @@ impl Semaphore {
         if peek.is_none() && !awaited {
             return;
         }
+        let found = self.learn(root, leases);
+        match (peek, self.turn.as_mut().map(|turn| &mut turn.stage)) {
+            (Some(ticket), _) => self.peeked(ticket, found, now, out),
+            (None, Some(TurnStage::Queued { read, .. })) => {
+                *read = None;
+                self.read_while_queued(found, now, out);
+            }
+            (None, Some(TurnStage::Serving(_))) => self.read_while_serving(found, now, out),
+            (None, None) => {}
+        }
+    }
+
+    /// Remembers the limit, as far as the answer shows it. Returns the number of leases, if they were read.
+    fn learn(
+        &mut self,
+        root: Option<Result<Root, Failure>>,
+        leases: Option<Result<Leases, Failure>>,
+    ) -> Result<Option<usize>, Failure> {
         let root = root.map(|root| root.map(|root| self.limit = parse_limit(&root)));
         if let (Limit::Stored { written, .. }, Some(Ok(leases))) = (self.limit, &leases) {
             if written != leases.written {
@@ -304,39 +323,43 @@ impl Semaphore {
             }
         }
         self.agree();
-        let result = match (root, leases) {
+        match (root, leases) {
             (Some(Err(failure)), _) | (_, Some(Err(failure))) => Err(failure),
             (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.names.len())),
             (Some(Ok(())) | None, None) => Ok(None),
-        };
-        if let Some(ticket) = peek {
-            return self.peeked(ticket, result, now, out);
         }
-        let Some(turn) = &mut self.turn else { return };
-        let serving = match &mut turn.stage {
-            // The mutex was not ours, so the list of leases may be out of date. The number of permits counts.
-            TurnStage::Queued { read, .. } => {
-                *read = None;
-                let unknown = self.limit == Limit::Unknown;
-                let again = match result {
-                    Ok(_) => {
-                        self.retries.done(&Retry::Turn);
-                        unknown
-                    }
-                    Err(Failure::Unknown(_)) => unknown && self.retries.again(&Retry::Turn, now),
-                    Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => {
-                        false
-                    }
-                };
-                if again {
-                    self.read_ahead(true, out);
-                }
-                return;
+    }
+
+    /// The mutex was not ours, so the list of leases may be out of date. Only the limit counts.
+    fn read_while_queued(
+        &mut self,
+        found: Result<Option<usize>, Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        let unknown = self.limit == Limit::Unknown;
+        let again = match found {
+            Ok(_) => {
+                self.retries.done(&Retry::Turn);
+                unknown
             }
-            TurnStage::Serving(serving) => serving,
+            Err(Failure::Unknown(_)) => unknown && self.retries.again(&Retry::Turn, now),
+            Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => false,
         };
+        if again {
+            self.read_ahead(true, out);
+        }
+    }
+
+    fn read_while_serving(
+        &mut self,
+        found: Result<Option<usize>, Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(serving) = self.serving() else { return };
         let Step::Reading { read, mut watches } = serving.step.clone() else { return };
-        match result {
+        match found {
             Ok(_) => serving.fresh |= read.sync,
             // One of the two reads may have set its watch.
             Err(_) if watches != Watches::default() => {
@@ -346,14 +369,11 @@ impl Semaphore {
             Err(_) => {}
         }
         serving.step = Step::Over(watches);
-        match result {
+        let full_for = self.head().map(|head| (head, self.limit));
+        match found {
             Ok(Some(leases)) => self.serve(leases, read.arrivals, out),
             // The root was read only to watch it, and neither the first claim nor the limit has changed since.
-            Ok(None)
-                if read.full_for.is_some() && read.full_for == self.head().map(|head| (head, self.limit)) =>
-            {
-                self.wait_for_permits(out)
-            }
+            Ok(None) if read.full_for.is_some() && read.full_for == full_for => self.wait_for_permits(out),
             Ok(None) => self.read_and_watch(out),
             Err(Failure::Unknown(_)) => self.read_again(now, out),
             Err(Failure::NoNode) => self.make_root(out),
