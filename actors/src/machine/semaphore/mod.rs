@@ -20,6 +20,7 @@
 
 mod pace;
 pub mod protocol;
+mod reads;
 mod take;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
 //! A process's turn: from queueing for the mutex to serving the claims.
 
-use super::protocol::{Command, Leases, Part, Reading, Root};
-use super::{Limit, Link, Retry, Semaphore, Stage, TRY_LIMIT, Timer};
+use super::protocol::Command;
+use super::{Limit, Link, Retry, Semaphore};
 use crate::machine::exclusion::{Dialect, Mode, Patterns};
 use crate::machine::lock::{self, Request};
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Failure, Machine, Moment, PathEvent, Refusal, Reply, Ticket, Wait};
+use crate::machine::{Machine, Moment, PathEvent, Refusal, Reply, Ticket, Wait};
 
 /// The contender for the mutex, and its stage.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,13 +58,13 @@ pub(super) enum Step {
 /// A read in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PendingRead {
-    id: Attempt,
+    pub id: Attempt,
     /// The number of claims that had arrived when it was sent.
     pub arrivals: u64,
     /// Whether a sync was sent before it.
-    sync: bool,
+    pub sync: bool,
     /// Set if the read only adds a watch: the first claim, and the limit with too few permits for it.
-    full_for: Option<(Ticket, Limit)>,
+    pub full_for: Option<(Ticket, Limit)>,
 }
 
 /// The reads that set the current watches.
@@ -87,7 +87,7 @@ impl Turn {
         }
     }
 
-    fn awaits(&self, read: Attempt) -> bool {
+    pub fn awaits(&self, read: Attempt) -> bool {
         match &self.stage {
             TurnStage::Queued { read: Some(pending), .. }
             | TurnStage::Serving(Serving { step: Step::Reading { read: pending, .. }, .. }) => {
@@ -276,212 +276,6 @@ impl Semaphore {
         self.turn.as_ref().is_some_and(|turn| turn.ticket == ticket)
     }
 
-    /// Reads the state for a try, which is queued only if there are enough permits.
-    pub(super) fn peek(&mut self, out: &mut Vec<Command>) -> Attempt {
-        let read = self.next_attempt();
-        out.push(Command::ReadState { read, sync: false, root: self.unknown_root(), leases: Reading::Once });
-        read
-    }
-
-    /// The answer to a try that peeks, or to the read that the turn awaits.
-    pub(super) fn state_read(
-        &mut self,
-        read: Attempt,
-        root: Option<Result<Root, Failure>>,
-        leases: Option<Result<Leases, Failure>>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) {
-        let peeking = |stage: &Stage| *stage == Stage::Peeking(read);
-        let peek = self.claims.iter().find(|(_, claim)| peeking(&claim.stage)).map(|(ticket, _)| *ticket);
-        let awaited = self.turn.as_ref().is_some_and(|turn| turn.awaits(read));
-        if peek.is_none() && !awaited {
-            return;
-        }
-        let found = self.learn(root, leases);
-        match (peek, self.turn.as_mut().map(|turn| &mut turn.stage)) {
-            (Some(ticket), _) => self.peeked(ticket, found, now, out),
-            (None, Some(TurnStage::Queued { read, .. })) => {
-                *read = None;
-                self.read_while_queued(found, now, out);
-            }
-            (None, Some(TurnStage::Serving(_))) => self.read_while_serving(found, now, out),
-            (None, None) => {}
-        }
-    }
-
-    /// Remembers the limit, as far as the answer shows it. Returns the number of leases, if they were read.
-    fn learn(
-        &mut self,
-        root: Option<Result<Root, Failure>>,
-        leases: Option<Result<Leases, Failure>>,
-    ) -> Result<Option<usize>, Failure> {
-        let root = root.map(|root| root.map(|root| self.limit = parse_limit(&root)));
-        if let (Limit::Stored { written, .. }, Some(Ok(leases))) = (self.limit, &leases) {
-            if written != leases.written {
-                self.limit = Limit::Unknown;
-            }
-        }
-        self.agree();
-        match (root, leases) {
-            (Some(Err(failure)), _) | (_, Some(Err(failure))) => Err(failure),
-            (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.names.len())),
-            (Some(Ok(())) | None, None) => Ok(None),
-        }
-    }
-
-    /// The mutex was not ours, so the list of leases may be out of date. Only the limit counts.
-    fn read_while_queued(
-        &mut self,
-        found: Result<Option<usize>, Failure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) {
-        let unknown = self.limit == Limit::Unknown;
-        let again = match found {
-            Ok(_) => {
-                self.retries.done(&Retry::Turn);
-                unknown
-            }
-            Err(Failure::Unknown(_)) => unknown && self.retries.again(&Retry::Turn, now),
-            Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => false,
-        };
-        if again {
-            self.read_ahead(true, out);
-        }
-    }
-
-    fn read_while_serving(
-        &mut self,
-        found: Result<Option<usize>, Failure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) {
-        let Some(serving) = self.serving() else { return };
-        let Step::Reading { read, mut watches } = serving.step.clone() else { return };
-        match found {
-            Ok(_) => serving.fresh |= read.sync,
-            // One of the two reads may have set its watch.
-            Err(_) if watches != Watches::default() => {
-                out.push(Command::UnwatchState);
-                watches = Watches::default();
-            }
-            Err(_) => {}
-        }
-        serving.step = Step::Over(watches);
-        let full_for = self.head().map(|head| (head, self.limit));
-        match found {
-            Ok(Some(leases)) => self.serve(leases, read.arrivals, out),
-            // The root was read only to watch it, and neither the first claim nor the limit has changed since.
-            Ok(None) if read.full_for.is_some() && read.full_for == full_for => self.wait_for_permits(out),
-            Ok(None) => self.read_and_watch(out),
-            Err(Failure::Unknown(_)) => self.read_again(now, out),
-            Err(Failure::NoNode) => self.make_root(out),
-            // `Lost` follows.
-            Err(Failure::SessionGone) => {}
-            Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(None), out),
-            Err(Failure::Refused(reason)) => self.fail(Refusal::Rejected(reason), out),
-        }
-    }
-
-    pub(super) fn changed(&mut self, read: Attempt, part: Part, out: &mut Vec<Command>) {
-        let Some(TurnStage::Serving(serving)) = self.turn.as_mut().map(|turn| &mut turn.stage) else {
-            return;
-        };
-        let mut watches = serving.step.watches();
-        let watch = match part {
-            Part::Root => &mut watches.root,
-            Part::Leases => &mut watches.leases,
-        };
-        if watch.take_if(|left| *left == read).is_none() {
-            return;
-        }
-        if part == Part::Root {
-            self.limit = Limit::Unknown;
-        }
-        match &mut serving.step {
-            // The answer in flight shows what to do.
-            Step::Reading { watches: armed, .. } | Step::Taking(armed) | Step::Over(armed) => {
-                *armed = watches
-            }
-            Step::MakingRoot(_) => {}
-            Step::Full { .. } => {
-                serving.step = Step::Over(watches);
-                self.read_and_watch(out);
-            }
-        }
-    }
-
-    pub(super) fn root_made(
-        &mut self,
-        read: Attempt,
-        result: Result<(), Failure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) {
-        let Some(serving) = self.serving().filter(|serving| serving.step == Step::MakingRoot(read)) else {
-            return;
-        };
-        serving.step = Step::Over(Watches::default());
-        match result {
-            Ok(()) | Err(Failure::NoNode | Failure::Unknown(_)) => self.read_again(now, out),
-            Err(Failure::SessionGone) => {}
-            Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(None), out),
-            Err(Failure::Refused(reason)) => self.fail(Refusal::Rejected(reason), out),
-        }
-    }
-
-    fn peeked(
-        &mut self,
-        ticket: Ticket,
-        result: Result<Option<usize>, Failure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) {
-        if result.is_ok() && self.limit == Limit::Unknown {
-            let read = self.peek(out);
-            return self.set(ticket, Stage::Peeking(read));
-        }
-        let Some(claim) = self.claims.get(&ticket) else { return };
-        let free = |used: Option<usize>| match self.permits(&claim.request) {
-            // Free permits are kept for the waiters.
-            Ok(_) if self.turn.as_ref().is_some_and(Turn::is_full) => Err(Refusal::Contended),
-            Ok(limit) if used.unwrap_or(0) as u64 + u64::from(claim.request.count) <= limit => Ok(()),
-            Ok(_) => Err(Refusal::Contended),
-            Err(refusal) => Err(refusal),
-        };
-        let result = match result {
-            Ok(used) => free(used),
-            // The root is created during the turn.
-            Err(Failure::NoNode) => Ok(()),
-            Err(Failure::NoAuth) => Err(Refusal::NoAuth(None)),
-            Err(Failure::Refused(reason)) => Err(Refusal::Rejected(reason)),
-            Err(Failure::Unknown(_) | Failure::SessionGone) => Err(Refusal::Suspended),
-        };
-        match result {
-            Ok(()) => {
-                self.wait_again(ticket);
-                self.timers.insert((now + TRY_LIMIT, Timer::TryLimit(ticket)));
-            }
-            Err(refusal) => self.give_up(ticket, refusal, out),
-        }
-    }
-
-    fn make_root(&mut self, out: &mut Vec<Command>) {
-        self.limit = Limit::Unknown;
-        let wanted = |ticket: &Ticket| Some((*ticket, self.claims.get(ticket)?.request.limit?));
-        match self.local_queue.values().find_map(wanted) {
-            Some((ticket, limit)) => {
-                let read = self.next_attempt();
-                if let Some(serving) = self.serving() {
-                    serving.step = Step::MakingRoot(read);
-                    out.push(Command::MakeRoot { read, ticket, limit });
-                }
-            }
-            None => self.fail(Refusal::NoLimit, out),
-        }
-    }
-
     /// Begins serving, because the mutex is ours. A read in flight counts if it was sent right after the list that has
     /// just shown this.
     fn begin_serving(&mut self, mutex: Znode, czxid: i64, at_once: bool, out: &mut Vec<Command>) {
@@ -503,70 +297,8 @@ impl Semaphore {
         }
     }
 
-    /// Waits for a change, because there are too few permits for the first claim. First, both parts must be watched.
-    pub(super) fn wait_for_permits(&mut self, out: &mut Vec<Command>) {
-        let (head, limit) = (self.head(), self.limit);
-        let (Some(serving), Some(head)) = (self.serving(), head) else { return };
-        match serving.step.watches() {
-            Watches { root: Some(root), leases: Some(leases) } => {
-                serving.step = Step::Full { head, root, leases };
-                self.retries.done(&Retry::Turn);
-            }
-            Watches { root: None, leases: Some(_) } => {
-                self.read_state(Reading::Watch, Reading::Skip, Some((head, limit)), out)
-            }
-            Watches { root: Some(_), leases: None } => {
-                self.read_state(Reading::Skip, Reading::Watch, None, out)
-            }
-            Watches { root: None, leases: None } => {
-                self.read_state(Reading::Watch, Reading::Watch, None, out)
-            }
-        }
-    }
-
-    /// Reads the state while the mutex is ours, and watches the leases. The watch is needed only if there are too few
-    /// permits. Otherwise it costs nothing, because the created leases fire it.
-    pub(super) fn read_and_watch(&mut self, out: &mut Vec<Command>) {
-        self.read_state(self.unknown_root(), Reading::Watch, None, out);
-    }
-
-    fn read_state(
-        &mut self,
-        root: Reading,
-        leases: Reading,
-        full_for: Option<(Ticket, Limit)>,
-        out: &mut Vec<Command>,
-    ) {
-        if self.take.is_none() {
-            self.retries.sent(&Retry::Turn);
-        }
-        let (read, arrivals) = (self.next_attempt(), self.arrivals);
-        let Some(serving) = self.serving() else { return };
-        let mut watches = serving.step.watches();
-        if root == Reading::Watch {
-            watches.root = Some(read);
-        }
-        if leases == Reading::Watch {
-            watches.leases = Some(read);
-        }
-        let sync = !serving.fresh;
-        serving.step = Step::Reading { read: PendingRead { id: read, arrivals, sync, full_for }, watches };
-        out.push(Command::ReadState { read, sync, root, leases });
-    }
-
-    /// Reads the state right after a list of the mutex's queue, which may show that the mutex is ours.
-    pub(super) fn read_ahead(&mut self, sync: bool, out: &mut Vec<Command>) {
-        self.retries.sent(&Retry::Turn);
-        let (root, id, arrivals) = (self.unknown_root(), self.next_attempt(), self.arrivals);
-        let Some(TurnStage::Queued { read, .. }) = self.turn.as_mut().map(|turn| &mut turn.stage) else {
-            return;
-        };
-        *read = Some(PendingRead { id, arrivals, sync, full_for: None });
-        out.push(Command::ReadState { read: id, sync, root, leases: Reading::Once });
-    }
-
     /// Refuses all claims of this turn.
-    fn fail(&mut self, refusal: Refusal, out: &mut Vec<Command>) {
+    pub(super) fn fail(&mut self, refusal: Refusal, out: &mut Vec<Command>) {
         let before = self.serving().map_or(0, |serving| serving.before);
         for ticket in self.local_queue.range(..before).map(|(_, ticket)| *ticket).collect::<Vec<_>>() {
             self.give_up(ticket, refusal.clone(), out);
@@ -580,11 +312,7 @@ impl Semaphore {
         }
     }
 
-    fn unknown_root(&self) -> Reading {
-        if self.limit == Limit::Unknown { Reading::Once } else { Reading::Skip }
-    }
-
-    fn head(&self) -> Option<Ticket> {
+    pub(super) fn head(&self) -> Option<Ticket> {
         self.local_queue.first_key_value().map(|(_, ticket)| *ticket)
     }
 
@@ -593,9 +321,4 @@ impl Semaphore {
         self.next = Attempt(attempt.0 + 1);
         attempt
     }
-}
-
-fn parse_limit(root: &Root) -> Limit {
-    let permits = std::str::from_utf8(&root.data).ok().and_then(|text| text.trim().parse().ok());
-    Limit::Stored { version: root.version, written: root.written, permits }
 }
