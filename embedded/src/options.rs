@@ -4,7 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::{Embedded, machine};
+use crate::Embedded;
+use crate::machine;
 
 /// The options of a server, created by [`Embedded::options`].
 ///
