@@ -132,8 +132,9 @@ pub(crate) trait Driver {
     fn message(&mut self, message: PathMessage<Self::Event>) {
         match message {
             PathMessage::Answer(epoch, event, watches) if self.path().is_current(epoch) => {
-                self.path().keep_watches(watches);
-                self.feed(event);
+                if self.path().keep_watches(watches) {
+                    self.feed(event);
+                }
             }
             PathMessage::WatchOver(epoch, key, event) if self.path().is_current(epoch) => {
                 self.path().watch_over(&key);
@@ -245,18 +246,23 @@ where
         self.session.take().is_some()
     }
 
-    /// Reports these watches when they fire. Drops those that are no longer wanted.
-    fn keep_watches(&mut self, watches: Vec<NewWatch<M::Event>>) {
-        let Some(session) = &self.session else { return };
-        let epoch = session.connection.epoch;
+    /// Reports these watches when they fire. Drops those that are no longer wanted, and returns whether the machine is to
+    /// have the answer: it must not take a watch on a node for set that was dropped.
+    fn keep_watches(&mut self, watches: Vec<NewWatch<M::Event>>) -> bool {
+        let Some(session) = &self.session else { return false };
+        let (epoch, mut answered) = (session.connection.epoch, true);
         for NewWatch { key, watching, event } in watches {
-            let Some(watch) = self.watches.get_mut(&key) else { continue };
+            let Some(watch) = self.watches.get_mut(&key) else {
+                answered &= !matches!(key, WatchKey::Node(_));
+                continue;
+            };
             let actor = self.actor.clone();
             *watch = Some(Watch::tell(watching, move |change| {
                 // The actor may have ended.
                 let _ = actor.send_message(PathMessage::WatchOver(epoch, key, event(change)));
             }));
         }
+        answered
     }
 
     fn watch_over(&mut self, key: &WatchKey) {
