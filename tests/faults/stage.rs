@@ -353,12 +353,12 @@ impl Client {
     pub fn tail(&self) -> String {
         let log = format!("log-{}", self.launches.load(Ordering::SeqCst).saturating_sub(1));
         let read = |name: &str| fs::read_to_string(self.file(name)).unwrap_or_default();
-        let last = |text: String| {
+        let last = |text: String, count: usize| {
             let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(25)..].join("\n")
+            lines[lines.len().saturating_sub(count)..].join("\n")
         };
-        let order = read(worker::ORDER);
-        format!("last order: {order}, time: {}\n{}\n{}", now(), last(read(worker::HISTORY)), last(read(&log)))
+        let (order, history) = (read(worker::ORDER), last(read(worker::HISTORY), 25));
+        format!("last order: {order}, time: {}\n{history}\n{}", now(), last(read(&log), 400))
     }
 
     fn file(&self, name: &str) -> PathBuf {

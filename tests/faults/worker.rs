@@ -117,7 +117,7 @@ impl Settings {
 
 /// Works until the order is to stop.
 pub async fn work(directory: &Path) {
-    let filter = tracing_subscriber::EnvFilter::new("lockkeeper_actors=debug,zookeeper_client=info");
+    let filter = tracing_subscriber::EnvFilter::new("lockkeeper_actors=trace,zookeeper_client=debug");
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
     let settings = fs::read_to_string(directory.join(SETTINGS)).expect("the settings");
     let settings = Settings::read(&settings).expect("settings");

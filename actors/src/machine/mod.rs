@@ -17,6 +17,8 @@ pub mod semaphore;
 pub mod session;
 mod time;
 
+use std::fmt::Debug;
+
 use self::node::Znode;
 pub use self::time::Moment;
 
@@ -25,7 +27,7 @@ pub trait Machine {
     /// What happened.
     type Event;
     /// What the driver must do.
-    type Command;
+    type Command: Debug;
 
     /// Handles one event. The driver must carry out the commands in their order.
     fn handle(&mut self, event: Self::Event, now: Moment, out: &mut Vec<Self::Command>);

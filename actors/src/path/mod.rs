@@ -7,9 +7,11 @@ mod queue;
 mod requests;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use ractor::{DerivedActorRef, RpcReplyPort};
+use tracing::trace;
 
 use self::requests::Entry;
 use crate::api::lease::{Release, ReleasePort};
@@ -107,7 +109,7 @@ pub(crate) struct Path<M: Machine> {
 
 /// Drives the machine of a path.
 pub(crate) trait Driver {
-    type Event: PartialEq + From<PathEvent> + Send + 'static;
+    type Event: Debug + PartialEq + From<PathEvent> + Send + 'static;
     type Machine: PathMachine<Event = Self::Event>;
 
     fn path(&mut self) -> &mut Path<Self::Machine>;
@@ -122,8 +124,10 @@ pub(crate) trait Driver {
         let lease = path.session.as_ref().map(|session| session.connection.lease.state());
         let now = path.clock.now();
         for event in gate::admit(&path.machine, lease, event.into()) {
+            trace!(directory = %path.directory, ?lease, ?event);
             path.machine.handle(event, now, &mut commands);
         }
+        trace!(directory = %path.directory, ?commands);
         for command in commands {
             self.execute(command);
         }
