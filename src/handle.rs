@@ -1,11 +1,13 @@
 //! What the handles of a keeper share, and what every handle of one path consists of.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lockkeeper_actors::api::error::ContendersError;
+use futures::future::BoxFuture;
+use lockkeeper_actors::api::error::{ContendersError, ReleaseError};
 use lockkeeper_actors::api::event::{EventSink, LockEvent};
 use lockkeeper_actors::api::keep_alive::KeepAlive;
+use lockkeeper_actors::api::lease::ReleasePort;
 use lockkeeper_actors::api::messages::{LockMessage, RegistryMessage};
 use lockkeeper_actors::api::request::{AcquireRequest, ContenderOptions, Ticket, Wait};
 use lockkeeper_actors::api::resource::Resource;
@@ -17,6 +19,7 @@ use ractor::{DerivedActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use crate::guard::Guard;
+use crate::messages;
 use crate::options::LockOptions;
 use crate::pending::OnEvent;
 
@@ -30,12 +33,35 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Zero is a try. A timeout too long to represent never expires.
-    pub fn wait(&self, timeout: Duration) -> Wait {
+    pub fn timeout(&self, timeout: Duration) -> Wait {
         match u64::try_from(timeout.as_nanos()) {
             Ok(0) => Wait::Try,
             Ok(nanos) if nanos < u64::MAX / 4 => Wait::Until(self.started.clock.now() + timeout),
             Ok(_) | Err(_) => Wait::Forever,
         }
+    }
+
+    /// The same wait, on the clock of leases.
+    pub fn wait(&self, wait: messages::Wait) -> Wait {
+        match wait {
+            messages::Wait::Try => Wait::Try,
+            messages::Wait::Until(end) => {
+                let left = end.saturating_duration_since(Instant::now());
+                Wait::Until(self.started.clock.now() + left)
+            }
+            messages::Wait::Forever => Wait::Forever,
+        }
+    }
+
+    /// Sends a message that releases a lock, now. The result is its answer, which may be awaited later.
+    pub fn release(
+        &self,
+        message: impl FnOnce(ReleasePort) -> RegistryMessage,
+    ) -> BoxFuture<'static, Result<(), ReleaseError>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(message(reply.into()));
+        // The reply is dropped if the lock was lost before, or is lost with its actor.
+        Box::pin(async { answer.await.unwrap_or(Err(ReleaseError::Lost)) })
     }
 
     /// Sends a message to the actor that it is for. Refuses it, and returns `false`, if the keeper is closed.
@@ -102,10 +128,6 @@ impl Handle {
         self.shared.started.is_closed()
     }
 
-    pub fn wait(&self, timeout: Duration) -> Wait {
-        self.shared.wait(timeout)
-    }
-
     /// The message for the lock at this path.
     pub fn to_lock(&self, message: LockMessage) -> RegistryMessage {
         RegistryMessage::Lock(self.path().clone(), message)
@@ -121,14 +143,15 @@ impl Handle {
         AcquireRequest::new(ticket, self.options.clone(), wait, sink, self.shared.keep_alive.clone())
     }
 
-    /// Sends a question, and waits for its answer.
-    pub async fn ask<T>(
+    /// Sends a question now. The result is its answer, which may be awaited later.
+    pub fn ask<T: Send + 'static>(
         &self,
         message: impl FnOnce(RpcReplyPort<Result<T, ContendersError>>) -> RegistryMessage,
-    ) -> Result<T, ContendersError> {
+    ) -> BoxFuture<'static, Result<T, ContendersError>> {
         let (reply, answer) = oneshot::channel();
         self.shared.send(message(reply.into()));
-        self.answered(answer.await)
+        let handle = self.clone();
+        Box::pin(async move { handle.answered(answer.await) })
     }
 
     /// The answer to a question. The reply is dropped without one if the actor or its session ends first.

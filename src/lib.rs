@@ -5,6 +5,7 @@ mod guard;
 mod handle;
 mod keeper;
 mod lock;
+pub mod messages;
 mod multi_lock;
 mod options;
 mod pending;
@@ -18,12 +19,12 @@ pub use connect::KeeperOptions;
 pub use guard::{Access, Exclusive, Guard, LockGuard, Permit, Pooled, Read, ReadGuard, Write, WriteGuard};
 pub use keeper::{Events, Keeper};
 pub use lock::{Acquire, AcquireTimeout, Lock, TryAcquire};
-pub use multi_lock::{MultiGuard, MultiLock};
+pub use multi_lock::{AcquireAll, AcquireAllTimeout, MultiGuard, MultiLock, TryAcquireAll};
 pub use options::{InvalidLock, LockOptions};
 pub use pending::{AcquireTimeoutError, FromRefused, Pending, Target, TryAcquireError};
 pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
 pub use run::{Ended, Run};
-pub use semaphore::{Claim, Semaphore};
+pub use semaphore::{AcquirePermit, AcquirePermitTimeout, Claim, Semaphore, TryAcquirePermit};
 pub use singleton::{Candidate, Leaders, Singleton, SingletonOptions};
 
 /// How it works, and what an actor application sends and receives.
@@ -34,7 +35,6 @@ pub use lockkeeper_actors::api::error::{
 };
 pub use lockkeeper_actors::api::event::{LockEvent, Refused, SessionEvent};
 pub use lockkeeper_actors::api::lease::{FencingToken, LeaseState, LeaseView};
-pub use lockkeeper_actors::api::messages::LockMessage;
 pub use lockkeeper_actors::api::request::Ticket;
 pub use lockkeeper_actors::candidate::CandidateState;
 pub use lockkeeper_actors::machine::exclusion::{Dialect, InvalidPattern, Mode};

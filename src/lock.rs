@@ -3,18 +3,20 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use lockkeeper_actors::api::contender::Contender;
-use lockkeeper_actors::api::error::{AcquireError, ContendersError};
-use lockkeeper_actors::api::messages::LockMessage;
-use lockkeeper_actors::api::request::Ticket;
-use lockkeeper_actors::api::request::Wait;
+use lockkeeper_actors::api::error::{AcquireError, ContendersError, ReleaseError};
+use lockkeeper_actors::api::messages::LockMessage as ActorMessage;
+use lockkeeper_actors::api::request::{Ticket, Wait};
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::machine::path_rules::InvalidName;
+use ractor::ActorRef;
 
 use crate::guard::{Access, Exclusive, Guard};
 use crate::handle::{Handle, Shared};
+use crate::messages::{self, Address, LockMessage};
 use crate::options::LockOptions;
 use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
 
@@ -26,13 +28,14 @@ use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireEr
 pub struct Lock<M = Exclusive> {
     handle: Handle,
     mode: PhantomData<fn() -> M>,
+    address: Arc<Address<LockMessage<M>>>,
 }
 
 /// What [`Lock::acquire`] returns.
 pub type Acquire<M = Exclusive> = Pending<AcquireError, Lock<M>>;
 /// What [`Lock::try_acquire`] returns.
 pub type TryAcquire<M = Exclusive> = Pending<TryAcquireError, Lock<M>>;
-/// What [`Lock::acquire_timeout`] returns.
+/// What [`Lock::acquire_timeout`] and [`Lock::acquire_until`] return.
 pub type AcquireTimeout<M = Exclusive> = Pending<AcquireTimeoutError, Lock<M>>;
 
 impl<M: Access> Lock<M> {
@@ -43,7 +46,7 @@ impl<M: Access> Lock<M> {
         options: LockOptions,
     ) -> Result<Lock<M>, InvalidName> {
         let handle = Handle::open(shared, Resource::lock(path), M::MODE, options)?;
-        Ok(Lock { handle, mode: PhantomData })
+        Ok(Lock { handle, mode: PhantomData, address: Arc::default() })
     }
 
     /// Waits for the lock.
@@ -104,7 +107,31 @@ impl<M: Access> Lock<M> {
     ///
     /// As [`acquire`](Lock::acquire).
     pub fn acquire_timeout(&self, timeout: Duration) -> AcquireTimeout<M> {
-        Pending::new(self.clone(), self.handle.wait(timeout))
+        Pending::new(self.clone(), self.handle.shared().timeout(timeout))
+    }
+
+    /// Waits for the lock until `deadline`, an [`Instant`] of the standard library or of Tokio. Otherwise as
+    /// [`acquire_timeout`](Lock::acquire_timeout). A deadline in the past fails without asking the server.
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireTimeoutError::TimedOut`] when the time is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Lock::acquire).
+    pub fn acquire_until(&self, deadline: impl Into<Instant>) -> AcquireTimeout<M> {
+        Pending::new(self.clone(), self.wait(messages::Wait::Until(deadline.into())))
+    }
+
+    /// The lock as an actor, to which [messages](crate::messages) are sent. It is started at the first call, and ends
+    /// when the last clone of this handle is dropped: messages that were sent before are still handled.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn actor(&self) -> ActorRef<LockMessage<M>> {
+        self.address.actor(|| Lock { address: Arc::default(), ..self.clone() })
     }
 }
 
@@ -117,7 +144,7 @@ impl<M> Lock<M> {
     /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
     /// ended.
     pub fn cancel(&self, ticket: Ticket) {
-        self.send(LockMessage::Cancel(ticket));
+        self.send(ActorMessage::Cancel(ticket));
     }
 
     /// Lists the contenders, holders and waiters, in the order of the queue. A path that does not exist has none.
@@ -130,8 +157,28 @@ impl<M> Lock<M> {
     ///
     /// Cancel safe: it only reads.
     pub async fn contenders(&self) -> Result<Vec<Contender>, ContendersError> {
-        let patterns = self.handle.options().patterns.clone();
-        self.handle.ask(|reply| self.handle.to_lock(LockMessage::Contenders(patterns, reply))).await
+        self.ask_contenders().await
+    }
+
+    /// The contender at the front of the queue, which holds the lock, or is about to. `None` if the lock is free. Behind
+    /// a reader at the front, [`contenders`](Lock::contenders) may show further readers that hold.
+    ///
+    /// Errors and cancel safety are as in [`contenders`](Lock::contenders).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::options().identifier("billing-7").connect(&zookeeper.address()).await?;
+    /// let lock = keeper.lock("/locks/ledger")?;
+    /// let guard = lock.acquire().await?;
+    /// let holder = lock.holder().await?.expect("it is held");
+    /// assert_eq!((&*holder.identifier, holder.token), ("billing-7", guard.token()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn holder(&self) -> Result<Option<Contender>, ContendersError> {
+        self.ask_contenders().await.map(first)
     }
 
     /// Deletes the node of a contender that was made with [`LockOptions::ephemeral`]`(false)` and whose owner has
@@ -149,14 +196,35 @@ impl<M> Lock<M> {
     ///
     /// The node may have been deleted when this future is dropped.
     pub async fn remove_contender(&self, contender: &Contender) -> Result<(), ContendersError> {
-        let contender = contender.clone();
-        self.handle.ask(|reply| self.handle.to_lock(LockMessage::RemoveContender(contender, reply))).await
+        self.ask_remove(contender.clone()).await
     }
 
-    /// Sends a message to the lock's actor. If the keeper is closed, the message's reply or event sink is told so.
-    pub fn send(&self, message: LockMessage) {
+    pub(crate) fn wait(&self, wait: messages::Wait) -> Wait {
+        self.handle.shared().wait(wait)
+    }
+
+    pub(crate) fn ask_contenders(&self) -> BoxFuture<'static, Result<Vec<Contender>, ContendersError>> {
+        let patterns = self.handle.options().patterns.clone();
+        self.handle.ask(|reply| self.handle.to_lock(ActorMessage::Contenders(patterns, reply)))
+    }
+
+    pub(crate) fn ask_remove(&self, contender: Contender) -> BoxFuture<'static, Result<(), ContendersError>> {
+        self.handle.ask(|reply| self.handle.to_lock(ActorMessage::RemoveContender(contender, reply)))
+    }
+
+    pub(crate) fn ask_release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), ReleaseError>> {
+        let release = |reply| self.handle.to_lock(ActorMessage::Release(ticket, Some(reply)));
+        self.handle.shared().release(release)
+    }
+
+    fn send(&self, message: ActorMessage) {
         self.handle.shared().send(self.handle.to_lock(message));
     }
+}
+
+/// The front of the queue.
+pub(crate) fn first(contenders: Vec<Contender>) -> Option<Contender> {
+    contenders.into_iter().next()
 }
 
 impl<M: 'static> sealed::Target for Lock<M> {}
@@ -166,7 +234,7 @@ impl<M: 'static> Target for Lock<M> {
 
     fn request(&self, ticket: Ticket, wait: Wait, on_event: OnEvent<Guard<M>>) {
         let request = self.handle.request(ticket, wait, on_event);
-        self.send(LockMessage::Acquire(request));
+        self.send(ActorMessage::Acquire(request));
     }
 
     fn withdraw(&self, ticket: Ticket) {
@@ -186,6 +254,6 @@ impl<M> fmt::Debug for Lock<M> {
 
 impl<M> Clone for Lock<M> {
     fn clone(&self) -> Lock<M> {
-        Lock { handle: self.handle.clone(), mode: PhantomData }
+        Lock { handle: self.handle.clone(), mode: PhantomData, address: self.address.clone() }
     }
 }

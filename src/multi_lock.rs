@@ -6,17 +6,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use lockkeeper_actors::api::error::{AcquireError, Lost, ReleaseError};
 use lockkeeper_actors::api::event::{EventSink, LockEvent};
 use lockkeeper_actors::api::lease::{FencingToken, LeaseState};
-use lockkeeper_actors::api::messages::{MultiLockMessage, RegistryMessage};
+use lockkeeper_actors::api::messages::{MultiLockMessage as ActorMessage, RegistryMessage};
 use lockkeeper_actors::api::multi_lease::MultiLease;
-use lockkeeper_actors::api::request::Wait;
-use lockkeeper_actors::api::request::{MultiLockPart, MultiLockRequest, Ticket};
+use lockkeeper_actors::api::request::{MultiLockPart, MultiLockRequest, Ticket, Wait};
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::path_rules::check_path;
+use ractor::ActorRef;
 
 use crate::handle::Shared;
+use crate::messages::{self, Address, MultiLockMessage};
 use crate::options::{InvalidLock, LockOptions, MAX_IDENTIFIER};
 use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
 
@@ -36,7 +38,15 @@ use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireEr
 pub struct MultiLock {
     shared: Arc<Shared>,
     parts: Arc<[MultiLockPart]>,
+    address: Arc<Address<MultiLockMessage>>,
 }
+
+/// What [`MultiLock::acquire`] returns.
+pub type AcquireAll = Pending<AcquireError, MultiLock>;
+/// What [`MultiLock::try_acquire`] returns.
+pub type TryAcquireAll = Pending<TryAcquireError, MultiLock>;
+/// What [`MultiLock::acquire_timeout`] and [`MultiLock::acquire_until`] return.
+pub type AcquireAllTimeout = Pending<AcquireTimeoutError, MultiLock>;
 
 impl MultiLock {
     pub(crate) fn new<S: AsRef<str>>(
@@ -59,7 +69,7 @@ impl MultiLock {
         match parts.is_empty() {
             true => Err(InvalidLock::NoPaths),
             false if bytes > MAX_IDENTIFIER => Err(InvalidLock::TooLarge { bytes }),
-            false => Ok(MultiLock { shared: shared.clone(), parts: parts.into() }),
+            false => Ok(MultiLock { shared: shared.clone(), parts: parts.into(), address: Arc::default() }),
         }
     }
 
@@ -69,30 +79,53 @@ impl MultiLock {
     }
 
     /// Waits for all locks. Errors and cancel safety are as in [`Lock::acquire`](crate::Lock::acquire).
-    pub fn acquire(&self) -> Pending<AcquireError, MultiLock> {
+    pub fn acquire(&self) -> AcquireAll {
         Pending::new(self.clone(), Wait::Forever)
     }
 
     /// Acquires all locks if no other contender is ahead on any path. Does not wait. Reads all queues first, and writes
     /// nothing if another contender is ahead. Errors and cancel safety are as in
     /// [`Lock::try_acquire`](crate::Lock::try_acquire).
-    pub fn try_acquire(&self) -> Pending<TryAcquireError, MultiLock> {
+    pub fn try_acquire(&self) -> TryAcquireAll {
         Pending::new(self.clone(), Wait::Try)
     }
 
     /// Waits for all locks until `timeout` after this call; the one deadline applies to all paths. The timeout, errors
     /// and cancel safety are as in [`Lock::acquire_timeout`](crate::Lock::acquire_timeout).
-    pub fn acquire_timeout(&self, timeout: Duration) -> Pending<AcquireTimeoutError, MultiLock> {
-        Pending::new(self.clone(), self.shared.wait(timeout))
+    pub fn acquire_timeout(&self, timeout: Duration) -> AcquireAllTimeout {
+        Pending::new(self.clone(), self.shared.timeout(timeout))
+    }
+
+    /// Waits for all locks until `deadline`, as [`Lock::acquire_until`](crate::Lock::acquire_until).
+    pub fn acquire_until(&self, deadline: impl Into<Instant>) -> AcquireAllTimeout {
+        Pending::new(self.clone(), self.wait(messages::Wait::Until(deadline.into())))
+    }
+
+    /// The multi-lock as an actor, to which [messages](crate::messages) are sent: see
+    /// [`Lock::actor`](crate::Lock::actor).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn actor(&self) -> ActorRef<MultiLockMessage> {
+        self.address.actor(|| MultiLock { address: Arc::default(), ..self.clone() })
     }
 
     /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
     /// ended.
     pub fn cancel(&self, ticket: Ticket) {
-        self.send(MultiLockMessage::Cancel(ticket));
+        self.send(ActorMessage::Cancel(ticket));
     }
 
-    fn send(&self, message: MultiLockMessage) {
+    pub(crate) fn wait(&self, wait: messages::Wait) -> Wait {
+        self.shared.wait(wait)
+    }
+
+    pub(crate) fn ask_release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), ReleaseError>> {
+        self.shared.release(|reply| RegistryMessage::MultiLock(ActorMessage::Release(ticket, reply)))
+    }
+
+    fn send(&self, message: ActorMessage) {
         self.shared.send(RegistryMessage::MultiLock(message));
     }
 }
@@ -107,7 +140,7 @@ impl Target for MultiLock {
         let sink = EventSink::new(ticket, self.name().into(), on_event);
         let (parts, keep_alive) = (self.parts.clone(), self.shared.keep_alive.clone());
         let request = MultiLockRequest::new(ticket, parts, wait, sink, keep_alive);
-        self.send(MultiLockMessage::Acquire(request));
+        self.send(ActorMessage::Acquire(request));
     }
 
     fn withdraw(&self, ticket: Ticket) {

@@ -6,11 +6,11 @@ use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use futures::future::{Either, select};
+use futures::future::{Either, FusedFuture, select};
 use lockkeeper_actors::api::error::AcquireError;
 use lockkeeper_actors::api::event::{LockEvent, Refused};
 use lockkeeper_actors::api::request::{Ticket, Wait};
-use ractor::{ActorRef, Message};
+use ractor::{ActorCell, ActorRef, Message};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -89,33 +89,64 @@ impl<E, T: Target> Pending<E, T> {
         actor: &ActorRef<M>,
         convert: impl Fn(LockEvent<T::Guard>) -> M + Send + 'static,
     ) -> Ticket {
-        let (target, asker, actor) = (self.target.clone(), actor.clone(), actor.clone());
-        let (listening, done) = oneshot::channel::<()>();
-        let ticket = self.listen(move |event| {
-            // Dropped together with this closure, after the last event.
-            let _listening = &listening;
-            let _ = actor.cast(convert(event));
-        });
-        tokio::spawn(async move {
-            match select(pin!(asker.wait(None)), done).await {
-                Either::Left(_) => target.withdraw(ticket),
-                Either::Right(_) => {}
-            }
-        });
+        let (ticket, asker, actor) = (Ticket::new(), actor.get_cell(), actor.clone());
+        let tell = move |event| drop(actor.cast(convert(event)));
+        request_with_events(&self.target, ticket, self.wait, asker, tell);
         ticket
     }
 
     /// Sends the request now, and its events to `on_event`. That runs inside the actor that serves the request, so it must
     /// pass them on and never block.
-    pub fn listen(mut self, on_event: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
-        self.send(on_event)
-    }
-
-    fn send(&mut self, on_event: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
+    pub fn listen(self, on_event: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
         let ticket = Ticket::new();
         self.target.request(ticket, self.wait, Box::new(on_event));
         ticket
     }
+}
+
+/// Sends a request that is answered once.
+pub(crate) fn request_once<T: Target>(
+    target: &T,
+    ticket: Ticket,
+    wait: Wait,
+    reply: impl FnOnce(Result<T::Guard, Refused>) + Send + 'static,
+) {
+    let mut reply = Some(reply);
+    let on_event = move |event| {
+        let answer = match event {
+            LockEvent::Acquired { guard, .. } => Ok(guard),
+            LockEvent::Refused(_, refused) => Err(refused),
+            _ => return,
+        };
+        // If the caller has gone, the guard is dropped here, which releases the lock.
+        if let Some(reply) = reply.take() {
+            reply(answer);
+        }
+    };
+    target.request(ticket, wait, Box::new(on_event));
+}
+
+/// Sends a request whose events go to an actor. If that actor ends while the request waits, it is cancelled.
+pub(crate) fn request_with_events<T: Target>(
+    target: &T,
+    ticket: Ticket,
+    wait: Wait,
+    asker: ActorCell,
+    tell: impl Fn(LockEvent<T::Guard>) + Send + 'static,
+) {
+    let (target, (listening, done)) = (target.clone(), oneshot::channel::<()>());
+    let on_event = move |event| {
+        // Dropped together with this closure, after the last event.
+        let _listening = &listening;
+        tell(event);
+    };
+    target.request(ticket, wait, Box::new(on_event));
+    tokio::spawn(async move {
+        match select(pin!(asker.wait(None)), done).await {
+            Either::Left(_) => target.withdraw(ticket),
+            Either::Right(_) => {}
+        }
+    });
 }
 
 impl<E: FromRefused, T: Target> Future for Pending<E, T> {
@@ -123,17 +154,8 @@ impl<E: FromRefused, T: Target> Future for Pending<E, T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Stage::New = self.stage {
-            let (reply, answer) = oneshot::channel();
-            let mut reply = Some(reply);
-            let ticket = self.send(move |event| {
-                let answer = match event {
-                    LockEvent::Acquired { guard, .. } => Ok(guard),
-                    LockEvent::Refused(_, refused) => Err(refused),
-                    _ => return,
-                };
-                // If the caller has gone, the guard is dropped here, which releases the lock.
-                let _ = reply.take().map(|reply| reply.send(answer));
-            });
+            let (ticket, (reply, answer)) = (Ticket::new(), oneshot::channel());
+            request_once(&self.target, ticket, self.wait, |answer| drop(reply.send(answer)));
             self.stage = Stage::Sent(ticket, answer);
         }
         let Stage::Sent(_, answer) = &mut self.stage else { return Poll::Pending };
@@ -149,6 +171,12 @@ impl<E: FromRefused, T: Target> Future for Pending<E, T> {
         };
         self.stage = Stage::Done;
         Poll::Ready(result)
+    }
+}
+
+impl<E: FromRefused, T: Target> FusedFuture for Pending<E, T> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.stage, Stage::Done)
     }
 }
 

@@ -3,20 +3,23 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lockkeeper_actors::api::contender::LeaseHolder;
-use lockkeeper_actors::api::error::{AcquireError, ContendersError, ResizeError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lockkeeper_actors::api::contender::{LeaseHolder, SemaphoreState};
+use lockkeeper_actors::api::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
 use lockkeeper_actors::api::event::LockEvent;
-use lockkeeper_actors::api::messages::{RegistryMessage, SemaphoreMessage};
-use lockkeeper_actors::api::request::Wait;
-use lockkeeper_actors::api::request::{Permits, Ticket};
+use lockkeeper_actors::api::messages::{RegistryMessage, SemaphoreMessage as ActorMessage};
+use lockkeeper_actors::api::request::{Permits, Ticket, Wait};
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::machine::exclusion::Mode;
+use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use crate::guard::Permit;
 use crate::handle::{Handle, Shared};
+use crate::messages::{self, Address, SemaphoreMessage};
 use crate::options::{InvalidLock, LockOptions};
 use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
 
@@ -37,7 +40,15 @@ pub struct Semaphore {
     handle: Handle,
     limit: Option<u32>,
     agreed: Arc<AtomicBool>,
+    address: Arc<Address<SemaphoreMessage>>,
 }
+
+/// What [`Semaphore::acquire`] and [`Semaphore::acquire_many`] return.
+pub type AcquirePermit = Pending<AcquireError, Claim>;
+/// What [`Semaphore::try_acquire`] and [`Semaphore::try_acquire_many`] return.
+pub type TryAcquirePermit = Pending<TryAcquireError, Claim>;
+/// What the methods of [`Semaphore`] that wait until a deadline return.
+pub type AcquirePermitTimeout = Pending<AcquireTimeoutError, Claim>;
 
 impl Semaphore {
     pub(crate) fn new(
@@ -51,7 +62,7 @@ impl Semaphore {
             return Err(InvalidLock::NoPermits);
         }
         let handle = Handle::open(shared, Resource::semaphore(path), Mode::Lock, options)?;
-        Ok(Semaphore { handle, limit, agreed: Arc::default() })
+        Ok(Semaphore { handle, limit, agreed: Arc::default(), address: Arc::default() })
     }
 
     /// Waits for a permit.
@@ -80,7 +91,7 @@ impl Semaphore {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn acquire(&self) -> Pending<AcquireError, Claim> {
+    pub fn acquire(&self) -> AcquirePermit {
         self.acquire_many(1)
     }
 
@@ -90,7 +101,7 @@ impl Semaphore {
     ///
     /// [`AcquireError::TooManyPermits`] if the semaphore has fewer permits, initially or after a resize.
     /// [`AcquireError::NoPermits`] if `count` is zero.
-    pub fn acquire_many(&self, count: u32) -> Pending<AcquireError, Claim> {
+    pub fn acquire_many(&self, count: u32) -> AcquirePermit {
         Pending::new(self.claim(count), Wait::Forever)
     }
 
@@ -107,12 +118,12 @@ impl Semaphore {
     /// # Cancel safety
     ///
     /// As [`acquire`](Semaphore::acquire).
-    pub fn try_acquire(&self) -> Pending<TryAcquireError, Claim> {
+    pub fn try_acquire(&self) -> TryAcquirePermit {
         self.try_acquire_many(1)
     }
 
     /// As [`try_acquire`](Semaphore::try_acquire), for `count` permits, all or none.
-    pub fn try_acquire_many(&self, count: u32) -> Pending<TryAcquireError, Claim> {
+    pub fn try_acquire_many(&self, count: u32) -> TryAcquirePermit {
         Pending::new(self.claim(count), Wait::Try)
     }
 
@@ -127,13 +138,31 @@ impl Semaphore {
     /// # Cancel safety
     ///
     /// As [`acquire`](Semaphore::acquire).
-    pub fn acquire_timeout(&self, timeout: Duration) -> Pending<AcquireTimeoutError, Claim> {
+    pub fn acquire_timeout(&self, timeout: Duration) -> AcquirePermitTimeout {
         self.acquire_many_timeout(1, timeout)
     }
 
     /// As [`acquire_timeout`](Semaphore::acquire_timeout), for `count` permits, all or none.
-    pub fn acquire_many_timeout(&self, count: u32, timeout: Duration) -> Pending<AcquireTimeoutError, Claim> {
-        Pending::new(self.claim(count), self.handle.wait(timeout))
+    pub fn acquire_many_timeout(&self, count: u32, timeout: Duration) -> AcquirePermitTimeout {
+        Pending::new(self.claim(count), self.handle.shared().timeout(timeout))
+    }
+
+    /// Waits for `count` permits, all or none, until `deadline`: as [`Lock::acquire_until`](crate::Lock::acquire_until).
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireTimeoutError::TimedOut`] when the time is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Semaphore::acquire).
+    pub fn acquire_many_until(&self, count: u32, deadline: impl Into<Instant>) -> AcquirePermitTimeout {
+        Pending::new(self.claim(count), self.wait(messages::Wait::Until(deadline.into())))
+    }
+
+    /// As [`acquire_many_until`](Semaphore::acquire_many_until), for one permit.
+    pub fn acquire_until(&self, deadline: impl Into<Instant>) -> AcquirePermitTimeout {
+        self.acquire_many_until(1, deadline)
     }
 
     /// Changes the number of permits. Handles of all processes that have acquired permits accept it.
@@ -150,16 +179,29 @@ impl Semaphore {
     ///
     /// The number may have been changed when this future is dropped.
     pub async fn resize(&self, permits: u32) -> Result<(), ResizeError> {
-        let (reply, answer) = oneshot::channel();
-        self.send(SemaphoreMessage::Resize(permits, self.handle.options().clone(), reply.into()));
-        match answer.await.unwrap_or(Err(ResizeError::Disconnected)) {
-            Err(ResizeError::Disconnected) if self.handle.is_closed() => Err(ResizeError::Closed),
-            Err(error) => Err(error),
-            Ok(()) => {
-                self.agreed.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-        }
+        self.ask_resize(permits).await
+    }
+
+    /// The number of permits that is stored in ZooKeeper. `None` while none is stored, and if another client has stored
+    /// something else than a number.
+    ///
+    /// # Errors
+    ///
+    /// [`ContendersError`], for example [`Disconnected`](ContendersError::Disconnected) while there is no session.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    pub async fn limit(&self) -> Result<Option<u32>, ContendersError> {
+        self.ask_limit().await
+    }
+
+    /// The number of permits that are free at the moment, at least zero. While no number is stored, this handle's number
+    /// counts, if it has one. A free permit may be kept for a request that waits for several.
+    ///
+    /// Errors and cancel safety are as in [`limit`](Semaphore::limit).
+    pub async fn available(&self) -> Result<u32, ContendersError> {
+        self.ask_available().await
     }
 
     /// Lists the holders of permits, in no particular order. A path that does not exist has none.
@@ -172,13 +214,13 @@ impl Semaphore {
     ///
     /// Cancel safe: it only reads.
     pub async fn lease_holders(&self) -> Result<Vec<LeaseHolder>, ContendersError> {
-        self.handle.ask(|reply| self.message(SemaphoreMessage::LeaseHolders(reply))).await
+        self.ask_holders().await
     }
 
     /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
     /// ended.
     pub fn cancel(&self, ticket: Ticket) {
-        self.send(SemaphoreMessage::Cancel(ticket));
+        self.send(ActorMessage::Cancel(ticket));
     }
 
     /// The path of the semaphore, without the connection's chroot.
@@ -186,21 +228,75 @@ impl Semaphore {
         self.handle.path()
     }
 
-    fn message(&self, message: SemaphoreMessage) -> RegistryMessage {
+    /// The semaphore as an actor, to which [messages](crate::messages) are sent: see
+    /// [`Lock::actor`](crate::Lock::actor).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn actor(&self) -> ActorRef<SemaphoreMessage> {
+        self.address.actor(|| Semaphore { address: Arc::default(), ..self.clone() })
+    }
+
+    pub(crate) fn wait(&self, wait: messages::Wait) -> Wait {
+        self.handle.shared().wait(wait)
+    }
+
+    pub(crate) fn ask_holders(&self) -> BoxFuture<'static, Result<Vec<LeaseHolder>, ContendersError>> {
+        self.handle.ask(|reply| self.message(ActorMessage::LeaseHolders(reply)))
+    }
+
+    pub(crate) fn ask_limit(&self) -> BoxFuture<'static, Result<Option<u32>, ContendersError>> {
+        self.ask_state().map(|state| state.map(|state| state.limit)).boxed()
+    }
+
+    pub(crate) fn ask_available(&self) -> BoxFuture<'static, Result<u32, ContendersError>> {
+        let limit = self.limit;
+        let free =
+            move |state: SemaphoreState| state.limit.or(limit).unwrap_or(0).saturating_sub(state.taken);
+        self.ask_state().map(move |state| state.map(free)).boxed()
+    }
+
+    pub(crate) fn ask_release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), ReleaseError>> {
+        let release = |reply| self.message(ActorMessage::Release(ticket, Some(reply)));
+        self.handle.shared().release(release)
+    }
+
+    pub(crate) fn ask_resize(&self, permits: u32) -> BoxFuture<'static, Result<(), ResizeError>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(ActorMessage::Resize(permits, self.handle.options().clone(), reply.into()));
+        let (handle, agreed) = (self.handle.clone(), self.agreed.clone());
+        Box::pin(async move {
+            match answer.await.unwrap_or(Err(ResizeError::Disconnected)) {
+                Err(ResizeError::Disconnected) if handle.is_closed() => Err(ResizeError::Closed),
+                Err(error) => Err(error),
+                Ok(()) => {
+                    agreed.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn ask_state(&self) -> BoxFuture<'static, Result<SemaphoreState, ContendersError>> {
+        self.handle.ask(|reply| self.message(ActorMessage::State(reply)))
+    }
+
+    fn message(&self, message: ActorMessage) -> RegistryMessage {
         RegistryMessage::Semaphore(self.handle.path().clone(), message)
     }
 
-    fn send(&self, message: SemaphoreMessage) {
+    fn send(&self, message: ActorMessage) {
         self.handle.shared().send(self.message(message));
     }
 
-    fn claim(&self, count: u32) -> Claim {
+    pub(crate) fn claim(&self, count: u32) -> Claim {
         Claim { semaphore: self.clone(), count }
     }
 }
 
 /// A number of permits of a semaphore, acquired all or none.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Claim {
     semaphore: Semaphore,
     count: u32,
@@ -212,7 +308,7 @@ impl Target for Claim {
     type Guard = Permit;
 
     fn request(&self, ticket: Ticket, wait: Wait, mut on_event: OnEvent<Permit>) {
-        let Semaphore { handle, limit, agreed } = &self.semaphore;
+        let Semaphore { handle, limit, agreed, address: _ } = &self.semaphore;
         let permits = Permits { count: self.count, limit: *limit, agreed: agreed.load(Ordering::Relaxed) };
         let agreed = agreed.clone();
         let on_event = Box::new(move |event| {
@@ -221,7 +317,7 @@ impl Target for Claim {
             }
             on_event(event);
         });
-        self.semaphore.send(SemaphoreMessage::Acquire(handle.request(ticket, wait, on_event), permits));
+        self.semaphore.send(ActorMessage::Acquire(handle.request(ticket, wait, on_event), permits));
     }
 
     fn withdraw(&self, ticket: Ticket) {

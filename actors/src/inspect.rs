@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 
-use crate::api::contender::{Contender, Known, LeaseHolder};
+use crate::api::contender::{Contender, Known, LeaseHolder, SemaphoreState};
 use crate::api::error::ContendersError;
 use crate::api::lease::FencingToken;
 use crate::machine::Failure;
@@ -168,6 +168,23 @@ pub(crate) async fn remove(
     match client.delete(&node).await {
         Ok(()) | Err(Failure::NoNode) => Ok(()),
         Err(failure) => Err(ContendersError::new(&node, failure)),
+    }
+}
+
+/// Reads the stored number of permits, and counts those that are taken.
+pub(crate) async fn semaphore_state(
+    client: Arc<dyn ZooKeeper>,
+    root: Arc<str>,
+) -> Result<SemaphoreState, ContendersError> {
+    // Sent together.
+    let (data, leases) = (client.read_root(&root), client.leases(&root));
+    match (data.await, leases.await) {
+        (Ok(data), Ok(leases)) => Ok(SemaphoreState {
+            limit: data.permits().map(|permits| u32::try_from(permits.max(0)).unwrap_or(u32::MAX)),
+            taken: u32::try_from(leases.names.len()).unwrap_or(u32::MAX),
+        }),
+        (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => Ok(SemaphoreState { limit: None, taken: 0 }),
+        (Err(failure), _) | (_, Err(failure)) => Err(ContendersError::new(&root, failure)),
     }
 }
 

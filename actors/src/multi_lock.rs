@@ -6,12 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use ractor::{ActorProcessingErr, ActorRef, DerivedActorRef};
+use tokio::sync::oneshot;
 use tracing::{Span, debug, debug_span};
 
+use crate::api::error::ReleaseError;
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::KeepAlive;
-use crate::api::lease::{Lease, LeaseState};
+use crate::api::lease::{Lease, LeaseState, ReleasePort};
 use crate::api::multi_lease::MultiLease;
 use crate::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest};
 use crate::lock::joint_create::{Entrant, JointCreate, Part as LockPart};
@@ -28,6 +31,8 @@ pub(crate) enum MultiLockReport {
     Acquire(Arc<str>, AcquireRequest, LockPart),
     /// Cancels one part.
     Cancel(Arc<str>, Ticket),
+    /// Releases one part.
+    Release(Arc<str>, Ticket, ReleasePort),
     /// This actor no longer needs the actor of this lock.
     Dropped(Arc<str>),
 }
@@ -61,6 +66,7 @@ pub(crate) enum MultiLockActorMessage {
     /// A part's request has ended.
     Over(u64, usize),
     Cancel,
+    Release(ReleasePort),
 }
 
 #[cfg(feature = "cluster")]
@@ -72,6 +78,8 @@ pub(crate) struct State {
     ticket: Ticket,
     wait: Wait,
     parts: Vec<Part>,
+    /// The tickets of the parts, once all are granted.
+    granted: Vec<(Arc<str>, Ticket)>,
     round: u64,
     /// The pauses before rounds that follow a failed one.
     rests: Rests,
@@ -121,6 +129,7 @@ impl MultiLockActor {
             ticket: request.ticket,
             wait: request.wait,
             parts: request.parts.iter().map(part).collect(),
+            granted: Vec::new(),
             round: 0,
             rests: Rests::new(spread),
             resting: false,
@@ -174,7 +183,25 @@ impl State {
             | MultiLockActorMessage::Made(..)
             | MultiLockActorMessage::Over(..) => {}
             MultiLockActorMessage::Cancel => self.feed(Event::Cancel, myself),
+            MultiLockActorMessage::Release(reply) => self.release(reply),
         }
+    }
+
+    /// Releases all parts at the same time. The reply follows when the server has confirmed each.
+    fn release(&self, reply: ReleasePort) {
+        if self.keep_alive.is_some() {
+            // The caller may no longer wait.
+            let _ = reply.send(Err(ReleaseError::NotGranted));
+            return;
+        }
+        let release = |(path, ticket): &(Arc<str>, Ticket)| {
+            let (port, answer) = oneshot::channel();
+            let report = MultiLockReport::Release(path.clone(), *ticket, port.into());
+            let _ = self.registry.send_message(report);
+            async { answer.await.unwrap_or(Err(ReleaseError::Lost)) }
+        };
+        let answers = join_all(self.granted.iter().map(release));
+        tokio::spawn(async move { reply.send(answers.await.into_iter().collect()) });
     }
 
     fn part_event(&mut self, part: usize, event: LockEvent, myself: &ActorRef<MultiLockActorMessage>) {
@@ -233,7 +260,8 @@ impl State {
             }
             Command::Grant => {
                 self.keep_alive = None;
-                self.parts.iter_mut().for_each(|part| part.ticket = None);
+                let granted = |part: &mut Part| Some((part.spec.path.clone(), part.ticket.take()?));
+                self.granted = self.parts.iter_mut().filter_map(granted).collect();
                 let leases = self.parts.iter_mut().filter_map(|part| part.lease.take()).collect();
                 let guard = MultiLease::new(ticket, leases);
                 // The event carries the guard. If nobody receives it, the guard is dropped, which releases all locks.

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use self::sweep::{delete, sweep};
 use crate::api::error::AcquireError;
+use crate::api::lease::ReleasePort;
 use crate::api::messages::{LockMessage, MultiLockMessage, RegistryMessage};
 use crate::api::request::MultiLockRequest;
 use crate::api::resource::Resource;
@@ -163,6 +164,9 @@ impl State {
                 self.start_multi_lock(request).await?
             }
             RegistryMessage::MultiLock(MultiLockMessage::Cancel(ticket)) => self.cancel_multi_lock(ticket),
+            RegistryMessage::MultiLock(MultiLockMessage::Release(ticket, reply)) => {
+                self.release_multi_lock(ticket, reply)
+            }
         }
         Ok(())
     }
@@ -250,6 +254,13 @@ impl State {
         }
     }
 
+    /// An unknown ticket is that of a request that has ended. Dropping the reply port reports that.
+    fn release_multi_lock(&self, ticket: Ticket, reply: ReleasePort) {
+        if let Some(actor) = self.multi_locks.get(&ticket) {
+            let _ = actor.cast(MultiLockActorMessage::Release(reply));
+        }
+    }
+
     async fn multi_lock_report(&mut self, report: MultiLockReport) -> Result<(), ActorProcessingErr> {
         match report {
             MultiLockReport::Open(path) if !self.closed => self.lock(path).await?.opened(),
@@ -264,7 +275,12 @@ impl State {
                 let cancel = RegistryMessage::Lock(path, LockMessage::Cancel(ticket));
                 self.public(cancel).await?;
             }
-            MultiLockReport::Open(_) | MultiLockReport::Cancel(..) => {}
+            MultiLockReport::Release(path, ticket, reply) if !self.closed => {
+                let release = RegistryMessage::Lock(path, LockMessage::Release(ticket, Some(reply)));
+                self.public(release).await?;
+            }
+            // Closing releases and cancels everything.
+            MultiLockReport::Open(_) | MultiLockReport::Cancel(..) | MultiLockReport::Release(..) => {}
             MultiLockReport::Dropped(path) => self.locks.dropped(&path),
         }
         Ok(())

@@ -132,6 +132,10 @@ impl State {
                 let (root, disconnected) = (self.root(), ContendersError::Disconnected);
                 self.path.ask(reply, disconnected, |client| inspect::lease_holders(client, root));
             }
+            SemaphoreMessage::State(reply) => {
+                let (root, disconnected) = (self.root(), ContendersError::Disconnected);
+                self.path.ask(reply, disconnected, |client| inspect::semaphore_state(client, root));
+            }
             SemaphoreMessage::Resize(limit, options, reply) => {
                 let (root, disconnected) = (self.root(), ResizeError::Disconnected);
                 self.path.ask(reply, disconnected, |client| root::resize(client, root, limit, options));

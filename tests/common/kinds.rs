@@ -18,6 +18,7 @@ use lockkeeper::{
 };
 use ractor::ActorRef;
 
+use super::by_message::ByMessage;
 use super::events::Recorded;
 
 /// One kind of lock.
@@ -150,7 +151,7 @@ macro_rules! for_kinds {
 pub type AnyLock = Arc<dyn Locking>;
 
 /// The operations that handles of all kinds share.
-pub trait Locking: Send + Sync + 'static {
+pub trait Locking: ByMessage + Send + Sync + 'static {
     fn acquire(&self) -> BoxFuture<'static, Result<AnyGuard, AcquireError>>;
     fn try_acquire(&self) -> BoxFuture<'static, Result<AnyGuard, TryAcquireError>>;
     fn acquire_timeout(&self, timeout: Duration)

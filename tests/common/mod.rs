@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod beside_curator;
+pub mod by_message;
 pub mod curator;
 pub mod events;
 pub mod internals;

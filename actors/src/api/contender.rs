@@ -33,6 +33,16 @@ pub struct LeaseHolder {
     pub session: Option<i64>,
 }
 
+/// The permits of a semaphore, as stored in ZooKeeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SemaphoreState {
+    /// The stored number of permits; `None` if there is none, or if the data is not a number.
+    pub limit: Option<u32>,
+    /// The number of permits that are taken.
+    pub taken: u32,
+}
+
 /// What the caller already knows about the front of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {

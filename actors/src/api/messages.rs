@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ractor::RpcReplyPort;
 use tokio::sync::oneshot;
 
-use super::contender::{Contender, Known, LeaseHolder};
+use super::contender::{Contender, Known, LeaseHolder, SemaphoreState};
 use super::error::{AcquireError, ContendersError, ResizeError};
 use super::lease::ReleasePort;
 use super::request::{AcquireRequest, ContenderOptions, MultiLockRequest, Permits};
@@ -44,6 +44,8 @@ pub enum SemaphoreMessage {
     Release(Ticket, Option<ReleasePort>),
     /// Lists all leases, in no particular order.
     LeaseHolders(RpcReplyPort<Result<Vec<LeaseHolder>, ContendersError>>),
+    /// Asks for the stored number of permits, and how many are taken.
+    State(RpcReplyPort<Result<SemaphoreState, ContendersError>>),
     /// Changes the number of permits. Creates the root with these options if it does not exist.
     Resize(u32, Arc<ContenderOptions>, RpcReplyPort<Result<(), ResizeError>>),
 }
@@ -55,6 +57,8 @@ pub enum MultiLockMessage {
     Acquire(MultiLockRequest),
     /// Cancels a waiting request, like [`LockMessage::Cancel`].
     Cancel(Ticket),
+    /// Releases all locks of a request, like [`LockMessage::Release`].
+    Release(Ticket, ReleasePort),
 }
 
 /// Messages to the registry, which finds or starts the addressed actor.
@@ -88,7 +92,8 @@ impl RegistryMessage {
             RegistryMessage::MultiLock(MultiLockMessage::Acquire(request)) => {
                 request.refuse(AcquireError::Closed)
             }
-            RegistryMessage::MultiLock(MultiLockMessage::Cancel(_))
+            // Same as for a lock.
+            RegistryMessage::MultiLock(MultiLockMessage::Cancel(_) | MultiLockMessage::Release(..))
             | RegistryMessage::Open(_)
             | RegistryMessage::Dropped(_) => {}
         }
@@ -113,6 +118,7 @@ impl SemaphoreMessage {
         match self {
             SemaphoreMessage::Acquire(request, _) => request.refuse(AcquireError::Closed),
             SemaphoreMessage::LeaseHolders(reply) => answer(reply, ContendersError::Closed),
+            SemaphoreMessage::State(reply) => answer(reply, ContendersError::Closed),
             SemaphoreMessage::Resize(_, _, reply) => answer(reply, ResizeError::Closed),
             // Same as for a lock.
             SemaphoreMessage::Cancel(_) | SemaphoreMessage::Release(..) => {}

@@ -92,6 +92,13 @@ pub struct Root {
     pub data: Vec<u8>,
 }
 
+impl Root {
+    /// The number of permits; `None` if the data is not a number.
+    pub fn permits(&self) -> Option<i64> {
+        std::str::from_utf8(&self.data).ok()?.trim().parse().ok()
+    }
+}
+
 /// A list of a semaphore's leases.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Leases {

@@ -47,7 +47,7 @@ impl Semaphore {
         root: Option<Result<Root, Failure>>,
         leases: Option<Result<Leases, Failure>>,
     ) -> Result<Option<usize>, Failure> {
-        let root = root.map(|root| root.map(|root| self.limit = parse_limit(&root)));
+        let root = root.map(|root| root.map(|root| self.limit = stored(&root)));
         if let (Limit::Stored { written, .. }, Some(Ok(leases))) = (self.limit, &leases) {
             if written != leases.written {
                 self.limit = Limit::Unknown;
@@ -280,7 +280,6 @@ impl Semaphore {
     }
 }
 
-fn parse_limit(root: &Root) -> Limit {
-    let permits = std::str::from_utf8(&root.data).ok().and_then(|text| text.trim().parse().ok());
-    Limit::Stored { version: root.version, written: root.written, permits }
+fn stored(root: &Root) -> Limit {
+    Limit::Stored { version: root.version, written: root.written, permits: root.permits() }
 }
