@@ -114,8 +114,8 @@ impl RegistryActor {
             RegistryActorMessage::Public(message) => state.public(message).await?,
             RegistryActorMessage::Session(SessionNotice::News(news)) => state.session_news(news),
             RegistryActorMessage::Session(SessionNotice::Missing(paths)) => state.missing(&paths),
-            RegistryActorMessage::Path(PathReport::Retired { resource, generation }) => {
-                state.retired(&resource, generation)
+            RegistryActorMessage::Path(PathReport::Retired { resource, instance, generation }) => {
+                state.retired(&resource, instance, generation)
             }
             RegistryActorMessage::Path(PathReport::Orphaned { epoch, nodes }) => {
                 state.delete_orphans(epoch, nodes)
@@ -333,10 +333,12 @@ impl State {
         self.semaphores.notify_all(notice);
     }
 
-    fn retired(&mut self, resource: &Resource, generation: u64) {
+    fn retired(&mut self, resource: &Resource, instance: Instance, generation: u64) {
         let actor = match resource {
-            Resource::Lock(path) => self.locks.take_retired(path, generation, self.closed),
-            Resource::Semaphore(path) => self.semaphores.take_retired(path, generation, self.closed),
+            Resource::Lock(path) => self.locks.take_retired(path, instance, generation, self.closed),
+            Resource::Semaphore(path) => {
+                self.semaphores.take_retired(path, instance, generation, self.closed)
+            }
         };
         if let Some(actor) = actor {
             self.children.remove(&actor.get_id());
@@ -441,10 +443,18 @@ impl<M: Message + From<PathNotice>> Paths<M> {
         }
     }
 
-    /// Removes an actor that has retired, unless it is needed again.
-    fn take_retired(&mut self, path: &Arc<str>, generation: u64, closed: bool) -> Option<ActorCell> {
+    /// Removes an actor that has retired, unless it is needed again. The report may be a late one of an actor that was
+    /// removed before.
+    fn take_retired(
+        &mut self,
+        path: &Arc<str>,
+        instance: Instance,
+        generation: u64,
+        closed: bool,
+    ) -> Option<ActorCell> {
         let entry = self.0.get(path)?;
-        let retires = (closed || entry.handles == 0) && entry.generation == generation;
+        let current = entry.instance == instance && entry.generation == generation;
+        let retires = current && (closed || entry.handles == 0);
         retires.then(|| self.0.remove(path)).flatten().map(|entry| entry.actor.get_cell())
     }
 
@@ -468,5 +478,40 @@ impl<M: Message + From<PathNotice>> Entry<M> {
 
     fn retire(&self) {
         let _ = self.actor.cast(PathNotice::Retire(self.generation).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct PathActor;
+
+    #[ractor::actor(message = LockActorMessage, state = (), arguments = ())]
+    impl PathActor {
+        async fn pre_start(&self, _: ActorRef<LockActorMessage>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+    }
+
+    async fn entry(instance: u128) -> Entry<LockActorMessage> {
+        let (actor, _) = Actor::spawn(None, PathActor, ()).await.expect("it starts");
+        let mut entry = Entry { actor, instance: Instance::new(instance), handles: 0, generation: 0 };
+        entry.opened();
+        entry
+    }
+
+    /// Every actor of a path counts its handles from one, and reports that it has retired once or more often.
+    #[tokio::test]
+    async fn a_late_report_of_an_earlier_actor_does_not_end_the_next_one() {
+        let (path, mut paths) = (Arc::<str>::from("/lock"), Paths(BTreeMap::new()));
+        for instance in [1, 2] {
+            paths.0.insert(path.clone(), entry(instance << 64).await);
+            paths.dropped(&path);
+            let late = Instance::new((instance - 1) << 64);
+            assert!(paths.take_retired(&path, late, 1, false).is_none(), "{instance}");
+            let own = Instance::new(instance << 64);
+            paths.take_retired(&path, own, 1, false).expect("it has retired").stop(None);
+        }
     }
 }

@@ -34,8 +34,9 @@ pub(crate) struct PathArguments {
 
 /// To the registry.
 pub(crate) enum PathReport {
-    /// The actor has nothing left to do. Answers [`PathNotice::Retire`] with the same generation.
-    Retired { resource: Resource, generation: u64 },
+    /// The actor of this instance has nothing left to do. Answers [`PathNotice::Retire`] with the same generation, and
+    /// may do so more than once.
+    Retired { resource: Resource, instance: Instance, generation: u64 },
     /// These nodes were created for actors that have died since.
     Orphaned { epoch: u64, nodes: Vec<String> },
 }
@@ -200,9 +201,9 @@ pub(crate) trait Driver {
         let (due, actor) = (path.machine.wakeup(), path.actor.clone());
         path.timer.set(due, move || drop(actor.send_message(PathMessage::Wake)));
         if let Some(generation) = path.retiring.filter(|_| path.is_idle()) {
-            let resource = path.resource.clone();
+            let (resource, instance) = (path.resource.clone(), path.instance);
             // If the registry has ended, this actor ends with it.
-            let _ = path.registry.send_message(PathReport::Retired { resource, generation });
+            let _ = path.registry.send_message(PathReport::Retired { resource, instance, generation });
         }
     }
 }
