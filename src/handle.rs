@@ -19,9 +19,9 @@ use ractor::{DerivedActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use crate::guard::Guard;
-use crate::messages;
 use crate::options::LockOptions;
 use crate::pending::OnEvent;
+use crate::wait;
 
 /// The state that all handles of a keeper share.
 pub(crate) struct Shared {
@@ -42,14 +42,14 @@ impl Shared {
     }
 
     /// The same wait, on the clock of leases.
-    pub fn wait(&self, wait: messages::Wait) -> Wait {
+    pub fn wait(&self, wait: wait::Wait) -> Wait {
         match wait {
-            messages::Wait::Try => Wait::Try,
-            messages::Wait::Until(end) => {
+            wait::Wait::Try => Wait::Try,
+            wait::Wait::Until(end) => {
                 let left = end.saturating_duration_since(Instant::now());
                 Wait::Until(self.started.clock.now() + left)
             }
-            messages::Wait::Forever => Wait::Forever,
+            wait::Wait::Forever => Wait::Forever,
         }
     }
 

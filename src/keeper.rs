@@ -9,11 +9,12 @@ use std::time::Duration;
 use futures::Stream;
 use lockkeeper_actors::api::error::ConnectError;
 use lockkeeper_actors::api::event::SessionEvent;
+use lockkeeper_actors::api::keeper_state::KeeperState;
 use lockkeeper_actors::keeper::KeeperMessage;
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::path_rules::InvalidName;
-use ractor::{ActorCell, ActorRef, Message};
-use tokio::sync::{mpsc, oneshot};
+use ractor::{ActorCell, ActorId, ActorRef, Message};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connect::KeeperOptions;
 use crate::handle::Shared;
@@ -200,7 +201,34 @@ impl Keeper {
     /// and twenty ticks of two seconds each, so a request for less than four seconds gets four. A warning in the log
     /// reports a value other than the requested one.
     pub fn session_timeout(&self) -> Duration {
-        self.shared.started.session_timeout()
+        self.shared.started.state.borrow().session_timeout
+    }
+
+    /// The state of the session, always current: its status, number, id and timeout. `borrow` reads it, `changed` and
+    /// `wait_for` wait for a change. A reader that is slow sees the newest state, not every one in between:
+    /// [`events`](Keeper::events) has them all. `changed` fails once the keeper has ended.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// use lockkeeper::SessionStatus;
+    ///
+    /// let mut state = keeper.state();
+    /// assert_eq!(state.borrow().status, SessionStatus::Connected);
+    /// keeper.close().await;
+    /// state.wait_for(|state| state.status == SessionStatus::Closed).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn state(&self) -> watch::Receiver<KeeperState> {
+        self.shared.started.state.clone()
+    }
+
+    /// The id of the keeper's actor, by which a [supervisor](KeeperOptions::connect_linked) recognises its events.
+    pub fn actor_id(&self) -> ActorId {
+        self.shared.started.keeper.get_id()
     }
 
     /// The session's events as a stream: the most recent one, then every later one.

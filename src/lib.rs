@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod address;
 mod connect;
 mod guard;
 mod handle;
@@ -14,6 +15,7 @@ mod run;
 mod semaphore;
 mod singleton;
 mod subscribe;
+mod wait;
 
 pub use connect::KeeperOptions;
 pub use guard::{Access, Exclusive, Guard, LockGuard, Permit, Pooled, Read, ReadGuard, Write, WriteGuard};
@@ -34,6 +36,7 @@ pub use lockkeeper_actors::api::error::{
     AcquireError, ConnectError, ContendersError, Lost, ReleaseError, ResizeError,
 };
 pub use lockkeeper_actors::api::event::{LockEvent, Refused, SessionEvent};
+pub use lockkeeper_actors::api::keeper_state::{KeeperState, SessionStatus};
 pub use lockkeeper_actors::api::lease::{FencingToken, LeaseState, LeaseView};
 pub use lockkeeper_actors::api::request::Ticket;
 pub use lockkeeper_actors::candidate::CandidateState;

@@ -14,11 +14,12 @@ use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::machine::path_rules::InvalidName;
 use ractor::ActorRef;
 
+use crate::address::{Address, Recipient};
 use crate::guard::{Access, Exclusive, Guard};
 use crate::handle::{Handle, Shared};
-use crate::messages::{self, Address, LockMessage};
 use crate::options::LockOptions;
 use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
+use crate::wait;
 
 /// A handle to a lock, exclusive by default. Cheap to clone. All clones, and all handles of the same path, share one
 /// queue.
@@ -28,7 +29,7 @@ use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireEr
 pub struct Lock<M = Exclusive> {
     handle: Handle,
     mode: PhantomData<fn() -> M>,
-    address: Arc<Address<LockMessage<M>>>,
+    address: Arc<Address>,
 }
 
 /// What [`Lock::acquire`] returns.
@@ -121,17 +122,7 @@ impl<M: Access> Lock<M> {
     ///
     /// As [`acquire`](Lock::acquire).
     pub fn acquire_until(&self, deadline: impl Into<Instant>) -> AcquireTimeout<M> {
-        Pending::new(self.clone(), self.wait(messages::Wait::Until(deadline.into())))
-    }
-
-    /// The lock as an actor, to which [messages](crate::messages) are sent. It is started at the first call, and ends
-    /// when the last clone of this handle is dropped: messages that were sent before are still handled.
-    ///
-    /// # Panics
-    ///
-    /// Outside a Tokio runtime.
-    pub fn actor(&self) -> ActorRef<LockMessage<M>> {
-        self.address.actor(|| Lock { address: Arc::default(), ..self.clone() })
+        Pending::new(self.clone(), self.wait(wait::Wait::Until(deadline.into())))
     }
 }
 
@@ -199,7 +190,15 @@ impl<M> Lock<M> {
         self.ask_remove(contender.clone()).await
     }
 
-    pub(crate) fn wait(&self, wait: messages::Wait) -> Wait {
+    /// The actor of this handle and its clones, which is started at the first call.
+    pub(crate) fn start_actor(&self) -> ActorRef<<Self as Recipient>::Message>
+    where
+        Self: Recipient,
+    {
+        self.address.actor(|| Lock { address: Arc::default(), ..self.clone() })
+    }
+
+    pub(crate) fn wait(&self, wait: wait::Wait) -> Wait {
         self.handle.shared().wait(wait)
     }
 

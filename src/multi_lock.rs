@@ -17,10 +17,11 @@ use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::path_rules::check_path;
 use ractor::ActorRef;
 
+use crate::address::{Address, Recipient};
 use crate::handle::Shared;
-use crate::messages::{self, Address, MultiLockMessage};
 use crate::options::{InvalidLock, LockOptions, MAX_IDENTIFIER};
 use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
+use crate::wait;
 
 /// A handle to the locks on several paths, which are acquired all or none. Cheap to clone.
 ///
@@ -38,7 +39,7 @@ use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireEr
 pub struct MultiLock {
     shared: Arc<Shared>,
     parts: Arc<[MultiLockPart]>,
-    address: Arc<Address<MultiLockMessage>>,
+    address: Arc<Address>,
 }
 
 /// What [`MultiLock::acquire`] returns.
@@ -98,17 +99,7 @@ impl MultiLock {
 
     /// Waits for all locks until `deadline`, as [`Lock::acquire_until`](crate::Lock::acquire_until).
     pub fn acquire_until(&self, deadline: impl Into<Instant>) -> AcquireAllTimeout {
-        Pending::new(self.clone(), self.wait(messages::Wait::Until(deadline.into())))
-    }
-
-    /// The multi-lock as an actor, to which [messages](crate::messages) are sent: see
-    /// [`Lock::actor`](crate::Lock::actor).
-    ///
-    /// # Panics
-    ///
-    /// Outside a Tokio runtime.
-    pub fn actor(&self) -> ActorRef<MultiLockMessage> {
-        self.address.actor(|| MultiLock { address: Arc::default(), ..self.clone() })
+        Pending::new(self.clone(), self.wait(wait::Wait::Until(deadline.into())))
     }
 
     /// Cancels a request that was made [by message](Pending::forward). Does nothing if it has been granted or has
@@ -117,7 +108,15 @@ impl MultiLock {
         self.send(ActorMessage::Cancel(ticket));
     }
 
-    pub(crate) fn wait(&self, wait: messages::Wait) -> Wait {
+    /// The actor of this handle and its clones, which is started at the first call.
+    pub(crate) fn start_actor(&self) -> ActorRef<<Self as Recipient>::Message>
+    where
+        Self: Recipient,
+    {
+        self.address.actor(|| MultiLock { address: Arc::default(), ..self.clone() })
+    }
+
+    pub(crate) fn wait(&self, wait: wait::Wait) -> Wait {
         self.shared.wait(wait)
     }
 

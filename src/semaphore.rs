@@ -17,11 +17,12 @@ use lockkeeper_actors::machine::exclusion::Mode;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
+use crate::address::{Address, Recipient};
 use crate::guard::Permit;
 use crate::handle::{Handle, Shared};
-use crate::messages::{self, Address, SemaphoreMessage};
 use crate::options::{InvalidLock, LockOptions};
 use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
+use crate::wait;
 
 /// A handle to a semaphore, compatible with kazoo's `Semaphore`. Cheap to clone.
 ///
@@ -40,7 +41,7 @@ pub struct Semaphore {
     handle: Handle,
     limit: Option<u32>,
     agreed: Arc<AtomicBool>,
-    address: Arc<Address<SemaphoreMessage>>,
+    address: Arc<Address>,
 }
 
 /// What [`Semaphore::acquire`] and [`Semaphore::acquire_many`] return.
@@ -157,7 +158,7 @@ impl Semaphore {
     ///
     /// As [`acquire`](Semaphore::acquire).
     pub fn acquire_many_until(&self, count: u32, deadline: impl Into<Instant>) -> AcquirePermitTimeout {
-        Pending::new(self.claim(count), self.wait(messages::Wait::Until(deadline.into())))
+        Pending::new(self.claim(count), self.wait(wait::Wait::Until(deadline.into())))
     }
 
     /// As [`acquire_many_until`](Semaphore::acquire_many_until), for one permit.
@@ -228,17 +229,15 @@ impl Semaphore {
         self.handle.path()
     }
 
-    /// The semaphore as an actor, to which [messages](crate::messages) are sent: see
-    /// [`Lock::actor`](crate::Lock::actor).
-    ///
-    /// # Panics
-    ///
-    /// Outside a Tokio runtime.
-    pub fn actor(&self) -> ActorRef<SemaphoreMessage> {
+    /// The actor of this handle and its clones, which is started at the first call.
+    pub(crate) fn start_actor(&self) -> ActorRef<<Self as Recipient>::Message>
+    where
+        Self: Recipient,
+    {
         self.address.actor(|| Semaphore { address: Arc::default(), ..self.clone() })
     }
 
-    pub(crate) fn wait(&self, wait: messages::Wait) -> Wait {
+    pub(crate) fn wait(&self, wait: wait::Wait) -> Wait {
         self.handle.shared().wait(wait)
     }
 

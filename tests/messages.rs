@@ -6,9 +6,11 @@ mod common;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use common::{BRISK, eventually, proxied, shared, unique_path};
+use common::{BRISK, SHORT, eventually, proxied, shared, unique_path};
+use lockkeeper::messages::{LockMessage, Wait};
 use lockkeeper::{
-    AcquireError, Keeper, Lock, LockEvent, LockGuard, Pending, Refused, SessionEvent, Target, Ticket,
+    AcquireError, Keeper, LeaseState, Lock, LockEvent, LockGuard, Pending, Refused, SessionEvent,
+    SessionStatus, Target, Ticket,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::mpsc;
@@ -457,4 +459,43 @@ async fn a_dead_subscriber_or_requester_leaves_nothing() {
     drop(test);
     let gone = async || metrics.num_alive_tasks() == before;
     eventually("every actor and task is gone", SOON, gone).await;
+}
+
+#[tokio::test]
+async fn the_actor_of_a_lock_is_one_for_all_clones_of_the_handle_and_ends_with_the_last() {
+    let keeper = Keeper::connect(&shared().address()).await.expect("a connection");
+    let lock = keeper.lock(&unique_path("address")).expect("a valid path");
+    let (clone, actor) = (lock.clone(), lock.actor());
+    assert_eq!(clone.actor().get_id(), actor.get_id());
+    drop(lock);
+    let guard = ractor::call!(actor, LockMessage::Acquire, Ticket::new(), Wait::Forever);
+    let guard = guard.expect("an answer").expect("it is free");
+    let other = keeper.lock(clone.path()).expect("a valid path");
+    assert_ne!(other.actor().get_id(), actor.get_id(), "another handle");
+    drop(clone);
+    timeout(SOON, actor.wait(None)).await.expect("it ends").expect("it ends");
+    assert_eq!(guard.state(), LeaseState::Held, "guards do not depend on the handle");
+    let refused = actor.cast(LockMessage::Cancel(Ticket::new()));
+    assert!(refused.is_err(), "no message is taken and then lost");
+}
+
+#[tokio::test]
+async fn a_keepers_state_follows_its_session() {
+    let proxy = proxied().await;
+    let keeper = Keeper::options().session_timeout(SHORT).connect(&proxy.address()).await.expect("connected");
+    let mut state = keeper.state();
+    let first = *state.borrow();
+    assert_eq!((first.status, first.epoch), (SessionStatus::Connected, 1));
+    assert_eq!(first.session_timeout, keeper.session_timeout());
+    proxy.refuse(true);
+    proxy.cut();
+    state.wait_for(|state| state.status == SessionStatus::Suspended).await.expect("it runs");
+    state.wait_for(|state| state.status == SessionStatus::Lost).await.expect("it runs");
+    proxy.refuse(false);
+    let second = *state.wait_for(|state| state.status == SessionStatus::Connected).await.expect("it runs");
+    assert_eq!(second.epoch, 2);
+    assert_ne!(second.session_id, first.session_id);
+    keeper.close().await;
+    assert_eq!(state.borrow().status, SessionStatus::Closed);
+    while state.changed().await.is_ok() {}
 }

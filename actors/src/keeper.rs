@@ -3,19 +3,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, DerivedActorRef, RpcReplyPort,
     SupervisionEvent,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 use crate::api::error::ConnectError;
 use crate::api::event::SessionEvent;
 use crate::api::keep_alive::KeeperRequest;
+use crate::api::keeper_state::{KeeperState, SessionStatus};
 use crate::api::messages::RegistryMessage;
 use crate::machine::Moment;
 use crate::machine::backoff::Backoff;
@@ -90,26 +91,22 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
         timeout: settings.connect_timeout,
         reason,
     };
-    let view = Arc::<View>::default();
-    let arguments = (settings.clone(), clock, reply.into(), view.clone());
+    let (closing, (sender, view)) = (Arc::<AtomicBool>::default(), watch::channel(KeeperState::FIRST));
+    let arguments =
+        KeeperArguments { settings: settings.clone(), first: reply.into(), closing: closing.clone(), sender };
     let (keeper, _) =
         Actor::spawn(None, KeeperActor, arguments).await.map_err(|error| unreachable(error.to_string()))?;
     // Stops the keeper if this future is dropped while connecting.
     let guard = StopOnDrop(Some(keeper.clone()));
     let registry = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
     guard.keep();
-    Ok(Started { keeper, registry, clock, view })
+    Ok(Started { keeper, registry, clock, state: view, closing })
 }
 
 impl Started {
-    /// The timeout that the server granted for the newest session.
-    pub fn session_timeout(&self) -> Duration {
-        Duration::from_millis(self.view.session_timeout.load(Ordering::Relaxed))
-    }
-
     /// Whether the keeper is closing, closed or dead.
     pub fn is_closed(&self) -> bool {
-        self.view.closing.load(Ordering::Relaxed) || self.keeper.get_status() >= ActorStatus::Stopping
+        self.closing.load(Ordering::Relaxed) || self.keeper.get_status() >= ActorStatus::Stopping
     }
 
     /// Links the keeper under a supervisor of the application.
@@ -137,15 +134,9 @@ pub struct Started {
     pub registry: DerivedActorRef<RegistryMessage>,
     /// The clock that deadlines are measured with.
     pub clock: Clock,
-    view: Arc<View>,
-}
-
-/// The part of a keeper's state that is readable without a message.
-#[derive(Default)]
-struct View {
-    /// The timeout of the newest session, in milliseconds.
-    session_timeout: AtomicU64,
-    closing: AtomicBool,
+    /// The state of the session. Its sender is dropped when the keeper ends.
+    pub state: watch::Receiver<KeeperState>,
+    closing: Arc<AtomicBool>,
 }
 
 struct StopOnDrop(Option<ActorRef<KeeperMessage>>);
@@ -168,12 +159,19 @@ struct KeeperActor;
 
 type FirstSession = RpcReplyPort<Result<DerivedActorRef<RegistryMessage>, ConnectError>>;
 
-type KeeperArguments = (KeeperSettings, Clock, FirstSession, Arc<View>);
+struct KeeperArguments {
+    settings: KeeperSettings,
+    first: FirstSession,
+    closing: Arc<AtomicBool>,
+    sender: watch::Sender<KeeperState>,
+}
 
 struct State {
     settings: KeeperSettings,
     clock: Clock,
-    view: Arc<View>,
+    view: watch::Sender<KeeperState>,
+    /// Shared with all handles.
+    closing_seen: Arc<AtomicBool>,
     registry: ActorRef<RegistryActorMessage>,
     session: Option<ActorRef<SessionMessage>>,
     /// The number of the newest session; sessions are numbered from one.
@@ -205,15 +203,17 @@ impl KeeperActor {
     async fn pre_start(
         &self,
         myself: ActorRef<KeeperMessage>,
-        (settings, clock, first, view): KeeperArguments,
+        KeeperArguments { settings, first, closing, sender }: KeeperArguments,
     ) -> Result<State, ActorProcessingErr> {
+        let clock = settings.clock;
         let arguments = RegistryArguments { clock, randomness: settings.randomness.clone() };
         let (registry, _) = Actor::spawn_linked(None, RegistryActor, arguments, myself.get_cell()).await?;
         myself.cast(KeeperMessage::StartSession)?;
         Ok(State {
             settings,
             clock,
-            view,
+            view: sender,
+            closing_seen: closing,
             registry,
             session: None,
             epoch: 0,
@@ -412,8 +412,10 @@ impl State {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
                 (self.disconnected_since, self.last_error) = (None, None);
-                let timeout = connection.client.timeout().as_millis() as u64;
-                self.view.session_timeout.store(timeout, Ordering::Relaxed);
+                self.view.send_modify(|state| {
+                    (state.epoch, state.session_id) = (connection.epoch, connection.client.session());
+                    state.session_timeout = connection.client.timeout();
+                });
                 SessionEvent::Connected { epoch: connection.epoch }
             }
             SessionNews::Suspended(epoch) => SessionEvent::Suspended { epoch: *epoch },
@@ -430,6 +432,13 @@ impl State {
     }
 
     fn tell(&mut self, event: SessionEvent) {
+        let status = match &event {
+            SessionEvent::Connected { .. } | SessionEvent::Resumed { .. } => SessionStatus::Connected,
+            SessionEvent::Suspended { .. } => SessionStatus::Suspended,
+            SessionEvent::Lost { .. } => SessionStatus::Lost,
+            SessionEvent::GaveUp { .. } | SessionEvent::Closed => SessionStatus::Closed,
+        };
+        self.view.send_modify(|state| state.status = status);
         self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
         self.newest = Some(event);
     }
@@ -442,7 +451,7 @@ impl State {
         let first = self.closing.is_none();
         self.closing.get_or_insert_default().extend(reply);
         if first {
-            self.view.closing.store(true, Ordering::Relaxed);
+            self.closing_seen.store(true, Ordering::Relaxed);
             if let Some(limit) = self.settings.close_timeout {
                 myself.send_after(limit, || KeeperMessage::CloseOverdue);
             }

@@ -5,9 +5,10 @@ use lockkeeper_actors::api::contender::Contender;
 use lockkeeper_actors::api::error::{ContendersError, ReleaseError};
 use lockkeeper_actors::api::event::{LockEvent, Refused};
 use lockkeeper_actors::api::request::Ticket;
-use ractor::{DerivedActorRef, RpcReplyPort};
+use ractor::{ActorRef, DerivedActorRef, RpcReplyPort};
 
-use super::{Recipient, Wait, reply_with};
+use super::{Wait, reply_with};
+use crate::address::Recipient;
 use crate::guard::{Access, Exclusive, Guard};
 use crate::lock::{Lock, first};
 use crate::pending::{request_once, request_with_events};
@@ -57,6 +58,18 @@ pub enum LockMessage<M = Exclusive> {
     Holder(RpcReplyPort<Result<Option<Contender>, ContendersError>>),
     /// Deletes the node of a contender whose owner has crashed: see [`Lock::remove_contender`].
     RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
+}
+
+impl<M: Access> Lock<M> {
+    /// The lock as an actor, to which [messages](crate::messages) are sent. It is started at the first call, and ends
+    /// when the last clone of this handle is dropped: messages that were sent before are still handled.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn actor(&self) -> ActorRef<LockMessage<M>> {
+        self.start_actor()
+    }
 }
 
 #[cfg(feature = "cluster")]

@@ -7,42 +7,23 @@
 //!
 //! Every message with a reply port is answered, also by a keeper that is closing or closed.
 
-mod actor;
 mod lock;
 mod multi_lock;
 mod semaphore;
 
-use std::time::{Duration, Instant};
+use std::future::Future;
 
-pub(crate) use self::actor::{Address, Recipient, reply_with};
+use ractor::RpcReplyPort;
+
 pub use self::lock::LockMessage;
 pub use self::multi_lock::MultiLockMessage;
 pub use self::semaphore::SemaphoreMessage;
+pub use crate::wait::Wait;
 
-/// How long a request waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Wait {
-    /// Not at all: it is refused with [`Refused::Contended`](crate::Refused::Contended) if it would have to wait.
-    Try,
-    /// Until this moment.
-    Until(Instant),
-    /// Until it is granted, cancelled or refused for another reason.
-    Forever,
-}
-
-impl Wait {
-    /// Waits until this time from now. A time too long to represent never expires.
-    pub fn timeout(timeout: Duration) -> Wait {
-        Instant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until)
-    }
-
-    /// The shorter of this and a time from now.
-    fn at_most(self, timeout: Option<Duration>) -> Wait {
-        match (self, timeout.map(Wait::timeout)) {
-            (Wait::Until(one), Some(Wait::Until(other))) => Wait::Until(one.min(other)),
-            (Wait::Forever, Some(limited)) => limited,
-            (wait, Some(_) | None) => wait,
-        }
-    }
+/// Sends the result of `answer` once it is there.
+fn reply_with<T: Send + 'static>(reply: RpcReplyPort<T>, answer: impl Future<Output = T> + Send + 'static) {
+    tokio::spawn(async move {
+        // The caller may no longer wait.
+        let _ = reply.send(answer.await);
+    });
 }

@@ -3,9 +3,10 @@
 use lockkeeper_actors::api::error::ReleaseError;
 use lockkeeper_actors::api::event::{LockEvent, Refused};
 use lockkeeper_actors::api::request::Ticket;
-use ractor::{DerivedActorRef, RpcReplyPort};
+use ractor::{ActorRef, DerivedActorRef, RpcReplyPort};
 
-use super::{Recipient, Wait, reply_with};
+use super::{Wait, reply_with};
+use crate::address::Recipient;
 use crate::multi_lock::{MultiGuard, MultiLock};
 use crate::pending::{request_once, request_with_events};
 
@@ -22,6 +23,18 @@ pub enum MultiLockMessage {
     /// Releases all locks that were granted to this ticket: as
     /// [`LockMessage::Release`](super::LockMessage::Release).
     Release(Ticket, RpcReplyPort<Result<(), ReleaseError>>),
+}
+
+impl MultiLock {
+    /// The multi-lock as an actor, to which [messages](crate::messages) are sent: see
+    /// [`Lock::actor`](crate::Lock::actor).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn actor(&self) -> ActorRef<MultiLockMessage> {
+        self.start_actor()
+    }
 }
 
 #[cfg(feature = "cluster")]

@@ -4,9 +4,10 @@ use lockkeeper_actors::api::contender::LeaseHolder;
 use lockkeeper_actors::api::error::{ContendersError, ReleaseError, ResizeError};
 use lockkeeper_actors::api::event::{LockEvent, Refused};
 use lockkeeper_actors::api::request::Ticket;
-use ractor::{DerivedActorRef, RpcReplyPort};
+use ractor::{ActorRef, DerivedActorRef, RpcReplyPort};
 
-use super::{Recipient, Wait, reply_with};
+use super::{Wait, reply_with};
+use crate::address::Recipient;
 use crate::guard::Permit;
 use crate::pending::{request_once, request_with_events};
 use crate::semaphore::Semaphore;
@@ -49,6 +50,18 @@ pub enum SemaphoreMessage {
     Available(RpcReplyPort<Result<u32, ContendersError>>),
     /// Changes the number of permits: see [`Semaphore::resize`].
     Resize(u32, RpcReplyPort<Result<(), ResizeError>>),
+}
+
+impl Semaphore {
+    /// The semaphore as an actor, to which [messages](crate::messages) are sent: see
+    /// [`Lock::actor`](crate::Lock::actor).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn actor(&self) -> ActorRef<SemaphoreMessage> {
+        self.start_actor()
+    }
 }
 
 #[cfg(feature = "cluster")]

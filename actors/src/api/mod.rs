@@ -5,6 +5,7 @@ pub mod contender;
 pub mod error;
 pub mod event;
 pub mod keep_alive;
+pub mod keeper_state;
 pub mod lease;
 pub mod messages;
 pub mod multi_lease;

@@ -1,11 +1,10 @@
 //! The actor that takes a handle's messages.
 
 use std::fmt;
-use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use ractor::{ActorProcessingErr, ActorRef, ActorRuntime, Message, RpcReplyPort};
+use ractor::{ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, Message};
 use tokio::sync::oneshot;
 
 /// A handle that takes messages.
@@ -18,17 +17,19 @@ pub(crate) trait Recipient: Send + Sync + 'static {
 
 /// The actor of a handle and its clones. Started at the first use. When this is dropped, the actor handles what it was
 /// sent before, and ends.
-pub(crate) struct Address<T>(OnceLock<Started<T>>);
+#[derive(Default)]
+pub(crate) struct Address(OnceLock<Started>);
 
-struct Started<T> {
-    actor: ActorRef<T>,
+struct Started {
+    actor: ActorCell,
     /// Dropped with the address.
     _alive: oneshot::Sender<()>,
 }
 
-impl<T: Message> Address<T> {
-    /// The actor, which works with the handle that `handle` makes. That handle must not own this address.
-    pub fn actor<R: Recipient<Message = T>>(&self, handle: impl FnOnce() -> R) -> ActorRef<T> {
+impl Address {
+    /// The actor, which works with the handle that `handle` makes, always of the same type. That handle must not own
+    /// this address.
+    pub fn actor<R: Recipient>(&self, handle: impl FnOnce() -> R) -> ActorRef<R::Message> {
         let start = || {
             let spawned = ActorRuntime::spawn_instant(None, HandleActor(PhantomData), handle());
             // Only a name that is already taken makes it fail.
@@ -41,19 +42,13 @@ impl<T: Message> Address<T> {
                 let _ = dropped.await;
                 let _ = draining.drain();
             });
-            Started { actor, _alive: alive }
+            Started { actor: actor.get_cell(), _alive: alive }
         };
-        self.0.get_or_init(start).actor.clone()
+        self.0.get_or_init(start).actor.clone().into()
     }
 }
 
-impl<T> Default for Address<T> {
-    fn default() -> Address<T> {
-        Address(OnceLock::new())
-    }
-}
-
-impl<T> fmt::Debug for Address<T> {
+impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Address").field(&self.0.get().map(|started| started.actor.get_id())).finish()
     }
@@ -76,15 +71,4 @@ impl<R: Recipient> HandleActor<R> {
         handle.receive(message);
         Ok(())
     }
-}
-
-/// Sends the result of `answer` once it is there.
-pub(crate) fn reply_with<T: Send + 'static>(
-    reply: RpcReplyPort<T>,
-    answer: impl Future<Output = T> + Send + 'static,
-) {
-    tokio::spawn(async move {
-        // The caller may no longer wait.
-        let _ = reply.send(answer.await);
-    });
 }
