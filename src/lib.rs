@@ -16,6 +16,7 @@ mod semaphore;
 mod singleton;
 mod subscribe;
 mod wait;
+mod with;
 
 pub use connect::KeeperOptions;
 pub use guard::{Access, Exclusive, Guard, LockGuard, Permit, Pooled, Read, ReadGuard, Write, WriteGuard};
@@ -28,6 +29,7 @@ pub use read_write::{ReadLock, ReadWriteLock, WriteLock};
 pub use run::{Ended, Run};
 pub use semaphore::{AcquirePermit, AcquirePermitTimeout, Claim, Semaphore, TryAcquirePermit};
 pub use singleton::{Candidate, Leaders, Singleton, SingletonOptions};
+pub use with::WithError;
 
 /// How it works, and what an actor application sends and receives.
 pub use lockkeeper_actors as actors;

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use futures::{FutureExt, StreamExt};
-use lockkeeper::{LeaseState, LockGuard, Permit, ReadGuard, ReleaseError, SessionEvent, WriteGuard};
+use lockkeeper::{
+    AcquireError, LeaseState, LockGuard, Permit, ReadGuard, ReleaseError, SessionEvent, WithError, WriteGuard,
+};
 use tokio::time::sleep;
 
 use crate::common::kinds::Kind;
@@ -18,6 +20,8 @@ promises! {
         a_release_continues_when_its_future_is_dropped,
         a_node_that_is_gone_already_counts_as_released,
         a_guard_releases_at_the_end_of_its_scope;
+    [lock]:
+        work_runs_under_the_lock_and_releases_it_however_it_ends;
 }
 
 async fn a_lease_is_extended_and_lasts_at_most_the_session_timeout(kind: Kind) {
@@ -111,4 +115,32 @@ async fn a_guard_releases_at_the_end_of_its_scope(kind: Kind) {
     let next = site.rival(&other).acquire_timeout(SOON).await;
     drop(next.expect("a lock that is free again"));
     site.until_only(&[]).await;
+}
+
+async fn work_runs_under_the_lock_and_releases_it_however_it_ends(kind: Kind) {
+    let (site, keeper) = (kind.site("with").await, connect().await);
+    let lock = site.queue(&keeper);
+    let spawned = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.with(async |guard| (guard.state(), guard.token())).await }
+    });
+    let (state, token) = spawned.await.expect("no panic").expect("it is free");
+    assert_eq!(state, LeaseState::Held);
+    site.until_only(&[]).await;
+
+    let panicking = {
+        let lock = lock.clone();
+        async move { lock.with(async |_: &LockGuard| panic!("the work fails")).await }
+    };
+    assert!(tokio::spawn(panicking).await.is_err());
+    site.until_only(&[]).await;
+
+    let work = async |guard: &LockGuard| {
+        assert!(guard.token() > token);
+        site.server.delete(guard.node()).await;
+        std::future::pending::<()>().await
+    };
+    assert!(matches!(lock.with(work).await, Err(WithError::Lost(_))));
+    keeper.close().await;
+    assert_eq!(lock.with(async |_| ()).await, Err(WithError::Acquire(AcquireError::Closed)));
 }

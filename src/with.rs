@@ -1,0 +1,52 @@
+//! Work under a lock, in one call.
+
+use lockkeeper_actors::api::error::{AcquireError, Lost};
+use thiserror::Error;
+
+use crate::guard::{Access, Guard};
+use crate::lock::Lock;
+
+impl<M: Access> Lock<M> {
+    /// Waits for the lock, runs `work` under it, and releases it.
+    ///
+    /// If the lease is lost first, `work` is dropped at its current await, as by [`Guard::protect`]. The lock is released
+    /// in the background, also when `work` panics.
+    ///
+    /// # Errors
+    ///
+    /// [`WithError::Acquire`] if `work` was not started, [`WithError::Lost`] if it was not finished in time. Errors of
+    /// `work` itself are part of its result.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the request, or drops `work` and releases the lock.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// # async fn post(_: lockkeeper::FencingToken) -> Result<u32, std::io::Error> { Ok(7) }
+    /// let lock = keeper.lock("/locks/ledger")?;
+    /// let entry = lock.with(async |guard| post(guard.token()).await).await??;
+    /// # assert_eq!(entry, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn with<R>(&self, work: impl AsyncFnOnce(&Guard<M>) -> R) -> Result<R, WithError> {
+        let guard = self.acquire().await?;
+        Ok(guard.protect(work(&guard)).await?)
+    }
+}
+
+/// Why work under a lock was not done, or not to its end.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WithError {
+    /// The lock was not acquired, so the work was not started.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    /// The lease was lost before the work was done.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
