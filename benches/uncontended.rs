@@ -1,6 +1,7 @@
 //! One task acquires and releases a lock without contention.
 
-use lockkeeper::{Access, Lock};
+use lockkeeper::Lock;
+use lockkeeper::marker::Access;
 use zookeeper_client::Client;
 
 use crate::contest::Contest;

@@ -75,6 +75,6 @@ impl Store {
     }
 }
 
-async fn connect(address: &str) -> Result<Keeper, lockkeeper::ConnectError> {
+async fn connect(address: &str) -> Result<Keeper, lockkeeper::error::ConnectError> {
     Keeper::options().session_timeout(Duration::from_secs(2)).connect(address).await
 }

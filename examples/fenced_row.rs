@@ -47,6 +47,6 @@ fn deposit(database: &Connection, token: FencingToken, amount: i64) -> rusqlite:
     Ok(rows == 1)
 }
 
-async fn connect(address: &str) -> Result<Keeper, lockkeeper::ConnectError> {
+async fn connect(address: &str) -> Result<Keeper, lockkeeper::error::ConnectError> {
     Keeper::options().session_timeout(Duration::from_secs(2)).connect(address).await
 }

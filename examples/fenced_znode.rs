@@ -47,6 +47,6 @@ async fn set(client: &Client, guard: &LockGuard, data: &[u8]) -> Result<bool, Mu
     }
 }
 
-async fn connect(address: &str) -> Result<Keeper, lockkeeper::ConnectError> {
+async fn connect(address: &str) -> Result<Keeper, lockkeeper::error::ConnectError> {
     Keeper::options().session_timeout(Duration::from_secs(2)).connect(address).await
 }

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use lockkeeper::{Keeper, LockEvent, LockGuard, SessionEvent, Ticket};
+use lockkeeper::messages::{LockEvent, Ticket};
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{Keeper, LockGuard};
 use lockkeeper_embedded::Embedded;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;

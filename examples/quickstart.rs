@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use lockkeeper::{AcquireTimeoutError, Keeper, SessionEvent};
+use lockkeeper::Keeper;
+use lockkeeper::error::AcquireTimeoutError;
+use lockkeeper::session::SessionEvent;
 use lockkeeper_embedded::Embedded;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -6,7 +6,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use lockkeeper::{AcquireError, FencingToken, Keeper, Lost};
+use lockkeeper::error::{AcquireError, LostError};
+use lockkeeper::{FencingToken, Keeper};
 use lockkeeper_embedded::Embedded;
 use tokio::sync::watch;
 
@@ -59,7 +60,7 @@ async fn serve(
             match guard.protect(bill(&database, guard.token())).await {
                 Ok(()) => {}
                 // The other instance may bill by now: queue again.
-                Err(Lost) => break,
+                Err(LostError) => break,
             }
         }
         // An unconfirmed release is harmless: the lease ends with the session.

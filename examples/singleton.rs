@@ -8,7 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use lockkeeper::{Contender, Keeper, Leaders, LeaseEvent, LeaseView, SingletonOptions};
+use lockkeeper::Keeper;
+use lockkeeper::inspect::Contender;
+use lockkeeper::run::{LeaseEvent, LeaseView};
+use lockkeeper::singleton::{Leaders, SingletonOptions};
 use lockkeeper_embedded::Embedded;
 use ractor::{ActorProcessingErr, ActorRef};
 

@@ -5,10 +5,11 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::time::Instant;
 
-use lockkeeper_actors::api::error::{Lost, ReleaseError};
+use lockkeeper_actors::api::error::{LostError, ReleaseError};
 use lockkeeper_actors::api::lease::{FencingToken, Lease, LeaseState, LeaseView};
 use lockkeeper_actors::api::request::Ticket;
-use lockkeeper_actors::machine::exclusion::Mode;
+
+use crate::marker::{Exclusive, Pooled, Read, Write};
 
 /// A held lock. Dropping it releases the lock in the background.
 ///
@@ -29,44 +30,6 @@ pub type WriteGuard = Guard<Write>;
 /// the tokens of all earlier turns. Permits of several turns are held at the same time, so a resource cannot detect a
 /// lost permit by remembering the largest token. It can check the [nodes](Guard::nodes) instead.
 pub type Permit = Guard<Pooled>;
-
-/// Marks the types of an exclusive lock.
-#[derive(Debug)]
-pub enum Exclusive {}
-/// Marks the types of a read lock.
-#[derive(Debug)]
-pub enum Read {}
-/// Marks the types of a write lock.
-#[derive(Debug)]
-pub enum Write {}
-/// Marks the guard of a semaphore.
-#[derive(Debug)]
-pub enum Pooled {}
-
-/// The mode in which a type of lock acquires its path. Sealed.
-pub trait Access: sealed::Sealed + 'static {
-    /// The mode of its contenders.
-    const MODE: Mode;
-}
-
-impl Access for Exclusive {
-    const MODE: Mode = Mode::Lock;
-}
-
-impl Access for Read {
-    const MODE: Mode = Mode::Read;
-}
-
-impl Access for Write {
-    const MODE: Mode = Mode::Write;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for super::Exclusive {}
-    impl Sealed for super::Read {}
-    impl Sealed for super::Write {}
-}
 
 impl<M> Guard<M> {
     pub(crate) fn new(lease: Lease) -> Guard<M> {
@@ -122,7 +85,7 @@ impl<M> Guard<M> {
     }
 
     /// Runs `work` under the lease, and returns its result. If the lease is lost first, drops `work` and returns
-    /// `Err(Lost)`.
+    /// `Err(LostError)`.
     ///
     /// Work that never awaits cannot be interrupted. Only the fencing token protects against its late writes.
     ///
@@ -138,7 +101,7 @@ impl<M> Guard<M> {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, LostError> {
         self.0.protect(work).await
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use lockkeeper_actors::api::error::{ContendersError, ReleaseError};
+use lockkeeper_actors::api::error::{QueryError, ReleaseError};
 use lockkeeper_actors::api::event::{EventSink, LockEvent};
 use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::api::lease::ReleasePort;
@@ -144,10 +144,14 @@ impl Handle {
     }
 
     /// Sends a question now. The result is its answer, which may be awaited later.
-    pub fn ask<T: Send + 'static>(
+    pub fn ask<T, E>(
         &self,
-        message: impl FnOnce(RpcReplyPort<Result<T, ContendersError>>) -> RegistryMessage,
-    ) -> BoxFuture<'static, Result<T, ContendersError>> {
+        message: impl FnOnce(RpcReplyPort<Result<T, E>>) -> RegistryMessage,
+    ) -> BoxFuture<'static, Result<T, E>>
+    where
+        T: Send + 'static,
+        E: From<QueryError> + PartialEq + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         self.shared.send(message(reply.into()));
         let handle = self.clone();
@@ -155,12 +159,13 @@ impl Handle {
     }
 
     /// The answer to a question. The reply is dropped without one if the actor or its session ends first.
-    pub fn answered<T>(
+    pub fn answered<T, E: From<QueryError> + PartialEq>(
         &self,
-        answer: Result<Result<T, ContendersError>, oneshot::error::RecvError>,
-    ) -> Result<T, ContendersError> {
-        match answer.unwrap_or(Err(ContendersError::Disconnected)) {
-            Err(ContendersError::Disconnected) if self.is_closed() => Err(ContendersError::Closed),
+        answer: Result<Result<T, E>, oneshot::error::RecvError>,
+    ) -> Result<T, E> {
+        let disconnected = || E::from(QueryError::Disconnected);
+        match answer.unwrap_or_else(|_| Err(disconnected())) {
+            Err(error) if error == disconnected() && self.is_closed() => Err(QueryError::Closed.into()),
             answer => answer,
         }
     }

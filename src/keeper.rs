@@ -192,7 +192,7 @@ impl Keeper {
     }
 
     /// Creates a handle to the semaphore at `path` with the number of permits that is stored there. Acquiring fails
-    /// with [`AcquireError::NoLimit`](crate::AcquireError::NoLimit) while no number is stored.
+    /// with [`PermitsError::NoLimit`](crate::error::PermitsError::NoLimit) while no number is stored.
     pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidLock> {
         Semaphore::new(&self.shared, path, None, LockOptions::default())
     }
@@ -213,7 +213,7 @@ impl Keeper {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
     /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
-    /// use lockkeeper::SessionStatus;
+    /// use lockkeeper::session::SessionStatus;
     ///
     /// let mut state = keeper.state();
     /// assert_eq!(state.borrow().status, SessionStatus::Connected);
@@ -243,7 +243,8 @@ impl Keeper {
     /// order.
     ///
     /// ```no_run
-    /// # use lockkeeper::{Keeper, SessionEvent};
+    /// # use lockkeeper::Keeper;
+    /// # use lockkeeper::session::SessionEvent;
     /// enum Message {
     ///     Session(SessionEvent),
     /// }
@@ -268,7 +269,7 @@ impl Keeper {
     ///
     /// First, this asks the actors that work under its locks ([`Singleton::run`], [`Guard::run`](crate::Guard::run)) to
     /// stop, and waits for them, without limit unless there is a [close timeout](KeeperOptions::close_timeout). Then it
-    /// refuses new requests, answers waiting callers with [`AcquireError::Closed`](crate::AcquireError::Closed), turns
+    /// refuses new requests, answers waiting callers with [`AcquireError::Closed`](crate::error::AcquireError::Closed), turns
     /// guards to `Lost`, deletes their nodes, and closes the session. Without a connection, this may take until the
     /// session has ended.
     ///

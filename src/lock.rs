@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use lockkeeper_actors::api::contender::Contender;
-use lockkeeper_actors::api::error::{AcquireError, ContendersError, ReleaseError};
+use lockkeeper_actors::api::error::{AcquireError, QueryError, ReleaseError, RemoveContenderError};
 use lockkeeper_actors::api::messages::LockMessage as ActorMessage;
 use lockkeeper_actors::api::request::{Ticket, Wait};
 use lockkeeper_actors::api::resource::Resource;
@@ -15,8 +15,9 @@ use lockkeeper_actors::machine::path_rules::InvalidName;
 use ractor::ActorRef;
 
 use crate::address::{Address, Recipient};
-use crate::guard::{Access, Exclusive, Guard};
+use crate::guard::Guard;
 use crate::handle::{Handle, Shared};
+use crate::marker::{Access, Exclusive};
 use crate::options::LockOptions;
 use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
 use crate::wait;
@@ -142,12 +143,12 @@ impl<M> Lock<M> {
     ///
     /// # Errors
     ///
-    /// [`ContendersError`], for example [`Disconnected`](ContendersError::Disconnected) while there is no session.
+    /// [`QueryError`], for example [`Disconnected`](QueryError::Disconnected) while there is no session.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it only reads.
-    pub async fn contenders(&self) -> Result<Vec<Contender>, ContendersError> {
+    pub async fn contenders(&self) -> Result<Vec<Contender>, QueryError> {
         self.ask_contenders().await
     }
 
@@ -168,7 +169,7 @@ impl<M> Lock<M> {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn holder(&self) -> Result<Option<Contender>, ContendersError> {
+    pub async fn holder(&self) -> Result<Option<Contender>, QueryError> {
         self.ask_contenders().await.map(first)
     }
 
@@ -180,13 +181,13 @@ impl<M> Lock<M> {
     ///
     /// # Errors
     ///
-    /// [`ContendersError::Ephemeral`] if the node belongs to a session, which deletes it when it ends. Otherwise as
+    /// [`RemoveContenderError::Ephemeral`] if the node belongs to a session, which deletes it when it ends. Otherwise as
     /// [`contenders`](Lock::contenders).
     ///
     /// # Cancel safety
     ///
     /// The node may have been deleted when this future is dropped.
-    pub async fn remove_contender(&self, contender: &Contender) -> Result<(), ContendersError> {
+    pub async fn remove_contender(&self, contender: &Contender) -> Result<(), RemoveContenderError> {
         self.ask_remove(contender.clone()).await
     }
 
@@ -202,12 +203,15 @@ impl<M> Lock<M> {
         self.handle.shared().wait(wait)
     }
 
-    pub(crate) fn ask_contenders(&self) -> BoxFuture<'static, Result<Vec<Contender>, ContendersError>> {
+    pub(crate) fn ask_contenders(&self) -> BoxFuture<'static, Result<Vec<Contender>, QueryError>> {
         let patterns = self.handle.options().patterns.clone();
         self.handle.ask(|reply| self.handle.to_lock(ActorMessage::Contenders(patterns, reply)))
     }
 
-    pub(crate) fn ask_remove(&self, contender: Contender) -> BoxFuture<'static, Result<(), ContendersError>> {
+    pub(crate) fn ask_remove(
+        &self,
+        contender: Contender,
+    ) -> BoxFuture<'static, Result<(), RemoveContenderError>> {
         self.handle.ask(|reply| self.handle.to_lock(ActorMessage::RemoveContender(contender, reply)))
     }
 

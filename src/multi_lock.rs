@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use lockkeeper_actors::api::error::{AcquireError, Lost, ReleaseError};
+use lockkeeper_actors::api::error::{AcquireError, LostError, ReleaseError};
 use lockkeeper_actors::api::event::{EventSink, LockEvent};
 use lockkeeper_actors::api::lease::{FencingToken, LeaseState};
 use lockkeeper_actors::api::messages::{MultiLockMessage as ActorMessage, RegistryMessage};
@@ -195,7 +195,7 @@ impl MultiGuard {
     }
 
     /// Runs `work` until one of the locks is lost: see [`Guard::protect`](crate::Guard::protect).
-    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, LostError> {
         self.0.protect(work).await
     }
 

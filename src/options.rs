@@ -51,7 +51,7 @@ impl LockOptions {
     /// use the same dialect.
     ///
     /// A request that finds a contender on its path that would not exclude it fails with
-    /// [`MixedDialects`](crate::AcquireError::MixedDialects). The check is one-sided: a kazoo or Curator client that
+    /// [`MixedDialects`](crate::error::AcquireError::MixedDialects). The check is one-sided: a kazoo or Curator client that
     /// comes later does not recognise the nodes of this crate, and may hold the lock at the same time.
     pub fn dialect(self, dialect: Dialect) -> Self {
         LockOptions { dialect, ..self }
@@ -87,7 +87,7 @@ impl LockOptions {
     }
 
     /// The largest number of requests of this process that may wait for the path. Further requests fail with
-    /// [`TooManyWaiting`](crate::AcquireError::TooManyWaiting) before anything is sent. There is no limit by default.
+    /// [`TooManyWaiting`](crate::error::AcquireError::TooManyWaiting) before anything is sent. There is no limit by default.
     ///
     /// Requests of all handles of the path count until they are granted, refused or cancelled. Tries do not wait, so
     /// they are neither counted nor refused. A multi-lock's request is refused if the limit is reached on one of its

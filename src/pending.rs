@@ -71,7 +71,8 @@ impl<E, T: Target> Pending<E, T> {
     /// affected.
     ///
     /// ```no_run
-    /// # use lockkeeper::{Lock, LockEvent, LockGuard, Ticket};
+    /// # use lockkeeper::{Lock, LockGuard};
+    /// # use lockkeeper::messages::{LockEvent, Ticket};
     /// enum Message {
     ///     Ledger(LockEvent<LockGuard>),
     /// }
@@ -206,6 +207,16 @@ pub enum TryAcquireError {
     Failed(#[from] AcquireError),
 }
 
+impl TryAcquireError {
+    /// Whether the same request can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            TryAcquireError::Contended { .. } | TryAcquireError::Suspended => true,
+            TryAcquireError::Failed(error) => error.is_retryable(),
+        }
+    }
+}
+
 /// Why a request with a timeout did not acquire.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -221,6 +232,16 @@ pub enum AcquireTimeoutError {
     Failed(#[from] AcquireError),
 }
 
+impl AcquireTimeoutError {
+    /// Whether the same request can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            AcquireTimeoutError::TimedOut { .. } => true,
+            AcquireTimeoutError::Failed(error) => error.is_retryable(),
+        }
+    }
+}
+
 /// The error of one kind of request.
 pub trait FromRefused {
     /// Converts a refusal of the request for `path`.
@@ -233,7 +254,7 @@ impl FromRefused for AcquireError {
         match refused {
             Refused::Failed(error) => error,
             // A request without a timeout is not refused for other reasons.
-            other => AcquireError::Rejected { path, reason: format!("{other:?}") },
+            other => AcquireError::Rejected { path, reason: format!("{other:?}").into() },
         }
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use lockkeeper_actors::machine::path_rules::InvalidName;
 
-use crate::guard::{Read, Write};
 use crate::handle::Shared;
 use crate::lock::Lock;
+use crate::marker::{Read, Write};
 use crate::options::LockOptions;
 
 /// The read side. It waits for writers ahead in the queue, not for readers.

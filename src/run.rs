@@ -3,14 +3,20 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use lockkeeper_actors::api::error::Lost;
-use lockkeeper_actors::api::lease::LeaseView;
-use lockkeeper_actors::run::worker::{ActorFactory, LeaseEvent};
-use lockkeeper_actors::run::{self, EndReason, RunActor, RunArguments, RunMessage, StopPolicy};
+use lockkeeper_actors::api::error::LostError;
+#[doc(inline)]
+pub use lockkeeper_actors::api::lease::LeaseView;
+use lockkeeper_actors::run::worker::ActorFactory;
+#[doc(inline)]
+pub use lockkeeper_actors::run::worker::LeaseEvent;
+use lockkeeper_actors::run::{self, RunActor, RunArguments, RunMessage};
+#[doc(inline)]
+pub use lockkeeper_actors::run::{EndReason, StopPolicy};
 use ractor::{Actor, ActorRef, ActorRuntime, Message};
 use tokio::sync::oneshot;
 
-use crate::guard::{Exclusive, Guard};
+use crate::guard::Guard;
+use crate::marker::Exclusive;
 use crate::subscribe;
 
 impl<M: 'static> Guard<M> {
@@ -35,7 +41,8 @@ impl<M: 'static> Guard<M> {
     /// ```
     /// # #[cfg(not(feature = "cluster"))]
     /// # mod hidden {
-    /// # use lockkeeper::{Keeper, EndReason, LeaseView, LeaseEvent, StopPolicy};
+    /// # use lockkeeper::Keeper;
+    /// # use lockkeeper::run::{EndReason, LeaseEvent, LeaseView, StopPolicy};
     /// # use ractor::{Actor, ActorProcessingErr, ActorRef};
     /// struct Import;
     ///
@@ -121,13 +128,13 @@ impl<M: 'static> Run<M> {
     ///
     /// # Errors
     ///
-    /// [`Lost`] if the keeper was closed already, so the actor was not started.
+    /// [`LostError`] if the keeper was closed already, so the actor was not started.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends the run, as dropping the `Run` does.
-    pub async fn ended(mut self) -> Result<Ended<M>, Lost> {
-        let ended = (&mut self.ended).await.map_err(|_| Lost)?;
+    pub async fn ended(mut self) -> Result<Ended<M>, LostError> {
+        let ended = (&mut self.ended).await.map_err(|_| LostError)?;
         let run::Ended { lease, reason, error, factory: _ } = ended;
         Ok(Ended { reason, error, guard: Guard::new(lease) })
     }
@@ -140,7 +147,7 @@ impl<M: 'static> Run<M> {
     pub fn forward<T: Message>(
         self,
         actor: &ActorRef<T>,
-        convert: impl FnMut(Result<Ended<M>, Lost>) -> T + Send + 'static,
+        convert: impl FnMut(Result<Ended<M>, LostError>) -> T + Send + 'static,
     ) {
         subscribe::forward(futures::stream::once(self.ended()), actor, convert);
     }

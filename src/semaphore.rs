@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lockkeeper_actors::api::contender::{LeaseHolder, SemaphoreState};
-use lockkeeper_actors::api::error::{AcquireError, ContendersError, ReleaseError, ResizeError};
+use lockkeeper_actors::api::error::{AcquireError, QueryError, ReleaseError, ResizeError};
 use lockkeeper_actors::api::event::LockEvent;
 use lockkeeper_actors::api::messages::{RegistryMessage, SemaphoreMessage as ActorMessage};
 use lockkeeper_actors::api::request::{Permits, Ticket, Wait};
@@ -27,9 +27,9 @@ use crate::wait;
 /// A handle to a semaphore, compatible with kazoo's `Semaphore`. Cheap to clone.
 ///
 /// The first client stores the number of permits in ZooKeeper. Requests of a handle that was created with another
-/// number fail with [`AcquireError::LimitMismatch`]. A handle that has acquired permits or called
-/// [`resize`](Semaphore::resize) accepts later changes of the number, and so does a request that already waits. Each
-/// acquire takes further permits, also in the same task.
+/// number fail with [`LimitMismatch`](crate::error::PermitsError::LimitMismatch). A handle that has acquired permits or
+/// called [`resize`](Semaphore::resize) accepts later changes of the number, and so does a request that already waits.
+/// Each acquire takes further permits, also in the same task.
 ///
 /// Within a process, requests are served in order: a request for many permits is not overtaken by one for few. Between
 /// processes, the semaphore goes in turns: in its turn, a process serves the requests that it had when the turn began.
@@ -100,8 +100,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::TooManyPermits`] if the semaphore has fewer permits, initially or after a resize.
-    /// [`AcquireError::NoPermits`] if `count` is zero.
+    /// [`PermitsError::TooMany`](crate::error::PermitsError::TooMany) if the semaphore has fewer permits, initially or after a resize.
+    /// [`PermitsError::None`](crate::error::PermitsError::None) if `count` is zero.
     pub fn acquire_many(&self, count: u32) -> AcquirePermit {
         Pending::new(self.claim(count), Wait::Forever)
     }
@@ -188,12 +188,12 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`ContendersError`], for example [`Disconnected`](ContendersError::Disconnected) while there is no session.
+    /// [`QueryError`], for example [`Disconnected`](QueryError::Disconnected) while there is no session.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it only reads.
-    pub async fn limit(&self) -> Result<Option<u32>, ContendersError> {
+    pub async fn limit(&self) -> Result<Option<u32>, QueryError> {
         self.ask_limit().await
     }
 
@@ -201,7 +201,7 @@ impl Semaphore {
     /// counts, if it has one. A free permit may be kept for a request that waits for several.
     ///
     /// Errors and cancel safety are as in [`limit`](Semaphore::limit).
-    pub async fn available(&self) -> Result<u32, ContendersError> {
+    pub async fn available(&self) -> Result<u32, QueryError> {
         self.ask_available().await
     }
 
@@ -209,12 +209,12 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`ContendersError`], for example [`Disconnected`](ContendersError::Disconnected) while there is no session.
+    /// [`QueryError`], for example [`Disconnected`](QueryError::Disconnected) while there is no session.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it only reads.
-    pub async fn lease_holders(&self) -> Result<Vec<LeaseHolder>, ContendersError> {
+    pub async fn lease_holders(&self) -> Result<Vec<LeaseHolder>, QueryError> {
         self.ask_holders().await
     }
 
@@ -241,15 +241,15 @@ impl Semaphore {
         self.handle.shared().wait(wait)
     }
 
-    pub(crate) fn ask_holders(&self) -> BoxFuture<'static, Result<Vec<LeaseHolder>, ContendersError>> {
+    pub(crate) fn ask_holders(&self) -> BoxFuture<'static, Result<Vec<LeaseHolder>, QueryError>> {
         self.handle.ask(|reply| self.message(ActorMessage::LeaseHolders(reply)))
     }
 
-    pub(crate) fn ask_limit(&self) -> BoxFuture<'static, Result<Option<u32>, ContendersError>> {
+    pub(crate) fn ask_limit(&self) -> BoxFuture<'static, Result<Option<u32>, QueryError>> {
         self.ask_state().map(|state| state.map(|state| state.limit)).boxed()
     }
 
-    pub(crate) fn ask_available(&self) -> BoxFuture<'static, Result<u32, ContendersError>> {
+    pub(crate) fn ask_available(&self) -> BoxFuture<'static, Result<u32, QueryError>> {
         let limit = self.limit;
         let free =
             move |state: SemaphoreState| state.limit.or(limit).unwrap_or(0).saturating_sub(state.taken);
@@ -277,7 +277,7 @@ impl Semaphore {
         })
     }
 
-    fn ask_state(&self) -> BoxFuture<'static, Result<SemaphoreState, ContendersError>> {
+    fn ask_state(&self) -> BoxFuture<'static, Result<SemaphoreState, QueryError>> {
         self.handle.ask(|reply| self.message(ActorMessage::State(reply)))
     }
 

@@ -10,12 +10,14 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use lockkeeper_actors::Randomness;
 use lockkeeper_actors::api::contender::{Contender, Known};
-use lockkeeper_actors::api::error::ContendersError;
+use lockkeeper_actors::api::error::QueryError;
 use lockkeeper_actors::api::lease::LeaseView;
 use lockkeeper_actors::api::messages::LockMessage;
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::backoff::Backoff;
-use lockkeeper_actors::candidate::{CandidateActor, CandidateArguments, CandidateMessage, CandidateState};
+#[doc(inline)]
+pub use lockkeeper_actors::candidate::CandidateState;
+use lockkeeper_actors::candidate::{CandidateActor, CandidateArguments, CandidateMessage};
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::path_rules::InvalidName;
 use lockkeeper_actors::run::StopPolicy;
@@ -38,7 +40,8 @@ use crate::subscribe;
 /// ```
 /// # #[cfg(not(feature = "cluster"))]
 /// # mod hidden {
-/// # use lockkeeper::{Keeper, LeaseView, LeaseEvent};
+/// # use lockkeeper::Keeper;
+/// # use lockkeeper::run::{LeaseEvent, LeaseView};
 /// use ractor::{Actor, ActorProcessingErr, ActorRef};
 ///
 /// struct Scheduler;
@@ -52,7 +55,7 @@ use crate::subscribe;
 /// }
 ///
 /// # pub async fn example(keeper: Keeper) -> Result<(), Box<dyn std::error::Error>> {
-/// use lockkeeper::SingletonOptions;
+/// use lockkeeper::singleton::SingletonOptions;
 ///
 /// let options = SingletonOptions::new().advertise("10.0.0.7:9000");
 /// let scheduler = keeper.singleton_with("/singletons/scheduler", options)?;
@@ -161,12 +164,12 @@ impl Singleton {
     ///
     /// # Errors
     ///
-    /// [`ContendersError`], for example [`Disconnected`](ContendersError::Disconnected) while there is no session.
+    /// [`QueryError`], for example [`Disconnected`](QueryError::Disconnected) while there is no session.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it only reads.
-    pub async fn leader(&self) -> Result<Option<Contender>, ContendersError> {
+    pub async fn leader(&self) -> Result<Option<Contender>, QueryError> {
         let (reply, answer) = oneshot::channel();
         let first = LockMessage::First(self.handle.options().patterns.clone(), Known::Nothing, reply);
         self.handle.shared().send(self.handle.to_lock(first));
@@ -188,7 +191,7 @@ impl Singleton {
     pub fn subscribe<T: Message>(
         &self,
         actor: &ActorRef<T>,
-        convert: impl FnMut(Result<Option<Contender>, ContendersError>) -> T + Send + 'static,
+        convert: impl FnMut(Result<Option<Contender>, QueryError>) -> T + Send + 'static,
     ) {
         subscribe::forward(self.leaders(), actor, convert);
     }
@@ -335,10 +338,10 @@ impl SingletonOptions {
 /// another watch, the stream reads once per second. If ZooKeeper refuses or does not answer, it retries after a pause
 /// that doubles from 100 milliseconds to five seconds. Without a connection it waits. The stream ends when the keeper
 /// is closed, or after an error if an access list does not permit reading.
-pub struct Leaders(BoxStream<'static, Result<Option<Contender>, ContendersError>>);
+pub struct Leaders(BoxStream<'static, Result<Option<Contender>, QueryError>>);
 
 impl Stream for Leaders {
-    type Item = Result<Option<Contender>, ContendersError>;
+    type Item = Result<Option<Contender>, QueryError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_next_unpin(context)
@@ -356,13 +359,13 @@ type Following = (Handle, Option<Known>);
 
 async fn next_leader(
     (handle, known): Following,
-) -> Option<(Result<Option<Contender>, ContendersError>, Following)> {
+) -> Option<(Result<Option<Contender>, QueryError>, Following)> {
     let known = known?;
     let ask = || {
         let (reply, answer) = oneshot::channel();
         let message = LockMessage::First(handle.options().patterns.clone(), known, reply);
         let sent = handle.shared().send(handle.to_lock(message));
-        sent.then_some(async { answer.await.unwrap_or(Err(ContendersError::Disconnected)) })
+        sent.then_some(async { answer.await.unwrap_or(Err(QueryError::Disconnected)) })
     };
     match insist(ask).await? {
         Ok(leader) => {
@@ -374,20 +377,18 @@ async fn next_leader(
 }
 
 /// Repeats a question until there is an answer, or an error that will not change. `None` if the keeper is closed.
-async fn insist<T, F>(mut ask: impl FnMut() -> Option<F>) -> Option<Result<T, ContendersError>>
+async fn insist<T, F>(mut ask: impl FnMut() -> Option<F>) -> Option<Result<T, QueryError>>
 where
-    F: Future<Output = Result<T, ContendersError>>,
+    F: Future<Output = Result<T, QueryError>>,
 {
     let (backoff, randomness, mut failures) = (Backoff::default(), Randomness::default(), 0);
     loop {
         match ask()?.await {
             Ok(answer) => return Some(Ok(answer)),
-            Err(error @ (ContendersError::NoAuth { .. } | ContendersError::Ephemeral { .. })) => {
-                return Some(Err(error));
-            }
-            Err(ContendersError::Closed) => return None,
+            Err(error @ QueryError::NoAuth { .. }) => return Some(Err(error)),
+            Err(QueryError::Closed) => return None,
             // There is no session, so nothing was sent to a server.
-            Err(ContendersError::Disconnected) => tokio::time::sleep(RETRY).await,
+            Err(QueryError::Disconnected) => tokio::time::sleep(RETRY).await,
             Err(_) => {
                 tokio::time::sleep(backoff.rest(failures, randomness.next())).await;
                 failures += 1;
@@ -414,7 +415,9 @@ mod tests {
         let mut asked = 0;
         let ask = || {
             asked += 1;
-            Some(async { Err::<(), _>(ContendersError::Failed { reason: "throttled".into() }) })
+            Some(async {
+                Err::<(), _>(QueryError::Rejected { path: "/a".into(), reason: "throttled".into() })
+            })
         };
         let two_seconds = tokio::time::timeout(Duration::from_secs(2), insist(ask)).await;
         assert!(two_seconds.is_err(), "it must go on asking");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wait {
-    /// Not at all: it is refused with [`Refused::Contended`](crate::Refused::Contended) if it would have to wait.
+    /// Not at all: it is refused with [`Refused::Contended`](crate::error::Refused::Contended) if it would have to wait.
     Try,
     /// Until this moment.
     Until(Instant),

@@ -1,10 +1,11 @@
 //! Work under a lock, in one call.
 
-use lockkeeper_actors::api::error::{AcquireError, Lost};
+use lockkeeper_actors::api::error::{AcquireError, LostError};
 use thiserror::Error;
 
-use crate::guard::{Access, Guard};
+use crate::guard::Guard;
 use crate::lock::Lock;
+use crate::marker::Access;
 
 impl<M: Access> Lock<M> {
     /// Waits for the lock, runs `work` under it, and releases it.
@@ -48,5 +49,5 @@ pub enum WithError {
     Acquire(#[from] AcquireError),
     /// The lease was lost before the work was done.
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Lost(#[from] LostError),
 }

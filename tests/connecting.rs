@@ -11,10 +11,12 @@ use common::logs::Logs;
 use common::{SOON, options, proxied, shared, unique_path, unused_address};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use lockkeeper::actors::backoff::Backoff;
-use lockkeeper::actors::keeper::{self, KeeperMessage, KeeperSettings, RestartPolicy};
-use lockkeeper::actors::zookeeper::{Connect, Connected, Connector, Unconnected};
-use lockkeeper::{ConnectError, Keeper, KeeperOptions, LeaseState, SessionEvent};
+use lockkeeper::error::ConnectError;
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{Keeper, KeeperOptions, LeaseState};
+use lockkeeper_actors::backoff::Backoff;
+use lockkeeper_actors::keeper::{self, KeeperMessage, KeeperSettings, RestartPolicy};
+use lockkeeper_actors::zookeeper::{Connect, Connected, Connector, Unconnected};
 use lockkeeper_embedded::Embedded;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -80,9 +82,9 @@ async fn a_keeper_whose_connect_panics_gives_up_after_the_configured_time() {
 async fn a_host_name_that_tls_cannot_check_is_refused_by_name() {
     // The system's resolver reads this as 127.0.0.1.
     let (host, port) = ("127.1", shared().one_address().rsplit_once(':').expect("a port").1.to_owned());
-    let ca = lockkeeper::TlsCa::from_pem(CERTIFICATE).expect("a certificate");
-    let certs = lockkeeper::TlsCerts::builder().with_ca(ca).build().expect("certificates");
-    let tls = lockkeeper::TlsOptions::default().with_certs(certs);
+    let ca = lockkeeper::auth::TlsCa::from_pem(CERTIFICATE).expect("a certificate");
+    let certs = lockkeeper::auth::TlsCerts::builder().with_ca(ca).build().expect("certificates");
+    let tls = lockkeeper::auth::TlsOptions::default().with_certs(certs);
     let tls = || options().connect_timeout(SOON).tls(tls.clone());
     for address in [format!("{host}:{port}/app"), format!("tcp+tls://{host}:{port}")] {
         let connect = timeout(SOON, tls().connect(&address)).await.expect("should not hang");
@@ -200,7 +202,7 @@ async fn a_long_chroot_does_not_prevent_reconnecting() {
             let _ = sender.send(event);
         });
         let event = queued.recv().await.expect("an event");
-        assert!(matches!(event, lockkeeper::LockEvent::Queued { ahead: 1, .. }), "{event:?}");
+        assert!(matches!(event, lockkeeper::messages::LockEvent::Queued { ahead: 1, .. }), "{event:?}");
         waiters.push(queued);
     }
     let mut events = waiting.events();
@@ -211,7 +213,7 @@ async fn a_long_chroot_does_not_prevent_reconnecting() {
     drop(guards);
     for queued in &mut waiters {
         let event = timeout(SOON, queued.recv()).await.expect("granted in time").expect("an event");
-        let lockkeeper::LockEvent::Acquired { guard, .. } = event else { panic!("{event:?}") };
+        let lockkeeper::messages::LockEvent::Acquired { guard, .. } = event else { panic!("{event:?}") };
         assert_eq!(guard.state(), LeaseState::Held);
     }
 }

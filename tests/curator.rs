@@ -9,7 +9,8 @@ use std::time::Duration;
 use common::{
     Curator, CuratorKind, Kazoo, Kind, TestServer, beside_curator, eventually, shared, unique_path,
 };
-use lockkeeper::{AcquireError, Dialect, Keeper, Lock, LockOptions, Mode, ReadWriteLock, TryAcquireError};
+use lockkeeper::error::{AcquireError, TryAcquireError};
+use lockkeeper::{Dialect, Keeper, Lock, LockOptions, Mode, ReadWriteLock};
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(60);

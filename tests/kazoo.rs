@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Acquire, Create, Kazoo, Kind, eventually, shared, unique_path};
-use lockkeeper::{AcquireTimeoutError, Keeper, Lock, ReadWriteLock, TryAcquireError};
+use lockkeeper::error::{AcquireTimeoutError, TryAcquireError};
+use lockkeeper::{Keeper, Lock, ReadWriteLock};
 
 async fn connect() -> Keeper {
     (Keeper::options().session_timeout(Duration::from_secs(10)).identifier("ours"))

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use common::{Acquire, Create, Kazoo, Kind, eventually, shared, unique_path};
-use lockkeeper::{AcquireError, AcquireTimeoutError, Keeper, Semaphore, TryAcquireError};
+use lockkeeper::error::{AcquireError, AcquireTimeoutError, PermitsError, TryAcquireError};
+use lockkeeper::{Keeper, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -89,7 +90,8 @@ async fn a_different_limit_is_an_error_on_both_sides() {
     let (kazoo, pool, path) = pair("mismatch", 3).await;
     let held = kazoo.acquire(&path, Kind::Semaphore, theirs(2)).await.expect("free");
     for _ in 0..2 {
-        let error = AcquireError::LimitMismatch { path: path.clone(), stored: 2, given: 3 };
+        let error =
+            AcquireError::Permits(PermitsError::LimitMismatch { path: path.clone(), stored: 2, given: 3 });
         assert_eq!(pool.acquire().await.err(), Some(error), "on every attempt");
     }
     assert_eq!(kazoo.release(held).await, Ok(true));
@@ -110,7 +112,10 @@ async fn without_a_stored_limit_none_is_compared_and_foreign_children_count() {
         assert!(matches!(pool.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
         assert_eq!(kazoo.get(&path).await.as_deref(), Ok(data), "foreign data is not changed");
         let stored = connect().await.semaphore_stored(&path).expect("a valid path");
-        assert_eq!(stored.acquire().await.err(), Some(AcquireError::NoLimit { path: path.clone() }));
+        assert_eq!(
+            stored.acquire().await.err(),
+            Some(AcquireError::Permits(PermitsError::NoLimit { path: path.clone() }))
+        );
         permit.release().await.expect("released");
     }
 }

@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use common::{BRISK, SHORT, eventually, proxied, shared, unique_path};
+use lockkeeper::error::{AcquireError, Refused};
+use lockkeeper::future::Pending;
+use lockkeeper::future::Target;
+use lockkeeper::messages::{LockEvent, Ticket};
 use lockkeeper::messages::{LockMessage, Wait};
-use lockkeeper::{
-    AcquireError, Keeper, LeaseState, Lock, LockEvent, LockGuard, Pending, Refused, SessionEvent,
-    SessionStatus, Target, Ticket,
-};
+use lockkeeper::session::{SessionEvent, SessionStatus};
+use lockkeeper::{Keeper, LeaseState, Lock, LockGuard};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::mpsc;
 use tokio::time::timeout;

@@ -10,11 +10,13 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use common::{BRISK, TestServer, eventually, proxied, shared, unique_path};
-use lockkeeper::{
-    Acl, AcquireError, AcquireTimeoutError, AuthId, Dialect, InvalidLock, Keeper, LeaseState, Lock,
-    LockEvent, LockOptions, Lost, Mode, MultiGuard, MultiLock, Pending, Permission, Refused, ReleaseError,
-    TryAcquireError,
+use lockkeeper::auth::{Acl, AuthId, Permission};
+use lockkeeper::error::{
+    AcquireError, AcquireTimeoutError, InvalidLock, LostError, Refused, ReleaseError, TryAcquireError,
 };
+use lockkeeper::future::Pending;
+use lockkeeper::messages::LockEvent;
+use lockkeeper::{Dialect, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard, MultiLock};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -68,7 +70,7 @@ async fn no_watch_left(server: &TestServer) {
 
 type Events = mpsc::UnboundedReceiver<LockEvent<MultiGuard>>;
 
-fn listen<E>(acquire: Pending<E, MultiLock>) -> (lockkeeper::Ticket, Events) {
+fn listen<E>(acquire: Pending<E, MultiLock>) -> (lockkeeper::messages::Ticket, Events) {
     let (sender, events) = mpsc::unbounded_channel();
     let ticket = acquire.listen(move |event| {
         let _ = sender.send(event);
@@ -541,7 +543,7 @@ async fn a_lost_session_ends_the_lease_and_makes_a_waiter_queue_again() {
     assert_eq!(guard.state(), LeaseState::Suspended);
     timeout(LIMIT, guard.lost()).await.expect("the lease ends");
     assert_eq!(guard.state(), LeaseState::Lost);
-    assert_eq!(guard.protect(async {}).await, Err(Lost));
+    assert_eq!(guard.protect(async {}).await, Err(LostError));
     let theirs = timeout(LIMIT, theirs).await.expect("in time").expect("no panic").expect("granted");
     assert_eq!(guard.state(), LeaseState::Lost);
     let event = next(&mut events).await;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{SOON, TestServer, connect, connect_to, eventually, unique_path};
-use lockkeeper::{Mode, ReadWriteLock, TryAcquireError};
+use lockkeeper::error::TryAcquireError;
+use lockkeeper::{Mode, ReadWriteLock};
 use tokio::task::JoinSet;
 
 async fn pair(path: &str) -> [ReadWriteLock; 2] {

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use common::{Proxy, TestServer, eventually, shared, unique_path};
 use futures::{FutureExt, StreamExt};
-use lockkeeper::{
-    AcquireError, AcquireTimeoutError, Keeper, LeaseState, LockOptions, Semaphore, SessionEvent,
-    TryAcquireError,
-};
+use lockkeeper::error::{AcquireError, AcquireTimeoutError, PermitsError, TryAcquireError};
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{Keeper, LeaseState, LockOptions, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -85,13 +84,22 @@ async fn requests_that_can_never_be_served_are_refused_before_anything_is_writte
     let path = unique_path("never");
     let pool = semaphore(&path, 2).await;
     let error = pool.acquire_many(3).await.expect_err("more than there are");
-    assert_eq!(error, AcquireError::TooManyPermits { path: path.clone(), count: 3, limit: 2 });
-    assert_eq!(pool.acquire_many(0).await.err(), Some(AcquireError::NoPermits { path: path.clone() }));
+    assert_eq!(
+        error,
+        AcquireError::Permits(PermitsError::TooMany { path: path.clone(), count: 3, limit: 2 })
+    );
+    assert_eq!(
+        pool.acquire_many(0).await.err(),
+        Some(AcquireError::Permits(PermitsError::None { path: path.clone() }))
+    );
     let keeper = connect(&shared().address()).await;
     assert!(keeper.semaphore(&path, 0).is_err());
     assert!(keeper.semaphore("no-slash", 1).is_err());
     let stored = keeper.semaphore_stored(&path).expect("a valid path");
-    assert_eq!(stored.acquire().await.err(), Some(AcquireError::NoLimit { path: path.clone() }));
+    assert_eq!(
+        stored.acquire().await.err(),
+        Some(AcquireError::Permits(PermitsError::NoLimit { path: path.clone() }))
+    );
     assert_eq!(stored.lease_holders().await.expect("connected"), []);
 }
 
@@ -101,7 +109,8 @@ async fn a_handle_with_a_different_limit_fails_and_one_without_uses_the_stored_l
     let pool = semaphore(&path, 2).await;
     let permit = pool.acquire().await.expect("free");
     let other = semaphore(&path, 3).await;
-    let mismatch = AcquireError::LimitMismatch { path: path.clone(), stored: 2, given: 3 };
+    let mismatch =
+        AcquireError::Permits(PermitsError::LimitMismatch { path: path.clone(), stored: 2, given: 3 });
     for _ in 0..2 {
         assert_eq!(other.acquire().await.err(), Some(mismatch.clone()));
         assert_eq!(other.try_acquire().await.err(), Some(TryAcquireError::Failed(mismatch.clone())));
@@ -152,7 +161,7 @@ async fn a_resize_wakes_waiters_and_revokes_nothing() {
         "one is still held"
     );
     let many = pool.acquire_many(2).await.expect_err("more than there are now");
-    assert_eq!(many, AcquireError::TooManyPermits { path: path.clone(), count: 2, limit: 1 });
+    assert_eq!(many, AcquireError::Permits(PermitsError::TooMany { path: path.clone(), count: 2, limit: 1 }));
     permits.pop().expect("one").release().await.expect("released");
     let again = other.try_acquire().await.expect("free");
     again.release().await.expect("released");
@@ -345,10 +354,16 @@ async fn leases_that_do_not_fit_into_one_request_are_created_in_several_or_refus
         permits.push(done.expect("no panic").expect("granted"));
     }
     let never = pool.acquire_many(3).await.expect_err("more than 1 MiB");
-    assert!(matches!(&never, AcquireError::Rejected { reason, .. } if reason.contains("1 MiB")), "{never}");
+    assert!(
+        matches!(&never, AcquireError::Rejected { reason, .. } if reason.to_string().contains("1 MiB")),
+        "{never}"
+    );
     let many = keeper.semaphore(&unique_path("many"), 20_000).expect("a valid path");
     let never = many.acquire_many(12_000).await.expect_err("more than 1 MiB");
-    assert!(matches!(&never, AcquireError::Rejected { reason, .. } if reason.contains("1 MiB")), "{never}");
+    assert!(
+        matches!(&never, AcquireError::Rejected { reason, .. } if reason.to_string().contains("1 MiB")),
+        "{never}"
+    );
     keeper.close().await;
     let mut seen = Vec::new();
     while let Some(event) = events.next().await {

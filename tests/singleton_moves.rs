@@ -18,7 +18,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Proxy, TestServer, eventually};
-use lockkeeper::{Keeper, LeaseState, LeaseView, SingletonOptions};
+use lockkeeper::run::LeaseView;
+use lockkeeper::singleton::SingletonOptions;
+use lockkeeper::{Keeper, LeaseState};
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt};
 
 use crate::api::contender::{Contender, Known, LeaseHolder, SemaphoreState};
-use crate::api::error::ContendersError;
+use crate::api::error::{QueryError, RemoveContenderError};
 use crate::api::lease::FencingToken;
 use crate::machine::Failure;
 use crate::machine::exclusion::{Mode, Patterns};
@@ -19,11 +19,11 @@ pub(crate) async fn contenders(
     client: Arc<dyn ZooKeeper>,
     path: Arc<str>,
     patterns: Patterns,
-) -> Result<Vec<Contender>, ContendersError> {
+) -> Result<Vec<Contender>, QueryError> {
     let children = match client.children(&path).await {
         Ok(children) => children,
         Err(Failure::NoNode) => return Ok(Vec::new()),
-        Err(failure) => return Err(ContendersError::new(&path, failure)),
+        Err(failure) => return Err(QueryError::new(&path, failure)),
     };
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
     nodes.retain(|node| is_contender(node, &patterns));
@@ -35,7 +35,7 @@ pub(crate) async fn contenders(
             Ok((identifier, found)) => contenders.push(contender(node, contenders.len(), identifier, &found)),
             // Deleted since the list.
             Err(Failure::NoNode) => {}
-            Err(failure) => return Err(ContendersError::new(&format!("{path}/{}", node.name()), failure)),
+            Err(failure) => return Err(QueryError::new(&format!("{path}/{}", node.name()), failure)),
         }
     }
     Ok(contenders)
@@ -48,7 +48,7 @@ pub(crate) async fn first(
     path: Arc<str>,
     patterns: Patterns,
     known: Known,
-) -> Result<Option<Contender>, ContendersError> {
+) -> Result<Option<Contender>, QueryError> {
     loop {
         let Some(node) = first_name(&*client, &path, &patterns).await? else {
             if known != Known::Nobody {
@@ -62,9 +62,9 @@ pub(crate) async fn first(
                     Ok(Some(watching)) => drop(watching.await),
                     // It was created in the meantime.
                     Ok(None) => {}
-                    Err(failure) => return Err(ContendersError::new(&path, failure)),
+                    Err(failure) => return Err(QueryError::new(&path, failure)),
                 },
-                Err(failure) => return Err(ContendersError::new(&path, failure)),
+                Err(failure) => return Err(QueryError::new(&path, failure)),
             }
             continue;
         };
@@ -81,7 +81,7 @@ pub(crate) async fn first(
             }
             // Deleted since the list.
             (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {}
-            (Err(failure), _) | (_, Err(failure)) => return Err(ContendersError::new(&name, failure)),
+            (Err(failure), _) | (_, Err(failure)) => return Err(QueryError::new(&name, failure)),
         }
     }
 }
@@ -90,11 +90,11 @@ async fn first_name(
     client: &dyn ZooKeeper,
     path: &str,
     patterns: &Patterns,
-) -> Result<Option<Znode>, ContendersError> {
+) -> Result<Option<Znode>, QueryError> {
     match client.children(path).await {
         Ok(children) => Ok(first_of(&children, patterns)),
         Err(Failure::NoNode) => Ok(None),
-        Err(failure) => Err(ContendersError::new(path, failure)),
+        Err(failure) => Err(QueryError::new(path, failure)),
     }
 }
 
@@ -154,20 +154,20 @@ pub(crate) async fn remove(
     client: Arc<dyn ZooKeeper>,
     path: Arc<str>,
     contender: Contender,
-) -> Result<(), ContendersError> {
+) -> Result<(), RemoveContenderError> {
     let node = format!("{path}/{}", contender.name);
     match client.read(&node).await {
         Ok(found) if FencingToken::new(found.stat.czxid) != contender.token => return Ok(()),
         Ok(found) if found.stat.owner != 0 => {
-            return Err(ContendersError::Ephemeral { name: contender.name, session: found.stat.owner });
+            return Err(RemoveContenderError::Ephemeral { name: contender.name, session: found.stat.owner });
         }
         Ok(_) => {}
         Err(Failure::NoNode) => return Ok(()),
-        Err(failure) => return Err(ContendersError::new(&node, failure)),
+        Err(failure) => return Err(QueryError::new(&node, failure).into()),
     }
     match client.delete(&node).await {
         Ok(()) | Err(Failure::NoNode) => Ok(()),
-        Err(failure) => Err(ContendersError::new(&node, failure)),
+        Err(failure) => Err(QueryError::new(&node, failure).into()),
     }
 }
 
@@ -175,7 +175,7 @@ pub(crate) async fn remove(
 pub(crate) async fn semaphore_state(
     client: Arc<dyn ZooKeeper>,
     root: Arc<str>,
-) -> Result<SemaphoreState, ContendersError> {
+) -> Result<SemaphoreState, QueryError> {
     // Sent together.
     let (data, leases) = (client.read_root(&root), client.leases(&root));
     match (data.await, leases.await) {
@@ -184,7 +184,7 @@ pub(crate) async fn semaphore_state(
             taken: u32::try_from(leases.names.len()).unwrap_or(u32::MAX),
         }),
         (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => Ok(SemaphoreState { limit: None, taken: 0 }),
-        (Err(failure), _) | (_, Err(failure)) => Err(ContendersError::new(&root, failure)),
+        (Err(failure), _) | (_, Err(failure)) => Err(QueryError::new(&root, failure)),
     }
 }
 
@@ -192,11 +192,11 @@ pub(crate) async fn semaphore_state(
 pub(crate) async fn lease_holders(
     client: Arc<dyn ZooKeeper>,
     root: Arc<str>,
-) -> Result<Vec<LeaseHolder>, ContendersError> {
+) -> Result<Vec<LeaseHolder>, QueryError> {
     let names = match client.children(&root).await {
         Ok(names) => names,
         Err(Failure::NoNode) => return Ok(Vec::new()),
-        Err(failure) => return Err(ContendersError::new(&root, failure)),
+        Err(failure) => return Err(QueryError::new(&root, failure)),
     };
     let paths = names.iter().map(|name| format!("{root}/{name}")).collect();
     let mut holders = Vec::with_capacity(names.len());
@@ -205,7 +205,7 @@ pub(crate) async fn lease_holders(
             Ok((identifier, stat)) => holders.push(LeaseHolder { name, identifier, session: session(&stat) }),
             // Deleted since the list.
             Err(Failure::NoNode) => {}
-            Err(failure) => return Err(ContendersError::new(&format!("{root}/{name}"), failure)),
+            Err(failure) => return Err(QueryError::new(&format!("{root}/{name}"), failure)),
         }
     }
     Ok(holders)

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use self::joint_create::{Entrant, JointCreate, Part};
 use crate::api::contender::{Contender, Known};
-use crate::api::error::ContendersError;
+use crate::api::error::QueryError;
 use crate::api::lease::Release;
 use crate::api::messages::LockMessage;
 use crate::api::request::AcquireRequest;
@@ -99,7 +99,7 @@ impl Driver for State {
 
 impl State {
     fn public(&mut self, message: LockMessage) {
-        let disconnected = ContendersError::Disconnected;
+        let disconnected = QueryError::Disconnected;
         match message {
             LockMessage::Acquire(request) => self.acquire(request, None),
             LockMessage::Cancel(ticket) => self.feed(PathEvent::Cancel(ticket)),
@@ -111,7 +111,7 @@ impl State {
             LockMessage::First(patterns, known, reply) => self.follow_first(patterns, known, reply),
             LockMessage::RemoveContender(contender, reply) => {
                 let path = self.path.directory.clone();
-                self.path.ask(reply, disconnected, |client| inspect::remove(client, path, contender));
+                self.path.ask(reply, disconnected.into(), |client| inspect::remove(client, path, contender));
             }
         }
     }
@@ -153,12 +153,12 @@ impl State {
         &mut self,
         patterns: Patterns,
         known: Known,
-        mut reply: oneshot::Sender<Result<Option<Contender>, ContendersError>>,
+        mut reply: oneshot::Sender<Result<Option<Contender>, QueryError>>,
     ) {
         let path = self.path.directory.clone();
         let actor = self.path.actor();
         let Some(session) = &mut self.path.session else {
-            let _ = reply.send(Err(ContendersError::Disconnected));
+            let _ = reply.send(Err(QueryError::Disconnected));
             return;
         };
         let connection = session.connection.clone();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ractor::{ActorProcessingErr, ActorRef};
 use tracing::debug;
 
-use crate::api::error::{ContendersError, ResizeError};
+use crate::api::error::{QueryError, ResizeError};
 use crate::api::lease::Release;
 use crate::api::messages::SemaphoreMessage;
 use crate::api::request::{AcquireRequest, Permits};
@@ -129,11 +129,11 @@ impl State {
             SemaphoreMessage::Cancel(ticket) => self.feed(PathEvent::Cancel(ticket)),
             SemaphoreMessage::Release(ticket, reply) => self.release(ticket, reply),
             SemaphoreMessage::LeaseHolders(reply) => {
-                let (root, disconnected) = (self.root(), ContendersError::Disconnected);
+                let (root, disconnected) = (self.root(), QueryError::Disconnected);
                 self.path.ask(reply, disconnected, |client| inspect::lease_holders(client, root));
             }
             SemaphoreMessage::State(reply) => {
-                let (root, disconnected) = (self.root(), ContendersError::Disconnected);
+                let (root, disconnected) = (self.root(), QueryError::Disconnected);
                 self.path.ask(reply, disconnected, |client| inspect::semaphore_state(client, root));
             }
             SemaphoreMessage::Resize(limit, options, reply) => {

@@ -2,15 +2,16 @@
 
 use futures::FutureExt;
 use lockkeeper_actors::api::contender::Contender;
-use lockkeeper_actors::api::error::{ContendersError, ReleaseError};
+use lockkeeper_actors::api::error::{QueryError, ReleaseError, RemoveContenderError};
 use lockkeeper_actors::api::event::{LockEvent, Refused};
 use lockkeeper_actors::api::request::Ticket;
 use ractor::{ActorRef, DerivedActorRef, RpcReplyPort};
 
 use super::{Wait, reply_with};
 use crate::address::Recipient;
-use crate::guard::{Access, Exclusive, Guard};
+use crate::guard::Guard;
 use crate::lock::{Lock, first};
+use crate::marker::{Access, Exclusive};
 use crate::pending::{request_once, request_with_events};
 
 /// A message to a lock: see [`Lock::actor`].
@@ -20,7 +21,7 @@ use crate::pending::{request_once, request_with_events};
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
 /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
-/// use lockkeeper::Ticket;
+/// use lockkeeper::messages::Ticket;
 /// use lockkeeper::messages::{LockMessage, Wait};
 /// use ractor::{call, call_t};
 ///
@@ -28,7 +29,7 @@ use crate::pending::{request_once, request_with_events};
 /// let ledger = lock.actor();
 /// let guard = call!(ledger, LockMessage::Acquire, Ticket::new(), Wait::Forever)??;
 /// let tried = call!(ledger, LockMessage::Acquire, Ticket::new(), Wait::Try)?;
-/// assert_eq!(tried.unwrap_err(), lockkeeper::Refused::Contended);
+/// assert_eq!(tried.unwrap_err(), lockkeeper::error::Refused::Contended);
 /// let holder = call_t!(ledger, LockMessage::Holder, 1000)??;
 /// assert_eq!(holder.map(|holder| holder.token), Some(guard.token()));
 /// call!(ledger, LockMessage::Release, guard.ticket())??;
@@ -53,11 +54,11 @@ pub enum LockMessage<M = Exclusive> {
     /// [`ReleaseError::NotGranted`].
     Release(Ticket, RpcReplyPort<Result<(), ReleaseError>>),
     /// Lists the contenders: see [`Lock::contenders`].
-    Contenders(RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
+    Contenders(RpcReplyPort<Result<Vec<Contender>, QueryError>>),
     /// Asks who is at the front of the queue: see [`Lock::holder`].
-    Holder(RpcReplyPort<Result<Option<Contender>, ContendersError>>),
+    Holder(RpcReplyPort<Result<Option<Contender>, QueryError>>),
     /// Deletes the node of a contender whose owner has crashed: see [`Lock::remove_contender`].
-    RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
+    RemoveContender(Contender, RpcReplyPort<Result<(), RemoveContenderError>>),
 }
 
 impl<M: Access> Lock<M> {

@@ -13,6 +13,10 @@ mod semaphore;
 
 use std::future::Future;
 
+#[doc(inline)]
+pub use lockkeeper_actors::api::event::LockEvent;
+#[doc(inline)]
+pub use lockkeeper_actors::api::request::Ticket;
 use ractor::RpcReplyPort;
 
 pub use self::lock::LockMessage;

@@ -1,7 +1,7 @@
 //! Messages to a semaphore.
 
 use lockkeeper_actors::api::contender::LeaseHolder;
-use lockkeeper_actors::api::error::{ContendersError, ReleaseError, ResizeError};
+use lockkeeper_actors::api::error::{QueryError, ReleaseError, ResizeError};
 use lockkeeper_actors::api::event::{LockEvent, Refused};
 use lockkeeper_actors::api::request::Ticket;
 use ractor::{ActorRef, DerivedActorRef, RpcReplyPort};
@@ -19,7 +19,7 @@ use crate::semaphore::Semaphore;
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
 /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
-/// use lockkeeper::Ticket;
+/// use lockkeeper::messages::Ticket;
 /// use lockkeeper::messages::{SemaphoreMessage, Wait};
 /// use ractor::call;
 ///
@@ -43,11 +43,11 @@ pub enum SemaphoreMessage {
     /// [`LockMessage::Release`](super::LockMessage::Release).
     Release(Ticket, RpcReplyPort<Result<(), ReleaseError>>),
     /// Lists the holders of permits: see [`Semaphore::lease_holders`].
-    LeaseHolders(RpcReplyPort<Result<Vec<LeaseHolder>, ContendersError>>),
+    LeaseHolders(RpcReplyPort<Result<Vec<LeaseHolder>, QueryError>>),
     /// Asks for the stored number of permits: see [`Semaphore::limit`].
-    Limit(RpcReplyPort<Result<Option<u32>, ContendersError>>),
+    Limit(RpcReplyPort<Result<Option<u32>, QueryError>>),
     /// Asks for the number of free permits: see [`Semaphore::available`].
-    Available(RpcReplyPort<Result<u32, ContendersError>>),
+    Available(RpcReplyPort<Result<u32, QueryError>>),
     /// Changes the number of permits: see [`Semaphore::resize`].
     Resize(u32, RpcReplyPort<Result<(), ResizeError>>),
 }

@@ -1,4 +1,5 @@
-use lockkeeper::{Dialect, InvalidLock, Keeper, Lock, LockOptions, ReadWriteLock};
+use lockkeeper::error::InvalidLock;
+use lockkeeper::{Dialect, Keeper, Lock, LockOptions, ReadWriteLock};
 
 /// As `new InterProcessMutex(client, path)`, and in one queue with it.
 pub fn mutex(keeper: &Keeper, path: &str) -> Result<Lock, InvalidLock> {

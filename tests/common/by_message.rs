@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use lockkeeper::error::{Refused, ReleaseError};
+use lockkeeper::marker::Access;
+use lockkeeper::messages::{LockEvent, Ticket};
 use lockkeeper::messages::{LockMessage, MultiLockMessage, SemaphoreMessage, Wait};
-use lockkeeper::{Access, Lock, LockEvent, MultiLock, Refused, ReleaseError, Semaphore, Ticket};
+use lockkeeper::{Lock, MultiLock, Semaphore};
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;

@@ -1,7 +1,9 @@
 //! Helpers that receive the events of requests and sessions one by one.
 
 use futures::StreamExt;
-use lockkeeper::{LockEvent, Refused, SessionEvent, Ticket};
+use lockkeeper::error::Refused;
+use lockkeeper::messages::{LockEvent, Ticket};
+use lockkeeper::session::SessionEvent;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 
@@ -72,7 +74,7 @@ pub async fn refused(events: &mut Events) -> (Ticket, Refused) {
 }
 
 /// Waits for this session event, skipping those before it.
-pub async fn session_event(events: &mut lockkeeper::Events, wanted: SessionEvent) {
+pub async fn session_event(events: &mut lockkeeper::session::Events, wanted: SessionEvent) {
     while events.next().await.expect("the keeper is open") != wanted {}
 }
 

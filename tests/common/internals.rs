@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkeeper::actors::api::request::ContenderOptions;
-use lockkeeper::actors::keeper::{KeeperSettings, RestartPolicy, Started};
-use lockkeeper::actors::machine::exclusion::{Dialect, Mode};
-use lockkeeper::actors::zookeeper::{Acl, AuthId, Connect, Permission};
-use lockkeeper::actors::{Clock, Randomness};
+use lockkeeper_actors::api::request::ContenderOptions;
+use lockkeeper_actors::keeper::{KeeperSettings, RestartPolicy, Started};
+use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
+use lockkeeper_actors::zookeeper::{Acl, AuthId, Connect, Permission};
+use lockkeeper_actors::{Clock, Randomness};
 
 use super::{SOON, eventually};
 

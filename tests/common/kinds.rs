@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use lockkeeper::error::{
+    AcquireError, AcquireTimeoutError, InvalidLock, LostError, QueryError, ReleaseError, TryAcquireError,
+};
+use lockkeeper::marker::Access;
+use lockkeeper::messages::{LockEvent, Ticket};
 use lockkeeper::{
-    Access, AcquireError, AcquireTimeoutError, ContendersError, FencingToken, Guard, InvalidLock, Keeper,
-    LeaseState, Lock, LockEvent, LockOptions, Lost, Mode, MultiGuard, MultiLock, ReleaseError, Semaphore,
-    Ticket, TryAcquireError,
+    FencingToken, Guard, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard, MultiLock, Semaphore,
 };
 use ractor::ActorRef;
 
@@ -160,7 +163,7 @@ pub trait Locking: ByMessage + Send + Sync + 'static {
     fn forward(&self, wait: Wait, actor: &ActorRef<Recorded>) -> Ticket;
     fn cancel(&self, ticket: Ticket);
     /// How many contenders (or, for a semaphore, lease holders) the handle lists.
-    fn listed(&self) -> BoxFuture<'_, Result<usize, ContendersError>>;
+    fn listed(&self) -> BoxFuture<'_, Result<usize, QueryError>>;
 }
 
 pub type OnEvent = Box<dyn FnMut(LockEvent<AnyGuard>) + Send>;
@@ -182,7 +185,7 @@ pub trait Holding: Send + Sync + 'static {
     fn state(&self) -> LeaseState;
     fn valid_until(&self) -> Option<Instant>;
     fn lost(&self) -> BoxFuture<'_, ()>;
-    fn protect<'a>(&'a self, work: BoxFuture<'a, u32>) -> BoxFuture<'a, Result<u32, Lost>>;
+    fn protect<'a>(&'a self, work: BoxFuture<'a, u32>) -> BoxFuture<'a, Result<u32, LostError>>;
     fn release_it(self: Box<Self>) -> BoxFuture<'static, Result<(), ReleaseError>>;
 }
 
@@ -250,7 +253,7 @@ impl<M: 'static> Holding for Guard<M> {
         Guard::lost(self).boxed()
     }
 
-    fn protect<'a>(&'a self, work: BoxFuture<'a, u32>) -> BoxFuture<'a, Result<u32, Lost>> {
+    fn protect<'a>(&'a self, work: BoxFuture<'a, u32>) -> BoxFuture<'a, Result<u32, LostError>> {
         Guard::protect(self, work).boxed()
     }
 
@@ -294,7 +297,7 @@ impl Holding for MultiGuard {
         MultiGuard::lost(self).boxed()
     }
 
-    fn protect<'a>(&'a self, work: BoxFuture<'a, u32>) -> BoxFuture<'a, Result<u32, Lost>> {
+    fn protect<'a>(&'a self, work: BoxFuture<'a, u32>) -> BoxFuture<'a, Result<u32, LostError>> {
         MultiGuard::protect(self, work).boxed()
     }
 
@@ -354,7 +357,7 @@ macro_rules! locking {
                 $lock.cancel(ticket);
             }
 
-            fn listed(&self) -> BoxFuture<'_, Result<usize, ContendersError>> {
+            fn listed(&self) -> BoxFuture<'_, Result<usize, QueryError>> {
                 let $this = self;
                 async { $listed.await.map(|who| who.len()) }.boxed()
             }

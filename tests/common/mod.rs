@@ -20,7 +20,8 @@ use std::future::Future;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use lockkeeper::{Keeper, KeeperOptions, SessionEvent};
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{Keeper, KeeperOptions};
 use tokio::time::timeout;
 
 pub use curator::{Curator, CuratorKind};

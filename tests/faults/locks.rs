@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lockkeeper::{
-    AcquireError, AcquireTimeoutError, Guard, Keeper, LeaseState, LockOptions, Mode, MultiGuard, Pending,
-    Target, TryAcquireError,
-};
+use lockkeeper::error::{AcquireError, AcquireTimeoutError, TryAcquireError};
+use lockkeeper::future::Pending;
+use lockkeeper::future::Target;
+use lockkeeper::{Guard, Keeper, LeaseState, LockOptions, Mode, MultiGuard};
 
 /// One kind of lock.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::future::{self, BoxFuture, FutureExt};
-use lockkeeper::actors::machine::Failure;
-use lockkeeper::actors::machine::semaphore::{Leases, Root, TakeFailure};
-use lockkeeper::actors::zookeeper::{
+use lockkeeper_actors::machine::Failure;
+use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
+use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, Connector, CreatedNode, CreatedNodes, NewNode, Node,
     NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
 };

@@ -15,14 +15,14 @@ use failing::{Failing, Kind};
 use futures::FutureExt;
 use futures::future::join_all;
 
-use lockkeeper::actors::api::event::{EventSink, LockEvent};
-use lockkeeper::actors::api::keep_alive::KeepAlive;
-use lockkeeper::actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage, SemaphoreMessage};
-use lockkeeper::actors::api::request::Wait;
-use lockkeeper::actors::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest, Permits, Ticket};
-use lockkeeper::actors::api::resource::Resource;
-use lockkeeper::actors::keeper::{self, KeeperSettings, Started};
-use lockkeeper::actors::machine::Failure;
+use lockkeeper_actors::api::event::{EventSink, LockEvent};
+use lockkeeper_actors::api::keep_alive::KeepAlive;
+use lockkeeper_actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage, SemaphoreMessage};
+use lockkeeper_actors::api::request::Wait;
+use lockkeeper_actors::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest, Permits, Ticket};
+use lockkeeper_actors::api::resource::Resource;
+use lockkeeper_actors::keeper::{self, KeeperSettings, Started};
+use lockkeeper_actors::machine::Failure;
 use tokio::sync::{mpsc, oneshot};
 use zookeeper_client::{Acls, CreateMode};
 

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AcquireTimeoutError, LeaseState, LockEvent, TryAcquireError};
+use lockkeeper::LeaseState;
+use lockkeeper::error::{AcquireTimeoutError, TryAcquireError};
+use lockkeeper::messages::LockEvent;
 use tokio::sync::mpsc;
 
 use crate::common::events::{acquired, listen, queued};

@@ -4,7 +4,9 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-use lockkeeper::{LeaseState, Refused, Ticket};
+use lockkeeper::LeaseState;
+use lockkeeper::error::Refused;
+use lockkeeper::messages::Ticket;
 
 use crate::common::events::{Recorder, acquired, listen, queued, refused};
 use crate::common::kinds::{Kind, Wait};

@@ -1,6 +1,8 @@
 //! Listing contenders, and removing them by hand.
 
-use lockkeeper::{ContendersError, LeaseState, LockOptions, Mode, SessionEvent, TryAcquireError};
+use lockkeeper::error::{RemoveContenderError, TryAcquireError};
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{LeaseState, LockOptions, Mode};
 use zookeeper_client as zk;
 
 use crate::common::events::{acquired, listen, queued, session_event};
@@ -131,7 +133,7 @@ async fn a_crashed_holder_of_a_lock_that_outlives_sessions_is_found_and_removed_
     assert_eq!(crashed.token, guard.token());
 
     let session = waiting.session.expect("a session");
-    let refused = ContendersError::Ephemeral { name: waiting.name.clone(), session };
+    let refused = RemoveContenderError::Ephemeral { name: waiting.name.clone(), session };
     assert_eq!(queue.remove_contender(waiting).await, Err(refused));
     assert!(waiter.try_recv().is_err(), "nothing has changed");
     assert_eq!(queue.remove_contender(crashed).await, Ok(()));

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use futures::{FutureExt, StreamExt};
-use lockkeeper::{
-    AcquireError, LeaseState, LockGuard, Permit, ReadGuard, ReleaseError, SessionEvent, WithError, WriteGuard,
-};
+use lockkeeper::error::{AcquireError, ReleaseError, WithError};
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{LeaseState, LockGuard, Permit, ReadGuard, WriteGuard};
 use tokio::time::sleep;
 
 use crate::common::kinds::Kind;

@@ -17,9 +17,10 @@
 
 use std::time::{Duration, Instant};
 
-use lockkeeper::{
-    Acl, AcquireTimeoutError, AuthId, LeaseState, Permission, Refused, ReleaseError, SessionEvent,
-};
+use lockkeeper::LeaseState;
+use lockkeeper::auth::{Acl, AuthId, Permission};
+use lockkeeper::error::{AcquireTimeoutError, Refused, ReleaseError};
+use lockkeeper::session::SessionEvent;
 use tokio::time::sleep_until;
 
 use crate::common::events::{

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures::FutureExt;
-use lockkeeper::{LeaseState, LockEvent, Lost, ReleaseError, SessionEvent};
+use lockkeeper::LeaseState;
+use lockkeeper::error::{LostError, ReleaseError};
+use lockkeeper::messages::LockEvent;
+use lockkeeper::session::SessionEvent;
 use tokio::time::timeout;
 
 use crate::common::events::{acquired, granted, listen, queued, session_event};
@@ -155,9 +158,9 @@ async fn protected_work_ends_with_the_lease(kind: Kind) {
         let _set = set;
         pending().await
     };
-    assert_eq!(guard.protect(work.boxed()).await, Err(Lost));
+    assert_eq!(guard.protect(work.boxed()).await, Err(LostError));
     assert!(dropped.load(Ordering::SeqCst), "the work is dropped when the lease ends");
-    assert_eq!(guard.protect(async { unreachable!("it is already lost") }.boxed()).await, Err(Lost));
+    assert_eq!(guard.protect(async { unreachable!("it is already lost") }.boxed()).await, Err(LostError));
 }
 
 /// Sets a flag when it is dropped.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use futures::poll;
+use lockkeeper::LeaseState;
+use lockkeeper::error::{AcquireError, QueryError, Refused, ReleaseError, RemoveContenderError};
 use lockkeeper::messages::{self, LockMessage};
-use lockkeeper::{AcquireError, ContendersError, LeaseState, LockEvent, Refused, ReleaseError, Ticket};
+use lockkeeper::messages::{LockEvent, Ticket};
 use ractor::call;
 use tokio::time::timeout;
 
@@ -148,9 +150,9 @@ async fn a_closed_keeper_answers_every_message(kind: Kind) {
     let release = rival.release_by_message(guard.ticket()).await;
     assert_eq!(release.expect("an answer"), Err(ReleaseError::Lost));
     let contenders = call!(queue.actor(), LockMessage::Contenders).expect("an answer");
-    assert_eq!(contenders, Err(ContendersError::Closed));
+    assert_eq!(contenders, Err(QueryError::Closed));
     let holder = call!(queue.actor(), LockMessage::Holder).expect("an answer");
-    assert_eq!(holder, Err(ContendersError::Closed));
+    assert_eq!(holder, Err(QueryError::Closed));
 }
 
 async fn a_lock_is_listed_by_message(kind: Kind) {
@@ -167,7 +169,7 @@ async fn a_lock_is_listed_by_message(kind: Kind) {
     assert_eq!(holder.expect("it is held"), contenders[0]);
     assert_eq!(contenders[0].token, guard.token());
     let removed = call!(actor, LockMessage::RemoveContender, contenders[0].clone()).expect("an answer");
-    assert!(matches!(removed, Err(ContendersError::Ephemeral { .. })), "{removed:?}");
+    assert!(matches!(removed, Err(RemoveContenderError::Ephemeral { .. })), "{removed:?}");
 }
 
 async fn a_guard_released_by_message_is_lost_when_the_next_one_is_granted(kind: Kind) {

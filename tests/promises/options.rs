@@ -1,6 +1,8 @@
 //! Options of keepers and locks.
 
-use lockkeeper::{Acl, AcquireError, AuthId, ContendersError, LockOptions, Permission, TryAcquireError};
+use lockkeeper::LockOptions;
+use lockkeeper::auth::{Acl, AuthId, Permission};
+use lockkeeper::error::{AcquireError, QueryError, TryAcquireError};
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
@@ -44,7 +46,7 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
         };
         assert!(matches!(&refused, AcquireError::NoAuth { path } if paths.contains(path)), "{refused:?}");
         let path = paths[0].clone();
-        assert_eq!(stranger.listed().await, Err(ContendersError::NoAuth { path }));
+        assert_eq!(stranger.listed().await, Err(QueryError::NoAuth { path }));
         assert_eq!(guard.release().await, Ok(()));
     }
 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use lockkeeper::{
-    Candidate, CandidateState, EndReason, Ended, Keeper, LeaseState, Run, SingletonOptions, StopPolicy,
-};
+use lockkeeper::run::{EndReason, Ended, Run, StopPolicy};
+use lockkeeper::singleton::{Candidate, CandidateState, SingletonOptions};
+use lockkeeper::{Keeper, LeaseState};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
 use tokio::time::timeout;

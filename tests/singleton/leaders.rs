@@ -1,7 +1,9 @@
 //! Querying and watching the leader.
 
 use futures::StreamExt;
-use lockkeeper::{LeaseState, SessionEvent, SingletonOptions};
+use lockkeeper::LeaseState;
+use lockkeeper::session::SessionEvent;
+use lockkeeper::singleton::SingletonOptions;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::time::timeout;

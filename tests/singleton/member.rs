@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use lockkeeper::{Candidate, Keeper, LeaseEvent, LeaseState, LeaseView, Singleton, SingletonOptions};
+use lockkeeper::run::{LeaseEvent, LeaseView};
+use lockkeeper::singleton::{Candidate, Singleton, SingletonOptions};
+use lockkeeper::{Keeper, LeaseState};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};

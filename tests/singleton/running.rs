@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkeeper::{CandidateState, LeaseState, SingletonOptions};
+use lockkeeper::LeaseState;
+use lockkeeper::singleton::{CandidateState, SingletonOptions};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

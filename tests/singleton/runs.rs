@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use lockkeeper::{EndReason, LeaseState, LeaseView, StopPolicy};
+use lockkeeper::LeaseState;
+use lockkeeper::run::{EndReason, LeaseView, StopPolicy};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use lockkeeper::{LeaseEvent, LeaseState, LeaseView, SingletonOptions};
+use lockkeeper::LeaseState;
+use lockkeeper::run::{LeaseEvent, LeaseView};
+use lockkeeper::singleton::SingletonOptions;
 use lockkeeper_embedded::{Embedded, SessionId};
 use tokio::time::sleep;
 

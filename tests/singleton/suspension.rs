@@ -1,6 +1,8 @@
 //! What an actor is told of a suspended session, and when it is stopped or killed.
 
-use lockkeeper::{LeaseEvent, LeaseState, SingletonOptions};
+use lockkeeper::LeaseState;
+use lockkeeper::run::LeaseEvent;
+use lockkeeper::singleton::SingletonOptions;
 use tokio::time::timeout;
 
 use crate::common::{eventually, proxied, unique_path};

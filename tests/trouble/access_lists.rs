@@ -1,8 +1,8 @@
 //! Missing permissions.
 
-use lockkeeper::{
-    Acl, AcquireError, AcquireTimeoutError, AuthId, ContendersError, LeaseState, Permission, TryAcquireError,
-};
+use lockkeeper::LeaseState;
+use lockkeeper::auth::{Acl, AuthId, Permission};
+use lockkeeper::error::{AcquireError, AcquireTimeoutError, QueryError, TryAcquireError};
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
@@ -51,7 +51,7 @@ async fn an_unreadable_contender_ahead_is_reported_with_its_path(kind: Kind) {
     let ahead = format!("{prefix}{number}");
     let acquire = timeout(SOON, site.lock(&keeper).acquire()).await.expect("an answer");
     assert_eq!(refusal(acquire), AcquireError::NoAuth { path: ahead.clone() });
-    assert_eq!(site.lock(&keeper).listed().await, Err(ContendersError::NoAuth { path: ahead.clone() }));
+    assert_eq!(site.lock(&keeper).listed().await, Err(QueryError::NoAuth { path: ahead.clone() }));
     site.until_nodes(1).await;
     assert_eq!(site.nodes().await, [ahead]);
 }

@@ -1,6 +1,8 @@
 //! Applications that stop or panic.
 
-use lockkeeper::{AcquireError, LeaseState, LockEvent, Refused, ReleaseError};
+use lockkeeper::LeaseState;
+use lockkeeper::error::{AcquireError, Refused, ReleaseError};
+use lockkeeper::messages::LockEvent;
 use tokio::time::timeout;
 
 use crate::common::events::{acquired, listen, queued};

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use lockkeeper::{
-    AcquireError, AcquireTimeoutError, ContendersError, LeaseState, LeaseView, LockEvent, LockOptions,
-    Refused, ReleaseError, ResizeError, SessionEvent, StopPolicy, TryAcquireError,
+use lockkeeper::error::{
+    AcquireError, AcquireTimeoutError, QueryError, Refused, ReleaseError, ResizeError, TryAcquireError,
 };
+use lockkeeper::messages::LockEvent;
+use lockkeeper::run::{LeaseView, StopPolicy};
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{LeaseState, LockOptions};
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::time::timeout;
 
@@ -76,7 +79,7 @@ async fn a_closed_keeper_refuses_every_request_at_once(kind: Kind) {
         assert_eq!(error, AcquireError::Closed);
         let tried = timeout(SLACK, lock.try_acquire()).await.expect("an answer at once");
         assert!(matches!(refusal(tried), TryAcquireError::Failed(_)));
-        assert_eq!(lock.listed().await, Err(ContendersError::Closed));
+        assert_eq!(lock.listed().await, Err(QueryError::Closed));
     }
     timeout(SLACK, keeper.close()).await.expect("it is already closed");
     assert_eq!(keeper.events().next().await, None);
@@ -180,11 +183,11 @@ fn a_closed_keeper_answers_every_query_with_closed() {
         let singleton = keeper.singleton(lock.path()).expect("a valid path");
         let pool = keeper.semaphore(&unique_path("questions"), 1).expect("a valid path");
         keeper.close().await;
-        assert_eq!(lock.contenders().await, Err(ContendersError::Closed));
-        assert_eq!(lock.remove_contender(&contenders[0]).await, Err(ContendersError::Closed));
-        assert_eq!(singleton.leader().await, Err(ContendersError::Closed));
+        assert_eq!(lock.contenders().await, Err(QueryError::Closed));
+        assert_eq!(lock.remove_contender(&contenders[0]).await, Err(QueryError::Closed.into()));
+        assert_eq!(singleton.leader().await, Err(QueryError::Closed));
         assert_eq!(singleton.leaders().next().await, None);
-        assert_eq!(pool.lease_holders().await, Err(ContendersError::Closed));
+        assert_eq!(pool.lease_holders().await, Err(QueryError::Closed));
         assert_eq!(pool.resize(2).await, Err(ResizeError::Closed));
     });
 }
@@ -207,7 +210,7 @@ fn a_query_pending_while_the_keeper_closes_is_answered_with_closed() {
             let keeper = keeper.clone();
             async move { keeper.close().await }
         });
-        assert_eq!(timeout(SOON, list).await, Ok(Err(ContendersError::Closed)));
+        assert_eq!(timeout(SOON, list).await, Ok(Err(QueryError::Closed)));
         assert_eq!(timeout(SOON, resize).await, Ok(Err(ResizeError::Closed)));
         proxy.hold_replies(false);
         closing.await.expect("no panic");

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use lockkeeper::{
-    AcquireTimeoutError, ContendersError, LeaseState, LockEvent, ReleaseError, SessionEvent, TryAcquireError,
-};
+use lockkeeper::LeaseState;
+use lockkeeper::error::{AcquireTimeoutError, QueryError, ReleaseError, TryAcquireError};
+use lockkeeper::messages::LockEvent;
+use lockkeeper::session::SessionEvent;
 
 use crate::common::events::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
@@ -108,7 +109,7 @@ async fn a_keeper_recovers_after_a_long_server_outage(kind: Kind) {
     let keeper = keeper_failing_to_reconnect(&proxy).await;
     let (lock, mut events) = (site.lock(&keeper), keeper.events());
     assert_eq!(events.next().await, Some(SessionEvent::Lost { epoch: 1 }));
-    assert_eq!(lock.listed().await, Err(ContendersError::Disconnected));
+    assert_eq!(lock.listed().await, Err(QueryError::Disconnected));
     assert_eq!(refusal(lock.try_acquire().await), TryAcquireError::Suspended);
     let waiting = tokio::spawn(lock.acquire());
     proxy.refuse(false);

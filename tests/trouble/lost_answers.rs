@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use lockkeeper::{AcquireTimeoutError, LockOptions, Refused};
+use lockkeeper::LockOptions;
+use lockkeeper::error::{AcquireTimeoutError, Refused};
 use tokio::time::timeout;
 
 use crate::common::events::{granted, listen, refused, released};

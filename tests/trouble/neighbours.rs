@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lockkeeper::{AcquireError, AcquireTimeoutError, LeaseState, Mode, ReleaseError, TryAcquireError};
+use lockkeeper::error::{AcquireError, AcquireTimeoutError, ReleaseError, TryAcquireError};
+use lockkeeper::{LeaseState, Mode};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zookeeper_client as zk;

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AcquireError, ConnectError, Keeper, LockOptions, Refused, TryAcquireError};
+use lockkeeper::error::{AcquireError, ConnectError, Refused, TryAcquireError};
+use lockkeeper::{Keeper, LockOptions};
 use tokio::time::timeout;
 
 use crate::common::events::{acquired, granted, listen, queued, refused};

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::machine::Failure;
+pub use crate::machine::Reason;
 
 /// Why an acquire failed. A lock that is merely held by somebody else is not an error: see
 /// [`Refused`](super::event::Refused).
@@ -36,9 +37,43 @@ pub enum AcquireError {
         /// The other client's node.
         contender: String,
     },
+    /// The semaphore does not have the requested permits.
+    #[error(transparent)]
+    Permits(#[from] PermitsError),
+    /// This process already has as many waiting requests as the handle's
+    /// [limit](https://docs.rs/lockkeeper/latest/lockkeeper/struct.LockOptions.html#method.max_waiting) allows.
+    #[error("{limit} requests already wait for {path:?}, which is the limit of this handle")]
+    TooManyWaiting {
+        /// The lock's directory, or the semaphore's root.
+        path: String,
+        /// The maximum number of waiting requests.
+        limit: usize,
+    },
+    /// A request was rejected, by ZooKeeper or because it could never succeed. The reason is the
+    /// [`source`](std::error::Error::source).
+    #[error("a request for {path:?} was rejected")]
+    Rejected {
+        /// The lock's directory, or the semaphore's root.
+        path: String,
+        /// Why it was rejected.
+        #[source]
+        reason: Reason,
+    },
+    /// The actor of this path stopped unexpectedly. Its nodes are being cleaned up, and the request can be repeated.
+    #[error("the actor of {path:?} stopped unexpectedly: try again")]
+    Stopped {
+        /// The lock's directory, or the semaphore's root.
+        path: String,
+    },
+}
+
+/// Why a semaphore refused the requested number of permits.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PermitsError {
     /// Zero permits were requested.
     #[error("at least one permit of {path:?} must be requested")]
-    NoPermits {
+    None {
         /// The semaphore's root.
         path: String,
     },
@@ -46,7 +81,7 @@ pub enum AcquireError {
     #[error(
         "{count} permits of {path:?} were requested, but it has only {limit}: request fewer, or resize it"
     )]
-    TooManyPermits {
+    TooMany {
         /// The semaphore's root.
         path: String,
         /// The number of permits requested.
@@ -72,29 +107,6 @@ pub enum AcquireError {
         /// The semaphore's root.
         path: String,
     },
-    /// This process already has as many waiting requests as the handle's
-    /// [limit](https://docs.rs/lockkeeper/latest/lockkeeper/struct.LockOptions.html#method.max_waiting) allows.
-    #[error("{limit} requests already wait for {path:?}, which is the limit of this handle")]
-    TooManyWaiting {
-        /// The lock's directory, or the semaphore's root.
-        path: String,
-        /// The maximum number of waiting requests.
-        limit: usize,
-    },
-    /// A request was rejected, by ZooKeeper or because it could never succeed.
-    #[error("the request for {path:?} was rejected: {reason}")]
-    Rejected {
-        /// The lock's directory, or the semaphore's root.
-        path: String,
-        /// Why it was rejected.
-        reason: String,
-    },
-    /// The actor of this path stopped unexpectedly. Its nodes are being cleaned up, and the request can be repeated.
-    #[error("the actor of {path:?} stopped unexpectedly: try again")]
-    Stopped {
-        /// The lock's directory, or the semaphore's root.
-        path: String,
-    },
 }
 
 /// Why a release was not confirmed.
@@ -112,12 +124,12 @@ pub enum ReleaseError {
 /// The lease ended before the work did, so the work was dropped.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("the lease was lost")]
-pub struct Lost;
+pub struct LostError;
 
-/// Why contenders could not be listed or removed.
+/// Why a question about a lock or semaphore was not answered.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ContendersError {
+pub enum QueryError {
     /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped.
     #[error("the keeper is closed")]
     Closed,
@@ -130,6 +142,30 @@ pub enum ContendersError {
         /// The node.
         path: String,
     },
+    /// ZooKeeper rejected the request. The reason is the [`source`](std::error::Error::source).
+    #[error("a request for {path:?} was rejected")]
+    Rejected {
+        /// The node.
+        path: String,
+        /// Why it was rejected.
+        #[source]
+        reason: Reason,
+    },
+    /// The connection broke before the answer came. The reason is the [`source`](std::error::Error::source).
+    #[error("a request for {path:?} got no answer: try again")]
+    Unanswered {
+        /// The node.
+        path: String,
+        /// What happened to the connection.
+        #[source]
+        reason: Reason,
+    },
+}
+
+/// Why a contender was not removed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemoveContenderError {
     /// The contender's node is ephemeral: ZooKeeper deletes it with its session. It cannot be removed by hand, because
     /// its owner could still believe that it holds the lock.
     #[error(
@@ -141,12 +177,9 @@ pub enum ContendersError {
         /// The session that owns the node.
         session: i64,
     },
-    /// ZooKeeper rejected the request, or its answer was lost.
-    #[error("the request to ZooKeeper failed: {reason}")]
-    Failed {
-        /// Why it failed.
-        reason: String,
-    },
+    /// A request failed. The node may have been deleted if it was [`Unanswered`](QueryError::Unanswered).
+    #[error(transparent)]
+    Failed(#[from] QueryError),
 }
 
 /// Why a semaphore's number of permits was not changed, or may not have been.
@@ -169,11 +202,23 @@ pub enum ResizeError {
         /// The semaphore's root.
         path: String,
     },
-    /// ZooKeeper rejected the request, or its answer was lost.
-    #[error("the request to ZooKeeper failed: {reason}")]
-    Failed {
-        /// Why it failed.
-        reason: String,
+    /// ZooKeeper rejected the request. The reason is the [`source`](std::error::Error::source).
+    #[error("a request for {path:?} was rejected")]
+    Rejected {
+        /// The node.
+        path: String,
+        /// Why it was rejected.
+        #[source]
+        reason: Reason,
+    },
+    /// The connection broke before the answer came. The reason is the [`source`](std::error::Error::source).
+    #[error("a request for {path:?} got no answer: try again")]
+    Unanswered {
+        /// The node.
+        path: String,
+        /// What happened to the connection.
+        #[source]
+        reason: Reason,
     },
 }
 
@@ -220,24 +265,115 @@ pub enum ConnectError {
     },
 }
 
-impl ContendersError {
-    pub(crate) fn new(path: &str, failure: Failure) -> ContendersError {
+impl AcquireError {
+    /// Whether the same request can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            AcquireError::TooManyWaiting { .. } | AcquireError::Stopped { .. } => true,
+            AcquireError::Rejected { reason, .. } => is_throttled(reason),
+            AcquireError::Closed
+            | AcquireError::NoAuth { .. }
+            | AcquireError::SequenceExhausted { .. }
+            | AcquireError::MixedDialects { .. }
+            | AcquireError::Permits(_) => false,
+        }
+    }
+}
+
+impl QueryError {
+    /// Whether the same question can be answered later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            QueryError::Disconnected | QueryError::Unanswered { .. } => true,
+            QueryError::Rejected { reason, .. } => is_throttled(reason),
+            QueryError::Closed | QueryError::NoAuth { .. } => false,
+        }
+    }
+
+    pub(crate) fn new(path: &str, failure: Failure) -> QueryError {
         match failure {
-            Failure::NoAuth => ContendersError::NoAuth { path: path.to_owned() },
-            Failure::SessionGone => ContendersError::Disconnected,
-            Failure::NoNode => ContendersError::Failed { reason: format!("{path:?} does not exist") },
-            Failure::Refused(reason) | Failure::Unknown(reason) => ContendersError::Failed { reason },
+            Failure::NoAuth => QueryError::NoAuth { path: path.to_owned() },
+            Failure::SessionGone => QueryError::Disconnected,
+            Failure::NoNode => {
+                QueryError::Rejected { path: path.to_owned(), reason: "it does not exist".into() }
+            }
+            Failure::Refused(reason) => QueryError::Rejected { path: path.to_owned(), reason },
+            Failure::Unknown(reason) => QueryError::Unanswered { path: path.to_owned(), reason },
+        }
+    }
+}
+
+impl RemoveContenderError {
+    /// Whether the same request can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            RemoveContenderError::Failed(error) => error.is_retryable(),
+            RemoveContenderError::Ephemeral { .. } => false,
+        }
+    }
+}
+
+impl ConnectError {
+    /// Whether the same connection can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ConnectError::Unreachable { .. } => true,
+            ConnectError::InvalidOption { .. }
+            | ConnectError::InvalidAddress { .. }
+            | ConnectError::AuthFailed { .. }
+            | ConnectError::NoSupervisor => false,
         }
     }
 }
 
 impl ResizeError {
+    /// Whether the same resize can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ResizeError::Disconnected | ResizeError::Unanswered { .. } => true,
+            ResizeError::Rejected { reason, .. } => is_throttled(reason),
+            ResizeError::Closed | ResizeError::NoPermits | ResizeError::NoAuth { .. } => false,
+        }
+    }
+
     pub(crate) fn new(path: &str, failure: Failure) -> ResizeError {
         match failure {
             Failure::NoAuth => ResizeError::NoAuth { path: path.to_owned() },
             Failure::SessionGone => ResizeError::Disconnected,
-            Failure::NoNode => ResizeError::Failed { reason: format!("{path:?} does not exist") },
-            Failure::Refused(reason) | Failure::Unknown(reason) => ResizeError::Failed { reason },
+            Failure::NoNode => {
+                ResizeError::Rejected { path: path.to_owned(), reason: "it does not exist".into() }
+            }
+            Failure::Refused(reason) => ResizeError::Rejected { path: path.to_owned(), reason },
+            Failure::Unknown(reason) => ResizeError::Unanswered { path: path.to_owned(), reason },
         }
+    }
+}
+
+/// Whether the server rejects requests because it is overloaded.
+fn is_throttled(reason: &Reason) -> bool {
+    matches!(reason.downcast_ref(), Some(zookeeper_client::Error::Throttled))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_zookeeper_is_the_source_and_tells_whether_to_try_again() {
+        let rejected = |error: zookeeper_client::Error| {
+            QueryError::new("/a", Failure::from(error)).source().map(|source| source.downcast_ref().cloned())
+        };
+        for error in [zookeeper_client::Error::Throttled, zookeeper_client::Error::QuotaExceeded] {
+            assert_eq!(rejected(error.clone()), Some(Some(error)));
+        }
+        let retryable = |error| QueryError::new("/a", Failure::from(error)).is_retryable();
+        assert!(retryable(zookeeper_client::Error::Throttled));
+        assert!(!retryable(zookeeper_client::Error::QuotaExceeded));
+        assert!(retryable(zookeeper_client::Error::ConnectionLoss), "its outcome is unknown");
+        let error = AcquireError::Rejected { path: "/a".into(), reason: "too long".into() };
+        assert_eq!(error.to_string(), "a request for \"/a\" was rejected");
+        assert_eq!(error.source().map(|source| source.to_string()), Some("too long".into()));
     }
 }

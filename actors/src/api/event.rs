@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use thiserror::Error;
 use tracing::warn;
 
 use super::error::{AcquireError, ConnectError};
@@ -55,19 +56,35 @@ impl<G> LockEvent<G> {
 }
 
 /// Why a request did not get the lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refused {
     /// Another contender is ahead, and the request was a try, which does not wait.
+    #[error("other contenders are ahead")]
     Contended,
     /// There is no verified session, and the request was a try, which does not wait.
+    #[error("the connection to ZooKeeper is suspended: try again later")]
     Suspended,
     /// The deadline passed.
+    #[error("it was not acquired before the deadline")]
     TimedOut,
     /// The request was cancelled.
+    #[error("the request was cancelled")]
     Cancelled,
     /// The request failed.
-    Failed(AcquireError),
+    #[error(transparent)]
+    Failed(#[from] AcquireError),
+}
+
+impl Refused {
+    /// Whether the same request can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Refused::Contended | Refused::Suspended | Refused::TimedOut => true,
+            Refused::Cancelled => false,
+            Refused::Failed(error) => error.is_retryable(),
+        }
+    }
 }
 
 /// Receives the events of one request. It runs inside the lock's actor, so it must pass events on and never block.

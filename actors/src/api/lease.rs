@@ -11,7 +11,7 @@ use futures::future::{Either, select};
 use ractor::{DerivedActorRef, RpcReplyPort};
 use tokio::sync::{Notify, oneshot};
 
-use super::error::{Lost, ReleaseError};
+use super::error::{LostError, ReleaseError};
 use super::keep_alive::{KeepAlive, KeeperRequest};
 use super::session_lease::SessionLease;
 pub use crate::machine::LeaseState;
@@ -112,8 +112,8 @@ impl Lease {
     }
 
     /// Runs `work` for as long as the lease lasts, and returns its result. When the lease ends first, `work` is dropped
-    /// at its current await, and the result is `Err(Lost)`. Work that never awaits cannot be interrupted.
-    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+    /// at its current await, and the result is `Err(LostError)`. Work that never awaits cannot be interrupted.
+    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, LostError> {
         protect(|| self.state(), self.lost(), work).await
     }
 
@@ -191,13 +191,13 @@ pub(crate) async fn protect<F: Future>(
     state: impl Fn() -> LeaseState,
     lost: impl Future<Output = ()>,
     work: F,
-) -> Result<F::Output, Lost> {
+) -> Result<F::Output, LostError> {
     if state() == LeaseState::Lost {
-        return Err(Lost);
+        return Err(LostError);
     }
     match select(pin!(work), pin!(lost)).await {
         Either::Left((done, _)) if state() != LeaseState::Lost => Ok(done),
-        Either::Left(_) | Either::Right(_) => Err(Lost),
+        Either::Left(_) | Either::Right(_) => Err(LostError),
     }
 }
 

@@ -6,7 +6,7 @@ use ractor::RpcReplyPort;
 use tokio::sync::oneshot;
 
 use super::contender::{Contender, Known, LeaseHolder, SemaphoreState};
-use super::error::{AcquireError, ContendersError, ResizeError};
+use super::error::{AcquireError, QueryError, RemoveContenderError, ResizeError};
 use super::lease::ReleasePort;
 use super::request::{AcquireRequest, ContenderOptions, MultiLockRequest, Permits};
 use super::resource::Resource;
@@ -25,12 +25,12 @@ pub enum LockMessage {
     /// continues to wait, and the reply is [`NotGranted`](super::error::ReleaseError::NotGranted).
     Release(Ticket, Option<ReleasePort>),
     /// Lists all holders and waiters, in the order of the queue.
-    Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, ContendersError>>),
+    Contenders(Patterns, RpcReplyPort<Result<Vec<Contender>, QueryError>>),
     /// Asks for the front of the queue. The reply is sent once that differs from what the caller knows. Closing the
     /// channel ends the request.
-    First(Patterns, Known, oneshot::Sender<Result<Option<Contender>, ContendersError>>),
+    First(Patterns, Known, oneshot::Sender<Result<Option<Contender>, QueryError>>),
     /// Deletes the persistent node of a contender whose owner has crashed.
-    RemoveContender(Contender, RpcReplyPort<Result<(), ContendersError>>),
+    RemoveContender(Contender, RpcReplyPort<Result<(), RemoveContenderError>>),
 }
 
 /// Messages to the actor of one semaphore.
@@ -43,9 +43,9 @@ pub enum SemaphoreMessage {
     /// Releases held permits, like [`LockMessage::Release`].
     Release(Ticket, Option<ReleasePort>),
     /// Lists all leases, in no particular order.
-    LeaseHolders(RpcReplyPort<Result<Vec<LeaseHolder>, ContendersError>>),
+    LeaseHolders(RpcReplyPort<Result<Vec<LeaseHolder>, QueryError>>),
     /// Asks for the stored number of permits, and how many are taken.
-    State(RpcReplyPort<Result<SemaphoreState, ContendersError>>),
+    State(RpcReplyPort<Result<SemaphoreState, QueryError>>),
     /// Changes the number of permits. Creates the root with these options if it does not exist.
     Resize(u32, Arc<ContenderOptions>, RpcReplyPort<Result<(), ResizeError>>),
 }
@@ -104,9 +104,9 @@ impl LockMessage {
     fn refuse(self) {
         match self {
             LockMessage::Acquire(request) => request.refuse(AcquireError::Closed),
-            LockMessage::Contenders(_, reply) => answer(reply, ContendersError::Closed),
-            LockMessage::First(_, _, reply) => answer(reply.into(), ContendersError::Closed),
-            LockMessage::RemoveContender(_, reply) => answer(reply, ContendersError::Closed),
+            LockMessage::Contenders(_, reply) => answer(reply, QueryError::Closed),
+            LockMessage::First(_, _, reply) => answer(reply.into(), QueryError::Closed),
+            LockMessage::RemoveContender(_, reply) => answer(reply, QueryError::Closed.into()),
             // The lock was lost. Dropping the reply port reports that.
             LockMessage::Cancel(_) | LockMessage::Release(..) => {}
         }
@@ -117,8 +117,8 @@ impl SemaphoreMessage {
     fn refuse(self) {
         match self {
             SemaphoreMessage::Acquire(request, _) => request.refuse(AcquireError::Closed),
-            SemaphoreMessage::LeaseHolders(reply) => answer(reply, ContendersError::Closed),
-            SemaphoreMessage::State(reply) => answer(reply, ContendersError::Closed),
+            SemaphoreMessage::LeaseHolders(reply) => answer(reply, QueryError::Closed),
+            SemaphoreMessage::State(reply) => answer(reply, QueryError::Closed),
             SemaphoreMessage::Resize(_, _, reply) => answer(reply, ResizeError::Closed),
             // Same as for a lock.
             SemaphoreMessage::Cancel(_) | SemaphoreMessage::Release(..) => {}

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use futures::future::{join_all, select_all};
 
-use super::error::{Lost, ReleaseError};
+use super::error::{LostError, ReleaseError};
 use super::lease::{FencingToken, Lease, LeaseState, protect};
 use crate::machine::Ticket;
 
@@ -58,7 +58,7 @@ impl MultiLease {
     }
 
     /// Runs `work` for as long as all leases last, like [`Lease::protect`].
-    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+    pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, LostError> {
         protect(|| self.state(), self.lost(), work).await
     }
 

@@ -11,6 +11,7 @@ pub mod lock;
 pub mod multi_lock;
 pub mod node;
 pub mod path_rules;
+mod reason;
 mod retries;
 pub mod run;
 pub mod semaphore;
@@ -20,6 +21,7 @@ mod time;
 use std::fmt::Debug;
 
 use self::node::Znode;
+pub use self::reason::Reason;
 pub use self::time::Moment;
 
 /// A state machine. Each has its own events and commands.
@@ -141,11 +143,11 @@ pub enum Failure {
     /// The access list denies the request.
     NoAuth,
     /// The server rejected the request for this reason; nothing was changed.
-    Refused(String),
+    Refused(Reason),
     /// The session ended: no further request will be answered.
     SessionGone,
     /// It is unknown whether the request was carried out.
-    Unknown(String),
+    Unknown(Reason),
 }
 
 /// Why a request is refused.
@@ -186,5 +188,5 @@ pub enum Refusal {
     /// The access list of this node, or of the directory, denies a request.
     NoAuth(Option<Znode>),
     /// The request was rejected for this reason, by the server or because it could never succeed.
-    Rejected(String),
+    Rejected(Reason),
 }

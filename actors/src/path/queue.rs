@@ -80,8 +80,9 @@ where
         session.expect(async move {
             let created = create.await.and_then(|created| {
                 let node = Znode::parse(&format!("{name}{:010}", created.sequence));
-                let node = node
-                    .ok_or_else(|| Failure::Unknown(format!("no sequence number: {}", created.sequence)))?;
+                let node = node.ok_or_else(|| {
+                    Failure::Unknown(format!("no sequence number: {}", created.sequence).into())
+                })?;
                 Ok(Created { node, czxid: created.czxid })
             });
             let children = list.await;

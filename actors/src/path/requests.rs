@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{Span, debug, warn};
 
 use super::Path;
-use crate::api::error::{AcquireError, ReleaseError};
+use crate::api::error::{AcquireError, PermitsError, ReleaseError};
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::KeepAlive;
 use crate::api::lease::{FencingToken, Grant, Hold, Lease, ReleasePort};
@@ -214,10 +214,12 @@ fn refused(path: &str, directory: &str, refusal: Refusal) -> Refused {
         Refusal::MixedDialects(node) => AcquireError::MixedDialects { contender: node_path(node.name()) },
         Refusal::NoAuth(None) => AcquireError::NoAuth { path },
         Refusal::NoAuth(Some(node)) => AcquireError::NoAuth { path: node_path(node.name()) },
-        Refusal::NoPermits => AcquireError::NoPermits { path },
-        Refusal::TooMany { count, limit } => AcquireError::TooManyPermits { path, count, limit },
-        Refusal::LimitMismatch { stored, given } => AcquireError::LimitMismatch { path, stored, given },
-        Refusal::NoLimit => AcquireError::NoLimit { path },
+        Refusal::NoPermits => PermitsError::None { path }.into(),
+        Refusal::TooMany { count, limit } => PermitsError::TooMany { path, count, limit }.into(),
+        Refusal::LimitMismatch { stored, given } => {
+            PermitsError::LimitMismatch { path, stored, given }.into()
+        }
+        Refusal::NoLimit => PermitsError::NoLimit { path }.into(),
         Refusal::Rejected(reason) => AcquireError::Rejected { path, reason },
     })
 }

@@ -182,7 +182,7 @@ impl ZooKeeper for Client {
                 zk::MultiWriteError::RequestFailed { source } => failed(source),
             })?;
             let unexpected =
-                |what: &str| NotCreated { culprit: None, failure: Failure::Unknown(what.to_owned()) };
+                |what: &str| NotCreated { culprit: None, failure: Failure::Unknown(what.into()) };
             let (mut sequences, mut czxid) = (Vec::with_capacity(nodes.len()), None);
             for (result, (prefix, ..)) in results.into_iter().zip(&nodes) {
                 let zk::MultiWriteResult::Create { path, stat } = result else {
@@ -467,8 +467,8 @@ impl From<zk::Error> for Failure {
             | zk::Error::QuotaExceeded
             | zk::Error::Throttled
             | zk::Error::MarshallingError
-            | zk::Error::Unimplemented => Failure::Refused(error.to_string()),
-            other => Failure::Unknown(other.to_string()),
+            | zk::Error::Unimplemented => Failure::Refused(error.into()),
+            other => Failure::Unknown(other.into()),
         }
     }
 }

@@ -804,7 +804,7 @@ fn all(reply: Reply) -> Result<Result<Vec<OpResult>, (usize, i32)>, Failure> {
 fn refusal(code: i32) -> Failure {
     match code {
         NO_NODE => Failure::NoNode,
-        code => Failure::Refused(format!("error {code}")),
+        code => Failure::Refused(format!("error {code}").into()),
     }
 }
 
@@ -812,7 +812,7 @@ fn refusal(code: i32) -> Failure {
 fn created_or_exists<T>(made: Result<T, Failure>) -> Result<(), Failure> {
     match made {
         Ok(_) => Ok(()),
-        Err(Failure::Refused(reason)) if reason == ErrorCode::NodeExists.to_string() => Ok(()),
+        Err(Failure::Refused(reason)) if reason == ErrorCode::NodeExists.to_string().into() => Ok(()),
         Err(failure) => Err(failure),
     }
 }
@@ -821,10 +821,10 @@ fn failure(error: ErrorCode) -> Failure {
     match error {
         ErrorCode::NoNode => Failure::NoNode,
         ErrorCode::NoAuth => Failure::NoAuth,
-        other => Failure::Refused(other.to_string()),
+        other => Failure::Refused(other.to_string().into()),
     }
 }
 
 fn unexpected(answer: &impl std::fmt::Debug) -> Failure {
-    Failure::Unknown(format!("unexpected answer: {answer:?}"))
+    Failure::Unknown(format!("unexpected answer: {answer:?}").into())
 }

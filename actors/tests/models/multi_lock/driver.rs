@@ -414,7 +414,7 @@ impl World {
     }
 
     fn withdraw(&mut self, entrant: Entrant) {
-        let failure = Failure::Refused(String::new());
+        let failure = Failure::Refused("".into());
         self.tell_created(entrant, Err(failure.clone()), Err(failure));
     }
 }

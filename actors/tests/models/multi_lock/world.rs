@@ -382,7 +382,7 @@ impl World {
 }
 
 fn unknown() -> Failure {
-    Failure::Unknown(String::new())
+    Failure::Unknown("".into())
 }
 
 pub fn attempt_of(attempt: u8) -> Attempt {

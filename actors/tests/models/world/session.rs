@@ -65,8 +65,8 @@ impl No {
     pub fn failure(self) -> Failure {
         match self {
             No::Missing => Failure::NoNode,
-            No::Refused => Failure::Refused(String::new()),
-            No::Cut => Failure::Unknown(String::new()),
+            No::Refused => Failure::Refused("".into()),
+            No::Cut => Failure::Unknown("".into()),
             No::SessionGone => Failure::SessionGone,
         }
     }
