@@ -78,10 +78,10 @@ impl Clerk {
                 println!("  {name} is done with {job}");
                 state.finished.send(())?;
             }
-            Message::Lock(job, LockEvent::Queued { ahead, .. }) if ahead > 0 => {
+            Message::Lock(job, LockEvent::Enqueued { ahead, .. }) if ahead > 0 => {
                 println!("  {name} waits for {job}");
             }
-            Message::Lock(_, LockEvent::Queued { .. }) => {}
+            Message::Lock(_, LockEvent::Enqueued { .. }) => {}
             Message::Lock(job, other) => println!("  {name}, about {job}: {other:?}"),
             Message::Done(ticket) => drop(state.guards.remove(&ticket)),
             Message::Session(event) => println!("  {name} is told {event:?}"),

@@ -64,6 +64,11 @@ impl<M> Guard<M> {
         self.0.state()
     }
 
+    /// Whether the lease is [`Held`](LeaseState::Held) at this moment.
+    pub fn is_held(&self) -> bool {
+        self.state() == LeaseState::Held
+    }
+
     /// The time until which no holder that this guard excludes can have the lock, as far as is proven now. Heartbeats
     /// extend it. It is in the past once the lease is lost, and `None` for a lock that outlives sessions.
     pub fn valid_until(&self) -> Option<Instant> {

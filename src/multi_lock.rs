@@ -184,6 +184,11 @@ impl MultiGuard {
         self.0.state()
     }
 
+    /// Whether all locks are held at this moment.
+    pub fn is_held(&self) -> bool {
+        self.state() == LeaseState::Held
+    }
+
     /// The time until which [all locks are valid](crate::Guard::valid_until).
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()

@@ -202,7 +202,7 @@ async fn a_long_chroot_does_not_prevent_reconnecting() {
             let _ = sender.send(event);
         });
         let event = queued.recv().await.expect("an event");
-        assert!(matches!(event, lockkeeper::messages::LockEvent::Queued { ahead: 1, .. }), "{event:?}");
+        assert!(matches!(event, lockkeeper::messages::LockEvent::Enqueued { ahead: 1, .. }), "{event:?}");
         waiters.push(queued);
     }
     let mut events = waiting.events();

@@ -91,7 +91,7 @@ impl Clerk {
                         }
                         Report::Acquired(ticket)
                     }
-                    LockEvent::Queued { ticket, .. } => Report::Queued(ticket),
+                    LockEvent::Enqueued { ticket, .. } => Report::Queued(ticket),
                     LockEvent::Released(ticket) => Report::Released(ticket),
                     LockEvent::Refused(ticket, refused) => Report::Refused(ticket, refused),
                     // Caused by a slow machine; not tested here.
@@ -290,7 +290,7 @@ impl Reporter {
 /// The name of an event. A guard is dropped.
 fn event_name<G>(event: LockEvent<G>) -> EventName {
     EventName(match event {
-        LockEvent::Queued { .. } => "queued",
+        LockEvent::Enqueued { .. } => "queued",
         LockEvent::Acquired { .. } => "acquired",
         LockEvent::Released(_) => "released",
         LockEvent::Refused(_, Refused::Cancelled) => "cancelled",

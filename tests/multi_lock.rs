@@ -86,7 +86,7 @@ async fn next(events: &mut Events) -> LockEvent<MultiGuard> {
 async fn granted(events: &mut Events) -> MultiGuard {
     loop {
         match next(events).await {
-            LockEvent::Queued { .. } => {}
+            LockEvent::Enqueued { .. } => {}
             LockEvent::Acquired { guard, .. } => return guard,
             other => panic!("no grant, but {other:?}"),
         }
@@ -223,7 +223,7 @@ async fn an_actor_is_notified_by_message_and_cancels_by_ticket() {
     let multi = all(&keeper, &paths);
     let (ticket, mut events) = listen(multi.acquire());
     let event = next(&mut events).await;
-    assert!(matches!(event, LockEvent::Queued { ticket: of, ahead: 2 } if of == ticket), "{event:?}");
+    assert!(matches!(event, LockEvent::Enqueued { ticket: of, ahead: 2 } if of == ticket), "{event:?}");
     multi.cancel(ticket);
     let event = next(&mut events).await;
     assert!(matches!(event, LockEvent::Refused(of, Refused::Cancelled) if of == ticket), "{event:?}");
@@ -532,7 +532,7 @@ async fn a_lost_session_ends_the_lease_and_makes_a_waiter_queue_again() {
     // A request with one free path and one that is held.
     let half = [paths[0].clone(), unique_path("lost-free")];
     let (_, mut waiting) = listen(all(&keeper, &half).acquire());
-    assert!(matches!(next(&mut waiting).await, LockEvent::Queued { ahead: 1, .. }));
+    assert!(matches!(next(&mut waiting).await, LockEvent::Enqueued { ahead: 1, .. }));
     let theirs = tokio::spawn(all(&other, &paths).acquire());
     until_queued(&other, &paths[1], 2).await;
 
@@ -553,7 +553,7 @@ async fn a_lost_session_ends_the_lease_and_makes_a_waiter_queue_again() {
 
     proxy.refuse(false);
     until_queued(&other, &half[1], 1).await;
-    assert!(matches!(next(&mut waiting).await, LockEvent::Queued { .. }), "queued again");
+    assert!(matches!(next(&mut waiting).await, LockEvent::Enqueued { .. }), "queued again");
     theirs.release().await.expect("released");
     granted(&mut waiting).await.release().await.expect("released");
     nothing_left(&other, &[&paths[..], &half[..]].concat()).await;
@@ -589,7 +589,7 @@ async fn a_node_deleted_by_hand_makes_a_waiter_queue_again_and_a_holder_lose_its
     let first = one(&other, &paths[0]).contenders().await.expect("connected")[0].clone();
     // It holds the first path by then.
     server.delete(&format!("{}/{}", paths[1], contenders[1].name), None).await.expect("deleted");
-    assert!(matches!(next(&mut events).await, LockEvent::Queued { ahead: 1, .. }), "queued again");
+    assert!(matches!(next(&mut events).await, LockEvent::Enqueued { ahead: 1, .. }), "queued again");
     eventually("both places are new", LIMIT, async || {
         let now = one(&other, &paths[0]).contenders().await.expect("connected");
         matches!(&now[..], [only] if only.token > first.token)

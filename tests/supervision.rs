@@ -99,7 +99,7 @@ async fn lease(events: &mut mpsc::UnboundedReceiver<LockEvent>) -> Lease {
     loop {
         match timeout(SOON, events.recv()).await.expect("an event") {
             Some(LockEvent::Acquired { guard, .. }) => return guard,
-            Some(LockEvent::Queued { .. }) => {}
+            Some(LockEvent::Enqueued { .. }) => {}
             other => panic!("not granted, but {other:?}"),
         }
     }
@@ -110,7 +110,7 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
     let test = Test::new("killed").await;
     let held = lease(&mut test.acquire()).await;
     let mut waiting = test.acquire();
-    assert!(matches!(timeout(SOON, waiting.recv()).await, Ok(Some(LockEvent::Queued { ahead: 1, .. }))));
+    assert!(matches!(timeout(SOON, waiting.recv()).await, Ok(Some(LockEvent::Enqueued { ahead: 1, .. }))));
     let mut session = test.events();
     for actor in test.started.registry.get_children() {
         actor.kill();
@@ -136,7 +136,7 @@ async fn a_multi_lock_request_whose_actor_is_killed_releases_its_places() {
     let held = lease(&mut test.acquire()).await;
     let (mut events, other) = test.acquire_two("several-other");
     let event = timeout(SOON, events.recv()).await;
-    assert!(matches!(event, Ok(Some(LockEvent::Queued { ahead: 1, .. }))), "{event:?}");
+    assert!(matches!(event, Ok(Some(LockEvent::Enqueued { ahead: 1, .. }))), "{event:?}");
     // Sorted by age: the actors of the first path, of the second path, and of the request.
     let mut actors = test.started.registry.get_children();
     actors.sort_by_key(|actor| actor.get_id().pid());
@@ -157,12 +157,12 @@ async fn a_multi_lock_request_queues_again_when_one_of_its_lock_actors_is_killed
     let held = lease(&mut test.acquire()).await;
     let (mut events, other) = test.acquire_two("several-other");
     let event = timeout(SOON, events.recv()).await;
-    assert!(matches!(event, Ok(Some(LockEvent::Queued { ahead: 1, .. }))), "{event:?}");
+    assert!(matches!(event, Ok(Some(LockEvent::Enqueued { ahead: 1, .. }))), "{event:?}");
     let mut actors = test.started.registry.get_children();
     actors.sort_by_key(|actor| actor.get_id().pid());
     actors[1].kill();
     let event = timeout(SOON, events.recv()).await;
-    assert!(matches!(event, Ok(Some(LockEvent::Queued { .. }))), "{event:?}");
+    assert!(matches!(event, Ok(Some(LockEvent::Enqueued { .. }))), "{event:?}");
     held.release().await.expect("released");
     let event = timeout(SOON, events.recv()).await;
     let Ok(Some(LockEvent::Acquired { guard, .. })) = event else { panic!("not granted, but {event:?}") };

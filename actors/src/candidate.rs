@@ -244,7 +244,7 @@ impl State {
                 Some(Event::Refused { for_good })
             }
             // The run watches the lease itself.
-            LockEvent::Queued { .. }
+            LockEvent::Enqueued { .. }
             | LockEvent::Suspended(_)
             | LockEvent::Resumed(_)
             | LockEvent::Lost(_)

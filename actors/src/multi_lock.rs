@@ -206,7 +206,7 @@ impl State {
 
     fn part_event(&mut self, part: usize, event: LockEvent, myself: &ActorRef<MultiLockActorMessage>) {
         let event = match event {
-            LockEvent::Queued { ahead, .. } => Event::Queued { part, ahead },
+            LockEvent::Enqueued { ahead, .. } => Event::Queued { part, ahead },
             LockEvent::Acquired { guard, .. } => {
                 self.parts[part].lease = Some(guard);
                 // A lease's state changes before the message about its loss arrives.
@@ -256,7 +256,7 @@ impl State {
             Command::GiveBack => self.give_back(),
             Command::Queued(ahead) => {
                 self.rests.end();
-                self.tell(LockEvent::Queued { ticket, ahead }, myself)
+                self.tell(LockEvent::Enqueued { ticket, ahead }, myself)
             }
             Command::Grant => {
                 self.keep_alive = None;

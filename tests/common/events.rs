@@ -28,7 +28,7 @@ pub fn listen_for(lock: &AnyLock, wait: Wait) -> (Ticket, Events) {
 /// Expects the request to be queued next, and returns how many are ahead.
 pub async fn queued(events: &mut Events) -> usize {
     match events.recv().await {
-        Some(LockEvent::Queued { ahead, .. }) => ahead,
+        Some(LockEvent::Enqueued { ahead, .. }) => ahead,
         other => panic!("it should be queued: {other:?}"),
     }
 }
@@ -55,7 +55,7 @@ pub async fn released(events: &mut Events) {
 pub async fn granted(events: &mut Events) -> AnyGuard {
     loop {
         match events.recv().await {
-            Some(LockEvent::Queued { .. }) => {}
+            Some(LockEvent::Enqueued { .. }) => {}
             Some(LockEvent::Acquired { guard, .. }) => return guard,
             other => panic!("it should be granted: {other:?}"),
         }
@@ -66,7 +66,7 @@ pub async fn granted(events: &mut Events) -> AnyGuard {
 pub async fn refused(events: &mut Events) -> (Ticket, Refused) {
     loop {
         match events.recv().await {
-            Some(LockEvent::Queued { .. }) => {}
+            Some(LockEvent::Enqueued { .. }) => {}
             Some(LockEvent::Refused(ticket, refused)) => return (ticket, refused),
             other => panic!("it should be refused: {other:?}"),
         }

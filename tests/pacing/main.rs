@@ -134,7 +134,7 @@ impl Test {
 async fn granted(events: &mut Events) -> LockEvent {
     loop {
         match events.recv().await.expect("the keeper runs") {
-            LockEvent::Queued { .. } => {}
+            LockEvent::Enqueued { .. } => {}
             event @ LockEvent::Acquired { .. } => return event,
             other => panic!("not granted, but {other:?}"),
         }

@@ -14,11 +14,11 @@ use crate::machine::Ticket;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockEvent<G = Lease> {
-    /// The request is queued. Sent again when it moves to the tail of the queue, because its node was lost.
-    Queued {
+    /// The request has entered the queue. Sent again when it moves to the tail of the queue, because its node was lost.
+    Enqueued {
         /// The request.
         ticket: Ticket,
-        /// The number of contenders ahead that block it.
+        /// The number of contenders ahead that blocked it at that moment. It is not updated as the queue shrinks.
         ahead: usize,
     },
     /// The lock is held. Dropping the guard releases it.
@@ -44,7 +44,7 @@ impl<G> LockEvent<G> {
     /// Returns the same event with the guard wrapped.
     pub fn map_guard<H>(self, wrap: impl FnOnce(G) -> H) -> LockEvent<H> {
         match self {
-            LockEvent::Queued { ticket, ahead } => LockEvent::Queued { ticket, ahead },
+            LockEvent::Enqueued { ticket, ahead } => LockEvent::Enqueued { ticket, ahead },
             LockEvent::Acquired { ticket, guard } => LockEvent::Acquired { ticket, guard: wrap(guard) },
             LockEvent::Suspended(ticket) => LockEvent::Suspended(ticket),
             LockEvent::Resumed(ticket) => LockEvent::Resumed(ticket),

@@ -226,6 +226,11 @@ impl LeaseView {
         self.0.state()
     }
 
+    /// Whether the lease is `Held` at this moment.
+    pub fn is_held(&self) -> bool {
+        self.state() == LeaseState::Held
+    }
+
     /// The proven end of the lease: see [`Lease::valid_until`].
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()

@@ -125,7 +125,7 @@ where
         match reply {
             Reply::Queued(ticket, ahead) => {
                 self.log(ticket, |epoch| debug!(epoch, ahead, "queued"));
-                self.tell(ticket, LockEvent::Queued { ticket, ahead });
+                self.tell(ticket, LockEvent::Enqueued { ticket, ahead });
             }
             Reply::Refused(ticket, refusal) => {
                 self.log(ticket, |epoch| debug!(epoch, ?refusal, "refused"));

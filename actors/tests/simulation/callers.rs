@@ -367,7 +367,7 @@ fn listener(
         }
         let now = host.now();
         let (received, update) = match event {
-            LockEvent::Queued { .. } => (Received::Queued, Update::Other),
+            LockEvent::Enqueued { .. } => (Received::Queued, Update::Other),
             LockEvent::Acquired { guard, .. } => {
                 let guard = Guard { held: Some(guard), grants: Default::default(), host: host.clone() };
                 let guard = Arc::new(guard);
