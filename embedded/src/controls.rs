@@ -1,5 +1,6 @@
 //! The controls with which a test inspects a server and injects faults.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,5 +138,11 @@ impl Controls {
     pub(crate) fn shut_down(&self, stopped: Option<oneshot::Sender<()>>) {
         // An error means that the server has stopped.
         let _ = self.commands.send(Command::ShutDown(stopped));
+    }
+}
+
+impl fmt::Debug for Controls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controls").finish_non_exhaustive()
     }
 }

@@ -58,6 +58,7 @@
 //! virtual time.
 
 #![forbid(unsafe_code)]
+#![warn(missing_debug_implementations)]
 
 mod controls;
 pub mod machine;
@@ -66,6 +67,7 @@ mod options;
 mod proxy;
 pub mod wire;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -144,5 +146,11 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         self.controls.shut_down(None);
         self.join();
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("address", &self.address).finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! A TCP proxy on loopback that injects network faults between clients and any server.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::Ipv4Addr;
@@ -358,4 +359,10 @@ async fn read(from: &ReadHalf<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 
 fn connection_reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("address", &self.address).finish_non_exhaustive()
+    }
 }

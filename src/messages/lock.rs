@@ -36,6 +36,7 @@ use crate::pending::{request_once, request_with_events};
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum LockMessage<M = Exclusive> {
     /// Requests the lock. The answer is the guard, or why it was refused.

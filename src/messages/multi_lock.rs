@@ -11,6 +11,7 @@ use crate::multi_lock::{MultiGuard, MultiLock};
 use crate::pending::{request_once, request_with_events};
 
 /// A message to a multi-lock: see [`MultiLock::actor`].
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum MultiLockMessage {
     /// Requests all locks. Otherwise as [`LockMessage::Acquire`](super::LockMessage::Acquire).

@@ -30,6 +30,7 @@ use crate::semaphore::Semaphore;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum SemaphoreMessage {
     /// Requests this number of permits, all or none. Otherwise as [`LockMessage::Acquire`](super::LockMessage::Acquire).

@@ -2,6 +2,7 @@
 //! nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -499,5 +500,11 @@ impl Server {
 
     pub(super) fn identities(&self, connection: ConnectionId) -> &[Id] {
         self.connections.get(&connection).map_or(&[], |connection| &connection.identities)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("last_zxid", &self.last_zxid).finish_non_exhaustive()
     }
 }
