@@ -1,3 +1,10 @@
+#![doc = "[guide]: crate::guide"]
+#![doc = "[testing]: crate::guide::testing"]
+#![doc = "[safety]: crate::guide::safety"]
+#![doc = "[architecture]: https://docs.rs/lockkeeper-actors"]
+#![doc = "[contributing]: https://docs.rs/crate/lockkeeper/latest/source/CONTRIBUTING.md"]
+#![doc = "[security]: https://docs.rs/crate/lockkeeper/latest/source/SECURITY.md"]
+#![doc = ""]
 #![doc = include_str!("../README.md")]
 #![warn(missing_debug_implementations)]
 
@@ -97,10 +104,28 @@ pub mod auth {
     pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
 }
 
-#[cfg(doctest)]
-#[doc = include_str!("../docs/testing.md")]
-mod testing {}
-
-#[cfg(doctest)]
+// A page's links are for readers of the repository. A definition that comes first wins: these are for this documentation.
+#[cfg(any(doc, doctest))]
+#[doc = "[lock]: crate::Keeper::lock"]
+#[doc = "[read_write]: crate::Keeper::read_write"]
+#[doc = "[semaphore]: crate::Keeper::semaphore"]
+#[doc = "[multi_lock]: crate::Keeper::multi_lock"]
+#[doc = "[singleton]: crate::Keeper::singleton"]
+#[doc = "[protect]: crate::Guard::protect"]
+#[doc = "[run]: crate::Guard::run"]
+#[doc = "[leader]: crate::singleton::Singleton::leader"]
+#[doc = "[leaders]: crate::singleton::Singleton::leaders"]
+#[doc = ""]
 #[doc = include_str!("../docs/guide.md")]
-mod guide {}
+pub mod guide {
+    #[doc = "[safety]: crate::guide::safety"]
+    #[doc = ""]
+    #[doc = include_str!("../docs/testing.md")]
+    pub mod testing {}
+
+    #[doc = "[decisions]: https://docs.rs/lockkeeper-actors/latest/lockkeeper_actors/machine"]
+    #[doc = "[adding a check]: https://docs.rs/crate/lockkeeper/latest/source/CONTRIBUTING.md"]
+    #[doc = ""]
+    #[doc = include_str!("../docs/safety.md")]
+    pub mod safety {}
+}
