@@ -123,6 +123,8 @@ pub mod guide {
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing {}
 
+    // Its code is quoted from examples, which run.
+    #[cfg(not(doctest))]
     #[doc = "[decisions]: https://docs.rs/lockkeeper-actors/latest/lockkeeper_actors/machine"]
     #[doc = "[adding a check]: https://docs.rs/crate/lockkeeper/latest/source/CONTRIBUTING.md"]
     #[doc = ""]

@@ -1,0 +1,178 @@
+//! The first program of the README, and the tables of the guide for those who come from kazoo or Curator: each call
+//! compiles and runs.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use common::{shared, unique_path};
+use lockkeeper::messages::Ticket;
+use lockkeeper::run::{LeaseEvent, LeaseView};
+use lockkeeper::{Dialect, FencingToken, Keeper, LeaseState, LockOptions};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+/// Runs a call, and strikes it off the calls of a table.
+macro_rules! call {
+    ($calls:ident, $call:expr) => {{
+        let call = squeezed(stringify!($call));
+        assert!($calls.remove(&call), "not in the table: {call}");
+        $call
+    }};
+}
+
+#[tokio::test]
+async fn the_calls_that_replace_those_of_kazoo_work() -> Result<(), Box<dyn Error>> {
+    let mut calls = calls_of("From kazoo");
+    let (hosts, path) = (&shared().address(), &unique_path("kazoo-calls"));
+    let keeper =
+        call!(calls, Keeper::options().session_timeout(Duration::from_secs(10)).connect(hosts).await)?;
+    let lock = call!(calls, keeper.lock_with(path, LockOptions::new().identifier("billing-7")))?;
+    let guard = call!(calls, lock.acquire().await)?;
+    assert!(call!(calls, guard.is_held()));
+    assert_eq!(call!(calls, lock.contenders().await)?[0].identifier, "billing-7");
+    assert!(call!(calls, lock.try_acquire().await).is_err());
+    let ticket = Ticket::new();
+    call!(calls, lock.cancel(ticket));
+    let f = async || 7;
+    assert_eq!(call!(calls, guard.protect(f()).await)?, 7);
+    call!(calls, guard.release().await)?;
+    call!(calls, lock.acquire_timeout(Duration::from_secs(5)).await)?.release().await?;
+
+    let locks = call!(calls, keeper.read_write(path))?;
+    drop(call!(calls, locks.read()).acquire().await?);
+    drop(call!(calls, locks.write()).acquire().await?);
+    let _ = call!(calls, LockOptions::new().extra_lock_patterns(["-lock-"]));
+    let n = 2;
+    let path = &unique_path("kazoo-calls-semaphore");
+    let semaphore = call!(calls, keeper.semaphore(path, n))?;
+    let _permit = semaphore.acquire().await?;
+    assert_eq!(call!(calls, semaphore.lease_holders().await)?.len(), 1);
+
+    drop(call!(calls, keeper.events()));
+    let (actor, convert) = (listener().await, |_| ());
+    call!(calls, keeper.subscribe(&actor, convert));
+    actor.wait(None).await?;
+    let (path, make, tell) = (&unique_path("kazoo-calls-election"), |lease| (Runner, lease), Some);
+    call!(calls, keeper.singleton(path)?.run(make, tell)).shutdown().await;
+    assert_eq!(calls, BTreeSet::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_calls_that_replace_those_of_curator_work() -> Result<(), Box<dyn Error>> {
+    let mut calls = calls_of("From Curator");
+    let (hosts, path, n) = (&shared().address(), &unique_path("curator-calls"), 2);
+    let keeper = call!(calls, Keeper::connect(hosts).await)?;
+    let lock = call!(calls, keeper.lock(path))?;
+    let guard = call!(calls, lock.acquire_timeout(Duration::from_secs(5)).await)?;
+    assert_eq!(call!(calls, guard.state()), LeaseState::Held);
+    assert!(call!(calls, guard.valid_until()) > Some(Instant::now()));
+    assert_eq!(call!(calls, lock.contenders().await)?.len(), 1);
+    call!(calls, guard.release().await)?;
+    let path = &unique_path("curator-calls-mutex");
+    let mutex = call!(calls, keeper.lock_with(path, LockOptions::new().dialect(Dialect::Curator)))?;
+    mutex.acquire().await?.release().await?;
+    let path = &unique_path("curator-calls-read-write");
+    let both = call!(calls, keeper.read_write_with(path, LockOptions::new().dialect(Dialect::Curator)))?;
+    both.write().acquire().await?.release().await?;
+    let path = &unique_path("curator-calls-semaphore");
+    let semaphore = call!(calls, keeper.semaphore(path, n))?;
+    drop(semaphore.acquire().await?);
+    call!(calls, semaphore.resize(n).await)?;
+
+    drop(call!(calls, keeper.events()));
+    let (actor, convert) = (listener().await, |_| ());
+    call!(calls, keeper.subscribe(&actor, convert));
+    actor.wait(None).await?;
+    let singleton = keeper.singleton(&unique_path("curator-calls-latch"))?;
+    let (make, tell) = (|lease| (Runner, lease), Some);
+    let mut candidate = call!(calls, singleton.run(make, tell));
+    call!(calls, candidate.running().await);
+    assert!(call!(calls, candidate.lease()).is_some());
+    assert!(call!(calls, singleton.leader().await)?.is_some());
+    candidate.shutdown().await;
+    assert_eq!(calls, BTreeSet::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_first_program_of_the_readme_works() -> Result<(), Box<dyn Error>> {
+    let readme = include_str!("../README.md");
+    let program = readme.split("```no_run\n").nth(1).and_then(|program| program.split("```").next());
+    let (_, statements) = program.and_then(|program| program.split_once("{\n")).expect("a main function");
+    let (statements, bill) = statements.split_once("}\n").expect("its end");
+    let statements = statements.replace("\"zk1:2181,zk2:2181,zk3:2181/app\"", "address");
+    for text in [statements.as_str(), bill] {
+        assert!(include_str!("documents.rs").contains(text), "not in this file:\n{text}");
+    }
+    first_program(&shared().address()).await
+}
+
+async fn first_program(address: &str) -> Result<(), Box<dyn Error>> {
+    let keeper = Keeper::options()
+        .session_timeout(Duration::from_secs(10))
+        .identifier("billing-7")
+        .connect(address)
+        .await?;
+    let lock = keeper.lock("/locks/ledger")?;
+
+    let guard = lock.acquire().await?;
+    // Stopped if the lease ends first. With the token, the database can refuse a former holder.
+    guard.protect(bill(guard.token())).await?;
+    guard.release().await?;
+
+    keeper.close().await;
+    Ok(())
+}
+
+async fn bill(_token: FencingToken) {}
+
+/// The code in the second column of the tables under a heading of the guide, without spaces.
+fn calls_of(heading: &str) -> BTreeSet<String> {
+    let guide = include_str!("../docs/guide.md");
+    let (_, section) = guide.split_once(&format!("## {heading}\n")).expect("the heading");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let columns = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));
+    let code = columns.flat_map(|column| column.split('`').skip(1).step_by(2));
+    let calls: BTreeSet<String> = code.map(squeezed).collect();
+    assert!(calls.len() > 8, "{calls:?}");
+    calls
+}
+
+fn squeezed(call: &str) -> String {
+    call.split_whitespace().collect()
+}
+
+async fn listener() -> ActorRef<()> {
+    Actor::spawn(None, Listener, ()).await.expect("an actor").0
+}
+
+/// Stops at its first message.
+struct Listener;
+
+#[ractor::actor(message = (), state = (), arguments = ())]
+impl Listener {
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(&self, myself: ActorRef<()>, (): (), (): &mut ()) -> Result<(), ActorProcessingErr> {
+        myself.stop(None);
+        Ok(())
+    }
+}
+
+struct Runner;
+
+#[ractor::actor(message = LeaseEvent, state = LeaseView, arguments = LeaseView)]
+impl Runner {
+    async fn pre_start(
+        &self,
+        _: ActorRef<LeaseEvent>,
+        lease: LeaseView,
+    ) -> Result<LeaseView, ActorProcessingErr> {
+        Ok(lease)
+    }
+}
