@@ -16,7 +16,6 @@ use crate::api::request::{AcquireRequest, ContenderOptions};
 use crate::api::resource::Resource;
 use crate::machine::backoff::Backoff;
 use crate::machine::candidate::{Candidate, Command, Event};
-use crate::machine::run::EndReason;
 use crate::machine::{Machine, Ticket, Wait};
 use crate::run::worker::ActorFactory;
 use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
@@ -253,15 +252,10 @@ impl State {
     }
 
     fn ended(&mut self, ended: Ended) -> Event {
-        let Ended { lease, reason, error, factory } = ended;
-        info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?error, "a run of a singleton ended");
-        self.reason = match (reason, error) {
-            (EndReason::Finished, _) => "the actor stopped by itself".into(),
-            (_, Some(error)) => error,
-            (EndReason::Failed, None) => "the actor failed".into(),
-            (EndReason::Stopped, None) => "the actor was stopped".into(),
-            (EndReason::Lease, None) => "the lease ended".into(),
-        };
+        let Ended { lease, reason, failure, factory } = ended;
+        info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?failure, "a run of a singleton ended");
+        let reason_to_rest = failure.map(|failure| failure.to_string());
+        self.reason = reason_to_rest.unwrap_or("the actor stopped by itself".into());
         (self.lease, self.factory, self.run) = (Some(lease), Some(factory), None);
         Event::Ended(reason)
     }
@@ -330,7 +324,7 @@ impl State {
         });
         let stop_policy = self.arguments.stop_policy;
         let (starting, started) = (view.clone(), myself.clone());
-        let started = Box::new(move || drop(started.cast(CandidateMessage::Started(starting))));
+        let started = Box::new(move |_| drop(started.cast(CandidateMessage::Started(starting))));
         let arguments = RunArguments { keeper: None, lease, factory, stop_policy, started, finish };
         self.publish(CandidateState::Starting(view));
         let (run, _) = Actor::spawn_linked(None, RunActor, arguments, myself.get_cell()).await?;
