@@ -35,13 +35,13 @@ pub use with::WithError;
 pub use lockkeeper_actors as actors;
 pub use lockkeeper_actors::api::contender::{Contender, Known, LeaseHolder};
 pub use lockkeeper_actors::api::error::{
-    AcquireError, ConnectError, ContendersError, Lost, ReleaseError, ResizeError,
+    AcquireError, AdvertiseError, ConnectError, ContendersError, Lost, ReleaseError, ResizeError,
 };
 pub use lockkeeper_actors::api::event::{LockEvent, Refused, SessionEvent};
 pub use lockkeeper_actors::api::keeper_state::{KeeperState, SessionStatus};
 pub use lockkeeper_actors::api::lease::{FencingToken, LeaseState, LeaseView};
 pub use lockkeeper_actors::api::request::Ticket;
-pub use lockkeeper_actors::candidate::CandidateState;
+pub use lockkeeper_actors::candidate::{CandidateState, RestReason, RunFailed};
 pub use lockkeeper_actors::machine::exclusion::{Dialect, InvalidPattern, Mode};
 pub use lockkeeper_actors::machine::path_rules::InvalidName;
 pub use lockkeeper_actors::run::failure::{Crash, RunFailure};

@@ -59,7 +59,7 @@ impl Root {
 
 /// Runs the actor until it is dropped.
 enum Running {
-    Candidate(Candidate),
+    Candidate(Candidate<Order>),
     Guard(Run),
 }
 
