@@ -13,12 +13,12 @@ use lockkeeper_actors::api::error::ContendersError;
 use lockkeeper_actors::api::lease::LeaseView;
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::backoff::Backoff;
-use lockkeeper_actors::candidate::{CandidateActor, CandidateArguments, CandidateState, RunFailed};
+use lockkeeper_actors::candidate::{CandidateActor, CandidateArguments, CandidateState, Supervisor};
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::path_rules::InvalidName;
 use lockkeeper_actors::run::StopPolicy;
 use lockkeeper_actors::run::worker::{ActorFactory, LeaseEvent};
-use ractor::{Actor, ActorRef, ActorRuntime, DerivedActorRef, Message};
+use ractor::{Actor, ActorRef, ActorRuntime, Message};
 use tokio::sync::watch;
 
 pub(crate) use self::candidate::Candidacy;
@@ -80,7 +80,7 @@ pub struct Singleton {
     handle: Handle,
     stop_policy: StopPolicy,
     backoff: Backoff,
-    supervisor: Option<DerivedActorRef<RunFailed>>,
+    supervisor: Option<Supervisor>,
 }
 
 impl Singleton {

@@ -3,7 +3,6 @@
 mod state;
 
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ractor::{
@@ -11,9 +10,9 @@ use ractor::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-pub use self::state::{CandidateState, RestReason, RunFailed};
+pub use self::state::{CandidateState, RestReason, RunFailed, Supervisor};
 use crate::api::error::{AcquireError, AdvertiseError};
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::{KeepAlive, KeeperRequest};
@@ -88,7 +87,7 @@ pub struct CandidateArguments<M> {
     /// The pauses after failed runs.
     pub backoff: Backoff,
     /// Is told of failed runs.
-    pub supervisor: Option<DerivedActorRef<RunFailed>>,
+    pub supervisor: Option<Supervisor>,
     /// Receives each state.
     pub states: watch::Sender<CandidateState<M>>,
 }
@@ -122,7 +121,7 @@ struct Arguments<M> {
     randomness: Randomness,
     stop_policy: StopPolicy,
     backoff: Backoff,
-    supervisor: Option<DerivedActorRef<RunFailed>>,
+    supervisor: Option<Supervisor>,
     states: watch::Sender<CandidateState<M>>,
 }
 
@@ -363,8 +362,9 @@ impl<M: Message> State<M> {
         let supervisor = self.arguments.supervisor.clone();
         let finish = Box::new(move |ended: Ended| {
             // Not left to the candidate, because that may have been killed together with the run.
-            if let Some(supervisor) = supervisor {
-                report(&supervisor, &ended);
+            if let (Some(supervisor), Some(failure)) = (supervisor, ended.failure.clone()) {
+                let (path, token) = (ended.lease.path().to_owned(), ended.lease.token());
+                supervisor.tell(RunFailed { path, token, failure });
             }
             let _ = candidate.cast(CandidateMessage::Ended(Box::new(ended)));
         });
@@ -400,8 +400,9 @@ impl<M: Message> State<M> {
     }
 
     fn publish(&mut self, state: CandidateState<M>) {
+        // First, so that who is told of a state reads no earlier one.
+        self.arguments.states.send_replace(state.clone());
         self.subscribers.retain(|subscriber| subscriber.send(state.clone()).is_ok());
-        self.arguments.states.send_replace(state);
     }
 }
 
@@ -417,20 +418,5 @@ impl<M> Drop for State<M> {
         self.end();
         let dropped = RegistryMessage::Dropped(Resource::Lock(self.arguments.path.clone()));
         let _ = self.arguments.registry.send_message(dropped);
-    }
-}
-
-/// Tells the application's supervisor of a failed run.
-fn report(supervisor: &DerivedActorRef<RunFailed>, ended: &Ended) {
-    let Some(failure) = ended.failure.clone() else { return };
-    let (path, token) = (ended.lease.path().to_owned(), ended.lease.token());
-    let failed = RunFailed { path, token, failure };
-    // The supervisor may have ended. The conversion of the message is the application's.
-    let sent = catch_unwind(AssertUnwindSafe(|| drop(supervisor.send_message(failed))));
-    if sent.is_err() {
-        warn!(
-            path = ended.lease.path(),
-            "the conversion of a failed run to the supervisor's message panicked"
-        );
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use lockkeeper_actors::backoff::Backoff;
-use lockkeeper_actors::candidate::RunFailed;
+use lockkeeper_actors::candidate::{RunFailed, Supervisor};
 use lockkeeper_actors::run::StopPolicy;
 use lockkeeper_actors::zookeeper::Acl;
-use ractor::DerivedActorRef;
+use ractor::{ActorRef, Message};
 
 use crate::options::{InvalidLock, LockOptions};
 
@@ -16,7 +16,7 @@ pub struct SingletonOptions {
     pub(super) lock: LockOptions,
     pub(super) stop_policy: StopPolicy,
     pub(super) backoff: Backoff,
-    pub(super) supervisor: Option<DerivedActorRef<RunFailed>>,
+    pub(super) supervisor: Option<Supervisor>,
 }
 
 impl SingletonOptions {
@@ -52,53 +52,44 @@ impl SingletonOptions {
         SingletonOptions { backoff: Backoff { initial, maximum }, ..self }
     }
 
-    /// Names an actor of the application that is told of each run that fails here. It decides nothing: the candidate
-    /// starts the actor again by itself, after a [pause](SingletonOptions::backoff) or when it leads again.
+    /// Names an actor of the application that is sent each failure of a run in this process, converted to one of its
+    /// messages. It decides nothing: the candidate starts the actor again by itself, after a
+    /// [pause](SingletonOptions::backoff) or when it leads again.
     ///
-    /// The failure comes as a message, not as an event of ractor's supervision: a default `handle_supervisor_evt` would
-    /// end the supervisor at the first failure. The singleton's actor has another supervisor, which ends it before its
-    /// lease ends. If the named actor has ended, failures are only logged.
+    /// Failures are not sent as events of ractor's supervision, because a default `handle_supervisor_evt` would end the
+    /// supervisor at the first one. ractor's supervisor of the singleton's actor is an actor of this library, which ends
+    /// it before its lease ends. If the named actor has ended, failures are only logged. After a panic of `convert`, the
+    /// failure is not sent.
     ///
     /// ```
-    /// # #[cfg(not(feature = "cluster"))]
-    /// # mod hidden {
     /// use lockkeeper::{Crash, RunFailed, RunFailure, SingletonOptions};
-    /// use ractor::{Actor, ActorProcessingErr, ActorRef};
     ///
-    /// struct Overseer;
-    ///
-    /// #[ractor::actor(message = RunFailed, state = (), arguments = ())]
-    /// impl Overseer {
-    ///     async fn pre_start(&self, _: ActorRef<RunFailed>, (): ()) -> Result<(), ActorProcessingErr> {
-    ///         Ok(())
-    ///     }
-    ///
-    ///     async fn handle(&self, _: ActorRef<RunFailed>, run: RunFailed, (): &mut ()) -> Result<(), ActorProcessingErr> {
-    ///         match run.failure {
-    ///             RunFailure::Failed(Crash::Panic(text)) => println!("a bug in run {}: {text}", run.token),
-    ///             RunFailure::LeaseEnded { .. } => println!("{} was cut off from ZooKeeper", run.path),
-    ///             failure => println!("{failure}"),
-    ///         }
-    ///         Ok(())
-    ///     }
+    /// enum Message {
+    ///     Failed(RunFailed),
     /// }
     ///
-    /// # pub async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// let (overseer, _) = Actor::spawn(None, Overseer, ()).await?;
-    /// let options = SingletonOptions::new().supervisor(overseer.get_derived());
-    /// # drop(options);
-    /// # Ok(())
-    /// # }
-    /// # }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # #[cfg(not(feature = "cluster"))]
-    /// # hidden::example().await?;
-    /// # Ok(())
-    /// # }
+    /// fn options(myself: &ractor::ActorRef<Message>) -> SingletonOptions {
+    ///     SingletonOptions::new().supervisor(myself, Message::Failed)
+    /// }
+    ///
+    /// fn handle(Message::Failed(run): Message) {
+    ///     match run.failure {
+    ///         RunFailure::Failed(Crash::Panic(text)) => println!("a bug, under token {}: {text}", run.token),
+    ///         RunFailure::LeaseEnded { .. } => println!("{} was cut off from ZooKeeper", run.path),
+    ///         failure => println!("{failure}"),
+    ///     }
+    /// }
     /// ```
-    pub fn supervisor(self, actor: DerivedActorRef<RunFailed>) -> Self {
-        SingletonOptions { supervisor: Some(actor), ..self }
+    pub fn supervisor<T: Message>(
+        self,
+        actor: &ActorRef<T>,
+        convert: impl Fn(RunFailed) -> T + Send + Sync + 'static,
+    ) -> Self {
+        let actor = actor.clone();
+        // Fails if the actor has ended.
+        let supervisor = Supervisor::new(move |failed| drop(actor.cast(convert(failed))));
+        SingletonOptions { supervisor: Some(supervisor), ..self }
     }
 
     /// The access list of the candidate's node and of missing directories. The default is the keeper's access list.

@@ -45,7 +45,7 @@ macro_rules! hears {
     )+};
 }
 
-hears!(State(CandidateState<Order>), Failed(RunFailed), Leader(Result<Option<Contender>, ContendersError>));
+hears!(State(CandidateState<Order>), Leader(Result<Option<Contender>, ContendersError>));
 
 #[cfg(feature = "cluster")]
 impl ractor::Message for Heard {}
@@ -220,7 +220,7 @@ async fn supervised(
     options: SingletonOptions,
 ) -> (Member, Ear) {
     let ear = Ear::new().await;
-    let options = options.supervisor(ear.actor.get_derived());
+    let options = options.supervisor(&ear.actor, Heard::Failed);
     (Member::new(keeper, &unique_path(name), behavior, options), ear)
 }
 
@@ -279,7 +279,7 @@ async fn the_supervisor_is_told_why_each_run_failed() {
 async fn the_supervisor_is_told_of_a_closure_that_panics_and_the_candidate_rests() {
     let keeper = connect(&shared().address()).await;
     let mut ear = Ear::new().await;
-    let options = SingletonOptions::new().backoff(FOREVER, FOREVER).supervisor(ear.actor.get_derived());
+    let options = SingletonOptions::new().backoff(FOREVER, FOREVER).supervisor(&ear.actor, Heard::Failed);
     let singleton = keeper.singleton_with(&unique_path("closure"), options).expect("a valid path");
     let candidate = singleton.run(|_| -> (Probe, _) { panic!("on purpose") }, |_| None);
     let failed = ear.failure().await;
@@ -299,35 +299,6 @@ async fn the_supervisor_is_told_of_a_closure_that_panics_and_the_candidate_rests
     assert!(matches!(reason, RestReason::Failed(RunFailure::NotStarted(_))), "{reason}");
 }
 
-/// A message whose conversion panics.
-struct Broken;
-
-impl From<RunFailed> for Broken {
-    fn from(_: RunFailed) -> Broken {
-        panic!("on purpose")
-    }
-}
-
-impl TryFrom<Broken> for RunFailed {
-    type Error = ();
-
-    fn try_from(_: Broken) -> Result<RunFailed, ()> {
-        Err(())
-    }
-}
-
-#[cfg(feature = "cluster")]
-impl ractor::Message for Broken {}
-
-struct Deaf;
-
-#[ractor::actor(message = Broken, state = (), arguments = ())]
-impl Deaf {
-    async fn pre_start(&self, _: ActorRef<Broken>, _: ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_supervisor_that_has_ended_or_cannot_be_told_does_not_stop_the_candidate() {
     let keeper = connect(&shared().address()).await;
@@ -337,12 +308,11 @@ async fn a_supervisor_that_has_ended_or_cannot_be_told_does_not_stop_the_candida
     member.started().await.0.cast(Order::Panic).expect("it runs");
     member.started().await;
 
-    let (deaf, _) = Actor::spawn(None, Deaf, ()).await.expect("it starts");
-    let options = SingletonOptions::new().supervisor(deaf.get_derived());
+    let ear = Ear::new().await;
+    let options = SingletonOptions::new().supervisor(&ear.actor, |_| panic!("on purpose"));
     let mut member = Member::new(keeper, &unique_path("deaf"), Behavior::default(), options);
     member.started().await.0.cast(Order::Panic).expect("it runs");
     member.started().await;
-    deaf.stop(None);
 }
 
 #[tokio::test]

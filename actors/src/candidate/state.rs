@@ -1,8 +1,11 @@
 //! What a candidate reports: its states, and the failures of its runs.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use ractor::ActorRef;
+use tracing::warn;
 
 use crate::api::event::Refused;
 use crate::api::lease::{FencingToken, LeaseView};
@@ -98,4 +101,28 @@ pub struct RunFailed {
     pub token: FencingToken,
     /// Why it failed.
     pub failure: RunFailure,
+}
+
+/// Is told of each failed run.
+#[derive(Clone)]
+pub struct Supervisor(Arc<dyn Fn(RunFailed) + Send + Sync>);
+
+impl Supervisor {
+    /// `tell` is called by actors of this crate, and must not block. After a panic, the failure is only logged.
+    pub fn new(tell: impl Fn(RunFailed) + Send + Sync + 'static) -> Supervisor {
+        Supervisor(Arc::new(tell))
+    }
+
+    pub(super) fn tell(&self, failed: RunFailed) {
+        let path = failed.path.clone();
+        if catch_unwind(AssertUnwindSafe(|| (self.0)(failed))).is_err() {
+            warn!(path, "the function that tells the supervisor of a failed run panicked");
+        }
+    }
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervisor").finish_non_exhaustive()
+    }
 }
