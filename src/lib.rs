@@ -53,8 +53,8 @@ pub use ractor;
 pub mod error {
     #[doc(inline)]
     pub use lockkeeper_actors::api::error::{
-        AcquireError, ConnectError, LostError, PermitsError, QueryError, Reason, ReleaseError,
-        RemoveContenderError, ResizeError,
+        AcquireError, AdvertiseError, ConnectError, LostError, PermitsError, QueryError, Reason,
+        ReleaseError, RemoveContenderError, ResizeError,
     };
     #[doc(inline)]
     pub use lockkeeper_actors::api::event::Refused;

@@ -6,6 +6,8 @@ use std::marker::PhantomData;
 use lockkeeper_actors::api::error::LostError;
 #[doc(inline)]
 pub use lockkeeper_actors::api::lease::LeaseView;
+#[doc(inline)]
+pub use lockkeeper_actors::run::failure::{Crash, RunFailure};
 use lockkeeper_actors::run::worker::ActorFactory;
 #[doc(inline)]
 pub use lockkeeper_actors::run::worker::LeaseEvent;
@@ -88,7 +90,7 @@ impl<M: 'static> Guard<M> {
             // If the run was dropped, the lease is dropped here, which releases the lock.
             let _ = sender.send(ended);
         });
-        let (factory, started) = (ActorFactory::once(make, tell), Box::new(|| {}));
+        let (factory, started) = (ActorFactory::once(make, tell), Box::new(drop));
         let arguments = RunArguments { keeper, lease: self.0, factory, stop_policy, started, finish };
         let spawned = ActorRuntime::spawn_instant(None, RunActor, arguments);
         Run { actor: spawned.ok().map(|(actor, _)| actor), ended, guard: PhantomData }
@@ -109,8 +111,8 @@ pub struct Run<M = Exclusive> {
 pub struct Ended<M = Exclusive> {
     /// Why the actor ended.
     pub reason: EndReason,
-    /// The error of the actor, or its panic.
-    pub error: Option<String>,
+    /// Why the run failed, if it did.
+    pub failure: Option<RunFailure>,
     /// The guard. The lock may still be held, even if the run ended because of the lease: see [`Guard::state`].
     pub guard: Guard<M>,
 }
@@ -135,8 +137,8 @@ impl<M: 'static> Run<M> {
     /// Dropping the future ends the run, as dropping the `Run` does.
     pub async fn ended(mut self) -> Result<Ended<M>, LostError> {
         let ended = (&mut self.ended).await.map_err(|_| LostError)?;
-        let run::Ended { lease, reason, error, factory: _ } = ended;
-        Ok(Ended { reason, error, guard: Guard::new(lease) })
+        let run::Ended { lease, reason, failure, factory: _ } = ended;
+        Ok(Ended { reason, failure, guard: Guard::new(lease) })
     }
 
     /// Sends the result of [`ended`](Run::ended) to `actor`. If `actor` ends first, the run ends, too.

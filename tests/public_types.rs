@@ -14,10 +14,12 @@ use lockkeeper::future::{
 };
 use lockkeeper::inspect::{Contender, LeaseHolder};
 use lockkeeper::marker::{Exclusive, Read, Write};
-use lockkeeper::messages::{LockEvent, LockMessage, MultiLockMessage, SemaphoreMessage, Ticket, Wait};
+use lockkeeper::messages::{
+    CandidateMessage, LockEvent, LockMessage, MultiLockMessage, SemaphoreMessage, Ticket, Wait,
+};
 use lockkeeper::run::{Ended, LeaseEvent, LeaseView, Run};
 use lockkeeper::session::{Events, KeeperState, SessionEvent};
-use lockkeeper::singleton::{Candidate, CandidateState, Leaders, Singleton, SingletonOptions};
+use lockkeeper::singleton::{Candidate, CandidateState, Leaders, RunFailed, Singleton, SingletonOptions};
 use lockkeeper::{
     FencingToken, Keeper, KeeperOptions, Lock, LockGuard, LockOptions, MultiGuard, MultiLock, Permit,
     ReadGuard, ReadLock, ReadWriteLock, Semaphore, WriteGuard, WriteLock,
@@ -37,7 +39,8 @@ fn types_can_be_used_in_any_task_and_shown() {
     all!(anywhere: Keeper, KeeperOptions, KeeperState, SessionEvent, LockOptions, Ticket, Wait, FencingToken);
     all!(anywhere: Lock, ReadLock, WriteLock, ReadWriteLock, Semaphore, MultiLock, Contender, LeaseHolder);
     all!(anywhere: LockGuard, ReadGuard, WriteGuard, Permit, MultiGuard, LeaseView, LockEvent<LockGuard>);
-    all!(anywhere: Run, Ended, LeaseEvent, Singleton, SingletonOptions, Candidate, CandidateState);
+    all!(anywhere: Run, Ended, LeaseEvent, Singleton, SingletonOptions, CandidateState<u64>, RunFailed);
+    all!(sent: Candidate<u64>, CandidateMessage<u64>);
     all!(sent: Events, Leaders, LockMessage, LockMessage<Read>, SemaphoreMessage, MultiLockMessage);
     all!(fused: Acquire, Acquire<Read>, TryAcquire<Write>, AcquireTimeout<Exclusive>);
     all!(fused: AcquirePermit, TryAcquirePermit, AcquirePermitTimeout);

@@ -1,13 +1,19 @@
 //! The actor of one candidate for a singleton: carries out its machine's commands.
 
+mod state;
+
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
-use tokio::sync::watch;
+use ractor::{
+    Actor, ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef, Message, RpcReplyPort, SupervisionEvent,
+};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
-use crate::api::error::AcquireError;
+pub use self::state::{CandidateState, RestReason, RunFailed, Supervisor};
+use crate::api::error::{AcquireError, AdvertiseError};
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::{KeepAlive, KeeperRequest};
 use crate::api::lease::{Lease, LeaseView};
@@ -16,42 +22,25 @@ use crate::api::request::{AcquireRequest, ContenderOptions};
 use crate::api::resource::Resource;
 use crate::machine::backoff::Backoff;
 use crate::machine::candidate::{Candidate, Command, Event};
-use crate::machine::run::EndReason;
 use crate::machine::{Machine, Ticket, Wait};
 use crate::run::worker::ActorFactory;
 use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 
-/// The state of a candidate.
-#[derive(Clone, Debug)]
+/// Messages to the actor of a candidate. `M` is the message type of the singleton's actor.
 #[non_exhaustive]
-pub enum CandidateState {
-    /// Another member leads, or ZooKeeper has not answered yet.
-    Waiting,
-    /// This member holds the lock, and the actor is starting: `pre_start` or `post_start` has not finished.
-    Starting(LeaseView),
-    /// The actor runs here: `pre_start` and `post_start` have finished.
-    Running(LeaseView),
-    /// The actor has ended, and the lock is being released.
-    Releasing,
-    /// The candidate pauses before the next attempt.
-    Resting {
-        /// Why the last attempt failed.
-        reason: String,
-    },
-    /// The candidate was shut down, or its keeper was closed.
-    Over,
-}
-
-/// Messages to the actor of a candidate.
-pub enum CandidateMessage {
+pub enum CandidateMessage<M> {
     /// Stop the singleton's actor, release the lock, and end.
     Shutdown,
+    /// Sends the state now, and every later one. After `Over`, which is not sent, the sender is dropped.
+    Subscribe(mpsc::UnboundedSender<CandidateState<M>>),
+    /// Changes the data of the candidate's node, now and for its later nodes. Replies when the server has confirmed it.
+    Advertise(Vec<u8>, AdvertisePort),
     #[doc(hidden)]
     Lock(LockEvent),
     #[doc(hidden)]
-    Started(LeaseView),
+    Started(LeaseView, ActorRef<M>),
     #[doc(hidden)]
     Ended(Box<Ended>),
     #[doc(hidden)]
@@ -61,13 +50,22 @@ pub enum CandidateMessage {
 }
 
 #[cfg(feature = "cluster")]
-impl ractor::Message for CandidateMessage {}
+impl<M: 'static> ractor::Message for CandidateMessage<M> {}
 
-/// The actor of one candidate for a singleton.
-pub struct CandidateActor;
+/// Where the reply to a change of the advertised data is sent.
+pub type AdvertisePort = RpcReplyPort<Result<(), AdvertiseError>>;
+
+/// The actor of one candidate for a singleton, whose actor takes messages of type `M`.
+pub struct CandidateActor<M>(PhantomData<fn() -> M>);
+
+impl<M> Default for CandidateActor<M> {
+    fn default() -> CandidateActor<M> {
+        CandidateActor(PhantomData)
+    }
+}
 
 /// The arguments of a candidate's actor.
-pub struct CandidateArguments {
+pub struct CandidateArguments<M> {
     /// The keeper, which shuts the candidate down before it closes the session.
     pub keeper: DerivedActorRef<KeeperRequest>,
     /// The keeper's clock.
@@ -80,7 +78,7 @@ pub struct CandidateArguments {
     pub path: Arc<str>,
     /// How the contender's node is created.
     pub options: Arc<ContenderOptions>,
-    /// Starts the singleton's actor.
+    /// Starts the singleton's actor, which must take messages of type `M`.
     pub factory: ActorFactory,
     /// Spreads the retries of many members.
     pub randomness: Randomness,
@@ -88,28 +86,34 @@ pub struct CandidateArguments {
     pub stop_policy: StopPolicy,
     /// The pauses after failed runs.
     pub backoff: Backoff,
+    /// Is told of failed runs.
+    pub supervisor: Option<Supervisor>,
     /// Receives each state.
-    pub states: watch::Sender<CandidateState>,
+    pub states: watch::Sender<CandidateState<M>>,
 }
 
 /// The state of a candidate's actor.
-pub struct State {
-    arguments: Arguments,
+pub struct State<M> {
+    arguments: Arguments<M>,
     machine: Candidate,
     clock: Clock,
-    ticket: Ticket,
+    /// The request for the lock, until the lock is refused or released.
+    ticket: Option<Ticket>,
     lease: Option<Lease>,
     factory: Option<ActorFactory>,
     run: Option<ActorRef<RunMessage>>,
-    /// The lease of an actor that has started, until the machine announces it.
-    view: Option<LeaseView>,
+    /// The lease of an actor that has started, and the actor, until the machine announces it.
+    started: Option<(LeaseView, ActorRef<M>)>,
     /// Why the last attempt failed.
-    reason: String,
+    reason: Option<RestReason>,
+    subscribers: Vec<mpsc::UnboundedSender<CandidateState<M>>>,
+    /// The callers who wait until the next node has the advertised data.
+    advertising: Vec<AdvertisePort>,
     tasks: JoinSet<()>,
 }
 
 /// The arguments, except for those that the state stores or uses separately.
-struct Arguments {
+struct Arguments<M> {
     registry: DerivedActorRef<RegistryMessage>,
     keep_alive: Arc<KeepAlive>,
     path: Arc<str>,
@@ -117,16 +121,17 @@ struct Arguments {
     randomness: Randomness,
     stop_policy: StopPolicy,
     backoff: Backoff,
-    states: watch::Sender<CandidateState>,
+    supervisor: Option<Supervisor>,
+    states: watch::Sender<CandidateState<M>>,
 }
 
-#[ractor::actor(message = CandidateMessage, state = State, arguments = CandidateArguments)]
-impl CandidateActor {
+#[ractor::actor(message = CandidateMessage<M>, state = State<M>, arguments = CandidateArguments<M>)]
+impl<M: Message> CandidateActor<M> {
     async fn pre_start(
         &self,
-        myself: ActorRef<CandidateMessage>,
-        arguments: CandidateArguments,
-    ) -> Result<State, ActorProcessingErr> {
+        myself: ActorRef<CandidateMessage<M>>,
+        arguments: CandidateArguments<M>,
+    ) -> Result<State<M>, ActorProcessingErr> {
         let CandidateArguments {
             keeper,
             clock,
@@ -138,6 +143,7 @@ impl CandidateActor {
             randomness,
             stop_policy,
             backoff,
+            supervisor,
             states,
         } = arguments;
         let candidate = myself.clone();
@@ -165,16 +171,19 @@ impl CandidateActor {
                 randomness,
                 stop_policy,
                 backoff,
+                supervisor,
                 states,
             },
             machine,
             clock,
-            ticket: Ticket::new(),
+            ticket: None,
             lease: None,
             factory: Some(factory),
             run: None,
-            view: None,
-            reason: String::new(),
+            started: None,
+            reason: None,
+            subscribers: Vec::new(),
+            advertising: Vec::new(),
             tasks,
         };
         state.execute(commands, &myself).await?;
@@ -183,19 +192,27 @@ impl CandidateActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<CandidateMessage>,
-        message: CandidateMessage,
-        state: &mut State,
+        myself: ActorRef<CandidateMessage<M>>,
+        message: CandidateMessage<M>,
+        state: &mut State<M>,
     ) -> Result<(), ActorProcessingErr> {
         while state.tasks.try_join_next().is_some() {}
         let event = match message {
             CandidateMessage::Shutdown => Event::Shutdown,
+            CandidateMessage::Subscribe(subscriber) => {
+                state.subscribe(subscriber);
+                return Ok(());
+            }
+            CandidateMessage::Advertise(data, reply) => {
+                state.advertise(data, reply);
+                return Ok(());
+            }
             CandidateMessage::Lock(event) => match state.lock(event) {
                 Some(event) => event,
                 None => return Ok(()),
             },
-            CandidateMessage::Started(view) => {
-                state.view = Some(view);
+            CandidateMessage::Started(lease, actor) => {
+                state.started = Some((lease, actor));
                 Event::Started
             }
             CandidateMessage::Ended(ended) => state.ended(*ended),
@@ -209,9 +226,9 @@ impl CandidateActor {
 
     async fn handle_supervisor_evt(
         &self,
-        _: ActorRef<CandidateMessage>,
+        _: ActorRef<CandidateMessage<M>>,
         event: SupervisionEvent,
-        state: &mut State,
+        state: &mut State<M>,
     ) -> Result<(), ActorProcessingErr> {
         match event {
             // The run reports its end by message once its actor has ended, even when the run itself was killed.
@@ -226,7 +243,27 @@ impl CandidateActor {
     }
 }
 
-impl State {
+impl<M: Message> State<M> {
+    fn subscribe(&mut self, subscriber: mpsc::UnboundedSender<CandidateState<M>>) {
+        self.subscribers.retain(|subscriber| !subscriber.is_closed());
+        if subscriber.send(self.arguments.states.borrow().clone()).is_ok() {
+            self.subscribers.push(subscriber);
+        }
+    }
+
+    fn advertise(&mut self, data: Vec<u8>, reply: AdvertisePort) {
+        Arc::make_mut(&mut self.arguments.options).identifier = data;
+        match self.ticket {
+            Some(ticket) => self.write_identifier(ticket, reply),
+            None => self.advertising.push(reply),
+        }
+    }
+
+    fn write_identifier(&self, ticket: Ticket, reply: AdvertisePort) {
+        let identifier = self.arguments.options.identifier.clone();
+        self.send(LockMessage::SetIdentifier(ticket, identifier, reply));
+    }
+
     fn lock(&mut self, event: LockEvent) -> Option<Event> {
         match event {
             LockEvent::Acquired { guard, .. } => {
@@ -235,12 +272,7 @@ impl State {
             }
             LockEvent::Refused(_, refused) => {
                 let for_good = refused == Refused::Failed(AcquireError::Closed);
-                self.reason = match refused {
-                    Refused::Failed(error) => error.to_string(),
-                    Refused::Contended | Refused::Suspended | Refused::TimedOut | Refused::Cancelled => {
-                        "the request was cancelled".into()
-                    }
-                };
+                (self.ticket, self.reason) = (None, Some(RestReason::Refused(refused)));
                 Some(Event::Refused { for_good })
             }
             // The run watches the lease itself.
@@ -253,15 +285,9 @@ impl State {
     }
 
     fn ended(&mut self, ended: Ended) -> Event {
-        let Ended { lease, reason, error, factory } = ended;
-        info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?error, "a run of a singleton ended");
-        self.reason = match (reason, error) {
-            (EndReason::Finished, _) => "the actor stopped by itself".into(),
-            (_, Some(error)) => error,
-            (EndReason::Failed, None) => "the actor failed".into(),
-            (EndReason::Stopped, None) => "the actor was stopped".into(),
-            (EndReason::Lease, None) => "the lease ended".into(),
-        };
+        let Ended { lease, reason, failure, factory } = ended;
+        info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?failure, "a run of a singleton ended");
+        self.reason = Some(failure.map_or(RestReason::Finished, RestReason::Failed));
         (self.lease, self.factory, self.run) = (Some(lease), Some(factory), None);
         Event::Ended(reason)
     }
@@ -269,16 +295,20 @@ impl State {
     async fn execute(
         &mut self,
         commands: Vec<Command>,
-        myself: &ActorRef<CandidateMessage>,
+        myself: &ActorRef<CandidateMessage<M>>,
     ) -> Result<(), ActorProcessingErr> {
         for command in commands {
             match command {
                 Command::Acquire => self.acquire(myself),
-                Command::Cancel => self.send(LockMessage::Cancel(self.ticket)),
+                Command::Cancel => {
+                    if let Some(ticket) = self.ticket {
+                        self.send(LockMessage::Cancel(ticket));
+                    }
+                }
                 Command::StartRun => self.start_run(myself).await?,
                 Command::Announce => {
-                    if let Some(view) = self.view.take() {
-                        self.publish(CandidateState::Running(view));
+                    if let Some((lease, actor)) = self.started.take() {
+                        self.publish(CandidateState::Running { lease, actor });
                     }
                 }
                 Command::StopRun => {
@@ -290,8 +320,8 @@ impl State {
                 Command::Release => self.release(myself),
                 Command::Rest(failures) => {
                     let rest = self.arguments.backoff.rest(failures, self.arguments.randomness.next());
-                    debug!(path = %self.arguments.path, failures, ?rest, reason = self.reason, "pausing");
-                    let reason = std::mem::take(&mut self.reason);
+                    let reason = self.reason.take().unwrap_or(RestReason::Finished);
+                    debug!(path = %self.arguments.path, failures, ?rest, %reason, "pausing");
                     self.publish(CandidateState::Resting { reason });
                     let myself = myself.clone();
                     self.tasks.spawn(async move {
@@ -300,7 +330,7 @@ impl State {
                     });
                 }
                 Command::Finish => {
-                    self.publish(CandidateState::Over);
+                    self.end();
                     myself.stop(None);
                 }
             }
@@ -308,29 +338,41 @@ impl State {
         Ok(())
     }
 
-    fn acquire(&mut self, myself: &ActorRef<CandidateMessage>) {
+    fn acquire(&mut self, myself: &ActorRef<CandidateMessage<M>>) {
         self.publish(CandidateState::Waiting);
-        self.ticket = Ticket::new();
+        let ticket = Ticket::new();
+        self.ticket = Some(ticket);
         let (candidate, path) = (myself.clone(), self.arguments.path.clone());
-        let sink = EventSink::new(self.ticket, path, move |event| {
+        let sink = EventSink::new(ticket, path, move |event| {
             // If the candidate has ended, the lease is dropped with the message, which releases the lock.
             let _ = candidate.cast(CandidateMessage::Lock(event));
         });
         let (options, keep_alive) = (self.arguments.options.clone(), self.arguments.keep_alive.clone());
-        let request = AcquireRequest::new(self.ticket, options, Wait::Forever, sink, keep_alive);
+        let request = AcquireRequest::new(ticket, options, Wait::Forever, sink, keep_alive);
         self.send(LockMessage::Acquire(request));
+        for reply in std::mem::take(&mut self.advertising) {
+            self.write_identifier(ticket, reply);
+        }
     }
 
-    async fn start_run(&mut self, myself: &ActorRef<CandidateMessage>) -> Result<(), ActorProcessingErr> {
+    async fn start_run(&mut self, myself: &ActorRef<CandidateMessage<M>>) -> Result<(), ActorProcessingErr> {
         let (Some(lease), Some(factory)) = (self.lease.take(), self.factory.take()) else { return Ok(()) };
         let (view, candidate) = (lease.view(), myself.clone());
         info!(path = %self.arguments.path, token = %lease.token(), "a run of a singleton begins");
-        let finish = Box::new(move |ended| {
+        let supervisor = self.arguments.supervisor.clone();
+        let finish = Box::new(move |ended: Ended| {
+            // Not left to the candidate, because that may have been killed together with the run.
+            if let (Some(supervisor), Some(failure)) = (supervisor, ended.failure.clone()) {
+                let (path, token) = (ended.lease.path().to_owned(), ended.lease.token());
+                supervisor.tell(RunFailed { path, token, failure });
+            }
             let _ = candidate.cast(CandidateMessage::Ended(Box::new(ended)));
         });
         let stop_policy = self.arguments.stop_policy;
-        let (starting, started) = (view.clone(), myself.clone());
-        let started = Box::new(move || drop(started.cast(CandidateMessage::Started(starting))));
+        let (starting, candidate) = (view.clone(), myself.clone());
+        let started = Box::new(move |actor: ActorCell| {
+            let _ = candidate.cast(CandidateMessage::Started(starting, actor.into()));
+        });
         let arguments = RunArguments { keeper: None, lease, factory, stop_policy, started, finish };
         self.publish(CandidateState::Starting(view));
         let (run, _) = Actor::spawn_linked(None, RunActor, arguments, myself.get_cell()).await?;
@@ -338,8 +380,9 @@ impl State {
         Ok(())
     }
 
-    fn release(&mut self, myself: &ActorRef<CandidateMessage>) {
+    fn release(&mut self, myself: &ActorRef<CandidateMessage<M>>) {
         self.publish(CandidateState::Releasing);
+        self.ticket = None;
         let (lease, myself) = (self.lease.take(), myself.clone());
         self.tasks.spawn(async move {
             if let Some(lease) = lease {
@@ -356,14 +399,23 @@ impl State {
         let _ = self.arguments.registry.send_message(message);
     }
 
-    fn publish(&self, state: CandidateState) {
-        self.arguments.states.send_replace(state);
+    fn publish(&mut self, state: CandidateState<M>) {
+        // First, so that who is told of a state reads no earlier one.
+        self.arguments.states.send_replace(state.clone());
+        self.subscribers.retain(|subscriber| subscriber.send(state.clone()).is_ok());
     }
 }
 
-impl Drop for State {
+impl<M> State<M> {
+    fn end(&mut self) {
+        self.arguments.states.send_replace(CandidateState::Over);
+        self.subscribers.clear();
+    }
+}
+
+impl<M> Drop for State<M> {
     fn drop(&mut self) {
-        self.publish(CandidateState::Over);
+        self.end();
         let dropped = RegistryMessage::Dropped(Resource::Lock(self.arguments.path.clone()));
         let _ = self.arguments.registry.send_message(dropped);
     }

@@ -73,7 +73,7 @@ pub(crate) async fn first(
         match (watch.await, read.await) {
             (Ok(watching), Ok(found)) => {
                 let contender = contender(&node, 0, shown(&found.data), &found.stat);
-                if known != Known::First(contender.token) {
+                if !matches!(&known, Known::First(known) if *known == contender) {
                     return Ok(Some(contender));
                 }
                 // The next list shows what has changed, or fails if the session has ended.

@@ -5,12 +5,12 @@ pub(crate) mod joint_create;
 use std::collections::BTreeMap;
 
 use futures::future::{Either, select};
-use ractor::{ActorProcessingErr, ActorRef, DerivedActorRef};
+use ractor::{ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use self::joint_create::{Entrant, JointCreate, Part};
 use crate::api::contender::{Contender, Known};
-use crate::api::error::QueryError;
+use crate::api::error::{AdvertiseError, QueryError};
 use crate::api::lease::Release;
 use crate::api::messages::LockMessage;
 use crate::api::request::AcquireRequest;
@@ -42,7 +42,11 @@ pub(crate) struct State {
     creates: DerivedActorRef<JointCreate>,
     /// The requests that are parts of multi-locks.
     parts: BTreeMap<Ticket, Part>,
+    /// Callers who wait until the node of a request has its new data.
+    identifying: Vec<(Ticket, AdvertisePort)>,
 }
+
+type AdvertisePort = RpcReplyPort<Result<(), AdvertiseError>>;
 
 #[ractor::actor(message = LockActorMessage, state = State, arguments = PathArguments)]
 impl LockActor {
@@ -53,7 +57,7 @@ impl LockActor {
     ) -> Result<State, ActorProcessingErr> {
         let machine = Lock::new(arguments.instance);
         let path = Path::new(arguments, machine, myself.get_derived(), myself.get_derived());
-        Ok(State { path, creates: myself.get_derived(), parts: BTreeMap::new() })
+        Ok(State { path, creates: myself.get_derived(), parts: BTreeMap::new(), identifying: Vec::new() })
     }
 
     async fn handle(
@@ -70,6 +74,7 @@ impl LockActor {
             LockActorMessage::Path(message) => state.message(message),
             LockActorMessage::Notice(notice) => state.notice(notice),
         }
+        state.write_identifiers();
         state.after_message();
         Ok(())
     }
@@ -109,6 +114,10 @@ impl State {
                 self.path.ask(reply, disconnected, |client| inspect::contenders(client, path, patterns));
             }
             LockMessage::First(patterns, known, reply) => self.follow_first(patterns, known, reply),
+            LockMessage::SetIdentifier(ticket, identifier, reply) => {
+                self.path.set_identifier(ticket, identifier);
+                self.identifying.push((ticket, reply));
+            }
             LockMessage::RemoveContender(contender, reply) => {
                 let path = self.path.directory.clone();
                 self.path.ask(reply, disconnected.into(), |client| inspect::remove(client, path, contender));
@@ -126,6 +135,22 @@ impl State {
             let (mode, dialect, ephemeral) = (options.mode, options.dialect, options.ephemeral);
             let request = Request { mode, dialect, patterns: options.patterns.clone(), ephemeral, wait };
             self.feed(Event::Acquire { ticket, request });
+        }
+    }
+
+    /// Writes new data to the nodes of requests, as far as they have nodes. A create that was in flight when the data
+    /// changed has the former ones.
+    fn write_identifiers(&mut self) {
+        for (ticket, reply) in std::mem::take(&mut self.identifying) {
+            let node = self.path.machine().node(ticket).map(|node| self.path.node_path(node));
+            match (node, self.path.options(ticket)) {
+                (Some(node), Some(options)) => self.path.ask(reply, AdvertiseError::gone(), |client| {
+                    let written = client.write(&node, &options.identifier);
+                    async move { written.await.map_err(|failure| AdvertiseError::new(&node, failure)) }
+                }),
+                _ if self.path.waits(ticket) => self.identifying.push((ticket, reply)),
+                _ => drop(reply.send(Err(AdvertiseError::gone()))),
+            }
         }
     }
 

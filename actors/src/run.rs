@@ -1,5 +1,6 @@
 //! One run of an application's actor under a lease: carries out its machine's commands.
 
+pub mod failure;
 pub mod worker;
 
 use std::pin::pin;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use self::failure::{RunFailure, WorkerEnd};
 use self::worker::{ActorFactory, Worker};
 use crate::api::keep_alive::KeeperRequest;
 use crate::api::lease::{Lease, LeaseState, LeaseView};
@@ -42,8 +44,8 @@ pub struct Ended {
     pub lease: Lease,
     /// Why the run ended.
     pub reason: EndReason,
-    /// Why the actor failed, if it did.
-    pub error: Option<String>,
+    /// Why the run failed, if it did.
+    pub failure: Option<RunFailure>,
     /// The factory, for the next run.
     pub factory: ActorFactory,
 }
@@ -55,9 +57,11 @@ pub enum RunMessage {
     #[doc(hidden)]
     Lease(LeaseState),
     #[doc(hidden)]
-    NotStarted(String),
+    #[allow(private_interfaces)]
+    NotStarted(WorkerEnd),
     #[doc(hidden)]
-    Gone { failed: bool, error: Option<String> },
+    #[allow(private_interfaces)]
+    Gone(WorkerEnd),
     #[doc(hidden)]
     Wake,
 }
@@ -78,8 +82,8 @@ pub struct RunArguments {
     pub factory: ActorFactory,
     /// How the application's actor is stopped.
     pub stop_policy: StopPolicy,
-    /// Called when the application's actor has started.
-    pub started: Box<dyn FnOnce() + Send>,
+    /// Called with the application's actor when it has started.
+    pub started: Box<dyn FnOnce(ActorCell) + Send>,
     /// Called once the application's actor has ended, even if the run's own actor is killed or panics.
     pub finish: Finish,
 }
@@ -92,10 +96,12 @@ pub struct State {
     clock: Clock,
     machine: Run,
     view: LeaseView,
-    started: Option<Box<dyn FnOnce() + Send>>,
+    /// `None` once the application's actor has started.
+    started: Option<Box<dyn FnOnce(ActorCell) + Send>>,
     /// `None` once the run has ended.
     work: Option<Work>,
-    error: Option<String>,
+    /// How the application's actor ended, once it has.
+    end: Option<WorkerEnd>,
     tasks: JoinSet<()>,
     timer: Timer,
 }
@@ -155,7 +161,7 @@ impl RunActor {
                 descendants: Vec::new(),
                 _session: session,
             }),
-            error: None,
+            end: None,
             tasks,
             timer: Timer::new(clock, Precision::ThroughSleep),
         };
@@ -173,12 +179,13 @@ impl RunActor {
         let event = match message {
             RunMessage::Stop => Event::Stop,
             RunMessage::Lease(lease) => Event::Lease(lease),
-            RunMessage::NotStarted(error) => {
-                state.worker_ended(true, Some(error), &myself);
+            RunMessage::NotStarted(end) => {
+                state.worker_ended(end, &myself);
                 return Ok(());
             }
-            RunMessage::Gone { failed, error } => {
-                state.error = error;
+            RunMessage::Gone(end) => {
+                let failed = !matches!(end, WorkerEnd::Stopped);
+                state.end = Some(end);
                 Event::Ended { failed }
             }
             RunMessage::Wake => {
@@ -203,16 +210,18 @@ impl RunActor {
         };
         match event {
             SupervisionEvent::ActorStarted(_) => {
+                let actor = worker.cell.clone();
                 if let Some(tell) = state.started.take() {
-                    tell();
+                    tell(actor);
                 }
             }
             SupervisionEvent::ActorTerminated(..) => {
-                let killed = !worker.stopped();
-                state.worker_ended(killed, killed.then(|| "it was killed".into()), &myself);
+                let end = worker.terminated();
+                state.worker_ended(end, &myself);
             }
             SupervisionEvent::ActorFailed(_, error) => {
-                state.worker_ended(true, Some(error.to_string()), &myself)
+                let end = worker.failed(error);
+                state.worker_ended(end, &myself);
             }
             SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
@@ -228,14 +237,14 @@ impl State {
         let Some(work) = &mut self.work else { return };
         let not_started = {
             let myself = myself.clone();
-            move |error| drop(myself.cast(RunMessage::NotStarted(error)))
+            move |end| drop(myself.cast(RunMessage::NotStarted(end)))
         };
         match work.factory.spawn(self.view.clone(), myself.get_cell()) {
             Ok((worker, start)) => {
                 work.worker = Some(worker);
                 self.tasks.spawn(async move { start.await.unwrap_or_else(not_started) });
             }
-            Err(error) => not_started(error),
+            Err(end) => not_started(end),
         }
     }
 
@@ -263,8 +272,9 @@ impl State {
                     }
                 }
                 Command::Finish(reason) => {
+                    let failure = RunFailure::new(reason, self.end.take(), self.started.is_none());
                     if let Some(work) = self.work.take() {
-                        work.finish(reason, self.error.take());
+                        work.finish(reason, failure);
                     }
                     myself.stop(None);
                 }
@@ -276,7 +286,7 @@ impl State {
 
     /// Waits for all other actors of the run, because the application's actor has ended. Its children were killed with
     /// it, and end at their next await. Actors that it has linked to this run are killed here.
-    fn worker_ended(&mut self, failed: bool, error: Option<String>, myself: &ActorRef<RunMessage>) {
+    fn worker_ended(&mut self, end: WorkerEnd, myself: &ActorRef<RunMessage>) {
         let Some(work) = &mut self.work else { return };
         let ended = work.worker.as_ref().map(|worker| worker.cell.get_id());
         let linked = myself.get_children().into_iter().filter(|actor| Some(actor.get_id()) != ended);
@@ -285,7 +295,7 @@ impl State {
         let (descendants, myself) = (work.descendants.clone(), myself.clone());
         self.tasks.spawn(async move {
             wait_for(descendants).await;
-            let _ = myself.cast(RunMessage::Gone { failed, error });
+            let _ = myself.cast(RunMessage::Gone(end));
         });
     }
 }
@@ -301,7 +311,7 @@ impl Drop for State {
         runtime.spawn(async move {
             let all = work.worker.iter().map(|worker| &worker.cell).chain(&work.descendants).cloned();
             wait_for(all.collect()).await;
-            work.finish(EndReason::Failed, Some("the actor that supervised it was killed".into()));
+            work.finish(EndReason::Failed, Some(RunFailure::Killed));
         });
     }
 }
@@ -332,9 +342,9 @@ impl Work {
         }
     }
 
-    fn finish(self, reason: EndReason, error: Option<String>) {
+    fn finish(self, reason: EndReason, failure: Option<RunFailure>) {
         let Work { lease, factory, finish, .. } = self;
-        finish(Ended { lease, reason, error, factory });
+        finish(Ended { lease, reason, failure, factory });
     }
 }
 

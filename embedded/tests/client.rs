@@ -247,7 +247,7 @@ async fn a_super_user_can_write_zookeeper_config_and_watches_fire() {
 #[tokio::test]
 async fn an_invalid_super_digest_is_refused() {
     for digest in ["", "super", "super:", "super:admin", "super:xQJmxLMiHGwaqBvst5y6rkB6HQs"] {
-        let error = Embedded::options().super_digest(digest).start().await.err().expect("refused");
+        let error = Embedded::options().super_digest(digest).start().await.expect_err("refused");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{digest:?}");
         assert!(error.to_string().contains(&format!("{digest:?}")), "{error}");
     }

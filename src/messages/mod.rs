@@ -1,12 +1,13 @@
-//! The message protocol: locks, semaphores and multi-locks as actors.
+//! The message protocol: locks, semaphores, multi-locks and candidates as actors.
 //!
-//! [`Lock::actor`](crate::Lock::actor), [`Semaphore::actor`](crate::Semaphore::actor) and
-//! [`MultiLock::actor`](crate::MultiLock::actor) return a ractor reference that takes the messages of this module, so
-//! that `cast!`, `call!` and `call_t!` work. The reference is good for as long as a clone of its handle exists. It is
-//! local to this process.
+//! [`Lock::actor`](crate::Lock::actor), [`Semaphore::actor`](crate::Semaphore::actor),
+//! [`MultiLock::actor`](crate::MultiLock::actor) and [`Candidate::actor`](crate::singleton::Candidate::actor) return a ractor
+//! reference that takes the messages of this module, so that `cast!`, `call!` and `call_t!` work. The reference is good
+//! for as long as a clone of its handle exists. It is local to this process.
 //!
 //! Every message with a reply port is answered, also by a keeper that is closing or closed.
 
+mod candidate;
 mod lock;
 mod multi_lock;
 mod semaphore;
@@ -19,6 +20,7 @@ pub use lockkeeper_actors::api::event::LockEvent;
 pub use lockkeeper_actors::api::request::Ticket;
 use ractor::RpcReplyPort;
 
+pub use self::candidate::CandidateMessage;
 pub use self::lock::LockMessage;
 pub use self::multi_lock::MultiLockMessage;
 pub use self::semaphore::SemaphoreMessage;

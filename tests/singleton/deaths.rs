@@ -59,7 +59,7 @@ impl Root {
 
 /// Runs the actor until it is dropped.
 enum Running {
-    Candidate(Candidate),
+    Candidate(Candidate<Order>),
     Guard(Run),
 }
 
@@ -128,12 +128,12 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
     let running = match running {
         Running::Guard(run) => {
             let ended = timeout(SOON, run.ended()).await.expect("it reports its end");
-            let Ended { reason, error, guard } = ended.expect("it was started");
+            let Ended { reason, failure, guard } = ended.expect("it was started");
             let state = match victim {
                 Victim::Supervisor => LeaseState::Lost,
                 Victim::Run => LeaseState::Held,
             };
-            assert_eq!((reason, guard.state()), (EndReason::Failed, state), "{case}: {error:?}");
+            assert_eq!((reason, guard.state()), (EndReason::Failed, state), "{case}: {failure:?}");
             None
         }
         Running::Candidate(candidate) => Some(candidate),

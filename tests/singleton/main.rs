@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod by_message;
 mod deaths;
 mod leaders;
 mod member;

@@ -160,7 +160,7 @@ impl Probe {
 pub struct Member {
     pub keeper: Keeper,
     pub singleton: Singleton,
-    pub candidate: Option<Candidate>,
+    pub candidate: Option<Candidate<Order>>,
     pub notes: mpsc::UnboundedReceiver<Note>,
 }
 
@@ -205,7 +205,7 @@ impl Member {
         }
     }
 
-    pub fn candidate(&mut self) -> &mut Candidate {
+    pub fn candidate(&mut self) -> &mut Candidate<Order> {
         self.candidate.as_mut().expect("a candidate")
     }
 

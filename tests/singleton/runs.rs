@@ -35,7 +35,7 @@ async fn an_actor_under_a_guard_returns_the_guard_however_it_ends() {
         }
         let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
         assert_eq!(ended.reason, reason);
-        assert_eq!(ended.error.is_some(), reason == EndReason::Failed);
+        assert_eq!(ended.failure.is_some(), reason == EndReason::Failed);
         assert_eq!(ended.guard.state(), LeaseState::Held);
         guard = ended.guard;
     }
@@ -90,7 +90,7 @@ async fn an_actor_killed_from_outside_counts_as_failed() {
         }
         actor.kill();
         let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
-        assert_eq!(ended.reason, EndReason::Failed, "{:?}", ended.error);
+        assert_eq!(ended.reason, EndReason::Failed, "{:?}", ended.failure);
         guard = ended.guard;
     }
 }

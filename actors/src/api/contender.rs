@@ -44,12 +44,12 @@ pub struct SemaphoreState {
 }
 
 /// What the caller already knows about the front of the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Nothing yet.
     Nothing,
     /// The queue was empty.
     Nobody,
-    /// The contender with this token was at the front.
-    First(FencingToken),
+    /// This contender was at the front, with this identifier.
+    First(Contender),
 }

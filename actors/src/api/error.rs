@@ -222,6 +222,37 @@ pub enum ResizeError {
     },
 }
 
+/// Why the data that a candidate advertises were not written, or may not have been.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AdvertiseError {
+    /// The candidacy has ended, or the keeper was closed.
+    #[error("the candidacy has ended")]
+    Closed,
+    /// The data are too long. Nothing was changed.
+    #[error("the data have {bytes} bytes; at most {limit} are allowed")]
+    TooLong {
+        /// Their length in bytes.
+        bytes: usize,
+        /// The greatest length in bytes.
+        limit: usize,
+    },
+    /// The access list of the candidate's node denies the write. The next node is created with the data.
+    #[error("the access list of {path:?} denies the request")]
+    NoAuth {
+        /// The candidate's node.
+        path: String,
+    },
+    /// ZooKeeper rejected the write, its answer was lost, or the node was deleted meanwhile. The next node is created
+    /// with the data. The reason is the [`source`](std::error::Error::source).
+    #[error("the candidate's node was not written")]
+    Failed {
+        /// Why it failed.
+        #[source]
+        reason: Reason,
+    },
+}
+
 /// Why there is no connection.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -323,6 +354,28 @@ impl ConnectError {
             | ConnectError::AuthFailed { .. }
             | ConnectError::NoSupervisor => false,
         }
+    }
+}
+
+impl AdvertiseError {
+    /// Whether the same call can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            AdvertiseError::Failed { .. } => true,
+            AdvertiseError::Closed | AdvertiseError::TooLong { .. } | AdvertiseError::NoAuth { .. } => false,
+        }
+    }
+
+    pub(crate) fn new(path: &str, failure: Failure) -> AdvertiseError {
+        match failure {
+            Failure::NoAuth => AdvertiseError::NoAuth { path: path.to_owned() },
+            Failure::SessionGone | Failure::NoNode => AdvertiseError::gone(),
+            Failure::Refused(reason) | Failure::Unknown(reason) => AdvertiseError::Failed { reason },
+        }
+    }
+
+    pub(crate) fn gone() -> AdvertiseError {
+        AdvertiseError::Failed { reason: "the candidate's node no longer exists".into() }
     }
 }
 

@@ -6,7 +6,7 @@ use ractor::RpcReplyPort;
 use tokio::sync::oneshot;
 
 use super::contender::{Contender, Known, LeaseHolder, SemaphoreState};
-use super::error::{AcquireError, QueryError, RemoveContenderError, ResizeError};
+use super::error::{AcquireError, AdvertiseError, QueryError, RemoveContenderError, ResizeError};
 use super::lease::ReleasePort;
 use super::request::{AcquireRequest, ContenderOptions, MultiLockRequest, Permits};
 use super::resource::Resource;
@@ -29,6 +29,9 @@ pub enum LockMessage {
     /// Asks for the front of the queue. The reply is sent once that differs from what the caller knows. Closing the
     /// channel ends the request.
     First(Patterns, Known, oneshot::Sender<Result<Option<Contender>, QueryError>>),
+    /// Changes the data of a request's node, and of the nodes that it gets later. Replies when the server has confirmed
+    /// the change; a request that has no node yet waits for one.
+    SetIdentifier(Ticket, Vec<u8>, RpcReplyPort<Result<(), AdvertiseError>>),
     /// Deletes the persistent node of a contender whose owner has crashed.
     RemoveContender(Contender, RpcReplyPort<Result<(), RemoveContenderError>>),
 }
@@ -106,6 +109,7 @@ impl LockMessage {
             LockMessage::Acquire(request) => request.refuse(AcquireError::Closed),
             LockMessage::Contenders(_, reply) => answer(reply, QueryError::Closed),
             LockMessage::First(_, _, reply) => answer(reply.into(), QueryError::Closed),
+            LockMessage::SetIdentifier(_, _, reply) => answer(reply, AdvertiseError::Closed),
             LockMessage::RemoveContender(_, reply) => answer(reply, QueryError::Closed.into()),
             // The lock was lost. Dropping the reply port reports that.
             LockMessage::Cancel(_) | LockMessage::Release(..) => {}

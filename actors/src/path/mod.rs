@@ -236,6 +236,10 @@ where
         }
     }
 
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
     /// The address of the actor itself.
     pub fn actor(&self) -> DerivedActorRef<PathMessage<M::Event>> {
         self.actor.clone()

@@ -30,6 +30,13 @@ pub(super) struct Entry {
     persistent: Option<String>,
 }
 
+impl Entry {
+    /// Whether it has neither been granted nor refused.
+    fn is_waiting(&self) -> bool {
+        self.keep_alive.is_some() && self.sink.is_some()
+    }
+}
+
 impl<M: PathMachine> Path<M>
 where
     M::Event: Send + 'static,
@@ -66,7 +73,7 @@ where
 
     /// Whether at least this many requests are waiting.
     fn has_waiting(&self, limit: usize) -> bool {
-        let waits = |entry: &&Entry| entry.waits && entry.keep_alive.is_some() && entry.sink.is_some();
+        let waits = |entry: &&Entry| entry.waits && entry.is_waiting();
         self.requests.values().filter(waits).take(limit).count() == limit
     }
 
@@ -93,6 +100,18 @@ where
     /// Whether nothing is left to do.
     pub(super) fn is_idle(&self) -> bool {
         self.machine.is_idle() && !self.session.as_ref().is_some_and(|session| session.has_questions())
+    }
+
+    /// Whether a request has neither been granted nor refused.
+    pub fn waits(&self, ticket: Ticket) -> bool {
+        self.requests.get(&ticket).is_some_and(Entry::is_waiting)
+    }
+
+    /// Changes the data of the nodes that are created for a request from now on.
+    pub fn set_identifier(&mut self, ticket: Ticket, identifier: Vec<u8>) {
+        if let Some(entry) = self.requests.get_mut(&ticket) {
+            Arc::make_mut(&mut entry.options).identifier = identifier;
+        }
     }
 
     pub fn options(&self, ticket: Ticket) -> Option<Arc<ContenderOptions>> {

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::BoxFuture;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, SpawnErr, SupervisionEvent};
 use tracing::warn;
 
+use super::failure::{Crash, WorkerEnd};
 use crate::api::lease::LeaseView;
 pub use crate::machine::run::LeaseEvent;
 
 /// Starts actors under leases, and sends them the events of their lease.
 pub struct ActorFactory(Box<Spawn>);
 
-type Spawn = dyn FnMut(LeaseView, ActorCell) -> Result<(Worker, Start), String> + Send;
+type Spawn = dyn FnMut(LeaseView, ActorCell) -> Result<(Worker, Start), WorkerEnd> + Send;
 
 /// A starting or running actor. Dropping this kills it: ractor links an actor that is spawned "instant" only after its
 /// `pre_start`, so until then it would survive the death of its supervisor.
@@ -24,8 +25,8 @@ pub(crate) struct Worker {
     end: Arc<End>,
 }
 
-/// Resolves when the actor's `pre_start` has ended, with an error if it failed.
-pub(crate) type Start = BoxFuture<'static, Result<(), String>>;
+/// Resolves when the actor's `pre_start` has ended, with the actor's end if it failed.
+pub(crate) type Start = BoxFuture<'static, Result<(), WorkerEnd>>;
 
 /// State about an actor's end, shared by the actor and the run that started it.
 #[derive(Default)]
@@ -34,6 +35,8 @@ struct End {
     killed: AtomicBool,
     /// `post_stop` has run to its end.
     stopped: AtomicBool,
+    /// One of the actor's methods has panicked. ractor reports a panic as it reports an error.
+    panicked: AtomicBool,
 }
 
 impl ActorFactory {
@@ -56,7 +59,10 @@ impl ActorFactory {
         let (mut make, mut tell) = (Some(make), Some(tell));
         ActorFactory(Box::new(move |view, supervisor| match (make.take(), tell.take()) {
             (Some(make), Some(tell)) => spawn(make(view), Arc::new(tell), supervisor),
-            _ => Err("this factory can start only one run".into()),
+            _ => {
+                let error = ActorProcessingErr::from("this factory can start only one run");
+                Err(WorkerEnd::Crashed(Crash::Error(error.into())))
+            }
         }))
     }
 
@@ -64,10 +70,10 @@ impl ActorFactory {
         &mut self,
         view: LeaseView,
         supervisor: ActorCell,
-    ) -> Result<(Worker, Start), String> {
+    ) -> Result<(Worker, Start), WorkerEnd> {
         // The next run calls the closure again, even after a panic.
         catch_unwind(AssertUnwindSafe(|| (self.0)(view, supervisor)))
-            .unwrap_or_else(|_| Err("creating the actor panicked".into()))
+            .unwrap_or_else(|payload| Err(WorkerEnd::Crashed(Crash::of_panic(payload))))
     }
 }
 
@@ -75,18 +81,20 @@ fn spawn<A: Actor>(
     (actor, arguments): (A, A::Arguments),
     tell: Arc<impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static>,
     supervisor: ActorCell,
-) -> Result<(Worker, Start), String> {
+) -> Result<(Worker, Start), WorkerEnd> {
     let end = Arc::new(End::default());
     let watched = Watched { actor, end: end.clone() };
     let spawned = ActorRuntime::spawn_linked_instant(None, watched, arguments, supervisor);
-    let (actor, starting) = spawned.map_err(|error| error.to_string())?;
-    let cell = actor.get_cell();
+    let (actor, starting) = spawned.map_err(|error| end.after(error.into()))?;
+    let (cell, end_of_start) = (actor.get_cell(), end.clone());
     let start = Box::pin(async move {
-        match starting.await {
-            Ok(Ok(_running)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+        let error = match starting.await {
+            Ok(Ok(_running)) => return Ok(()),
+            Ok(Err(SpawnErr::StartupFailed(error))) => error,
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        };
+        Err(end_of_start.after(error))
     });
     let tell = Box::new(move |event| {
         if let Some(message) = tell(event) {
@@ -104,10 +112,18 @@ impl Worker {
         }
     }
 
-    /// Whether the actor's `post_stop` has run to its end, so the actor was not killed. The reason of its end does not
-    /// show that, because any caller can stop an actor with the reason "killed".
-    pub fn stopped(&self) -> bool {
-        self.end.stopped.load(Ordering::SeqCst)
+    /// How the actor ended, if it did not fail. The reason that ractor reports does not show whether it was killed,
+    /// because any caller can stop an actor with the reason "killed".
+    pub fn terminated(&self) -> WorkerEnd {
+        match self.end.stopped.load(Ordering::SeqCst) {
+            true => WorkerEnd::Stopped,
+            false => WorkerEnd::Killed,
+        }
+    }
+
+    /// How the actor ended, if it failed with this error.
+    pub fn failed(&self, error: ActorProcessingErr) -> WorkerEnd {
+        WorkerEnd::Crashed(self.end.crash(error))
     }
 
     /// Ends the actor at its next await, also in `pre_start` and `post_stop`.
@@ -123,10 +139,44 @@ impl Drop for Worker {
     }
 }
 
+impl End {
+    /// How an actor ended that did not start because of this error.
+    fn after(&self, error: ActorProcessingErr) -> WorkerEnd {
+        match self.killed.load(Ordering::SeqCst) {
+            true => WorkerEnd::Killed,
+            false => WorkerEnd::Crashed(self.crash(error)),
+        }
+    }
+
+    fn crash(&self, error: ActorProcessingErr) -> Crash {
+        match self.panicked.load(Ordering::SeqCst) {
+            true => Crash::Panic(error.to_string()),
+            false => Crash::Error(error.into()),
+        }
+    }
+}
+
 /// Wraps an application's actor, and records its end.
 struct Watched<A> {
     actor: A,
     end: Arc<End>,
+}
+
+impl<A> Watched<A> {
+    fn watch(&self) -> PanicWatch<'_> {
+        PanicWatch(&self.end)
+    }
+}
+
+/// Lives while a method of the actor runs, and notes when that panics.
+struct PanicWatch<'a>(&'a End);
+
+impl Drop for PanicWatch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked.store(true, Ordering::SeqCst);
+        }
+    }
 }
 
 #[ractor::actor(message = A::Msg, state = A::State, arguments = A::Arguments)]
@@ -139,6 +189,7 @@ impl<A: Actor> Watched<A> {
         if self.end.killed.load(Ordering::SeqCst) {
             return Err("it was killed before it started".into());
         }
+        let _watch = self.watch();
         self.actor.pre_start(myself, arguments).await
     }
 
@@ -147,6 +198,7 @@ impl<A: Actor> Watched<A> {
         myself: ActorRef<A::Msg>,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
+        let _watch = self.watch();
         self.actor.post_start(myself, state).await
     }
 
@@ -156,6 +208,7 @@ impl<A: Actor> Watched<A> {
         message: A::Msg,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
+        let _watch = self.watch();
         self.actor.handle(myself, message, state).await
     }
 
@@ -165,6 +218,7 @@ impl<A: Actor> Watched<A> {
         event: SupervisionEvent,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
+        let _watch = self.watch();
         self.actor.handle_supervisor_evt(myself, event, state).await
     }
 
@@ -173,6 +227,7 @@ impl<A: Actor> Watched<A> {
         myself: ActorRef<A::Msg>,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
+        let _watch = self.watch();
         self.actor.post_stop(myself, state).await?;
         self.end.stopped.store(true, Ordering::SeqCst);
         Ok(())

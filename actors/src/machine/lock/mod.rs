@@ -121,6 +121,12 @@ impl Lock {
             retries: Retries::new(instance),
         }
     }
+
+    /// The node of a request that waits or holds, once its name is known.
+    pub fn node(&self, ticket: Ticket) -> Option<&Znode> {
+        let contender = self.contenders.get(self.tickets.get(&ticket)?)?;
+        contender.node.as_ref().filter(|_| contender.wanted)
+    }
 }
 
 impl Machine for Lock {
