@@ -401,7 +401,8 @@ async fn advertised_data_that_change_without_a_session_are_written_to_the_next_n
     let candidate = member.candidate();
     let advertised = candidate.advertise("after the loss");
     let mut advertised = std::pin::pin!(advertised);
-    assert!(futures::poll!(&mut advertised).is_pending(), "there is no node");
+    let early = timeout(Duration::from_millis(200), &mut advertised).await;
+    assert!(early.is_err(), "there is no node yet: {early:?}");
     proxy.refuse(false);
     timeout(SOON, advertised).await.expect("it is written").expect("connected");
     let shown = async || {
