@@ -39,7 +39,7 @@ pub use lockkeeper_actors::api::error::{
 };
 pub use lockkeeper_actors::api::event::{LockEvent, Refused, SessionEvent};
 pub use lockkeeper_actors::api::keeper_state::{KeeperState, SessionStatus};
-pub use lockkeeper_actors::api::lease::{FencingToken, LeaseState, LeaseView};
+pub use lockkeeper_actors::api::lease::{FencingToken, InvalidToken, LeaseState, LeaseView};
 pub use lockkeeper_actors::api::request::Ticket;
 pub use lockkeeper_actors::candidate::CandidateState;
 pub use lockkeeper_actors::machine::exclusion::{Dialect, InvalidPattern, Mode};

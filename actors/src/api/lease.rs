@@ -14,35 +14,11 @@ use tokio::sync::{Notify, oneshot};
 use super::error::{Lost, ReleaseError};
 use super::keep_alive::{KeepAlive, KeeperRequest};
 use super::session_lease::SessionLease;
+pub use super::token::{FencingToken, InvalidToken};
 pub use crate::machine::LeaseState;
 use crate::machine::{Moment, Ticket};
 use crate::runtime::clock::Clock;
 use crate::zookeeper::ZooKeeper;
-
-/// A number that grows with every conflicting grant, across all processes: the id of the ZooKeeper transaction that
-/// created the holder's node (`czxid`).
-///
-/// A resource that remembers the largest token it has seen and rejects smaller ones is safe from a holder that was
-/// paused past the end of its lease. Tokens keep growing even when the lock's directory is deleted and created again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FencingToken(u64);
-
-impl FencingToken {
-    pub(crate) fn new(czxid: i64) -> FencingToken {
-        FencingToken(czxid as u64)
-    }
-
-    /// The token as a number, to store with the protected resource.
-    pub fn as_u64(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for FencingToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A held lock. Dropping it releases the lock in the background.
 #[must_use = "dropping the lease releases the lock"]
