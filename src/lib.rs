@@ -2,6 +2,7 @@
 
 mod address;
 mod connect;
+mod fenced;
 mod guard;
 mod handle;
 mod keeper;
@@ -19,6 +20,7 @@ mod wait;
 mod with;
 
 pub use connect::KeeperOptions;
+pub use fenced::{Fenced, FencedError};
 pub use guard::{Access, Exclusive, Guard, LockGuard, Permit, Pooled, Read, ReadGuard, Write, WriteGuard};
 pub use keeper::{Events, Keeper};
 pub use lock::{Acquire, AcquireTimeout, Lock, TryAcquire};
@@ -48,7 +50,7 @@ pub use lockkeeper_actors::run::worker::LeaseEvent;
 pub use lockkeeper_actors::run::{EndReason, StopPolicy};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use lockkeeper_actors::zookeeper::SaslOptions;
-pub use lockkeeper_actors::zookeeper::{Acl, AuthId, Permission};
+pub use lockkeeper_actors::zookeeper::{Acl, AuthId, Permission, WriteFailure};
 #[cfg(feature = "tls")]
 pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
 
