@@ -28,7 +28,7 @@ pub type WriteGuard = Guard<Write>;
 ///
 /// A process takes permits in turns. All permits of one turn have the same [token](Guard::token), which is larger than
 /// the tokens of all earlier turns. Permits of several turns are held at the same time, so a resource cannot detect a
-/// lost permit by remembering the largest token. It can check the [nodes](Guard::nodes) instead.
+/// lost permit by remembering the largest token. It can check the [nodes](Guard::nodes) instead, as [`fenced`](Guard::fenced) does.
 pub type Permit = Guard<Pooled>;
 
 impl<M> Guard<M> {
@@ -41,8 +41,9 @@ impl<M> Guard<M> {
         self.0.path()
     }
 
-    /// The path of the ZooKeeper node of this guard. To let the server fence a write, send it in one `multi` together
-    /// with a check of this node, at any version.
+    /// The path of the ZooKeeper node of this guard. [`fenced`](Guard::fenced) lets the server carry out writes only if
+    /// the node exists. Another client of ZooKeeper can send them in one `multi` with a check of this node, at any
+    /// version.
     pub fn node(&self) -> &str {
         self.0.node()
     }

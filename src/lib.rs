@@ -10,6 +10,7 @@
 
 mod address;
 mod connect;
+mod fenced;
 mod guard;
 mod handle;
 mod keeper;
@@ -28,6 +29,7 @@ mod wait;
 mod with;
 
 pub use connect::KeeperOptions;
+pub use fenced::Fenced;
 pub use guard::{Guard, LockGuard, Permit, ReadGuard, WriteGuard};
 pub use keeper::Keeper;
 pub use lock::Lock;
@@ -63,6 +65,12 @@ pub mod error {
     #[doc(inline)]
     pub use lockkeeper_actors::machine::path_rules::InvalidName;
 
+    #[doc(inline)]
+    pub use lockkeeper_actors::api::token::InvalidToken;
+    #[doc(inline)]
+    pub use lockkeeper_actors::zookeeper::WriteFailure;
+
+    pub use crate::fenced::FencedError;
     pub use crate::options::InvalidLock;
     pub use crate::pending::{AcquireTimeoutError, TryAcquireError};
     pub use crate::with::WithError;

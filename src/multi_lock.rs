@@ -155,7 +155,7 @@ impl Target for MultiLock {
 ///
 /// Its methods are those of a [`Guard`](crate::Guard), applied to all locks together.
 #[must_use = "dropping the guard releases the locks"]
-pub struct MultiGuard(MultiLease);
+pub struct MultiGuard(pub(crate) MultiLease);
 
 impl MultiGuard {
     /// Each path with its fencing token, in the order in which the paths were given. Compare a token only with tokens

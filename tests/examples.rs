@@ -54,36 +54,6 @@ async fn a_service_without_actors_hands_over() {
     }
 }
 
-#[tokio::test]
-async fn a_late_holder_is_refused_by_a_row_an_object_and_a_node() {
-    for (example, kept) in [
-        ("fenced_row", "balance: 130\n"),
-        ("fenced_object", "object: from the next\n"),
-        ("fenced_znode", "node: from the next\n"),
-    ] {
-        let output = run(example, &[&shared().one_address()]).await;
-        let done: Vec<bool> =
-            (output.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse().ok())).collect();
-        assert_eq!(done, [true, true, false], "{output}");
-        assert!(output.ends_with(kept), "{output}");
-    }
-}
-
-#[test]
-fn the_safety_page_quotes_the_examples_verbatim() {
-    let page = include_str!("../docs/safety.md");
-    for (example, function) in [
-        (include_str!("../examples/fenced_row.rs"), "fn deposit("),
-        (include_str!("../examples/fenced_object.rs"), "fn put("),
-        (include_str!("../examples/fenced_znode.rs"), "async fn set("),
-    ] {
-        let begin = example.find(function).expect("the function");
-        let end = example[begin..].find("\n}\n").expect("its end") + "\n}\n".len();
-        let quoted = format!("```rust\n{}```\n", &example[begin..begin + end]);
-        assert!(page.contains(&quoted), "not on the page:\n{quoted}");
-    }
-}
-
 /// Runs an example with the command from the README.
 async fn run(name: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));

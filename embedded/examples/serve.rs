@@ -12,12 +12,15 @@ use std::io;
 use std::net::SocketAddr;
 
 use lockkeeper_embedded::Embedded;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let filter: Targets = std::env::var("RUST_LOG").as_deref().unwrap_or("info").parse()?;
+    let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(io::stderr).finish();
+    log.with(filter).init();
     let address: SocketAddr = match std::env::args().nth(1) {
         Some(address) => address.parse()?,
         None => ([127, 0, 0, 1], 2181).into(),

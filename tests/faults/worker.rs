@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use lockkeeper::{Keeper, LeaseState};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::time::sleep;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::dice::Dice;
 use super::history::{Entry, Time, now};
@@ -117,8 +120,11 @@ impl Settings {
 
 /// Works until the order is to stop.
 pub async fn work(directory: &Path) {
-    let filter = tracing_subscriber::EnvFilter::new("lockkeeper_actors=trace,zookeeper_client=debug");
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    let filter = Targets::new()
+        .with_target("lockkeeper_actors", LevelFilter::TRACE)
+        .with_target("zookeeper_client", LevelFilter::DEBUG);
+    let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false).finish();
+    log.with(filter).init();
     let settings = fs::read_to_string(directory.join(SETTINGS)).expect("the settings");
     let settings = Settings::read(&settings).expect("settings");
     let history = OpenOptions::new().append(true).create(true).open(directory.join(HISTORY));

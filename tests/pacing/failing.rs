@@ -9,7 +9,7 @@ use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
 use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, Connector, CreatedNode, CreatedNodes, NewNode, Node,
-    NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
+    NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
 };
 use tokio::sync::oneshot;
 
@@ -242,6 +242,14 @@ impl ZooKeeper for Client {
 
     fn delete(&self, path: &str) -> Answer<()> {
         self.answer(Kind::Delete, |client| client.delete(path))
+    }
+
+    fn transact(
+        &self,
+        required: &[String],
+        writes: Vec<Write>,
+    ) -> BoxFuture<'static, Result<(), TransactionFailure>> {
+        self.client.transact(required, writes)
     }
 
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
@@ -14,35 +14,11 @@ use tokio::sync::{Notify, oneshot};
 use super::error::{LostError, ReleaseError};
 use super::keep_alive::{KeepAlive, KeeperRequest};
 use super::session_lease::SessionLease;
+pub use super::token::{FencingToken, InvalidToken};
 pub use crate::machine::LeaseState;
 use crate::machine::{Moment, Ticket};
 use crate::runtime::clock::Clock;
-use crate::zookeeper::ZooKeeper;
-
-/// A number that grows with every conflicting grant, across all processes: the id of the ZooKeeper transaction that
-/// created the holder's node (`czxid`).
-///
-/// A resource that remembers the largest token it has seen and rejects smaller ones is safe from a holder that was
-/// paused past the end of its lease. Tokens keep growing even when the lock's directory is deleted and created again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FencingToken(u64);
-
-impl FencingToken {
-    pub(crate) fn new(czxid: i64) -> FencingToken {
-        FencingToken(czxid as u64)
-    }
-
-    /// The token as a number, to store with the protected resource.
-    pub fn as_u64(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for FencingToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+use crate::zookeeper::{Acl, ZooKeeper};
 
 /// A held lock. Dropping it releases the lock in the background.
 #[must_use = "dropping the lease releases the lock"]
@@ -51,7 +27,8 @@ pub struct Lease {
     actor: DerivedActorRef<Release>,
     /// Keeps the session open even when every handle has been dropped.
     keep_alive: Arc<KeepAlive>,
-    client: Weak<dyn ZooKeeper>,
+    /// The access list of the nodes.
+    acl: Vec<Acl>,
     released: bool,
 }
 
@@ -60,9 +37,9 @@ impl Lease {
         grant: Arc<Grant>,
         actor: DerivedActorRef<Release>,
         keep_alive: Arc<KeepAlive>,
-        client: Weak<dyn ZooKeeper>,
+        acl: Vec<Acl>,
     ) -> Lease {
-        Lease { grant, actor, keep_alive, client, released: false }
+        Lease { grant, actor, keep_alive, acl, released: false }
     }
 
     /// The lock's path, without the connection's chroot.
@@ -127,9 +104,15 @@ impl Lease {
         self.grant.session.as_ref().map(|session| session.timeout)
     }
 
-    /// The lease's session, which stays open as long as the result is kept.
-    pub(crate) fn keep_session(&self) -> Option<Arc<dyn ZooKeeper>> {
-        self.client.upgrade()
+    /// The session in which the lease was last verified, if it has not been given up. It stays open as long as the
+    /// result is kept.
+    pub fn keep_session(&self) -> Option<Arc<dyn ZooKeeper>> {
+        self.grant.client().upgrade()
+    }
+
+    /// The access list of the lease's nodes.
+    pub fn acl(&self) -> &[Acl] {
+        &self.acl
     }
 
     /// The clock that the lease is measured with.
@@ -274,6 +257,8 @@ pub(crate) struct Grant {
     pub token: FencingToken,
     /// The session that owns the node; `None` for a persistent node.
     pub session: Option<Arc<SessionLease>>,
+    /// Another one after each lost session that the node outlives.
+    client: Mutex<Weak<dyn ZooKeeper>>,
     mark: AtomicU64,
     changed: Notify,
 }
@@ -289,8 +274,14 @@ impl Grant {
         nodes: Vec<String>,
         token: FencingToken,
         session: Option<Arc<SessionLease>>,
+        client: Weak<dyn ZooKeeper>,
     ) -> Grant {
-        Grant { ticket, path, nodes, token, session, mark: AtomicU64::new(HELD), changed: Notify::new() }
+        let (client, mark, changed) = (Mutex::new(client), AtomicU64::new(HELD), Notify::new());
+        Grant { ticket, path, nodes, token, session, client, mark, changed }
+    }
+
+    fn client(&self) -> MutexGuard<'_, Weak<dyn ZooKeeper>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> LeaseState {
@@ -343,14 +334,15 @@ impl Grant {
 pub(crate) struct Hold(pub Arc<Grant>);
 
 impl Hold {
-    /// Only matters for persistent nodes; leases of ephemeral nodes follow their session's lease.
+    /// The mark only matters for persistent nodes; leases of ephemeral nodes follow their session's lease.
     pub fn suspend(&self) {
         if self.0.mark.compare_exchange(HELD, SUSPENDED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.0.changed.notify_waiters();
         }
     }
 
-    pub fn resume(&self) {
+    pub fn resume(&self, client: Weak<dyn ZooKeeper>) {
+        *self.0.client() = client;
         if self.0.mark.compare_exchange(SUSPENDED, HELD, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.0.changed.notify_waiters();
         }

@@ -12,3 +12,4 @@ pub mod multi_lease;
 pub mod request;
 pub mod resource;
 pub(crate) mod session_lease;
+pub mod token;

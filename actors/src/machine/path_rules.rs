@@ -24,7 +24,7 @@ pub fn check_path(path: &str) -> Result<(), InvalidName> {
         return refuse("it is relative, and must begin with `/`");
     }
     if path == "/" {
-        return refuse("the root cannot be a lock's directory");
+        return refuse("it is the root");
     }
     if path.ends_with('/') {
         return refuse("it ends with `/`");

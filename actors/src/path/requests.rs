@@ -132,10 +132,10 @@ where
         let epoch = session.connection.epoch;
         entry.span.in_scope(|| debug!(epoch, %token, "granted"));
         let lease = entry.options.ephemeral.then(|| session.connection.lease.clone());
-        let grant = Arc::new(Grant::new(ticket, path, nodes, token, lease));
-        entry.hold = Some(Hold(grant.clone()));
         let client = Arc::downgrade(&session.connection.client);
-        let guard = Lease::new(grant, self.releases.clone(), keep_alive, client);
+        let grant = Arc::new(Grant::new(ticket, path, nodes, token, lease, client));
+        entry.hold = Some(Hold(grant.clone()));
+        let guard = Lease::new(grant, self.releases.clone(), keep_alive, entry.options.acl.clone());
         // The event carries the guard. If nobody receives it, the guard is dropped, which releases the lock.
         self.tell(ticket, LockEvent::Acquired { ticket, guard });
     }
@@ -158,7 +158,10 @@ where
             }
             Reply::Resumed(ticket) => {
                 self.log(ticket, |epoch| debug!(epoch, "resumed"));
-                self.change_hold(ticket, Hold::resume);
+                if let Some(session) = &self.session {
+                    let client = Arc::downgrade(&session.connection.client);
+                    self.change_hold(ticket, |hold| hold.resume(client));
+                }
                 self.tell(ticket, LockEvent::Resumed(ticket));
             }
             Reply::Lost(ticket) => {
@@ -214,7 +217,7 @@ where
         }
     }
 
-    fn change_hold(&self, ticket: Ticket, change: fn(&Hold)) {
+    fn change_hold(&self, ticket: Ticket, change: impl FnOnce(&Hold)) {
         if let Some(hold) = self.requests.get(&ticket).and_then(|entry| entry.hold.as_ref()) {
             change(hold);
         }

@@ -1,5 +1,7 @@
-//! Implements the interface with `zookeeper_client`. No other file uses that crate, except that
+//! Implements the interface with `zookeeper_client`. No other file uses that crate, except its submodule, and that
 //! [the parent module](super) re-exports some of its types.
+
+mod errors;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +23,7 @@ use super::servers::diagnose;
 use super::servers::servers;
 use super::{
     Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
-    Node, NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
+    Node, NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
 };
 use crate::machine::Failure;
 use crate::machine::lock::NodeStat;
@@ -341,6 +343,40 @@ impl ZooKeeper for Client {
         })
     }
 
+    fn transact(
+        &self,
+        required: &[String],
+        writes: Vec<Write>,
+    ) -> BoxFuture<'static, Result<(), TransactionFailure>> {
+        let (client, required) = (self.client.clone(), required.to_vec());
+        let refused =
+            move |conditions: usize, index: usize, error: zk::Error| match index.checked_sub(conditions) {
+                None => TransactionFailure::Condition(index, error.into()),
+                Some(index) => TransactionFailure::Write(index, error.into()),
+            };
+        send(async move {
+            let (mut multi, conditions) = (client.new_multi_writer(), required.len());
+            for (index, path) in required.iter().enumerate() {
+                multi.add_check_version(path, -1).map_err(|error| refused(conditions, index, error))?;
+            }
+            for (index, write) in writes.iter().enumerate() {
+                let added = match write {
+                    Write::Create { path, data, acl } => {
+                        let options = zk::CreateMode::Persistent.with_acls(zk::Acls::new(acl));
+                        multi.add_create(path, data, &options)
+                    }
+                    Write::Set { path, data, version } => multi.add_set_data(path, data, *version),
+                    Write::Delete { path } => multi.add_delete(path, None),
+                };
+                added.map_err(|error| refused(conditions, conditions + index, error))?;
+            }
+            multi.commit().await.map(drop).map_err(|error| match error {
+                zk::MultiWriteError::OperationFailed { index, source } => refused(conditions, index, source),
+                zk::MultiWriteError::RequestFailed { source } => TransactionFailure::Request(source.into()),
+            })
+        })
+    }
+
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
         let (client, mut directories) = (self.client.clone(), directories.to_vec());
         directories.extend(self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone());
@@ -446,29 +482,4 @@ fn states(watcher: zk::StateWatcher) -> BoxStream<'static, LinkState> {
         Some((state, (watcher, state == LinkState::Ended)))
     })
     .boxed()
-}
-
-impl From<zk::Error> for Failure {
-    /// Lists the errors that are definite. With any other error, it is unknown whether the request was carried out.
-    fn from(error: zk::Error) -> Failure {
-        match error {
-            zk::Error::NoNode => Failure::NoNode,
-            zk::Error::NoAuth => Failure::NoAuth,
-            zk::Error::SessionExpired | zk::Error::AuthFailed | zk::Error::ClientClosed => {
-                Failure::SessionGone
-            }
-            zk::Error::BadArguments(_)
-            | zk::Error::BadVersion
-            | zk::Error::NoChildrenForEphemerals
-            | zk::Error::NodeExists
-            | zk::Error::NotEmpty
-            | zk::Error::InvalidAcl
-            | zk::Error::NotReadOnly
-            | zk::Error::QuotaExceeded
-            | zk::Error::Throttled
-            | zk::Error::MarshallingError
-            | zk::Error::Unimplemented => Failure::Refused(error.into()),
-            other => Failure::Unknown(other.into()),
-        }
-    }
 }

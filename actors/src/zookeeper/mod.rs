@@ -6,6 +6,7 @@
 
 mod client;
 mod servers;
+mod transaction;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 pub use self::client::Connector;
+pub use self::transaction::{TransactionFailure, Write, WriteFailure};
 use crate::machine::Failure;
 use crate::machine::lock::NodeStat;
 use crate::machine::semaphore::{Leases, Root, TakeFailure};
@@ -70,6 +72,12 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>>;
     /// Deletes a node, regardless of its version.
     fn delete(&self, path: &str) -> Answer<()>;
+    /// Carries out these writes in one transaction, all or none, on the condition that the nodes `required` exist.
+    fn transact(
+        &self,
+        required: &[String],
+        writes: Vec<Write>,
+    ) -> BoxFuture<'static, Result<(), TransactionFailure>>;
     /// Finds out which session owns the ephemeral nodes that this connection creates. Some servers answer a reconnect
     /// with another session than the requested one, and `zookeeper_client` does not report that.
     ///

@@ -19,7 +19,8 @@ use lockkeeper_actors::machine::lock::NodeStat;
 use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
 use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
-    Node, NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
+    Node, NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write as ApplicationWrite,
+    ZooKeeper,
 };
 use lockkeeper_embedded::wire::{
     self, ConnectRequest, CreateKind, ErrorCode, EventKind, OpResult, Read, Reply, Request, SetWatches, Write,
@@ -248,6 +249,15 @@ impl ZooKeeper for Client {
     fn delete(&self, path: &str) -> Answer<()> {
         let request = Request::Write(Write::Delete { path: path.to_owned(), version: -1 });
         self.ask(Stage::Deleting, request, |_| Ok(()))
+    }
+
+    fn transact(
+        &self,
+        _: &[String],
+        _: Vec<ApplicationWrite>,
+    ) -> BoxFuture<'static, Result<(), TransactionFailure>> {
+        let failure = Failure::Refused("the simulation has no applications that write".into());
+        Box::pin(future::ready(Err(TransactionFailure::Request(failure))))
     }
 
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {

@@ -16,7 +16,7 @@ use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
 use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
-    Node, NotCreated, TakeRequest, Unconnected, Watching, ZooKeeper,
+    Node, NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
 };
 
 use crate::coverage::{Fault, Stage};
@@ -347,6 +347,14 @@ impl ZooKeeper for Twisted {
             Twin::LostDeleteIsForgotten => Box::pin(self.inner.delete(path).map(move |a| a.or_else(done))),
             _ => self.inner.delete(path),
         }
+    }
+
+    fn transact(
+        &self,
+        required: &[String],
+        writes: Vec<Write>,
+    ) -> BoxFuture<'static, Result<(), TransactionFailure>> {
+        self.inner.transact(required, writes)
     }
 
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
