@@ -42,8 +42,9 @@ pub use lockkeeper_actors::api::keeper_state::{KeeperState, SessionStatus};
 pub use lockkeeper_actors::api::lease::{FencingToken, LeaseState, LeaseView};
 pub use lockkeeper_actors::api::request::Ticket;
 pub use lockkeeper_actors::candidate::CandidateState;
-pub use lockkeeper_actors::machine::exclusion::{Dialect, InvalidPattern, Mode};
+pub use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
 pub use lockkeeper_actors::machine::path_rules::InvalidName;
+pub use lockkeeper_actors::machine::patterns::InvalidPattern;
 pub use lockkeeper_actors::run::worker::LeaseEvent;
 pub use lockkeeper_actors::run::{EndReason, StopPolicy};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
