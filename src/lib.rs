@@ -60,3 +60,7 @@ mod testing {}
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide.md")]
 mod guide {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/messages.md")]
+mod messages_page {}
