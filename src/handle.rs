@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use lockkeeper_actors::api::error::{QueryError, ReleaseError};
-use lockkeeper_actors::api::event::{EventSink, LockEvent};
+use lockkeeper_actors::api::error::{AcquireError, QueryError, ReleaseError};
+use lockkeeper_actors::api::event::{EventSink, LockEvent, Refused};
 use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::api::lease::ReleasePort;
 use lockkeeper_actors::api::messages::{LockMessage, RegistryMessage};
@@ -76,6 +76,19 @@ impl Shared {
         }
     }
 
+    /// Corrects the last event of a request that a closing keeper has received, but not handled: its actor has not died.
+    pub fn correct<G>(&self) -> impl Fn(LockEvent<G>) -> LockEvent<G> + Send + use<G> {
+        let started = self.started.clone();
+        move |event| match event {
+            LockEvent::Refused(ticket, Refused::Failed(AcquireError::Stopped { .. }))
+                if started.is_closed() =>
+            {
+                LockEvent::Refused(ticket, Refused::Failed(AcquireError::Closed))
+            }
+            event => event,
+        }
+    }
+
     /// The options of contenders in this mode, with the keeper's identifier and access list as defaults.
     pub fn contender(&self, mode: Mode, options: LockOptions) -> ContenderOptions {
         options.contender(mode, &self.identifier, &self.acl)
@@ -138,7 +151,8 @@ impl Handle {
     where
         M: 'static,
     {
-        let on_event = move |event: LockEvent| on_event(event.map_guard(Guard::new));
+        let correct = self.shared.correct();
+        let on_event = move |event: LockEvent| on_event(correct(event).map_guard(Guard::new));
         let sink = EventSink::new(ticket, self.path().clone(), on_event);
         AcquireRequest::new(ticket, self.options.clone(), wait, sink, self.shared.keep_alive.clone())
     }

@@ -1,4 +1,5 @@
 #![doc = "[guide]: crate::guide"]
+#![doc = "[messages]: crate::guide::messages"]
 #![doc = "[testing]: crate::guide::testing"]
 #![doc = "[safety]: crate::guide::safety"]
 #![doc = "[architecture]: https://docs.rs/lockkeeper-actors"]
@@ -61,9 +62,9 @@ pub mod error {
     #[doc(inline)]
     pub use lockkeeper_actors::api::event::Refused;
     #[doc(inline)]
-    pub use lockkeeper_actors::machine::exclusion::InvalidPattern;
-    #[doc(inline)]
     pub use lockkeeper_actors::machine::path_rules::InvalidName;
+    #[doc(inline)]
+    pub use lockkeeper_actors::machine::patterns::InvalidPattern;
 
     #[doc(inline)]
     pub use lockkeeper_actors::api::token::InvalidToken;
@@ -126,6 +127,13 @@ pub mod auth {
 #[doc = ""]
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {
+    #[doc = "[guide]: crate::guide"]
+    #[doc = "[safety]: crate::guide::safety"]
+    #[doc = "[messages]: crate::messages"]
+    #[doc = ""]
+    #[doc = include_str!("../docs/messages.md")]
+    pub mod messages {}
+
     #[doc = "[safety]: crate::guide::safety"]
     #[doc = ""]
     #[doc = include_str!("../docs/testing.md")]

@@ -135,7 +135,8 @@ impl Target for MultiLock {
     type Guard = MultiGuard;
 
     fn request(&self, ticket: Ticket, wait: Wait, mut on_event: OnEvent<MultiGuard>) {
-        let on_event = move |event: LockEvent<MultiLease>| on_event(event.map_guard(MultiGuard));
+        let correct = self.shared.correct();
+        let on_event = move |event: LockEvent<MultiLease>| on_event(correct(event).map_guard(MultiGuard));
         let sink = EventSink::new(ticket, self.name().into(), on_event);
         let (parts, keep_alive) = (self.parts.clone(), self.shared.keep_alive.clone());
         let request = MultiLockRequest::new(ticket, parts, wait, sink, keep_alive);

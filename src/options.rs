@@ -1,8 +1,9 @@
 //! Options of handles, and the error for those that cannot be used.
 
 use lockkeeper_actors::api::request::ContenderOptions;
-use lockkeeper_actors::machine::exclusion::{Dialect, InvalidPattern, Mode, check_patterns};
+use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
 use lockkeeper_actors::machine::path_rules::InvalidName;
+use lockkeeper_actors::machine::patterns::{InvalidPattern, Patterns};
 use lockkeeper_actors::zookeeper::Acl;
 use thiserror::Error;
 
@@ -12,7 +13,7 @@ use thiserror::Error;
 pub struct LockOptions {
     identifier: Option<Vec<u8>>,
     dialect: Dialect,
-    patterns: Vec<String>,
+    patterns: Result<Patterns, InvalidPattern>,
     ephemeral: bool,
     container: bool,
     acl: Option<Vec<Acl>>,
@@ -24,7 +25,7 @@ impl Default for LockOptions {
         LockOptions {
             identifier: None,
             dialect: Dialect::Kazoo,
-            patterns: Vec::new(),
+            patterns: Ok(Patterns::default()),
             ephemeral: true,
             container: false,
             acl: None,
@@ -57,11 +58,30 @@ impl LockOptions {
         LockOptions { dialect, ..self }
     }
 
-    /// Further nodes to wait for: those whose names end in one of these patterns and a sequence number, as kazoo's
-    /// `extra_lock_patterns`. `-lock-` matches the nodes of Curator and go-zookeeper. Those clients in turn wait only
-    /// for nodes with names like their own: see [`dialect`](LockOptions::dialect).
+    /// Further nodes to wait for: those whose names end in a match of one of these regular expressions and a sequence
+    /// number, as kazoo's `extra_lock_patterns`. `-lock-` matches the nodes of Curator and go-zookeeper. Those clients
+    /// in turn wait only for nodes with names like their own: see [`dialect`](LockOptions::dialect).
+    ///
+    /// The syntax is that of the crate [`regex`](https://docs.rs/regex/1/regex/#syntax). It is close to Python's, but
+    /// has no look-around and no back-references, and in brackets it gives a meaning to `[`, `&&`, `--` and `~~`. With
+    /// `regex::escape`, a pattern is plain text:
+    ///
+    /// ```
+    /// use lockkeeper::LockOptions;
+    ///
+    /// // `billing.mutex-0000000007`, but not `billing-mutex-0000000007`.
+    /// let options = LockOptions::new().extra_lock_patterns([regex::escape("billing.mutex-")]);
+    /// // `ledger-mutex-0000000007`, and `ledger-lock-0000000007`.
+    /// let options = LockOptions::new().extra_lock_patterns(["^ledger-(?:mutex|lock)-"]);
+    /// ```
+    ///
+    /// A pattern that kazoo uses, too, must not have groups other than `(?:…)`: kazoo takes the first group for the
+    /// sequence number.
+    ///
+    /// The patterns are compiled by this call, once for all clones of the options. A pattern that is empty, is not
+    /// valid or needs more than 4 MiB when compiled is refused with [`InvalidLock::Pattern`] when the options are used.
     pub fn extra_lock_patterns<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> Self {
-        LockOptions { patterns: patterns.into_iter().map(Into::into).collect(), ..self }
+        LockOptions { patterns: Patterns::new(patterns), ..self }
     }
 
     /// `false` creates nodes that outlive sessions, as kazoo's `ephemeral=False`. The lock is then not lost with the
@@ -102,7 +122,8 @@ impl LockOptions {
             mode,
             dialect: self.dialect,
             identifier: self.identifier.unwrap_or_else(|| identifier.to_vec()),
-            patterns: self.patterns.into(),
+            // Options with an error are not checked options.
+            patterns: self.patterns.unwrap_or_default(),
             ephemeral: self.ephemeral,
             container: self.container,
             acl: self.acl.unwrap_or_else(|| acl.to_vec()),
@@ -112,7 +133,9 @@ impl LockOptions {
 
     /// Returns the options if they can be used.
     pub(crate) fn checked(self) -> Result<LockOptions, InvalidLock> {
-        check_patterns(&self.patterns)?;
+        if let Err(invalid) = self.patterns {
+            return Err(invalid.into());
+        }
         match &self.identifier {
             Some(identifier) if identifier.len() > MAX_IDENTIFIER => {
                 return Err(InvalidLock::Identifier { bytes: identifier.len() });
@@ -132,7 +155,7 @@ impl LockOptions {
     pub(crate) fn checked_for_semaphore(self) -> Result<LockOptions, InvalidLock> {
         let refuse = |option| Err(InvalidLock::NotForSemaphores { option });
         match self.checked()? {
-            options if !options.patterns.is_empty() => refuse("extra lock patterns"),
+            options if options.patterns != Ok(Patterns::default()) => refuse("extra lock patterns"),
             options if options.dialect != Dialect::Kazoo => refuse("dialects other than kazoo's"),
             options if !options.ephemeral => refuse("nodes that outlive sessions"),
             options => Ok(options),

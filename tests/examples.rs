@@ -40,6 +40,23 @@ async fn jobs_are_processed_one_at_a_time_by_actors_that_never_block() {
 }
 
 #[tokio::test]
+async fn an_application_of_messages_survives_the_death_of_its_keeper() {
+    let output = run("by_message", &[&shared().one_address()]).await;
+    let (before, after) = output.split_once("the keeper has died: ").expect("it dies");
+    for part in [before, after] {
+        assert!(
+            part.contains("the keeper is connected\n") && part.contains(" works under token"),
+            "{output}"
+        );
+    }
+    for (what, times) in [(" is done\n", 9), ("all 9 jobs are done\n", 1)] {
+        assert_eq!(output.matches(what).count(), times, "{what:?} in:\n{output}");
+    }
+    assert!(output.contains("eve has cancelled") && output.contains(" waits for a new keeper"), "{output}");
+    assert!(output.ends_with("all 9 jobs are done\n"), "{output}");
+}
+
+#[tokio::test]
 async fn two_workers_of_six_work_at_a_time() {
     let output = run("workers", &[&shared().one_address()]).await;
     assert_eq!(output.matches(" works\n").count(), 6, "{output}");

@@ -482,6 +482,22 @@ async fn the_actor_of_a_lock_is_one_for_all_clones_of_the_handle_and_ends_with_t
 }
 
 #[tokio::test]
+async fn requests_do_not_need_the_actor_of_their_handle() {
+    let keeper = Keeper::connect(&shared().address()).await.expect("a connection");
+    let lock = keeper.lock(&unique_path("stopped")).expect("a valid path");
+    let (guard, ledger) = (lock.acquire().await.expect("it is free"), lock.actor());
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    ledger.cast(LockMessage::Acquire(Ticket::new(), Wait::Forever, sender.into())).expect("it runs");
+    let waiting = async || lock.contenders().await.expect("connected").len() == 2;
+    eventually("the request waits", SOON, waiting).await;
+    ledger.stop_and_wait(None, Some(SOON)).await.expect("it stops");
+    assert!(lock.actor().cast(LockMessage::Cancel(Ticket::new())).is_err(), "it is not started again");
+    assert_eq!(guard.state(), LeaseState::Held);
+    guard.release().await.expect("the handle works without it");
+    drop(timeout(SOON, answer).await.expect("in time").expect("an answer").expect("it was released"));
+}
+
+#[tokio::test]
 async fn a_keepers_state_follows_its_session() {
     let proxy = proxied().await;
     let keeper = Keeper::options().session_timeout(SHORT).connect(&proxy.address()).await.expect("connected");

@@ -8,9 +8,10 @@ use crate::api::contender::{Contender, Known, LeaseHolder, SemaphoreState};
 use crate::api::error::{QueryError, RemoveContenderError};
 use crate::api::lease::FencingToken;
 use crate::machine::Failure;
-use crate::machine::exclusion::{Mode, Patterns};
+use crate::machine::exclusion::Mode;
 use crate::machine::lock::NodeStat;
 use crate::machine::node::Znode;
+use crate::machine::patterns::Patterns;
 use crate::session::Watches;
 use crate::zookeeper::ZooKeeper;
 
@@ -105,7 +106,7 @@ fn first_of(children: &[String], patterns: &Patterns) -> Option<Znode> {
 
 /// Whether a node is a contender, by its name.
 fn is_contender(node: &Znode, patterns: &Patterns) -> bool {
-    node.mode().is_some() || node.matches(patterns)
+    node.mode().is_some() || patterns.matches(node.name())
 }
 
 /// The session that owns a node; `None` for a persistent node.

@@ -127,6 +127,7 @@ impl Started {
 }
 
 /// A running keeper.
+#[derive(Clone)]
 pub struct Started {
     /// The root actor.
     pub keeper: ActorRef<KeeperMessage>,

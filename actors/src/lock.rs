@@ -15,9 +15,9 @@ use crate::api::lease::Release;
 use crate::api::messages::LockMessage;
 use crate::api::request::AcquireRequest;
 use crate::inspect;
-use crate::machine::exclusion::Patterns;
 use crate::machine::lock::{Command, Event, Lock, Request};
 use crate::machine::node::Attempt;
+use crate::machine::patterns::Patterns;
 use crate::machine::{PathEvent, Reply, Ticket};
 use crate::path::{Driver, Path, PathArguments, PathMessage, PathNotice};
 

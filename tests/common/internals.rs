@@ -30,7 +30,7 @@ pub fn contender_options() -> Arc<ContenderOptions> {
         mode: Mode::Lock,
         dialect: Dialect::Kazoo,
         identifier: Vec::new(),
-        patterns: Arc::from([]),
+        patterns: Default::default(),
         ephemeral: true,
         container: false,
         acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],

@@ -295,7 +295,7 @@ async fn listing_reads_a_few_nodes_at_a_time_and_truncates_long_data() {
     }
     let (list, listed) = oneshot::channel();
     let path: Arc<str> = test.path.as_str().into();
-    let contenders = LockMessage::Contenders([].into(), list.into());
+    let contenders = LockMessage::Contenders(Default::default(), list.into());
     test.ask(Resource::Lock(path.clone()), RegistryMessage::Lock(path.clone(), contenders));
     let contenders = listed.await.expect("a reply").expect("an answer");
     let (hold, held) = oneshot::channel();

@@ -15,7 +15,7 @@ promises! {
     in_order:
         contenders_are_listed_in_queue_order_with_their_details;
     queued:
-        foreign_contenders_count_if_their_plain_text_pattern_is_given,
+        foreign_contenders_count_if_a_pattern_matches_their_names,
         a_lock_that_outlives_sessions_survives_a_lost_session,
         a_crashed_holder_of_a_lock_that_outlives_sessions_is_found_and_removed_by_hand;
 }
@@ -58,9 +58,13 @@ async fn contenders_are_listed_in_queue_order_with_their_details(kind: Kind) {
     assert_eq!(contenders[3].token.as_u64(), node.czxid as u64);
 }
 
-async fn foreign_contenders_count_if_their_plain_text_pattern_is_given(kind: Kind) {
+async fn foreign_contenders_count_if_a_pattern_matches_their_names(kind: Kind) {
     let keeper = connect().await;
-    for (name, pattern) in [("x-mutex-", "-mutex-"), ("a[", "a["), ("x(.*)", "(.*)")] {
+    for (name, pattern) in [
+        ("x-mutex-", "-mutex-".to_owned()),
+        ("x-7-", "^x-(?:[a-z]+|[0-9])-".to_owned()),
+        ("x(.*)", regex::escape("(.*)")),
+    ] {
         let site = kind.site("patterns").await;
         site.make().await;
         let foreign = format!("{}/{name}", site.path);
@@ -77,7 +81,7 @@ async fn foreign_contenders_count_if_their_plain_text_pattern_is_given(kind: Kin
             .expect("released");
         assert_eq!(plain.listed().await, Ok(0));
 
-        let options = LockOptions::new().extra_lock_patterns(["no such thing", pattern]);
+        let options = LockOptions::new().extra_lock_patterns(["no such thing", &pattern]);
         let lock = site.lock_with(&keeper, options.clone());
         assert!(matches!(refusal(lock.try_acquire().await), TryAcquireError::Contended { .. }));
         let queue = keeper.lock_with(&site.path, options).expect("a valid pattern");

@@ -12,17 +12,21 @@ use tokio::time::timeout;
 
 use crate::common::events::{Recorder, acquired, granted, listen, queued, refused};
 use crate::common::kinds::{Kind, Wait};
-use crate::common::{LONG, SOON, connect, connect_through, eventually, proxied};
+use crate::common::{LONG, SOON, connect, connect_through, eventually, options, proxied, shared};
 
 promises! {
     every_kind:
         an_actor_gets_its_lock_by_message_and_releases_by_dropping_the_guard,
         a_call_is_answered_with_the_guard_or_the_refusal,
         the_timeout_of_a_call_ends_its_wait,
+        a_caller_that_has_gone_keeps_its_place_until_it_is_granted,
         a_ticket_cancels_a_waiting_request_and_releases_a_granted_one,
+        a_ticket_is_known_to_every_handle_of_its_paths,
+        a_ticket_in_use_is_refused_and_its_request_continues,
         events_go_to_an_actor_and_its_end_cancels_the_request,
         messages_sent_before_the_handle_is_dropped_are_handled,
-        a_closed_keeper_answers_every_message;
+        a_closed_keeper_answers_every_message,
+        the_end_of_the_supervisor_ends_every_request;
     queued:
         a_lock_is_listed_by_message,
         a_guard_released_by_message_is_lost_when_the_next_one_is_granted,
@@ -86,6 +90,21 @@ async fn the_timeout_of_a_call_ends_its_wait(kind: Kind) {
     site.until_only(&[&guard]).await;
 }
 
+async fn a_caller_that_has_gone_keeps_its_place_until_it_is_granted(kind: Kind) {
+    let (site, keeper) = (kind.site("call-dropped").await, connect().await);
+    let guard = site.rival(&connect().await).acquire().await.expect("the lock is free");
+    let lock = site.lock(&keeper);
+    let mut called = lock.call(Ticket::new(), messages::Wait::Forever, None);
+    assert!(poll!(&mut called).is_pending(), "it is sent");
+    site.until_nodes(2).await;
+    drop(called);
+    // A cancel would have been handled before this is answered, and its node deleted.
+    lock.listed().await.expect("an answer");
+    site.until_nodes(2).await;
+    drop(guard);
+    site.until_only(&[]).await;
+}
+
 async fn a_ticket_cancels_a_waiting_request_and_releases_a_granted_one(kind: Kind) {
     let (site, keeper) = (kind.site("ticket").await, connect().await);
     let (lock, rival) = (site.lock(&keeper), site.rival(&keeper));
@@ -106,6 +125,45 @@ async fn a_ticket_cancels_a_waiting_request_and_releases_a_granted_one(kind: Kin
     eventually("its guard is lost", SOON, async || guard.state() == LeaseState::Lost).await;
     let again = rival.release_by_message(guard.ticket()).await.expect("an answer");
     assert_eq!(again, Err(ReleaseError::Lost), "it has ended");
+}
+
+async fn a_ticket_is_known_to_every_handle_of_its_paths(kind: Kind) {
+    let (site, keeper) = (kind.site("ticket-handles").await, connect().await);
+    let (lock, other) = (site.lock(&keeper), site.lock(&keeper));
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
+    let ticket = Ticket::new();
+    // A cancel that comes before its request has no effect.
+    lock.cancel_by_message(ticket);
+    let (mut events, _listening) = lock.call_for_events(ticket, messages::Wait::Forever).await;
+    queued(&mut events).await;
+    // Of these two, the one that fits the request has an effect.
+    other.cancel_by_message(ticket);
+    let answer = other.release_by_message(ticket).await.expect("an answer");
+    assert!(answer.is_err(), "it is not granted");
+    assert_eq!(refused(&mut events).await, (ticket, Refused::Cancelled));
+    drop(guard);
+
+    let ticket = Ticket::new();
+    let (mut events, _listening) = lock.call_for_events(ticket, messages::Wait::Forever).await;
+    let guard = granted(&mut events).await;
+    other.cancel_by_message(ticket);
+    assert_eq!(other.release_by_message(ticket).await.expect("an answer"), Ok(()));
+    assert_eq!(guard.state(), LeaseState::Lost);
+    let event = events.recv().await;
+    assert!(matches!(event, Some(LockEvent::Released(released)) if released == ticket), "{event:?}");
+}
+
+async fn a_ticket_in_use_is_refused_and_its_request_continues(kind: Kind) {
+    let (site, keeper) = (kind.site("ticket-twice").await, connect().await);
+    let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
+    let (lock, ticket) = (site.lock(&keeper), Ticket::new());
+    let (mut events, _listening) = lock.call_for_events(ticket, messages::Wait::Forever).await;
+    queued(&mut events).await;
+    let again = lock.call(ticket, messages::Wait::Forever, None).await.expect("an answer");
+    let again = again.expect_err("the ticket is in use");
+    assert!(matches!(again, Refused::Failed(AcquireError::Stopped { .. })), "{again:?}");
+    drop(guard);
+    assert_eq!(granted(&mut events).await.ticket(), ticket);
 }
 
 async fn events_go_to_an_actor_and_its_end_cancels_the_request(kind: Kind) {
@@ -153,6 +211,29 @@ async fn a_closed_keeper_answers_every_message(kind: Kind) {
     assert_eq!(contenders, Err(QueryError::Closed));
     let holder = call!(queue.actor(), LockMessage::Holder).expect("an answer");
     assert_eq!(holder, Err(QueryError::Closed));
+}
+
+async fn the_end_of_the_supervisor_ends_every_request(kind: Kind) {
+    let (site, (supervisor, _events)) = (kind.site("supervisor").await, Recorder::start().await);
+    let keeper = options().connect_linked(&shared().address(), &supervisor.get_cell()).await;
+    let keeper = keeper.expect("should connect");
+    let (lock, rival) = (site.lock(&keeper), site.rival(&keeper));
+    let guard = rival.acquire().await.expect("the lock is free");
+    let (mut waiting, _listening) = lock.call_for_events(Ticket::new(), messages::Wait::Forever).await;
+    queued(&mut waiting).await;
+    supervisor.kill();
+    let (_, refused) = refused(&mut waiting).await;
+    assert!(
+        matches!(refused, Refused::Failed(AcquireError::Closed | AcquireError::Stopped { .. })),
+        "{refused:?}"
+    );
+    timeout(SOON, guard.lost()).await.expect("its keeper has ended");
+    eventually("a request is refused", SOON, async || {
+        let called = lock.call(Ticket::new(), messages::Wait::Forever, None).await;
+        called.expect("an answer").is_err_and(|refused| refused == Refused::Failed(AcquireError::Closed))
+    })
+    .await;
+    site.until_only(&[]).await;
 }
 
 async fn a_lock_is_listed_by_message(kind: Kind) {

@@ -60,7 +60,7 @@ async fn invalid_options_are_refused_by_value_without_asking_the_server(kind: Ki
     let too_much = 1024 * 1024;
     for (options, value) in [
         (LockOptions::new().extra_lock_patterns(["-lock-", ""]), "\"\"".to_owned()),
-        (LockOptions::new().extra_lock_patterns(["up/down"]), "\"up/down\"".to_owned()),
+        (LockOptions::new().extra_lock_patterns(["up["]), "\"up[\" is invalid: unclosed".to_owned()),
         (LockOptions::new().identifier("x".repeat(too_much)), too_much.to_string()),
         (LockOptions::new().acl(vec![]), "no entries".to_owned()),
         (LockOptions::new().max_waiting(0), "limit of 0".to_owned()),

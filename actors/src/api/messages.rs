@@ -11,7 +11,7 @@ use super::lease::ReleasePort;
 use super::request::{AcquireRequest, ContenderOptions, MultiLockRequest, Permits};
 use super::resource::Resource;
 use crate::machine::Ticket;
-use crate::machine::exclusion::Patterns;
+use crate::machine::patterns::Patterns;
 
 /// Messages to the actor of one lock.
 #[non_exhaustive]

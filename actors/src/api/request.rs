@@ -10,7 +10,8 @@ use super::error::AcquireError;
 use super::event::{EventSink, LockEvent, Refused};
 use super::keep_alive::KeepAlive;
 use super::multi_lease::MultiLease;
-use crate::machine::exclusion::{Dialect, Mode, Patterns};
+use crate::machine::exclusion::{Dialect, Mode};
+use crate::machine::patterns::Patterns;
 pub use crate::machine::{Ticket, Wait};
 use crate::zookeeper::Acl;
 

@@ -5,8 +5,6 @@
 //! (`InterProcessMutex` and `InterProcessReadWriteLock`, version 5.4): a contender is a child node whose name ends in a
 //! marker and the sequence number that ZooKeeper appends.
 
-use thiserror::Error;
-
 /// The mode of a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -82,42 +80,4 @@ pub(super) fn row(dialect: Dialect, mode: Mode) -> Row {
         (Dialect::Curator, Mode::Write) => (CURATOR_WRITE, CURATOR, CURATOR),
     };
     Row { own, blocked_by, family }
-}
-
-/// Additional name endings that count as contenders, as plain text.
-pub type Patterns = std::sync::Arc<[String]>;
-
-/// Checks extra lock patterns.
-pub fn check_patterns(patterns: &[String]) -> Result<(), InvalidPattern> {
-    for pattern in patterns {
-        if pattern.is_empty() {
-            return Err(InvalidPattern { pattern: pattern.clone(), reason: "it must not be empty" });
-        }
-        if pattern.contains('/') {
-            return Err(InvalidPattern { pattern: pattern.clone(), reason: "it must not contain `/`" });
-        }
-    }
-    Ok(())
-}
-
-/// An extra lock pattern that cannot match any node's name.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("the lock pattern {pattern:?} is invalid: {reason}")]
-pub struct InvalidPattern {
-    /// The invalid pattern.
-    pub pattern: String,
-    /// What is wrong with it.
-    pub reason: &'static str,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_that_match_no_name_are_invalid() {
-        assert!(check_patterns(&[String::new()]).is_err());
-        assert!(check_patterns(&["a/b".into()]).is_err());
-        assert_eq!(check_patterns(&["-lock-".into()]), Ok(()));
-    }
 }

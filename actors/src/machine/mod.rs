@@ -11,6 +11,7 @@ pub mod lock;
 pub mod multi_lock;
 pub mod node;
 pub mod path_rules;
+pub mod patterns;
 mod reason;
 mod retries;
 pub mod run;

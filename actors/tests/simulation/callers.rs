@@ -343,7 +343,7 @@ fn options(what: What) -> ContenderOptions {
         },
         dialect: Dialect::Kazoo,
         identifier: Vec::new(),
-        patterns: Arc::from([]),
+        patterns: Default::default(),
         ephemeral: true,
         container: false,
         acl: Vec::new(),

@@ -1,7 +1,8 @@
 //! The events and commands of a lock's machine. They are plain data, so that tests can compare and print them.
 
-use crate::machine::exclusion::{Dialect, Mode, Patterns};
+use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::node::{Attempt, Znode};
+use crate::machine::patterns::Patterns;
 use crate::machine::{Failure, PathEvent, Reply, Ticket, Wait};
 
 /// A caller's request for the lock.

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::machine::Failure;
-use crate::machine::exclusion::{Dialect, Mode, Patterns};
+use crate::machine::exclusion::{Dialect, Mode};
+use crate::machine::patterns::Patterns;
 
 const SESSION: i64 = 77;
 const SECOND: Duration = Duration::from_secs(1);
@@ -79,7 +80,7 @@ impl Test {
 
 fn request(ephemeral: bool, wait: Wait) -> Request {
     let (mode, dialect) = (Mode::Lock, Dialect::Kazoo);
-    Request { mode, dialect, patterns: Patterns::from([]), ephemeral, wait }
+    Request { mode, dialect, patterns: Patterns::default(), ephemeral, wait }
 }
 
 fn enter(attempt: u64, ticket: u64) -> Command {

@@ -2,9 +2,10 @@
 
 use super::protocol::Command;
 use super::{Limit, Link, Retry, Semaphore};
-use crate::machine::exclusion::{Dialect, Mode, Patterns};
+use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::lock::{self, Request};
 use crate::machine::node::{Attempt, Znode};
+use crate::machine::patterns::Patterns;
 use crate::machine::{Machine, Moment, PathEvent, Refusal, Reply, Ticket, Wait};
 
 /// The contender for the mutex, and its stage.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lockkeeper_actors::machine::exclusion::{Dialect, Patterns};
+use lockkeeper_actors::machine::exclusion::Dialect;
 use lockkeeper_actors::machine::lock::{Command, Created, Event, Lock, NodeStat, Request};
 use lockkeeper_actors::machine::node::Attempt;
+use lockkeeper_actors::machine::patterns::Patterns;
 use lockkeeper_actors::machine::{Failure, Reply, Ticket, Wait};
 
 use super::twins::Twin;
@@ -188,7 +189,7 @@ impl World {
         asked[ticket].word = Word::Waiting;
         let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
         let request =
-            Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::from([]), ephemeral, wait };
+            Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::default(), ephemeral, wait };
         self.feed(scenario, process, Event::Acquire { ticket: Ticket::numbered(ticket as u64), request });
     }
 

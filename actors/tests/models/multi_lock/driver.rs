@@ -1,10 +1,11 @@
 //! What the actors around the machines do: `src/lock.rs` and `src/path` for a path, `src/multi_lock.rs`
 //! for a request.
 
-use lockkeeper_actors::machine::exclusion::{Dialect, Mode, Patterns};
+use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
 use lockkeeper_actors::machine::lock::{self, Command, Event};
 use lockkeeper_actors::machine::multi_lock;
 use lockkeeper_actors::machine::node::Attempt;
+use lockkeeper_actors::machine::patterns::Patterns;
 use lockkeeper_actors::machine::{Failure, LeaseState, Machine, Moment, PathEvent, Reply, Wait};
 
 use super::messages::{Call, Entrant, Lease, Ticket, ToMulti, ToPath};
@@ -94,7 +95,7 @@ impl World {
                 let request = lock::Request {
                     mode: Mode::Lock,
                     dialect: Dialect::Kazoo,
-                    patterns: Patterns::from([]),
+                    patterns: Patterns::default(),
                     ephemeral: true,
                     wait: Wait::Forever,
                 };
