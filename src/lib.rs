@@ -11,6 +11,7 @@ pub mod messages;
 mod multi_lock;
 mod options;
 mod pending;
+mod permit;
 mod read_write;
 pub mod run;
 mod semaphore;
@@ -57,6 +58,7 @@ pub mod error {
 
     pub use crate::options::InvalidLock;
     pub use crate::pending::{AcquireTimeoutError, TryAcquireError};
+    pub use crate::permit::MergeError;
     pub use crate::with::WithError;
 }
 
