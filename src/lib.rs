@@ -21,6 +21,7 @@ pub mod messages;
 mod multi_lock;
 mod options;
 mod pending;
+mod permit;
 mod read_write;
 pub mod run;
 mod semaphore;
@@ -74,6 +75,7 @@ pub mod error {
     pub use crate::fenced::FencedError;
     pub use crate::options::InvalidLock;
     pub use crate::pending::{AcquireTimeoutError, TryAcquireError};
+    pub use crate::permit::MergeError;
     pub use crate::with::WithError;
 }
 

@@ -91,7 +91,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::api::keep_alive::KeeperRequest;
-    use super::api::lease::Release;
+    use super::api::lease::{Regroup, Release};
     use super::api::messages::RegistryMessage;
     use super::api::request::Ticket;
     use super::api::resource::Resource;
@@ -112,6 +112,7 @@ mod tests {
     #[test]
     fn every_part_of_a_message_converts_both_ways() {
         let release = || Release { ticket: Ticket::numbered(1), reply: None };
+        let merge = Regroup::Merge { ticket: Ticket::numbered(1), into: Ticket::numbered(2) };
         let path: Arc<str> = "/a".into();
         let open = || RegistryMessage::Open(Resource::Lock(path.clone()));
         let create = JointCreate { entrants: Vec::new(), answer: Box::new(drop) };
@@ -123,6 +124,7 @@ mod tests {
         assert!(converts::<LockActorMessage, _, _>(PathNotice::Close, release()));
         assert!(converts::<LockActorMessage, _, _>(create, release()));
         assert!(converts::<SemaphoreActorMessage, _, _>(release(), PathNotice::Close));
+        assert!(converts::<SemaphoreActorMessage, _, _>(merge, release()));
         assert!(converts::<SemaphoreActorMessage, _, _>(PathMessage::Wake, release()));
         assert!(converts::<SemaphoreActorMessage, _, _>(PathNotice::Close, release()));
         assert!(converts::<RegistryActorMessage, _, _>(open(), orphaned()));

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use self::joint_create::{Entrant, JointCreate, Part};
 use crate::api::contender::{Contender, Known};
 use crate::api::error::{AdvertiseError, QueryError};
-use crate::api::lease::Release;
+use crate::api::lease::{Grantor, Release};
 use crate::api::messages::LockMessage;
 use crate::api::request::AcquireRequest;
 use crate::inspect;
@@ -56,7 +56,8 @@ impl LockActor {
         arguments: PathArguments,
     ) -> Result<State, ActorProcessingErr> {
         let machine = Lock::new(arguments.instance);
-        let path = Path::new(arguments, machine, myself.get_derived(), myself.get_derived());
+        let grantor = Grantor { releases: myself.get_derived(), regroups: None };
+        let path = Path::new(arguments, machine, myself.get_derived(), grantor);
         Ok(State { path, creates: myself.get_derived(), parts: BTreeMap::new(), identifying: Vec::new() })
     }
 

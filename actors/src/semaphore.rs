@@ -8,7 +8,7 @@ use ractor::{ActorProcessingErr, ActorRef};
 use tracing::debug;
 
 use crate::api::error::{QueryError, ResizeError};
-use crate::api::lease::Release;
+use crate::api::lease::{Grantor, Regroup, Release};
 use crate::api::messages::SemaphoreMessage;
 use crate::api::request::{AcquireRequest, Permits};
 use crate::inspect;
@@ -23,11 +23,12 @@ pub(crate) struct SemaphoreActor;
 pub(crate) enum SemaphoreActorMessage {
     Public(SemaphoreMessage),
     Release(Release),
+    Regroup(Regroup),
     Path(PathMessage<Event>),
     Notice(PathNotice),
 }
 
-accepts!(SemaphoreActorMessage: Release(Release), Path(PathMessage<Event>), Notice(PathNotice));
+accepts!(SemaphoreActorMessage: Release(Release), Regroup(Regroup), Path(PathMessage<Event>), Notice(PathNotice));
 
 pub(crate) struct State {
     path: Path<Semaphore>,
@@ -41,7 +42,8 @@ impl SemaphoreActor {
         arguments: PathArguments,
     ) -> Result<State, ActorProcessingErr> {
         let machine = Semaphore::new(arguments.instance);
-        Ok(State { path: Path::new(arguments, machine, myself.get_derived(), myself.get_derived()) })
+        let grantor = Grantor { releases: myself.get_derived(), regroups: Some(myself.get_derived()) };
+        Ok(State { path: Path::new(arguments, machine, myself.get_derived(), grantor) })
     }
 
     async fn handle(
@@ -53,6 +55,7 @@ impl SemaphoreActor {
         match message {
             SemaphoreActorMessage::Public(message) => state.public(message),
             SemaphoreActorMessage::Release(Release { ticket, reply }) => state.release(ticket, reply),
+            SemaphoreActorMessage::Regroup(regroup) => state.regroup(regroup),
             SemaphoreActorMessage::Path(message) => state.message(message),
             SemaphoreActorMessage::Notice(notice) => state.notice(notice),
         }
@@ -117,6 +120,7 @@ impl Driver for State {
                 let nodes = leases.iter().map(|lease| self.lease_path(lease)).collect();
                 self.path.grant(ticket, nodes, czxid);
             }
+            Command::Merged { ticket, into } => self.path.merged(ticket, into),
             Command::Reply(reply) => self.path.reply(reply),
         }
     }
@@ -149,6 +153,20 @@ impl State {
         if self.path.accept(request, max_waiting) {
             let request = PermitRequest { count, limit, agreed, bytes, wait };
             self.feed(Event::Acquire { ticket, request });
+        }
+    }
+
+    fn regroup(&mut self, regroup: Regroup) {
+        match regroup {
+            Regroup::Split { ticket, nodes, part } => {
+                let into = part.ticket();
+                if self.path.split(ticket, part) {
+                    let name = |node: &String| node.rsplit('/').next().map(str::to_owned);
+                    let leases = nodes.iter().filter_map(name).collect();
+                    self.feed(Event::Split { ticket, into, leases });
+                }
+            }
+            Regroup::Merge { ticket, into } => self.feed(Event::Merge { ticket, into }),
         }
     }
 

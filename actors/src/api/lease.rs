@@ -24,7 +24,9 @@ use crate::zookeeper::{Acl, ZooKeeper};
 #[must_use = "dropping the lease releases the lock"]
 pub struct Lease {
     grant: Arc<Grant>,
-    actor: DerivedActorRef<Release>,
+    /// The paths of its nodes: at least one.
+    nodes: Vec<String>,
+    grantor: Grantor,
     /// Keeps the session open even when every handle has been dropped.
     keep_alive: Arc<KeepAlive>,
     /// The access list of the nodes.
@@ -35,11 +37,12 @@ pub struct Lease {
 impl Lease {
     pub(crate) fn new(
         grant: Arc<Grant>,
-        actor: DerivedActorRef<Release>,
+        nodes: Vec<String>,
+        grantor: Grantor,
         keep_alive: Arc<KeepAlive>,
         acl: Vec<Acl>,
     ) -> Lease {
-        Lease { grant, actor, keep_alive, acl, released: false }
+        Lease { grant, nodes, grantor, keep_alive, acl, released: false }
     }
 
     /// The lock's path, without the connection's chroot.
@@ -49,17 +52,17 @@ impl Lease {
 
     /// The path of this lease's node, for a `multi` that checks the node together with a write.
     pub fn node(&self) -> &str {
-        self.grant.nodes.first().map_or("", String::as_str)
+        &self.grant.node
     }
 
     /// The paths of all nodes of this lease: one for each permit.
     pub fn nodes(&self) -> &[String] {
-        &self.grant.nodes
+        &self.nodes
     }
 
     /// See [`FencingToken`].
     pub fn token(&self) -> FencingToken {
-        self.grant.token
+        self.grant.token()
     }
 
     /// The request that was granted this lease.
@@ -125,13 +128,59 @@ impl Lease {
         self.keep_alive.keeper()
     }
 
+    /// Moves the last `count` nodes to a lease of their own. `None`, and nothing is changed, if that would leave one of
+    /// the two without a node. The part of a lost lease is lost.
+    pub fn split(&mut self, count: usize) -> Option<Lease> {
+        let regroups = self.grantor.regroups.as_ref()?;
+        let left = self.nodes.len().checked_sub(count).filter(|left| *left > 0)?;
+        let (path, session) = (self.grant.path.clone(), self.grant.session.clone());
+        let node = self.nodes.get(left)?.clone();
+        let client = self.grant.client().clone();
+        let grant = Arc::new(Grant::new(Ticket::new(), path, node, self.token(), session, client));
+        let (ticket, nodes, part) = (self.ticket(), self.nodes.split_off(left), Hold(grant.clone()));
+        if self.state() != LeaseState::Lost {
+            // If the actor has died, the part is dropped with the message, and is lost like this lease.
+            let _ = regroups.send_message(Regroup::Split { ticket, nodes: nodes.clone(), part });
+        }
+        let (grantor, keep_alive) = (self.grantor.clone(), self.keep_alive.clone());
+        Some(Lease::new(grant, nodes, grantor, keep_alive, self.acl.clone()))
+    }
+
+    /// Moves all nodes of another lease of the same semaphore and session to this one. Gives the other lease back, and
+    /// changes nothing, if it belongs to another semaphore, keeper or session, or if one of the two is lost.
+    pub fn merge(&mut self, mut other: Lease) -> Result<(), Lease> {
+        let is_lost = self.state() == LeaseState::Lost || other.state() == LeaseState::Lost;
+        let Some(regroups) =
+            self.grantor.regroups.as_ref().filter(|_| !is_lost && self.has_grantor_of(&other))
+        else {
+            return Err(other);
+        };
+        let merge = Regroup::Merge { ticket: other.ticket(), into: self.ticket() };
+        if regroups.send_message(merge).is_err() {
+            return Err(other);
+        }
+        self.grant.raise_token(other.token());
+        self.nodes.append(&mut other.nodes);
+        other.released = true;
+        Ok(())
+    }
+
+    /// Whether the same actor has granted both, in the same session.
+    fn has_grantor_of(&self, other: &Lease) -> bool {
+        let same_session = match (&self.grant.session, &other.grant.session) {
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+            _ => false,
+        };
+        same_session && self.grantor.releases.get_id() == other.grantor.releases.get_id()
+    }
+
     /// Releases the lock and waits until the server has confirmed it. Dropping this future does not stop the release. A
     /// node that is already gone counts as released.
     pub async fn release(mut self) -> Result<(), ReleaseError> {
         self.released = true;
         let (reply, answer) = oneshot::channel();
         let release = Release { ticket: self.grant.ticket, reply: Some(reply.into()) };
-        if self.actor.send_message(release).is_err() {
+        if self.grantor.releases.send_message(release).is_err() {
             return Err(ReleaseError::Lost);
         }
         answer.await.unwrap_or(Err(ReleaseError::Lost))
@@ -142,7 +191,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if !self.released {
             // If the actor has died, its supervisor deletes the node.
-            let _ = self.actor.send_message(Release { ticket: self.grant.ticket, reply: None });
+            let _ = self.grantor.releases.send_message(Release { ticket: self.grant.ticket, reply: None });
         }
     }
 }
@@ -156,14 +205,33 @@ pub(crate) struct Release {
     pub reply: Option<ReleasePort>,
 }
 
+/// Asks a semaphore's actor to change which permits belong together.
+pub(crate) enum Regroup {
+    /// Moves these nodes to a lease of their own. Dropping the message loses that lease.
+    Split { ticket: Ticket, nodes: Vec<String>, part: Hold },
+    /// Moves all nodes of one lease to another.
+    Merge { ticket: Ticket, into: Ticket },
+}
+
+/// The actor that has granted a lease.
+#[derive(Clone)]
+pub(crate) struct Grantor {
+    pub releases: DerivedActorRef<Release>,
+    /// `None` for a lock, whose leases have one node each.
+    pub regroups: Option<DerivedActorRef<Regroup>>,
+}
+
 #[cfg(feature = "cluster")]
-impl ractor::Message for Release {}
+mod cluster {
+    impl ractor::Message for super::Release {}
+    impl ractor::Message for super::Regroup {}
+}
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("nodes", &self.grant.nodes)
-            .field("token", &self.grant.token)
+            .field("nodes", &self.nodes)
+            .field("token", &self.token())
             .field("state", &self.state())
             .finish_non_exhaustive()
     }
@@ -196,12 +264,12 @@ impl LeaseView {
 
     /// The path of the lease's node, for a `multi` that checks the node together with a write.
     pub fn node(&self) -> &str {
-        self.0.nodes.first().map_or("", String::as_str)
+        &self.0.node
     }
 
     /// See [`FencingToken`].
     pub fn token(&self) -> FencingToken {
-        self.0.token
+        self.0.token()
     }
 
     /// The state at this moment. `Lost` once the lock has been released.
@@ -252,9 +320,10 @@ impl fmt::Debug for LeaseView {
 pub(crate) struct Grant {
     pub ticket: Ticket,
     pub path: Arc<str>,
-    /// At least one.
-    pub nodes: Vec<String>,
-    pub token: FencingToken,
+    /// The first node of the lease, which it keeps when it is split or merged.
+    pub node: String,
+    /// Grows when a lease with a larger one is merged into this one.
+    token: AtomicU64,
     /// The session that owns the node; `None` for a persistent node.
     pub session: Option<Arc<SessionLease>>,
     /// Another one after each lost session that the node outlives.
@@ -271,13 +340,22 @@ impl Grant {
     pub fn new(
         ticket: Ticket,
         path: Arc<str>,
-        nodes: Vec<String>,
+        node: String,
         token: FencingToken,
         session: Option<Arc<SessionLease>>,
         client: Weak<dyn ZooKeeper>,
     ) -> Grant {
+        let token = AtomicU64::new(token.as_u64());
         let (client, mark, changed) = (Mutex::new(client), AtomicU64::new(HELD), Notify::new());
-        Grant { ticket, path, nodes, token, session, client, mark, changed }
+        Grant { ticket, path, node, token, session, client, mark, changed }
+    }
+
+    fn token(&self) -> FencingToken {
+        FencingToken::from(self.token.load(Ordering::SeqCst))
+    }
+
+    fn raise_token(&self, token: FencingToken) {
+        self.token.fetch_max(token.as_u64(), Ordering::SeqCst);
     }
 
     fn client(&self) -> MutexGuard<'_, Weak<dyn ZooKeeper>> {
@@ -334,6 +412,10 @@ impl Grant {
 pub(crate) struct Hold(pub Arc<Grant>);
 
 impl Hold {
+    pub fn ticket(&self) -> Ticket {
+        self.0.ticket
+    }
+
     /// The mark only matters for persistent nodes; leases of ephemeral nodes follow their session's lease.
     pub fn suspend(&self) {
         if self.0.mark.compare_exchange(HELD, SUSPENDED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {

@@ -14,7 +14,7 @@ use ractor::{DerivedActorRef, RpcReplyPort};
 use tracing::trace;
 
 use self::requests::Entry;
-use crate::api::lease::{Release, ReleasePort};
+use crate::api::lease::{Grantor, ReleasePort};
 use crate::api::resource::Resource;
 use crate::machine::node::{Instance, Znode};
 use crate::machine::semaphore::Part;
@@ -105,7 +105,7 @@ pub(crate) struct Path<M: Machine> {
     timer: Timer,
     retiring: Option<u64>,
     actor: DerivedActorRef<PathMessage<M::Event>>,
-    releases: DerivedActorRef<Release>,
+    grantor: Grantor,
 }
 
 /// Drives the machine of a path.
@@ -216,7 +216,7 @@ where
         arguments: PathArguments,
         machine: M,
         actor: DerivedActorRef<PathMessage<M::Event>>,
-        releases: DerivedActorRef<Release>,
+        grantor: Grantor,
     ) -> Path<M> {
         let PathArguments { resource, instance, clock, registry } = arguments;
         Path {
@@ -232,7 +232,7 @@ where
             timer: Timer::new(clock, Precision::Tokio),
             retiring: None,
             actor,
-            releases,
+            grantor,
         }
     }
 

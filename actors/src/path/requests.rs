@@ -1,5 +1,6 @@
 //! The callers' side of a path: their requests, their events, and their leases.
 
+use std::iter;
 use std::sync::Arc;
 
 use tracing::{Span, debug, warn};
@@ -24,8 +25,10 @@ pub(super) struct Entry {
     keep_alive: Option<Arc<KeepAlive>>,
     hold: Option<Hold>,
     release: Vec<ReleasePort>,
-    /// It was granted, and its lease has been lost since.
-    lost: bool,
+    /// It was granted, and has no lease of its own any more: that was lost, or merged into that of another request.
+    ended: bool,
+    /// The requests whose leases were merged into this one. They are told what happens to this one.
+    merged: Vec<Ticket>,
     /// The newest persistent node that was requested for it, without its sequence number.
     persistent: Option<String>,
 }
@@ -64,7 +67,8 @@ where
             keep_alive: Some(request.keep_alive),
             hold: None,
             release: Vec::new(),
-            lost: false,
+            ended: false,
+            merged: Vec::new(),
             persistent: None,
         };
         self.requests.insert(ticket, entry);
@@ -80,13 +84,15 @@ where
     /// Returns whether the release must be passed to the machine. Otherwise it has been answered.
     pub(super) fn begin_release(&mut self, ticket: Ticket, reply: Option<ReleasePort>) -> bool {
         // The node of a lost lease may still be being deleted, but that confirms nothing to its holder.
-        let error = match self.requests.get_mut(&ticket).filter(|entry| !entry.lost) {
+        let error = match self.requests.get_mut(&ticket).filter(|entry| !entry.ended) {
             Some(entry) if entry.keep_alive.is_some() => ReleaseError::NotGranted,
             Some(entry) => {
                 entry.span.in_scope(|| debug!("released"));
                 entry.release.extend(reply);
                 // The guard may still exist, and must not read `Held` while there is another holder.
-                entry.hold = None;
+                for ticket in self.with_merged(ticket) {
+                    self.requests.entry(ticket).and_modify(|entry| entry.hold = None);
+                }
                 return true;
             }
             None => ReleaseError::Lost,
@@ -133,11 +139,53 @@ where
         entry.span.in_scope(|| debug!(epoch, %token, "granted"));
         let lease = entry.options.ephemeral.then(|| session.connection.lease.clone());
         let client = Arc::downgrade(&session.connection.client);
-        let grant = Arc::new(Grant::new(ticket, path, nodes, token, lease, client));
+        let node = nodes.first().cloned().unwrap_or_default();
+        let grant = Arc::new(Grant::new(ticket, path, node, token, lease, client));
         entry.hold = Some(Hold(grant.clone()));
-        let guard = Lease::new(grant, self.releases.clone(), keep_alive, entry.options.acl.clone());
+        let acl = entry.options.acl.clone();
+        let guard = Lease::new(grant, nodes, self.grantor.clone(), keep_alive, acl);
         // The event carries the guard. If nobody receives it, the guard is dropped, which releases the lock.
         self.tell(ticket, LockEvent::Acquired { ticket, guard });
+    }
+
+    /// Keeps the part that is split off the lease of a request, under its own ticket. Nobody is told its events. Returns
+    /// whether the machine must be told. Otherwise the request is over, and dropping the part loses it too.
+    pub fn split(&mut self, ticket: Ticket, part: Hold) -> bool {
+        let Some(entry) = self.requests.get(&ticket) else { return false };
+        entry.span.in_scope(|| debug!(part = %part.ticket(), "split"));
+        let into = part.ticket();
+        let entry = Entry {
+            span: entry.span.clone(),
+            options: entry.options.clone(),
+            waits: entry.waits,
+            sink: None,
+            keep_alive: None,
+            hold: Some(part),
+            release: Vec::new(),
+            ended: false,
+            merged: Vec::new(),
+            persistent: None,
+        };
+        self.requests.insert(into, entry);
+        true
+    }
+
+    /// From now on, what happens to `into` happens to `ticket` too.
+    pub fn merged(&mut self, ticket: Ticket, into: Ticket) {
+        self.log(ticket, |epoch| debug!(epoch, %into, "merged"));
+        let merged = self.with_merged(ticket);
+        if let Some(entry) = self.requests.get_mut(&ticket) {
+            entry.ended = true;
+        }
+        if let Some(entry) = self.requests.get_mut(&into) {
+            entry.merged.extend(merged);
+        }
+    }
+
+    /// This request, and those that were merged into it.
+    fn with_merged(&self, ticket: Ticket) -> Vec<Ticket> {
+        let merged = self.requests.get(&ticket).map_or(&[][..], |entry| &entry.merged);
+        iter::once(ticket).chain(merged.iter().copied()).collect()
     }
 
     pub fn reply(&mut self, reply: Reply) {
@@ -152,26 +200,36 @@ where
                 self.conclude(ticket, LockEvent::Refused(ticket, refused));
             }
             Reply::Suspended(ticket) => {
-                self.log(ticket, |epoch| debug!(epoch, "suspended"));
-                self.change_hold(ticket, Hold::suspend);
-                self.tell(ticket, LockEvent::Suspended(ticket));
+                for ticket in self.with_merged(ticket) {
+                    self.log(ticket, |epoch| debug!(epoch, "suspended"));
+                    self.change_hold(ticket, Hold::suspend);
+                    self.tell(ticket, LockEvent::Suspended(ticket));
+                }
             }
             Reply::Resumed(ticket) => {
-                self.log(ticket, |epoch| debug!(epoch, "resumed"));
-                if let Some(session) = &self.session {
-                    let client = Arc::downgrade(&session.connection.client);
-                    self.change_hold(ticket, |hold| hold.resume(client));
+                let client = self.session.as_ref().map(|session| Arc::downgrade(&session.connection.client));
+                for ticket in self.with_merged(ticket) {
+                    self.log(ticket, |epoch| debug!(epoch, "resumed"));
+                    if let Some(client) = &client {
+                        self.change_hold(ticket, |hold| hold.resume(client.clone()));
+                    }
+                    self.tell(ticket, LockEvent::Resumed(ticket));
                 }
-                self.tell(ticket, LockEvent::Resumed(ticket));
             }
             Reply::Lost(ticket) => {
-                self.log(ticket, |epoch| warn!(path = %self.directory, %ticket, epoch, "lost"));
-                if let Some(entry) = self.requests.get_mut(&ticket) {
-                    (entry.hold, entry.lost) = (None, true);
+                for ticket in self.with_merged(ticket) {
+                    self.log(ticket, |epoch| warn!(path = %self.directory, %ticket, epoch, "lost"));
+                    if let Some(entry) = self.requests.get_mut(&ticket) {
+                        (entry.hold, entry.ended) = (None, true);
+                    }
+                    self.conclude(ticket, LockEvent::Lost(ticket));
                 }
-                self.conclude(ticket, LockEvent::Lost(ticket));
             }
-            Reply::Forgotten { ticket, confirmed } => self.forget(ticket, confirmed),
+            Reply::Forgotten { ticket, confirmed } => {
+                for ticket in self.with_merged(ticket) {
+                    self.forget(ticket, confirmed);
+                }
+            }
         }
     }
 

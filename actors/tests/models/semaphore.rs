@@ -73,6 +73,18 @@ const SEARCHES: &[(&str, Wants, Budget)] = &[
     ("a number of its own", NEW, Budget { resizes: 1, ..NONE }),
 ];
 
+/// A holder of two permits, or of one and one, which it splits and merges.
+const PAIR: Wants = &[&[TWO], &[ONE]];
+const TWICE: Wants = &[&[ONE, ONE], &[TWO]];
+const REGROUPED: Budget = Budget { splits: 1, merges: 1, ..NONE };
+
+/// Searched to the end too: permits are split and merged.
+const REGROUPING_SEARCHES: &[(&str, Wants, Budget)] = &[
+    ("two permits together", PAIR, REGROUPED),
+    ("the same, a node deleted", PAIR, Budget { deletions: 1, ..REGROUPED }),
+    ("two permits in two turns", TWICE, REGROUPED),
+];
+
 /// The same, in a longer run.
 const LONG_SEARCHES: &[(&str, Wants, Budget)] = &[
     ("the root or the mutex gone", APIECE, Budget { removals: 1, ..NONE }),
@@ -91,6 +103,7 @@ const WALKS: &[(&str, Wants, Budget)] = &[
     ("the same, resizes, and a client of kazoo", CROWD, RESIZED),
     ("the same, and an operator who deletes", CROWD, MEDDLED),
     ("the same, with numbers of their own", NEWCOMERS, MEDDLED),
+    ("the same, and holders who split and merge", CROWD, Budget { splits: 2, merges: 2, ..MEDDLED }),
     ("a resize, with numbers of their own", NEWCOMERS, Budget { resizes: 1, ..NONE }),
 ];
 const LIMITS: [Option<u32>; 4] = [Some(1), Some(2), Some(3), None];
@@ -118,6 +131,9 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (LossSwallowed, CROWD, Some(1), Budget { losses: 1, ..NONE }, WAKING),
     (HeadPassedOver, CROWD, Some(2), NONE, ORDER),
     (FullForTheFirst, LARGE_FIRST, Some(2), Budget { cancels: 1, ..NONE }, WAKING),
+    (SplitForgetsLease, PAIR, Some(2), REGROUPED, BACKING),
+    (MergeSwallowed, TWICE, Some(2), REGROUPED, GHOSTS),
+    (RegroupedLossSwallowed, PAIR, Some(2), Budget { deletions: 1, ..REGROUPED }, ANSWERS),
     (ResizeRefusesWaiters, NEWCOMERS, Some(1), Budget { resizes: 1, ..NONE }, TRUTH),
 ];
 
@@ -130,9 +146,18 @@ const SEARCHED_TWINS: &[(Twin, Wants, Budget, &str)] = &[
 
 #[test]
 fn searched_to_the_end() {
-    let mut table = Searches::new("may go wrong");
     let long = if search::walks().is_some() { LONG_SEARCHES } else { &[] };
-    for &(name, wants, budget) in SEARCHES.iter().chain(long) {
+    search_all("may go wrong", SEARCHES.iter().chain(long));
+}
+
+#[test]
+fn splits_and_merges_are_searched_to_the_end() {
+    search_all("split and merged", REGROUPING_SEARCHES);
+}
+
+fn search_all<'a>(name: &str, searches: impl IntoIterator<Item = &'a (&'static str, Wants, Budget)>) {
+    let mut table = Searches::new(name);
+    for &(name, wants, budget) in searches {
         let limit = wants.iter().copied().flatten().filter_map(|want| want.limit).max();
         let searched = search(Scenario { wants, limit, budget, twin: None }, Order::Steady);
         table.row(name, budget, &searched);

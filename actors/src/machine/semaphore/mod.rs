@@ -21,6 +21,7 @@
 mod pace;
 pub mod protocol;
 mod reads;
+mod regroup;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -143,6 +144,8 @@ impl Machine for Semaphore {
         self.advance(now, out);
         match event {
             Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
+            Event::Split { ticket, into, leases } => self.split(ticket, into, &leases, out),
+            Event::Merge { ticket, into } => self.merge(ticket, into, out),
             Event::Path(event) => self.path_event(event, now, out),
             Event::Mutex(event) => self.mutex(event, now, out),
             Event::StateRead { read, root, leases } => self.state_read(read, root, leases, now, out),
@@ -275,10 +278,7 @@ impl Semaphore {
         self.closed = true;
         for ticket in self.tickets() {
             match self.stage(ticket) {
-                Some(Stage::Held) => {
-                    out.push(Command::Reply(Reply::Lost(ticket)));
-                    self.delete_leases(ticket, out);
-                }
+                Some(Stage::Held) => self.lose(ticket, out),
                 Some(_) => self.give_up(ticket, Refusal::Closed, out),
                 None => {}
             }
@@ -362,10 +362,7 @@ impl Semaphore {
     fn missing(&mut self, lease: &str, out: &mut Vec<Command>) {
         let Some(&Some(ticket)) = self.leases.get(lease) else { return };
         match self.stage(ticket) {
-            Some(Stage::Held) => {
-                out.push(Command::Reply(Reply::Lost(ticket)));
-                self.delete_leases(ticket, out);
-            }
+            Some(Stage::Held) => self.lose(ticket, out),
             // Not granted yet: the claim is queued again, and its remaining leases are deleted.
             Some(Stage::Taken { .. }) => {
                 for lease in self.leases_of(ticket) {
@@ -429,6 +426,11 @@ impl Semaphore {
             }
             Some(Stage::Abandoned | Stage::Held | Stage::Deleting) | None => {}
         }
+    }
+
+    fn lose(&mut self, ticket: Ticket, out: &mut Vec<Command>) {
+        out.push(Command::Reply(Reply::Lost(ticket)));
+        self.delete_leases(ticket, out);
     }
 
     fn delete_leases(&mut self, ticket: Ticket, out: &mut Vec<Command>) {

@@ -30,6 +30,22 @@ pub enum Event {
         /// The request.
         request: PermitRequest,
     },
+    /// A caller splits the permits that it holds.
+    Split {
+        /// The request that was granted.
+        ticket: Ticket,
+        /// A ticket for the new part, which has not been used before.
+        into: Ticket,
+        /// The names of the leases that the new part gets: some of the request's leases, but not all.
+        leases: Vec<String>,
+    },
+    /// A caller merges the permits of two requests.
+    Merge {
+        /// The request whose ticket is not used any more.
+        ticket: Ticket,
+        /// The request that gets all leases.
+        into: Ticket,
+    },
     /// An event that locks and semaphores have in common.
     Path(PathEvent),
     /// An event for the mutex.
@@ -177,6 +193,13 @@ pub enum Command {
         leases: Vec<String>,
         /// The fencing token: the transaction that created the mutex's node, because that orders the turns.
         czxid: i64,
+    },
+    /// Two requests are merged: replies for `into` concern `ticket` too, and there are no others for it.
+    Merged {
+        /// The request whose leases have moved.
+        ticket: Ticket,
+        /// The request that has them now.
+        into: Ticket,
     },
     /// Report to the caller.
     Reply(Reply),

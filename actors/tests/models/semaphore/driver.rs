@@ -230,6 +230,10 @@ impl steps::World for World {
             }
             Command::TrackLease(lease) => self.track(number, lease),
             Command::Grant { ticket, leases, .. } => self.grant(scenario, number, ticket, leases),
+            Command::Merged { ticket, .. } => self.expect(number, ticket, |word| match word {
+                Word::Granted { leases, .. } => leases.is_empty().then_some(Word::Merged),
+                _ => None,
+            }),
             Command::Reply(reply) => self.reply(scenario, number, reply),
         }
     }
@@ -283,7 +287,7 @@ impl World {
         self.expect(number, ticket, |word| match word {
             Word::Waiting if !late && whole => Some(Word::Granted { leases, session: id }),
             Word::Waiting | Word::Unasked | Word::Refused => None,
-            Word::Granted { .. } | Word::Lost | Word::Released => None,
+            Word::Granted { .. } | Word::Lost | Word::Released | Word::Merged => None,
         });
     }
 
@@ -299,9 +303,7 @@ impl World {
                 }
                 self.expect(number, ticket, |word| match word {
                     Word::Waiting => Some(Word::Waiting),
-                    Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => {
-                        None
-                    }
+                    _ => None,
                 })
             }
             Reply::Refused(ticket, refusal) => self.refuse(scenario, number, ticket, refusal),
@@ -309,18 +311,18 @@ impl World {
                 self.expect(number, ticket, |word| match word {
                     // A release may be on its way.
                     Word::Granted { .. } | Word::Released => Some(word.clone()),
-                    Word::Unasked | Word::Waiting | Word::Refused | Word::Lost => None,
+                    Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Merged => None,
                 })
             }
             Reply::Lost(ticket) => self.expect(number, ticket, |word| match word {
                 Word::Granted { .. } => Some(Word::Lost),
                 Word::Released => Some(Word::Released),
-                Word::Unasked | Word::Waiting | Word::Refused | Word::Lost => None,
+                Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Merged => None,
             }),
             Reply::Forgotten { ticket, .. } => {
                 self.expect(number, ticket, |word| match word {
                     Word::Refused | Word::Lost | Word::Released => Some(word.clone()),
-                    Word::Unasked | Word::Waiting | Word::Granted { .. } => None,
+                    Word::Unasked | Word::Waiting | Word::Granted { .. } | Word::Merged => None,
                 });
                 if let Some(asked) =
                     place(ticket).and_then(|at| self.clients.processes[number].asked.get_mut(at))
@@ -356,7 +358,7 @@ impl World {
         }
         self.expect(number, ticket, |word| match word {
             Word::Waiting => Some(Word::Refused),
-            Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
+            _ => None,
         });
     }
 

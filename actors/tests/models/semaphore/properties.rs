@@ -100,7 +100,8 @@ impl World {
             self.owner(owner).is_none_or(|process| {
                 process.asked.iter().any(|asked| match &asked.word {
                     Word::Granted { leases, .. } => leases.contains(name),
-                    Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Released => false,
+                    Word::Unasked | Word::Waiting | Word::Refused => false,
+                    Word::Lost | Word::Released | Word::Merged => false,
                 })
             })
         }) && tree.contenders().iter().all(|node| {
@@ -115,7 +116,7 @@ impl World {
         let tree = self.server.now();
         self.clients.processes.iter().enumerate().all(|(number, process)| {
             let done = process.asked.iter().all(|asked| match asked.word {
-                Word::Unasked | Word::Waiting => true,
+                Word::Unasked | Word::Waiting | Word::Merged => true,
                 Word::Granted { .. } => !asked.forgotten,
                 Word::Refused | Word::Lost | Word::Released => asked.forgotten,
             });
@@ -156,7 +157,8 @@ impl World {
                     let lease = self.clients.sessions.get(session).map(|session| session.lease);
                     lease.filter(|lease| *lease != LeaseState::Lost).map(|_| (leases, *session))
                 }
-                Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Released => None,
+                Word::Unasked | Word::Waiting | Word::Refused => None,
+                Word::Lost | Word::Released | Word::Merged => None,
             }
         })
     }

@@ -42,6 +42,12 @@ pub enum Twin {
     FullForTheFirst,
     /// A request that waits with the number that was stored is refused when another one is stored.
     ResizeRefusesWaiters,
+    /// The new part owns no lease.
+    SplitForgetsLease,
+    /// Both claims keep their leases.
+    MergeSwallowed,
+    /// A part of a lost permit, or a permit that was merged with a lost one, is not told that it is lost.
+    RegroupedLossSwallowed,
 }
 
 impl Twin {
@@ -76,6 +82,10 @@ impl Twin {
             (Twin::MissingSwallowed, Event::Path(PathEvent::Missing(_))) => None,
             (Twin::MutexWatchLost, Event::Mutex(lock::Event::Fired { .. })) => None,
             (Twin::WakeSwallowed, Event::Path(PathEvent::Wake)) => None,
+            (Twin::SplitForgetsLease, Event::Split { ticket, into, leases: _ }) => {
+                Some(Event::Split { ticket, into, leases: Vec::new() })
+            }
+            (Twin::MergeSwallowed, Event::Merge { .. }) => None,
             (Twin::LossSwallowed, Event::Path(PathEvent::Lost)) => None,
             (_, event) => Some(event),
         }
@@ -116,6 +126,10 @@ impl Twin {
             }
             (Twin::MutexKept, Command::Take { take, version, mutex, keep: _, leases }) => {
                 Some(Command::Take { take, version, mutex, keep: true, leases })
+            }
+            (Twin::RegroupedLossSwallowed, Command::Reply(Reply::Lost(ticket))) => {
+                let regrouped = matches!(cause, Event::Split { .. } | Event::Merge { .. });
+                (!regrouped).then_some(Command::Reply(Reply::Lost(ticket)))
             }
             (Twin::HeadPassedOver, Command::Grant { ticket, .. }) if place(ticket) == Some(0) => None,
             (Twin::WatchesKept, Command::UnwatchState) => None,

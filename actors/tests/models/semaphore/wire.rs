@@ -112,9 +112,14 @@ pub enum Word {
     Unasked,
     Waiting,
     Refused,
-    Granted { leases: Vec<String>, session: u8 },
+    Granted {
+        leases: Vec<String>,
+        session: u8,
+    },
     Lost,
     Released,
+    /// Its permits belong to another request.
+    Merged,
 }
 
 impl Wire for SemaphoreWire {
@@ -227,6 +232,32 @@ impl Asked {
         accepted: false,
         free: false,
     };
+
+    pub fn is_granted(&self) -> bool {
+        matches!(self.word, Word::Granted { .. })
+    }
+
+    /// The leases of its guard.
+    pub fn leases(&mut self) -> Option<&mut Vec<String>> {
+        match &mut self.word {
+            Word::Granted { leases, .. } => Some(leases),
+            _ => None,
+        }
+    }
+
+    /// Its caller has a guard, which may read `Lost`.
+    pub fn has_guard(&self) -> bool {
+        self.is_granted() || self.word == Word::Lost
+    }
+
+    /// Its guard has more than one permit, or may have had when the message was sent.
+    pub fn can_be_split(&self) -> bool {
+        match &self.word {
+            Word::Granted { leases, .. } => leases.len() > 1,
+            Word::Lost => !self.forgotten,
+            Word::Unasked | Word::Waiting | Word::Refused | Word::Released | Word::Merged => false,
+        }
+    }
 
     /// It is in the actor's table of requests.
     pub fn is_known(&self) -> bool {

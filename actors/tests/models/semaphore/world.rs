@@ -56,6 +56,10 @@ budget! {
     removals,
     /// The limit is raised by one, or lowered by one.
     resizes,
+    /// A holder splits off one of its permits.
+    splits,
+    /// A holder merges the permits of two requests.
+    merges,
     /// A client of kazoo with this number of permits in mind comes once.
     peer,
 }
@@ -90,6 +94,10 @@ pub enum Action {
     Acquire(usize),
     Cancel(usize, usize),
     Release(usize, usize),
+    /// Of a process, the request that is split.
+    Split(usize, usize),
+    /// Of a process, the request that is merged, and the one that it is merged into.
+    Merge(usize, usize, usize),
     /// The server denies the oldest request of a session that has no answer yet.
     Deny(u8),
     /// A watch tells of its change: which read of the state left it, or zero.
@@ -152,8 +160,19 @@ impl World {
                     // A guard that reads `Lost` is dropped like any other.
                     Word::Lost if asked.forgotten => {}
                     Word::Granted { .. } | Word::Lost => actions.push(Action::Release(number, at)),
-                    Word::Unasked | Word::Waiting | Word::Refused | Word::Released => {}
+                    Word::Unasked | Word::Waiting | Word::Refused | Word::Released | Word::Merged => {}
                 }
+            }
+            if self.left.splits > 0 {
+                let splits = (0..process.asked.len()).filter(|at| process.asked[*at].can_be_split());
+                actions.extend(splits.map(|at| Action::Split(number, at)));
+            }
+            if self.left.merges > 0 {
+                let guards = || (0..process.asked.len()).filter(|at| process.asked[*at].has_guard());
+                let pairs = guards().flat_map(|at| guards().map(move |into| (at, into)));
+                let held = |at: usize| process.asked[at].is_granted();
+                let merges = pairs.filter(|&(at, into)| at != into && (held(at) || held(into)));
+                actions.extend(merges.map(|(at, into)| Action::Merge(number, at, into)));
             }
             if self.left.timeouts > 0 && process.awaits_deadline() {
                 actions.push(Action::TimeOut(number));
@@ -249,6 +268,14 @@ impl World {
                 if !asked.forgotten {
                     self.feed(scenario, process, PathEvent::Release(ticket(at)));
                 }
+            }
+            Action::Split(process, at) => {
+                self.left.splits -= 1;
+                self.split(scenario, process, at);
+            }
+            Action::Merge(process, at, into) => {
+                self.left.merges -= 1;
+                self.merge(scenario, process, at, into);
             }
             Action::Deny(id) => {
                 self.left.refusals -= 1;
@@ -346,6 +373,39 @@ impl World {
         // What is so now may be the reason for an answer at once.
         self.look_on(scenario);
         self.feed(scenario, process, Event::Acquire { ticket: ticket(at), request });
+    }
+
+    /// The caller has the new part at once. The message may arrive after the loss of the whole.
+    fn split(&mut self, scenario: &Scenario, process: usize, at: usize) {
+        let asked = &mut self.clients.processes[process].asked;
+        let (into, held) = (asked.len(), asked[at].is_granted());
+        let (leases, session) = match &mut asked[at].word {
+            Word::Granted { leases, session } => (leases.split_off(leases.len() - 1), *session),
+            _ => (Vec::new(), 0),
+        };
+        asked.push(Asked { word: Word::Granted { leases: leases.clone(), session }, ..Asked::NEW });
+        self.feed(scenario, process, Event::Split { ticket: ticket(at), into: ticket(into), leases });
+        if !held && self.clients.processes[process].asked[into].is_granted() {
+            self.flaws.insert(ANSWERS);
+        }
+    }
+
+    /// The same for the permits that are merged.
+    fn merge(&mut self, scenario: &Scenario, process: usize, at: usize, into: usize) {
+        let asked = &mut self.clients.processes[process].asked;
+        let held = asked[at].is_granted() && asked[into].is_granted();
+        if held {
+            let moved = asked[at].leases().map(std::mem::take);
+            asked[into]
+                .leases()
+                .into_iter()
+                .for_each(|leases| leases.extend(moved.iter().flatten().cloned()));
+        }
+        self.feed(scenario, process, Event::Merge { ticket: ticket(at), into: ticket(into) });
+        let asked = &self.clients.processes[process].asked;
+        if !held && (asked[at].is_granted() || asked[into].is_granted()) {
+            self.flaws.insert(ANSWERS);
+        }
     }
 
     /// What requests that wait might truly be told.
