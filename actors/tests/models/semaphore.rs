@@ -103,8 +103,8 @@ const WALKS: &[(&str, Wants, Budget)] = &[
     ("the same, resizes, and a client of kazoo", CROWD, RESIZED),
     ("the same, and an operator who deletes", CROWD, MEDDLED),
     ("the same, with numbers of their own", NEWCOMERS, MEDDLED),
-    ("the same, and holders who split and merge", CROWD, Budget { splits: 2, merges: 2, ..MEDDLED }),
     ("a resize, with numbers of their own", NEWCOMERS, Budget { resizes: 1, ..NONE }),
+    ("all faults, and holders who split and merge", CROWD, Budget { splits: 2, merges: 2, ..MEDDLED }),
 ];
 const LIMITS: [Option<u32>; 4] = [Some(1), Some(2), Some(3), None];
 
