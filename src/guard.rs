@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use std::time::Instant;
 
 use lockkeeper_actors::api::error::{LostError, ReleaseError};
-use lockkeeper_actors::api::lease::{FencingToken, Lease, LeaseState, LeaseView};
+use lockkeeper_actors::api::lease::{FencingToken, Lease, LeaseState};
+use lockkeeper_actors::api::lease_view::LeaseView;
 use lockkeeper_actors::api::request::Ticket;
 
 use crate::marker::{Exclusive, Pooled, Read, Write};

@@ -131,7 +131,7 @@ pub mod auth {
 pub mod guide {
     #[doc = "[guide]: crate::guide"]
     #[doc = "[safety]: crate::guide::safety"]
-    #[doc = "[messages]: crate::messages"]
+    #[doc = "[singleton]: crate::singleton"]
     #[doc = ""]
     #[doc = include_str!("../docs/messages.md")]
     pub mod messages {}

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use lockkeeper_actors::api::error::{AcquireError, LostError, ReleaseError};
 use lockkeeper_actors::api::event::{EventSink, LockEvent};
 use lockkeeper_actors::api::lease::{FencingToken, LeaseState};
+use lockkeeper_actors::api::lease_view::LeaseView;
 use lockkeeper_actors::api::messages::{MultiLockMessage as ActorMessage, RegistryMessage};
 use lockkeeper_actors::api::multi_lease::MultiLease;
 use lockkeeper_actors::api::request::{MultiLockPart, MultiLockRequest, Ticket, Wait};
@@ -193,6 +194,11 @@ impl MultiGuard {
     /// The time until which [all locks are valid](crate::Guard::valid_until).
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
+    }
+
+    /// A view of this guard for code that works under it: see [`Guard::view`](crate::Guard::view).
+    pub fn view(&self) -> LeaseView {
+        self.0.view()
     }
 
     /// Waits until one of the locks [is lost](crate::Guard::lost). Cancel safe.

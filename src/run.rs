@@ -1,11 +1,11 @@
 //! Actors that run under a guard.
 
 use std::fmt;
-use std::marker::PhantomData;
 
 use lockkeeper_actors::api::error::LostError;
+use lockkeeper_actors::api::keep_alive::KeeperRequest;
 #[doc(inline)]
-pub use lockkeeper_actors::api::lease::LeaseView;
+pub use lockkeeper_actors::api::lease_view::LeaseView;
 #[doc(inline)]
 pub use lockkeeper_actors::run::failure::{Crash, RunFailure};
 use lockkeeper_actors::run::worker::ActorFactory;
@@ -14,11 +14,11 @@ pub use lockkeeper_actors::run::worker::LeaseEvent;
 use lockkeeper_actors::run::{self, RunActor, RunArguments, RunMessage};
 #[doc(inline)]
 pub use lockkeeper_actors::run::{EndReason, StopPolicy};
-use ractor::{Actor, ActorRef, ActorRuntime, Message};
+use ractor::{Actor, ActorRef, ActorRuntime, DerivedActorRef, Message};
 use tokio::sync::oneshot;
 
-use crate::guard::Guard;
-use crate::marker::Exclusive;
+use crate::guard::{Guard, LockGuard};
+use crate::multi_lock::MultiGuard;
 use crate::subscribe;
 
 impl<M: 'static> Guard<M> {
@@ -83,41 +83,67 @@ impl<M: 'static> Guard<M> {
         stop_policy: StopPolicy,
         make: impl FnOnce(LeaseView) -> (A, A::Arguments) + Send + 'static,
         tell: impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static,
-    ) -> Run<M> {
-        let (sender, ended) = oneshot::channel();
-        let keeper = Some(self.0.keeper().clone());
-        let finish = Box::new(|ended| {
-            // If the run was dropped, the lease is dropped here, which releases the lock.
-            let _ = sender.send(ended);
-        });
-        let (factory, started) = (ActorFactory::once(make, tell), Box::new(drop));
-        let arguments = RunArguments { keeper, lease: self.0, factory, stop_policy, started, finish };
-        let spawned = ActorRuntime::spawn_instant(None, RunActor, arguments);
-        Run { actor: spawned.ok().map(|(actor, _)| actor), ended, guard: PhantomData }
+    ) -> Run<Guard<M>> {
+        let (keeper, view) = (self.0.keeper().clone(), self.view());
+        start(self, view, Some(keeper), ActorFactory::once(make, tell), stop_policy)
     }
+}
+
+impl MultiGuard {
+    /// Starts an actor that runs only while all locks are held: see [`Guard::run`]. The view has the tokens of all locks.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn run<A: Actor>(
+        self,
+        stop_policy: StopPolicy,
+        make: impl FnOnce(LeaseView) -> (A, A::Arguments) + Send + 'static,
+        tell: impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static,
+    ) -> Run<MultiGuard> {
+        let (keeper, view) = (self.0.keeper().cloned(), self.view());
+        start(self, view, keeper, ActorFactory::once(make, tell), stop_policy)
+    }
+}
+
+fn start<G: Send + 'static>(
+    guard: G,
+    view: LeaseView,
+    keeper: Option<DerivedActorRef<KeeperRequest>>,
+    factory: ActorFactory,
+    stop_policy: StopPolicy,
+) -> Run<G> {
+    let (sender, ended) = oneshot::channel();
+    let finish = Box::new(|run::Ended { reason, failure, factory: _ }| {
+        // If the run was dropped, the guard is dropped here, which releases the lock.
+        let _ = sender.send(Ended { reason, failure, guard });
+    });
+    let arguments = RunArguments { keeper, view, factory, stop_policy, started: Box::new(drop), finish };
+    let spawned = ActorRuntime::spawn_instant(None, RunActor, arguments);
+    Run { actor: spawned.ok().map(|(actor, _)| actor), ended }
 }
 
 /// An actor that runs under a guard. Dropping it stops the actor, as [`stop`](Run::stop) does, and then releases the
 /// lock.
 #[must_use = "dropping the run ends it"]
-pub struct Run<M = Exclusive> {
+pub struct Run<G = LockGuard> {
     actor: Option<ActorRef<RunMessage>>,
-    ended: oneshot::Receiver<run::Ended>,
-    guard: PhantomData<fn() -> M>,
+    ended: oneshot::Receiver<Ended<G>>,
 }
 
 /// The result of a run, after its actor has ended.
 #[derive(Debug)]
-pub struct Ended<M = Exclusive> {
+#[non_exhaustive]
+pub struct Ended<G = LockGuard> {
     /// Why the actor ended.
     pub reason: EndReason,
     /// Why the run failed, if it did.
     pub failure: Option<RunFailure>,
     /// The guard. The lock may still be held, even if the run ended because of the lease: see [`Guard::state`].
-    pub guard: Guard<M>,
+    pub guard: G,
 }
 
-impl<M: 'static> Run<M> {
+impl<G: Send + 'static> Run<G> {
     /// Asks the actor to stop, and kills it after its [grace](StopPolicy::grace). Does not wait for its end.
     pub fn stop(&self) {
         if let Some(actor) = &self.actor {
@@ -135,10 +161,8 @@ impl<M: 'static> Run<M> {
     /// # Cancel safety
     ///
     /// Dropping the future ends the run, as dropping the `Run` does.
-    pub async fn ended(mut self) -> Result<Ended<M>, LostError> {
-        let ended = (&mut self.ended).await.map_err(|_| LostError)?;
-        let run::Ended { lease, reason, failure, factory: _ } = ended;
-        Ok(Ended { reason, failure, guard: Guard::new(lease) })
+    pub async fn ended(mut self) -> Result<Ended<G>, LostError> {
+        (&mut self.ended).await.map_err(|_| LostError)
     }
 
     /// Sends the result of [`ended`](Run::ended) to `actor`. If `actor` ends first, the run ends, too.
@@ -149,13 +173,13 @@ impl<M: 'static> Run<M> {
     pub fn forward<T: Message>(
         self,
         actor: &ActorRef<T>,
-        convert: impl FnMut(Result<Ended<M>, LostError>) -> T + Send + 'static,
+        convert: impl FnMut(Result<Ended<G>, LostError>) -> T + Send + 'static,
     ) {
         subscribe::forward(futures::stream::once(self.ended()), actor, convert);
     }
 }
 
-impl<M> Drop for Run<M> {
+impl<G> Drop for Run<G> {
     fn drop(&mut self) {
         if let Some(actor) = &self.actor {
             let _ = actor.cast(RunMessage::Stop);
@@ -163,7 +187,7 @@ impl<M> Drop for Run<M> {
     }
 }
 
-impl<M> fmt::Debug for Run<M> {
+impl<G> fmt::Debug for Run<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Run").finish_non_exhaustive()
     }

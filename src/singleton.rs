@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lockkeeper_actors::Randomness;
 use lockkeeper_actors::api::contender::Contender;
 use lockkeeper_actors::api::error::QueryError;
-use lockkeeper_actors::api::lease::LeaseView;
+use lockkeeper_actors::api::lease_view::LeaseView;
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::candidate::{CandidateActor, CandidateArguments, Supervisor};

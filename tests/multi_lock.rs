@@ -16,7 +16,9 @@ use lockkeeper::error::{
 };
 use lockkeeper::future::Pending;
 use lockkeeper::messages::LockEvent;
-use lockkeeper::{Dialect, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard, MultiLock};
+use lockkeeper::run::{EndReason, LeaseView, StopPolicy};
+use lockkeeper::{Dialect, FencingToken, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard, MultiLock};
+use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -604,6 +606,54 @@ async fn a_node_deleted_by_hand_makes_a_waiter_queue_again_and_a_holder_lose_its
     assert!(matches!(next(&mut events).await, LockEvent::Lost(_)));
     drop(guard);
     nothing_left(&other, &paths).await;
+}
+
+/// Reports the tokens of its locks, and then runs until it is ended.
+struct Worker;
+
+type Tokens = Vec<(String, FencingToken)>;
+
+#[ractor::actor(message = (), state = LeaseView, arguments = (LeaseView, mpsc::UnboundedSender<Tokens>))]
+impl Worker {
+    async fn pre_start(
+        &self,
+        _: ActorRef<()>,
+        (view, report): (LeaseView, mpsc::UnboundedSender<Tokens>),
+    ) -> Result<LeaseView, ActorProcessingErr> {
+        let tokens = view.tokens().map(|(path, token)| (path.to_owned(), token)).collect();
+        report.send(tokens)?;
+        Ok(view)
+    }
+}
+
+#[tokio::test]
+async fn an_actor_runs_while_all_locks_are_held_and_is_killed_when_one_is_lost() {
+    let (keeper, paths) = (connect_to(&shared().address(), BRISK).await, paths::<2>("run"));
+    let server = zk::Client::connect(&shared().address()).await.expect("should connect");
+    for is_lost in [false, true] {
+        let guard = all(&keeper, &paths).acquire().await.expect("they are free");
+        let (view, second) = (guard.view(), guard.nodes().nth(1).expect("a node").to_owned());
+        let expected: Tokens = guard.tokens().map(|(path, token)| (path.to_owned(), token)).collect();
+        let (report, mut reports) = mpsc::unbounded_channel();
+        let run = guard.run(StopPolicy::default(), |view| (Worker, (view, report)), |_| None);
+        assert_eq!(reports.recv().await.expect("it starts"), expected);
+        assert!(view.is_held() && view.valid_until() > Some(Instant::now()));
+        match is_lost {
+            false => run.stop(),
+            true => server.delete(&second, None).await.expect("deleted"),
+        }
+        let ended = timeout(LIMIT, run.ended()).await.expect("it ends").expect("it was started");
+        assert!(reports.recv().await.is_none(), "the actor is gone");
+        match is_lost {
+            false => {
+                assert_eq!((ended.reason, ended.guard.state()), (EndReason::Stopped, LeaseState::Held));
+                ended.guard.release().await.expect("it is held");
+            }
+            true => assert_eq!((ended.reason, ended.guard.state()), (EndReason::Lease, LeaseState::Lost)),
+        }
+        assert_eq!(view.state(), LeaseState::Lost, "released or lost");
+    }
+    nothing_left(&keeper, &paths).await;
 }
 
 #[tokio::test]

@@ -16,7 +16,8 @@ pub use self::state::{CandidateState, RestReason, RunFailed, Supervisor};
 use crate::api::error::{AcquireError, AdvertiseError};
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::{KeepAlive, KeeperRequest};
-use crate::api::lease::{Lease, LeaseView};
+use crate::api::lease::Lease;
+use crate::api::lease_view::LeaseView;
 use crate::api::messages::{LockMessage, RegistryMessage};
 use crate::api::request::{AcquireRequest, ContenderOptions};
 use crate::api::resource::Resource;
@@ -42,7 +43,7 @@ pub enum CandidateMessage<M> {
     #[doc(hidden)]
     Started(LeaseView, ActorRef<M>),
     #[doc(hidden)]
-    Ended(Box<Ended>),
+    Ended(Box<(Lease, Ended)>),
     #[doc(hidden)]
     Released,
     #[doc(hidden)]
@@ -215,7 +216,10 @@ impl<M: Message> CandidateActor<M> {
                 state.started = Some((lease, actor));
                 Event::Started
             }
-            CandidateMessage::Ended(ended) => state.ended(*ended),
+            CandidateMessage::Ended(ended) => {
+                let (lease, ended) = *ended;
+                state.ended(lease, ended)
+            }
             CandidateMessage::Released => Event::Released,
             CandidateMessage::Rested => Event::Rested,
         };
@@ -284,8 +288,8 @@ impl<M: Message> State<M> {
         }
     }
 
-    fn ended(&mut self, ended: Ended) -> Event {
-        let Ended { lease, reason, failure, factory } = ended;
+    fn ended(&mut self, lease: Lease, ended: Ended) -> Event {
+        let Ended { reason, failure, factory } = ended;
         info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?failure, "a run of a singleton ended");
         self.reason = Some(failure.map_or(RestReason::Finished, RestReason::Failed));
         (self.lease, self.factory, self.run) = (Some(lease), Some(factory), None);
@@ -363,18 +367,18 @@ impl<M: Message> State<M> {
         let finish = Box::new(move |ended: Ended| {
             // Not left to the candidate, because that may have been killed together with the run.
             if let (Some(supervisor), Some(failure)) = (supervisor, ended.failure.clone()) {
-                let (path, token) = (ended.lease.path().to_owned(), ended.lease.token());
+                let (path, token) = (lease.path().to_owned(), lease.token());
                 supervisor.tell(RunFailed { path, token, failure });
             }
-            let _ = candidate.cast(CandidateMessage::Ended(Box::new(ended)));
+            let _ = candidate.cast(CandidateMessage::Ended(Box::new((lease, ended))));
         });
         let stop_policy = self.arguments.stop_policy;
         let (starting, candidate) = (view.clone(), myself.clone());
         let started = Box::new(move |actor: ActorCell| {
             let _ = candidate.cast(CandidateMessage::Started(starting, actor.into()));
         });
-        let arguments = RunArguments { keeper: None, lease, factory, stop_policy, started, finish };
-        self.publish(CandidateState::Starting(view));
+        self.publish(CandidateState::Starting(view.clone()));
+        let arguments = RunArguments { keeper: None, view, factory, stop_policy, started, finish };
         let (run, _) = Actor::spawn_linked(None, RunActor, arguments, myself.get_cell()).await?;
         self.run = Some(run);
         Ok(())

@@ -16,7 +16,8 @@ use tracing::{debug, warn};
 use self::failure::{RunFailure, WorkerEnd};
 use self::worker::{ActorFactory, Worker};
 use crate::api::keep_alive::KeeperRequest;
-use crate::api::lease::{Lease, LeaseState, LeaseView};
+use crate::api::lease::LeaseState;
+use crate::api::lease_view::LeaseView;
 use crate::machine::Machine;
 pub use crate::machine::run::EndReason;
 use crate::machine::run::{Command, Event, Limits, Run};
@@ -40,8 +41,6 @@ impl Default for StopPolicy {
 
 /// The end of a run, reported once the application's actor has ended.
 pub struct Ended {
-    /// The lease of the run.
-    pub lease: Lease,
     /// Why the run ended.
     pub reason: EndReason,
     /// Why the run failed, if it did.
@@ -76,8 +75,8 @@ pub struct RunActor;
 pub struct RunArguments {
     /// The keeper, which stops the run before it closes the session; `None` when another actor supervises the run.
     pub keeper: Option<DerivedActorRef<KeeperRequest>>,
-    /// The lease of the run.
-    pub lease: Lease,
+    /// A view of the guard of the run, which `finish` owns.
+    pub view: LeaseView,
     /// Starts the application's actor.
     pub factory: ActorFactory,
     /// How the application's actor is stopped.
@@ -108,7 +107,6 @@ pub struct State {
 
 /// The application's actor, and what `finish` returns once it has ended.
 struct Work {
-    lease: Lease,
     factory: ActorFactory,
     finish: Finish,
     worker: Option<Worker>,
@@ -126,14 +124,14 @@ impl RunActor {
         myself: ActorRef<RunMessage>,
         arguments: RunArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let RunArguments { keeper, lease, factory, stop_policy, started, finish } = arguments;
+        let RunArguments { keeper, view, factory, stop_policy, started, finish } = arguments;
         if let Some(keeper) = keeper {
             let run = myself.clone();
             let stop = Box::new(move || drop(run.cast(RunMessage::Stop)));
             let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop };
             keeper.send_message(adopt).map_err(|_| "the keeper has ended")?;
         }
-        let (view, mut tasks) = (lease.view(), JoinSet::new());
+        let mut tasks = JoinSet::new();
         let (actor, watched) = (myself.clone(), view.clone());
         tasks.spawn(async move {
             let mut state = LeaseState::Held;
@@ -146,21 +144,14 @@ impl RunActor {
         });
         myself.cast(RunMessage::Wake)?;
         let StopPolicy { grace, stop_when_suspended } = stop_policy;
-        let limits = Limits { grace, stop_when_suspended, session_timeout: lease.session_timeout() };
-        let (session, clock) = (keep_session(&lease), lease.clock());
+        let limits = Limits { grace, stop_when_suspended, session_timeout: view.session_timeout() };
+        let (session, clock) = (keep_session(view.clone()), view.clock());
         let mut state = State {
             clock,
             machine: Run::new(limits),
             view,
             started: Some(started),
-            work: Some(Work {
-                lease,
-                factory,
-                finish,
-                worker: None,
-                descendants: Vec::new(),
-                _session: session,
-            }),
+            work: Some(Work { factory, finish, worker: None, descendants: Vec::new(), _session: session }),
             end: None,
             tasks,
             timer: Timer::new(clock, Precision::ThroughSleep),
@@ -343,8 +334,8 @@ impl Work {
     }
 
     fn finish(self, reason: EndReason, failure: Option<RunFailure>) {
-        let Work { lease, factory, finish, .. } = self;
-        finish(Ended { lease, reason, failure, factory });
+        let Work { factory, finish, .. } = self;
+        finish(Ended { reason, failure, factory });
     }
 }
 
@@ -356,8 +347,8 @@ async fn wait_for(actors: Vec<ActorCell>) {
 /// application's actor has ended. This lasts no longer than one session timeout after the lease's end, which is how
 /// long the lock would stay if the whole process had died. When the application closes the session, this ends with the
 /// lease.
-fn keep_session(lease: &Lease) -> Option<oneshot::Sender<()>> {
-    let (session, timeout, view) = (lease.keep_session()?, lease.session_timeout()?, lease.view());
+fn keep_session(view: LeaseView) -> Option<oneshot::Sender<()>> {
+    let (session, timeout) = (view.keep_session()?, view.session_timeout()?);
     let (keep, dropped) = oneshot::channel();
     tokio::spawn(async move {
         let limit = async {

@@ -6,7 +6,7 @@ use futures::future::{BoxFuture, ready};
 use futures::stream::{self, StreamExt};
 use futures::{FutureExt, Stream};
 use lockkeeper_actors::api::error::AdvertiseError;
-use lockkeeper_actors::api::lease::LeaseView;
+use lockkeeper_actors::api::lease_view::LeaseView;
 use lockkeeper_actors::candidate::{CandidateMessage, CandidateState};
 use ractor::{ActorRef, Message};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -128,7 +128,7 @@ async fn kill(victim: Victim, stage: Stage, under: Under) {
     let running = match running {
         Running::Guard(run) => {
             let ended = timeout(SOON, run.ended()).await.expect("it reports its end");
-            let Ended { reason, failure, guard } = ended.expect("it was started");
+            let Ended { reason, failure, guard, .. } = ended.expect("it was started");
             let state = match victim {
                 Victim::Supervisor => LeaseState::Lost,
                 Victim::Run => LeaseState::Held,

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::future::{Either, select};
 use ractor::{DerivedActorRef, RpcReplyPort};
@@ -13,17 +13,17 @@ use tokio::sync::{Notify, oneshot};
 
 use super::error::{LostError, ReleaseError};
 use super::keep_alive::{KeepAlive, KeeperRequest};
+use super::lease_view::LeaseView;
 use super::session_lease::SessionLease;
 pub use super::token::{FencingToken, InvalidToken};
 pub use crate::machine::LeaseState;
-use crate::machine::{Moment, Ticket};
-use crate::runtime::clock::Clock;
+use crate::machine::Ticket;
 use crate::zookeeper::{Acl, ZooKeeper};
 
 /// A held lock. Dropping it releases the lock in the background.
 #[must_use = "dropping the lease releases the lock"]
 pub struct Lease {
-    grant: Arc<Grant>,
+    pub(super) grant: Arc<Grant>,
     /// The paths of its nodes: at least one.
     nodes: Vec<String>,
     grantor: Grantor,
@@ -99,12 +99,7 @@ impl Lease {
 
     /// A read-only view of this lease, for code that works under it.
     pub fn view(&self) -> LeaseView {
-        LeaseView(self.grant.clone())
-    }
-
-    /// The timeout of the session that owns the lock's node; `None` for a persistent node.
-    pub(crate) fn session_timeout(&self) -> Option<Duration> {
-        self.grant.session.as_ref().map(|session| session.timeout)
+        LeaseView::of([self])
     }
 
     /// The session in which the lease was last verified, if it has not been given up. It stays open as long as the
@@ -116,11 +111,6 @@ impl Lease {
     /// The access list of the lease's nodes.
     pub fn acl(&self) -> &[Acl] {
         &self.acl
-    }
-
-    /// The clock that the lease is measured with.
-    pub(crate) fn clock(&self) -> Clock {
-        self.grant.session.as_ref().map_or_else(Clock::start, |session| session.clock)
     }
 
     /// The keeper that the lease belongs to.
@@ -252,70 +242,6 @@ pub(crate) async fn protect<F: Future>(
     }
 }
 
-/// A read-only view of a lease, for code that works under it. It does not keep the lock, and may outlive the lease.
-#[derive(Clone)]
-pub struct LeaseView(Arc<Grant>);
-
-impl LeaseView {
-    /// The lock's path, without the connection's chroot.
-    pub fn path(&self) -> &str {
-        &self.0.path
-    }
-
-    /// The path of the lease's node, for a `multi` that checks the node together with a write.
-    pub fn node(&self) -> &str {
-        &self.0.node
-    }
-
-    /// See [`FencingToken`].
-    pub fn token(&self) -> FencingToken {
-        self.0.token()
-    }
-
-    /// The state at this moment. `Lost` once the lock has been released.
-    pub fn state(&self) -> LeaseState {
-        self.0.state()
-    }
-
-    /// Whether the lease is `Held` at this moment.
-    pub fn is_held(&self) -> bool {
-        self.state() == LeaseState::Held
-    }
-
-    /// The proven end of the lease: see [`Lease::valid_until`].
-    pub fn valid_until(&self) -> Option<Instant> {
-        self.0.valid_until()
-    }
-
-    /// Waits until the lease is lost or released. Cancel safe.
-    pub async fn lost(&self) {
-        self.0.lost().await;
-    }
-
-    /// Waits until the state differs from `from`, and returns the new one. Cancel safe.
-    pub async fn changed(&self, from: LeaseState) -> LeaseState {
-        self.0.changed(from).await
-    }
-
-    /// Whether the lease is lost because its session is being closed.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.0.session.as_ref().is_some_and(|session| session.closed.load(Ordering::SeqCst))
-    }
-
-    pub(crate) fn until(&self) -> Option<Moment> {
-        self.0.session.as_ref().map(|session| session.valid_until())
-    }
-}
-
-impl fmt::Debug for LeaseView {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LeaseView")
-            .field("node", &self.node())
-            .field("token", &self.token())
-            .finish_non_exhaustive()
-    }
-}
-
 /// State shared by a lease and the actor that granted it.
 pub(crate) struct Grant {
     pub ticket: Ticket,
@@ -350,7 +276,7 @@ impl Grant {
         Grant { ticket, path, node, token, session, client, mark, changed }
     }
 
-    fn token(&self) -> FencingToken {
+    pub fn token(&self) -> FencingToken {
         FencingToken::from(self.token.load(Ordering::SeqCst))
     }
 
@@ -358,11 +284,11 @@ impl Grant {
         self.token.fetch_max(token.as_u64(), Ordering::SeqCst);
     }
 
-    fn client(&self) -> MutexGuard<'_, Weak<dyn ZooKeeper>> {
+    pub fn client(&self) -> MutexGuard<'_, Weak<dyn ZooKeeper>> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state(&self) -> LeaseState {
+    pub fn state(&self) -> LeaseState {
         match (self.mark.load(Ordering::SeqCst), &self.session) {
             (LOST, _) => LeaseState::Lost,
             (_, Some(session)) => session.state(),
@@ -371,18 +297,18 @@ impl Grant {
         }
     }
 
-    fn valid_until(&self) -> Option<Instant> {
+    pub fn valid_until(&self) -> Option<Instant> {
         self.session.as_ref().map(|session| session.clock.instant(session.valid_until()))
     }
 
-    async fn lost(&self) {
+    pub async fn lost(&self) {
         let mut state = self.state();
         while state != LeaseState::Lost {
             state = self.changed(state).await;
         }
     }
 
-    async fn changed(&self, from: LeaseState) -> LeaseState {
+    pub async fn changed(&self, from: LeaseState) -> LeaseState {
         loop {
             let mut marked = pin!(self.changed.notified());
             marked.as_mut().enable();

@@ -7,6 +7,7 @@ pub mod event;
 pub mod keep_alive;
 pub mod keeper_state;
 pub mod lease;
+pub mod lease_view;
 pub mod messages;
 pub mod multi_lease;
 pub mod request;

@@ -5,9 +5,12 @@ use std::future::Future;
 use std::time::Instant;
 
 use futures::future::{join_all, select_all};
+use ractor::DerivedActorRef;
 
 use super::error::{LostError, ReleaseError};
+use super::keep_alive::KeeperRequest;
 use super::lease::{FencingToken, Lease, LeaseState, protect};
+use super::lease_view::LeaseView;
 use crate::machine::Ticket;
 
 /// Several held locks. Dropping it releases all of them in the background.
@@ -39,17 +42,22 @@ impl MultiLease {
 
     /// The worst state of all leases: `Lost`, then `Suspended`, then `Held`.
     pub fn state(&self) -> LeaseState {
-        let is = |state| self.leases.iter().any(|lease| lease.state() == state);
-        match (is(LeaseState::Lost), is(LeaseState::Suspended)) {
-            (true, _) => LeaseState::Lost,
-            (false, true) => LeaseState::Suspended,
-            (false, false) => LeaseState::Held,
-        }
+        LeaseState::worst(self.leases.iter().map(Lease::state))
     }
 
     /// The earliest proven end of all leases.
     pub fn valid_until(&self) -> Option<Instant> {
         self.leases.iter().filter_map(Lease::valid_until).min()
+    }
+
+    /// One read-only view of all leases, for code that works under them.
+    pub fn view(&self) -> LeaseView {
+        LeaseView::of(&self.leases)
+    }
+
+    /// The keeper that the leases belong to. `None` if there is no lease.
+    pub fn keeper(&self) -> Option<&DerivedActorRef<KeeperRequest>> {
+        self.leases.first().map(Lease::keeper)
     }
 
     /// Waits until any of the leases is lost. Cancel safe.

@@ -8,7 +8,8 @@ use ractor::ActorRef;
 use tracing::warn;
 
 use crate::api::event::Refused;
-use crate::api::lease::{FencingToken, LeaseView};
+use crate::api::lease_view::LeaseView;
+use crate::api::token::FencingToken;
 use crate::run::failure::RunFailure;
 
 /// The state of a candidate. `M` is the message type of the singleton's actor.

@@ -136,6 +136,18 @@ pub enum LeaseState {
     Lost,
 }
 
+impl LeaseState {
+    /// The worst of several: `Lost`, then `Suspended`, then `Held`.
+    pub(crate) fn worst(states: impl IntoIterator<Item = LeaseState>) -> LeaseState {
+        let rank = |state: &LeaseState| match state {
+            LeaseState::Held => 0,
+            LeaseState::Suspended => 1,
+            LeaseState::Lost => 2,
+        };
+        states.into_iter().max_by_key(rank).unwrap_or(LeaseState::Held)
+    }
+}
+
 /// Why a request to ZooKeeper failed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {

@@ -9,7 +9,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, Spawn
 use tracing::warn;
 
 use super::failure::{Crash, WorkerEnd};
-use crate::api::lease::LeaseView;
+use crate::api::lease_view::LeaseView;
 pub use crate::machine::run::LeaseEvent;
 
 /// Starts actors under leases, and sends them the events of their lease.
