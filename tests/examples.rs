@@ -71,10 +71,12 @@ async fn a_service_without_actors_hands_over() {
     }
 }
 
-/// Runs an example with the command from the README.
+/// Runs an example as the README does, but as it was built for the tests.
 async fn run(name: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--locked", "--example", name, "--"]).args(arguments);
+    command
+        .args(["run", "--quiet", "--locked", "--profile", "test", "--example", name, "--"])
+        .args(arguments);
     let output = tokio::time::timeout(Duration::from_secs(300), command.kill_on_drop(true).output()).await;
     let output = output.expect("the example ends").expect("the example runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
