@@ -223,7 +223,7 @@ fn check(nodes: &[String], writes: &[Write]) -> Result<(), FencedError> {
     }
     for write in writes {
         check_path(write.path())
-            .map_err(|InvalidName { path, reason }| FencedError::InvalidPath { path, reason })?;
+            .map_err(|InvalidName { path, reason, .. }| FencedError::InvalidPath { path, reason })?;
     }
     // An upper bound for the fields of one operation.
     const OPERATION: usize = 64;

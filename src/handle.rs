@@ -114,7 +114,10 @@ impl Handle {
         let path = resource.path();
         check_path(path)?;
         // The queue of a semaphore has a longer path.
-        check_path(&resource.queue()).map_err(|error| InvalidName { path: path.to_string(), ..error })?;
+        check_path(&resource.queue()).map_err(|mut error| {
+            error.path = path.to_string();
+            error
+        })?;
         let registry = shared.started.registry.clone();
         // Fails if the keeper is closed. Then every later message fails too.
         let _ = registry.send_message(RegistryMessage::Open(resource.clone()));

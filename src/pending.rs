@@ -51,7 +51,14 @@ pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
 pub(crate) type OnEvent<G> = Box<dyn FnMut(LockEvent<G>) + Send>;
 
 pub(crate) mod sealed {
+    use super::{AcquireError, AcquireTimeoutError, TryAcquireError};
+
     pub trait Target {}
+
+    pub trait FromRefused {}
+    impl FromRefused for AcquireError {}
+    impl FromRefused for TryAcquireError {}
+    impl FromRefused for AcquireTimeoutError {}
 }
 
 impl<E, T: Target> Pending<E, T> {
@@ -242,8 +249,8 @@ impl AcquireTimeoutError {
     }
 }
 
-/// The error of one kind of request.
-pub trait FromRefused {
+/// The error of one kind of request. Sealed.
+pub trait FromRefused: sealed::FromRefused {
     /// Converts a refusal of the request for `path`.
     #[doc(hidden)]
     fn from_refused(path: String, refused: Refused) -> Self;

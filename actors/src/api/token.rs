@@ -38,6 +38,7 @@ pub struct FencingToken(u64);
 #[error(
     "{text:?} is not a fencing token: a number below 2^64 is expected, in decimal, or hexadecimal after `0x`"
 )]
+#[non_exhaustive]
 pub struct InvalidToken {
     /// The text.
     pub text: String,

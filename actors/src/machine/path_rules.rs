@@ -7,6 +7,7 @@ use thiserror::Error;
 /// A path that ZooKeeper would reject, or that cannot be locked.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{path:?} cannot be locked: {reason}")]
+#[non_exhaustive]
 pub struct InvalidName {
     /// The invalid path.
     pub path: String,

@@ -54,6 +54,7 @@ impl Hash for Patterns {
 /// An extra lock pattern that cannot be used.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("the lock pattern {pattern:?} is invalid: {reason}")]
+#[non_exhaustive]
 pub struct InvalidPattern {
     /// The invalid pattern.
     pub pattern: String,
