@@ -71,12 +71,15 @@ async fn a_service_without_actors_hands_over() {
     }
 }
 
-/// Runs an example as the README does, but as it was built for the tests.
+/// Builds an example, as `cargo test --workspace` does, and runs it.
 async fn run(name: &str, arguments: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO"));
-    command
-        .args(["run", "--quiet", "--locked", "--profile", "test", "--example", name, "--"])
-        .args(arguments);
+    let build = ["build", "--quiet", "--locked", "--workspace", "--profile", "test", "--example", name];
+    let built = Command::new(env!("CARGO")).args(build).status().await.expect("cargo runs");
+    assert!(built.success(), "{name} is not built");
+    let test = std::env::current_exe().expect("the path of this test");
+    let example = test.ancestors().nth(2).expect("its folder's folder").join("examples").join(name);
+    let mut command = Command::new(example);
+    command.args(arguments);
     let output = tokio::time::timeout(Duration::from_secs(300), command.kill_on_drop(true).output()).await;
     let output = output.expect("the example ends").expect("the example runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
