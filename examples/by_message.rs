@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use lockkeeper::error::{AcquireError, Refused, ReleaseError};
-use lockkeeper::messages::{LockEvent, Ticket};
-use lockkeeper::messages::{LockMessage, Wait};
+use lockkeeper::messages::{LockEvent, LockMessage, Ticket, Wait};
 use lockkeeper::{Keeper, Lock, LockGuard};
 use lockkeeper_embedded::{Embedded, Proxy};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -180,7 +179,7 @@ impl Worker {
         let name = self.0;
         match event {
             LockEvent::Acquired { ticket, guard } if ticket == job.ticket => {
-                println!("  {name} works under token {:#x}", guard.token().as_u64());
+                println!("  {name} works under token {:#x}", guard.token());
                 job.guard = Some(guard);
                 // This stands for the work.
                 myself.send_after(Duration::from_millis(50), move || Work::Finished(ticket));

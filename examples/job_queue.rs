@@ -62,7 +62,7 @@ impl Clerk {
                 lock.acquire().forward(&myself, move |event| Message::Lock(job, event));
             }
             Message::Lock(job, LockEvent::Acquired { ticket, guard }) => {
-                println!("  {name} works on {job} under token {:#x}", guard.token().as_u64());
+                println!("  {name} works on {job} under token {:#x}", guard.token());
                 // The work, simulated by the sleep, runs in a separate task, and ends with the lease at the latest.
                 let work = guard.view();
                 tokio::spawn(async move {

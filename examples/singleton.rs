@@ -61,7 +61,7 @@ impl Scheduler {
         _: ActorRef<LeaseEvent>,
         (name, lease): (String, LeaseView),
     ) -> std::result::Result<(String, LeaseView), ActorProcessingErr> {
-        println!("    {name}: the scheduler runs here, under token {:#x}", lease.token().as_u64());
+        println!("    {name}: the scheduler runs here, under token {:#x}", lease.token());
         Ok((name, lease))
     }
 

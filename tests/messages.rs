@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use common::{BRISK, SHORT, eventually, proxied, shared, unique_path};
 use lockkeeper::error::{AcquireError, Refused};
-use lockkeeper::future::Pending;
-use lockkeeper::future::Target;
-use lockkeeper::messages::{LockEvent, Ticket};
-use lockkeeper::messages::{LockMessage, Wait};
+use lockkeeper::future::{Pending, Target};
+use lockkeeper::messages::{LockEvent, LockMessage, Ticket, Wait};
 use lockkeeper::session::{SessionEvent, SessionStatus};
 use lockkeeper::{Keeper, LeaseState, Lock, LockGuard};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};

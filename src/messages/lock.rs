@@ -21,8 +21,7 @@ use crate::pending::{request_once, request_with_events};
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
 /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
-/// use lockkeeper::messages::Ticket;
-/// use lockkeeper::messages::{LockMessage, Wait};
+/// use lockkeeper::messages::{LockMessage, Ticket, Wait};
 /// use ractor::{call, call_t};
 ///
 /// let lock = keeper.lock("/locks/ledger")?;

@@ -19,8 +19,7 @@ use crate::semaphore::Semaphore;
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
 /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
-/// use lockkeeper::messages::Ticket;
-/// use lockkeeper::messages::{SemaphoreMessage, Wait};
+/// use lockkeeper::messages::{SemaphoreMessage, Ticket, Wait};
 /// use ractor::call;
 ///
 /// let semaphore = keeper.semaphore("/pools/gpu", 8)?;

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lockkeeper::error::{AcquireError, AcquireTimeoutError, TryAcquireError};
-use lockkeeper::future::Pending;
-use lockkeeper::future::Target;
+use lockkeeper::future::{Pending, Target};
 use lockkeeper::{Guard, Keeper, LeaseState, LockOptions, Mode, MultiGuard};
 
 /// One kind of lock.

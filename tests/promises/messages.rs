@@ -5,8 +5,7 @@ use std::time::Duration;
 use futures::poll;
 use lockkeeper::LeaseState;
 use lockkeeper::error::{AcquireError, QueryError, Refused, ReleaseError, RemoveContenderError};
-use lockkeeper::messages::{self, LockMessage};
-use lockkeeper::messages::{LockEvent, Ticket};
+use lockkeeper::messages::{self, LockEvent, LockMessage, Ticket};
 use ractor::call;
 use tokio::time::timeout;
 
