@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 
 use lockkeeper::Keeper;
 use lockkeeper::error::ConnectError;
+use lockkeeper::session::SessionStatus;
 use lockkeeper_actors::api::error::AcquireError;
 use lockkeeper_actors::api::event::{EventSink, LockEvent, Refused, SessionEvent};
 use lockkeeper_actors::api::keep_alive::KeepAlive;
@@ -355,6 +356,9 @@ async fn a_dying_supervisor_takes_its_keeper_down_and_leaves_nothing() {
     let guard = keeper.lock(&path).expect("a valid path").acquire().await.expect("connected");
     root.kill();
     timeout(SOON, guard.lost()).await.expect("it is lost");
+    let mut state = keeper.state();
+    timeout(SOON, async { while state.changed().await.is_ok() {} }).await.expect("the keeper has ended");
+    assert_eq!(state.borrow().status, SessionStatus::Closed);
     let gone = async || metrics.num_alive_tasks() == before;
     eventually("every actor and task is gone", SOON, gone).await;
     // The session was closed, not left to expire.

@@ -92,8 +92,12 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
         reason,
     };
     let (closing, (sender, view)) = (Arc::<AtomicBool>::default(), watch::channel(KeeperState::FIRST));
-    let arguments =
-        KeeperArguments { settings: settings.clone(), first: reply.into(), closing: closing.clone(), sender };
+    let arguments = KeeperArguments {
+        settings: settings.clone(),
+        first: reply.into(),
+        closing: closing.clone(),
+        sender: StateSender(sender),
+    };
     let (keeper, _) =
         Actor::spawn(None, KeeperActor, arguments).await.map_err(|error| unreachable(error.to_string()))?;
     // Stops the keeper if this future is dropped while connecting.
@@ -164,13 +168,22 @@ struct KeeperArguments {
     settings: KeeperSettings,
     first: FirstSession,
     closing: Arc<AtomicBool>,
-    sender: watch::Sender<KeeperState>,
+    sender: StateSender,
+}
+
+/// Shows the state of the session. Whatever ends the keeper, its last state is `Closed`.
+struct StateSender(watch::Sender<KeeperState>);
+
+impl Drop for StateSender {
+    fn drop(&mut self) {
+        self.0.send_modify(|state| state.status = SessionStatus::Closed);
+    }
 }
 
 struct State {
     settings: KeeperSettings,
     clock: Clock,
-    view: watch::Sender<KeeperState>,
+    view: StateSender,
     /// Shared with all handles.
     closing_seen: Arc<AtomicBool>,
     registry: ActorRef<RegistryActorMessage>,
@@ -413,7 +426,7 @@ impl State {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
                 (self.disconnected_since, self.last_error) = (None, None);
-                self.view.send_modify(|state| {
+                self.view.0.send_modify(|state| {
                     (state.epoch, state.session_id) = (connection.epoch, connection.client.session());
                     state.session_timeout = connection.client.timeout();
                 });
@@ -439,7 +452,7 @@ impl State {
             SessionEvent::Lost { .. } => SessionStatus::Lost,
             SessionEvent::GaveUp { .. } | SessionEvent::Closed => SessionStatus::Closed,
         };
-        self.view.send_modify(|state| state.status = status);
+        self.view.0.send_modify(|state| state.status = status);
         self.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
         self.newest = Some(event);
     }

@@ -26,7 +26,7 @@ pub enum SessionStatus {
     Suspended,
     /// There is no session. The keeper connects again.
     Lost,
-    /// The keeper is closed, or gave up.
+    /// The keeper is closed, gave up, or died.
     Closed,
 }
 
