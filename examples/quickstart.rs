@@ -40,7 +40,7 @@ async fn share(address: &str) -> Result<()> {
             let lock = keeper.lock(PATH)?;
             for _ in 0..3 {
                 let guard = lock.acquire().await?;
-                println!("  {name} holds under token {:#x}", guard.token().as_u64());
+                println!("  {name} holds under token {:#x}", guard.token());
                 guard.protect(tokio::time::sleep(Duration::from_millis(10))).await?;
                 guard.release().await?;
             }
@@ -73,7 +73,7 @@ async fn give_up_and_cancel(address: &str) -> Result<()> {
         println!("  still queueing: {contender:?}");
     }
     let guard = lock.try_acquire().await?;
-    println!("  and free again, under token {:#x}", guard.token().as_u64());
+    println!("  and free again, under token {:#x}", guard.token());
     guard.release().await?;
     holder.close().await;
     waiter.close().await;
@@ -87,12 +87,12 @@ async fn lose_and_recover(address: &str) -> Result<()> {
     let (unlucky, lucky) = (connect(&proxy.address, "unlucky").await?, connect(address, "lucky").await?);
     let mut events = unlucky.events();
     let guard = unlucky.lock(PATH)?.acquire().await?;
-    println!("  {:?} under token {:#x}; the cable is pulled", guard.state(), guard.token().as_u64());
+    println!("  {:?} under token {:#x}; the cable is pulled", guard.state(), guard.token());
     proxy.pull();
     guard.lost().await;
     println!("  {:?}", guard.state());
     let next = lucky.lock(PATH)?.acquire().await?;
-    println!("  only now the next client holds, under token {:#x}", next.token().as_u64());
+    println!("  only now the next client holds, under token {:#x}", next.token());
     next.release().await?;
     proxy.plug();
     while let Some(event) = events.next().await {
@@ -102,7 +102,7 @@ async fn lose_and_recover(address: &str) -> Result<()> {
         }
     }
     let again = unlucky.lock(PATH)?.acquire().await?;
-    println!("  and holds again in a new session, under token {:#x}", again.token().as_u64());
+    println!("  and holds again in a new session, under token {:#x}", again.token());
     again.release().await?;
     unlucky.close().await;
     lucky.close().await;

@@ -55,7 +55,7 @@ async fn serve(
             },
             _ = stop.changed() => break,
         };
-        println!("  {name} bills, under token {:#x}", guard.token().as_u64());
+        println!("  {name} bills, under token {:#x}", guard.token());
         while !*stop.borrow() {
             match guard.protect(bill(&database, guard.token())).await {
                 Ok(()) => {}

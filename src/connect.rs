@@ -66,8 +66,8 @@ impl KeeperOptions {
         KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
     }
 
-    /// The time without a session after which the keeper [gives up](crate::session::SessionEvent::GaveUp), pauses included. It
-    /// then closes, answers waiting callers, and informs its [supervisor](KeeperOptions::connect_linked). The default
+    /// The time without a session after which the keeper [gives up](crate::session::SessionEvent::GaveUp), pauses
+    /// included. It then closes, answers waiting callers, and informs its [supervisor](KeeperOptions::connect_linked). The default
     /// is to never give up. Credentials that the server no longer accepts make it give up at once.
     pub fn give_up_after(self, time: Duration) -> Self {
         let give_up_after = Some(time);

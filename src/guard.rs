@@ -29,7 +29,8 @@ pub type WriteGuard = Guard<Write>;
 ///
 /// A process takes permits in turns. All permits of one turn have the same [token](Guard::token), which is larger than
 /// the tokens of all earlier turns. Permits of several turns are held at the same time, so a resource cannot detect a
-/// lost permit by remembering the largest token. It can check the [nodes](Guard::nodes) instead, as [`fenced`](Guard::fenced) does.
+/// lost permit by remembering the largest token. It can check the [nodes](Guard::nodes) instead, as
+/// [`fenced`](Guard::fenced) does.
 pub type Permit = Guard<Pooled>;
 
 impl<M> Guard<M> {

@@ -76,7 +76,8 @@ impl Shared {
         }
     }
 
-    /// Corrects the last event of a request that a closing keeper has received, but not handled: its actor has not died.
+    /// Corrects the last event of a request that a closing keeper has received, but not handled: its actor has not
+    /// died.
     pub fn correct<G>(&self) -> impl Fn(LockEvent<G>) -> LockEvent<G> + Send + use<G> {
         let started = self.started.clone();
         move |event| match event {

@@ -115,7 +115,8 @@ pub mod auth {
     pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
 }
 
-// A page's links are for readers of the repository. A definition that comes first wins: these are for this documentation.
+// A page's links are for readers of the repository. A definition that comes first wins: these are for this
+// documentation.
 #[cfg(any(doc, doctest))]
 #[doc = "[lock]: crate::Keeper::lock"]
 #[doc = "[read_write]: crate::Keeper::read_write"]

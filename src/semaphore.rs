@@ -15,7 +15,6 @@ use lockkeeper_actors::api::request::{Permits, Ticket, Wait};
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::machine::exclusion::Mode;
 use ractor::ActorRef;
-use tokio::sync::oneshot;
 
 use crate::address::{Address, Recipient};
 use crate::guard::Permit;
@@ -100,7 +99,7 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`PermitsError::TooMany`](crate::error::PermitsError::TooMany) if the semaphore has fewer permits, initially or after a resize.
+    /// [`TooMany`](crate::error::PermitsError::TooMany) if the semaphore has fewer permits, initially or after a resize.
     /// [`PermitsError::None`](crate::error::PermitsError::None) if `count` is zero.
     pub fn acquire_many(&self, count: u32) -> AcquirePermit {
         Pending::new(self.claim(count), Wait::Forever)
@@ -174,7 +173,7 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`ResizeError`]. After `Failed`, `Disconnected` and `Closed` the number may have been changed nevertheless.
+    /// [`ResizeError`], which also tells when the number may have been changed nevertheless.
     ///
     /// # Cancel safety
     ///
@@ -262,19 +261,10 @@ impl Semaphore {
     }
 
     pub(crate) fn ask_resize(&self, permits: u32) -> BoxFuture<'static, Result<(), ResizeError>> {
-        let (reply, answer) = oneshot::channel();
-        self.send(ActorMessage::Resize(permits, self.handle.options().clone(), reply.into()));
-        let (handle, agreed) = (self.handle.clone(), self.agreed.clone());
-        Box::pin(async move {
-            match answer.await.unwrap_or(Err(ResizeError::Disconnected)) {
-                Err(ResizeError::Disconnected) if handle.is_closed() => Err(ResizeError::Closed),
-                Err(error) => Err(error),
-                Ok(()) => {
-                    agreed.store(true, Ordering::Relaxed);
-                    Ok(())
-                }
-            }
-        })
+        let (options, agreed) = (self.handle.options().clone(), self.agreed.clone());
+        let resize = |reply| self.message(ActorMessage::Resize(permits, options, reply));
+        let agree = move |()| agreed.store(true, Ordering::Relaxed);
+        self.handle.ask(resize).map(|answer: Result<(), ResizeError>| answer.map(agree)).boxed()
     }
 
     fn ask_state(&self) -> BoxFuture<'static, Result<SemaphoreState, QueryError>> {

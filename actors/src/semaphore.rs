@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ractor::{ActorProcessingErr, ActorRef};
 use tracing::debug;
 
-use crate::api::error::{QueryError, ResizeError};
+use crate::api::error::QueryError;
 use crate::api::lease::{Grantor, Regroup, Release};
 use crate::api::messages::SemaphoreMessage;
 use crate::api::request::{AcquireRequest, Permits};
@@ -141,7 +141,7 @@ impl State {
                 self.path.ask(reply, disconnected, |client| inspect::semaphore_state(client, root));
             }
             SemaphoreMessage::Resize(limit, options, reply) => {
-                let (root, disconnected) = (self.root(), ResizeError::Disconnected);
+                let (root, disconnected) = (self.root(), QueryError::Disconnected.into());
                 self.path.ask(reply, disconnected, |client| root::resize(client, root, limit, options));
             }
         }

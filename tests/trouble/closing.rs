@@ -188,7 +188,7 @@ fn a_closed_keeper_answers_every_query_with_closed() {
         assert_eq!(singleton.leader().await, Err(QueryError::Closed));
         assert_eq!(singleton.leaders().next().await, None);
         assert_eq!(pool.lease_holders().await, Err(QueryError::Closed));
-        assert_eq!(pool.resize(2).await, Err(ResizeError::Closed));
+        assert_eq!(pool.resize(2).await, Err(ResizeError::Failed(QueryError::Closed)));
     });
 }
 
@@ -211,7 +211,7 @@ fn a_query_pending_while_the_keeper_closes_is_answered_with_closed() {
             async move { keeper.close().await }
         });
         assert_eq!(timeout(SOON, list).await, Ok(Err(QueryError::Closed)));
-        assert_eq!(timeout(SOON, resize).await, Ok(Err(ResizeError::Closed)));
+        assert_eq!(timeout(SOON, resize).await, Ok(Err(ResizeError::Failed(QueryError::Closed))));
         proxy.hold_replies(false);
         closing.await.expect("no panic");
     });

@@ -126,7 +126,7 @@ pub enum ReleaseError {
 #[error("the lease was lost")]
 pub struct LostError;
 
-/// Why a question about a lock or semaphore was not answered.
+/// Why a question about a lock or semaphore was not answered, or a change not confirmed.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueryError {
@@ -186,40 +186,13 @@ pub enum RemoveContenderError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResizeError {
-    /// [`Keeper::close`](https://docs.rs/lockkeeper) was called, or the last handle of the keeper dropped. A change in
-    /// progress may have been carried out.
-    #[error("the keeper is closed")]
-    Closed,
     /// The new number of permits was zero.
     #[error("a semaphore must have at least one permit")]
     NoPermits,
-    /// There is no session at the moment. Try again once the keeper has connected.
-    #[error("there is no connection to ZooKeeper at the moment: try again later")]
-    Disconnected,
-    /// The access list of a node denies the request.
-    #[error("the access list of {path:?} denies the request")]
-    NoAuth {
-        /// The semaphore's root.
-        path: String,
-    },
-    /// ZooKeeper rejected the request. The reason is the [`source`](std::error::Error::source).
-    #[error("a request for {path:?} was rejected")]
-    Rejected {
-        /// The node.
-        path: String,
-        /// Why it was rejected.
-        #[source]
-        reason: Reason,
-    },
-    /// The connection broke before the answer came. The reason is the [`source`](std::error::Error::source).
-    #[error("a request for {path:?} got no answer: try again")]
-    Unanswered {
-        /// The node.
-        path: String,
-        /// What happened to the connection.
-        #[source]
-        reason: Reason,
-    },
+    /// A request failed. After [`Unanswered`](QueryError::Unanswered), [`Disconnected`](QueryError::Disconnected) and
+    /// [`Closed`](QueryError::Closed), the number may have been changed nevertheless.
+    #[error(transparent)]
+    Failed(#[from] QueryError),
 }
 
 /// Why the data that a candidate advertises were not written, or may not have been.
@@ -383,21 +356,8 @@ impl ResizeError {
     /// Whether the same resize can succeed later without a change to the code or the cluster.
     pub fn is_retryable(&self) -> bool {
         match self {
-            ResizeError::Disconnected | ResizeError::Unanswered { .. } => true,
-            ResizeError::Rejected { reason, .. } => is_throttled(reason),
-            ResizeError::Closed | ResizeError::NoPermits | ResizeError::NoAuth { .. } => false,
-        }
-    }
-
-    pub(crate) fn new(path: &str, failure: Failure) -> ResizeError {
-        match failure {
-            Failure::NoAuth => ResizeError::NoAuth { path: path.to_owned() },
-            Failure::SessionGone => ResizeError::Disconnected,
-            Failure::NoNode => {
-                ResizeError::Rejected { path: path.to_owned(), reason: "it does not exist".into() }
-            }
-            Failure::Refused(reason) => ResizeError::Rejected { path: path.to_owned(), reason },
-            Failure::Unknown(reason) => ResizeError::Unanswered { path: path.to_owned(), reason },
+            ResizeError::Failed(error) => error.is_retryable(),
+            ResizeError::NoPermits => false,
         }
     }
 }

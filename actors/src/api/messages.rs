@@ -123,7 +123,7 @@ impl SemaphoreMessage {
             SemaphoreMessage::Acquire(request, _) => request.refuse(AcquireError::Closed),
             SemaphoreMessage::LeaseHolders(reply) => answer(reply, QueryError::Closed),
             SemaphoreMessage::State(reply) => answer(reply, QueryError::Closed),
-            SemaphoreMessage::Resize(_, _, reply) => answer(reply, ResizeError::Closed),
+            SemaphoreMessage::Resize(_, _, reply) => answer(reply, QueryError::Closed.into()),
             // Same as for a lock.
             SemaphoreMessage::Cancel(_) | SemaphoreMessage::Release(..) => {}
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Instant;
 
-use futures::future::{join_all, select_all};
+use futures::future::join_all;
 use ractor::DerivedActorRef;
 
 use super::error::{LostError, ReleaseError};
@@ -18,11 +18,12 @@ use crate::machine::Ticket;
 pub struct MultiLease {
     ticket: Ticket,
     leases: Vec<Lease>,
+    view: LeaseView,
 }
 
 impl MultiLease {
     pub(crate) fn new(ticket: Ticket, leases: Vec<Lease>) -> MultiLease {
-        MultiLease { ticket, leases }
+        MultiLease { ticket, view: LeaseView::of(&leases), leases }
     }
 
     /// The request that was granted this lease.
@@ -37,22 +38,22 @@ impl MultiLease {
 
     /// Each path with its fencing token, in the order of the request.
     pub fn tokens(&self) -> impl Iterator<Item = (&str, FencingToken)> {
-        self.leases.iter().map(|lease| (lease.path(), lease.token()))
+        self.view.tokens()
     }
 
     /// The worst state of all leases: `Lost`, then `Suspended`, then `Held`.
     pub fn state(&self) -> LeaseState {
-        LeaseState::worst(self.leases.iter().map(Lease::state))
+        self.view.state()
     }
 
     /// The earliest proven end of all leases.
     pub fn valid_until(&self) -> Option<Instant> {
-        self.leases.iter().filter_map(Lease::valid_until).min()
+        self.view.valid_until()
     }
 
     /// One read-only view of all leases, for code that works under them.
     pub fn view(&self) -> LeaseView {
-        LeaseView::of(&self.leases)
+        self.view.clone()
     }
 
     /// The keeper that the leases belong to. `None` if there is no lease.
@@ -62,7 +63,7 @@ impl MultiLease {
 
     /// Waits until any of the leases is lost. Cancel safe.
     pub async fn lost(&self) {
-        select_all(self.leases.iter().map(|lease| Box::pin(lease.lost()))).await;
+        self.view.lost().await;
     }
 
     /// Runs `work` for as long as all leases last, like [`Lease::protect`].

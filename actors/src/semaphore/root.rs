@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::api::error::ResizeError;
+use crate::api::error::{QueryError, ResizeError};
 use crate::api::request::ContenderOptions;
 use crate::machine::Failure;
 use crate::zookeeper::ZooKeeper;
@@ -26,7 +26,7 @@ pub(super) async fn resize(
             Err(failure) => Err(failure),
         };
     }
-    written.map_err(|failure| ResizeError::new(&root, failure))
+    written.map_err(|failure| QueryError::new(&root, failure).into())
 }
 
 /// Creates the root together with its number: with a root that stores none, every client would use its own number.
