@@ -39,6 +39,8 @@ impl Guard<Pooled> {
     /// Takes over the permits of `other`, which are then released, dropped or lost together with these. Nothing is sent
     /// to ZooKeeper.
     ///
+    /// The requests whose permits were taken over are remembered, for their events, until this permit ends.
+    ///
     /// The [token](Guard::token) becomes the larger of the two. This permit keeps its ticket. What happens to it is also
     /// reported to the request and the views of `other`.
     ///

@@ -139,6 +139,31 @@ async fn a_hundred_thousand_paths_locked_once_leave_no_actor_no_task_and_no_memo
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permit_that_is_split_and_merged_again_and_again_keeps_no_memory() {
+    const ROUNDS: u64 = 200_000;
+    let server = TestServer::start();
+    let keeper = connect_to(&server).await;
+    let pool = keeper.semaphore("/split-and-merge", 2).expect("a valid path");
+    let mut permit = pool.acquire_many(2).await.expect("they are free");
+    let mut split_and_merge = async |rounds: u64| {
+        for round in 0..rounds {
+            let part = permit.split(1).expect("one of two");
+            permit.merge(part).expect("it was split off");
+            if round % 1_000 == 0 {
+                // The answer shows that the actor has handled the messages before.
+                assert_eq!(pool.available().await, Ok(0));
+            }
+        }
+    };
+    split_and_merge(ROUNDS / 10).await;
+    let before = resident_kilobytes();
+    split_and_merge(ROUNDS).await;
+    let grown = resident_kilobytes().saturating_sub(before);
+    assert!(grown < 8 * ROUNDS / 1024 + 4096, "{grown} KiB for {ROUNDS} rounds");
+    permit.release().await.expect("it is held");
+}
+
 /// Locks and releases each path once, sixteen at a time.
 async fn lock_and_release(keeper: &Keeper, from: u64, to: u64) {
     const WORKERS: u64 = 16;

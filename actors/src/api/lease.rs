@@ -342,6 +342,11 @@ impl Hold {
         self.0.ticket
     }
 
+    /// Whether the lease or a view of it still exists.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// The mark only matters for persistent nodes; leases of ephemeral nodes follow their session's lease.
     pub fn suspend(&self) {
         if self.0.mark.compare_exchange(HELD, SUSPENDED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {

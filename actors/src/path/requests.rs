@@ -180,6 +180,24 @@ where
         if let Some(entry) = self.requests.get_mut(&into) {
             entry.merged.extend(merged);
         }
+        self.forget_parts(into);
+    }
+
+    /// Forgets the parts that were split off and merged back, if no view shows them. A permit that is split and merged
+    /// again and again would remember them all.
+    fn forget_parts(&mut self, into: Ticket) {
+        let Some(entry) = self.requests.get_mut(&into) else { return };
+        let merged = std::mem::take(&mut entry.merged);
+        let is_followed =
+            |entry: &Entry| entry.sink.is_some() || entry.hold.as_ref().is_some_and(Hold::is_shared);
+        let (kept, parts): (Vec<_>, Vec<_>) =
+            merged.into_iter().partition(|ticket| self.requests.get(ticket).is_some_and(is_followed));
+        for ticket in parts {
+            self.requests.remove(&ticket);
+        }
+        if let Some(entry) = self.requests.get_mut(&into) {
+            entry.merged = kept;
+        }
     }
 
     /// This request, and those that were merged into it.
