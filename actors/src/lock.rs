@@ -132,9 +132,17 @@ impl State {
         let again = part.as_ref().is_some_and(|part| part.again);
         let limit = request.max_waiting().filter(|_| !again);
         if self.path.accept(request, limit) {
+            let joint = part.is_some();
             self.parts.extend(part.map(|part| (ticket, part)));
-            let (mode, dialect, ephemeral) = (options.mode, options.dialect, options.ephemeral);
-            let request = Request { mode, dialect, patterns: options.patterns.clone(), ephemeral, wait };
+            let request = Request {
+                mode: options.mode,
+                dialect: options.dialect,
+                patterns: options.patterns.clone(),
+                ephemeral: options.ephemeral,
+                joint,
+                bytes: options.bytes(&self.path.directory),
+                wait,
+            };
             self.feed(Event::Acquire { ticket, request });
         }
     }

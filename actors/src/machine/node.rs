@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::exclusion::{Dialect, MARKERS, Mode, row};
 use super::patterns::Patterns;
@@ -69,11 +70,11 @@ impl fmt::Debug for Instance {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u64);
 
-/// A child of a lock's directory whose name ends in a sequence number. Ordered by that number.
+/// A child of a lock's directory whose name ends in a sequence number. Ordered by that number. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Znode {
     sequence: i64,
-    name: String,
+    name: Arc<str>,
 }
 
 impl Znode {
@@ -95,7 +96,7 @@ impl Znode {
             10.. => &name[name.len() - 10..],
             _ => return None,
         };
-        Some(Znode { sequence: text.parse().ok()?, name: name.to_owned() })
+        Some(Znode { sequence: text.parse().ok()?, name: name.into() })
     }
 
     /// The name within the directory.

@@ -1,5 +1,6 @@
 //! Extra lock patterns: regular expressions for the names of further contenders, as kazoo's `extra_lock_patterns`.
 
+use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ impl Patterns {
     }
 }
 
-// Machines are compared and hashed. A pattern is its text.
+// Machines are compared and hashed, and keep kinds of contenders in order. A pattern is its text.
 impl PartialEq for Patterns {
     fn eq(&self, other: &Patterns) -> bool {
         self.texts().eq(other.texts())
@@ -43,6 +44,18 @@ impl PartialEq for Patterns {
 }
 
 impl Eq for Patterns {}
+
+impl PartialOrd for Patterns {
+    fn partial_cmp(&self, other: &Patterns) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Patterns {
+    fn cmp(&self, other: &Patterns) -> Ordering {
+        self.texts().cmp(other.texts())
+    }
+}
 
 impl Hash for Patterns {
     fn hash<H: Hasher>(&self, state: &mut H) {

@@ -7,6 +7,7 @@ use crate::machine::lock::{Command, Created, Event};
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, PathMachine, Ticket};
 use crate::session::Change;
+use crate::zookeeper::{Answer, CreatedNode};
 
 impl<M: PathMachine> Path<M>
 where
@@ -15,9 +16,18 @@ where
     pub fn execute(&mut self, command: Command) {
         let path = self.directory.clone();
         match command {
-            Command::List(attempt) => {
-                self.submit(|zk| zk.client.children(&path), move |r| Event::Listed(attempt, r).into())
+            Command::List { sync: false } => {
+                self.submit(|zk| zk.client.children(&path), |children| Event::Listed(children).into())
             }
+            Command::List { sync: true } => self.submit(
+                |zk| {
+                    debug!(%path, epoch = zk.epoch, "the outcome of a create is unknown");
+                    let (sync, list) = (zk.client.sync(&path), zk.client.children(&path));
+                    Box::pin(async move { sync.await.and(list.await) })
+                },
+                |children| Event::Listed(children).into(),
+            ),
+            Command::Create(attempt, ticket) => self.create(attempt, ticket),
             Command::CreateAndList(attempt, ticket) => self.create_and_list(attempt, ticket),
             Command::MakeDirectory(attempt, ticket) => {
                 let Some(options) = self.options(ticket) else { return };
@@ -26,14 +36,6 @@ where
                     move |result| Event::DirectoryMade(attempt, result).into(),
                 )
             }
-            Command::FindCreated(attempt) => self.submit(
-                |zk| {
-                    debug!(%path, epoch = zk.epoch, attempt = attempt.0, "the outcome of a create is unknown");
-                    let (sync, list) = (zk.client.sync(&path), zk.client.children(&path));
-                    Box::pin(async move { sync.await.and(list.await) })
-                },
-                move |result| Event::Found(attempt, result).into(),
-            ),
             Command::ReadStat(attempt, node) => self.submit(
                 |zk| zk.client.read(&self.node_path(&node)),
                 move |result| Event::StatRead(attempt, result.map(|found| found.stat)).into(),
@@ -65,30 +67,37 @@ where
         format!("{}/{}", self.directory, node.name())
     }
 
+    fn create(&mut self, attempt: Attempt, ticket: Ticket) {
+        let Some(create) = self.send_create(attempt, ticket) else { return };
+        self.submit(
+            |_| create.answer,
+            move |created| Event::Created(attempt, with_name(&create.name, created)).into(),
+        );
+    }
+
     /// Sends the create and the list without waiting for an answer in between.
     fn create_and_list(&mut self, attempt: Attempt, ticket: Ticket) {
-        let Some(options) = self.options(ticket) else { return };
+        let Some(create) = self.send_create(attempt, ticket) else { return };
+        let Some(session) = &self.session else { return };
+        let (epoch, list) = (session.connection.epoch, session.connection.client.children(&self.directory));
+        session.expect(async move {
+            let (created, children) = (create.answer.await, list.await);
+            let created = with_name(&create.name, created);
+            let event = Event::CreatedAndListed { attempt, created, children };
+            PathMessage::Answer(epoch, event.into(), Vec::new())
+        });
+    }
+
+    fn send_create(&mut self, attempt: Attempt, ticket: Ticket) -> Option<SentCreate> {
+        let options = self.options(ticket)?;
         let name = self.instance.prefix(attempt, options.dialect, options.mode);
         let prefix = format!("{}/{name}", self.directory);
         if !options.ephemeral {
             self.note_persistent(ticket, prefix.clone());
         }
-        let Some(session) = &self.session else { return };
-        let (epoch, client) = (session.connection.epoch, &session.connection.client);
-        let create = client.create(&prefix, &options.identifier, options.ephemeral, &options.acl);
-        let list = client.children(&self.directory);
-        session.expect(async move {
-            let created = create.await.and_then(|created| {
-                let node = Znode::parse(&format!("{name}{:010}", created.sequence));
-                let node = node.ok_or_else(|| {
-                    Failure::Unknown(format!("no sequence number: {}", created.sequence).into())
-                })?;
-                Ok(Created { node, czxid: created.czxid })
-            });
-            let children = list.await;
-            let event = Event::CreatedAndListed { attempt, created, children };
-            PathMessage::Answer(epoch, event.into(), Vec::new())
-        });
+        let client = &self.session.as_ref()?.connection.client;
+        let answer = client.create(&prefix, &options.identifier, options.ephemeral, &options.acl);
+        Some(SentCreate { name, answer })
     }
 
     fn watch(&mut self, node: Znode) {
@@ -109,4 +118,18 @@ where
             }
         });
     }
+}
+
+/// A create in flight.
+struct SentCreate {
+    /// The node's name, without the sequence number.
+    name: String,
+    answer: Answer<CreatedNode>,
+}
+
+fn with_name(name: &str, created: Result<CreatedNode, Failure>) -> Result<Created, Failure> {
+    let CreatedNode { sequence, czxid } = created?;
+    let node = Znode::parse(&format!("{name}{sequence:010}"));
+    let node = node.ok_or_else(|| Failure::Unknown(format!("no sequence number: {sequence}").into()))?;
+    Ok(Created { node, czxid })
 }

@@ -1,14 +1,52 @@
-//! Handles the answers of ZooKeeper.
+//! Handles the answers of ZooKeeper, other than lists.
 
-use std::collections::BTreeSet;
-
-use super::contender::Stage;
-use super::{Link, Lock, Owner, Retry, Review, WATCH_RETRY};
+use super::contender::{Need, Stage};
+use super::{Link, Lock, Retry, WATCH_RETRY};
 use crate::machine::lock::protocol::{Command, Created, NodeStat};
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Failure, Moment, Refusal, Reply};
+use crate::machine::{Failure, Moment, Refusal, Reply, Wait};
 
 impl Lock {
+    pub(super) fn created(
+        &mut self,
+        attempt: Attempt,
+        created: Result<Created, Failure>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        if self.stage(attempt) != Some(Stage::Creating) {
+            return;
+        }
+        let wanted = self.contenders[&attempt].wanted;
+        match created {
+            Ok(Created { node, czxid }) => {
+                self.retries.done(&Retry::Directory);
+                self.set_node(attempt, node);
+                match wanted {
+                    true => self.set(attempt, Stage::Listing { czxid }),
+                    false => self.proceed(attempt, Stage::Deleting, out),
+                }
+            }
+            Err(Failure::NoNode) => match wanted {
+                true => {
+                    self.set(attempt, Stage::MakingDirectory);
+                    self.make_directory_again(now, out);
+                }
+                false => self.remove(attempt, true, out),
+            },
+            Err(Failure::Unknown(_)) => {
+                self.set(attempt, Stage::FindingCreated);
+                if self.contenders[&attempt].request.wait == Wait::Try {
+                    self.give_up(attempt, Refusal::Suspended, out);
+                }
+            }
+            // `Lost` follows.
+            Err(Failure::SessionGone) => {}
+            Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
+            Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
+        }
+    }
+
     pub(super) fn created_and_listed(
         &mut self,
         attempt: Attempt,
@@ -16,32 +54,12 @@ impl Lock {
         children: Result<Vec<String>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
-    ) -> Option<Attempt> {
-        if self.stage(attempt) != Some(Stage::Creating) {
-            return None;
+    ) -> Vec<Attempt> {
+        self.created(attempt, created, now, out);
+        match self.list.as_ref().is_some_and(|list| list.behind == Some(attempt)) {
+            true => self.listed(children, now, out),
+            false => self.listed_jointly(attempt, children, out),
         }
-        match created {
-            Ok(Created { node, czxid }) => {
-                self.set_node(attempt, node);
-                return self.place(attempt, czxid, children, now, out);
-            }
-            Err(Failure::NoNode) => match self.contenders[&attempt].wanted {
-                true => {
-                    self.set(attempt, Stage::MakingDirectory);
-                    self.retry(attempt, now, out);
-                }
-                false => self.remove(attempt, true, out),
-            },
-            Err(Failure::Unknown(_)) => {
-                self.set(attempt, Stage::FindingCreated);
-                self.lost_answer(attempt, now, out);
-            }
-            // `Lost` follows.
-            Err(Failure::SessionGone) => {}
-            Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
-            Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
-        }
-        None
     }
 
     pub(super) fn directory_made(
@@ -51,109 +69,36 @@ impl Lock {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        if self.stage(attempt) != Some(Stage::MakingDirectory) {
+        if self.making.take_if(|making| *making == attempt).is_none() {
             return;
         }
         match result {
             // All missing parents are created, including the chroot. So `NoNode` means that one was deleted meanwhile.
-            Ok(()) | Err(Failure::NoNode) => self.requeue(attempt, out),
-            Err(Failure::Unknown(_)) => self.lost_answer(attempt, now, out),
-            Err(Failure::SessionGone) => {}
-            Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
-            Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
-        }
-    }
-
-    pub(super) fn listed(
-        &mut self,
-        attempt: Attempt,
-        result: Result<Vec<String>, Failure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) -> Option<Attempt> {
-        if let Some(review) = self.review.take_if(|review| review.attempt == attempt) {
-            self.reviewed(review, result, out);
-            return None;
-        }
-        match self.stage(attempt) {
-            Some(Stage::Listing { czxid }) => return self.place(attempt, czxid, result, now, out),
-            Some(Stage::Peeking) => match result {
-                Ok(children) => {
-                    let contender = &self.contenders[&attempt];
-                    let mut siblings: Vec<Znode> =
-                        children.iter().filter_map(|name| Znode::parse(name)).collect();
-                    siblings.retain(|node| !matches!(self.owner(node), Owner::Left));
-                    if let Some(other) = siblings.iter().find(|node| contender.clashes(node)) {
-                        self.fail(attempt, Refusal::MixedDialects(other.clone()), out)
-                    } else if siblings.iter().any(|node| contender.waits_for(node)) {
-                        self.fail(attempt, Refusal::Contended, out)
-                    } else {
-                        self.proceed(attempt, Stage::Creating, out)
+            Ok(()) | Err(Failure::NoNode) => {
+                for attempt in self.all_with(Need::Directory) {
+                    self.requeue(attempt, out);
+                }
+            }
+            Err(Failure::Unknown(_)) => {
+                for attempt in self.all_with(Need::Directory) {
+                    if self.contenders[&attempt].request.wait == Wait::Try {
+                        self.fail(attempt, Refusal::Suspended, out);
                     }
                 }
-                Err(Failure::NoNode) => self.proceed(attempt, Stage::Creating, out),
-                Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
-                Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
-                Err(Failure::Unknown(_) | Failure::SessionGone) => {
-                    self.fail(attempt, Refusal::Suspended, out)
-                }
-            },
-            _ => {}
-        }
-        None
-    }
-
-    /// Crosses off the nodes ahead of the own node that are not in the list. A node behind it may be newer than the
-    /// list.
-    fn reviewed(&mut self, review: Review, result: Result<Vec<String>, Failure>, out: &mut Vec<Command>) {
-        let listed: BTreeSet<Znode> = match result {
-            Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
-            // The directory was deleted, and all nodes with it.
-            Err(Failure::NoNode) => BTreeSet::new(),
-            // `Lost` follows.
-            Err(Failure::SessionGone) => return self.review = Some(review),
-            // Without the list, they are watched one after the other.
-            Err(Failure::NoAuth | Failure::Refused(_) | Failure::Unknown(_)) => {
-                return self.crossed_off = None;
+                self.make_directory_again(now, out);
             }
-        };
-        let Review { attempt, node } = review;
-        let ahead: Vec<Znode> = self.foreign.range(..&node).cloned().collect();
-        for other in ahead.iter().filter(|other| !listed.contains(other)) {
-            self.cross_off(other);
-        }
-        self.crossed_off = None;
-        let waiting = matches!(self.stage(attempt), Some(Stage::Waiting { .. }));
-        if waiting && !listed.contains(&node) {
-            self.missing(attempt, out);
+            Err(Failure::SessionGone) => self.making = Some(attempt),
+            Err(Failure::NoAuth) => self.directory_denied(attempt, Refusal::NoAuth(None), out),
+            Err(Failure::Refused(reason)) => self.directory_denied(attempt, Refusal::Rejected(reason), out),
         }
     }
 
-    pub(super) fn found(
-        &mut self,
-        attempt: Attempt,
-        result: Result<Vec<String>, Failure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) {
-        if self.stage(attempt) != Some(Stage::FindingCreated) {
-            return;
+    /// Another contender's options may be accepted.
+    fn directory_denied(&mut self, attempt: Attempt, refusal: Refusal, out: &mut Vec<Command>) {
+        if self.stage(attempt) == Some(Stage::MakingDirectory) {
+            self.fail(attempt, refusal, out);
         }
-        let own = |name: &String| {
-            Znode::parse(name).filter(|node| self.instance.attempt(node.name()) == Some(attempt))
-        };
-        match result.map(|children| children.iter().find_map(own)) {
-            Ok(Some(node)) => {
-                self.set_node(attempt, node);
-                let wanted = self.contenders[&attempt].wanted;
-                self.proceed(attempt, if wanted { Stage::ReadingStat } else { Stage::Deleting }, out);
-            }
-            Ok(None) | Err(Failure::NoNode) => match self.contenders[&attempt].wanted {
-                true => self.requeue(attempt, out),
-                false => self.remove(attempt, true, out),
-            },
-            Err(failure) => self.retry_or_give_up(attempt, failure, now, out),
-        }
+        self.make_directory(out);
     }
 
     pub(super) fn stat_read(
@@ -221,9 +166,9 @@ impl Lock {
             Err(Failure::Refused(_)) => self.retries.after(&Retry::Watch(node), now, WATCH_RETRY),
             Err(Failure::NoAuth) => {
                 self.cross_off(&node);
-                let behind: Vec<Attempt> = self.placed.range(&node..).map(|(_, attempt)| *attempt).collect();
+                let behind: Vec<Attempt> = self.queue.local_from(&node).map(|(_, attempt)| attempt).collect();
                 for attempt in behind {
-                    if !self.is_held(attempt) && self.contenders[&attempt].waits_for(&node) {
+                    if !self.is_held(attempt) && self.contenders[&attempt].kind().waits_for(&node) {
                         self.give_up(attempt, Refusal::NoAuth(Some(node.clone())), out);
                     }
                 }
@@ -273,6 +218,7 @@ impl Lock {
             ) => self.replace(attempt, out),
             Some(
                 Stage::Idle
+                | Stage::Resting
                 | Stage::Peeking
                 | Stage::Creating
                 | Stage::MakingDirectory
@@ -281,69 +227,5 @@ impl Lock {
             )
             | None => {}
         }
-    }
-
-    /// Finds out who is ahead of the node, from a list that was sent after the create. Returns the attempt once its
-    /// place is known.
-    pub(super) fn place(
-        &mut self,
-        attempt: Attempt,
-        czxid: i64,
-        children: Result<Vec<String>, Failure>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) -> Option<Attempt> {
-        self.set(attempt, Stage::Listing { czxid });
-        let contender = &self.contenders[&attempt];
-        let node = contender.node.clone()?;
-        if !contender.wanted {
-            self.proceed(attempt, Stage::Deleting, out);
-            return None;
-        }
-        let siblings: Vec<Znode> = match children {
-            Ok(children) => children.iter().filter_map(|name| Znode::parse(name)).collect(),
-            // The directory was deleted, and the node with it.
-            Err(Failure::NoNode) => {
-                self.replace(attempt, out);
-                return None;
-            }
-            Err(failure) => {
-                self.retry_or_give_up(attempt, failure, now, out);
-                return None;
-            }
-        };
-        let wrapped = |other: &Znode| other.sequence() < 0 && contender.waits_for(other);
-        if node.is_exhausted() || siblings.iter().any(wrapped) {
-            self.give_up(attempt, Refusal::Exhausted, out);
-            return None;
-        }
-        let stays = |other: &&Znode| !matches!(self.owner(other), Owner::Left);
-        if let Some(other) = siblings.iter().filter(stays).find(|other| contender.clashes(other)) {
-            self.give_up(attempt, Refusal::MixedDialects(other.clone()), out);
-            return None;
-        }
-        for other in siblings.into_iter().filter(|other| *other < node) {
-            match self.owner(&other) {
-                Owner::Local(owner) => self.set_node(owner, other),
-                Owner::Left => {}
-                Owner::Foreign => {
-                    self.foreign.insert(other);
-                }
-            }
-        }
-        // Within a directory, sequence numbers grow with transactions. If another node has an earlier transaction but a
-        // larger number, the directory has been deleted and created again since, so the other node is gone.
-        let earlier = |owner: &Attempt| self.contenders[owner].czxid().is_some_and(|other| other < czxid);
-        let deleted: Vec<Attempt> = (self.placed.range(&node..))
-            .filter(|(other, owner)| other.sequence() > node.sequence() && earlier(owner))
-            .map(|(_, owner)| *owner)
-            .collect();
-        for owner in deleted {
-            self.missing(owner, out);
-        }
-        self.set(attempt, Stage::Waiting { czxid });
-        self.retries.done(&Retry::Step(attempt));
-        out.push(Command::Track(node.clone()));
-        Some(attempt)
     }
 }

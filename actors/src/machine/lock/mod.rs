@@ -5,6 +5,11 @@
 //! watches only its nearest predecessor. When that goes, earlier ones may already have gone unseen, so with several
 //! left we list once.
 //!
+//! At most one list is in flight. It is sent behind a create, and places every local contender that it shows: whatever it
+//! shows below a contender's number is all that was ahead of that contender. Contenders that are created meanwhile share
+//! the next list. Creates in flight are limited, so that heartbeats are not delayed by thousands of them. So the cost of
+//! a contender does not depend on how many there are.
+//!
 //! A local contender that leaves is crossed off at once, before the server has confirmed the delete. Until then the
 //! nodes of this process are the front of the queue, so no other process can be first, whichever of them the server
 //! still shows. Hand-off within a process therefore needs no round trip, and the order stays that of the cluster.
@@ -13,7 +18,7 @@
 //!
 //! | stage | refused: cancel, deadline, error (`give_up`) | its node is missing (`missing`) | the session is lost (`lost`) |
 //! |---|---|---|---|
-//! | `Idle` | refused and forgotten | | |
+//! | `Idle`, `Resting` | refused and forgotten | | |
 //! | `Peeking`, `MakingDirectory` | refused and forgotten | | new attempt |
 //! | `Creating`, `FindingCreated` | refused; the answer shows what to delete | | new attempt |
 //! | `ReadingStat`, `Listing`, `Waiting` | refused; the node is deleted | new attempt; the node is deleted | new attempt |
@@ -30,7 +35,10 @@
 
 mod answers;
 mod contender;
+mod indexes;
+mod lists;
 pub mod protocol;
+mod queue;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -38,8 +46,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use self::contender::{LocalContender, Stage};
+use self::contender::{LocalContender, Need, Stage};
+use self::lists::List;
 pub use self::protocol::{Command, Created, Event, NodeStat, Request};
+use self::queue::Queue;
 use super::node::{Attempt, Instance, Znode};
 use super::retries::Retries;
 use super::{Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
@@ -56,14 +66,18 @@ pub struct Lock {
     epoch_start: Attempt,
     contenders: BTreeMap<Attempt, LocalContender>,
     tickets: BTreeMap<Ticket, Attempt>,
-    /// The nodes of wanted contenders, in the order of the queue.
-    placed: BTreeMap<Znode, Attempt>,
-    /// Nodes of other processes that a list has shown and that have not been crossed off since.
-    foreign: BTreeSet<Znode>,
+    queue: Queue,
+    /// The contenders that need something from a request that they share with others.
+    needs: BTreeSet<(Need, Attempt)>,
+    /// The size of the creates in flight, in bytes, and its limit.
+    in_flight: usize,
+    room: usize,
+    /// The list in flight.
+    list: Option<List>,
+    /// The attempt with whose options the directory is being created.
+    making: Option<Attempt>,
     /// The last node that was crossed off. Earlier ones may have been deleted without our notice.
     crossed_off: Option<Znode>,
-    /// A list in flight that shows which nodes ahead of an own node are left.
-    review: Option<Review>,
     watched: BTreeSet<Znode>,
     deadlines: BTreeSet<(Moment, Ticket)>,
     retries: Retries<Retry>,
@@ -81,29 +95,34 @@ enum Retry {
     /// The request of this attempt's stage.
     Step(Attempt),
     Watch(Znode),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Review {
-    attempt: Attempt,
-    node: Znode,
+    List,
+    Directory,
 }
 
 /// The owner of a listed name.
 enum Owner {
     /// A local contender that still wants the lock.
     Local(Attempt),
-    /// A local contender that has left. The server may still show its node, which is ignored.
-    Left,
+    /// A local contender that has left. The server may still show its node, which is ignored. `None` if nothing is left
+    /// of the contender.
+    Left(Option<Attempt>),
     Foreign,
 }
 
 /// The pause before the next attempt, after the server has refused to set a watch.
 const WATCH_RETRY: Duration = Duration::from_secs(1);
 
+/// The limit of the creates in flight, in bytes. It does not apply to a single create.
+const ROOM: usize = 64 * 1024;
+
 impl Lock {
     /// A lock without a session, for nodes of this instance.
     pub fn new(instance: Instance) -> Lock {
+        Lock::with_room(instance, ROOM)
+    }
+
+    /// A lock that limits the creates in flight to this number of bytes.
+    pub fn with_room(instance: Instance, room: usize) -> Lock {
         Lock {
             instance,
             link: Link::Down,
@@ -112,10 +131,13 @@ impl Lock {
             epoch_start: Attempt(0),
             contenders: BTreeMap::new(),
             tickets: BTreeMap::new(),
-            placed: BTreeMap::new(),
-            foreign: BTreeSet::new(),
+            queue: Queue::default(),
+            needs: BTreeSet::new(),
+            in_flight: 0,
+            room,
+            list: None,
+            making: None,
             crossed_off: None,
-            review: None,
             watched: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             retries: Retries::new(instance),
@@ -135,22 +157,22 @@ impl Machine for Lock {
 
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         self.run_timers(now, out);
-        let mut placed = None;
+        let mut placed = Vec::new();
         match event {
             Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
             Event::Path(event) => self.path_event(event, out),
-            Event::Listed(attempt, result) => placed = self.listed(attempt, result, now, out),
+            Event::Listed(children) => placed = self.listed(children, now, out),
+            Event::Created(attempt, created) => self.created(attempt, created, now, out),
             Event::CreatedAndListed { attempt, created, children } => {
                 placed = self.created_and_listed(attempt, created, children, now, out)
             }
             Event::DirectoryMade(attempt, result) => self.directory_made(attempt, result, now, out),
-            Event::Found(attempt, result) => self.found(attempt, result, now, out),
             Event::StatRead(attempt, result) => self.stat_read(attempt, result, now, out),
             Event::Watched(node, result) => self.watch_answered(node, result, now, out),
             Event::Fired { node, gone } => self.fired(node, gone, out),
             Event::Deleted(attempt, result) => self.deleted(attempt, result, now, out),
         }
-        self.advance(placed, out);
+        self.advance(&placed, out);
     }
 
     fn wakeup(&self) -> Option<Moment> {
@@ -194,8 +216,7 @@ impl Lock {
             _ if self.closed => Some(Refusal::Closed),
             (Wait::Try, Link::Down | Link::Suspended { .. }) => Some(Refusal::Suspended),
             (Wait::Try, Link::Up { .. }) => {
-                let contender = LocalContender::new(ticket, request.clone());
-                self.placed.keys().any(|node| contender.waits_for(node)).then_some(Refusal::Contended)
+                self.queue.blocks_locally(&request.kind()).then_some(Refusal::Contended)
             }
             (Wait::Until(deadline), _) if deadline <= now => Some(Refusal::TimedOut),
             (Wait::Until(_) | Wait::Forever, _) => None,
@@ -253,9 +274,13 @@ impl Lock {
         self.link = Link::Up { session };
         for attempt in self.attempts() {
             match self.contenders[&attempt].stage {
-                Stage::Idle => self.start(attempt, out),
-                Stage::FindingCreated | Stage::Deleting | Stage::Unverified { .. } => self.send(attempt, out),
-                Stage::Peeking
+                Stage::Deleting | Stage::Unverified { .. } => self.send(attempt, out),
+                // Sent as far as there is room.
+                Stage::Idle => {}
+                // Found by a list.
+                Stage::FindingCreated => {}
+                Stage::Resting
+                | Stage::Peeking
                 | Stage::Creating
                 | Stage::MakingDirectory
                 | Stage::ReadingStat
@@ -290,13 +315,16 @@ impl Lock {
         self.epoch_start = self.next;
         self.watched.clear();
         self.retries.clear();
-        (self.crossed_off, self.review) = (None, None);
+        (self.list, self.making, self.crossed_off) = (None, None, None);
         // For a persistent contender, this process's ephemeral nodes are foreign until the server deletes them.
-        let persistent = self.contenders.values().any(|contender| !contender.request.ephemeral);
-        self.foreign.retain(|_| persistent);
-        if persistent {
-            let ephemeral = self.contenders.values().filter(|contender| contender.request.ephemeral);
-            self.foreign.extend(ephemeral.filter_map(|contender| contender.node.clone()));
+        match self.contenders.values().any(|contender| !contender.request.ephemeral) {
+            true => {
+                let ephemeral = self.contenders.values().filter(|contender| contender.request.ephemeral);
+                ephemeral
+                    .filter_map(|contender| contender.node.clone())
+                    .for_each(|node| self.queue.add_foreign(node));
+            }
+            false => self.queue.clear_foreign(),
         }
         for attempt in self.attempts() {
             let contender = &self.contenders[&attempt];
@@ -307,6 +335,7 @@ impl Lock {
                     self.remove(attempt, false, out);
                 }
                 Stage::Idle => {}
+                Stage::Resting => self.set(attempt, Stage::Idle),
                 _ if ephemeral && !contender.wanted => self.remove(attempt, false, out),
                 Stage::Peeking | Stage::MakingDirectory => self.requeue(attempt, out),
                 Stage::Creating | Stage::FindingCreated | Stage::ReadingStat | Stage::Listing { .. } => {
@@ -339,8 +368,8 @@ impl Lock {
         let Some(attempt) = self.instance.attempt(node.name()) else { return Owner::Foreign };
         match self.contenders.get(&attempt) {
             Some(contender) if contender.wanted => Owner::Local(attempt),
-            Some(_) => Owner::Left,
-            None if attempt >= self.epoch_start => Owner::Left,
+            Some(_) => Owner::Left(Some(attempt)),
+            None if attempt >= self.epoch_start => Owner::Left(None),
             None => Owner::Foreign,
         }
     }
@@ -351,12 +380,6 @@ impl Lock {
 
     fn stage(&self, attempt: Attempt) -> Option<Stage> {
         self.contenders.get(&attempt).map(|contender| contender.stage)
-    }
-
-    fn set(&mut self, attempt: Attempt, stage: Stage) {
-        if let Some(contender) = self.contenders.get_mut(&attempt) {
-            contender.stage = stage;
-        }
     }
 
     fn is_held(&self, attempt: Attempt) -> bool {

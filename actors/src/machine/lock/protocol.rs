@@ -16,6 +16,11 @@ pub struct Request {
     pub patterns: Patterns,
     /// Whether the server deletes the node when the session ends.
     pub ephemeral: bool,
+    /// Whether the node is created together with those of other paths, as a part of a multi-lock. Then its create and
+    /// its list are sent later than they are commanded.
+    pub joint: bool,
+    /// The size of its create, in bytes.
+    pub bytes: usize,
     /// How long to wait.
     pub wait: Wait,
 }
@@ -33,7 +38,9 @@ pub enum Event {
     /// An event that locks and semaphores have in common.
     Path(PathEvent),
     /// Answer to [`Command::List`].
-    Listed(Attempt, Result<Vec<String>, Failure>),
+    Listed(Result<Vec<String>, Failure>),
+    /// Answer to [`Command::Create`].
+    Created(Attempt, Result<Created, Failure>),
     /// Answer to [`Command::CreateAndList`].
     CreatedAndListed {
         /// The attempt that creates the node.
@@ -45,8 +52,6 @@ pub enum Event {
     },
     /// Answer to [`Command::MakeDirectory`].
     DirectoryMade(Attempt, Result<(), Failure>),
-    /// Answer to [`Command::FindCreated`].
-    Found(Attempt, Result<Vec<String>, Failure>),
     /// Answer to [`Command::ReadStat`].
     StatRead(Attempt, Result<NodeStat, Failure>),
     /// Answer to [`Command::Watch`].
@@ -90,13 +95,16 @@ pub struct NodeStat {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// List the directory.
-    List(Attempt),
+    List {
+        /// Whether to send a sync first, on the same connection. If the sync fails, so does the list.
+        sync: bool,
+    },
+    /// Create the node.
+    Create(Attempt, Ticket),
     /// Create the node and list the directory, without waiting for an answer in between.
     CreateAndList(Attempt, Ticket),
     /// Create the directory and its parents.
     MakeDirectory(Attempt, Ticket),
-    /// Sync and list, to find out whether a create of unknown outcome was carried out.
-    FindCreated(Attempt),
     /// Read the node's stat.
     ReadStat(Attempt, Znode),
     /// Read the node and set a watch.

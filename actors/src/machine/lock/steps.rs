@@ -1,9 +1,10 @@
 //! Grants and watches, and the steps of one contender.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::contender::{LocalContender, Stage};
-use super::{Link, Lock, Retry, Review};
+use super::contender::{LocalContender, Need, Stage};
+use super::queue::Ahead;
+use super::{Link, Lock, Retry};
 use crate::machine::lock::protocol::Command;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
@@ -11,77 +12,71 @@ use crate::machine::{Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait}
 /// What follows from the front of the queue.
 #[derive(Default)]
 struct Front {
-    granted: Vec<(Attempt, Znode, i64)>,
+    granted: BTreeSet<Znode>,
     /// The foreign nodes that must be watched.
     watched: BTreeSet<Znode>,
-    /// A waiter whose nodes ahead must be listed again.
-    unreviewed: Option<Review>,
+    /// Waiters whose nodes ahead must be listed again.
+    unreviewed: Vec<Attempt>,
 }
 
 impl Lock {
-    /// Grants and watches, and answers the contender that this event has placed.
-    pub(super) fn advance(&mut self, placed: Option<Attempt>, out: &mut Vec<Command>) {
+    /// Grants and watches, answers the contenders that this event has placed, and sends what others need.
+    pub(super) fn advance(&mut self, placed: &[Attempt], out: &mut Vec<Command>) {
         self.grant_and_watch(out);
-        if let Some(attempt) = placed {
-            self.answer_placed(attempt, out);
+        if !placed.is_empty() {
+            self.answer_placed(placed, out);
             self.grant_and_watch(out);
         }
+        while let Some(attempt) = self.first_with(Need::Room).filter(|attempt| self.may_start(*attempt)) {
+            self.start(attempt, out);
+        }
+        self.list_if_needed(out);
     }
 
     fn grant_and_watch(&mut self, out: &mut Vec<Command>) {
         let Front { granted, watched, unreviewed } = self.front();
-        for (attempt, node, czxid) in granted {
+        for node in granted {
+            let Some(attempt) = self.queue.attempt(&node) else { continue };
+            let Some(Stage::Waiting { czxid }) = self.stage(attempt) else { continue };
             self.set(attempt, Stage::Held { czxid });
             self.cancel_deadline(attempt);
             out.push(Command::Grant { ticket: self.contenders[&attempt].ticket, node, czxid });
         }
-        if let (None, Some(review)) = (&self.review, unreviewed) {
-            out.push(Command::List(review.attempt));
-            self.review = Some(review);
-        }
-        self.watch(watched, out);
+        let reviewing = !unreviewed.is_empty() && self.list(unreviewed, out);
+        self.watch(watched, reviewing, out);
         // Only waiters need the foreign nodes, and later waiters list again.
-        if !self.foreign.is_empty() && self.placed.values().all(|attempt| self.is_held(*attempt)) {
-            self.foreign.clear();
+        if !self.queue.anyone_waits() && self.first_with(Need::Verification).is_none() {
+            self.queue.clear_foreign();
             self.crossed_off = None;
         }
     }
 
-    /// Looks at the local contenders in the order of the queue, up to the first one that all later ones wait for.
+    /// Looks at the waiters of each kind in the order of the queue, up to the first one that is blocked.
     fn front(&self) -> Front {
         let mut front = Front::default();
-        let mut ahead: Vec<&Znode> = Vec::new();
-        for (node, attempt) in &self.placed {
-            let contender = &self.contenders[attempt];
-            // No watch is needed behind a local contender, because its end is an event of this machine.
-            let behind_local = || ahead.iter().any(|local| contender.waits_for(local));
-            if let Some(czxid) = contender.waiting().filter(|_| !behind_local()) {
-                let mut blocking =
-                    self.foreign.range(..node).rev().filter(|other| contender.waits_for(other));
-                match blocking.next() {
-                    Some(nearest) => {
+        for waiters in self.queue.waiters() {
+            for (node, ahead) in waiters {
+                match ahead {
+                    Ahead::Nobody if self.is_up() => {
+                        front.granted.insert(node.clone());
+                    }
+                    Ahead::Nobody | Ahead::Local => break,
+                    Ahead::Foreign { nearest, only } => {
                         front.watched.insert(nearest.clone());
                         // Earlier nodes than the last one that was crossed off may be gone too: one list shows it.
                         let unseen = self.crossed_off.as_ref().is_some_and(|last| nearest < last);
-                        if unseen && blocking.next().is_some() {
-                            front.unreviewed = Some(Review { attempt: *attempt, node: node.clone() });
-                        }
+                        front.unreviewed.extend(self.queue.attempt(node).filter(|_| unseen && !only));
+                        break;
                     }
-                    None if self.is_up() => front.granted.push((*attempt, node.clone(), czxid)),
-                    None => {}
                 }
             }
-            if contender.request.mode.blocks_all() {
-                break;
-            }
-            ahead.push(node);
         }
         front
     }
 
-    fn watch(&mut self, mut nodes: BTreeSet<Znode>, out: &mut Vec<Command>) {
-        // The list in flight will show which nodes to watch.
-        if self.review.is_some() {
+    /// Watches these nodes. While a list is in flight that will show which nodes to watch, no other nodes are watched.
+    fn watch(&mut self, mut nodes: BTreeSet<Znode>, reviewing: bool, out: &mut Vec<Command>) {
+        if reviewing {
             nodes.retain(|node| self.watched.contains(node));
         }
         for node in self.watched.difference(&nodes) {
@@ -94,22 +89,23 @@ impl Lock {
         self.watched = nodes;
     }
 
-    /// Reports the place of a waiter, and refuses a try that was not granted.
-    fn answer_placed(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
-        if !matches!(self.stage(attempt), Some(Stage::Waiting { .. })) {
-            return;
+    /// Refuses tries that were not granted, and reports the places of waiters.
+    fn answer_placed(&mut self, placed: &[Attempt], out: &mut Vec<Command>) {
+        let is_try = |lock: &Lock, attempt: &Attempt| lock.contenders[attempt].request.wait == Wait::Try;
+        let waits = |attempt: &&Attempt| matches!(self.stage(**attempt), Some(Stage::Waiting { .. }));
+        let waiting: Vec<Attempt> = placed.iter().filter(waits).copied().collect();
+        for attempt in waiting.iter().filter(|attempt| is_try(self, attempt)).copied().collect::<Vec<_>>() {
+            let refusal = if self.is_up() { Refusal::Contended } else { Refusal::Suspended };
+            self.give_up(attempt, refusal, out);
         }
-        let contender = &self.contenders[&attempt];
-        match contender.request.wait {
-            Wait::Try if self.is_up() => self.give_up(attempt, Refusal::Contended, out),
-            Wait::Try => self.give_up(attempt, Refusal::Suspended, out),
-            Wait::Until(_) | Wait::Forever => {
-                let Some(node) = &contender.node else { return };
-                let ahead = (self.foreign.range(..node).chain(self.placed.range(..node).map(|(n, _)| n)))
-                    .filter(|other| contender.waits_for(other))
-                    .count();
-                out.push(Command::Reply(Reply::Queued(contender.ticket, ahead)));
-            }
+        let mut counts = BTreeMap::new();
+        for attempt in waiting {
+            let Some(contender) = self.contenders.get(&attempt).filter(|it| it.wanted) else { continue };
+            let Some(node) = &contender.node else { continue };
+            let kind = contender.kind();
+            let count = self.queue.count(&kind, node, counts.get(&kind));
+            out.push(Command::Reply(Reply::Queued(contender.ticket, count.ahead())));
+            counts.insert(kind, count);
         }
     }
 
@@ -123,26 +119,34 @@ impl Lock {
         }
         while let Some(retry) = self.retries.pop(now) {
             match retry {
+                Retry::Step(attempt) if self.stage(attempt) == Some(Stage::Resting) => {
+                    self.start(attempt, out)
+                }
                 Retry::Step(attempt) => self.send(attempt, out),
                 Retry::Watch(node) => out.push(Command::Watch(node)),
+                Retry::Directory => self.make_directory(out),
+                // Sent if it is still needed.
+                Retry::List => {}
             }
         }
     }
 
-    pub(super) fn insert(&mut self, contender: LocalContender) -> Attempt {
-        let attempt = self.next;
-        self.next = Attempt(attempt.0 + 1);
-        self.tickets.insert(contender.ticket, attempt);
-        self.contenders.insert(attempt, contender);
-        attempt
+    /// Whether nothing keeps this contender from being created.
+    fn may_start(&self, attempt: Attempt) -> bool {
+        let bytes = self.contenders[&attempt].request.bytes;
+        self.link != Link::Down && (self.in_flight == 0 || self.in_flight + bytes <= self.room)
     }
 
     pub(super) fn start(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
-        let stage = match (self.link, self.contenders[&attempt].request.wait) {
+        let request = &self.contenders[&attempt].request;
+        let directory_is_missing = self.making.is_some() || self.retries.rests(&Retry::Directory);
+        let stage = match (self.link, request.wait) {
             (Link::Down, Wait::Try) => return self.fail(attempt, Refusal::Suspended, out),
             (Link::Down, Wait::Until(_) | Wait::Forever) => Stage::Idle,
             (_, Wait::Try) => Stage::Peeking,
-            (_, Wait::Until(_) | Wait::Forever) => Stage::Creating,
+            (_, Wait::Until(_) | Wait::Forever) if directory_is_missing => Stage::MakingDirectory,
+            (_, Wait::Until(_) | Wait::Forever) if self.may_start(attempt) => Stage::Creating,
+            (_, Wait::Until(_) | Wait::Forever) => Stage::Idle,
         };
         self.proceed(attempt, stage, out);
     }
@@ -161,11 +165,17 @@ impl Lock {
         let node = contender.node.clone();
         self.retries.sent(&Retry::Step(attempt));
         match contender.stage {
-            Stage::Idle | Stage::Waiting { .. } | Stage::Held { .. } => {}
-            Stage::Peeking | Stage::Listing { .. } => out.push(Command::List(attempt)),
-            Stage::Creating => out.push(Command::CreateAndList(attempt, contender.ticket)),
-            Stage::MakingDirectory => out.push(Command::MakeDirectory(attempt, contender.ticket)),
-            Stage::FindingCreated => out.push(Command::FindCreated(attempt)),
+            Stage::Idle | Stage::Resting | Stage::Waiting { .. } | Stage::Held { .. } => {}
+            // They share a list, or the request that creates the directory.
+            Stage::Peeking | Stage::FindingCreated | Stage::Listing { .. } | Stage::MakingDirectory => {}
+            Stage::Creating if contender.request.joint => {
+                out.push(Command::CreateAndList(attempt, contender.ticket))
+            }
+            Stage::Creating if self.list.is_some() => out.push(Command::Create(attempt, contender.ticket)),
+            Stage::Creating => {
+                out.push(Command::CreateAndList(attempt, contender.ticket));
+                self.list = Some(self.list_behind(Some(attempt)));
+            }
             Stage::ReadingStat | Stage::Unverified { .. } => {
                 out.extend(node.map(|node| Command::ReadStat(attempt, node)))
             }
@@ -218,23 +228,51 @@ impl Lock {
         }
     }
 
+    /// Creates the directory, after a create has shown that it is missing, at once or after a pause.
+    pub(super) fn make_directory_again(&mut self, now: Moment, out: &mut Vec<Command>) {
+        let scheduled = self.making.is_some() || self.retries.rests(&Retry::Directory);
+        if !scheduled && self.retries.again(&Retry::Directory, now) {
+            self.make_directory(out);
+        }
+    }
+
+    /// Creates the directory, if a contender still needs it.
+    pub(super) fn make_directory(&mut self, out: &mut Vec<Command>) {
+        self.making = self.first_with(Need::Directory);
+        if let Some(attempt) = self.making {
+            out.push(Command::MakeDirectory(attempt, self.contenders[&attempt].ticket));
+        }
+    }
+
     /// Makes a new attempt. The last one has left no node.
     pub(super) fn requeue(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
-        if let Some(contender) = self.contenders.remove(&attempt) {
-            if let Some(node) = &contender.node {
-                self.placed.remove(node);
-            }
-            let again = self.insert(LocalContender { node: None, stage: Stage::Idle, ..contender });
-            self.retries.replace(&Retry::Step(attempt), Retry::Step(again));
+        if let Some(again) = self.attempt_again(attempt) {
             self.start(again, out);
         }
+    }
+
+    /// Makes a new attempt after the last one's create was lost, at once or after a pause.
+    pub(super) fn requeue_again(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
+        let Some(again) = self.attempt_again(attempt) else { return };
+        if self.retries.again(&Retry::Step(again), now) {
+            self.start(again, out);
+        } else {
+            self.set(again, Stage::Resting);
+        }
+    }
+
+    fn attempt_again(&mut self, attempt: Attempt) -> Option<Attempt> {
+        let contender = self.take(attempt)?;
+        let again = self.insert(contender);
+        self.retries.replace(&Retry::Step(attempt), Retry::Step(again));
+        Some(again)
     }
 
     /// Makes a new attempt, and deletes the last one's node.
     pub(super) fn replace(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         let contender = self.contenders[&attempt].clone();
         // The new attempt takes over the ticket, so the end of the old attempt is not reported.
-        let again = self.insert(LocalContender { node: None, stage: Stage::Idle, ..contender });
+        let again = self.insert(contender);
         self.leave(attempt, out);
         self.start(again, out);
     }
@@ -247,7 +285,7 @@ impl Lock {
         if !contender.wanted || self.is_held(attempt) {
             return;
         }
-        if matches!(contender.stage, Stage::Idle | Stage::Peeking | Stage::MakingDirectory) {
+        if matches!(contender.stage, Stage::Idle | Stage::Resting | Stage::Peeking | Stage::MakingDirectory) {
             return self.fail(attempt, refusal, out);
         }
         self.leave(attempt, out);
@@ -265,25 +303,18 @@ impl Lock {
     /// Marks a contender as no longer wanted, and deletes its node.
     pub(super) fn leave(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
         self.cancel_deadline(attempt);
-        let Some(contender) = self.contenders.get_mut(&attempt) else { return };
-        contender.wanted = false;
-        if let Some(node) = &contender.node {
-            self.placed.remove(node);
-        }
-        match contender.stage {
+        self.change(attempt, |contender| contender.wanted = false);
+        match self.stage(attempt) {
             // A create in flight cannot be cancelled. Its answer will show the node to delete.
-            Stage::Creating | Stage::FindingCreated => {}
-            _ => self.proceed(attempt, Stage::Deleting, out),
+            Some(Stage::Creating | Stage::FindingCreated) | None => {}
+            Some(_) => self.proceed(attempt, Stage::Deleting, out),
         }
     }
 
     pub(super) fn remove(&mut self, attempt: Attempt, confirmed: bool, out: &mut Vec<Command>) {
         self.cancel_deadline(attempt);
         self.retries.done(&Retry::Step(attempt));
-        let Some(contender) = self.contenders.remove(&attempt) else { return };
-        if let Some(node) = &contender.node {
-            self.placed.remove(node);
-        }
+        let Some(contender) = self.take(attempt) else { return };
         if self.tickets.get(&contender.ticket) == Some(&attempt) {
             self.tickets.remove(&contender.ticket);
             out.push(Command::Reply(Reply::Forgotten { ticket: contender.ticket, confirmed }));
@@ -300,27 +331,17 @@ impl Lock {
         }
     }
 
-    /// Sets the node of a local contender.
-    pub(super) fn set_node(&mut self, attempt: Attempt, node: Znode) {
-        if let Some(contender) = self.contenders.get_mut(&attempt) {
-            if contender.wanted {
-                self.placed.insert(node.clone(), attempt);
-            }
-            contender.node = Some(node);
-        }
-    }
-
     /// Removes a foreign node that is gone.
     pub(super) fn cross_off(&mut self, node: &Znode) {
-        self.foreign.remove(node);
+        self.queue.remove_foreign(node);
         self.watched.remove(node);
         self.retries.done(&Retry::Watch(node.clone()));
         self.crossed_off = self.crossed_off.take().max(Some(node.clone()));
     }
 
     pub(super) fn tell_holders(&self, reply: fn(Ticket) -> Reply, out: &mut Vec<Command>) {
-        for attempt in self.placed.values() {
-            if let LocalContender { ticket, stage: Stage::Held { .. }, .. } = self.contenders[attempt] {
+        for (_, attempt) in self.queue.local() {
+            if let LocalContender { ticket, stage: Stage::Held { .. }, .. } = self.contenders[&attempt] {
                 out.push(Command::Reply(reply(ticket)));
             }
         }

@@ -7,6 +7,8 @@ use crate::machine::patterns::Patterns;
 
 const SESSION: i64 = 77;
 const SECOND: Duration = Duration::from_secs(1);
+const LIST: Command = Command::List { sync: false };
+const FIND: Command = Command::List { sync: true };
 
 struct Test {
     lock: Lock,
@@ -57,6 +59,12 @@ impl Test {
         self.on(Event::CreatedAndListed { attempt: Attempt(attempt), created, children })
     }
 
+    /// The create of an attempt succeeds.
+    fn created(&mut self, attempt: u64, sequence: i64) -> Vec<Command> {
+        let created = Created { node: self.own(attempt, sequence), czxid: 100 + sequence };
+        self.on(Event::Created(Attempt(attempt), Ok(created)))
+    }
+
     /// Grants a ticket with the attempt of the same number, and this sequence number.
     fn held(&mut self, ticket: u64, sequence: i64) -> Znode {
         assert_eq!(self.acquire(ticket, Wait::Forever), [enter(ticket, ticket)]);
@@ -80,7 +88,7 @@ impl Test {
 
 fn request(ephemeral: bool, wait: Wait) -> Request {
     let (mode, dialect) = (Mode::Lock, Dialect::Kazoo);
-    Request { mode, dialect, patterns: Patterns::default(), ephemeral, wait }
+    Request { mode, dialect, patterns: Patterns::default(), ephemeral, joint: false, bytes: 100, wait }
 }
 
 fn enter(attempt: u64, ticket: u64) -> Command {
@@ -137,12 +145,12 @@ fn reviewing() -> Test {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
     test.entered(0, 5, &[&foreign(1), &foreign(2), &foreign(3), &foreign(4)]);
-    assert_eq!(test.on(Event::Fired { node: foreign(4), gone: true }), [Command::List(Attempt(0))]);
+    assert_eq!(test.on(Event::Fired { node: foreign(4), gone: true }), [LIST]);
     test
 }
 
 fn listed(nodes: &[&Znode]) -> Event {
-    Event::Listed(Attempt(0), Ok(nodes.iter().map(|node| node.name().to_owned()).collect()))
+    Event::Listed(Ok(nodes.iter().map(|node| node.name().to_owned()).collect()))
 }
 
 #[test]
@@ -161,24 +169,24 @@ fn one_list_shows_which_of_several_predecessors_are_left() {
     let mut test = reviewing();
     assert_eq!(test.on(listed(&[&foreign(1), &foreign(2), &foreign(3), &own])), watch(3));
     let gone = test.on(Event::Watched(foreign(3), Err(Failure::NoNode)));
-    assert_eq!(gone, [Command::List(Attempt(0))]);
+    assert_eq!(gone, [LIST]);
 }
 
 #[test]
 fn after_a_failed_list_the_next_predecessor_is_watched() {
     let mut test = reviewing();
-    assert_eq!(test.on(Event::Listed(Attempt(0), unknown())), [Command::Watch(foreign(3))]);
+    assert_eq!(test.on(Event::Listed(unknown())), [Command::Watch(foreign(3))]);
 
     let mut test = reviewing();
     let refused = Err(Failure::Refused("too long".into()));
-    assert_eq!(test.on(Event::Listed(Attempt(0), refused)), [Command::Watch(foreign(3))]);
+    assert_eq!(test.on(Event::Listed(refused)), [Command::Watch(foreign(3))]);
 }
 
 #[test]
 fn a_list_without_the_own_node_grants_nothing() {
     for answer in [Ok(Vec::new()), Err(Failure::NoNode)] {
         let mut test = reviewing();
-        let again = test.on(Event::Listed(Attempt(0), answer));
+        let again = test.on(Event::Listed(answer));
         assert_eq!(again, [test.delete(0, 5), enter(1, 0)]);
     }
 }
@@ -186,21 +194,142 @@ fn a_list_without_the_own_node_grants_nothing() {
 #[test]
 fn an_older_list_crosses_off_no_newer_contender() {
     let mut test = reviewing();
-    test.acquire(1, Wait::Forever);
-    test.entered(1, 7, &[&test.own(0, 5), &foreign(6)]);
-    assert_eq!(test.on(listed(&[&test.own(0, 5)])), [test.grant(0, 0, 5)]);
-    let released = test.on(PathEvent::Release(Ticket(0)));
-    assert_eq!(released, [test.delete(0, 5), Command::Watch(foreign(6))]);
+    let own = test.own(0, 5);
+    test.on(Event::Acquire {
+        ticket: Ticket(1),
+        request: Request { joint: true, ..request(true, Wait::Forever) },
+    });
+    // The list of a multi-lock is answered before the list in flight, which was sent earlier.
+    test.entered(1, 7, &[&own, &foreign(1), &foreign(6)]);
+    assert_eq!(test.on(listed(&[&foreign(1), &own, &foreign(8)])), [Command::Watch(foreign(3))]);
+    test.on(PathEvent::Cancel(Ticket(0)));
+    let behind_it = test.on(Event::Watched(foreign(6), Ok(())));
+    assert_eq!(behind_it, []);
+    assert_eq!(test.on(Event::Fired { node: foreign(6), gone: true }), [LIST]);
 }
 
 #[test]
 fn the_list_of_a_cancelled_waiter_counts_for_other_waiters() {
     let mut test = reviewing();
-    test.acquire(1, Wait::Forever);
-    let own = test.own(0, 5);
-    test.entered(1, 6, &[&foreign(1), &own]);
+    assert_eq!(test.acquire(1, Wait::Forever), [Command::Create(Attempt(1), Ticket(1))]);
+    let (first, second) = (test.own(0, 5), test.own(1, 6));
+    assert_eq!(test.created(1, 6), []);
     test.on(PathEvent::Cancel(Ticket(0)));
-    assert_eq!(test.on(listed(&[&own])), [test.grant(1, 1, 6)]);
+    assert_eq!(test.on(listed(&[&first, &second])), [test.track(1, 6), test.grant(1, 1, 6)]);
+}
+
+#[test]
+fn contenders_that_are_created_while_a_list_is_in_flight_share_the_next_one() {
+    let mut test = Test::new();
+    assert_eq!(test.acquire(0, Wait::Forever), [enter(0, 0)]);
+    for ticket in 1..4 {
+        let create = [Command::Create(Attempt(ticket), Ticket(ticket))];
+        assert_eq!(test.acquire(ticket, Wait::Forever), create);
+    }
+    assert_eq!(test.entered(0, 4, &[]), [test.track(0, 4), test.grant(0, 0, 4), LIST]);
+    assert_eq!(test.created(1, 5), []);
+    assert_eq!(test.created(2, 7), []);
+    // The third create was carried out after the list.
+    let (first, second) = (test.own(1, 5), test.own(2, 7));
+    let queued = |ticket, ahead| Command::Reply(Reply::Queued(Ticket(ticket), ahead));
+    assert_eq!(
+        test.on(listed(&[&test.own(0, 4), &first, &foreign(6), &second])),
+        [test.track(1, 5), test.track(2, 7), queued(1, 1), queued(2, 3), LIST]
+    );
+    assert_eq!(test.created(3, 9), []);
+    assert_eq!(
+        test.on(listed(&[&second, &foreign(6), &test.own(0, 4), &first, &test.own(3, 9), &foreign(8)])),
+        [test.track(3, 9), queued(3, 5)]
+    );
+    // The order is that of all of them.
+    let released = test.on(PathEvent::Release(Ticket(0)));
+    assert_eq!(released, [test.delete(0, 4), test.grant(1, 1, 5)]);
+    let released = test.on(PathEvent::Release(Ticket(1)));
+    assert_eq!(released, [test.delete(1, 5), Command::Watch(foreign(6))]);
+    assert_eq!(test.on(Event::Fired { node: foreign(6), gone: true }), [test.grant(2, 2, 7)]);
+    let released = test.on(PathEvent::Release(Ticket(2)));
+    assert_eq!(released, [test.delete(2, 7), Command::Watch(foreign(8))]);
+}
+
+#[test]
+fn a_list_places_no_contender_that_it_does_not_show() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.acquire(1, Wait::Forever);
+    assert_eq!(test.created(1, 7), []);
+    assert_eq!(test.entered(0, 4, &[]), [test.track(0, 4), test.grant(0, 0, 4), LIST]);
+    // It was sent after the create was answered, so the node has been deleted.
+    let again = [test.delete(1, 7), enter(2, 1)];
+    assert_eq!(test.on(listed(&[&test.own(0, 4), &foreign(8)])), again);
+}
+
+#[test]
+fn a_try_is_answered_by_a_list_that_was_sent_after_it() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    assert_eq!(test.acquire(1, Wait::Try), []);
+    // The lock may have been free since.
+    let cancelled = test.on(PathEvent::Cancel(Ticket(0)));
+    assert_eq!(cancelled, [refuse(0, Refusal::Cancelled)]);
+    assert_eq!(test.entered(0, 4, &[&foreign(3)]), [test.delete(0, 4), LIST]);
+    assert_eq!(test.on(listed(&[])), [enter(1, 1)]);
+    assert_eq!(test.entered(1, 5, &[]), [test.track(1, 5), test.grant(1, 1, 5)]);
+}
+
+#[test]
+fn the_creates_in_flight_are_limited() {
+    let mut test = Test::new();
+    test.lock = Lock::with_room(test.instance, 250);
+    for ticket in 0..5 {
+        test.acquire(ticket, Wait::Forever);
+    }
+    let create = |attempt| Command::Create(Attempt(attempt), Ticket(attempt));
+    assert_eq!(test.on(PathEvent::Connected { session: SESSION }), [enter(0, 0), create(1)]);
+    assert_eq!(test.created(1, 7), [create(2)]);
+    let granted = [test.track(0, 4), test.grant(0, 0, 4), enter(3, 3)];
+    assert_eq!(test.entered(0, 4, &[]), granted);
+    assert_eq!(test.on(PathEvent::Cancel(Ticket(4))), [refuse(4, Refusal::Cancelled), forget(4, true)]);
+    assert_eq!(test.created(2, 8), []);
+    // A create that is larger than the room is sent alone.
+    let request = Request { bytes: 1000, ..request(true, Wait::Forever) };
+    assert_eq!(test.on(Event::Acquire { ticket: Ticket(5), request }), []);
+    assert_eq!(test.created(3, 9), [create(5)]);
+}
+
+#[test]
+fn one_request_creates_a_missing_directory_for_all() {
+    let mut test = Test::new();
+    for ticket in 0..3 {
+        test.acquire(ticket, Wait::Forever);
+    }
+    let (created, children) = (Err(Failure::NoNode), Err(Failure::NoNode));
+    let missing = test.on(Event::CreatedAndListed { attempt: Attempt(0), created, children });
+    assert_eq!(missing, [Command::MakeDirectory(Attempt(0), Ticket(0)), LIST]);
+    for attempt in 1..3 {
+        assert_eq!(test.on(Event::Created(Attempt(attempt), Err(Failure::NoNode))), []);
+    }
+    assert_eq!(test.acquire(3, Wait::Forever), [], "it waits for the directory");
+    assert_eq!(test.on(Event::Listed(Err(Failure::NoNode))), []);
+    // The directory is created for the others even if the first one is cancelled.
+    test.on(PathEvent::Cancel(Ticket(0)));
+    let made = test.on(Event::DirectoryMade(Attempt(0), Ok(())));
+    let create = |attempt, ticket| Command::Create(Attempt(attempt), Ticket(ticket));
+    assert_eq!(made, [enter(4, 1), create(5, 2), create(6, 3)]);
+}
+
+#[test]
+fn a_directory_that_is_denied_to_one_is_created_with_the_options_of_another() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    test.acquire(1, Wait::Forever);
+    let (created, children) = (Err(Failure::NoNode), Err(Failure::NoNode));
+    test.on(Event::CreatedAndListed { attempt: Attempt(0), created, children });
+    test.on(Event::Created(Attempt(1), Err(Failure::NoNode)));
+    let denied = test.on(Event::DirectoryMade(Attempt(0), Err(Failure::NoAuth)));
+    assert_eq!(
+        denied,
+        [refuse(0, Refusal::NoAuth(None)), forget(0, true), Command::MakeDirectory(Attempt(1), Ticket(1))]
+    );
 }
 
 #[test]
@@ -304,14 +433,11 @@ fn at_the_deadline_the_delete_is_sent_before_the_refusal() {
 #[test]
 fn a_try_lists_before_it_creates_a_node() {
     let mut test = Test::new();
-    assert_eq!(test.acquire(0, Wait::Try), [Command::List(Attempt(0))]);
+    assert_eq!(test.acquire(0, Wait::Try), [LIST]);
     let children = Ok(vec![foreign(3).name().to_owned()]);
-    assert_eq!(
-        test.on(Event::Listed(Attempt(0), children)),
-        [refuse(0, Refusal::Contended), forget(0, true)]
-    );
-    assert_eq!(test.acquire(1, Wait::Try), [Command::List(Attempt(1))]);
-    assert_eq!(test.on(Event::Listed(Attempt(1), Err(Failure::NoNode))), [enter(1, 1)]);
+    assert_eq!(test.on(Event::Listed(children)), [refuse(0, Refusal::Contended), forget(0, true)]);
+    assert_eq!(test.acquire(1, Wait::Try), [LIST]);
+    assert_eq!(test.on(Event::Listed(Err(Failure::NoNode))), [enter(1, 1)]);
     assert_eq!(test.entered(1, 5, &[]), [test.track(1, 5), test.grant(1, 1, 5)]);
     // A local holder is known without a list.
     assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Contended), forget(2, true)]);
@@ -323,7 +449,7 @@ fn a_try_lists_before_it_creates_a_node() {
 fn a_try_that_is_overtaken_deletes_its_node() {
     let mut test = Test::new();
     test.acquire(0, Wait::Try);
-    assert_eq!(test.on(Event::Listed(Attempt(0), Ok(vec![]))), [enter(0, 0)]);
+    assert_eq!(test.on(Event::Listed(Ok(vec![]))), [enter(0, 0)]);
     let overtaken = test.entered(0, 5, &[&foreign(4)]);
     assert!(overtaken.contains(&test.delete(0, 5)), "{overtaken:?}");
     assert!(overtaken.contains(&refuse(0, Refusal::Contended)), "{overtaken:?}");
@@ -349,20 +475,20 @@ fn a_failed_list_is_sent_again_without_the_create() {
     test.acquire(0, Wait::Forever);
     let created = Ok(Created { node: test.own(0, 5), czxid: 105 });
     let half = Event::CreatedAndListed { attempt: Attempt(0), created, children: unknown() };
-    assert_eq!(test.on(half), [Command::List(Attempt(0))]);
-    let children = Ok(vec![foreign(4).name().to_owned()]);
-    assert!(test.on(Event::Listed(Attempt(0), children)).contains(&Command::Watch(foreign(4))));
+    assert_eq!(test.on(half), [LIST]);
+    let own = test.own(0, 5);
+    assert!(test.on(listed(&[&foreign(4), &own])).contains(&Command::Watch(foreign(4))));
 }
 
 #[test]
 fn a_create_of_unknown_outcome_is_sent_again_if_it_was_not_carried_out() {
     let mut test = Test::new();
     test.acquire(0, Wait::Forever);
-    assert_eq!(test.on(lost_create(0)), [Command::FindCreated(Attempt(0))]);
-    assert_eq!(test.on(Event::Found(Attempt(0), unknown())), []);
-    assert_eq!(test.later(), [Command::FindCreated(Attempt(0))]);
+    assert_eq!(test.on(lost_create(0)), [FIND]);
+    assert_eq!(test.on(Event::Listed(unknown())), []);
+    assert_eq!(test.later(), [FIND]);
     let others = Ok(vec![foreign(1).name().to_owned()]);
-    assert_eq!(test.on(Event::Found(Attempt(0), others)), [enter(1, 0)]);
+    assert_eq!(test.on(Event::Listed(others)), [enter(1, 0)]);
 }
 
 #[test]
@@ -373,11 +499,11 @@ fn the_node_of_a_create_of_unknown_outcome_is_used_only_if_this_session_owns_it(
         test.on(lost_create(0));
         let own = test.own(0, 5);
         let inspect = [Command::ReadStat(Attempt(0), own.clone())];
-        assert_eq!(test.on(Event::Found(Attempt(0), Ok(vec![own.name().to_owned()]))), inspect);
+        assert_eq!(test.on(Event::Listed(Ok(vec![own.name().to_owned()]))), inspect);
         let found = test.on(Event::StatRead(Attempt(0), Ok(NodeStat { czxid: 105, owner })));
         if adopted {
-            assert_eq!(found, [Command::List(Attempt(0))]);
-            let granted = test.on(Event::Listed(Attempt(0), Ok(vec![own.name().to_owned()])));
+            assert_eq!(found, [LIST]);
+            let granted = test.on(Event::Listed(Ok(vec![own.name().to_owned()])));
             assert_eq!(granted, [test.track(0, 5), test.grant(0, 0, 5)]);
         } else {
             assert_eq!(found, [test.delete(0, 5), enter(1, 0)]);
@@ -394,8 +520,9 @@ fn a_cancelled_create_of_unknown_outcome_is_found_and_deleted() {
     test.on(lost_create(0));
     assert_eq!(test.on(PathEvent::Cancel(Ticket(0))), [refuse(0, Refusal::Cancelled)]);
     let own = test.own(0, 5);
-    let looked = test.on(Event::Found(Attempt(0), Ok(vec![own.name().to_owned()])));
+    let looked = test.on(Event::Listed(Ok(vec![own.name().to_owned()])));
     assert_eq!(looked, [test.delete(0, 5)]);
+    assert_eq!(test.on(Event::Deleted(Attempt(0), unknown())), [test.delete(0, 5)]);
     for failure in [Failure::Unknown("cut".into()), Failure::Refused("throttled".into()), Failure::NoAuth] {
         assert_eq!(test.on(Event::Deleted(Attempt(0), Err(failure))), []);
         assert_eq!(test.later(), [test.delete(0, 5)]);
@@ -414,7 +541,7 @@ fn a_listed_local_node_of_unknown_outcome_blocks_those_behind_it() {
     let queued = test.entered(1, 6, &[&first]);
     assert_eq!(queued, [test.track(1, 6), Command::Reply(Reply::Queued(Ticket(1), 1))]);
     // A later list shows that it does not exist, so the one behind it is granted.
-    let looked = test.on(Event::Found(Attempt(0), Ok(vec![])));
+    let looked = test.on(Event::Listed(Ok(vec![])));
     assert_eq!(looked, [enter(2, 0), test.grant(1, 1, 6)]);
 }
 
@@ -492,11 +619,10 @@ fn answers_in_another_order_than_the_creates_lose_no_node() {
     test.acquire(1, Wait::Forever);
     let (first, second) = (test.own(1, 5), test.own(0, 6));
     // The list of the second shows the first.
-    assert_eq!(
-        test.entered(0, 6, &[&first]),
-        [test.track(0, 6), Command::Reply(Reply::Queued(Ticket(0), 1))]
-    );
-    assert_eq!(test.entered(1, 5, &[&second]), [test.track(1, 5), test.grant(1, 1, 5)]);
+    let queued = [test.track(0, 6), Command::Reply(Reply::Queued(Ticket(0), 1)), LIST];
+    assert_eq!(test.entered(0, 6, &[&first]), queued);
+    assert_eq!(test.created(1, 5), []);
+    assert_eq!(test.on(listed(&[&first, &second])), [test.track(1, 5), test.grant(1, 1, 5)]);
     assert_eq!(test.on(PathEvent::Release(Ticket(1))), [test.delete(1, 5), test.grant(0, 0, 6)]);
 }
 
@@ -585,7 +711,7 @@ fn join(test: &mut Test, ticket: u64, mode: Mode, sequence: i64, children: &[&Zn
     test.on(Event::Acquire { ticket: Ticket(ticket), request });
     let name = format!("{}{sequence:010}", test.instance.prefix(Attempt(ticket), Dialect::Kazoo, mode));
     let node = Znode::parse(&name).expect("a contender's name");
-    let children = Ok(children.iter().map(|node| node.name().to_owned()).collect());
+    let children = Ok(children.iter().chain([&&node]).map(|node| node.name().to_owned()).collect());
     let created = Ok(Created { node, czxid: 100 + sequence });
     test.on(Event::CreatedAndListed { attempt: Attempt(ticket), created, children })
 }
@@ -659,7 +785,7 @@ fn a_try_that_sees_another_dialect_creates_no_node() {
     test.acquire(0, Wait::Try);
     let children = Ok(vec![foreign(3).name().to_owned(), other.name().to_owned()]);
     let refused = [refuse(0, Refusal::MixedDialects(other)), forget(0, true)];
-    assert_eq!(test.on(Event::Listed(Attempt(0), children)), refused);
+    assert_eq!(test.on(Event::Listed(children)), refused);
 }
 
 #[test]
@@ -717,8 +843,7 @@ fn requests_that_keep_failing_are_retried_after_growing_pauses() {
     ] {
         let fail = |command: &Command| match command {
             Command::Delete(attempt, _) => Some(Event::Deleted(*attempt, Err(failure.clone()))),
-            Command::FindCreated(attempt) => Some(Event::Found(*attempt, Err(failure.clone()))),
-            Command::List(attempt) => Some(Event::Listed(*attempt, Err(failure.clone()))),
+            Command::List { .. } => Some(Event::Listed(Err(failure.clone()))),
             Command::ReadStat(attempt, _) => Some(Event::StatRead(*attempt, Err(failure.clone()))),
             Command::MakeDirectory(attempt, _) => Some(Event::DirectoryMade(*attempt, Err(failure.clone()))),
             _ => None,
@@ -759,7 +884,7 @@ fn a_create_whose_answer_is_always_lost_is_retried_after_growing_pauses() {
     let entered = test.acquire(0, Wait::Forever);
     let fail = |command: &Command| match command {
         Command::CreateAndList(attempt, _) => Some(lost_create(attempt.0)),
-        Command::FindCreated(attempt) => Some(Event::Found(*attempt, Ok(Vec::new()))),
+        Command::List { .. } => Some(Event::Listed(Ok(Vec::new()))),
         _ => None,
     };
     let sent = sent_within(&mut test, MINUTE, entered, fail);
@@ -818,7 +943,7 @@ fn a_try_is_refused_when_the_session_is_suspended_or_an_answer_is_lost() {
         let mut test = Test::new();
         test.acquire(0, Wait::Try);
         if steps > 0 {
-            test.on(Event::Listed(Attempt(0), Ok(vec![])));
+            test.on(Event::Listed(Ok(vec![])));
         }
         let told = match steps {
             0 | 1 => test.on(PathEvent::Suspended),
@@ -834,7 +959,7 @@ fn a_try_is_refused_when_the_session_is_suspended_or_an_answer_is_lost() {
     }
     let mut test = Test::new();
     test.acquire(0, Wait::Try);
-    test.on(Event::Listed(Attempt(0), Ok(vec![])));
+    test.on(Event::Listed(Ok(vec![])));
     test.entered(0, 5, &[]);
     assert_eq!(
         test.on(PathEvent::Suspended),

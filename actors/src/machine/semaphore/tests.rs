@@ -157,7 +157,7 @@ fn behind_many() -> (Test, [Znode; 3]) {
     let gone = test.on(lock::Event::Fired { node: ahead[2].clone(), gone: true });
     assert_eq!(
         gone,
-        [Command::Mutex(lock::Command::List(Attempt(1))), synced(4, Reading::Skip, Reading::Once)]
+        [Command::Mutex(lock::Command::List { sync: false }), synced(4, Reading::Skip, Reading::Once)]
     );
     (test, ahead)
 }
@@ -166,7 +166,7 @@ fn behind_many() -> (Test, [Znode; 3]) {
 fn the_list_of_the_queue_and_the_list_of_the_leases_are_sent_together() {
     let (mut test, _) = behind_many();
     let own = test.mutex(1, 9).name().to_owned();
-    assert_eq!(test.on(lock::Event::Listed(Attempt(1), Ok(vec![own]))), []);
+    assert_eq!(test.on(lock::Event::Listed(Ok(vec![own]))), []);
     assert_eq!(test.state_read(4, None, &[]), [test.take(6, (1, 9), false, [(1, 5)])]);
 }
 
@@ -175,7 +175,7 @@ fn leases_listed_while_others_were_ahead_do_not_count() {
     let (mut test, ahead) = behind_many();
     let listed = vec![ahead[0].name().to_owned(), test.mutex(1, 9).name().to_owned()];
     assert_eq!(
-        test.on(lock::Event::Listed(Attempt(1), Ok(listed))),
+        test.on(lock::Event::Listed(Ok(listed))),
         [Command::Mutex(lock::Command::Watch(ahead[0].clone()))]
     );
     assert_eq!(test.state_read(4, None, &[]), []);

@@ -184,9 +184,16 @@ impl Semaphore {
         self.turns += 1;
         let ticket = Ticket(self.turns);
         self.turn = Some(Turn { ticket, stage: TurnStage::Queued { ahead: None, read: None } });
-        let patterns = Patterns::default();
-        let (mode, dialect) = (Mode::Lock, Dialect::Kazoo);
-        let request = Request { mode, dialect, patterns, ephemeral: true, wait: Wait::Forever };
+        let request = Request {
+            mode: Mode::Lock,
+            dialect: Dialect::Kazoo,
+            patterns: Patterns::default(),
+            ephemeral: true,
+            joint: false,
+            // No other contender for the mutex is created at the same time.
+            bytes: 0,
+            wait: Wait::Forever,
+        };
         self.mutex(lock::Event::Acquire { ticket, request }, now, out);
     }
 
@@ -220,15 +227,18 @@ impl Semaphore {
                 out.push(lock::Command::CreateAndList(attempt, ticket).into());
                 self.read_ahead(false, out);
             }
+            lock::Command::Create(attempt, ticket) => {
+                out.push(lock::Command::Create(attempt, self.head().unwrap_or(ticket)).into())
+            }
             lock::Command::MakeDirectory(attempt, ticket) => {
                 out.push(lock::Command::MakeDirectory(attempt, self.head().unwrap_or(ticket)).into())
             }
             // The list may show that no contender is ahead any more. With only events, a sync is needed.
-            lock::Command::List(_) => {
+            lock::Command::List { sync: false } => {
                 out.push(command.into());
                 self.read_ahead(true, out);
             }
-            lock::Command::FindCreated(_)
+            lock::Command::List { sync: true }
             | lock::Command::ReadStat(..)
             | lock::Command::Watch(_)
             | lock::Command::Unwatch(_)

@@ -105,9 +105,10 @@ impl steps::World for World {
         };
         let (Some(command), refused) = (command, cause.refused) else { return };
         match command {
-            Command::List(attempt) => self.submit(number, refused, &[Ask::List { attempt: small(attempt) }]),
-            Command::FindCreated(attempt) => {
-                self.submit(number, refused, &[Ask::Sync, Ask::List { attempt: small(attempt) }])
+            Command::List { sync: false } => self.submit(number, refused, &[LIST]),
+            Command::List { sync: true } => {
+                let finding = self.unheard_creates(number);
+                self.submit(number, refused, &[Ask::Sync, Ask::List { finding }])
             }
             Command::MakeDirectory(attempt, _) => {
                 self.submit(number, refused, &[Ask::MakeDirectory { attempt: small(attempt) }])
@@ -116,13 +117,13 @@ impl steps::World for World {
                 let ask = Ask::Read { attempt: small(attempt), name: Name::of(&node) };
                 self.submit(number, refused, &[ask]);
             }
+            Command::Create(attempt, ticket) => {
+                let create = self.create(scenario, number, attempt, ticket);
+                self.submit(number, refused, &[create]);
+            }
             Command::CreateAndList(attempt, ticket) => {
-                let Want { mode, ephemeral, .. } = scenario.wants[number][ticket.number() as usize];
-                let attempt = small(attempt);
-                let name = Name { sequence: 0, author: number as u8, attempt, mode: named(mode) };
-                let create = Ask::Create { name, ephemeral, belated: false };
-                self.submit(number, refused, &[create, Ask::List { attempt }]);
-                self.asked(number, ticket).attempt = Some(attempt);
+                let create = self.create(scenario, number, attempt, ticket);
+                self.submit(number, refused, &[create, LIST]);
             }
             Command::Watch(node) => {
                 let name = Name::of(&node);
@@ -172,12 +173,12 @@ impl steps::World for World {
 
     fn serving(&mut self, id: u8) {
         let call = self.clients.sessions[&id].unserved();
-        let attempt = call.and_then(|call| match (call.asks.as_slice(), call.answers.len()) {
-            ([Ask::Sync, Ask::List { attempt }], 1) => Some(*attempt),
+        let finding = call.and_then(|call| match (call.asks.as_slice(), call.answers.len()) {
+            ([Ask::Sync, Ask::List { finding }], 1) => Some(*finding),
             _ => None,
         });
-        if let Some(attempt) = attempt {
-            self.give_up_finding(id, attempt);
+        if let Some(finding) = finding {
+            self.give_up_finding(id, finding);
         }
     }
 }
@@ -188,8 +189,8 @@ impl World {
         let Some(ticket) = asked.iter().position(|asked| asked.word == Word::Unasked) else { return };
         asked[ticket].word = Word::Waiting;
         let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
-        let request =
-            Request { mode, dialect: Dialect::Kazoo, patterns: Patterns::default(), ephemeral, wait };
+        let (dialect, patterns) = (Dialect::Kazoo, Patterns::default());
+        let request = Request { mode, dialect, patterns, ephemeral, joint: false, bytes: 1, wait };
         self.feed(scenario, process, Event::Acquire { ticket: Ticket::numbered(ticket as u64), request });
     }
 
@@ -200,10 +201,20 @@ impl World {
         self.feed(scenario, process, Event::Fired { node: name.node(), gone });
     }
 
+    fn create(&mut self, scenario: &Scenario, number: usize, attempt: Attempt, ticket: Ticket) -> Ask {
+        let Want { mode, ephemeral, .. } = scenario.wants[number][ticket.number() as usize];
+        let attempt = small(attempt);
+        self.asked(number, ticket).attempt = Some(attempt);
+        let name = Name { sequence: 0, author: number as u8, attempt, mode: named(mode) };
+        Ask::Create { name, ephemeral, belated: false }
+    }
+
     fn submit(&mut self, number: usize, refused: Option<&Ask>, asks: &[Ask]) {
         let Some(session) = self.clients.used(number) else { return };
         let repeats = |ask: &Ask| refused == Some(ask) || is_unanswered(session, *ask);
-        if asks.iter().any(repeats) {
+        let creates = |asks: &[Ask]| asks.iter().any(|ask| matches!(ask, Ask::Create { .. }));
+        let in_flight = session.calls.iter().filter(|call| creates(&call.asks)).count();
+        if asks.iter().any(repeats) || (creates(asks) && in_flight >= ROOM) {
             self.flaws.insert(Flaw::Storm);
         }
         if let Some(session) = self.clients.used(number) {
@@ -286,16 +297,35 @@ impl World {
         &mut self.clients.processes[number].asked[ticket.number() as usize]
     }
 
+    /// The attempts whose nodes may still be created after their answers were lost, as bits.
+    fn unheard_creates(&self, number: usize) -> u32 {
+        let sessions = self.clients.sessions.values().filter(|session| session.process == number);
+        let creates = sessions.flat_map(|session| &session.unheard).filter_map(|ask| match ask {
+            Ask::Create { name, .. } => Some(name.attempt),
+            _ => None,
+        });
+        creates.fold(0, |bits, attempt| bits | bit(attempt))
+    }
+
     /// What an earlier session of the same process has yet to create is not found any more.
-    fn give_up_finding(&mut self, id: u8, wanted: u8) {
+    fn give_up_finding(&mut self, id: u8, finding: u32) {
         let process = self.clients.sessions[&id].process;
         let sessions = self.clients.sessions.values_mut().filter(|session| session.process == process);
         for ask in sessions.flat_map(|session| &mut session.unheard) {
             if let Ask::Create { name, ephemeral: false, belated } = ask {
-                *belated |= name.attempt == wanted;
+                *belated |= finding & bit(name.attempt) != 0;
             }
         }
     }
+}
+
+/// How many creates of a process may be in flight.
+pub const ROOM: usize = 2;
+
+const LIST: Ask = Ask::List { finding: 0 };
+
+fn bit(attempt: u8) -> u32 {
+    1 << attempt
 }
 
 /// What the actor makes of the answers to a call. Nothing, if a watch is no longer wanted.
@@ -303,19 +333,20 @@ fn heard(call: Call<LockWire>, watches: &mut BTreeMap<Name, bool>) -> Option<Eve
     let mut answers = call.answers.into_iter();
     let first = answers.next()?;
     let event = match (call.asks[0], answers.next()) {
-        (Ask::Create { name, .. }, Some(list)) => {
+        (Ask::Create { name, .. }, list) => {
             let created = match first {
                 Answer::Created(name, czxid) => Ok(Created { node: name.node(), czxid: czxid.into() }),
                 Answer::No(no) => Err(no.failure()),
                 Answer::Done | Answer::Names(_) | Answer::Found { .. } => return None,
             };
-            Event::CreatedAndListed { attempt: large(name.attempt), created, children: names(list) }
+            let attempt = large(name.attempt);
+            match list {
+                Some(list) => Event::CreatedAndListed { attempt, created, children: names(list) },
+                None => Event::Created(attempt, created),
+            }
         }
-        (Ask::Sync, Some(list)) => match call.asks[1] {
-            Ask::List { attempt } => Event::Found(large(attempt), done(first).and_then(|()| names(list))),
-            _ => return None,
-        },
-        (Ask::List { attempt }, _) => Event::Listed(large(attempt), names(first)),
+        (Ask::Sync, Some(list)) => Event::Listed(done(first).and_then(|()| names(list))),
+        (Ask::List { .. }, _) => Event::Listed(names(first)),
         (Ask::MakeDirectory { attempt }, _) => Event::DirectoryMade(large(attempt), done(first)),
         (Ask::Read { attempt, .. }, _) => {
             let found = match first {
@@ -334,7 +365,7 @@ fn heard(call: Call<LockWire>, watches: &mut BTreeMap<Name, bool>) -> Option<Eve
             Event::Watched(name.node(), armed)
         }
         (Ask::Delete { attempt, .. }, _) => Event::Deleted(large(attempt), done(first)),
-        (Ask::Create { .. } | Ask::Sync, None) => return None,
+        (Ask::Sync, None) => return None,
     };
     Some(event)
 }
@@ -356,7 +387,11 @@ fn names(answer: Answer) -> Result<Vec<String>, Failure> {
 /// Whether the same request is on its way. A watch may be: given up and wanted again, it is asked for anew.
 fn is_unanswered(session: &Session<LockWire>, ask: Ask) -> bool {
     match ask {
-        Ask::List { .. } | Ask::MakeDirectory { .. } | Ask::Read { .. } | Ask::Delete { .. } => {
+        Ask::List { .. } => {
+            let lists = |ask: &Ask| matches!(ask, Ask::List { .. });
+            session.calls.iter().any(|call| call.asks.iter().any(lists))
+        }
+        Ask::MakeDirectory { .. } | Ask::Read { .. } | Ask::Delete { .. } => {
             session.calls.iter().any(|call| call.asks.contains(&ask))
         }
         Ask::Create { .. } | Ask::Sync | Ask::Watch { .. } => false,

@@ -34,6 +34,12 @@ pub enum Twin {
     /// A driver with a broken gate.
     Gate(Gate),
     CreatedNotFound,
+    /// A list searches for a created node on a server that may not know it yet.
+    FoundWithoutSync,
+    /// Every contender lists for itself.
+    ListsNotShared,
+    /// Any number of creates is sent at the same time.
+    RoomIgnored,
     /// A refused request is taken for one whose answer was lost, and sent again at once.
     RefusedRepeatedAtOnce,
     TryOutlastsDoubt,
@@ -69,6 +75,10 @@ impl Twin {
             {
                 Some(PathEvent::Resumed.into())
             }
+            (Twin::TokenFromSequence, Event::Created(attempt, Ok(created))) => {
+                let created = Created { czxid: created.node.sequence(), ..created };
+                Some(Event::Created(attempt, Ok(created)))
+            }
             (
                 Twin::TokenFromSequence,
                 Event::CreatedAndListed { attempt, created: Ok(created), children },
@@ -82,6 +92,9 @@ impl Twin {
             (Twin::UnknownDeleteTakenForDone, Event::Deleted(attempt, Err(Failure::Unknown(_)))) => {
                 Some(Event::Deleted(attempt, Ok(())))
             }
+            (Twin::UnknownCreateTakenForFailed, Event::Created(attempt, Err(Failure::Unknown(reason)))) => {
+                Some(Event::Created(attempt, Err(Failure::Refused(reason))))
+            }
             (
                 Twin::UnknownCreateTakenForFailed,
                 Event::CreatedAndListed { attempt, created: Err(Failure::Unknown(reason)), children },
@@ -92,20 +105,15 @@ impl Twin {
             (Twin::ChangeTakenForGone, Event::Fired { node, gone: false }) => {
                 Some(Event::Fired { node, gone: true })
             }
-            (
-                Twin::ComparedAcrossTheWrap,
-                Event::CreatedAndListed { attempt, created: Ok(created), children: Ok(names) },
-            ) => {
-                let node = shown(&created.node);
-                let names = names
-                    .iter()
-                    .filter_map(|name| Znode::parse(name))
-                    .map(|node| shown(&node).name().to_owned());
-                Some(Event::CreatedAndListed {
-                    attempt,
-                    created: Ok(Created { node, ..created }),
-                    children: Ok(names.collect()),
-                })
+            (Twin::ComparedAcrossTheWrap, Event::Created(attempt, Ok(created))) => {
+                Some(Event::Created(attempt, Ok(Created { node: shown(&created.node), ..created })))
+            }
+            (Twin::ComparedAcrossTheWrap, Event::CreatedAndListed { attempt, created, children }) => {
+                let created = created.map(|created| Created { node: shown(&created.node), ..created });
+                Some(with_names(Event::CreatedAndListed { attempt, created, children }, all_shown))
+            }
+            (Twin::ComparedAcrossTheWrap, Event::Listed(children)) => {
+                Some(with_names(Event::Listed(children), all_shown))
             }
             (Twin::ComparedAcrossTheWrap, Event::Watched(node, result)) => {
                 Some(Event::Watched(shown(&node), result))
@@ -113,24 +121,27 @@ impl Twin {
             (Twin::ComparedAcrossTheWrap, Event::Fired { node, gone }) => {
                 Some(Event::Fired { node: shown(&node), gone })
             }
-            (Twin::ReadersOverlooked, Event::CreatedAndListed { attempt, created, children: Ok(names) }) => {
-                let visible =
-                    |name: &String| Znode::parse(name).and_then(|node| node.mode()) != Some(Mode::Read);
-                let children = Ok(names.into_iter().filter(visible).collect());
-                Some(Event::CreatedAndListed { attempt, created, children })
-            }
-            (Twin::WaitersOverlooked, Event::CreatedAndListed { attempt, created, children: Ok(names) }) => {
-                let first = names.iter().filter_map(|name| Znode::parse(name)).min();
+            (Twin::ReadersOverlooked, event) => {
                 let own = |name: &String| instance(process as u8).attempt(name).is_some();
-                let visible = |name: &String| Znode::parse(name) == first || own(name);
-                let children = Ok(names.into_iter().filter(visible).collect());
-                Some(Event::CreatedAndListed { attempt, created, children })
+                let is_reader =
+                    |name: &String| Znode::parse(name).and_then(|node| node.mode()) == Some(Mode::Read);
+                let visible = |name: &String| own(name) || !is_reader(name);
+                Some(with_names(event, |names| names.into_iter().filter(visible).collect()))
+            }
+            (Twin::WaitersOverlooked, event) => {
+                let own = |name: &String| instance(process as u8).attempt(name).is_some();
+                Some(with_names(event, |names| {
+                    let first = names.iter().filter_map(|name| Znode::parse(name)).min();
+                    let visible = |name: &String| Znode::parse(name) == first || own(name);
+                    names.into_iter().filter(visible).collect()
+                }))
             }
             (Twin::RefusedRepeatedAtOnce, Event::Deleted(attempt, Err(Failure::Refused(reason)))) => {
                 Some(Event::Deleted(attempt, Err(Failure::Unknown(reason))))
             }
-            (Twin::CreatedNotFound, Event::Found(attempt, Ok(_))) => {
-                Some(Event::Found(attempt, Ok(Vec::new())))
+            (Twin::CreatedNotFound, Event::Listed(Ok(names))) => {
+                let own = |name: &String| instance(process as u8).attempt(name).is_some();
+                Some(Event::Listed(Ok(names.into_iter().filter(|name| !own(name)).collect())))
             }
             (_, event) => Some(event),
         }
@@ -148,9 +159,24 @@ impl Twin {
             (Twin::ComparedAcrossTheWrap, Command::Grant { ticket, node, czxid }) => {
                 Some(Command::Grant { ticket, node: meant(&node), czxid })
             }
+            (Twin::FoundWithoutSync, Command::List { .. }) => Some(Command::List { sync: false }),
+            (Twin::ListsNotShared, Command::Create(attempt, ticket)) => {
+                Some(Command::CreateAndList(attempt, ticket))
+            }
             (Twin::TryOutlastsDoubt, Command::Reply(Reply::Refused(_, Refusal::Suspended))) => None,
             (_, command) => Some(command),
         }
+    }
+}
+
+/// Alters the answer to a list.
+fn with_names(event: Event, alter: impl FnOnce(Vec<String>) -> Vec<String>) -> Event {
+    match event {
+        Event::Listed(Ok(names)) => Event::Listed(Ok(alter(names))),
+        Event::CreatedAndListed { attempt, created, children: Ok(names) } => {
+            Event::CreatedAndListed { attempt, created, children: Ok(alter(names)) }
+        }
+        event => event,
     }
 }
 
@@ -166,6 +192,11 @@ fn shown(node: &Znode) -> Znode {
         large => large - i32::MAX + SHIFT,
     };
     Name { sequence, ..name }.node()
+}
+
+fn all_shown(names: Vec<String>) -> Vec<String> {
+    let nodes = names.iter().filter_map(|name| Znode::parse(name));
+    nodes.map(|node| shown(&node).name().to_owned()).collect()
 }
 
 fn meant(node: &Znode) -> Znode {

@@ -18,7 +18,8 @@ pub enum Ask {
     },
     Sync,
     List {
-        attempt: u8,
+        /// The attempts whose nodes it searches for, as bits.
+        finding: u32,
     },
     MakeDirectory {
         attempt: u8,

@@ -7,6 +7,7 @@ use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::lock::Lock;
 use lockkeeper_actors::machine::{LeaseState, PathEvent, PathMachine, Ticket, Wait};
 
+use super::driver::ROOM;
 use super::twins::Twin;
 use super::wire::{Ask, Asked, LockWire, Word};
 use crate::world::budget::budget;
@@ -100,7 +101,8 @@ pub enum Flaw {
     /// A caller was told what it should not be: the same twice, anything after the last answer, a grant past its
     /// deadline, or a release that did not happen.
     Answer,
-    /// A request was sent again while it was still unanswered, or at once after it had been refused.
+    /// A request was sent again while it was still unanswered, or at once after it had been refused; or more creates
+    /// are in flight than there is room for.
     Storm,
 }
 
@@ -139,8 +141,10 @@ pub const PEER: u8 = 14;
 impl World {
     pub fn new(scenario: &Scenario) -> World {
         let machines = scenario.wants.iter().enumerate();
-        let machines = machines
-            .map(|(number, wants)| (Lock::new(instance(number as u8)), vec![Asked::NEW; wants.len()]));
+        let room = if scenario.twin == Some(Twin::RoomIgnored) { usize::MAX } else { ROOM };
+        let machines = machines.map(|(number, wants)| {
+            (Lock::with_room(instance(number as u8), room), vec![Asked::NEW; wants.len()])
+        });
         let directory = scenario.next.map(|next| Directory { next, nodes: Vec::new() });
         let mut world = World {
             server: PathServer::new(directory),

@@ -92,11 +92,14 @@ impl World {
         let using = state.using;
         match message {
             ToPath::Acquire(ticket) => {
+                let joint = scenario.is_joint(ticket);
                 let request = lock::Request {
                     mode: Mode::Lock,
                     dialect: Dialect::Kazoo,
                     patterns: Patterns::default(),
                     ephemeral: true,
+                    joint,
+                    bytes: 1,
                     wait: Wait::Forever,
                 };
                 self.feed(scenario, process, path, Event::Acquire { ticket: ticket.number(), request });
@@ -179,8 +182,13 @@ impl World {
                 }
                 Call::Make(None, vec![entrant])
             }
-            Command::List(attempt) => Call::List(path, small(attempt)),
-            Command::FindCreated(attempt) => Call::FindCreated(path, small(attempt)),
+            Command::Create(attempt, ticket) => {
+                let (ticket, attempt) = (Ticket::of(ticket), small(attempt));
+                self.processes[process].paths[path].tickets.insert(attempt, ticket);
+                let Some(epoch) = using else { return };
+                Call::Create(Entrant { ticket, path, attempt, epoch })
+            }
+            Command::List { .. } => Call::List(path),
             Command::ReadStat(attempt, node) => Call::ReadStat(path, small(attempt), Name::of(&node)),
             Command::Watch(node) => Call::Watch(path, Name::of(&node)),
             Command::Delete(attempt, node) => {

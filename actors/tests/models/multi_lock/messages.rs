@@ -66,8 +66,9 @@ pub struct Lease {
 pub enum Call {
     /// Creates and the lists behind them. For the actor of this request, or for a plain lock.
     Make(Option<(usize, u8)>, Vec<Entrant>),
-    List(usize, u8),
-    FindCreated(usize, u8),
+    /// A create for a plain lock.
+    Create(Entrant),
+    List(usize),
     ReadStat(usize, u8, Name),
     Watch(usize, Name),
     Delete(usize, u8, Name),

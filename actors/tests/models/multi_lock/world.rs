@@ -282,13 +282,15 @@ impl World {
                     self.tell_created(entrant, Ok(created), Ok(list));
                 }
             }
-            Call::List(path, attempt) => {
-                let names = self.names(path);
-                self.answer(id, path, Event::Listed(attempt_of(attempt), Ok(names)));
+            Call::Create(entrant) => {
+                let made = self.create(id, &[entrant]);
+                for created in made {
+                    self.answer(id, entrant.path, Event::Created(attempt_of(entrant.attempt), Ok(created)));
+                }
             }
-            Call::FindCreated(path, attempt) => {
+            Call::List(path) => {
                 let names = self.names(path);
-                self.answer(id, path, Event::Found(attempt_of(attempt), Ok(names)));
+                self.answer(id, path, Event::Listed(Ok(names)));
             }
             Call::ReadStat(path, attempt, name) => {
                 let found = self.servers[path].find(name).ok_or(Failure::NoNode);

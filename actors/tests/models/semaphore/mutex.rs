@@ -21,10 +21,9 @@ impl World {
                 let (created, children) = (first.created(), next(&mut answers).names());
                 Event::CreatedAndListed { attempt, created, children }
             }
-            Errand::List(attempt) => Event::Listed(attempt, first.names()),
-            Errand::FindCreated(attempt) => {
-                Event::Found(attempt, first.done().and_then(|()| next(&mut answers).names()))
-            }
+            Errand::Create(attempt) => Event::Created(attempt, first.created()),
+            Errand::List => Event::Listed(first.names()),
+            Errand::SyncAndList => Event::Listed(first.done().and_then(|()| next(&mut answers).names())),
             Errand::MakeDirectory(attempt) => Event::DirectoryMade(attempt, first.done()),
             Errand::ReadStat(attempt) => Event::StatRead(attempt, first.stat()),
             Errand::Watch(name) => {
@@ -49,9 +48,13 @@ impl World {
     pub fn execute_mutex(&mut self, number: usize, command: Command) {
         let using = self.clients.processes[number].using;
         match command {
-            Command::List(attempt) => self.send(number, Errand::List(attempt), [Ask::List]),
-            Command::FindCreated(attempt) => {
-                self.send(number, Errand::FindCreated(attempt), [Ask::Sync, Ask::List])
+            Command::List { sync: false } => self.send(number, Errand::List, [Ask::List]),
+            Command::List { sync: true } => self.send(number, Errand::SyncAndList, [Ask::Sync, Ask::List]),
+            Command::Create(attempt, ticket) => {
+                if self.is_known(number, ticket) {
+                    let prefix = instance(number as u8).prefix(attempt, Dialect::Kazoo, Mode::Lock);
+                    self.send(number, Errand::Create(attempt), [Ask::Create(prefix)]);
+                }
             }
             Command::CreateAndList(attempt, ticket) => {
                 // Its options are those of the request.

@@ -32,9 +32,10 @@ pub enum Purpose {
 /// What the mutex needs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Errand {
+    Create(Attempt),
     CreateAndList(Attempt),
-    List(Attempt),
-    FindCreated(Attempt),
+    List,
+    SyncAndList,
     MakeDirectory(Attempt),
     ReadStat(Attempt),
     Watch(String),

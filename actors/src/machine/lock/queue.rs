@@ -1,0 +1,214 @@
+//! The known nodes of a path, in the order of the queue, and who waits for whom.
+//!
+//! Every kind of contender has a view of its own: the nodes that block it, and its contenders that wait. So the next
+//! contender of a kind and its predecessors are found without a walk through the queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::protocol::Request;
+use crate::machine::exclusion::{Dialect, Mode};
+use crate::machine::node::{Attempt, Znode};
+use crate::machine::patterns::Patterns;
+
+/// The known nodes of a path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Queue {
+    /// The nodes of wanted local contenders.
+    local: BTreeMap<Znode, Attempt>,
+    /// Nodes of other processes that a list has shown and that have not been crossed off since.
+    foreign: BTreeSet<Znode>,
+    /// A view for each kind of local contender.
+    views: BTreeMap<Kind, View>,
+}
+
+/// The kind of a contender: what it waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Kind {
+    dialect: Dialect,
+    mode: Mode,
+    patterns: Patterns,
+}
+
+/// The queue as contenders of one kind see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct View {
+    /// The number of local contenders of this kind.
+    contenders: usize,
+    /// Those of them that wait.
+    waiting: BTreeSet<Znode>,
+    /// The local nodes that block this kind.
+    local: BTreeSet<Znode>,
+    /// The foreign nodes that block this kind.
+    foreign: BTreeSet<Znode>,
+}
+
+/// What a waiter is blocked by.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ahead<'a> {
+    Nobody,
+    /// A local contender. Its end is an event of this machine.
+    Local,
+    Foreign {
+        nearest: &'a Znode,
+        /// Whether it is the only one.
+        only: bool,
+    },
+}
+
+/// The number of nodes that block contenders of a kind and are ahead of a node.
+pub(super) struct Count {
+    node: Znode,
+    ahead: usize,
+}
+
+impl Request {
+    pub(super) fn kind(&self) -> Kind {
+        let Request { dialect, mode, patterns, .. } = self;
+        Kind { dialect: *dialect, mode: *mode, patterns: patterns.clone() }
+    }
+}
+
+impl Kind {
+    /// Whether a contender of this kind must wait for `node` if that is ahead.
+    pub fn waits_for(&self, node: &Znode) -> bool {
+        node.blocks(self.dialect, self.mode, &self.patterns)
+    }
+
+    /// Whether a contender of this kind and that of `node` follow different rules, so that both could hold at the same
+    /// time.
+    pub fn clashes(&self, node: &Znode) -> bool {
+        node.clashes(self.dialect, self.mode, &self.patterns)
+    }
+}
+
+impl Queue {
+    /// Adds a local contender of this kind, which has no node yet.
+    pub fn enter(&mut self, kind: Kind) {
+        let (local, foreign) = (&self.local, &self.foreign);
+        let view = self.views.entry(kind);
+        let view = view.or_insert_with_key(|kind| View {
+            local: local.keys().filter(|node| kind.waits_for(node)).cloned().collect(),
+            foreign: foreign.iter().filter(|node| kind.waits_for(node)).cloned().collect(),
+            ..View::default()
+        });
+        view.contenders += 1;
+    }
+
+    /// Removes a local contender of this kind, which has no node any more.
+    pub fn exit(&mut self, kind: &Kind) {
+        let Some(view) = self.views.get_mut(kind) else { return };
+        view.contenders -= 1;
+        if view.contenders == 0 {
+            self.views.remove(kind);
+        }
+    }
+
+    pub fn add_local(&mut self, node: Znode, attempt: Attempt) {
+        for (_, view) in self.views.iter_mut().filter(|(kind, _)| kind.waits_for(&node)) {
+            view.local.insert(node.clone());
+        }
+        self.local.insert(node, attempt);
+    }
+
+    pub fn remove_local(&mut self, node: &Znode) {
+        for view in self.views.values_mut() {
+            view.local.remove(node);
+        }
+        self.local.remove(node);
+    }
+
+    pub fn add_foreign(&mut self, node: Znode) {
+        for (_, view) in self.views.iter_mut().filter(|(kind, _)| kind.waits_for(&node)) {
+            view.foreign.insert(node.clone());
+        }
+        self.foreign.insert(node);
+    }
+
+    pub fn remove_foreign(&mut self, node: &Znode) {
+        for view in self.views.values_mut() {
+            view.foreign.remove(node);
+        }
+        self.foreign.remove(node);
+    }
+
+    pub fn clear_foreign(&mut self) {
+        self.views.values_mut().for_each(|view| view.foreign.clear());
+        self.foreign.clear();
+    }
+
+    /// Marks a local contender as waiting, or as no longer waiting.
+    pub fn set_waiting(&mut self, kind: &Kind, node: &Znode, waits: bool) {
+        let Some(view) = self.views.get_mut(kind) else { return };
+        match waits {
+            true => view.waiting.insert(node.clone()),
+            false => view.waiting.remove(node),
+        };
+    }
+
+    pub fn anyone_waits(&self) -> bool {
+        self.views.values().any(|view| !view.waiting.is_empty())
+    }
+
+    /// The waiters of each kind, in the order of the queue, each with what it is blocked by. The caller stops at the
+    /// first one that is blocked: those behind it are blocked too.
+    pub fn waiters(&self) -> impl Iterator<Item = impl Iterator<Item = (&Znode, Ahead<'_>)>> {
+        self.views.values().map(|view| view.waiting.iter().map(|node| (node, view.ahead(node))))
+    }
+
+    pub fn attempt(&self, node: &Znode) -> Option<Attempt> {
+        self.local.get(node).copied()
+    }
+
+    /// The nodes of wanted local contenders.
+    pub fn local(&self) -> impl Iterator<Item = (&Znode, Attempt)> {
+        self.local.iter().map(|(node, attempt)| (node, *attempt))
+    }
+
+    /// The nodes of wanted local contenders, from this one on.
+    pub fn local_from(&self, node: &Znode) -> impl Iterator<Item = (&Znode, Attempt)> {
+        self.local.range(node..).map(|(node, attempt)| (node, *attempt))
+    }
+
+    /// The foreign nodes ahead of this one.
+    pub fn foreign_before(&self, node: &Znode) -> impl Iterator<Item = &Znode> {
+        self.foreign.range(..node)
+    }
+
+    /// Whether a local node blocks contenders of this kind.
+    pub fn blocks_locally(&self, kind: &Kind) -> bool {
+        match self.views.get(kind) {
+            Some(view) => !view.local.is_empty(),
+            None => self.local.keys().any(|node| kind.waits_for(node)),
+        }
+    }
+
+    /// Counts the nodes ahead of this one that block contenders of this kind. `last` is the count of an earlier node.
+    pub fn count(&self, kind: &Kind, node: &Znode, last: Option<&Count>) -> Count {
+        let ahead = self.views.get(kind).map_or(0, |view| match last {
+            Some(Count { node: from, ahead }) => {
+                ahead + view.local.range(from..node).count() + view.foreign.range(from..node).count()
+            }
+            None => view.local.range(..node).count() + view.foreign.range(..node).count(),
+        });
+        Count { node: node.clone(), ahead }
+    }
+}
+
+impl Count {
+    pub fn ahead(&self) -> usize {
+        self.ahead
+    }
+}
+
+impl View {
+    fn ahead(&self, node: &Znode) -> Ahead<'_> {
+        if self.local.range(..node).next().is_some() {
+            return Ahead::Local;
+        }
+        let mut foreign = self.foreign.range(..node);
+        match foreign.next_back() {
+            Some(nearest) => Ahead::Foreign { nearest, only: foreign.next().is_none() },
+            None => Ahead::Nobody,
+        }
+    }
+}
