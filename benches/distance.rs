@@ -16,7 +16,7 @@ const THEIRS: &str = "zookeeper-client's lock → drop";
 const WRITE: &str = "write";
 
 /// How long a packet takes, in microseconds, with the number of rounds and of laps in a round.
-const DISTANCES: [(u64, usize, usize); 4] = [(0, 15, 10), (500, 9, 3), (2000, 9, 2), (10_000, 5, 1)];
+const DISTANCES: [(u64, usize, usize); 4] = [(0, 9, 5), (500, 7, 2), (2000, 7, 2), (10_000, 5, 1)];
 
 struct Sessions {
     lock: Lock,

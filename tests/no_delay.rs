@@ -64,6 +64,7 @@ async fn many_requests_in_flight_share_packets_and_other_sessions_do_not_wait() 
     proxy.hold_replies(true);
     let cycles = tokio::spawn(join_all((0..100).map(|_| cycle(busy.clone()))));
     eventually("the busy one has it no more", SOON, async || options(&proxy) == [false, true]).await;
+    assert_eq!(proxy.accepted(), 2, "a new connection does not have it at first");
     proxy.hold_replies(false);
     cycles.await.expect("no panic");
     eventually("both have it again", SOON, async || options(&proxy) == [true, true]).await;
