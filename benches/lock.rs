@@ -15,6 +15,7 @@
 mod common;
 mod contended;
 mod contest;
+mod distance;
 mod floors;
 mod handoff;
 mod kazoo;
@@ -22,6 +23,7 @@ mod many;
 mod packets;
 mod paths;
 mod plain;
+mod relay;
 mod report;
 mod uncontended;
 
@@ -63,8 +65,9 @@ const TASKS: usize = 64;
 
 type Part = fn(Bench) -> BoxFuture<'static, Result<()>>;
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("uncontended", |bench| Box::pin(uncontended::run(bench))),
+    ("distance", |bench| Box::pin(distance::run(bench))),
     ("paths", |bench| Box::pin(paths::run(bench))),
     ("contended", |bench| Box::pin(contended::run(bench))),
     ("handoff", |bench| Box::pin(handoff::run(bench))),

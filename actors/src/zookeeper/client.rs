@@ -18,6 +18,7 @@ use zookeeper_client as zk;
 use super::SaslOptions;
 #[cfg(feature = "tls")]
 use super::TlsOptions;
+use super::no_delay::NoDelay;
 use super::servers::diagnose;
 #[cfg(feature = "tls")]
 use super::servers::servers;
@@ -80,6 +81,7 @@ impl Connect for Connector {
             for server in servers(&this.address) {
                 server.check_name(this.secure).map_err(Unconnected::Address)?;
             }
+            let no_delay = NoDelay::new(&this.address).await;
             #[cfg(feature = "tls")]
             let result = match this.secure {
                 true => this.inner.secure_connect(&this.address).await,
@@ -102,11 +104,12 @@ impl Connect for Connector {
             if asked.as_millis() != granted.as_millis() {
                 warn!(?asked, ?granted, "the server granted another session timeout than the requested one");
             }
-            let states = states(client.state_watcher());
+            no_delay.connected();
+            let states = states(client.state_watcher(), Arc::clone(&no_delay));
             let root = client.clone().chroot("/").unwrap_or_else(|client| client);
             let chroot = Some(client.path()).filter(|path| *path != "/").unwrap_or_default().to_owned();
             let directory = Mutex::default();
-            Ok(Connected { client: Arc::new(Client { client, root, chroot, directory }), states })
+            Ok(Connected { client: Arc::new(Client { client, root, chroot, directory, no_delay }), states })
         })
     }
 
@@ -122,12 +125,37 @@ struct Client {
     chroot: String,
     /// The directory in which a contender was last created, or may have been.
     directory: Mutex<Option<String>>,
+    no_delay: Arc<NoDelay>,
 }
 
 impl Client {
     fn remember_directory(&self, prefix: &str) {
         let directory = prefix.rsplit_once('/').map(|(directory, _)| directory.to_owned());
         *self.directory.lock().unwrap_or_else(PoisonError::into_inner) = directory;
+    }
+
+    /// Polls a request once, which sends it: `zookeeper_client` sends when its method is called, and the async block
+    /// calls it at its first poll.
+    fn send<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = T> + Send + 'static,
+    ) -> BoxFuture<'static, T> {
+        let in_flight = self.no_delay.request();
+        let mut request = Box::pin(async move {
+            let _in_flight = in_flight;
+            request.await
+        });
+        match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Box::pin(future::ready(answer)),
+            Poll::Pending => request,
+        }
+    }
+
+    fn submit<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, zk::Error>> + Send + 'static,
+    ) -> Answer<T> {
+        self.send(async move { request.await.map_err(Failure::from) })
     }
 }
 
@@ -155,7 +183,7 @@ impl ZooKeeper for Client {
             true => zk::CreateMode::EphemeralSequential,
             false => zk::CreateMode::PersistentSequential,
         };
-        submit(async move {
+        self.submit(async move {
             let options = mode.with_acls(zk::Acls::new(&acl));
             let (stat, sequence) = client.create(&prefix, &data, &options).await?;
             Ok(CreatedNode { sequence: sequence.into_i64(), czxid: stat.czxid })
@@ -171,7 +199,7 @@ impl ZooKeeper for Client {
         let own = |node: &NewNode<'_>| (node.path.to_owned(), node.data.to_vec(), node.acl.to_vec());
         let nodes: Vec<_> = prefixes.iter().map(own).collect();
         let failed = |error: zk::Error| NotCreated { culprit: None, failure: error.into() };
-        send(async move {
+        self.send(async move {
             let mut multi = client.new_multi_writer();
             for (prefix, data, acl) in &nodes {
                 let options = zk::CreateMode::EphemeralSequential.with_acls(zk::Acls::new(acl));
@@ -224,22 +252,22 @@ impl ZooKeeper for Client {
             true => zk::CreateMode::Container,
             false => zk::CreateMode::Persistent,
         };
-        submit(async move { root.mkdir(&path, &mode.with_acls(zk::Acls::new(&acl))).await })
+        self.submit(async move { root.mkdir(&path, &mode.with_acls(zk::Acls::new(&acl))).await })
     }
 
     fn children(&self, path: &str) -> Answer<Vec<String>> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move { client.list_children(&path).await })
+        self.submit(async move { client.list_children(&path).await })
     }
 
     fn sync(&self, path: &str) -> Answer<()> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move { client.sync(&path).await })
+        self.submit(async move { client.sync(&path).await })
     }
 
     fn read(&self, path: &str) -> Answer<Node> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move {
+        self.submit(async move {
             let (data, stat) = client.get_data(&path).await?;
             Ok(Node { data, stat: NodeStat { czxid: stat.czxid, owner: stat.ephemeral_owner } })
         })
@@ -247,12 +275,12 @@ impl ZooKeeper for Client {
 
     fn watch(&self, path: &str) -> Answer<Watching> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move { Ok(fired(client.get_and_watch_data(&path).await?.2)) })
+        self.submit(async move { Ok(fired(client.get_and_watch_data(&path).await?.2)) })
     }
 
     fn watch_for(&self, path: &str) -> Answer<Option<Watching>> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move {
+        self.submit(async move {
             let (found, watcher) = client.check_and_watch_stat(&path).await?;
             Ok(found.is_none().then(|| fired(watcher)))
         })
@@ -260,7 +288,7 @@ impl ZooKeeper for Client {
 
     fn read_root(&self, path: &str) -> Answer<Root> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move {
+        self.submit(async move {
             let (data, stat) = client.get_data(&path).await?;
             Ok(Root { version: stat.version, written: stat.mzxid, data })
         })
@@ -268,7 +296,7 @@ impl ZooKeeper for Client {
 
     fn watch_root(&self, path: &str) -> Answer<(Root, Watching)> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move {
+        self.submit(async move {
             let (data, stat, watcher) = client.get_and_watch_data(&path).await?;
             Ok((Root { version: stat.version, written: stat.mzxid, data }, fired(watcher)))
         })
@@ -276,7 +304,7 @@ impl ZooKeeper for Client {
 
     fn leases(&self, path: &str) -> Answer<Leases> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move {
+        self.submit(async move {
             let (names, stat) = client.get_children(&path).await?;
             Ok(Leases { names, written: stat.mzxid })
         })
@@ -284,7 +312,7 @@ impl ZooKeeper for Client {
 
     fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move {
+        self.submit(async move {
             let (names, stat, watcher) = client.get_and_watch_children(&path).await?;
             Ok((Leases { names, written: stat.mzxid }, fired(watcher)))
         })
@@ -292,7 +320,7 @@ impl ZooKeeper for Client {
 
     fn make(&self, path: &str, data: &[u8], acl: &[Acl]) -> Answer<()> {
         let (client, path, data, acl) = (self.client.clone(), path.to_owned(), data.to_vec(), acl.to_vec());
-        submit(async move {
+        self.submit(async move {
             let options = zk::CreateMode::Persistent.with_acls(zk::Acls::new(&acl));
             match client.create(&path, &data, &options).await {
                 Ok(_) | Err(zk::Error::NodeExists) => Ok(()),
@@ -303,12 +331,12 @@ impl ZooKeeper for Client {
 
     fn write(&self, path: &str, data: &[u8]) -> Answer<()> {
         let (client, path, data) = (self.client.clone(), path.to_owned(), data.to_vec());
-        submit(async move { client.set_data(&path, &data, None).await.map(drop) })
+        self.submit(async move { client.set_data(&path, &data, None).await.map(drop) })
     }
 
     fn delete(&self, path: &str) -> Answer<()> {
         let (client, path) = (self.client.clone(), path.to_owned());
-        submit(async move { client.delete(&path, None).await })
+        self.submit(async move { client.delete(&path, None).await })
     }
 
     fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>> {
@@ -319,7 +347,7 @@ impl ZooKeeper for Client {
         let own = |lease: &NewNode<'_>| (lease.path.to_owned(), lease.data.to_vec(), lease.acl.to_vec());
         let leases: Vec<_> = take.leases.iter().map(own).collect();
         let failed = |error: zk::Error| TakeFailure::Failed(error.into());
-        send(async move {
+        self.send(async move {
             let mut multi = client.new_multi_writer();
             match keep {
                 true => multi.add_check_version(&mutex, -1).map_err(failed)?,
@@ -354,7 +382,7 @@ impl ZooKeeper for Client {
                 None => TransactionFailure::Condition(index, error.into()),
                 Some(index) => TransactionFailure::Write(index, error.into()),
             };
-        send(async move {
+        self.send(async move {
             let (mut multi, conditions) = (client.new_multi_writer(), required.len());
             for (index, path) in required.iter().enumerate() {
                 multi.add_check_version(path, -1).map_err(|error| refused(conditions, index, error))?;
@@ -380,7 +408,7 @@ impl ZooKeeper for Client {
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
         let (client, mut directories) = (self.client.clone(), directories.to_vec());
         directories.extend(self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        submit(async move {
+        self.submit(async move {
             let mut failure = (!directories.is_empty()).then_some(zk::Error::NoNode);
             for directory in directories {
                 match owner_in(&client, &directory).await {
@@ -397,7 +425,7 @@ impl ZooKeeper for Client {
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
         let root = self.root.clone();
         let paths: Vec<String> = paths.iter().map(|path| format!("{}{path}", self.chroot)).collect();
-        send(async move {
+        self.send(async move {
             let mut multi = root.new_multi_writer();
             for path in std::iter::once(ANCHOR).chain(paths.iter().map(String::as_str)) {
                 multi.add_check_version(path, -1).map_err(|error| CheckFailure::Failed(error.into()))?;
@@ -451,24 +479,8 @@ fn fired(watcher: zk::OneshotWatcher) -> Watching {
     })
 }
 
-/// Polls a request once, which sends it: `zookeeper_client` sends when its method is called, and the async block calls
-/// it at its first poll.
-fn send<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
-    let mut request = Box::pin(request);
-    match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(answer) => Box::pin(future::ready(answer)),
-        Poll::Pending => request,
-    }
-}
-
-fn submit<T: Send + 'static>(
-    request: impl Future<Output = Result<T, zk::Error>> + Send + 'static,
-) -> Answer<T> {
-    send(async move { request.await.map_err(Failure::from) })
-}
-
-fn states(watcher: zk::StateWatcher) -> BoxStream<'static, LinkState> {
-    stream::unfold((watcher, false), |(mut watcher, ended)| async move {
+fn states(watcher: zk::StateWatcher, no_delay: Arc<NoDelay>) -> BoxStream<'static, LinkState> {
+    stream::unfold((watcher, no_delay, false), |(mut watcher, no_delay, ended)| async move {
         if ended {
             return None;
         }
@@ -479,7 +491,10 @@ fn states(watcher: zk::StateWatcher) -> BoxStream<'static, LinkState> {
                 LinkState::Ended
             }
         };
-        Some((state, (watcher, state == LinkState::Ended)))
+        if state == LinkState::Up {
+            no_delay.connected();
+        }
+        Some((state, (watcher, no_delay, state == LinkState::Ended)))
     })
     .boxed()
 }

@@ -5,6 +5,7 @@
 //! them too.
 
 mod client;
+mod no_delay;
 mod servers;
 mod transaction;
 

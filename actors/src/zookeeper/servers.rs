@@ -1,6 +1,7 @@
 //! Parses the servers of an address, and finds out why none of them grants a session: the client reports only that it
 //! has tried them all.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_net::TcpStream;
@@ -62,6 +63,15 @@ impl Server<'_> {
 /// Describes why none of the servers of an address grants a session.
 pub(crate) async fn diagnose(address: &str) -> String {
     join_all(servers(address).map(Server::diagnose)).await.join("; ")
+}
+
+/// Finds the addresses of all servers, as far as their names can be resolved. An IPv4 address is not written as an IPv6
+/// address.
+pub(crate) async fn resolve(address: &str) -> Vec<SocketAddr> {
+    let resolve = async |server: Server<'_>| async_net::resolve((server.host, server.port)).await;
+    let resolved = join_all(servers(address).map(resolve)).await;
+    let canonical = |it: SocketAddr| SocketAddr::new(it.ip().to_canonical(), it.port());
+    resolved.into_iter().flatten().flatten().map(canonical).collect()
 }
 
 /// How long to wait for a connection to each server.

@@ -1,0 +1,122 @@
+//! The sockets of this process, whoever owns them.
+//!
+//! An option is set through a duplicate of the descriptor, which is closed at once: a duplicate that is kept would keep
+//! the connection open after its owner has closed it.
+//!
+//! Duplicating is done with `fcntl`, as the standard library's `try_clone` does it. `pidfd_getfd` could do the same, but
+//! container runtimes and systemd count it among the calls of debuggers: they refuse it, or kill the process.
+
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::{fs, io, mem};
+
+use filedescriptor::FileDescriptor;
+use rustix::fs::{FileType, fstat};
+use rustix::net::{getpeername, sockopt};
+
+/// A socket that was open at some time, and may have been closed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Socket {
+    descriptor: RawFd,
+    /// Tells the socket from another one that has its descriptor later.
+    inode: u64,
+}
+
+/// All sockets that are open.
+pub fn all() -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let Some(descriptor) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Fails if it has been closed meanwhile.
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let target = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
+        let inode = target.and_then(|inode| inode.parse().ok());
+        sockets.extend(inode.map(|inode| Socket { descriptor, inode }));
+    }
+    Ok(sockets)
+}
+
+impl Socket {
+    /// The address that it is connected to. An IPv4 address is not written as an IPv6 address.
+    pub fn peer(self) -> io::Result<SocketAddr> {
+        let peer = getpeername(self.duplicate()?)?.ok_or(io::ErrorKind::NotConnected)?;
+        let mut peer = SocketAddr::try_from(peer)?;
+        peer.set_ip(peer.ip().to_canonical());
+        Ok(peer)
+    }
+
+    /// Sets `TCP_NODELAY`. Switching it on sends what has waited.
+    pub fn set_no_delay(self, on: bool) -> io::Result<()> {
+        Ok(sockopt::set_tcp_nodelay(self.duplicate()?, on)?)
+    }
+
+    fn duplicate(self) -> io::Result<FileDescriptor> {
+        let duplicate = FileDescriptor::dup(&self.descriptor).map_err(io::Error::other)?;
+        let stat = fstat(&duplicate)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            // A file has the descriptor now. Its duplicate is never closed, because closing any descriptor of a file
+            // gives up the process's POSIX locks on it.
+            mem::forget(duplicate);
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        match stat.st_ino == self.inode {
+            true => Ok(duplicate),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The socket that has this descriptor.
+    fn socket(of: &impl AsRawFd) -> Socket {
+        let found = all().expect("readable").into_iter().find(|it| it.descriptor == of.as_raw_fd());
+        found.expect("a socket")
+    }
+
+    #[test]
+    fn a_socket_gets_the_option_and_is_closed_by_its_owner() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(address).expect("connected");
+        let found = socket(&stream);
+        assert_eq!(found.peer().expect("connected"), address);
+        for on in [true, false] {
+            found.set_no_delay(on).expect("should be set");
+            assert_eq!(stream.nodelay().expect("an option"), on);
+        }
+        drop(stream);
+        // Reads the end of the stream: no duplicate is left.
+        let (mut accepted, _) = listener.accept().expect("a connection");
+        assert_eq!(io::Read::read(&mut accepted, &mut [0]).expect("the end"), 0);
+    }
+
+    #[test]
+    fn a_descriptor_that_belongs_to_something_else_by_now_is_left_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let former = Socket { inode: u64::MAX, ..socket(&stream) };
+        former.set_no_delay(true).expect_err("another socket");
+        assert!(!stream.nodelay().expect("an option"));
+
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let file = File::open(&path).expect("readable");
+        let open = || {
+            let entries = fs::read_dir("/proc/self/fd").expect("readable").flatten();
+            entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path)).count()
+        };
+        let before = open();
+        Socket { descriptor: file.as_raw_fd(), inode: u64::MAX }.set_no_delay(true).expect_err("a file");
+        assert_eq!(open(), before + 1, "a file's duplicate is not closed, so that it keeps its locks");
+    }
+}
