@@ -171,18 +171,13 @@ fn note(spares: &Weak<Spares>, change: impl FnOnce(&mut State, &SpareSettings)) 
 }
 
 /// One attempt to establish a session. An error says why it failed.
-fn connect(
-    connector: Arc<dyn Connect>,
-    limit: Duration,
-) -> impl Future<Output = Result<Connected, String>> + Send {
-    async move {
-        let attempt = AssertUnwindSafe(async { connector.connect().await }).catch_unwind();
-        match tokio::time::timeout(limit, attempt).await {
-            Ok(Ok(Ok(connected))) => Ok(connected),
-            Ok(Ok(Err(unconnected))) => Err(format!("{unconnected:?}")),
-            Ok(Err(_)) => Err("connecting panicked".to_owned()),
-            Err(_) => Err("no answer".to_owned()),
-        }
+async fn connect(connector: Arc<dyn Connect>, limit: Duration) -> Result<Connected, String> {
+    let attempt = AssertUnwindSafe(async { connector.connect().await }).catch_unwind();
+    match tokio::time::timeout(limit, attempt).await {
+        Ok(Ok(Ok(connected))) => Ok(connected),
+        Ok(Ok(Err(unconnected))) => Err(format!("{unconnected:?}")),
+        Ok(Err(_)) => Err("connecting panicked".to_owned()),
+        Err(_) => Err("no answer".to_owned()),
     }
 }
 
@@ -270,7 +265,10 @@ mod tests {
             self.requests.lock().expect("no panic").clone()
         }
 
-        fn ask(self: &Arc<Server>, spare: &Spare<Server>) -> oneshot::Receiver<Result<&'static str, Failure>> {
+        fn ask(
+            self: &Arc<Server>,
+            spare: &Spare<Server>,
+        ) -> oneshot::Receiver<Result<&'static str, Failure>> {
             let server = self.clone();
             spare.ask(move |_| Server::read(&server))
         }
@@ -311,6 +309,10 @@ mod tests {
             assert_eq!(answer.await, Ok(Ok("a node")));
         }
         let batch = "r".repeat(BATCH);
-        assert_eq!(server.requests(), format!("wrrrw{batch}wr"), "in limited batches, for those who still ask");
+        assert_eq!(
+            server.requests(),
+            format!("wrrrw{batch}wr"),
+            "in limited batches, for those who still ask"
+        );
     }
 }

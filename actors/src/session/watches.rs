@@ -53,9 +53,9 @@ impl Watches {
     pub fn absent_node(&self, path: &str) -> Answer<Watching> {
         let watch = |zk: &dyn ZooKeeper, path: &str| -> Answer<_> {
             let answer = zk.watch_for(path);
-            Box::pin(async move {
-                Ok(((), answer.await?.unwrap_or_else(|| Box::pin(ready(Fired::Changed)))))
-            })
+            Box::pin(
+                async move { Ok(((), answer.await?.unwrap_or_else(|| Box::pin(ready(Fired::Changed))))) },
+            )
         };
         let read = |_: &dyn ZooKeeper, _: &str| -> Answer<()> { Box::pin(ready(Ok(()))) };
         let answer = self.set(path, watch, read);
