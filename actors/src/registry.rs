@@ -40,6 +40,8 @@ pub(crate) enum RegistryActorMessage {
     Session(SessionNotice),
     Path(PathReport),
     MultiLock(MultiLockReport),
+    /// Announce the session of this epoch to the next actors.
+    Announce(u64),
     /// Refuse new requests, and reply once all actors have ended.
     Close(RpcReplyPort<()>),
 }
@@ -57,8 +59,8 @@ pub(crate) struct State {
     children: HashMap<ActorId, Child>,
     connection: Option<Connection>,
     suspended: bool,
-    /// Tasks that clean up after dead actors. Aborted when the session ends, because that deletes the nodes.
-    sweeps: JoinSet<()>,
+    /// Tasks that clean up after dead actors, and that pace announcements. Aborted when the session ends.
+    tasks: JoinSet<()>,
     /// New requests are refused.
     closed: bool,
     closing: Option<RpcReplyPort<()>>,
@@ -78,6 +80,8 @@ struct Entry<M> {
     handles: usize,
     /// The number of handles ever created. Shows whether an actor's report that it has retired is out of date.
     generation: u64,
+    /// The epoch of the newest session that was announced to the actor.
+    epoch: u64,
 }
 
 #[ractor::actor(message = RegistryActorMessage, state = State, arguments = RegistryArguments)]
@@ -97,7 +101,7 @@ impl RegistryActor {
             children: HashMap::new(),
             connection: None,
             suspended: false,
-            sweeps: JoinSet::new(),
+            tasks: JoinSet::new(),
             closed: false,
             closing: None,
         })
@@ -121,6 +125,7 @@ impl RegistryActor {
                 state.delete_orphans(epoch, nodes)
             }
             RegistryActorMessage::MultiLock(report) => state.multi_lock_report(report).await?,
+            RegistryActorMessage::Announce(epoch) => state.announce(epoch),
             RegistryActorMessage::Close(reply) => state.close(reply),
         }
         state.report_when_closed();
@@ -200,7 +205,7 @@ impl State {
             let entry = self.start(LockActor, Resource::Lock(path.clone())).await?;
             self.locks.0.insert(path.clone(), entry);
         }
-        self.locks.get(&path)
+        self.locks.get(&path, self.connection.as_ref(), self.suspended)
     }
 
     async fn semaphore(
@@ -211,7 +216,7 @@ impl State {
             let entry = self.start(SemaphoreActor, Resource::Semaphore(path.clone())).await?;
             self.semaphores.0.insert(path.clone(), entry);
         }
-        self.semaphores.get(&path)
+        self.semaphores.get(&path, self.connection.as_ref(), self.suspended)
     }
 
     async fn start<A>(&mut self, actor: A, resource: Resource) -> Result<Entry<A::Msg>, ActorProcessingErr>
@@ -223,13 +228,7 @@ impl State {
         let arguments = PathArguments { resource: resource.clone(), instance, clock: self.clock, registry };
         let (actor, _) = Actor::spawn_linked(None, actor, arguments, self.myself.get_cell()).await?;
         self.children.insert(actor.get_id(), Child::Path(resource));
-        if let Some(connection) = &self.connection {
-            actor.cast(PathNotice::Session(SessionNews::Connected(connection.clone())).into())?;
-            if self.suspended {
-                actor.cast(PathNotice::Session(SessionNews::Suspended(connection.epoch)).into())?;
-            }
-        }
-        Ok(Entry { actor, instance, handles: 0, generation: 0 })
+        Ok(Entry { actor, instance, handles: 0, generation: 0, epoch: 0 })
     }
 
     async fn start_multi_lock(&mut self, request: MultiLockRequest) -> Result<(), ActorProcessingErr> {
@@ -294,6 +293,7 @@ impl State {
             SessionNews::Connected(connection) => {
                 self.connection = Some(connection.clone());
                 self.suspended = false;
+                return self.announce(connection.epoch);
             }
             SessionNews::Suspended(_) if current => self.suspended = true,
             SessionNews::Resumed(_) if current => self.suspended = false,
@@ -301,12 +301,31 @@ impl State {
                 if let Some(connection) = self.connection.take() {
                     connection.lease.lose();
                 }
-                self.sweeps.abort_all();
+                self.tasks.abort_all();
             }
             // From an earlier session, or a duplicate.
             SessionNews::Suspended(_) | SessionNews::Resumed(_) | SessionNews::Lost(_) => return,
         }
-        self.notify_all(&PathNotice::Session(news));
+        self.locks.tell(&news);
+        self.semaphores.tell(&news);
+    }
+
+    /// Announces the session to some of the actors that do not know it, and to the next ones after a round trip. Each
+    /// sends requests at once, and heartbeats would wait behind those of thousands.
+    fn announce(&mut self, epoch: u64) {
+        let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
+        let mut left = ANNOUNCEMENTS;
+        self.locks.announce(connection, self.suspended, &mut left);
+        self.semaphores.announce(connection, self.suspended, &mut left);
+        if left == 0 {
+            let (answered, myself) = (connection.client.check(&[]), self.myself.clone());
+            while self.tasks.try_join_next().is_some() {}
+            self.tasks.spawn(async move {
+                // If it fails, the session is in doubt, and the actors wait for what becomes of it.
+                let _ = answered.await;
+                let _ = myself.cast(RegistryActorMessage::Announce(epoch));
+            });
+        }
     }
 
     fn missing(&self, paths: &[String]) {
@@ -326,11 +345,6 @@ impl State {
             Resource::Lock(path) => self.locks.notify(path, notice),
             Resource::Semaphore(path) => self.semaphores.notify(path, notice),
         }
-    }
-
-    fn notify_all(&self, notice: &PathNotice) {
-        self.locks.notify_all(notice);
-        self.semaphores.notify_all(notice);
     }
 
     fn retired(&mut self, resource: &Resource, instance: Instance, generation: u64) {
@@ -365,10 +379,10 @@ impl State {
         let Some((instance, handles, generation)) = removed else { return Ok(()) };
         warn!(path = %resource.path(), reason, "the actor of a path died");
         if let Some(connection) = &self.connection {
-            while self.sweeps.try_join_next().is_some() {}
+            while self.tasks.try_join_next().is_some() {}
             for directory in resource.directories() {
                 connection.nodes.untrack_all(&directory, instance);
-                self.sweeps.spawn(sweep(connection.client.clone(), directory, instance));
+                self.tasks.spawn(sweep(connection.client.clone(), directory, instance));
             }
         }
         if handles > 0 && !self.closed {
@@ -382,10 +396,10 @@ impl State {
 
     fn delete_orphans(&mut self, epoch: u64, nodes: Vec<String>) {
         let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
-        while self.sweeps.try_join_next().is_some() {}
+        while self.tasks.try_join_next().is_some() {}
         for node in nodes {
             let spread = self.randomness.next() as u32;
-            self.sweeps.spawn(delete(connection.client.clone(), node, spread));
+            self.tasks.spawn(delete(connection.client.clone(), node, spread));
         }
     }
 
@@ -402,7 +416,7 @@ impl State {
         if self.locks.0.is_empty() && self.semaphores.0.is_empty() && self.multi_locks.is_empty() {
             if let Some(reply) = self.closing.take() {
                 self.connection = None;
-                self.sweeps.abort_all();
+                self.tasks.abort_all();
                 let _ = reply.send(());
             }
         }
@@ -411,8 +425,33 @@ impl State {
 
 /// Failed casts are ignored: the supervision event reports that the actor has ended.
 impl<M: Message + From<PathNotice>> Paths<M> {
-    fn get(&mut self, path: &Arc<str>) -> Result<&mut Entry<M>, ActorProcessingErr> {
-        self.0.get_mut(path).ok_or_else(|| format!("no actor for {path:?}").into())
+    /// The actor of a path, which knows the session.
+    fn get(
+        &mut self,
+        path: &Arc<str>,
+        connection: Option<&Connection>,
+        suspended: bool,
+    ) -> Result<&mut Entry<M>, ActorProcessingErr> {
+        let entry = self.0.get_mut(path).ok_or_else(|| format!("no actor for {path:?}"))?;
+        if let Some(connection) = connection {
+            entry.announce(connection, suspended);
+        }
+        Ok(entry)
+    }
+
+    /// Announces the session to at most this many actors that do not know it.
+    fn announce(&mut self, connection: &Connection, suspended: bool, left: &mut usize) {
+        for entry in self.0.values_mut().filter(|entry| entry.epoch < connection.epoch).take(*left) {
+            entry.announce(connection, suspended);
+            *left -= 1;
+        }
+    }
+
+    /// Tells the actors that know the session what happened to it.
+    fn tell(&self, news: &SessionNews) {
+        for entry in self.0.values().filter(|entry| entry.epoch == news.epoch()) {
+            let _ = entry.actor.cast(PathNotice::Session(news.clone()).into());
+        }
     }
 
     fn dropped(&mut self, path: &Arc<str>) {
@@ -427,12 +466,6 @@ impl<M: Message + From<PathNotice>> Paths<M> {
     fn notify(&self, path: &Arc<str>, notice: PathNotice) {
         if let Some(entry) = self.0.get(path) {
             let _ = entry.actor.cast(notice.into());
-        }
-    }
-
-    fn notify_all(&self, notice: &PathNotice) {
-        for entry in self.0.values() {
-            let _ = entry.actor.cast(notice.clone().into());
         }
     }
 
@@ -466,6 +499,18 @@ impl<M: Message + From<PathNotice>> Paths<M> {
 }
 
 impl<M: Message + From<PathNotice>> Entry<M> {
+    /// Announces the session, unless the actor knows it.
+    fn announce(&mut self, connection: &Connection, suspended: bool) {
+        if self.epoch < connection.epoch {
+            self.epoch = connection.epoch;
+            let tell = |news| drop(self.actor.cast(PathNotice::Session(news).into()));
+            tell(SessionNews::Connected(connection.clone()));
+            if suspended {
+                tell(SessionNews::Suspended(connection.epoch));
+            }
+        }
+    }
+
     fn opened(&mut self) {
         self.handles += 1;
         self.generation += 1;
@@ -480,6 +525,9 @@ impl<M: Message + From<PathNotice>> Entry<M> {
         let _ = self.actor.cast(PathNotice::Retire(self.generation).into());
     }
 }
+
+/// How many actors learn of a new session in one round trip.
+const ANNOUNCEMENTS: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -496,7 +544,8 @@ mod tests {
 
     async fn entry(instance: u128) -> Entry<LockActorMessage> {
         let (actor, _) = Actor::spawn(None, PathActor, ()).await.expect("it starts");
-        let mut entry = Entry { actor, instance: Instance::new(instance), handles: 0, generation: 0 };
+        let mut entry =
+            Entry { actor, instance: Instance::new(instance), handles: 0, generation: 0, epoch: 0 };
         entry.opened();
         entry
     }
