@@ -197,3 +197,24 @@ async fn a_thousand_waiters_are_watched_by_few_sessions() {
     waiters.each_wakes(0..20).await;
     waiters.each_wakes(980..1_000).await;
 }
+
+/// They learn of it in batches.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_lost_session_the_waiters_of_all_paths_queue_again() {
+    let server = TestServer::Embedded(Embedded::start().await.expect("a free port"));
+    let TestServer::Embedded(embedded) = &server else { unreachable!() };
+    let keeper = options().connect(&server.address()).await.expect("should connect");
+    let mut waiters = Waiters::queue(&server, &keeper, 600, 100).await;
+    waiters.until_watched(&server).await;
+    let main = keeper.state().borrow().session_id;
+    assert!(embedded.controls().expire(SessionId(main)));
+    eventually("all have a node again", SOON, async || server.mntr("zk_ephemerals_count") == 1_200).await;
+    waiters.until_watched(&server).await;
+    // A request is served whether or not its path has learned of the session.
+    let lock = keeper.lock("/another").expect("a valid path");
+    drop(timeout(SOON, lock.acquire()).await.expect("an answer").expect("it is free"));
+    for waiter in &mut waiters.waiters {
+        while waiter.events.try_recv().is_ok() {}
+    }
+    waiters.each_wakes(0..600).await;
+}
