@@ -60,9 +60,7 @@ pub(crate) async fn first(
                 Ok((found, watching)) if first_of(&found.names, &patterns).is_none() => drop(watching.await),
                 Ok(_) => {}
                 Err(Failure::NoNode) => match watches.absent_node(&path).await {
-                    Ok(Some(watching)) => drop(watching.await),
-                    // It was created in the meantime.
-                    Ok(None) => {}
+                    Ok(watching) => drop(watching.await),
                     Err(failure) => return Err(QueryError::new(&path, failure)),
                 },
                 Err(failure) => return Err(QueryError::new(&path, failure)),
@@ -80,8 +78,12 @@ pub(crate) async fn first(
                 // The next list shows what has changed, or fails if the session has ended.
                 watching.await;
             }
-            // Deleted since the list.
-            (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {}
+            // Deleted since the list. The watch may have been set through another server, which knew it earlier.
+            (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {
+                if let Err(failure) = client.sync(&path).await {
+                    return Err(QueryError::new(&path, failure));
+                }
+            }
             (Err(failure), _) | (_, Err(failure)) => return Err(QueryError::new(&name, failure)),
         }
     }

@@ -1,17 +1,17 @@
 //! The registry: finds or starts the actor of a path, stops actors that are no longer needed, and cleans up after those
 //! that died.
 
+mod paths;
 mod sweep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use ractor::{
-    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Message, RpcReplyPort, SupervisionEvent,
-};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::task::JoinSet;
 use tracing::warn;
 
+use self::paths::{Entry, Paths};
 use self::sweep::{delete, sweep};
 use crate::api::error::AcquireError;
 use crate::api::lease::ReleasePort;
@@ -40,6 +40,8 @@ pub(crate) enum RegistryActorMessage {
     Session(SessionNotice),
     Path(PathReport),
     MultiLock(MultiLockReport),
+    /// Announce the session of this epoch to the next actors.
+    Announce(u64),
     /// Refuse new requests, and reply once all actors have ended.
     Close(RpcReplyPort<()>),
 }
@@ -57,8 +59,8 @@ pub(crate) struct State {
     children: HashMap<ActorId, Child>,
     connection: Option<Connection>,
     suspended: bool,
-    /// Tasks that clean up after dead actors. Aborted when the session ends, because that deletes the nodes.
-    sweeps: JoinSet<()>,
+    /// Tasks that clean up after dead actors, and that pace announcements. Aborted when the session ends.
+    tasks: JoinSet<()>,
     /// New requests are refused.
     closed: bool,
     closing: Option<RpcReplyPort<()>>,
@@ -67,17 +69,6 @@ pub(crate) struct State {
 enum Child {
     Path(Resource),
     MultiLock(Ticket),
-}
-
-/// The actors of one kind of path.
-struct Paths<M>(BTreeMap<Arc<str>, Entry<M>>);
-
-struct Entry<M> {
-    actor: ActorRef<M>,
-    instance: Instance,
-    handles: usize,
-    /// The number of handles ever created. Shows whether an actor's report that it has retired is out of date.
-    generation: u64,
 }
 
 #[ractor::actor(message = RegistryActorMessage, state = State, arguments = RegistryArguments)]
@@ -97,7 +88,7 @@ impl RegistryActor {
             children: HashMap::new(),
             connection: None,
             suspended: false,
-            sweeps: JoinSet::new(),
+            tasks: JoinSet::new(),
             closed: false,
             closing: None,
         })
@@ -121,6 +112,7 @@ impl RegistryActor {
                 state.delete_orphans(epoch, nodes)
             }
             RegistryActorMessage::MultiLock(report) => state.multi_lock_report(report).await?,
+            RegistryActorMessage::Announce(epoch) => state.announce(epoch),
             RegistryActorMessage::Close(reply) => state.close(reply),
         }
         state.report_when_closed();
@@ -200,7 +192,7 @@ impl State {
             let entry = self.start(LockActor, Resource::Lock(path.clone())).await?;
             self.locks.0.insert(path.clone(), entry);
         }
-        self.locks.get(&path)
+        self.locks.get(&path, self.connection.as_ref(), self.suspended)
     }
 
     async fn semaphore(
@@ -211,7 +203,7 @@ impl State {
             let entry = self.start(SemaphoreActor, Resource::Semaphore(path.clone())).await?;
             self.semaphores.0.insert(path.clone(), entry);
         }
-        self.semaphores.get(&path)
+        self.semaphores.get(&path, self.connection.as_ref(), self.suspended)
     }
 
     async fn start<A>(&mut self, actor: A, resource: Resource) -> Result<Entry<A::Msg>, ActorProcessingErr>
@@ -223,13 +215,7 @@ impl State {
         let arguments = PathArguments { resource: resource.clone(), instance, clock: self.clock, registry };
         let (actor, _) = Actor::spawn_linked(None, actor, arguments, self.myself.get_cell()).await?;
         self.children.insert(actor.get_id(), Child::Path(resource));
-        if let Some(connection) = &self.connection {
-            actor.cast(PathNotice::Session(SessionNews::Connected(connection.clone())).into())?;
-            if self.suspended {
-                actor.cast(PathNotice::Session(SessionNews::Suspended(connection.epoch)).into())?;
-            }
-        }
-        Ok(Entry { actor, instance, handles: 0, generation: 0 })
+        Ok(Entry::new(actor, instance))
     }
 
     async fn start_multi_lock(&mut self, request: MultiLockRequest) -> Result<(), ActorProcessingErr> {
@@ -294,6 +280,7 @@ impl State {
             SessionNews::Connected(connection) => {
                 self.connection = Some(connection.clone());
                 self.suspended = false;
+                return self.announce(connection.epoch);
             }
             SessionNews::Suspended(_) if current => self.suspended = true,
             SessionNews::Resumed(_) if current => self.suspended = false,
@@ -301,12 +288,31 @@ impl State {
                 if let Some(connection) = self.connection.take() {
                     connection.lease.lose();
                 }
-                self.sweeps.abort_all();
+                self.tasks.abort_all();
             }
             // From an earlier session, or a duplicate.
             SessionNews::Suspended(_) | SessionNews::Resumed(_) | SessionNews::Lost(_) => return,
         }
-        self.notify_all(&PathNotice::Session(news));
+        self.locks.tell(&news);
+        self.semaphores.tell(&news);
+    }
+
+    /// Announces the session to some of the actors that do not know it, and to the next ones after a round trip. Each
+    /// sends requests at once, and heartbeats would wait behind those of thousands.
+    fn announce(&mut self, epoch: u64) {
+        let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
+        let mut left = ANNOUNCEMENTS;
+        self.locks.announce(connection, self.suspended, &mut left);
+        self.semaphores.announce(connection, self.suspended, &mut left);
+        if left == 0 {
+            let (answered, myself) = (connection.client.check(&[]), self.myself.clone());
+            while self.tasks.try_join_next().is_some() {}
+            self.tasks.spawn(async move {
+                // If the connection breaks, the next check is answered over the next one.
+                let _ = answered.await;
+                let _ = myself.cast(RegistryActorMessage::Announce(epoch));
+            });
+        }
     }
 
     fn missing(&self, paths: &[String]) {
@@ -326,11 +332,6 @@ impl State {
             Resource::Lock(path) => self.locks.notify(path, notice),
             Resource::Semaphore(path) => self.semaphores.notify(path, notice),
         }
-    }
-
-    fn notify_all(&self, notice: &PathNotice) {
-        self.locks.notify_all(notice);
-        self.semaphores.notify_all(notice);
     }
 
     fn retired(&mut self, resource: &Resource, instance: Instance, generation: u64) {
@@ -365,10 +366,10 @@ impl State {
         let Some((instance, handles, generation)) = removed else { return Ok(()) };
         warn!(path = %resource.path(), reason, "the actor of a path died");
         if let Some(connection) = &self.connection {
-            while self.sweeps.try_join_next().is_some() {}
+            while self.tasks.try_join_next().is_some() {}
             for directory in resource.directories() {
                 connection.nodes.untrack_all(&directory, instance);
-                self.sweeps.spawn(sweep(connection.client.clone(), directory, instance));
+                self.tasks.spawn(sweep(connection.client.clone(), directory, instance));
             }
         }
         if handles > 0 && !self.closed {
@@ -382,10 +383,10 @@ impl State {
 
     fn delete_orphans(&mut self, epoch: u64, nodes: Vec<String>) {
         let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
-        while self.sweeps.try_join_next().is_some() {}
+        while self.tasks.try_join_next().is_some() {}
         for node in nodes {
             let spread = self.randomness.next() as u32;
-            self.sweeps.spawn(delete(connection.client.clone(), node, spread));
+            self.tasks.spawn(delete(connection.client.clone(), node, spread));
         }
     }
 
@@ -402,116 +403,12 @@ impl State {
         if self.locks.0.is_empty() && self.semaphores.0.is_empty() && self.multi_locks.is_empty() {
             if let Some(reply) = self.closing.take() {
                 self.connection = None;
-                self.sweeps.abort_all();
+                self.tasks.abort_all();
                 let _ = reply.send(());
             }
         }
     }
 }
 
-/// Failed casts are ignored: the supervision event reports that the actor has ended.
-impl<M: Message + From<PathNotice>> Paths<M> {
-    fn get(&mut self, path: &Arc<str>) -> Result<&mut Entry<M>, ActorProcessingErr> {
-        self.0.get_mut(path).ok_or_else(|| format!("no actor for {path:?}").into())
-    }
-
-    fn dropped(&mut self, path: &Arc<str>) {
-        if let Some(entry) = self.0.get_mut(path) {
-            entry.handles = entry.handles.saturating_sub(1);
-            if entry.handles == 0 {
-                entry.retire();
-            }
-        }
-    }
-
-    fn notify(&self, path: &Arc<str>, notice: PathNotice) {
-        if let Some(entry) = self.0.get(path) {
-            let _ = entry.actor.cast(notice.into());
-        }
-    }
-
-    fn notify_all(&self, notice: &PathNotice) {
-        for entry in self.0.values() {
-            let _ = entry.actor.cast(notice.clone().into());
-        }
-    }
-
-    fn close(&self) {
-        for entry in self.0.values() {
-            let _ = entry.actor.cast(PathNotice::Close.into());
-            entry.retire();
-        }
-    }
-
-    /// Removes an actor that has retired, unless it is needed again. The report may be a late one of an actor that was
-    /// removed before.
-    fn take_retired(
-        &mut self,
-        path: &Arc<str>,
-        instance: Instance,
-        generation: u64,
-        closed: bool,
-    ) -> Option<ActorCell> {
-        let entry = self.0.get(path)?;
-        let current = entry.instance == instance && entry.generation == generation;
-        let retires = current && (closed || entry.handles == 0);
-        retires.then(|| self.0.remove(path)).flatten().map(|entry| entry.actor.get_cell())
-    }
-
-    /// Removes an entry. Returns its instance, and the number and generation of its handles.
-    fn remove(&mut self, path: &Arc<str>) -> Option<(Instance, usize, u64)> {
-        let entry = self.0.remove(path)?;
-        Some((entry.instance, entry.handles, entry.generation))
-    }
-}
-
-impl<M: Message + From<PathNotice>> Entry<M> {
-    fn opened(&mut self) {
-        self.handles += 1;
-        self.generation += 1;
-    }
-
-    /// Takes over the handles of an actor that died.
-    fn inherit(&mut self, handles: usize, generation: u64) {
-        (self.handles, self.generation) = (handles, generation);
-    }
-
-    fn retire(&self) {
-        let _ = self.actor.cast(PathNotice::Retire(self.generation).into());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct PathActor;
-
-    #[ractor::actor(message = LockActorMessage, state = (), arguments = ())]
-    impl PathActor {
-        async fn pre_start(&self, _: ActorRef<LockActorMessage>, (): ()) -> Result<(), ActorProcessingErr> {
-            Ok(())
-        }
-    }
-
-    async fn entry(instance: u128) -> Entry<LockActorMessage> {
-        let (actor, _) = Actor::spawn(None, PathActor, ()).await.expect("it starts");
-        let mut entry = Entry { actor, instance: Instance::new(instance), handles: 0, generation: 0 };
-        entry.opened();
-        entry
-    }
-
-    /// Every actor of a path counts its handles from one, and reports that it has retired once or more often.
-    #[tokio::test]
-    async fn a_late_report_of_an_earlier_actor_does_not_end_the_next_one() {
-        let (path, mut paths) = (Arc::<str>::from("/lock"), Paths(BTreeMap::new()));
-        for instance in [1, 2] {
-            paths.0.insert(path.clone(), entry(instance << 64).await);
-            paths.dropped(&path);
-            let late = Instance::new((instance - 1) << 64);
-            assert!(paths.take_retired(&path, late, 1, false).is_none(), "{instance}");
-            let own = Instance::new(instance << 64);
-            paths.take_retired(&path, own, 1, false).expect("it has retired").stop(None);
-        }
-    }
-}
+/// How many actors learn of a new session in one round trip.
+const ANNOUNCEMENTS: usize = 256;

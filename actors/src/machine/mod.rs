@@ -18,6 +18,7 @@ pub mod run;
 pub mod semaphore;
 pub mod session;
 mod time;
+pub(crate) mod watch_budget;
 
 use std::fmt::Debug;
 

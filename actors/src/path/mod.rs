@@ -101,7 +101,8 @@ pub(crate) struct Path<M: Machine> {
     pub watches: BTreeMap<WatchKey, Option<Watch>>,
     clock: Clock,
     machine: M,
-    requests: BTreeMap<Ticket, Entry>,
+    /// Boxed, because a map makes room for eleven at once, and most paths have one.
+    requests: BTreeMap<Ticket, Box<Entry>>,
     timer: Timer,
     retiring: Option<u64>,
     actor: DerivedActorRef<PathMessage<M::Event>>,

@@ -71,14 +71,14 @@ where
             merged: Vec::new(),
             persistent: None,
         };
-        self.requests.insert(ticket, entry);
+        self.requests.insert(ticket, Box::new(entry));
         true
     }
 
     /// Whether at least this many requests are waiting.
     fn has_waiting(&self, limit: usize) -> bool {
-        let waits = |entry: &&Entry| entry.waits && entry.is_waiting();
-        self.requests.values().filter(waits).take(limit).count() == limit
+        let waiting = self.requests.values().filter(|entry| entry.waits && entry.is_waiting());
+        waiting.take(limit).count() == limit
     }
 
     /// Returns whether the release must be passed to the machine. Otherwise it has been answered.
@@ -110,7 +110,7 @@ where
 
     /// Whether a request has neither been granted nor refused.
     pub fn waits(&self, ticket: Ticket) -> bool {
-        self.requests.get(&ticket).is_some_and(Entry::is_waiting)
+        self.requests.get(&ticket).is_some_and(|entry| entry.is_waiting())
     }
 
     /// Changes the data of the nodes that are created for a request from now on.
@@ -166,7 +166,7 @@ where
             merged: Vec::new(),
             persistent: None,
         };
-        self.requests.insert(into, entry);
+        self.requests.insert(into, Box::new(entry));
         true
     }
 
@@ -190,8 +190,8 @@ where
         let merged = std::mem::take(&mut entry.merged);
         let is_followed =
             |entry: &Entry| entry.sink.is_some() || entry.hold.as_ref().is_some_and(Hold::is_shared);
-        let (kept, parts): (Vec<_>, Vec<_>) =
-            merged.into_iter().partition(|ticket| self.requests.get(ticket).is_some_and(is_followed));
+        let (kept, parts): (Vec<_>, Vec<_>) = (merged.into_iter())
+            .partition(|ticket| self.requests.get(ticket).is_some_and(|entry| is_followed(entry)));
         for ticket in parts {
             self.requests.remove(&ticket);
         }

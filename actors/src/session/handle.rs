@@ -1,22 +1,30 @@
 //! A path actor's handle of a session: answers in order, and tasks that end with the session.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ractor::DerivedActorRef;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::Connection;
 
 /// A session as one actor uses it. Dropping it ends all its tasks. `T` is the message that the actor receives.
 pub(crate) struct SessionHandle<T> {
     pub connection: Connection,
-    answers: mpsc::UnboundedSender<BoxFuture<'static, T>>,
+    actor: DerivedActorRef<T>,
+    answers: Arc<Mutex<Answers<T>>>,
     tasks: JoinSet<()>,
     /// The number of questions not yet answered.
     questions: usize,
+}
+
+/// The answers that are expected. A task delivers them one after the other, and ends when there are none.
+struct Answers<T> {
+    queue: VecDeque<BoxFuture<'static, T>>,
+    delivery: Option<AbortHandle>,
 }
 
 /// A question that is being answered. Sends `over` to the actor when it is dropped.
@@ -36,27 +44,19 @@ impl<T> Drop for Question<T> {
 
 impl<T: Send + 'static> SessionHandle<T> {
     pub fn new(connection: Connection, actor: DerivedActorRef<T>) -> SessionHandle<T> {
-        let (answers, mut queue) = mpsc::unbounded_channel::<BoxFuture<'static, T>>();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            while let Some(answer) = queue.recv().await {
-                let Ok(answer) = AssertUnwindSafe(answer).catch_unwind().await else {
-                    // No further answer would be delivered, and all requests would wait forever. So the actor is
-                    // killed, and its supervisor cleans up.
-                    return actor.kill();
-                };
-                if actor.send_message(answer).is_err() {
-                    return;
-                }
-            }
-        });
-        SessionHandle { connection, answers, tasks, questions: 0 }
+        let answers = Answers { queue: VecDeque::new(), delivery: None };
+        let answers = Arc::new(Mutex::new(answers));
+        SessionHandle { connection, actor, answers, tasks: JoinSet::new(), questions: 0 }
     }
 
     /// Sends this answer to the actor, in the order of the requests.
     pub fn expect(&self, answer: impl Future<Output = T> + Send + 'static) {
-        // Fails only when the actor has ended, and then nobody waits for the answer.
-        let _ = self.answers.send(Box::pin(answer));
+        let mut answers = lock(&self.answers);
+        answers.queue.push_back(Box::pin(answer));
+        if answers.delivery.is_none() {
+            let task = tokio::spawn(deliver(self.answers.clone(), self.actor.clone()));
+            answers.delivery = Some(task.abort_handle());
+        }
     }
 
     /// Runs a task for as long as the session is used.
@@ -79,4 +79,39 @@ impl<T: Send + 'static> SessionHandle<T> {
     pub fn has_questions(&self) -> bool {
         self.questions > 0
     }
+}
+
+impl<T> Drop for SessionHandle<T> {
+    fn drop(&mut self) {
+        if let Some(task) = lock(&self.answers).delivery.take() {
+            task.abort();
+        }
+    }
+}
+
+async fn deliver<T: Send + 'static>(answers: Arc<Mutex<Answers<T>>>, actor: DerivedActorRef<T>) {
+    loop {
+        let next = {
+            let mut answers = lock(&answers);
+            let next = answers.queue.pop_front();
+            if next.is_none() {
+                *answers = Answers { queue: VecDeque::new(), delivery: None };
+            }
+            next
+        };
+        let Some(answer) = next else { return };
+        let Ok(answer) = AssertUnwindSafe(answer).catch_unwind().await else {
+            // No further answer would be delivered, and all requests would wait forever. So the actor is killed, and
+            // its supervisor cleans up.
+            return actor.kill();
+        };
+        if actor.send_message(answer).is_err() {
+            return;
+        }
+    }
+}
+
+fn lock<T>(answers: &Mutex<Answers<T>>) -> MutexGuard<'_, Answers<T>> {
+    // The queue is consistent even after a panic under the lock.
+    answers.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@
 mod connect;
 mod handle;
 mod own_nodes;
+mod spares;
 mod watches;
 
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use tracing::{debug, info, warn};
 use self::connect::Connecting;
 pub(crate) use self::handle::SessionHandle;
 pub(crate) use self::own_nodes::OwnNodes;
+use self::spares::SpareSettings;
+use self::watches::ROOM;
 pub(crate) use self::watches::{Change, Watch, Watches};
 use crate::api::error::ConnectError;
 use crate::api::session_lease::SessionLease;
@@ -205,7 +208,7 @@ impl State {
         };
         let lease = Arc::new(SessionLease::new(clock, client.timeout(), until, suspended));
         let nodes = Arc::new(OwnNodes::new(client.chroot()));
-        let watches = Watches::new(client.clone());
+        let watches = Watches::new(client.clone(), self.spare_settings());
         let connection = Connection { epoch, client, lease, nodes, watches };
         let cursor = String::new();
         let live = Live {
@@ -222,6 +225,16 @@ impl State {
             self.tell(SessionNews::Suspended(epoch));
         }
         self.execute(commands, myself);
+    }
+
+    fn spare_settings(&self) -> SpareSettings {
+        SpareSettings {
+            connector: self.arguments.connector.clone(),
+            connect_timeout: self.arguments.connect_timeout,
+            clock: self.arguments.clock,
+            randomness: self.arguments.randomness.clone(),
+            room: ROOM,
+        }
     }
 
     fn feed(&mut self, event: Event, myself: &ActorRef<SessionMessage>) {
@@ -370,6 +383,7 @@ impl State {
     fn lose(&mut self, myself: &ActorRef<SessionMessage>) {
         if let Some(live) = self.live.take() {
             live.connection.lease.lose();
+            live.connection.watches.close();
             warn!(epoch = self.arguments.epoch, "session lost");
             self.tell(SessionNews::Lost(self.arguments.epoch));
         }
@@ -382,6 +396,7 @@ impl State {
         match self.live.take() {
             Some(live) => {
                 live.connection.lease.close();
+                live.connection.watches.close();
                 self.closing = Some(reply);
                 let myself = myself.clone();
                 self.tasks.spawn(async move {

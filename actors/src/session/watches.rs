@@ -1,90 +1,108 @@
 //! A session's watches: sets them, limits their number, and reports to path actors when they fire.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::ready;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
+use super::spares::{Room, SpareSettings, Spares};
+use crate::machine::Failure;
 use crate::machine::semaphore::{Leases, Root};
 use crate::zookeeper::{Answer, Fired, Watching, ZooKeeper};
 
 /// The watches of one session.
 ///
-/// A client that resumes a session sends all watched paths in one request, so their total size is limited. Beyond the
-/// limit, a watch is replaced with a timer that fires as if the node had changed, so that its owner reads again.
+/// A client that resumes a session sends all watched paths in one request, so their total size is limited. Further
+/// watches are set by spare sessions. If there is none with room, a watch is replaced with a timer that fires as if the
+/// node had changed, so that its owner reads again.
 pub(crate) struct Watches {
     client: Arc<dyn ZooKeeper>,
-    /// The total size of the watched paths, in bytes.
-    used: Arc<AtomicUsize>,
+    spares: Arc<Spares>,
 }
 
 /// A watch that reports to its owner. Dropping it removes the watch and frees its room.
 pub(crate) struct Watch(AbortHandle);
 
 impl Watches {
-    pub fn new(client: Arc<dyn ZooKeeper>) -> Arc<Watches> {
-        Arc::new(Watches { client, used: Arc::default() })
+    pub fn new(client: Arc<dyn ZooKeeper>, settings: SpareSettings) -> Arc<Watches> {
+        Arc::new(Watches { client, spares: Spares::new(settings) })
+    }
+
+    /// Closes the spare sessions. From now on, watches are replaced with timers.
+    pub fn close(&self) {
+        self.spares.close();
     }
 
     /// Watches a node.
     pub fn node(&self, path: &str) -> Answer<Watching> {
-        match self.room(path) {
-            Some(room) => {
-                let answer = self.client.watch(path);
-                Box::pin(async move { Ok(with(room, answer.await?)) })
-            }
-            None => {
-                let answer = self.client.read(path);
-                Box::pin(async move { answer.await.map(|_| later()) })
-            }
-        }
+        let watch = |zk: &dyn ZooKeeper, path: &str| -> Answer<_> {
+            let answer = zk.watch(path);
+            Box::pin(async move { Ok(((), answer.await?)) })
+        };
+        let read = |zk: &dyn ZooKeeper, path: &str| -> Answer<()> {
+            let answer = zk.read(path);
+            Box::pin(async move { answer.await.map(drop) })
+        };
+        let answer = self.set(path, watch, read);
+        Box::pin(async move { answer.await.map(|((), watching)| watching) })
     }
 
-    /// Watches for the creation of a node. `None` when it already exists.
-    pub fn absent_node(&self, path: &str) -> Answer<Option<Watching>> {
-        match self.room(path) {
-            Some(room) => {
-                let answer = self.client.watch_for(path);
-                Box::pin(async move { Ok(answer.await?.map(|watching| with(room, watching))) })
-            }
-            None => Box::pin(async { Ok(Some(later())) }),
-        }
+    /// Watches for the creation of a node. Fires at once if it already exists.
+    pub fn absent_node(&self, path: &str) -> Answer<Watching> {
+        let watch = |zk: &dyn ZooKeeper, path: &str| -> Answer<_> {
+            let answer = zk.watch_for(path);
+            Box::pin(
+                async move { Ok(((), answer.await?.unwrap_or_else(|| Box::pin(ready(Fired::Changed))))) },
+            )
+        };
+        let read = |_: &dyn ZooKeeper, _: &str| -> Answer<()> { Box::pin(ready(Ok(()))) };
+        let answer = self.set(path, watch, read);
+        Box::pin(async move { answer.await.map(|((), watching)| watching) })
     }
 
     /// Reads a node's data, and watches them.
     pub fn root(&self, path: &str) -> Answer<(Root, Watching)> {
-        match self.room(path) {
-            Some(room) => {
-                let answer = self.client.watch_root(path);
-                Box::pin(async move { answer.await.map(|(root, watching)| (root, with(room, watching))) })
-            }
-            None => {
-                let answer = self.client.read_root(path);
-                Box::pin(async move { answer.await.map(|root| (root, later())) })
-            }
-        }
+        self.set(path, |zk, path| zk.watch_root(path), |zk, path| zk.read_root(path))
     }
 
     /// Lists a node's children, and watches them.
     pub fn children(&self, path: &str) -> Answer<(Leases, Watching)> {
-        match self.room(path) {
-            Some(room) => {
-                let answer = self.client.watch_children(path);
-                Box::pin(async move { answer.await.map(|(leases, watching)| (leases, with(room, watching))) })
-            }
-            None => {
-                let answer = self.client.leases(path);
-                Box::pin(async move { answer.await.map(|leases| (leases, later())) })
-            }
-        }
+        self.set(path, |zk, path| zk.watch_children(path), |zk, path| zk.leases(path))
     }
 
-    /// Reserves room for a watch on this path, if there is enough.
-    fn room(&self, path: &str) -> Option<Room> {
-        let room = Room { used: self.used.clone(), bytes: self.client.chroot().len() + path.len() };
-        let used = self.used.fetch_add(room.bytes, Ordering::SeqCst) + room.bytes;
-        (used <= ROOM).then_some(room)
+    /// Sets a watch in a session that has room. Without room, only reads in the main session.
+    fn set<T: Send + 'static>(
+        &self,
+        path: &str,
+        watch: fn(&dyn ZooKeeper, &str) -> Answer<(T, Watching)>,
+        read: fn(&dyn ZooKeeper, &str) -> Answer<T>,
+    ) -> Answer<(T, Watching)> {
+        let Some(room) = self.spares.reserve(self.client.chroot().len() + path.len()) else {
+            let answer = read(&*self.client, path);
+            return Box::pin(async move { Ok((answer.await?, later())) });
+        };
+        let Some(spare) = &room.spare else {
+            let answer = watch(&*self.client, path);
+            return Box::pin(async move {
+                let (found, watching) = answer.await?;
+                Ok((found, with(room, watching)))
+            });
+        };
+        let (client, path) = (self.client.clone(), path.to_owned());
+        let answer = spare.ask({
+            let path = path.clone();
+            move |zk| watch(zk, &path)
+        });
+        Box::pin(async move {
+            // The owner's later answers wait for this one.
+            match timeout(LONGEST_ANSWER, answer).await {
+                Ok(Ok(Ok((found, watching)))) => Ok((found, with(room, spared(watching)))),
+                Ok(Ok(Err(Failure::NoNode))) => Err(Failure::NoNode),
+                Ok(Ok(Err(_)) | Err(_)) | Err(_) => Ok((read(&*client, &path).await?, later())),
+            }
+        })
     }
 }
 
@@ -117,23 +135,21 @@ pub(crate) enum Change {
     Changed,
 }
 
-/// The room reserved for one watch. Freed when it is dropped.
-struct Room {
-    used: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes, Ordering::SeqCst);
-    }
-}
-
 /// A watch that frees its room when it ends.
 fn with(room: Room, watching: Watching) -> Watching {
     Box::pin(async move {
         let _room = room;
         watching.await
+    })
+}
+
+/// A watch of a spare session. The end of that session is not the end of the main session, so the owner reads again.
+fn spared(watching: Watching) -> Watching {
+    Box::pin(async move {
+        match watching.await {
+            Fired::Ended => Fired::Changed,
+            fired => fired,
+        }
     })
 }
 
@@ -146,7 +162,10 @@ fn later() -> Watching {
 }
 
 /// The client fails to resume a session that watches more than 128 KiB of paths, their chroot included.
-const ROOM: usize = 64 * 1024;
+pub(super) const ROOM: usize = 64 * 1024;
 
 /// How often the owner of a watch without room asks again.
 const LATER: Duration = Duration::from_secs(1);
+
+/// How long a watch waits for a spare session.
+const LONGEST_ANSWER: Duration = Duration::from_secs(2);
