@@ -1,10 +1,8 @@
 //! The table of results.
 
-use crate::contest::Outcome;
-
 #[derive(Clone)]
 pub struct Row {
-    name: String,
+    pub name: String,
     value: String,
     ratio: String,
     verdict: String,
@@ -32,23 +30,6 @@ impl Expectation {
 impl Row {
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Row {
         Row { name: name.into(), value: value.into(), ratio: String::new(), verdict: String::new() }
-    }
-
-    /// A contestant's rate.
-    pub fn rate(outcome: &Outcome, name: &str) -> Row {
-        Row::new(name, format!("{:.0}/s", outcome.rate(name)))
-    }
-
-    /// Adds the ratio to another contestant.
-    pub fn compared_to(
-        self,
-        outcome: &Outcome,
-        floor: &str,
-        expected: impl Into<Option<Expectation>>,
-    ) -> Row {
-        let ratio = outcome.ratio(&self.name, floor);
-        let text = format!("{:.2} [{:.2} {:.2}] of {floor}", ratio.median, ratio.low, ratio.high);
-        self.with(text, ratio.median, expected)
     }
 
     pub fn with(self, text: String, value: f64, expected: impl Into<Option<Expectation>>) -> Row {
