@@ -155,6 +155,11 @@ impl Row {
         let text = format!("{:.2} [{:.2} {:.2}] of {floor}", ratio.median, ratio.low, ratio.high);
         self.with(text, ratio.median, expected)
     }
+
+    /// A further row about the same contestant.
+    pub fn and(&self) -> Row {
+        Row::new(self.name.clone(), "")
+    }
 }
 
 impl Spread {

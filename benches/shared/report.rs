@@ -16,12 +16,12 @@ pub enum Expectation {
 }
 
 impl Expectation {
-    /// Compares the value rounded to two decimal places, as it is printed.
-    fn verdict(self, value: f64) -> String {
-        let rounded = (value * 100.0).round() / 100.0;
+    /// Compares the value rounded to two decimal places, as it is printed. Without a value it is missed.
+    fn verdict(self, value: Option<f64>) -> String {
+        let rounded = value.map(|value| (value * 100.0).round() / 100.0);
         let (sign, bound, met) = match self {
-            Expectation::AtLeast(bound) => ('≥', bound, rounded >= bound),
-            Expectation::AtMost(bound) => ('≤', bound, rounded <= bound),
+            Expectation::AtLeast(bound) => ('≥', bound, rounded.is_some_and(|value| value >= bound)),
+            Expectation::AtMost(bound) => ('≤', bound, rounded.is_some_and(|value| value <= bound)),
         };
         format!("{sign} {bound:<5} {}", if met { "met" } else { "MISSED" })
     }
@@ -33,13 +33,14 @@ impl Row {
     }
 
     pub fn with(self, text: String, value: f64, expected: impl Into<Option<Expectation>>) -> Row {
-        let verdict = expected.into().map(|expected| expected.verdict(value)).unwrap_or_default();
+        let verdict = expected.into().map(|expected| expected.verdict(Some(value))).unwrap_or_default();
         Row { ratio: text, verdict, ..self }
     }
 
-    /// A further row about the same contestant.
-    pub fn and(&self) -> Row {
-        Row::new(self.name.clone(), "")
+    /// A row without a value, and the reason.
+    pub fn missed(self, reason: String, expected: impl Into<Option<Expectation>>) -> Row {
+        let verdict = expected.into().map(|expected| expected.verdict(None)).unwrap_or_default();
+        Row { ratio: reason, verdict, ..self }
     }
 }
 
