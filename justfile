@@ -35,3 +35,7 @@ docs:
 # How fast it is, beside what client and server can do at best: some minutes.
 bench:
     cargo bench --bench lock
+
+# How its costs grow with the number of contenders, beside kazoo and Curator: twenty minutes.
+scale:
+    cargo bench --bench scale

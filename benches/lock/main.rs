@@ -11,11 +11,12 @@
 //! The bench starts a ZooKeeper server, or uses the one at the address in `LOCKKEEPER_BENCH_SERVER`, where it leaves
 //! its directories behind.
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../../tests/common/mod.rs"]
 mod common;
 mod contended;
 mod contest;
 mod distance;
+#[path = "../shared/floors.rs"]
 mod floors;
 mod handoff;
 mod kazoo;
@@ -23,7 +24,10 @@ mod many;
 mod packets;
 mod paths;
 mod plain;
+#[path = "../shared/production.rs"]
+mod production;
 mod relay;
+#[path = "../shared/report.rs"]
 mod report;
 mod uncontended;
 
@@ -33,7 +37,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use lockkeeper::Keeper;
 
-use common::{Server, ServerOptions};
+use common::Server;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
@@ -96,13 +100,17 @@ async fn main() -> Result<()> {
     let (server, address) = match env::var("LOCKKEEPER_BENCH_SERVER") {
         Ok(address) => (None, address),
         Err(_) => {
-            let server = tokio::task::spawn_blocking(|| Server::start_with(&production())).await?;
+            let server = tokio::task::spawn_blocking(|| Server::start_with(&production::options())).await?;
             let address = server.address();
             (Some(server), address)
         }
     };
     match &server {
-        Some(_) => println!("server   {OWN_SERVER}, data below {}", env::temp_dir().display()),
+        Some(_) => println!(
+            "server   its own, {}, data below {}",
+            production::DESCRIPTION,
+            env::temp_dir().display()
+        ),
         None => println!("server   {address}"),
     }
     println!("client   Tokio, {} worker threads", tokio::runtime::Handle::current().metrics().num_workers());
@@ -120,20 +128,4 @@ async fn main() -> Result<()> {
         }
     }
     Ok(())
-}
-
-const OWN_SERVER: &str =
-    "its own, standalone, tickTime 2000, every write forced to disk (forceSync as by default)";
-
-/// The options that turn the tests' server into one with production settings: the flags that save a test time and disk
-/// writes are reversed.
-fn production() -> ServerOptions {
-    let jvm = [
-        "-Xmx1000m",
-        "-XX:TieredStopAtLevel=4",
-        "-Dzookeeper.forceSync=yes",
-        "-Dzookeeper.preAllocSize=65536",
-        "-Dzookeeper.extendedTypesEnabled=false",
-    ];
-    ServerOptions { tick_ms: 2000, config: Vec::new(), jvm: jvm.map(str::to_owned).into() }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, try_join_all};
 
+use crate::report::{Expectation, Row};
 use crate::{Bench, Result};
 
 /// Several ways to run the same number of cycles, in the sessions that `S` holds.
@@ -134,6 +135,30 @@ impl Outcome {
     fn of(&self, name: &str) -> &[f64] {
         let found = self.rates.iter().find(|(contestant, _)| *contestant == name);
         &found.unwrap_or_else(|| panic!("no contestant is called {name:?}")).1
+    }
+}
+
+impl Row {
+    /// A contestant's rate.
+    pub fn rate(outcome: &Outcome, name: &str) -> Row {
+        Row::new(name, format!("{:.0}/s", outcome.rate(name)))
+    }
+
+    /// Adds the ratio to another contestant.
+    pub fn compared_to(
+        self,
+        outcome: &Outcome,
+        floor: &str,
+        expected: impl Into<Option<Expectation>>,
+    ) -> Row {
+        let ratio = outcome.ratio(&self.name, floor);
+        let text = format!("{:.2} [{:.2} {:.2}] of {floor}", ratio.median, ratio.low, ratio.high);
+        self.with(text, ratio.median, expected)
+    }
+
+    /// A further row about the same contestant.
+    pub fn and(&self) -> Row {
+        Row::new(self.name.clone(), "")
     }
 }
 

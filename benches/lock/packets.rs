@@ -54,7 +54,7 @@ async fn count<T>(
     work: impl Future<Output = Result<T>>,
 ) -> Result<Row> {
     let (Some(before), begun) = (received(bench).await?, Instant::now()) else {
-        return Ok(Row::new(name, "no answer to mntr"));
+        return Ok(Row::new(name, "–").missed("no answer to mntr".to_owned(), expected));
     };
     work.await?;
     let (busy, lasted) = (received(bench).await?.unwrap_or(before) - before, begun.elapsed());

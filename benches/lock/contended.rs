@@ -45,7 +45,7 @@ pub async fn run(bench: Bench) -> Result<()> {
 }
 
 async fn connect(bench: Bench) -> Result<Sessions> {
-    let (keeper, client) = (bench.keeper().await?, floors::connect(&bench).await?);
+    let (keeper, client) = (bench.keeper().await?, floors::connect(&bench.address).await?);
     let lock = keeper.lock(&common::unique_path("contended"))?;
     released(lock.clone(), 1).await?;
     let (plain, directory) = (common::unique_path("contended"), common::unique_path("contended"));

@@ -2,11 +2,11 @@
 
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::{Bench, Result, SESSION_TIMEOUT};
+use crate::{Result, SESSION_TIMEOUT};
 
 /// Connects with a new session.
-pub async fn connect(bench: &Bench) -> Result<Client> {
-    Ok(Client::connector().with_session_timeout(SESSION_TIMEOUT).connect(&bench.address).await?)
+pub async fn connect(address: &str) -> Result<Client> {
+    Ok(Client::connector().with_session_timeout(SESSION_TIMEOUT).connect(address).await?)
 }
 
 pub async fn make_directory(client: &Client, path: &str) -> Result<()> {

@@ -20,7 +20,7 @@ const HOLD: Duration = Duration::from_millis(5);
 
 pub async fn run(bench: Bench) -> Result<()> {
     let (first, second) = (bench.keeper().await?, bench.keeper().await?);
-    let clients = (floors::connect(&bench).await?, floors::connect(&bench).await?);
+    let clients = (floors::connect(&bench.address).await?, floors::connect(&bench.address).await?);
     let path = common::unique_path("handoff");
     let locks = (first.lock(&path)?, second.lock(&path)?);
     let path = common::unique_path("handoff-plain");

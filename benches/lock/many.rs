@@ -135,7 +135,7 @@ async fn cycles(task: Task, cycles: usize) -> Result<()> {
 
 async fn connect(bench: &Bench, recipe: Recipe, sessions: usize) -> Result<Arc<Sessions>> {
     let keepers = try_join_all((0..sessions).map(|_| bench.keeper())).await?;
-    let clients = try_join_all((0..sessions).map(|_| floors::connect(bench))).await?;
+    let clients = try_join_all((0..sessions).map(|_| floors::connect(&bench.address))).await?;
     let path = common::unique_path("many");
     let mut tasks = Vec::new();
     for keeper in keepers.iter().cycle().take(TASKS) {

@@ -37,7 +37,7 @@ pub async fn run(bench: Bench) -> Result<()> {
 }
 
 async fn connect(bench: Bench) -> Result<Sessions> {
-    let (keeper, client) = (bench.keeper().await?, floors::connect(&bench).await?);
+    let (keeper, client) = (bench.keeper().await?, floors::connect(&bench.address).await?);
     let mut sessions = Sessions { locks: Vec::new(), floor: Vec::new() };
     for _ in 0..TASKS {
         let lock = keeper.lock(&common::unique_path("paths"))?;
