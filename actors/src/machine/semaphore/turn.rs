@@ -128,7 +128,7 @@ impl Semaphore {
     pub(super) fn advance(&mut self, now: Moment, out: &mut Vec<Command>) {
         let served = |turn: &Turn| match &turn.stage {
             TurnStage::Serving(Serving { before, .. }) => {
-                self.local_queue.first_key_value().is_none_or(|(arrival, _)| arrival >= before)
+                self.local_queue.first().is_none_or(|(arrival, _)| arrival >= *before)
             }
             TurnStage::Queued { .. } => self.local_queue.is_empty(),
         };
@@ -167,7 +167,7 @@ impl Semaphore {
             Some(TurnStage::Queued { ahead: None, .. } | TurnStage::Serving(_)) | None => return,
         };
         // Only claims that have arrived since the last time, so that a long queue is not walked at every event.
-        let untold: Vec<Ticket> = self.local_queue.range(self.told..).map(|(_, ticket)| *ticket).collect();
+        let untold: Vec<Ticket> = self.local_queue.range(self.told..).map(|(_, ticket)| ticket).collect();
         let first = self.local_queue.len() - untold.len();
         self.told = self.arrivals;
         for (position, ticket) in untold.into_iter().enumerate() {
@@ -257,9 +257,7 @@ impl Semaphore {
             }
             Reply::Refused(ticket, refusal) if self.is_current(ticket) => {
                 self.turn = None;
-                for ticket in self.local_queue.values().copied().collect::<Vec<_>>() {
-                    self.give_up(ticket, refusal.clone(), out);
-                }
+                self.refuse_all(u64::MAX, refusal, out);
             }
             Reply::Lost(ticket) if self.is_current(ticket) => {
                 if let Some(turn) = self.turn.take() {
@@ -301,7 +299,12 @@ impl Semaphore {
     /// Refuses all claims of this turn.
     pub(super) fn fail(&mut self, refusal: Refusal, out: &mut Vec<Command>) {
         let before = self.serving().map_or(0, |serving| serving.before);
-        for ticket in self.local_queue.range(..before).map(|(_, ticket)| *ticket).collect::<Vec<_>>() {
+        self.refuse_all(before, refusal, out);
+    }
+
+    /// Refuses all claims in the local queue that arrived before this one.
+    fn refuse_all(&mut self, before: u64, refusal: Refusal, out: &mut Vec<Command>) {
+        for (_, ticket) in self.local_queue.range(..before).collect::<Vec<_>>() {
             self.give_up(ticket, refusal.clone(), out);
         }
     }
@@ -314,7 +317,7 @@ impl Semaphore {
     }
 
     pub(super) fn head(&self) -> Option<Ticket> {
-        self.local_queue.first_key_value().map(|(_, ticket)| *ticket)
+        self.local_queue.first().map(|(_, ticket)| ticket)
     }
 
     pub(super) fn next_attempt(&mut self) -> Attempt {
