@@ -6,7 +6,7 @@
 mod queue;
 mod requests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -102,6 +102,8 @@ pub(crate) struct Path<M: Machine> {
     clock: Clock,
     machine: M,
     requests: BTreeMap<Ticket, Entry>,
+    /// The requests that are neither granted nor refused, except for tries.
+    waiting: BTreeSet<Ticket>,
     timer: Timer,
     retiring: Option<u64>,
     actor: DerivedActorRef<PathMessage<M::Event>>,
@@ -229,6 +231,7 @@ where
             clock,
             machine,
             requests: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             timer: Timer::new(clock, Precision::Tokio),
             retiring: None,
             actor,
