@@ -27,6 +27,8 @@ pub(super) struct Entry {
     ended: bool,
     /// The requests whose leases were merged into this one. They are told what happens to this one.
     merged: Vec<Ticket>,
+    /// The number of those that were left when they were last checked.
+    followed: usize,
     /// The newest persistent node that was requested for it, without its sequence number.
     persistent: Option<String>,
 }
@@ -66,6 +68,7 @@ where
             release: Vec::new(),
             ended: false,
             merged: Vec::new(),
+            followed: 0,
             persistent: None,
         };
         self.requests.insert(ticket, entry);
@@ -158,6 +161,7 @@ where
             release: Vec::new(),
             ended: false,
             merged: Vec::new(),
+            followed: 0,
             persistent: None,
         };
         self.requests.insert(into, entry);
@@ -171,10 +175,12 @@ where
         if let Some(entry) = self.requests.get_mut(&ticket) {
             entry.ended = true;
         }
-        if let Some(entry) = self.requests.get_mut(&into) {
-            entry.merged.extend(merged);
+        let Some(entry) = self.requests.get_mut(&into) else { return };
+        entry.merged.extend(merged);
+        // Not at every merge, so that a merge does not cost more when there have been many.
+        if entry.merged.len() > 2 * entry.followed {
+            self.forget_parts(into);
         }
-        self.forget_parts(into);
     }
 
     /// Forgets the parts that were split off and merged back, if no view shows them. A permit that is split and merged
@@ -190,7 +196,7 @@ where
             self.requests.remove(&ticket);
         }
         if let Some(entry) = self.requests.get_mut(&into) {
-            entry.merged = kept;
+            (entry.followed, entry.merged) = (kept.len(), kept);
         }
     }
 
