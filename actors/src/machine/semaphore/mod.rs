@@ -453,45 +453,11 @@ impl Semaphore {
         }
     }
 
-    fn wait_again(&mut self, ticket: Ticket) {
-        self.set(ticket, Stage::Waiting);
-        self.wait(ticket);
-        if let Some(claim) = self.claims.get(&ticket) {
-            self.told = self.told.min(claim.arrival);
-        }
-    }
-
-    /// Lets a claim enter the local queue.
-    fn wait(&mut self, ticket: Ticket) {
-        if let Some(claim) = self.claims.get(&ticket) {
-            self.local_queue.enter(ticket, claim);
-        }
-    }
-
     fn set_timer(&mut self, ticket: Ticket, due: Moment) {
         if let Some(claim) = self.claims.get_mut(&ticket) {
             claim.due = Some(due);
             self.timers.insert((due, ticket));
         }
-    }
-
-    /// Lets all waiters be told again how many contenders are ahead.
-    fn tell_waiters_again(&mut self) {
-        self.told = 0;
-        for (_, ticket) in self.local_queue.range(..) {
-            if let Some(claim) = self.claims.get_mut(&ticket) {
-                claim.queued = false;
-            }
-        }
-    }
-
-    /// Removes a claim from the local queue, with its timer.
-    fn leave_local_queue(&mut self, ticket: Ticket) {
-        let Some(claim) = self.claims.get_mut(&ticket) else { return };
-        if let Some(due) = claim.due.take() {
-            self.timers.remove(&(due, ticket));
-        }
-        self.local_queue.remove(claim);
     }
 
     fn tickets(&self) -> Vec<Ticket> {

@@ -1,21 +1,23 @@
-//! The claims that are not granted yet. No question about them is answered by a walk over all: each answer of the server
-//! and each change of the limit concerns only a few of many.
+//! The local queue: the claims that are not granted yet.
+//!
+//! Thousands may wait, and each answer of the server concerns a few of them. So these are found without a walk over all.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{RangeBounds, RangeInclusive};
+use std::collections::BTreeMap;
+use std::ops::RangeBounds;
 
-use super::Claim;
-use super::protocol::PermitRequest;
-use crate::machine::{Ticket, Wait};
+use super::protocol::{Command, PermitRequest};
+use super::turn::{Serving, Step, TurnStage};
+use super::{Claim, Limit, Retry, Semaphore, Stage};
+use crate::machine::{Refusal, Reply, Ticket, Wait};
 
-/// The claims that are not granted yet, by arrival. Not all of them are in the queue: a try that peeks is not, nor is a
-/// claim whose leases exist already.
+/// The claims that are not granted yet, by arrival. A try that peeks is not in the queue yet, and a claim whose leases
+/// exist is not in it any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct LocalQueue {
     /// The claims that wait, or whose take is in flight.
     queued: BTreeMap<u64, Ticket>,
     /// The tries among them.
-    tries: BTreeSet<u64>,
+    tries: BTreeMap<u64, Ticket>,
     /// All claims that are not granted yet.
     by_terms: BTreeMap<Terms, BTreeMap<u64, Ticket>>,
 }
@@ -49,26 +51,32 @@ impl LocalQueue {
         self.range(..).next()
     }
 
-    pub fn get(&self, arrival: u64) -> Option<Ticket> {
-        self.queued.get(&arrival).copied()
-    }
-
     /// The claims in the queue.
     pub fn range(&self, arrivals: impl RangeBounds<u64>) -> impl Iterator<Item = (u64, Ticket)> {
         self.queued.range(arrivals).map(|(arrival, ticket)| (*arrival, *ticket))
     }
 
     /// The tries in the queue.
-    pub fn tries(&self, arrivals: impl RangeBounds<u64>) -> impl Iterator<Item = u64> {
-        self.tries.range(arrivals).copied()
+    pub fn tries(&self, arrivals: impl RangeBounds<u64>) -> impl Iterator<Item = (u64, Ticket)> {
+        self.tries.range(arrivals).map(|(arrival, ticket)| (*arrival, *ticket))
     }
 
     /// The claims in the queue that arrived before this one, by their terms.
-    pub fn by_terms(&self, before: u64) -> impl Iterator<Item = (Terms, impl Iterator<Item = u64>)> {
+    pub fn by_terms(
+        &self,
+        before: u64,
+    ) -> impl Iterator<Item = (Terms, impl Iterator<Item = (u64, Ticket)>)> {
         self.by_terms.iter().map(move |(terms, claims)| {
-            let arrivals = claims.range(..before).map(|(arrival, _)| *arrival);
-            (*terms, arrivals.filter(|arrival| self.queued.contains_key(arrival)))
+            let claims = claims.range(..before).map(|(arrival, ticket)| (*arrival, *ticket));
+            (*terms, claims.filter(|(arrival, _)| self.queued.contains_key(arrival)))
         })
+    }
+
+    /// The claims, in the queue or not, that expect this number, and for which it has not been the stored one before.
+    pub fn expecting(&self, number: u32) -> Vec<Ticket> {
+        let terms = |count| Terms { agreed: false, limit: Some(number), count };
+        let groups = self.by_terms.range(terms(0)..=terms(u32::MAX));
+        groups.flat_map(|(_, claims)| claims.values().copied()).collect()
     }
 
     /// Adds a new claim, which is not in the queue yet.
@@ -80,7 +88,7 @@ impl LocalQueue {
     pub fn enter(&mut self, ticket: Ticket, claim: &Claim) {
         self.queued.insert(claim.arrival, ticket);
         if claim.request.wait == Wait::Try {
-            self.tries.insert(claim.arrival);
+            self.tries.insert(claim.arrival, ticket);
         }
     }
 
@@ -93,32 +101,96 @@ impl LocalQueue {
     /// Removes a claim that is granted, or no longer wanted.
     pub fn remove(&mut self, claim: &Claim) {
         self.leave(claim);
-        self.remove_terms((&claim.request).into(), claim.arrival);
+        self.remove_terms(claim);
     }
 
-    /// Changes the terms of all claims that expect one of these numbers and arrived before this one: from now on the
-    /// stored number counts. Returns these claims.
-    pub fn agree(&mut self, numbers: RangeInclusive<u32>, before: u64) -> Vec<Ticket> {
-        let terms = |limit: &u32, count| Terms { agreed: false, limit: Some(*limit), count };
-        let groups = self.by_terms.range(terms(numbers.start(), 0)..=terms(numbers.end(), u32::MAX));
-        let claims = groups.flat_map(|(terms, claims)| {
-            claims.range(..before).map(|(arrival, ticket)| (*terms, *arrival, *ticket))
-        });
-        let claims: Vec<(Terms, u64, Ticket)> = claims.collect();
-        for (terms, arrival, ticket) in &claims {
-            self.remove_terms(*terms, *arrival);
-            let agreed = Terms { agreed: true, ..*terms };
-            self.by_terms.entry(agreed).or_default().insert(*arrival, *ticket);
-        }
-        claims.into_iter().map(|(_, _, ticket)| ticket).collect()
+    /// Marks a claim: from now on the stored number counts.
+    pub fn agree(&mut self, ticket: Ticket, claim: &mut Claim) {
+        self.remove_terms(claim);
+        claim.request.agreed = true;
+        self.insert(ticket, claim);
     }
 
-    fn remove_terms(&mut self, terms: Terms, arrival: u64) {
+    fn remove_terms(&mut self, claim: &Claim) {
+        let terms = (&claim.request).into();
         if let Some(claims) = self.by_terms.get_mut(&terms) {
-            claims.remove(&arrival);
+            claims.remove(&claim.arrival);
             if claims.is_empty() {
                 self.by_terms.remove(&terms);
             }
         }
+    }
+}
+
+impl Semaphore {
+    /// Lets a claim enter the local queue again, at its old place.
+    pub(super) fn wait_again(&mut self, ticket: Ticket) {
+        self.set(ticket, Stage::Waiting);
+        self.wait(ticket);
+        if let Some(claim) = self.claims.get(&ticket) {
+            self.told = self.told.min(claim.arrival);
+        }
+    }
+
+    /// Lets a claim enter the local queue.
+    pub(super) fn wait(&mut self, ticket: Ticket) {
+        if let Some(claim) = self.claims.get(&ticket) {
+            self.local_queue.enter(ticket, claim);
+        }
+    }
+
+    /// Removes a claim from the local queue, with its timer.
+    pub(super) fn leave_local_queue(&mut self, ticket: Ticket) {
+        let Some(claim) = self.claims.get_mut(&ticket) else { return };
+        if let Some(due) = claim.due.take() {
+            self.timers.remove(&(due, ticket));
+        }
+        self.local_queue.remove(claim);
+    }
+
+    pub(super) fn tell_waiters(&mut self, out: &mut Vec<Command>) {
+        let ahead = match self.turn.as_ref().map(|turn| &turn.stage) {
+            // The read compares their expected numbers with the stored one first. Later changes do not concern them.
+            Some(TurnStage::Queued { read: Some(_), .. }) => return,
+            Some(TurnStage::Queued { read: None, .. })
+                if self.limit == Limit::Unknown && self.retries.rests(&Retry::Turn) =>
+            {
+                return;
+            }
+            Some(TurnStage::Queued { ahead: Some(ahead), .. }) => *ahead,
+            Some(TurnStage::Serving(Serving { step: Step::Full { .. }, .. })) => 0,
+            Some(TurnStage::Queued { ahead: None, .. } | TurnStage::Serving(_)) | None => return,
+        };
+        // Only claims that have arrived since the last time, so that a long queue is not walked at every event.
+        let untold: Vec<Ticket> = self.local_queue.range(self.told..).map(|(_, ticket)| ticket).collect();
+        let first = self.local_queue.len() - untold.len();
+        self.told = self.arrivals;
+        for (position, ticket) in untold.into_iter().enumerate() {
+            let Some(claim) = self.claims.get_mut(&ticket) else { continue };
+            if claim.request.wait != Wait::Try && !std::mem::replace(&mut claim.queued, true) {
+                out.push(Command::Reply(Reply::Queued(ticket, ahead + first + position)));
+            }
+        }
+    }
+
+    /// Lets all waiters be told again how many contenders are ahead.
+    pub(super) fn tell_waiters_again(&mut self) {
+        self.told = 0;
+        for (_, ticket) in self.local_queue.range(..) {
+            if let Some(claim) = self.claims.get_mut(&ticket) {
+                claim.queued = false;
+            }
+        }
+    }
+
+    /// Refuses all claims in the local queue that arrived before this one.
+    pub(super) fn refuse_all(&mut self, before: u64, refusal: Refusal, out: &mut Vec<Command>) {
+        for (_, ticket) in self.local_queue.range(..before).collect::<Vec<_>>() {
+            self.give_up(ticket, refusal.clone(), out);
+        }
+    }
+
+    pub(super) fn head(&self) -> Option<Ticket> {
+        self.local_queue.first().map(|(_, ticket)| ticket)
     }
 }

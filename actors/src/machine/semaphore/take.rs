@@ -1,7 +1,6 @@
 //! Chooses the claims that get leases, and handles the transaction that creates the leases.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
 use super::protocol::{Command, PermitRequest, TakeFailure};
 use super::queue::Terms;
@@ -198,34 +197,35 @@ impl Semaphore {
                 }
                 choice.claims.push((ticket, count));
             } else if wait == Wait::Try {
-                refusals.insert(arrival, Refusal::Contended);
+                refusals.insert(arrival, (ticket, Refusal::Contended));
             } else {
                 // Claims do not overtake each other, or a claim for many permits might never be served.
                 choice.keep = true;
-                for later in self.local_queue.tries(arrival..end) {
-                    refusals.entry(later).or_insert(Refusal::Contended);
+                for (arrival, ticket) in self.local_queue.tries(arrival..end) {
+                    refusals.entry(arrival).or_insert((ticket, Refusal::Contended));
                 }
                 break;
             }
         }
-        // Without a stored number, each claim's own counts, until a number is stored.
+        // Without a stored number, each claim's own counts, and later the one that is stored.
         if matches!(self.limit, Limit::Stored { permits: None, .. }) {
-            self.mark_agreed(0..=u32::MAX, end);
+            let with_own = |terms: &Terms| !terms.agreed && terms.limit.is_some();
+            let claims = self.local_queue.by_terms(end).filter(|(terms, _)| with_own(terms));
+            let claims = claims.flat_map(|(_, claims)| claims.map(|(_, ticket)| ticket)).collect();
+            self.mark_agreed(claims);
         }
-        for (arrival, refusal) in refusals.into_iter().take_while(|(arrival, _)| *arrival < end) {
-            if let Some(ticket) = self.local_queue.get(arrival) {
-                self.give_up(ticket, refusal, out);
-            }
+        for (_, (ticket, refusal)) in refusals.into_iter().take_while(|(arrival, _)| *arrival < end) {
+            self.give_up(ticket, refusal, out);
         }
         (newer != Some(end)).then_some(choice)
     }
 
     /// The claims that arrived before this one and cannot be served.
-    fn unservable(&self, before: u64) -> BTreeMap<u64, Refusal> {
+    fn unservable(&self, before: u64) -> BTreeMap<u64, (Ticket, Refusal)> {
         let mut refusals = BTreeMap::new();
-        for (terms, arrivals) in self.local_queue.by_terms(before) {
+        for (terms, claims) in self.local_queue.by_terms(before) {
             if let Err(refusal) = self.permits(terms) {
-                refusals.extend(arrivals.map(|arrival| (arrival, refusal.clone())));
+                refusals.extend(claims.map(|(arrival, ticket)| (arrival, (ticket, refusal.clone()))));
             }
         }
         refusals
@@ -257,15 +257,15 @@ impl Semaphore {
     /// Marks all claims whose expected number matches the stored one.
     pub(super) fn agree(&mut self) {
         if let Limit::Stored { permits: Some(stored), .. } = self.limit {
-            let number = u32::try_from(stored).into_iter();
-            number.for_each(|number| self.mark_agreed(number..=number, u64::MAX));
+            let claims = u32::try_from(stored).map(|number| self.local_queue.expecting(number));
+            self.mark_agreed(claims.unwrap_or_default());
         }
     }
 
-    fn mark_agreed(&mut self, numbers: RangeInclusive<u32>, before: u64) {
-        for ticket in self.local_queue.agree(numbers, before) {
+    fn mark_agreed(&mut self, claims: Vec<Ticket>) {
+        for ticket in claims {
             if let Some(claim) = self.claims.get_mut(&ticket) {
-                claim.request.agreed = true;
+                self.local_queue.agree(ticket, claim);
             }
         }
     }

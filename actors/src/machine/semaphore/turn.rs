@@ -153,31 +153,6 @@ impl Semaphore {
         self.tell_waiters(out);
     }
 
-    fn tell_waiters(&mut self, out: &mut Vec<Command>) {
-        let ahead = match self.turn.as_ref().map(|turn| &turn.stage) {
-            // The read compares their expected numbers with the stored one first. Later changes do not concern them.
-            Some(TurnStage::Queued { read: Some(_), .. }) => return,
-            Some(TurnStage::Queued { read: None, .. })
-                if self.limit == Limit::Unknown && self.retries.rests(&Retry::Turn) =>
-            {
-                return;
-            }
-            Some(TurnStage::Queued { ahead: Some(ahead), .. }) => *ahead,
-            Some(TurnStage::Serving(Serving { step: Step::Full { .. }, .. })) => 0,
-            Some(TurnStage::Queued { ahead: None, .. } | TurnStage::Serving(_)) | None => return,
-        };
-        // Only claims that have arrived since the last time, so that a long queue is not walked at every event.
-        let untold: Vec<Ticket> = self.local_queue.range(self.told..).map(|(_, ticket)| ticket).collect();
-        let first = self.local_queue.len() - untold.len();
-        self.told = self.arrivals;
-        for (position, ticket) in untold.into_iter().enumerate() {
-            let Some(claim) = self.claims.get_mut(&ticket) else { continue };
-            if claim.request.wait != Wait::Try && !std::mem::replace(&mut claim.queued, true) {
-                out.push(Command::Reply(Reply::Queued(ticket, ahead + first + position)));
-            }
-        }
-    }
-
     fn begin_turn(&mut self, now: Moment, out: &mut Vec<Command>) {
         // Failures of the turn before do not delay this one.
         self.retries.done(&Retry::Turn);
@@ -302,22 +277,11 @@ impl Semaphore {
         self.refuse_all(before, refusal, out);
     }
 
-    /// Refuses all claims in the local queue that arrived before this one.
-    fn refuse_all(&mut self, before: u64, refusal: Refusal, out: &mut Vec<Command>) {
-        for (_, ticket) in self.local_queue.range(..before).collect::<Vec<_>>() {
-            self.give_up(ticket, refusal.clone(), out);
-        }
-    }
-
     pub(super) fn serving(&mut self) -> Option<&mut Serving> {
         match &mut self.turn.as_mut()?.stage {
             TurnStage::Queued { .. } => None,
             TurnStage::Serving(serving) => Some(serving),
         }
-    }
-
-    pub(super) fn head(&self) -> Option<Ticket> {
-        self.local_queue.first().map(|(_, ticket)| ticket)
     }
 
     pub(super) fn next_attempt(&mut self) -> Attempt {
