@@ -1,4 +1,8 @@
-//! Many claims in one process, before a server that answers at once: what they cost.
+//! Many claims of one process for a semaphore's permits, before a server that answers at once: what they cost.
+//!
+//! `cargo test -p lockkeeper-actors --test backlog -- --ignored --nocapture` prints the times.
+
+#![allow(clippy::disallowed_methods, reason = "how long it took is printed")]
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -23,7 +27,6 @@ struct Backlog {
     sequence: u64,
     /// The claims that were granted, in order.
     granted: Vec<Ticket>,
-    refused: usize,
     forgotten: usize,
     /// The number of requests that were sent.
     requests: usize,
@@ -41,7 +44,6 @@ impl Backlog {
             watch: None,
             sequence: 0,
             granted: Vec::new(),
-            refused: 0,
             forgotten: 0,
             requests: 0,
             handled: (0, Duration::ZERO, Duration::ZERO),
@@ -115,7 +117,6 @@ impl Backlog {
                 Event::LeaseDeleted(lease, Ok(()))
             }
             Command::Grant { ticket, .. } => return self.granted.push(ticket),
-            Command::Reply(Reply::Refused(..)) => return self.refused += 1,
             Command::Reply(Reply::Forgotten { .. }) => return self.forgotten += 1,
             _ => return,
         };
