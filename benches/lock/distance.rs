@@ -66,7 +66,7 @@ fn print(outcome: &Outcome, one_way: Duration) {
 }
 
 async fn connect(bench: Bench) -> Result<Sessions> {
-    let (keeper, client) = (bench.keeper().await?, floors::connect(&bench).await?);
+    let (keeper, client) = (bench.keeper().await?, floors::connect(&bench.address).await?);
     let lock = keeper.lock(&common::unique_path("distance"))?;
     // The first cycle creates the directory.
     released(lock.clone(), 1).await?;

@@ -6,7 +6,7 @@
 mod queue;
 mod requests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -103,6 +103,8 @@ pub(crate) struct Path<M: Machine> {
     machine: M,
     /// Boxed, because a map makes room for eleven at once, and most paths have one.
     requests: BTreeMap<Ticket, Box<Entry>>,
+    /// The requests that are neither granted nor refused, except for tries.
+    waiting: BTreeSet<Ticket>,
     timer: Timer,
     retiring: Option<u64>,
     actor: DerivedActorRef<PathMessage<M::Event>>,
@@ -230,6 +232,7 @@ where
             clock,
             machine,
             requests: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             timer: Timer::new(clock, Precision::Tokio),
             retiring: None,
             actor,

@@ -17,8 +17,6 @@ use crate::machine::{PathMachine, Refusal, Reply, Ticket, Wait};
 pub(super) struct Entry {
     span: Span,
     options: Arc<ContenderOptions>,
-    /// Whether it may wait, so it is not a try.
-    waits: bool,
     /// `None` after the last event.
     sink: Option<EventSink>,
     /// `None` once granted: the lease has taken it.
@@ -29,6 +27,8 @@ pub(super) struct Entry {
     ended: bool,
     /// The requests whose leases were merged into this one. They are told what happens to this one.
     merged: Vec<Ticket>,
+    /// The number of those that were left when they were last checked.
+    followed: usize,
     /// The newest persistent node that was requested for it, without its sequence number.
     persistent: Option<String>,
 }
@@ -53,7 +53,7 @@ where
             warn!(path = %self.resource.path(), %ticket, "a ticket was used twice");
             return false;
         }
-        if let Some(limit) = limit.filter(|limit| self.has_waiting(*limit)) {
+        if let Some(limit) = limit.filter(|limit| self.waiting.len() >= *limit) {
             let path = self.resource.path().to_string();
             request.refuse(AcquireError::TooManyWaiting { path, limit });
             return false;
@@ -62,23 +62,20 @@ where
         let entry = Entry {
             span: request.span,
             options: request.options,
-            waits: request.wait != Wait::Try,
             sink: Some(request.sink),
             keep_alive: Some(request.keep_alive),
             hold: None,
             release: Vec::new(),
             ended: false,
             merged: Vec::new(),
+            followed: 0,
             persistent: None,
         };
         self.requests.insert(ticket, Box::new(entry));
+        if request.wait != Wait::Try {
+            self.waiting.insert(ticket);
+        }
         true
-    }
-
-    /// Whether at least this many requests are waiting.
-    fn has_waiting(&self, limit: usize) -> bool {
-        let waiting = self.requests.values().filter(|entry| entry.waits && entry.is_waiting());
-        waiting.take(limit).count() == limit
     }
 
     /// Returns whether the release must be passed to the machine. Otherwise it has been answered.
@@ -134,6 +131,7 @@ where
     pub fn grant(&mut self, ticket: Ticket, nodes: Vec<String>, czxid: i64) {
         let (Some(entry), Some(session)) = (self.requests.get_mut(&ticket), &self.session) else { return };
         let Some(keep_alive) = entry.keep_alive.take() else { return };
+        self.waiting.remove(&ticket);
         let (path, token) = (self.resource.path().clone(), FencingToken::new(czxid));
         let epoch = session.connection.epoch;
         entry.span.in_scope(|| debug!(epoch, %token, "granted"));
@@ -157,13 +155,13 @@ where
         let entry = Entry {
             span: entry.span.clone(),
             options: entry.options.clone(),
-            waits: entry.waits,
             sink: None,
             keep_alive: None,
             hold: Some(part),
             release: Vec::new(),
             ended: false,
             merged: Vec::new(),
+            followed: 0,
             persistent: None,
         };
         self.requests.insert(into, Box::new(entry));
@@ -177,10 +175,12 @@ where
         if let Some(entry) = self.requests.get_mut(&ticket) {
             entry.ended = true;
         }
-        if let Some(entry) = self.requests.get_mut(&into) {
-            entry.merged.extend(merged);
+        let Some(entry) = self.requests.get_mut(&into) else { return };
+        entry.merged.extend(merged);
+        // Not at every merge, so that a merge does not cost more when there have been many.
+        if entry.merged.len() > 2 * entry.followed {
+            self.forget_parts(into);
         }
-        self.forget_parts(into);
     }
 
     /// Forgets the parts that were split off and merged back, if no view shows them. A permit that is split and merged
@@ -196,7 +196,7 @@ where
             self.requests.remove(&ticket);
         }
         if let Some(entry) = self.requests.get_mut(&into) {
-            entry.merged = kept;
+            (entry.followed, entry.merged) = (kept.len(), kept);
         }
     }
 
@@ -253,6 +253,7 @@ where
 
     fn forget(&mut self, ticket: Ticket, confirmed: bool) {
         let Some(entry) = self.requests.remove(&ticket) else { return };
+        self.waiting.remove(&ticket);
         entry.span.in_scope(|| debug!(confirmed, "done"));
         if let Some(node) = entry.persistent.filter(|_| !confirmed) {
             warn!(
@@ -282,12 +283,14 @@ where
         let Some(entry) = self.requests.get_mut(&ticket) else { return };
         if entry.sink.as_mut().is_some_and(|sink| !sink.tell(event)) {
             entry.sink = None;
+            self.waiting.remove(&ticket);
             // Cancels the request, if it is not granted. A guard inside the event was dropped, which releases the lock.
             let _ = self.actor.send_message(super::PathMessage::SinkFailed(ticket));
         }
     }
 
     fn conclude(&mut self, ticket: Ticket, event: LockEvent) {
+        self.waiting.remove(&ticket);
         if let Some(sink) = self.requests.get_mut(&ticket).and_then(|entry| entry.sink.take()) {
             sink.conclude(event);
         }

@@ -16,7 +16,7 @@ impl Lock {
         let contender = LocalContender { node: None, stage: Stage::Idle, ..contender };
         let (kind, indexed) = (contender.kind(), contender.indexed());
         self.queue.enter(kind.clone());
-        self.contenders.insert(attempt, contender);
+        self.contenders.insert(attempt, Box::new(contender));
         self.reindex(attempt, &kind, Indexed::default(), indexed);
         attempt
     }
@@ -26,7 +26,7 @@ impl Lock {
         let kind = contender.kind();
         self.reindex(attempt, &kind, contender.indexed(), Indexed::default());
         self.queue.exit(&kind);
-        Some(contender)
+        Some(*contender)
     }
 
     pub(super) fn change(&mut self, attempt: Attempt, change: impl FnOnce(&mut LocalContender)) {
@@ -65,15 +65,23 @@ impl Lock {
         }
         self.in_flight = self.in_flight - before.in_flight + after.in_flight;
         if before.need != after.need {
-            before.need.map(|need| self.needs.remove(&(need, attempt)));
-            after.need.map(|need| self.needs.insert((need, attempt)));
+            if let Some(need) = before.need {
+                self.needs.remove(&(need, attempt));
+            }
+            if let Some(need) = after.need {
+                self.needs.insert((need, attempt));
+            }
         }
-        if let Some(node) = before.node.as_ref().filter(|_| before.waits && before != after) {
+        if let Some(node) = before.node.as_ref().filter(|_| before.waits) {
             self.queue.set_waiting(kind, node, false);
         }
         if before.node != after.node {
-            before.node.inspect(|node| self.queue.remove_local(node));
-            after.node.clone().map(|node| self.queue.add_local(node, attempt));
+            if let Some(node) = &before.node {
+                self.queue.remove_local(node);
+            }
+            if let Some(node) = &after.node {
+                self.queue.add_local(node.clone(), attempt);
+            }
         }
         if let Some(node) = after.node.filter(|_| after.waits) {
             self.queue.set_waiting(kind, &node, true);

@@ -33,6 +33,9 @@
 //!
 //! The recipe is ZooKeeper's ("Recipes and Solutions", Locks) with kazoo's names; what differs is argued above.
 
+// Kinds are keys of maps. Their patterns are compared by their texts, which do not change.
+#![allow(clippy::mutable_key_type)]
+
 mod answers;
 mod contender;
 mod indexes;
@@ -64,7 +67,8 @@ pub struct Lock {
     next: Attempt,
     /// The first attempt of this session. Own nodes of earlier sessions count as foreign.
     epoch_start: Attempt,
-    contenders: BTreeMap<Attempt, LocalContender>,
+    /// Boxed, because a map makes room for eleven at once, and most paths have one.
+    contenders: BTreeMap<Attempt, Box<LocalContender>>,
     tickets: BTreeMap<Ticket, Attempt>,
     queue: Queue,
     /// The contenders that need something from a request that they share with others.

@@ -18,7 +18,7 @@ pub(super) struct Queue {
     /// Nodes of other processes that a list has shown and that have not been crossed off since.
     foreign: BTreeSet<Znode>,
     /// A view for each kind of local contender.
-    views: BTreeMap<Kind, View>,
+    views: BTreeMap<Kind, Box<View>>,
 }
 
 /// The kind of a contender: what it waits for.
@@ -86,10 +86,12 @@ impl Queue {
     pub fn enter(&mut self, kind: Kind) {
         let (local, foreign) = (&self.local, &self.foreign);
         let view = self.views.entry(kind);
-        let view = view.or_insert_with_key(|kind| View {
-            local: local.keys().filter(|node| kind.waits_for(node)).cloned().collect(),
-            foreign: foreign.iter().filter(|node| kind.waits_for(node)).cloned().collect(),
-            ..View::default()
+        let view = view.or_insert_with_key(|kind| {
+            Box::new(View {
+                local: local.keys().filter(|node| kind.waits_for(node)).cloned().collect(),
+                foreign: foreign.iter().filter(|node| kind.waits_for(node)).cloned().collect(),
+                ..View::default()
+            })
         });
         view.contenders += 1;
     }

@@ -270,7 +270,7 @@ impl Lock {
 
     /// Makes a new attempt, and deletes the last one's node.
     pub(super) fn replace(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
-        let contender = self.contenders[&attempt].clone();
+        let contender = LocalContender::clone(&self.contenders[&attempt]);
         // The new attempt takes over the ticket, so the end of the old attempt is not reported.
         let again = self.insert(contender);
         self.leave(attempt, out);
@@ -341,7 +341,7 @@ impl Lock {
 
     pub(super) fn tell_holders(&self, reply: fn(Ticket) -> Reply, out: &mut Vec<Command>) {
         for (_, attempt) in self.queue.local() {
-            if let LocalContender { ticket, stage: Stage::Held { .. }, .. } = self.contenders[&attempt] {
+            if let LocalContender { ticket, stage: Stage::Held { .. }, .. } = *self.contenders[&attempt] {
                 out.push(Command::Reply(reply(ticket)));
             }
         }

@@ -18,8 +18,10 @@
 //! whether the remembered number is current. The version alone would not show that, because it restarts when the root
 //! is deleted and created again.
 
+mod own_leases;
 mod pace;
 pub mod protocol;
+mod queue;
 mod reads;
 mod regroup;
 mod take;
@@ -30,8 +32,10 @@ mod turn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::own_leases::OwnLeases;
 use self::pace::Retry;
 pub use self::protocol::{Command, Event, Leases, Part, PermitRequest, Reading, Root, TakeFailure};
+use self::queue::LocalQueue;
 use self::take::Take;
 use self::turn::Turn;
 use super::lock::Lock;
@@ -53,15 +57,16 @@ pub struct Semaphore {
     claims: BTreeMap<Ticket, Claim>,
     /// Claims that arrived before this one have been told their place in the queue.
     told: u64,
-    /// The claims that wait, or whose take is in flight, by arrival.
-    local_queue: BTreeMap<u64, Ticket>,
-    /// Own leases that are known to exist, each with its claim. Leases without a claim are being deleted.
-    leases: BTreeMap<String, Option<Ticket>>,
+    local_queue: LocalQueue,
+    /// The tries that peek, by their reads.
+    peeking: BTreeMap<Attempt, Ticket>,
+    leases: OwnLeases,
     limit: Limit,
     turns: u64,
     turn: Option<Turn>,
     take: Option<Take>,
-    timers: BTreeSet<(Moment, Timer)>,
+    /// When claims stop waiting.
+    timers: BTreeSet<(Moment, Ticket)>,
     retries: Retries<Retry>,
 }
 
@@ -99,6 +104,8 @@ struct Claim {
     stage: Stage,
     /// The caller was told that the request is queued.
     queued: bool,
+    /// When it stops waiting. A try does so only after it has seen free permits.
+    due: Option<Moment>,
 }
 
 /// The stages of a claim, in the order of an acquire.
@@ -118,13 +125,6 @@ enum Stage {
     Held,
     /// Its leases are being deleted.
     Deleting,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Timer {
-    Deadline(Ticket),
-    /// A try that has seen free permits stops waiting for the mutex.
-    TryLimit(Ticket),
 }
 
 /// The size limit of a transaction: a server accepts requests of less than 1 MiB. A claim must fit into one
@@ -186,8 +186,9 @@ impl Semaphore {
             arrivals: 0,
             told: 0,
             claims: BTreeMap::new(),
-            local_queue: BTreeMap::new(),
-            leases: BTreeMap::new(),
+            local_queue: LocalQueue::default(),
+            peeking: BTreeMap::new(),
+            leases: OwnLeases::default(),
             limit: Limit::Unknown,
             turns: 0,
             turn: None,
@@ -211,7 +212,7 @@ impl Semaphore {
             PathEvent::Lost => self.lost(now, out),
             PathEvent::Missing(names) => {
                 let (leases, others): (Vec<_>, Vec<_>) =
-                    names.into_iter().partition(|name| self.leases.contains_key(name));
+                    names.into_iter().partition(|name| self.leases.claim(name).is_some());
                 for lease in leases {
                     self.missing(&lease, out);
                 }
@@ -247,21 +248,18 @@ impl Semaphore {
         let wait = request.wait;
         // During a turn, the remembered number is current.
         request.agreed |= self.turn.is_some() && self.limit.is(request.limit);
-        let (arrival, stage) = (self.arrivals, Stage::Waiting);
+        let claim =
+            Claim { request, arrival: self.arrivals, stage: Stage::Waiting, queued: false, due: None };
         self.arrivals += 1;
-        self.claims.insert(ticket, Claim { request, arrival, stage, queued: false });
+        self.local_queue.insert(ticket, &claim);
+        self.claims.insert(ticket, claim);
         match wait {
-            Wait::Try => {
-                let read = self.peek(out);
-                self.set(ticket, Stage::Peeking(read));
-            }
+            Wait::Try => self.peek(ticket, out),
             Wait::Until(deadline) => {
-                self.timers.insert((deadline, Timer::Deadline(ticket)));
-                self.local_queue.insert(arrival, ticket);
+                self.set_timer(ticket, deadline);
+                self.wait(ticket);
             }
-            Wait::Forever => {
-                self.local_queue.insert(arrival, ticket);
-            }
+            Wait::Forever => self.wait(ticket),
         }
     }
 
@@ -345,13 +343,12 @@ impl Semaphore {
 
     fn run_timers(&mut self, now: Moment, out: &mut Vec<Command>) {
         while self.timers.first().is_some_and(|(due, _)| *due <= now) {
-            match self.timers.pop_first() {
-                Some((_, Timer::Deadline(ticket))) => self.give_up(ticket, Refusal::TimedOut, out),
+            let Some((_, ticket)) = self.timers.pop_first() else { break };
+            match self.claims.get(&ticket).map(|claim| (claim.request.wait, claim.stage)) {
                 // Its leases are being made.
-                Some((_, Timer::TryLimit(ticket))) if self.stage(ticket) == Some(Stage::Taking) => {
-                    self.timers.insert((now + TRY_LIMIT, Timer::TryLimit(ticket)));
-                }
-                Some((_, Timer::TryLimit(ticket))) => self.give_up(ticket, Refusal::Contended, out),
+                Some((Wait::Try, Stage::Taking)) => self.set_timer(ticket, now + TRY_LIMIT),
+                Some((Wait::Try, _)) => self.give_up(ticket, Refusal::Contended, out),
+                Some((Wait::Until(_) | Wait::Forever, _)) => self.give_up(ticket, Refusal::TimedOut, out),
                 None => {}
             }
         }
@@ -360,7 +357,7 @@ impl Semaphore {
 
     /// Handles a lease that somebody else has deleted: the other leases of its claim are deleted too.
     fn missing(&mut self, lease: &str, out: &mut Vec<Command>) {
-        let Some(&Some(ticket)) = self.leases.get(lease) else { return };
+        let Some(Some(ticket)) = self.leases.claim(lease) else { return };
         match self.stage(ticket) {
             Some(Stage::Held) => self.lose(ticket, out),
             // Not granted yet: the claim is queued again, and its remaining leases are deleted.
@@ -383,12 +380,12 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let Some(&owner) = self.leases.get(&lease) else { return };
+        let Some(owner) = self.leases.claim(&lease) else { return };
         match result {
             Ok(()) | Err(Failure::NoNode) => {
                 self.retries.done(&Retry::DeleteLease(lease.clone()));
                 self.leases.remove(&lease);
-                if let Some(ticket) = owner.filter(|ticket| self.leases_of(*ticket).is_empty()) {
+                if let Some(ticket) = owner.filter(|ticket| self.leases.of(*ticket).next().is_none()) {
                     self.remove(ticket, true, out);
                 }
             }
@@ -448,38 +445,18 @@ impl Semaphore {
 
     fn remove(&mut self, ticket: Ticket, confirmed: bool, out: &mut Vec<Command>) {
         self.leave_local_queue(ticket);
-        if self.claims.remove(&ticket).is_some() {
+        if let Some(claim) = self.claims.remove(&ticket) {
+            if let Stage::Peeking(read) = claim.stage {
+                self.peeking.remove(&read);
+            }
             out.push(Command::Reply(Reply::Forgotten { ticket, confirmed }));
         }
     }
 
-    fn wait_again(&mut self, ticket: Ticket) {
+    fn set_timer(&mut self, ticket: Ticket, due: Moment) {
         if let Some(claim) = self.claims.get_mut(&ticket) {
-            claim.stage = Stage::Waiting;
-            self.told = self.told.min(claim.arrival);
-            self.local_queue.insert(claim.arrival, ticket);
-        }
-    }
-
-    /// Lets all waiters be told again how many contenders are ahead.
-    fn tell_waiters_again(&mut self) {
-        self.told = 0;
-        for ticket in self.local_queue.values() {
-            if let Some(claim) = self.claims.get_mut(ticket) {
-                claim.queued = false;
-            }
-        }
-    }
-
-    /// Removes a claim from the local queue, with its timers.
-    fn leave_local_queue(&mut self, ticket: Ticket) {
-        let Some(claim) = self.claims.get(&ticket) else { return };
-        self.local_queue.remove(&claim.arrival);
-        if let Wait::Until(deadline) = claim.request.wait {
-            self.timers.remove(&(deadline, Timer::Deadline(ticket)));
-        }
-        if claim.request.wait == Wait::Try {
-            self.timers.retain(|(_, timer)| *timer != Timer::TryLimit(ticket));
+            claim.due = Some(due);
+            self.timers.insert((due, ticket));
         }
     }
 
@@ -498,7 +475,6 @@ impl Semaphore {
     }
 
     fn leases_of(&self, ticket: Ticket) -> Vec<String> {
-        let own = |(name, owner): (&String, &Option<Ticket>)| (*owner == Some(ticket)).then(|| name.clone());
-        self.leases.iter().filter_map(own).collect()
+        self.leases.of(ticket).cloned().collect()
     }
 }

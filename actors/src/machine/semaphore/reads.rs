@@ -2,16 +2,17 @@
 
 use super::protocol::{Command, Leases, Part, Reading, Root};
 use super::turn::{PendingRead, Step, Turn, TurnStage, Watches};
-use super::{Limit, Retry, Semaphore, Stage, TRY_LIMIT, Timer};
+use super::{Limit, Retry, Semaphore, Stage, TRY_LIMIT};
 use crate::machine::node::Attempt;
 use crate::machine::{Failure, Moment, Refusal, Ticket};
 
 impl Semaphore {
     /// Reads the state for a try, which is queued only if there are enough permits.
-    pub(super) fn peek(&mut self, out: &mut Vec<Command>) -> Attempt {
+    pub(super) fn peek(&mut self, ticket: Ticket, out: &mut Vec<Command>) {
         let read = self.next_attempt();
         out.push(Command::ReadState { read, sync: false, root: self.unknown_root(), leases: Reading::Once });
-        read
+        self.set(ticket, Stage::Peeking(read));
+        self.peeking.insert(read, ticket);
     }
 
     /// The answer to a try that peeks, or to the read that the turn awaits.
@@ -23,8 +24,7 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let peeking = |stage: &Stage| *stage == Stage::Peeking(read);
-        let peek = self.claims.iter().find(|(_, claim)| peeking(&claim.stage)).map(|(ticket, _)| *ticket);
+        let peek = self.peeking.remove(&read);
         let awaited = self.turn.as_ref().is_some_and(|turn| turn.awaits(read));
         if peek.is_none() && !awaited {
             return;
@@ -123,11 +123,10 @@ impl Semaphore {
         out: &mut Vec<Command>,
     ) {
         if result.is_ok() && self.limit == Limit::Unknown {
-            let read = self.peek(out);
-            return self.set(ticket, Stage::Peeking(read));
+            return self.peek(ticket, out);
         }
         let Some(claim) = self.claims.get(&ticket) else { return };
-        let free = |used: Option<usize>| match self.permits(&claim.request) {
+        let free = |used: Option<usize>| match self.permits((&claim.request).into()) {
             // Free permits are kept for the waiters.
             Ok(_) if self.turn.as_ref().is_some_and(Turn::is_full) => Err(Refusal::Contended),
             Ok(limit) if used.unwrap_or(0) as u64 + u64::from(claim.request.count) <= limit => Ok(()),
@@ -144,8 +143,9 @@ impl Semaphore {
         };
         match result {
             Ok(()) => {
-                self.wait_again(ticket);
-                self.timers.insert((now + TRY_LIMIT, Timer::TryLimit(ticket)));
+                self.set(ticket, Stage::Waiting);
+                self.wait(ticket);
+                self.set_timer(ticket, now + TRY_LIMIT);
             }
             Err(refusal) => self.give_up(ticket, refusal, out),
         }
@@ -181,8 +181,9 @@ impl Semaphore {
 
     fn make_root(&mut self, out: &mut Vec<Command>) {
         self.limit = Limit::Unknown;
-        let wanted = |ticket: &Ticket| Some((*ticket, self.claims.get(ticket)?.request.limit?));
-        match self.local_queue.values().find_map(wanted) {
+        let wanted = |(_, ticket): (u64, Ticket)| Some((ticket, self.claims.get(&ticket)?.request.limit?));
+        let first = self.local_queue.range(..).find_map(wanted);
+        match first {
             Some((ticket, limit)) => {
                 let read = self.next_attempt();
                 if let Some(serving) = self.serving() {

@@ -13,8 +13,8 @@ impl Semaphore {
             return;
         };
         for lease in leases {
-            if let Some(owner) = self.leases.get_mut(lease).filter(|owner| **owner == Some(ticket)) {
-                *owner = Some(into);
+            if self.leases.claim(lease) == Some(Some(ticket)) {
+                self.leases.insert(lease.clone(), Some(into));
             }
         }
         self.claims.insert(into, claim);
@@ -25,8 +25,8 @@ impl Semaphore {
     pub(super) fn merge(&mut self, ticket: Ticket, into: Ticket, out: &mut Vec<Command>) {
         match (self.stage(ticket), self.stage(into)) {
             (Some(Stage::Held), Some(Stage::Held)) => {
-                for owner in self.leases.values_mut().filter(|owner| **owner == Some(ticket)) {
-                    *owner = Some(into);
+                for lease in self.leases_of(ticket) {
+                    self.leases.insert(lease, Some(into));
                 }
                 self.claims.remove(&ticket);
                 out.push(Command::Merged { ticket, into });

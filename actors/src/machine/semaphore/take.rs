@@ -1,10 +1,11 @@
 //! Chooses the claims that get leases, and handles the transaction that creates the leases.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::protocol::{Command, PermitRequest, TakeFailure};
+use super::queue::Terms;
 use super::turn::{Serving, Step};
-use super::{Limit, MAX_TAKE, Retry, Semaphore, Stage};
+use super::{Claim, Limit, MAX_TAKE, Retry, Semaphore, Stage};
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Ticket, Wait, lock};
 
@@ -16,6 +17,13 @@ pub(super) struct Take {
     mutex: Znode,
     czxid: i64,
     keep: bool,
+}
+
+impl Take {
+    fn created_one_of(&self, names: &[String]) -> bool {
+        let names: BTreeSet<&String> = names.iter().collect();
+        self.leases.iter().any(|(_, lease)| names.contains(lease))
+    }
 }
 
 /// The claims that are served next.
@@ -73,9 +81,7 @@ impl Semaphore {
     ) {
         let Some(take) = self.take.take_if(|take| take.attempt == attempt) else { return };
         match result {
-            Ok(names) if names.iter().any(|name| take.leases.iter().any(|(_, lease)| lease == name)) => {
-                self.take_succeeded(take, now, out)
-            }
+            Ok(names) if take.created_one_of(&names) => self.take_succeeded(take, now, out),
             // The take was not carried out. If the root is missing, its leases are gone in any case.
             Ok(_) | Err(Failure::NoNode) => {
                 self.take_failed(&take, None, out);
@@ -105,14 +111,15 @@ impl Semaphore {
             self.leases.insert(lease.clone(), Some(ticket));
             out.push(Command::TrackLease(lease));
         }
+        let up = self.is_up();
         for ticket in tickets {
-            match self.claims.get(&ticket).map(|claim| (claim.stage, claim.arrival)) {
-                Some((Stage::Taking, _)) if self.is_up() => self.grant(ticket, take.czxid, out),
-                Some((Stage::Taking, arrival)) => {
-                    self.set(ticket, Stage::Taken { czxid: take.czxid });
-                    self.local_queue.remove(&arrival);
+            match self.claims.get_mut(&ticket).filter(|claim| claim.stage == Stage::Taking) {
+                Some(_) if up => self.grant(ticket, take.czxid, out),
+                Some(claim) => {
+                    claim.stage = Stage::Taken { czxid: take.czxid };
+                    self.local_queue.leave(claim);
                 }
-                Some(_) | None => self.delete_leases(ticket, out),
+                None => self.delete_leases(ticket, out),
             }
         }
         if take.keep {
@@ -171,36 +178,57 @@ impl Semaphore {
     /// was sent may expect a newer limit.
     fn choose(&mut self, leases: usize, arrivals: u64, out: &mut Vec<Command>) -> Option<Choice> {
         let before = self.serving().map_or(0, |serving| serving.before);
-        let claims: Vec<(u64, Ticket)> =
-            self.local_queue.range(..before).map(|(at, ticket)| (*at, *ticket)).collect();
+        let mut refusals = self.unservable(before);
+        let newer = refusals.range(arrivals..).next().map(|(arrival, _)| *arrival);
+        let mut end = newer.unwrap_or(before);
         let (mut used, mut bytes) = (leases as u64, 0);
         let mut choice = Choice { claims: Vec::new(), keep: false };
-        for (arrival, ticket) in claims {
-            let Some(claim) = self.claims.get(&ticket) else { continue };
-            let PermitRequest { count, wait, bytes: size, .. } = claim.request;
-            let permits = self.permits(&claim.request);
-            if let (Ok(_), Some(claim)) = (&permits, self.claims.get_mut(&ticket)) {
-                claim.request.agreed = true;
-            }
-            match permits {
-                Err(_) if arrival >= arrivals => return None,
-                Err(refusal) => self.give_up(ticket, refusal, out),
-                Ok(limit) if !choice.keep && used + u64::from(count) <= limit => {
-                    used += u64::from(count);
-                    bytes += count as usize * size;
-                    // The other claims follow in another transaction.
-                    if bytes > MAX_TAKE / 2 && !choice.claims.is_empty() {
-                        choice.keep = true;
-                        break;
-                    }
-                    choice.claims.push((ticket, count));
+        for (arrival, ticket) in self.local_queue.range(..end) {
+            let Some(Claim { request, .. }) = self.claims.get(&ticket) else { continue };
+            let Ok(limit) = self.permits(request.into()) else { continue };
+            let PermitRequest { count, wait, bytes: size, .. } = *request;
+            if used + u64::from(count) <= limit {
+                used += u64::from(count);
+                bytes += count as usize * size;
+                // The other claims follow in another transaction.
+                if bytes > MAX_TAKE / 2 && !choice.claims.is_empty() {
+                    (choice.keep, end) = (true, arrival);
+                    break;
                 }
-                Ok(_) if wait == Wait::Try => self.give_up(ticket, Refusal::Contended, out),
+                choice.claims.push((ticket, count));
+            } else if wait == Wait::Try {
+                refusals.insert(arrival, (ticket, Refusal::Contended));
+            } else {
                 // Claims do not overtake each other, or a claim for many permits might never be served.
-                Ok(_) => choice.keep = true,
+                choice.keep = true;
+                for (arrival, ticket) in self.local_queue.tries(arrival..end) {
+                    refusals.entry(arrival).or_insert((ticket, Refusal::Contended));
+                }
+                break;
             }
         }
-        Some(choice)
+        // Without a stored number, each claim's own counts, and later the one that is stored.
+        if matches!(self.limit, Limit::Stored { permits: None, .. }) {
+            let with_own = |terms: &Terms| !terms.agreed && terms.limit.is_some();
+            let claims = self.local_queue.by_terms(end).filter(|(terms, _)| with_own(terms));
+            let claims = claims.flat_map(|(_, claims)| claims.map(|(_, ticket)| ticket)).collect();
+            self.mark_agreed(claims);
+        }
+        for (_, (ticket, refusal)) in refusals.into_iter().take_while(|(arrival, _)| *arrival < end) {
+            self.give_up(ticket, refusal, out);
+        }
+        (newer != Some(end)).then_some(choice)
+    }
+
+    /// The claims that arrived before this one and cannot be served.
+    fn unservable(&self, before: u64) -> BTreeMap<u64, (Ticket, Refusal)> {
+        let mut refusals = BTreeMap::new();
+        for (terms, claims) in self.local_queue.by_terms(before) {
+            if let Err(refusal) = self.permits(terms) {
+                refusals.extend(claims.map(|(arrival, ticket)| (arrival, (ticket, refusal.clone()))));
+            }
+        }
+        refusals
     }
 
     fn send_take(&mut self, choice: Choice, version: i32, out: &mut Vec<Command>) {
@@ -228,28 +256,36 @@ impl Semaphore {
 
     /// Marks all claims whose expected number matches the stored one.
     pub(super) fn agree(&mut self) {
-        let limit = self.limit;
-        for claim in self.claims.values_mut() {
-            claim.request.agreed |= limit.is(claim.request.limit);
+        if let Limit::Stored { permits: Some(stored), .. } = self.limit {
+            let claims = u32::try_from(stored).map(|number| self.local_queue.expecting(number));
+            self.mark_agreed(claims.unwrap_or_default());
         }
     }
 
-    /// The total number of permits that applies to this request, or why it cannot be served.
-    pub(super) fn permits(&self, request: &PermitRequest) -> Result<u64, Refusal> {
+    fn mark_agreed(&mut self, claims: Vec<Ticket>) {
+        for ticket in claims {
+            if let Some(claim) = self.claims.get_mut(&ticket) {
+                self.local_queue.agree(ticket, claim);
+            }
+        }
+    }
+
+    /// The total number of permits that applies to these terms, or why they cannot be served.
+    pub(super) fn permits(&self, terms: Terms) -> Result<u64, Refusal> {
         let stored = match self.limit {
             Limit::Unknown => None,
             Limit::Stored { permits, .. } => permits,
         };
-        let limit = match (stored, request.limit) {
-            (Some(stored), Some(given)) if !request.agreed && stored != i64::from(given) => {
+        let limit = match (stored, terms.limit) {
+            (Some(stored), Some(given)) if !terms.agreed && stored != i64::from(given) => {
                 return Err(Refusal::LimitMismatch { stored, given });
             }
             (Some(stored), _) => u32::try_from(stored.max(0)).unwrap_or(u32::MAX),
             (None, Some(given)) => given,
             (None, None) => return Err(Refusal::NoLimit),
         };
-        match request.count > limit {
-            true => Err(Refusal::TooMany { count: request.count, limit }),
+        match terms.count > limit {
+            true => Err(Refusal::TooMany { count: terms.count, limit }),
             false => Ok(limit.into()),
         }
     }

@@ -251,6 +251,61 @@ fn a_claim_for_more_permits_than_are_free_is_not_overtaken_and_the_mutex_is_kept
 }
 
 #[test]
+fn behind_a_claim_that_does_not_fit_tries_and_claims_that_cannot_be_served_are_refused() {
+    let mut test = Test::warm();
+    test.acquire(1, 2, FOREVER);
+    test.acquire(2, 1, Wait::Try);
+    test.state_read(4, None, &["x"]);
+    let request =
+        |count, limit| PermitRequest { count, limit: Some(limit), agreed: false, bytes: 100, wait: FOREVER };
+    test.on(Event::Acquire { ticket: Ticket(3), request: request(1, 5) });
+    test.acquire(4, 1, FOREVER);
+    let agreed = PermitRequest { agreed: true, ..request(3, 3) };
+    test.on(Event::Acquire { ticket: Ticket(5), request: agreed });
+    // The answer may be older than the number that the last two claims expect, so that it is read again.
+    test.granted(1, 1);
+    let first = [refuse(2, Refusal::Contended), forget(2, true), read(5, Reading::Once, Reading::Watch)];
+    assert_eq!(test.state_read(3, None, &["x"]), first);
+    let mismatch = refuse(3, Refusal::LimitMismatch { stored: 2, given: 5 });
+    let too_many = refuse(5, Refusal::TooMany { count: 3, limit: 2 });
+    let rest = [mismatch, forget(3, true), too_many, forget(5, true), read(6, Reading::Watch, Reading::Skip)];
+    assert_eq!(test.state_read(5, Some(2), &["x"]), rest);
+    let told = [1, 4].map(|ticket| Command::Reply(Reply::Queued(Ticket(ticket), usize::from(ticket > 1))));
+    let root = Some(Ok(Root { version: 0, written: 10, data: b"2".to_vec() }));
+    assert_eq!(test.on(Event::StateRead { read: Attempt(6), root, leases: None }), told);
+}
+
+#[test]
+fn a_try_whose_take_has_failed_is_refused_when_its_permit_is_gone() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    test.acquire(2, 1, Wait::Try);
+    test.state_read(4, None, &[]);
+    test.granted(1, 1);
+    assert_eq!(test.state_read(3, None, &[]), [test.take(7, (1, 1), false, [(1, 5), (2, 6)])]);
+    test.on(Event::Taken(Attempt(7), Err(TakeFailure::Failed(Failure::Unknown("reset".into())))));
+    test.on(Event::LeasesFound(Attempt(7), Ok(vec![])));
+    let refused = [refuse(2, Refusal::Contended), forget(2, true)];
+    assert_eq!(test.state_read(8, None, &["x", "y"])[..2], refused);
+}
+
+#[test]
+fn a_claim_that_waits_with_its_own_number_follows_a_number_that_is_stored_later() {
+    let mut test = Test::new();
+    let other = |read: u64| {
+        let root = Root { version: 0, written: 10, data: b"anything".to_vec() };
+        let leases = Leases { names: vec!["x".into()], written: 10 };
+        Event::StateRead { read: Attempt(read), root: Some(Ok(root)), leases: Some(Ok(leases)) }
+    };
+    test.acquire(1, 2, FOREVER);
+    test.granted(0, 0);
+    assert_eq!(test.on(other(0)), [read(1, Reading::Watch, Reading::Watch)]);
+    assert_eq!(test.on(other(1)), [Command::Reply(Reply::Queued(Ticket(1), 0))]);
+    test.on(Event::Changed { read: Attempt(1), part: Part::Root });
+    assert_eq!(test.state_read(2, Some(3), &["x"]), [test.take(5, (0, 0), false, [(1, 3), (1, 4)])]);
+}
+
+#[test]
 fn the_next_claim_is_served_when_the_first_is_cancelled() {
     let mut test = full();
     let cancelled = test.on(PathEvent::Cancel(Ticket(1)));

@@ -128,7 +128,7 @@ impl Semaphore {
     pub(super) fn advance(&mut self, now: Moment, out: &mut Vec<Command>) {
         let served = |turn: &Turn| match &turn.stage {
             TurnStage::Serving(Serving { before, .. }) => {
-                self.local_queue.first_key_value().is_none_or(|(arrival, _)| arrival >= before)
+                self.local_queue.first().is_none_or(|(arrival, _)| arrival >= *before)
             }
             TurnStage::Queued { .. } => self.local_queue.is_empty(),
         };
@@ -151,31 +151,6 @@ impl Semaphore {
             self.begin_turn(now, out);
         }
         self.tell_waiters(out);
-    }
-
-    fn tell_waiters(&mut self, out: &mut Vec<Command>) {
-        let ahead = match self.turn.as_ref().map(|turn| &turn.stage) {
-            // The read compares their expected numbers with the stored one first. Later changes do not concern them.
-            Some(TurnStage::Queued { read: Some(_), .. }) => return,
-            Some(TurnStage::Queued { read: None, .. })
-                if self.limit == Limit::Unknown && self.retries.rests(&Retry::Turn) =>
-            {
-                return;
-            }
-            Some(TurnStage::Queued { ahead: Some(ahead), .. }) => *ahead,
-            Some(TurnStage::Serving(Serving { step: Step::Full { .. }, .. })) => 0,
-            Some(TurnStage::Queued { ahead: None, .. } | TurnStage::Serving(_)) | None => return,
-        };
-        // Only claims that have arrived since the last time, so that a long queue is not walked at every event.
-        let untold: Vec<Ticket> = self.local_queue.range(self.told..).map(|(_, ticket)| *ticket).collect();
-        let first = self.local_queue.len() - untold.len();
-        self.told = self.arrivals;
-        for (position, ticket) in untold.into_iter().enumerate() {
-            let Some(claim) = self.claims.get_mut(&ticket) else { continue };
-            if claim.request.wait != Wait::Try && !std::mem::replace(&mut claim.queued, true) {
-                out.push(Command::Reply(Reply::Queued(ticket, ahead + first + position)));
-            }
-        }
     }
 
     fn begin_turn(&mut self, now: Moment, out: &mut Vec<Command>) {
@@ -267,9 +242,7 @@ impl Semaphore {
             }
             Reply::Refused(ticket, refusal) if self.is_current(ticket) => {
                 self.turn = None;
-                for ticket in self.local_queue.values().copied().collect::<Vec<_>>() {
-                    self.give_up(ticket, refusal.clone(), out);
-                }
+                self.refuse_all(u64::MAX, refusal, out);
             }
             Reply::Lost(ticket) if self.is_current(ticket) => {
                 if let Some(turn) = self.turn.take() {
@@ -311,9 +284,7 @@ impl Semaphore {
     /// Refuses all claims of this turn.
     pub(super) fn fail(&mut self, refusal: Refusal, out: &mut Vec<Command>) {
         let before = self.serving().map_or(0, |serving| serving.before);
-        for ticket in self.local_queue.range(..before).map(|(_, ticket)| *ticket).collect::<Vec<_>>() {
-            self.give_up(ticket, refusal.clone(), out);
-        }
+        self.refuse_all(before, refusal, out);
     }
 
     pub(super) fn serving(&mut self) -> Option<&mut Serving> {
@@ -321,10 +292,6 @@ impl Semaphore {
             TurnStage::Queued { .. } => None,
             TurnStage::Serving(serving) => Some(serving),
         }
-    }
-
-    pub(super) fn head(&self) -> Option<Ticket> {
-        self.local_queue.first_key_value().map(|(_, ticket)| *ticket)
     }
 
     pub(super) fn next_attempt(&mut self) -> Attempt {
