@@ -192,6 +192,8 @@ struct State {
     epoch: u64,
     /// Whether the newest session is still open, as far as is known.
     open: bool,
+    /// Whether the session actor has announced a session to the registry that it has not reported here.
+    announced: Arc<AtomicBool>,
     /// The number of session actors that have ended since a session was last established.
     failures: u32,
     /// When the last session was lost; `None` while there is one.
@@ -232,6 +234,7 @@ impl KeeperActor {
             session: None,
             epoch: 0,
             open: false,
+            announced: Arc::default(),
             failures: 0,
             disconnected_since: None,
             last_error: None,
@@ -314,6 +317,11 @@ impl KeeperActor {
                 let lost = SessionNotice::News(SessionNews::Lost(state.epoch));
                 state.registry.cast(RegistryActorMessage::Session(lost))?;
                 state.follow(SessionNews::Lost(state.epoch));
+            } else if state.announced.load(Ordering::SeqCst) && !state.closing_session {
+                // Its report will be ignored, but the registry knows the session: its epoch is not used again.
+                state.epoch += 1;
+                let lost = SessionNotice::News(SessionNews::Lost(state.epoch));
+                state.registry.cast(RegistryActorMessage::Session(lost))?;
             }
             if state.closing_session {
                 myself.cast(KeeperMessage::SessionClosed)?;
@@ -340,12 +348,14 @@ impl State {
             Some(left) => left.clamp(SHORTEST_ROUND, self.settings.connect_timeout.max(SHORTEST_ROUND)),
             None => self.settings.connect_timeout,
         };
+        self.announced = Arc::default();
         let arguments = SessionArguments {
             keeper: myself.get_derived(),
             registry: self.registry.get_derived(),
             connector: self.settings.connector.clone(),
             clock: self.clock,
             epoch: self.epoch + 1,
+            announced: self.announced.clone(),
             connect_timeout,
             last_error: self.last_error.clone(),
             randomness: self.settings.randomness.clone(),
@@ -426,6 +436,7 @@ impl State {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
                 (self.disconnected_since, self.last_error) = (None, None);
+                self.announced = Arc::default();
                 self.view.0.send_modify(|state| {
                     (state.epoch, state.session_id) = (connection.epoch, connection.client.session());
                     state.session_timeout = connection.client.timeout();

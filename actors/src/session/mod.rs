@@ -10,6 +10,7 @@ mod spares;
 mod watches;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -84,6 +85,8 @@ pub(crate) struct SessionArguments {
     pub connector: Arc<dyn Connect>,
     pub clock: Clock,
     pub epoch: u64,
+    /// Set before the session is announced. When the actor has died, its report to the keeper may still be on its way.
+    pub announced: Arc<AtomicBool>,
     pub connect_timeout: Duration,
     /// Why the last attempt before this actor's failed, if there was one.
     pub last_error: Option<String>,
@@ -210,6 +213,7 @@ impl State {
         let nodes = Arc::new(OwnNodes::new(client.chroot()));
         let watches = Watches::new(client.clone(), self.spare_settings());
         let connection = Connection { epoch, client, lease, nodes, watches };
+        self.arguments.announced.store(true, Ordering::SeqCst);
         let cursor = String::new();
         let live = Live {
             connection: connection.clone(),
