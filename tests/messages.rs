@@ -457,7 +457,8 @@ async fn a_dead_subscriber_or_requester_leaves_nothing() {
     test.clerk.kill();
     test.contenders(0).await;
     drop(test);
-    let gone = async || metrics.num_alive_tasks() == before;
+    // Fewer, if connecting had not quite ended.
+    let gone = async || metrics.num_alive_tasks() <= before;
     eventually("every actor and task is gone", SOON, gone).await;
 }
 

@@ -1,6 +1,7 @@
 //! Broken variants of what is below the actors, called twins. Each alters one request, answer or message, as a bug of
 //! the product would. The checkers must catch all of them.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,9 +48,9 @@ pub enum Twin {
     DeleteIsSwallowed,
     /// A delete of unknown outcome counts as successful.
     LostDeleteIsForgotten,
-    /// The list of contenders is empty.
-    ListIsEmpty,
-    /// The list is sent before the create, not after it.
+    /// The list of contenders shows only those of this process.
+    ListHidesOthers,
+    /// The list is sent before the create, and shows the created node all the same.
     ListIsTooEarly,
     /// No sync is sent before the list that searches for a create of unknown outcome.
     SyncIsSkipped,
@@ -82,7 +83,7 @@ pub const TWINS: [(Twin, &[Checker]); 21] = [
     (Twin::WatchIsKept, &[Checker::Watches]),
     (Twin::DeleteIsSwallowed, &[Checker::Release, Checker::Orphans, Checker::Progress]),
     (Twin::LostDeleteIsForgotten, &[Checker::Release, Checker::Orphans, Checker::Progress]),
-    (Twin::ListIsEmpty, &[Checker::Queue, Checker::Validity, Checker::Exclusion]),
+    (Twin::ListHidesOthers, &[Checker::Queue, Checker::Validity, Checker::Exclusion, Checker::Tokens]),
     (Twin::ListIsTooEarly, &[Checker::Queue, Checker::Validity, Checker::Exclusion]),
     (Twin::SyncIsSkipped, &[Checker::Progress, Checker::Orphans, Checker::Watches]),
     (Twin::TokenFromSequence, &[Checker::Tokens]),
@@ -114,7 +115,7 @@ impl Twin {
             | Twin::WatchNeverFires
             | Twin::WatchIsKept
             | Twin::DeleteIsSwallowed
-            | Twin::ListIsEmpty
+            | Twin::ListHidesOthers
             | Twin::ListIsTooEarly
             | Twin::SessionIsKept
             | Twin::CancelIsSwallowed
@@ -167,8 +168,14 @@ impl Connect for TwistedConnector {
                     _ => state,
                 }
             });
-            let client =
-                Twisted { inner: client, twin, cuts, early: Mutex::new(None), kept: Mutex::default() };
+            let client = Twisted {
+                inner: client,
+                twin,
+                cuts,
+                early: Mutex::new(None),
+                own: Arc::default(),
+                kept: Mutex::default(),
+            };
             Ok(Connected { client: Arc::new(client), states: states.boxed() })
         })
     }
@@ -184,6 +191,8 @@ struct Twisted {
     /// How often the connection broke.
     cuts: Arc<AtomicU64>,
     early: Mutex<Option<Answer<Vec<String>>>>,
+    /// The beginnings of the names of own nodes.
+    own: Arc<Mutex<BTreeSet<String>>>,
     kept: Mutex<Vec<SharedFired>>,
 }
 
@@ -206,6 +215,7 @@ impl ZooKeeper for Twisted {
             let directory = prefix.rsplit_once('/').map_or("/", |(directory, _)| directory);
             *self.early.lock().unwrap() = Some(self.inner.children(directory));
         }
+        self.own.lock().unwrap().extend(prefix.rsplit('/').next().map(str::to_owned));
         let twin = self.twin;
         let answer = self.inner.create(prefix, data, ephemeral, acl);
         let twisted = answer.map(move |answer| match (twin, answer) {
@@ -227,11 +237,19 @@ impl ZooKeeper for Twisted {
     }
 
     fn children(&self, path: &str) -> Answer<Vec<String>> {
-        let early = self.early.lock().unwrap().take();
-        let answer = early.unwrap_or_else(|| self.inner.children(path));
-        match self.twin {
-            Twin::ListIsEmpty => Box::pin(answer.map_ok(|_| Vec::new())),
-            _ => answer,
+        let (answer, own) = (self.inner.children(path), self.own.clone());
+        let only_own = move |mut names: Vec<String>| {
+            let own = own.lock().unwrap();
+            names.retain(|name| own.iter().any(|prefix| name.starts_with(prefix)));
+            names
+        };
+        match (self.twin, self.early.lock().unwrap().take()) {
+            (Twin::ListHidesOthers, _) => Box::pin(answer.map_ok(only_own)),
+            (_, Some(early)) => Box::pin(async move {
+                let (early, own) = (early.await, answer.await.map(only_own)?);
+                Ok(early.unwrap_or_default().into_iter().chain(own).collect())
+            }),
+            (_, None) => answer,
         }
     }
 

@@ -160,7 +160,8 @@ impl Machine for Lock {
     type Command = Command;
 
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
-        self.run_timers(now, out);
+        // First, so that nothing is sent for a request that has timed out.
+        self.run_deadlines(now, out);
         let mut placed = Vec::new();
         match event {
             Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
@@ -176,6 +177,8 @@ impl Machine for Lock {
             Event::Fired { node, gone } => self.fired(node, gone, out),
             Event::Deleted(attempt, result) => self.deleted(attempt, result, now, out),
         }
+        // Afterwards, so that nothing is sent again for a request that has ended.
+        self.run_retries(now, out);
         self.advance(&placed, out);
     }
 

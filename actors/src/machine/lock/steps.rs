@@ -30,6 +30,9 @@ impl Lock {
         while let Some(attempt) = self.first_with(Need::Room).filter(|attempt| self.may_start(*attempt)) {
             self.start(attempt, out);
         }
+        if self.making.is_none() && !self.retries.rests(&Retry::Directory) {
+            self.make_directory(out);
+        }
         self.list_if_needed(out);
     }
 
@@ -109,14 +112,16 @@ impl Lock {
         }
     }
 
-    pub(super) fn run_timers(&mut self, now: Moment, out: &mut Vec<Command>) {
-        // Deadlines first, so that nothing is sent for a request that has timed out.
+    pub(super) fn run_deadlines(&mut self, now: Moment, out: &mut Vec<Command>) {
         while self.deadlines.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, ticket)) = self.deadlines.pop_first() else { return };
             if let Some(&attempt) = self.tickets.get(&ticket) {
                 self.give_up(attempt, Refusal::TimedOut, out);
             }
         }
+    }
+
+    pub(super) fn run_retries(&mut self, now: Moment, out: &mut Vec<Command>) {
         while let Some(retry) = self.retries.pop(now) {
             match retry {
                 Retry::Step(attempt) if self.stage(attempt) == Some(Stage::Resting) => {
@@ -314,6 +319,8 @@ impl Lock {
     pub(super) fn remove(&mut self, attempt: Attempt, confirmed: bool, out: &mut Vec<Command>) {
         self.cancel_deadline(attempt);
         self.retries.done(&Retry::Step(attempt));
+        // Its request may have been sent or not. Others that need the directory send it again.
+        self.making.take_if(|making| *making == attempt);
         let Some(contender) = self.take(attempt) else { return };
         if self.tickets.get(&contender.ticket) == Some(&attempt) {
             self.tickets.remove(&contender.ticket);
