@@ -139,8 +139,10 @@ impl Lock {
         }
         for attempt in list.known.iter().chain(&list.behind) {
             let existed = self.contenders.get(attempt).is_some_and(|contender| contender.node.is_some());
-            if existed && !own.contains_key(attempt) {
-                self.missing(*attempt, out);
+            match self.stage(*attempt) {
+                _ if !existed || own.contains_key(attempt) => {}
+                Some(Stage::Listing { .. } | Stage::Waiting { .. }) => self.replace_again(*attempt, now, out),
+                Some(_) | None => self.missing(*attempt, out),
             }
         }
         for attempt in list.finding {

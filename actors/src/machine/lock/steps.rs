@@ -258,11 +258,16 @@ impl Lock {
 
     /// Makes a new attempt after the last one's create was lost, at once or after a pause.
     pub(super) fn requeue_again(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
-        let Some(again) = self.attempt_again(attempt) else { return };
-        if self.retries.again(&Retry::Step(again), now) {
-            self.start(again, out);
-        } else {
-            self.set(again, Stage::Resting);
+        if let Some(again) = self.attempt_again(attempt) {
+            self.start_again(again, now, out);
+        }
+    }
+
+    /// Starts an attempt at once if the last one was the first to fail, or else after a pause.
+    fn start_again(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
+        match self.retries.again(&Retry::Step(attempt), now) {
+            true => self.start(attempt, out),
+            false => self.set(attempt, Stage::Resting),
         }
     }
 
@@ -280,6 +285,15 @@ impl Lock {
         let again = self.insert(contender);
         self.leave(attempt, out);
         self.start(again, out);
+    }
+
+    /// Makes a new attempt, at once or after a pause, and deletes the last one's node, which a list has not shown.
+    pub(super) fn replace_again(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
+        let contender = LocalContender::clone(&self.contenders[&attempt]);
+        let again = self.insert(contender);
+        self.retries.replace(&Retry::Step(attempt), Retry::Step(again));
+        self.leave(attempt, out);
+        self.start_again(again, now, out);
     }
 
     /// Sends the delete of a waiting request, and then refuses it. Does nothing to a holder, or to a request that is no

@@ -895,6 +895,24 @@ fn a_create_whose_answer_is_always_lost_is_retried_after_growing_pauses() {
 }
 
 #[test]
+fn a_node_that_no_list_shows_is_created_again_after_growing_pauses() {
+    let mut test = Test::new();
+    let entered = test.acquire(0, Wait::Forever);
+    let instance = test.instance;
+    let hide = |command: &Command| match command {
+        Command::CreateAndList(attempt, _) => {
+            let name = format!("{}0000000005", instance.prefix(*attempt, Dialect::Kazoo, Mode::Lock));
+            let node = Znode::parse(&name).expect("a contender's name");
+            let (created, children) = (Ok(Created { node, czxid: 105 }), Ok(Vec::new()));
+            Some(Event::CreatedAndListed { attempt: *attempt, created, children })
+        }
+        _ => None,
+    };
+    let sent = sent_within(&mut test, MINUTE, entered, hide);
+    assert!((5..=RETRIES_PER_MINUTE).contains(&sent), "{sent} creates a minute");
+}
+
+#[test]
 fn a_directory_that_is_always_missing_is_created_after_growing_pauses() {
     for made in [Ok(()), unknown()] {
         let mut test = Test::new();
