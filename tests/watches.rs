@@ -75,7 +75,7 @@ impl Waiters {
     }
 }
 
-/// How many packets the server receives in this time.
+/// How many packets the server receives in this time. They are expected to be few, so there is nothing to wait for.
 async fn packets(server: &TestServer, time: Duration) -> i64 {
     let before = server.mntr("zk_packets_received");
     sleep(time).await;
@@ -144,6 +144,7 @@ async fn waiters_are_woken_although_no_spare_session_can_be_opened() {
     proxy.refuse(true);
     let mut waiters = Waiters::queue(&server, &keeper, 6, LONG_NAME).await;
     let accepted = proxy.accepted();
+    // The attempts are expected to be few, so there is nothing to wait for.
     sleep(Duration::from_secs(3)).await;
     let attempts = proxy.accepted() - accepted;
     assert!(attempts <= 6, "{attempts} attempts in three seconds");

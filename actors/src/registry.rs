@@ -308,7 +308,7 @@ impl State {
             let (answered, myself) = (connection.client.check(&[]), self.myself.clone());
             while self.tasks.try_join_next().is_some() {}
             self.tasks.spawn(async move {
-                // If the connection breaks, the next check is answered over the next one.
+                // The check only paces. If it fails, the next actors learn of the session all the same.
                 let _ = answered.await;
                 let _ = myself.cast(RegistryActorMessage::Announce(epoch));
             });

@@ -1,11 +1,7 @@
-//! Many claims of one process for a semaphore's permits, before a server that answers at once: what they cost.
-//!
-//! `cargo test -p lockkeeper-actors --test backlog -- --ignored --nocapture` prints the times.
-
-#![allow(clippy::disallowed_methods, reason = "how long it took is printed")]
+//! Ten thousand claims of one process for a semaphore's permits, with a server that answers at once.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::ops::RangeInclusive;
 
 use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
 use lockkeeper_actors::machine::lock::{self, Created};
@@ -30,8 +26,6 @@ struct Backlog {
     forgotten: usize,
     /// The number of requests that were sent.
     requests: usize,
-    /// The number of events, their time, and the longest.
-    handled: (usize, Duration, Duration),
 }
 
 impl Backlog {
@@ -46,7 +40,6 @@ impl Backlog {
             granted: Vec::new(),
             forgotten: 0,
             requests: 0,
-            handled: (0, Duration::ZERO, Duration::ZERO),
         };
         backlog.on(PathEvent::Connected { session: 1 });
         backlog
@@ -57,11 +50,12 @@ impl Backlog {
         self.settle();
     }
 
-    /// Adds claims that arrive before anything is answered.
-    fn acquire(&mut self, tickets: impl IntoIterator<Item = u64>, request: impl Fn(u64) -> PermitRequest) {
-        for ticket in tickets {
-            let request = request(ticket);
-            self.events.push_back(Event::Acquire { ticket: Ticket::numbered(ticket), request });
+    /// Adds claims for one permit each, which arrive before anything is answered.
+    fn acquire(&mut self, tickets: RangeInclusive<u64>) {
+        for ticket in tickets.map(Ticket::numbered) {
+            let (limit, wait) = (Some(self.limit as u32), Wait::Forever);
+            let request = PermitRequest { count: 1, limit, agreed: false, bytes: 200, wait };
+            self.events.push_back(Event::Acquire { ticket, request });
         }
         self.settle();
     }
@@ -69,11 +63,8 @@ impl Backlog {
     /// Handles all events, and answers all requests, until nothing is left to do.
     fn settle(&mut self) {
         while let Some(event) = self.events.pop_front() {
-            let (mut commands, begun) = (Vec::new(), Instant::now());
+            let mut commands = Vec::new();
             self.machine.handle(event, Moment(0), &mut commands);
-            let took = begun.elapsed();
-            let (events, sum, longest) = self.handled;
-            self.handled = (events + 1, sum + took, longest.max(took));
             for command in commands {
                 self.carry_out(command);
             }
@@ -139,81 +130,14 @@ impl Backlog {
     }
 }
 
-fn wants(wait: Wait, limit: Option<u32>, count: u32) -> PermitRequest {
-    PermitRequest { count, limit, agreed: false, bytes: 200, wait }
-}
-
 #[test]
 fn a_long_queue_is_served_in_order_with_four_requests_for_each_claim() {
     const CLAIMS: u64 = 10_000;
     let mut backlog = Backlog::new(10);
-    backlog.acquire(1..=CLAIMS, |_| wants(Wait::Forever, Some(10), 1));
+    backlog.acquire(1..=CLAIMS);
     backlog.drain();
     assert!(backlog.granted.iter().map(|ticket| ticket.number()).eq(1..=CLAIMS));
     assert_eq!(backlog.forgotten, CLAIMS as usize);
     // The delete, the list that it causes, the take, and the list that watches again.
     assert!(backlog.requests <= 4 * CLAIMS as usize + 10, "{}", backlog.requests);
-}
-
-#[test]
-#[ignore = "it prints times"]
-fn costs() {
-    println!(
-        "{:<44} {:>6} {:>9} {:>9} {:>11}",
-        "claims, in order", "number", "µs/event", "longest", "requests/claim"
-    );
-    type Scenario = (&'static str, fn(&mut Backlog, u64));
-    let scenarios: [Scenario; 8] = [
-        ("queued and drained, limit 10", |backlog, n| {
-            backlog.acquire(1..=n, |_| wants(Wait::Forever, Some(10), 1));
-            backlog.drain();
-        }),
-        ("the same, with deadlines and 1 to 5 permits", |backlog, n| {
-            let late = Wait::Until(Moment(u64::MAX));
-            backlog.acquire(1..=n, |ticket| wants(late, None, ticket as u32 % 5 + 1));
-            backlog.drain();
-        }),
-        ("queued, half of them with another number", |backlog, n| {
-            backlog.acquire(1..=n, |ticket| wants(Wait::Forever, Some(10 + ticket as u32 % 2), 1));
-            backlog.drain();
-        }),
-        ("tries", |backlog, n| {
-            backlog.acquire(1..=n, |_| wants(Wait::Try, Some(10), 1));
-        }),
-        ("tries between waiters", |backlog, n| {
-            backlog.acquire(1..=n, |ticket| match ticket % 2 {
-                0 => wants(Wait::Forever, Some(10), 1),
-                _ => wants(Wait::Try, Some(10), 1),
-            });
-            backlog.drain();
-        }),
-        ("cancelled, first to last", |backlog, n| {
-            backlog.acquire(1..=n, |_| wants(Wait::Forever, Some(10), 1));
-            for ticket in 11..=n {
-                backlog.on(PathEvent::Cancel(Ticket::numbered(ticket)));
-            }
-        }),
-        ("granted one by one, all held", |backlog, n| {
-            backlog.limit = n as usize;
-            for ticket in 1..=n {
-                backlog.acquire([ticket], |_| wants(Wait::Forever, None, 1));
-            }
-        }),
-        ("granted at once, and all missing", |backlog, n| {
-            backlog.limit = n as usize;
-            backlog.acquire(1..=n, |_| wants(Wait::Forever, None, 1));
-            let leases = backlog.leases.iter().cloned().collect();
-            backlog.on(PathEvent::Missing(leases));
-        }),
-    ];
-    for (name, scenario) in scenarios {
-        for number in [100, 1_000, 10_000] {
-            let mut backlog = Backlog::new(10);
-            scenario(&mut backlog, number);
-            let (events, sum, longest) = backlog.handled;
-            let each = sum.as_secs_f64() * 1e6 / events as f64;
-            let requests = backlog.requests as f64 / number as f64;
-            println!("{name:<44} {number:>6} {each:>9.1} {:>7}µs {requests:>11.1}", longest.as_micros());
-        }
-    }
 }

@@ -127,7 +127,7 @@ impl Site {
     }
 }
 
-/// The node, without its number, of a stranger for whom a contender of this kind has to wait.
+/// The name, without its number, of a foreign node that blocks contenders of this kind.
 pub fn stranger(kind: Kind, dialect: Dialect, path: &str) -> String {
     match (dialect, kind) {
         (Dialect::Kazoo, _) => format!("{path}/00000000000000000000000000000000__lock__"),

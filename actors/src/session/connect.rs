@@ -35,8 +35,7 @@ impl Connecting {
         let mut tries = 0;
         let (begun, reason) = loop {
             let begun = clock.now();
-            let connecting = AssertUnwindSafe(async { connector.connect().await }).catch_unwind();
-            match tokio::time::timeout_at(deadline, connecting).await {
+            match tokio::time::timeout_at(deadline, attempt(&*connector)).await {
                 Ok(Ok(Ok(connected))) => return (begun, Ok(connected)),
                 Ok(Ok(Err(Unconnected::Address(reason)))) => {
                     return (begun, Err(ConnectError::InvalidAddress { address, reason }));
@@ -50,12 +49,18 @@ impl Connecting {
                     tries = tries.saturating_add(1);
                     tokio::time::sleep_until(deadline.min(rest)).await;
                 }
-                Ok(Err(panic)) => break (begun, format!("connecting panicked: {}", panic_message(&*panic))),
+                Ok(Err(panic)) => break (begun, panic),
                 Err(_) => break (begun, last_error.unwrap_or_else(|| "no answer".to_owned())),
             }
         };
         (begun, Err(ConnectError::Unreachable { address, timeout: limit, reason }))
     }
+}
+
+/// Connects once. An error describes a panic.
+pub(super) async fn attempt(connector: &dyn Connect) -> Result<Result<Connected, Unconnected>, String> {
+    let connecting = AssertUnwindSafe(async { connector.connect().await }).catch_unwind();
+    connecting.await.map_err(|panic| format!("connecting panicked: {}", panic_message(&*panic)))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

@@ -1,7 +1,6 @@
 //! Spare sessions: they hold the watches for which the main session has no room, and nothing else.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::debug;
 
+use super::connect::attempt;
 use crate::machine::Failure;
 use crate::machine::watch_budget::{Place, WatchBudget};
 use crate::runtime::clock::Clock;
@@ -170,13 +170,11 @@ fn note(spares: &Weak<Spares>, change: impl FnOnce(&mut State, &SpareSettings)) 
     }
 }
 
-/// One attempt to establish a session. An error says why it failed.
+/// Connects once. An error says why there is no session.
 async fn connect(connector: Arc<dyn Connect>, limit: Duration) -> Result<Connected, String> {
-    let attempt = AssertUnwindSafe(async { connector.connect().await }).catch_unwind();
-    match tokio::time::timeout(limit, attempt).await {
-        Ok(Ok(Ok(connected))) => Ok(connected),
-        Ok(Ok(Err(unconnected))) => Err(format!("{unconnected:?}")),
-        Ok(Err(_)) => Err("connecting panicked".to_owned()),
+    match tokio::time::timeout(limit, attempt(&*connector)).await {
+        Ok(Ok(connected)) => connected.map_err(|unconnected| format!("{unconnected:?}")),
+        Ok(Err(panic)) => Err(panic),
         Err(_) => Err("no answer".to_owned()),
     }
 }

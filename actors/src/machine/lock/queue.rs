@@ -1,7 +1,7 @@
-//! The known nodes of a path, in the order of the queue, and who waits for whom.
+//! The queue of a path: its known nodes, in order.
 //!
-//! Every kind of contender has a view of its own: the nodes that block it, and its contenders that wait. So the next
-//! contender of a kind and its predecessors are found without a walk through the queue.
+//! Each kind of contender has a view of the queue: the nodes that block this kind, and the waiting contenders of this
+//! kind. So the next contender of a kind and its predecessors are found without a walk through the queue.
 
 use std::collections::{BTreeMap, BTreeSet};
 

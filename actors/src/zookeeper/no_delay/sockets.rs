@@ -1,4 +1,4 @@
-//! The sockets of this process, whoever owns them.
+//! Finds all sockets of this process, and sets the option on one of them.
 //!
 //! An option is set through a duplicate of the descriptor, which is closed at once: a duplicate that is kept would keep
 //! the connection open after its owner has closed it.
