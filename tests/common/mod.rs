@@ -17,11 +17,11 @@ pub mod site;
 
 use std::fmt;
 use std::future::Future;
-use std::net::TcpListener;
 use std::time::Duration;
 
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{Keeper, KeeperOptions};
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 pub use curator::{Curator, CuratorKind};
@@ -45,10 +45,13 @@ pub fn run(test: impl Future<Output = ()>) {
     runtime.block_on(async { timeout(Duration::from_secs(60), test).await.expect("the test hangs") });
 }
 
-/// An address where nothing listens.
+/// An address where nothing listens. The port stays bound until the process ends: nobody else can get it.
 pub fn unused_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").to_string()
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let address = socket.local_addr().expect("an address").to_string();
+    std::mem::forget(socket);
+    address
 }
 
 pub fn options() -> KeeperOptions {
