@@ -191,6 +191,34 @@ impl<M> Lock<M> {
         self.ask_remove(contender.clone()).await
     }
 
+    /// Deletes the nodes of this path that [linger](LockOptions::linger) although nobody wants them, of all handles of
+    /// this keeper. Returns once they are gone. A node that is held stays, and may linger afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError::Closed`] if the keeper is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The nodes are deleted even if this future is dropped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// # let options = lockkeeper::LockOptions::new().linger(std::time::Duration::from_secs(10));
+    /// let lock = keeper.lock_with("/locks/ledger", options)?;
+    /// drop(lock.acquire().await?);
+    /// lock.let_go().await?;
+    /// assert_eq!(lock.contenders().await?, []);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn let_go(&self) -> Result<(), QueryError> {
+        self.ask_let_go().await
+    }
+
     /// The actor of this handle and its clones, which is started at the first call.
     pub(crate) fn start_actor(&self) -> ActorRef<<Self as Recipient>::Message>
     where
@@ -213,6 +241,10 @@ impl<M> Lock<M> {
         contender: Contender,
     ) -> BoxFuture<'static, Result<(), RemoveContenderError>> {
         self.handle.ask(|reply| self.handle.to_lock(ActorMessage::RemoveContender(contender, reply)))
+    }
+
+    pub(crate) fn ask_let_go(&self) -> BoxFuture<'static, Result<(), QueryError>> {
+        self.handle.ask(|reply| self.handle.to_lock(ActorMessage::LetGo(reply)))
     }
 
     pub(crate) fn ask_release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), ReleaseError>> {

@@ -1,5 +1,7 @@
 //! Options of handles, and the error for those that cannot be used.
 
+use std::time::Duration;
+
 use lockkeeper_actors::api::request::ContenderOptions;
 use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
 use lockkeeper_actors::machine::path_rules::InvalidName;
@@ -18,6 +20,7 @@ pub struct LockOptions {
     container: bool,
     acl: Option<Vec<Acl>>,
     max_waiting: Option<usize>,
+    linger: Option<Duration>,
 }
 
 impl Default for LockOptions {
@@ -30,6 +33,7 @@ impl Default for LockOptions {
             container: false,
             acl: None,
             max_waiting: None,
+            linger: None,
         }
     }
 }
@@ -116,6 +120,51 @@ impl LockOptions {
         LockOptions { max_waiting: Some(requests), ..self }
     }
 
+    /// The requests of this process share one node, which stays for `idle` when nobody wants it. So a lock that no other
+    /// process wants is acquired again, and handed from task to task, without a request to the server. By default each
+    /// request has a node of its own.
+    ///
+    /// Requests with the same options share a node, of all handles of the path. It serves them in the order in which they
+    /// were made, and readers at the same time. A contender of another process is overtaken only by requests that were
+    /// made before it was noticed: the directory is watched while the node holds the lock. Then the node serves the
+    /// requests that wait already and is deleted; later requests queue behind the other process. So the queue is fair
+    /// between processes, and first come, first served within each.
+    ///
+    /// **All grants under one node have the same fencing token.** It grows with every new node. So it fences this process
+    /// against others, against pauses and against lost sessions, but not one task of this process against another. With
+    /// tokens that a resource compares with `>`, use plain locks.
+    ///
+    /// An idle node counts for other processes like a holder: their tries are refused, and a request is granted once the
+    /// node is deleted, which begins when it is noticed. [`Lock::let_go`](crate::Lock::let_go) deletes an idle node at
+    /// once. Dropping the last handle of the path and closing the keeper do so too.
+    ///
+    /// While the session is in doubt, and if the directory cannot be watched, no node stays. Each node that holds needs one
+    /// watch.
+    ///
+    /// Not for semaphores, multi-locks, and nodes that [outlive sessions](LockOptions::ephemeral).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// use std::time::Duration;
+    ///
+    /// use lockkeeper::LockOptions;
+    ///
+    /// let options = LockOptions::new().linger(Duration::from_secs(10));
+    /// let cart = keeper.lock_with("/locks/carts/17", options)?;
+    /// for _ in 0..1000 {
+    ///     let guard = cart.acquire().await?;
+    ///     drop(guard);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn linger(self, idle: Duration) -> Self {
+        LockOptions { linger: Some(idle), ..self }
+    }
+
     /// The options of contenders in this mode. `identifier` and `acl` are the keeper's, and serve as defaults.
     pub(crate) fn contender(self, mode: Mode, identifier: &[u8], acl: &[Acl]) -> ContenderOptions {
         ContenderOptions {
@@ -128,6 +177,7 @@ impl LockOptions {
             container: self.container,
             acl: self.acl.unwrap_or_else(|| acl.to_vec()),
             max_waiting: self.max_waiting,
+            linger: self.linger,
         }
     }
 
@@ -145,6 +195,9 @@ impl LockOptions {
         if self.max_waiting == Some(0) {
             return Err(InvalidLock::NobodyMayWait);
         }
+        if self.linger.is_some() && !self.ephemeral {
+            return Err(InvalidLock::Lingers { what: "a node that outlives sessions" });
+        }
         match &self.acl {
             Some(acl) if acl.is_empty() => Err(InvalidLock::Acl),
             Some(_) | None => Ok(self),
@@ -158,6 +211,7 @@ impl LockOptions {
             options if options.patterns != Ok(Patterns::default()) => refuse("extra lock patterns"),
             options if options.dialect != Dialect::Kazoo => refuse("dialects other than kazoo's"),
             options if !options.ephemeral => refuse("nodes that outlive sessions"),
+            options if options.linger.is_some() => refuse("lingering nodes"),
             options => Ok(options),
         }
     }
@@ -166,6 +220,9 @@ impl LockOptions {
     pub(crate) fn checked_for_multi_lock(self) -> Result<LockOptions, InvalidLock> {
         match self.checked()? {
             options if !options.ephemeral => Err(InvalidLock::Outlives),
+            options if options.linger.is_some() => {
+                Err(InvalidLock::Lingers { what: "a node of a multi-lock" })
+            }
             options => Ok(options),
         }
     }
@@ -221,6 +278,12 @@ pub enum InvalidLock {
     /// A limit of zero waiting requests. Every request waits for a moment at least.
     #[error("a limit of 0 waiting requests would refuse every request; it must be at least 1")]
     NobodyMayWait,
+    /// [`LockOptions::linger`] for a node that cannot linger.
+    #[error("{what} cannot linger")]
+    Lingers {
+        /// Which node that is.
+        what: &'static str,
+    },
     /// The access list is empty.
     #[error("an access list with no entries would permit nothing; it must have at least one")]
     Acl,

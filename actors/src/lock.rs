@@ -1,6 +1,7 @@
 //! The actor of one lock: carries out its machine's commands.
 
 pub(crate) mod joint_create;
+mod shared_options;
 
 use std::collections::BTreeMap;
 
@@ -9,17 +10,19 @@ use ractor::{ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use self::joint_create::{Entrant, JointCreate, Part};
+use self::shared_options::SharedOptions;
 use crate::api::contender::{Contender, Known};
 use crate::api::error::{AdvertiseError, QueryError};
 use crate::api::lease::{Grantor, Release};
 use crate::api::messages::LockMessage;
 use crate::api::request::AcquireRequest;
 use crate::inspect;
-use crate::machine::lock::{Command, Event, Lock, Request};
+use crate::machine::linger::{Command, Event, LineId, LingeringLock, SharedRequest};
+use crate::machine::lock::{self, Request};
 use crate::machine::node::Attempt;
 use crate::machine::patterns::Patterns;
 use crate::machine::{PathEvent, Reply, Ticket};
-use crate::path::{Driver, Path, PathArguments, PathMessage, PathNotice};
+use crate::path::{Driver, NewWatch, Path, PathArguments, PathMessage, PathNotice, WatchKey};
 
 pub(crate) struct LockActor;
 
@@ -37,13 +40,16 @@ pub(crate) enum LockActorMessage {
 accepts!(LockActorMessage: Release(Release), Path(PathMessage<Event>), Notice(PathNotice), JointCreate(JointCreate));
 
 pub(crate) struct State {
-    path: Path<Lock>,
+    path: Path<LingeringLock>,
     /// The address of this actor, for multi-locks.
     creates: DerivedActorRef<JointCreate>,
     /// The requests that are parts of multi-locks.
     parts: BTreeMap<Ticket, Part>,
     /// Callers who wait until the node of a request has its new data.
     identifying: Vec<(Ticket, AdvertisePort)>,
+    options: SharedOptions,
+    /// Callers who wait until the idle nodes are gone.
+    letting_go: BTreeMap<Ticket, RpcReplyPort<Result<(), QueryError>>>,
 }
 
 type AdvertisePort = RpcReplyPort<Result<(), AdvertiseError>>;
@@ -55,10 +61,17 @@ impl LockActor {
         myself: ActorRef<LockActorMessage>,
         arguments: PathArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let machine = Lock::new(arguments.instance);
+        let machine = LingeringLock::new(arguments.instance);
         let grantor = Grantor { releases: myself.get_derived(), regroups: None };
         let path = Path::new(arguments, machine, myself.get_derived(), grantor);
-        Ok(State { path, creates: myself.get_derived(), parts: BTreeMap::new(), identifying: Vec::new() })
+        Ok(State {
+            path,
+            creates: myself.get_derived(),
+            parts: BTreeMap::new(),
+            identifying: Vec::new(),
+            options: SharedOptions::default(),
+            letting_go: BTreeMap::new(),
+        })
     }
 
     async fn handle(
@@ -73,7 +86,13 @@ impl LockActor {
             LockActorMessage::JointCreate(create) => state.create_jointly(create),
             LockActorMessage::Release(Release { ticket, reply }) => state.release(ticket, reply),
             LockActorMessage::Path(message) => state.message(message),
-            LockActorMessage::Notice(notice) => state.notice(notice),
+            LockActorMessage::Notice(notice) => {
+                let retires = matches!(notice, PathNotice::Retire(_));
+                state.notice(notice);
+                if retires {
+                    state.feed(Event::LetGo(Ticket::new()));
+                }
+            }
         }
         state.write_identifiers();
         state.after_message();
@@ -83,22 +102,29 @@ impl LockActor {
 
 impl Driver for State {
     type Event = Event;
-    type Machine = Lock;
+    type Machine = LingeringLock;
 
-    fn path(&mut self) -> &mut Path<Lock> {
+    fn path(&mut self) -> &mut Path<LingeringLock> {
         &mut self.path
     }
 
     fn execute(&mut self, command: Command) {
         match command {
-            Command::CreateAndList(attempt, ticket) if self.parts.contains_key(&ticket) => {
+            Command::Queue(lock::Command::CreateAndList(attempt, ticket))
+                if self.parts.contains_key(&ticket) =>
+            {
                 self.offer(attempt, ticket)
             }
-            Command::Reply(Reply::Forgotten { ticket, confirmed }) => {
+            Command::Queue(lock::Command::Reply(Reply::Forgotten { ticket, confirmed })) => {
                 self.parts.remove(&ticket);
+                if let Some(reply) = self.letting_go.remove(&ticket) {
+                    let _ = reply.send(Ok(()));
+                }
                 self.path.reply(Reply::Forgotten { ticket, confirmed });
             }
-            command => self.path.execute(command),
+            Command::Queue(command) => self.path.execute(command),
+            Command::Follow(line) => self.follow(line),
+            Command::Unfollow(line) => drop(self.path.watches.remove(&WatchKey::Children(line))),
         }
     }
 }
@@ -123,6 +149,11 @@ impl State {
                 let path = self.path.directory.clone();
                 self.path.ask(reply, disconnected.into(), |client| inspect::remove(client, path, contender));
             }
+            LockMessage::LetGo(reply) => {
+                let ticket = Ticket::new();
+                self.letting_go.insert(ticket, reply);
+                self.feed(Event::LetGo(ticket));
+            }
         }
     }
 
@@ -143,8 +174,33 @@ impl State {
                 bytes: options.bytes(&self.path.directory),
                 wait,
             };
-            self.feed(Event::Acquire { ticket, request });
+            match options.linger.filter(|_| !joint && options.ephemeral) {
+                Some(linger) => {
+                    let request = SharedRequest { request, options: self.options.number(&options), linger };
+                    self.feed(Event::Share { ticket, request });
+                }
+                None => self.feed(lock::Event::Acquire { ticket, request }),
+            }
         }
+    }
+
+    /// Lists the directory, and watches its children.
+    fn follow(&mut self, line: LineId) {
+        let Some(session) = &self.path.session else { return };
+        let key = WatchKey::Children(line);
+        self.path.watches.insert(key.clone(), None);
+        let (epoch, watches) = (session.connection.epoch, &session.connection.watches);
+        let answer = watches.children_at_once(&self.path.directory);
+        session.expect(async move {
+            match answer.await {
+                Ok((found, watching)) => {
+                    let event = Box::new(move |_| Event::ChildrenChanged(line));
+                    let watch = NewWatch { key, watching, event };
+                    PathMessage::Answer(epoch, Event::Followed(line, Ok(found.names)), vec![watch])
+                }
+                Err(failure) => PathMessage::WatchOver(epoch, key, Event::Followed(line, Err(failure))),
+            }
+        });
     }
 
     /// Writes new data to the nodes of requests, as far as they have nodes. A create that was in flight when the data

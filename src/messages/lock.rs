@@ -59,6 +59,8 @@ pub enum LockMessage<M = Exclusive> {
     Holder(RpcReplyPort<Result<Option<Contender>, QueryError>>),
     /// Deletes the node of a contender whose owner has crashed: see [`Lock::remove_contender`].
     RemoveContender(Contender, RpcReplyPort<Result<(), RemoveContenderError>>),
+    /// Deletes nodes that linger: see [`Lock::let_go`].
+    LetGo(RpcReplyPort<Result<(), QueryError>>),
 }
 
 impl<M: Access> Lock<M> {
@@ -97,6 +99,7 @@ impl<M: Access> Recipient for Lock<M> {
                 reply_with(reply, self.ask_contenders().map(|answer| answer.map(first)))
             }
             LockMessage::RemoveContender(contender, reply) => reply_with(reply, self.ask_remove(contender)),
+            LockMessage::LetGo(reply) => reply_with(reply, self.ask_let_go()),
         }
     }
 }

@@ -35,6 +35,7 @@ pub fn contender_options() -> Arc<ContenderOptions> {
         container: false,
         acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
         max_waiting: None,
+        linger: None,
     })
 }
 

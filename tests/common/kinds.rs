@@ -61,6 +61,33 @@ pub fn write_lock() -> Kind {
     }
 }
 
+/// A lock whose requests share nodes. The rival has a node for each request.
+pub fn lingering_lock() -> Kind {
+    Kind {
+        open: |keeper, path| Ok(Arc::new(keeper.lock_with(path, lingering(LockOptions::new()))?)),
+        open_with: |keeper, path, options| Ok(Arc::new(keeper.lock_with(path, lingering(options))?)),
+        ..lock()
+    }
+}
+
+/// A read lock whose requests share nodes.
+pub fn lingering_read_lock() -> Kind {
+    let open_with: Open = |keeper, path, options| {
+        Ok(Arc::new(keeper.read_write_with(path, lingering(options))?.read().clone()))
+    };
+    Kind {
+        open: |keeper, path| {
+            Ok(Arc::new(keeper.read_write_with(path, lingering(LockOptions::new()))?.read().clone()))
+        },
+        open_with,
+        ..read_lock()
+    }
+}
+
+fn lingering(options: LockOptions) -> LockOptions {
+    options.linger(Duration::from_millis(200))
+}
+
 /// Readers do not exclude each other, so the rival is a writer.
 pub fn read_lock() -> Kind {
     Kind {
@@ -125,6 +152,7 @@ fn write_with(keeper: &Keeper, path: &str, options: LockOptions) -> Result<AnyLo
 /// | set | what the promise requires of the kind |
 /// |---|---|
 /// | `every_kind` | nothing |
+/// | `own_nodes` | each request has a node of its own |
 /// | `exclusive` | it excludes itself |
 /// | `in_order` | requests of several keepers are granted one at a time, in request order |
 /// | `queued` | contender nodes in the path itself, which can be listed, matched by patterns and outlive sessions |
@@ -135,8 +163,15 @@ macro_rules! promises {
 
 /// Defines the sets. Add new kinds here.
 macro_rules! for_kinds {
-    (every_kind $promise:ident) => { for_kinds!([lock, write_lock, read_lock, semaphore, multi_lock] $promise); };
-    (exclusive $promise:ident) => { for_kinds!([lock, write_lock, semaphore, multi_lock] $promise); };
+    (every_kind $promise:ident) => {
+        for_kinds!([
+            lock, write_lock, read_lock, semaphore, multi_lock, lingering_lock, lingering_read_lock
+        ] $promise);
+    };
+    (own_nodes $promise:ident) => { for_kinds!([lock, write_lock, read_lock, semaphore, multi_lock] $promise); };
+    (exclusive $promise:ident) => {
+        for_kinds!([lock, write_lock, semaphore, multi_lock, lingering_lock] $promise);
+    };
     (in_order $promise:ident) => { for_kinds!([lock, write_lock, multi_lock] $promise); };
     (queued $promise:ident) => { for_kinds!([lock, write_lock, read_lock] $promise); };
     ([$($kind:ident),+] $promise:ident) => {

@@ -16,10 +16,12 @@ promises! {
         a_free_lock_is_granted,
         a_refusal_names_the_path,
         try_acquire_of_a_contended_lock_fails_and_writes_nothing,
-        a_timed_out_acquire_leaves_neither_node_nor_watch,
+        a_timed_out_acquire_leaves_neither_node_nor_watch;
+    own_nodes:
         tokens_grow_from_holder_to_holder;
+    [lock, write_lock, semaphore, multi_lock]:
+        the_lock_is_not_reentrant;
     exclusive:
-        the_lock_is_not_reentrant,
         requests_of_one_keeper_are_granted_in_request_order;
     in_order:
         locks_are_granted_in_request_order_across_keepers;

@@ -16,10 +16,11 @@ promises! {
         a_lease_is_extended_and_lasts_at_most_the_session_timeout,
         a_guard_is_held_for_longer_than_a_session_timeout,
         a_guard_can_be_moved_to_any_thread,
-        the_node_is_gone_when_a_release_returns,
         a_release_continues_when_its_future_is_dropped,
         a_node_that_is_gone_already_counts_as_released,
         a_guard_releases_at_the_end_of_its_scope;
+    own_nodes:
+        the_node_is_gone_when_a_release_returns;
     [lock]:
         work_runs_under_the_lock_and_releases_it_however_it_ends;
 }

@@ -35,7 +35,8 @@ promises! {
         fault_2_no_node_is_left_after_a_create_in_doubt_and_a_timeout,
         fault_3_one_deadline_covers_a_wait_with_many_wake_ups,
         fault_4_a_node_of_an_older_session_is_not_adopted,
-        fault_6_a_timeout_leaves_no_watch,
+        fault_6_a_timeout_leaves_no_watch;
+    own_nodes:
         fault_7_the_lock_is_usable_after_a_release_in_doubt;
     queued:
         fault_6_a_wake_up_lists_nothing;

@@ -23,8 +23,9 @@ promises! {
         a_holder_whose_node_is_deleted_is_lost_at_the_next_heartbeat,
         a_waiter_whose_node_is_deleted_queues_again,
         a_waiter_whose_node_is_deleted_together_with_the_holders_queues_again,
-        a_deleted_directory_is_recreated_and_tokens_keep_growing,
         protected_work_ends_with_the_lease;
+    own_nodes:
+        a_deleted_directory_is_recreated_and_tokens_keep_growing;
 }
 
 async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_is_granted(kind: Kind) {

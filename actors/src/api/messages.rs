@@ -34,6 +34,8 @@ pub enum LockMessage {
     SetIdentifier(Ticket, Vec<u8>, RpcReplyPort<Result<(), AdvertiseError>>),
     /// Deletes the persistent node of a contender whose owner has crashed.
     RemoveContender(Contender, RpcReplyPort<Result<(), RemoveContenderError>>),
+    /// Deletes the nodes of this path that linger although nobody wants them, and replies when they are gone.
+    LetGo(RpcReplyPort<Result<(), QueryError>>),
 }
 
 /// Messages to the actor of one semaphore.
@@ -111,6 +113,7 @@ impl LockMessage {
             LockMessage::First(_, _, reply) => answer(reply.into(), QueryError::Closed),
             LockMessage::SetIdentifier(_, _, reply) => answer(reply, AdvertiseError::Closed),
             LockMessage::RemoveContender(_, reply) => answer(reply, QueryError::Closed.into()),
+            LockMessage::LetGo(reply) => answer(reply, QueryError::Closed),
             // The lock was lost. Dropping the reply port reports that.
             LockMessage::Cancel(_) | LockMessage::Release(..) => {}
         }

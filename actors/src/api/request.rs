@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tracing::{Span, debug_span};
 
@@ -124,7 +125,7 @@ pub struct Permits {
 }
 
 /// How a contender's node is created, and which other nodes count as contenders.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContenderOptions {
     /// Which other contenders it excludes.
     pub mode: Mode,
@@ -142,6 +143,10 @@ pub struct ContenderOptions {
     pub acl: Vec<Acl>,
     /// A request is refused when this process already has this many waiting; `None` for no limit.
     pub max_waiting: Option<usize>,
+    /// Requests of this process with the same options share a node, which stays for this time when nobody wants it.
+    /// `None` for a node of its own for each request. It must be `None` if the node outlives sessions, and has no effect
+    /// in a multi-lock.
+    pub linger: Option<Duration>,
 }
 
 impl ContenderOptions {

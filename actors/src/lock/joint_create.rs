@@ -8,6 +8,7 @@ use ractor::DerivedActorRef;
 use super::State;
 use crate::api::request::ContenderOptions;
 use crate::machine::Failure;
+use crate::machine::linger;
 use crate::machine::lock::{Created, Event};
 use crate::machine::node::{Attempt, Znode};
 use crate::path::{PathMessage, PathReport};
@@ -32,7 +33,7 @@ pub(crate) struct Entrant {
     pub(super) name: String,
     pub(super) options: Arc<ContenderOptions>,
     /// The lock's actor, which receives the answer.
-    pub(super) answers: DerivedActorRef<PathMessage<Event>>,
+    pub(super) answers: DerivedActorRef<PathMessage<linger::Event>>,
     pub(super) creates: DerivedActorRef<JointCreate>,
     /// The failure to report when it is dropped.
     pub(super) on_drop: Option<Failure>,
@@ -73,7 +74,7 @@ impl Entrant {
 
     fn tell(&self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) -> bool {
         let event = Event::CreatedAndListed { attempt: self.attempt, created, children };
-        self.answers.send_message(PathMessage::Answer(self.epoch, event, Vec::new())).is_ok()
+        self.answers.send_message(PathMessage::Answer(self.epoch, event.into(), Vec::new())).is_ok()
     }
 }
 

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod candidate;
 pub mod exclusion;
 pub mod gate;
+pub mod linger;
 pub mod lock;
 pub mod multi_lock;
 pub mod node;

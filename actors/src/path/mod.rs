@@ -16,6 +16,7 @@ use tracing::trace;
 use self::requests::Entry;
 use crate::api::lease::{Grantor, ReleasePort};
 use crate::api::resource::Resource;
+use crate::machine::linger::LineId;
 use crate::machine::node::{Instance, Znode};
 use crate::machine::semaphore::Part;
 use crate::machine::{Failure, Machine, PathEvent, PathMachine, Ticket, gate};
@@ -79,6 +80,8 @@ pub(crate) enum WatchKey {
     Node(Znode),
     /// A part of a semaphore's state.
     Part(Part),
+    /// The children of the directory, for a node that others may wait for.
+    Children(LineId),
 }
 
 /// A watch that was set with a request, on its way to the actor with the answer.
@@ -280,7 +283,7 @@ where
 
     fn watch_over(&mut self, key: &WatchKey) {
         match key {
-            WatchKey::Node(_) => drop(self.watches.remove(key)),
+            WatchKey::Node(_) | WatchKey::Children(_) => drop(self.watches.remove(key)),
             // The entry may already be for the watch of a later read.
             WatchKey::Part(_) => {}
         }

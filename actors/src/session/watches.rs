@@ -72,22 +72,47 @@ impl Watches {
         self.set(path, |zk, path| zk.watch_children(path), |zk, path| zk.leases(path))
     }
 
-    /// Sets a watch in a session that has room. Without room, only reads in the main session.
+    /// Lists a node's children, and watches them. Fails if no watch can be set, which a timer does not replace.
+    pub fn children_at_once(&self, path: &str) -> Answer<(Leases, Watching)> {
+        let answer = self.try_set(path, |zk, path| zk.watch_children(path), |zk, path| zk.leases(path));
+        Box::pin(async move {
+            match answer.await? {
+                (found, Some(watching)) => Ok((found, watching)),
+                (_, None) => Err(Failure::Refused("there is no room for the watch".into())),
+            }
+        })
+    }
+
+    /// Sets a watch, or replaces it with a timer.
     fn set<T: Send + 'static>(
         &self,
         path: &str,
         watch: fn(&dyn ZooKeeper, &str) -> Answer<(T, Watching)>,
         read: fn(&dyn ZooKeeper, &str) -> Answer<T>,
     ) -> Answer<(T, Watching)> {
+        let answer = self.try_set(path, watch, read);
+        Box::pin(async move {
+            let (found, watching) = answer.await?;
+            Ok((found, watching.unwrap_or_else(later)))
+        })
+    }
+
+    /// Sets a watch in a session that has room. Without room, only reads in the main session.
+    fn try_set<T: Send + 'static>(
+        &self,
+        path: &str,
+        watch: fn(&dyn ZooKeeper, &str) -> Answer<(T, Watching)>,
+        read: fn(&dyn ZooKeeper, &str) -> Answer<T>,
+    ) -> Answer<(T, Option<Watching>)> {
         let Some(room) = self.spares.reserve(self.client.chroot().len() + path.len()) else {
             let answer = read(&*self.client, path);
-            return Box::pin(async move { Ok((answer.await?, later())) });
+            return Box::pin(async move { Ok((answer.await?, None)) });
         };
         let Some(spare) = &room.spare else {
             let answer = watch(&*self.client, path);
             return Box::pin(async move {
                 let (found, watching) = answer.await?;
-                Ok((found, with(room, watching)))
+                Ok((found, Some(with(room, watching))))
             });
         };
         let (client, path) = (self.client.clone(), path.to_owned());
@@ -98,9 +123,9 @@ impl Watches {
         Box::pin(async move {
             // The owner's later answers wait for this one.
             match timeout(LONGEST_ANSWER, answer).await {
-                Ok(Ok(Ok((found, watching)))) => Ok((found, with(room, spared(watching)))),
+                Ok(Ok(Ok((found, watching)))) => Ok((found, Some(with(room, spared(watching))))),
                 Ok(Ok(Err(Failure::NoNode))) => Err(Failure::NoNode),
-                Ok(Ok(Err(_)) | Err(_)) | Err(_) => Ok((read(&*client, &path).await?, later())),
+                Ok(Ok(Err(_)) | Err(_)) | Err(_) => Ok((read(&*client, &path).await?, None)),
             }
         })
     }

@@ -74,6 +74,7 @@ pub(super) struct Indexed {
     /// Its node, while the caller wants the lock.
     pub node: Option<Znode>,
     pub waits: bool,
+    pub wanted: bool,
 }
 
 impl LocalContender {
@@ -126,6 +127,7 @@ impl LocalContender {
             in_flight: if creating { self.request.bytes } else { 0 },
             node: self.node.clone().filter(|_| self.wanted),
             waits: matches!(self.stage, Stage::Waiting { .. }),
+            wanted: self.wanted,
         }
     }
 }

@@ -72,6 +72,7 @@ impl Lock {
                 self.needs.insert((need, attempt));
             }
         }
+        self.queue.count_wanted(kind, before.wanted, after.wanted);
         if let Some(node) = before.node.as_ref().filter(|_| before.waits) {
             self.queue.set_waiting(kind, node, false);
         }

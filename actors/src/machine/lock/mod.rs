@@ -53,6 +53,7 @@ use self::contender::{LocalContender, Need, Stage};
 use self::lists::List;
 pub use self::protocol::{Command, Created, Event, NodeStat, Request};
 use self::queue::Queue;
+use super::exclusion::Mode;
 use super::node::{Attempt, Instance, Znode};
 use super::retries::Retries;
 use super::{Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
@@ -101,6 +102,15 @@ enum Retry {
     Watch(Znode),
     List,
     Directory,
+}
+
+/// The place of a contender in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number of contenders ahead that block it.
+    pub ahead: usize,
+    /// Whether some of them belong to other processes.
+    pub foreign: bool,
 }
 
 /// The owner of a listed name.
@@ -152,6 +162,24 @@ impl Lock {
     pub fn node(&self, ticket: Ticket) -> Option<&Znode> {
         let contender = self.contenders.get(self.tickets.get(&ticket)?)?;
         contender.node.as_ref().filter(|_| contender.wanted)
+    }
+
+    /// The place of a request that waits, once it is known.
+    pub fn place_of(&self, ticket: Ticket) -> Option<Place> {
+        let contender = self.contenders.get(self.tickets.get(&ticket)?)?;
+        let node = contender.node.as_ref().filter(|_| matches!(contender.stage, Stage::Waiting { .. }))?;
+        let kind = contender.kind();
+        let ahead = self.queue.count(&kind, node, None).ahead();
+        Some(Place { ahead, foreign: self.queue.is_behind_foreign(&kind, node) })
+    }
+
+    /// Whether there are other local contenders, in a mode that makes it and them `exclude` each other.
+    pub fn has_rivals(&self, ticket: Ticket, exclude: fn(Mode, Mode) -> bool) -> bool {
+        let contender = self.tickets.get(&ticket).and_then(|attempt| self.contenders.get(attempt));
+        let Some(mode) = contender.map(|contender| contender.request.mode) else { return false };
+        let excluded = self.queue.wanted().filter(|(other, _)| exclude(mode, *other));
+        // The contender itself is one of them, unless it is a reader.
+        excluded.map(|(_, wanted)| wanted).sum::<usize>() > usize::from(exclude(mode, mode))
     }
 }
 

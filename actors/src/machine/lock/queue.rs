@@ -34,6 +34,8 @@ pub(super) struct Kind {
 struct View {
     /// The number of local contenders of this kind.
     contenders: usize,
+    /// The number of those that still want the lock.
+    wanted: usize,
     /// Those of them that wait.
     waiting: BTreeSet<Znode>,
     /// The local nodes that block this kind.
@@ -145,6 +147,22 @@ impl Queue {
             true => view.waiting.insert(node.clone()),
             false => view.waiting.remove(node),
         };
+    }
+
+    /// Notes that a local contender begins or ceases to want the lock.
+    pub fn count_wanted(&mut self, kind: &Kind, before: bool, after: bool) {
+        let Some(view) = self.views.get_mut(kind) else { return };
+        view.wanted = view.wanted + usize::from(after) - usize::from(before);
+    }
+
+    /// The number of local contenders in each mode that want the lock.
+    pub fn wanted(&self) -> impl Iterator<Item = (Mode, usize)> {
+        self.views.iter().map(|(kind, view)| (kind.mode, view.wanted))
+    }
+
+    /// Whether foreign nodes are ahead of this one that block contenders of this kind.
+    pub fn is_behind_foreign(&self, kind: &Kind, node: &Znode) -> bool {
+        self.views.get(kind).is_some_and(|view| view.foreign.range(..node).next().is_some())
     }
 
     pub fn anyone_waits(&self) -> bool {
