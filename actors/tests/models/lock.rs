@@ -21,12 +21,16 @@ use crate::world::clients::DEADLINE;
 use crate::world::gates::Gate::{IgnoresDoubt, PassesStaleResume};
 use crate::world::search::{Order, Searches, Twins, catch, is_long, search};
 
-const LOCK: Want = Want { mode: Mode::Lock, wait: Wait::Forever, ephemeral: true };
+const LOCK: Want = Want { mode: Mode::Lock, wait: Wait::Forever, ephemeral: true, lingers: false };
 const READ: Want = Want { mode: Mode::Read, ..LOCK };
 const WRITE: Want = Want { mode: Mode::Write, ..LOCK };
 const TRY: Want = Want { wait: Wait::Try, ..LOCK };
 const TIMED: Want = Want { wait: Wait::Until(DEADLINE), ..LOCK };
 const LASTING: Want = Want { ephemeral: false, ..LOCK };
+const LINGER: Want = Want { lingers: true, ..LOCK };
+const LINGER_READ: Want = Want { lingers: true, ..READ };
+const LINGER_TRY: Want = Want { lingers: true, ..TRY };
+const LINGER_TIMED: Want = Want { lingers: true, ..TIMED };
 
 /// What is asked for: a list a process, a request an entry.
 type Wants = &'static [&'static [Want]];
@@ -38,6 +42,11 @@ const SHARED: Wants = &[&[READ, WRITE], &[READ]];
 const WRITERS: Wants = &[&[READ, WRITE], &[WRITE]];
 const HASTY: Wants = &[&[LOCK, TRY], &[TIMED]];
 const OUTLIVING: Wants = &[&[LASTING, LASTING], &[LASTING]];
+const LINGERING: Wants = &[&[LINGER, LINGER], &[LOCK]];
+const ALL_LINGERING: Wants = &[&[LINGER, LINGER], &[LINGER]];
+const LINGERING_READERS: Wants = &[&[LINGER_READ, LINGER_READ], &[WRITE]];
+const LINGERING_BESIDE: Wants = &[&[LINGER, LOCK, LINGER], &[LOCK]];
+const LINGERING_HASTY: Wants = &[&[LINGER, LINGER_TRY], &[LINGER_TIMED]];
 const MIXED: Wants = &[&[LASTING, LOCK], &[LASTING]];
 
 /// The number of a directory's first child; or there is no directory yet.
@@ -116,6 +125,39 @@ const ROWS: &[(&str, Wants, Option<i32>, Budget, Budget)] = &[
     ("outliving, or not", MIXED, FRESH,
         Budget { losses: 1, ..NONE },
         Budget { losses: 1, deletions: 1, cancels: 1, ..NONE }),
+    ("lingering", LINGERING, FRESH,
+        Budget { cuts: 1, ..NONE },
+        Budget { cuts: 2, cancels: 1, peers: 1, ..NONE }),
+    ("lingering", LINGERING, FRESH,
+        Budget { losses: 1, ..NONE },
+        Budget { losses: 2, cancels: 1, ..NONE }),
+    ("lingering", LINGERING, FRESH,
+        Budget { doubts: 1, cancels: 1, ..NONE },
+        Budget { doubts: 2, crashes: 1, cancels: 1, ..NONE }),
+    ("lingering", LINGERING, FRESH,
+        Budget { lags: 1, ..NONE },
+        Budget { lags: 2, cuts: 1, peers: 1, ..NONE }),
+    ("lingering", LINGERING, FRESH,
+        Budget { peers: 1, refusals: 1, ..NONE },
+        Budget { peers: 2, refusals: 1, crashes: 1, doubts: 1, ..NONE }),
+    ("lingering", LINGERING, FRESH,
+        Budget { deletions: 1, ..NONE },
+        Budget { deletions: 2, cuts: 1, ..NONE }),
+    ("lingering", LINGERING, FRESH,
+        Budget { closes: 1, ..NONE },
+        Budget { closes: 1, removals: 1, losses: 1, ..NONE }),
+    ("all lingering", ALL_LINGERING, FRESH,
+        Budget { cuts: 1, ..NONE },
+        Budget { cuts: 1, losses: 1, cancels: 1, ..NONE }),
+    ("lingering readers", LINGERING_READERS, FRESH,
+        Budget { peers: 1, ..NONE },
+        Budget { peers: 2, cuts: 1, losses: 1, ..NONE }),
+    ("lingering, or not", LINGERING_BESIDE, FRESH,
+        Budget { ..NONE },
+        Budget { losses: 1, cancels: 1, ..NONE }),
+    ("lingering, in a hurry", LINGERING_HASTY, FRESH,
+        Budget { timeouts: 1, doubts: 1, ..NONE },
+        Budget { timeouts: 1, doubts: 1, cuts: 1, peers: 1, ..NONE }),
     ("at the wrap", LOCKS, LAST,
         Budget { cancels: 1, ..NONE },
         Budget { cuts: 1, losses: 1, ..NONE }),
@@ -148,6 +190,16 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (Gate(IgnoresDoubt), LOCKS, Budget { doubts: 1, ..NONE }, CERTAINTY),
     (RefusedRepeatedAtOnce, LOCKS, Budget { refusals: 1, ..NONE }, PACING),
     (TryOutlastsDoubt, HASTY, Budget { doubts: 1, ..NONE }, TRYING),
+    (StrangersOverlooked { held: true }, LINGERING, NONE, OVERTAKING),
+    (StrangersOverlooked { held: false }, LINGERING, NONE, NOTICED),
+    (ChildrenNotWatched, LINGERING, NONE, NOTICED),
+    (UnlistedTakenForAlone, LINGERING, Budget { refusals: 1, ..NONE }, NOTICED),
+    (LockSharedLikeReaders, LINGERING, NONE, EXCLUSION),
+    (DeadlineSwallowed, LINGERING, NONE, RESTING),
+    (WatchesLostOnReconnect, LINGERING, Budget { cuts: 1, ..NONE }, NOTICED),
+    (HandedOverAcrossSessions, LINGERING, Budget { losses: 1, ..NONE }, EXCLUSION),
+    (GrantedWhileSuspended, LINGERING, Budget { doubts: 1, ..NONE }, CERTAINTY),
+    (MissingSwallowed, LINGERING, Budget { deletions: 1, ..NONE }, BACKING),
 ];
 
 #[test]

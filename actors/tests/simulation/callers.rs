@@ -1,6 +1,6 @@
 //! The callers: each requests a lock, waits or cancels, holds, releases, and starts again.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -28,6 +28,8 @@ use crate::witness::Received;
 pub struct Kind {
     pub path: &'static str,
     pub what: What,
+    /// Whether requests share nodes, which stay for a while.
+    pub lingers: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +41,30 @@ pub enum What {
     All([usize; 2]),
 }
 
-pub const KINDS: [Kind; 6] = [
-    Kind { path: "/app/exclusive", what: What::Lock(Mode::Lock) },
-    Kind { path: "/app/shared", what: What::Lock(Mode::Read) },
-    Kind { path: "/app/shared", what: What::Lock(Mode::Write) },
-    Kind { path: SEMAPHORE, what: What::Permits(1) },
-    Kind { path: SEMAPHORE, what: What::Permits(2) },
-    Kind { path: "/app/exclusive", what: What::All([0, 2]) },
+pub const KINDS: [Kind; 9] = [
+    Kind { path: EXCLUSIVE, what: What::Lock(Mode::Lock), lingers: false },
+    Kind { path: SHARED, what: What::Lock(Mode::Read), lingers: false },
+    Kind { path: SHARED, what: What::Lock(Mode::Write), lingers: false },
+    Kind { path: SEMAPHORE, what: What::Permits(1), lingers: false },
+    Kind { path: SEMAPHORE, what: What::Permits(2), lingers: false },
+    Kind { path: EXCLUSIVE, what: What::All([0, 2]), lingers: false },
+    Kind { path: EXCLUSIVE, what: What::Lock(Mode::Lock), lingers: true },
+    Kind { path: SHARED, what: What::Lock(Mode::Read), lingers: true },
+    Kind { path: SHARED, what: What::Lock(Mode::Write), lingers: true },
 ];
+
+const EXCLUSIVE: &str = "/app/exclusive";
+const SHARED: &str = "/app/shared";
+
+/// The paths on which nodes linger.
+pub const LINGERING: [&str; 2] = [EXCLUSIVE, SHARED];
+
+/// How long an idle node stays.
+const LINGER: Duration = Duration::from_millis(1500);
+
+/// The options of each kind, which all its requests share.
+static OPTIONS: LazyLock<Vec<Arc<ContenderOptions>>> =
+    LazyLock::new(|| KINDS.iter().map(|kind| Arc::new(options(kind))).collect());
 
 pub const SEMAPHORE: &str = "/app/permits";
 
@@ -54,7 +72,7 @@ pub const SEMAPHORE: &str = "/app/permits";
 pub const LIMIT: u32 = 2;
 
 pub fn resources() -> [Resource; 3] {
-    [Resource::lock("/app/exclusive"), Resource::lock("/app/shared"), Resource::semaphore(SEMAPHORE)]
+    [Resource::lock(EXCLUSIVE), Resource::lock(SHARED), Resource::semaphore(SEMAPHORE)]
 }
 
 /// What was granted.
@@ -238,7 +256,7 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
             let sink = EventSink::new(ticket, path.clone(), move |event: LockEvent| {
                 listen(event.map_guard(Held::One))
             });
-            let request = AcquireRequest::new(ticket, Arc::new(options(kind.what)), wait, sink, keep_alive);
+            let request = AcquireRequest::new(ticket, OPTIONS[plan.kind].clone(), wait, sink, keep_alive);
             match kind.what {
                 What::Permits(count) => {
                     let permits = Permits { count, limit: Some(LIMIT), agreed: false };
@@ -252,11 +270,11 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
             }
         }
         What::All(rows) => {
-            let part = |Kind { path, what }: &Kind| MultiLockPart {
-                path: Arc::from(*path),
-                options: Arc::new(options(*what)),
+            let part = |row: &usize| MultiLockPart {
+                path: Arc::from(KINDS[*row].path),
+                options: OPTIONS[*row].clone(),
             };
-            let parts: Arc<[MultiLockPart]> = rows.iter().map(|row| part(&KINDS[*row])).collect();
+            let parts: Arc<[MultiLockPart]> = rows.iter().map(part).collect();
             let sink = EventSink::new(ticket, path, move |event: LockEvent<_>| {
                 listen(event.map_guard(Held::Several))
             });
@@ -322,7 +340,8 @@ async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
                 return true;
             }
             let confirmed = released.await.is_ok();
-            if confirmed {
+            // A node that lingers stays.
+            if confirmed && !KINDS[plan.kind].lingers {
                 let now = host.now();
                 let mut world = host.world();
                 for node in nodes {
@@ -335,9 +354,9 @@ async fn hold(host: &Arc<Host>, guard: Arc<Guard>, plan: &Plan) -> bool {
     }
 }
 
-fn options(what: What) -> ContenderOptions {
+fn options(kind: &Kind) -> ContenderOptions {
     ContenderOptions {
-        mode: match what {
+        mode: match kind.what {
             What::Lock(mode) => mode,
             What::Permits(_) | What::All(_) => Mode::Lock,
         },
@@ -348,6 +367,7 @@ fn options(what: What) -> ContenderOptions {
         container: false,
         acl: Vec::new(),
         max_waiting: None,
+        linger: kind.lingers.then_some(LINGER),
     }
 }
 

@@ -27,6 +27,7 @@ use lockkeeper_embedded::wire::{
 };
 use tokio::sync::{oneshot, watch};
 
+use crate::callers::SEMAPHORE;
 use crate::coverage::Stage;
 use crate::ensemble::{Down, SESSION_TIMEOUT, Time, Up, Wire, children};
 use crate::process::Host;
@@ -214,7 +215,8 @@ impl ZooKeeper for Client {
 
     fn watch_children(&self, path: &str) -> Answer<(Leases, Watching)> {
         let request = Request::GetChildren2 { path: path.to_owned(), watch: true };
-        self.ask_and_watch(Stage::ReadingPermits, Watched::children(path), request, leases)
+        let stage = if path == SEMAPHORE { Stage::ReadingPermits } else { Stage::Following };
+        self.ask_and_watch(stage, Watched::children(path), request, leases)
     }
 
     fn make(&self, path: &str, data: &[u8], _acl: &[Acl]) -> Answer<()> {

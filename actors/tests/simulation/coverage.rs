@@ -22,9 +22,11 @@ pub enum Stage {
     ReadingPermits,
     /// The transaction that creates a semaphore's leases.
     Taking,
+    /// A list of the contenders, with a watch, for a node that may linger.
+    Following,
 }
 
-pub const STAGES: [Stage; 12] = [
+pub const STAGES: [Stage; 13] = [
     Stage::Idle,
     Stage::Peeking,
     Stage::Creating,
@@ -37,6 +39,7 @@ pub const STAGES: [Stage; 12] = [
     Stage::Deleting,
     Stage::ReadingPermits,
     Stage::Taking,
+    Stage::Following,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use lockkeeper_actors::api::lease::LeaseState;
 use lockkeeper_actors::machine::exclusion::Mode;
 
-use crate::callers::{Guard, KINDS, LIMIT, SEMAPHORE, What};
+use crate::callers::{Guard, KINDS, LIMIT, LINGERING, SEMAPHORE, What};
 use crate::ensemble::{Ensemble, SESSION_TIMEOUT, Time};
 
 /// A promise that was not kept.
@@ -367,8 +367,8 @@ impl Witness {
         wrong.into_iter().for_each(|(checker, text)| self.violated(checker, text));
     }
 
-    /// Checks that there are not more watches than waiters. All waiters for permits share two watches. They may exist
-    /// without waiters while a request of the semaphore's turn is in flight (`asking`), because it cannot be cancelled.
+    /// Checks that there are not more watches than waiters and nodes that linger. All waiters for permits share two
+    /// watches. They may exist without waiters while a request of the semaphore's turn is in flight (`asking`), because it cannot be cancelled.
     pub fn check_watches(&mut self, process: usize, watches: usize, asking: bool, now: Time) {
         let waiting = self.unanswered.iter().filter_map(|key| self.requests.get(key));
         let waiting = waiting.filter(|request| request.process == process && !request.answered);
@@ -380,7 +380,7 @@ impl Witness {
                 What::Permits(_) => permits = 2,
             }
         }
-        let due = locks + if asking { 2 } else { permits };
+        let due = locks + LINGERING.len() + if asking { 2 } else { permits };
         if watches > due {
             let text = format!("at {now} process {process} has {watches} watches, but needs only {due}");
             self.violated(Checker::Watches, text);
@@ -459,7 +459,8 @@ impl Witness {
             if earlier.is_tampered(ensemble) || !before {
                 continue;
             }
-            if earlier.token >= grant.token {
+            // The grants of a node that lingers share its token.
+            if earlier.token >= grant.token && earlier.nodes != grant.nodes {
                 let text =
                     format!("the token of {:?} is not larger than that of {:?}", grant.nodes, earlier.nodes);
                 wrong.push((Checker::Tokens, text));
@@ -537,7 +538,7 @@ impl Grant {
     fn conflicts(&self, other: &Grant) -> bool {
         let reads = |grant: &Grant| grant.what == What::Lock(Mode::Read);
         let locks = self.permits() + other.permits() == 0;
-        locks && self.path == other.path && self.nodes != other.nodes && !(reads(self) && reads(other))
+        locks && self.path == other.path && !(reads(self) && reads(other))
     }
 }
 

@@ -88,6 +88,11 @@ impl LingeringLock {
     pub fn node(&self, ticket: Ticket) -> Option<&Znode> {
         self.queue.node(ticket)
     }
+
+    /// Whether a node stays although no request of this process wants it.
+    pub fn lingers(&self) -> bool {
+        self.idle_lines().next().is_some()
+    }
 }
 
 impl Machine for LingeringLock {

@@ -1,9 +1,11 @@
 //! What the actor does around its machine, as `src/lock.rs` and `src/path` do it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use lockkeeper_actors::machine::exclusion::Dialect;
-use lockkeeper_actors::machine::lock::{Command, Created, Event, Lock, NodeStat, Request};
+use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
+use lockkeeper_actors::machine::linger::{self, LineId, LingeringLock, SharedRequest};
+use lockkeeper_actors::machine::lock::{Command, Created, Event, NodeStat, Request};
 use lockkeeper_actors::machine::node::Attempt;
 use lockkeeper_actors::machine::patterns::Patterns;
 use lockkeeper_actors::machine::{Failure, Reply, Ticket, Wait};
@@ -12,24 +14,24 @@ use super::twins::Twin;
 use super::wire::{Answer, Ask, Asked, LockWire, Word};
 use super::world::{Action, Flaw, Scenario, Want, World, named};
 use crate::world::clients::{Clients, DEADLINE};
-use crate::world::directory::{Name, PathServer};
+use crate::world::directory::{Directory, Name, PathServer};
 use crate::world::gates::Gate;
 use crate::world::session::{Call, No, Session, Wire};
 use crate::world::steps::{self, Cause, Server, World as _};
 
 impl steps::World for World {
-    type Machine = Lock;
+    type Machine = LingeringLock;
     type Wire = LockWire;
     type Asked = Asked;
     type Server = PathServer;
     type Scenario = Scenario;
     type Action = Action;
 
-    fn clients(&self) -> &Clients<Lock, LockWire, Asked> {
+    fn clients(&self) -> &Clients<LingeringLock, LockWire, Asked> {
         &self.clients
     }
 
-    fn clients_mut(&mut self) -> &mut Clients<Lock, LockWire, Asked> {
+    fn clients_mut(&mut self) -> &mut Clients<LingeringLock, LockWire, Asked> {
         &mut self.clients
     }
 
@@ -48,8 +50,15 @@ impl steps::World for World {
     fn firing(&self, id: u8, actions: &mut Vec<Action>) {
         let seen = self.server.replicas().seen(id).as_ref();
         let is_gone = |name: &Name| seen.is_none_or(|seen| seen.nodes.iter().all(|node| node.name != *name));
-        let armed = self.clients.sessions[&id].watches.iter().filter(|(_, armed)| **armed);
+        let watches = &self.clients.sessions[&id].watches;
+        let armed = watches.nodes.iter().filter(|(_, armed)| **armed);
         actions.extend(armed.filter(|(name, _)| is_gone(name)).map(|(name, _)| Action::Fire(id, *name)));
+        let now = seen.map(names_of);
+        for (line, shown) in &watches.children {
+            if shown.as_ref().is_some_and(|shown| *shown != now) {
+                actions.push(Action::ChildrenChange(id, *line));
+            }
+        }
     }
 
     fn carry_out(&mut self, _scenario: &Scenario, id: u8, ask: &Ask) -> Answer {
@@ -70,8 +79,8 @@ impl steps::World for World {
                 }
             }
             Ask::Sync => Answer::Done,
-            Ask::List { .. } => match seen {
-                Some(seen) => Answer::Names(seen.nodes.iter().map(|node| node.name).collect()),
+            Ask::List { .. } | Ask::Follow { .. } => match seen {
+                Some(seen) => Answer::Names(names_of(seen)),
                 None => Answer::No(No::Missing),
             },
             Ask::MakeDirectory { .. } => {
@@ -87,21 +96,37 @@ impl steps::World for World {
         }
     }
 
-    fn hear(&mut self, _scenario: &Scenario, id: u8, call: Call<LockWire>) -> Option<Event> {
-        heard(call, &mut self.clients.session(id).watches)
+    fn hear(&mut self, scenario: &Scenario, id: u8, call: Call<LockWire>) -> Option<linger::Event> {
+        match call.asks[0] {
+            Ask::Follow { line } => self.hear_followed(scenario, id, line, call.answers.into_iter().next()?),
+            _ => heard(call, &mut self.clients.session(id).watches.nodes).map(linger::Event::from),
+        }
     }
 
-    fn event(&self, scenario: &Scenario, process: usize, event: Event) -> Option<Event> {
+    fn event(&self, scenario: &Scenario, process: usize, event: linger::Event) -> Option<linger::Event> {
         match scenario.twin {
             Some(twin) => twin.event(self, process, event),
             None => Some(event),
         }
     }
 
-    fn execute(&mut self, scenario: &Scenario, number: usize, cause: Cause<'_, World>, command: Command) {
-        let command = match scenario.twin {
-            Some(twin) => twin.command(command),
-            None => Some(command),
+    fn execute(
+        &mut self,
+        scenario: &Scenario,
+        number: usize,
+        cause: Cause<'_, World>,
+        command: linger::Command,
+    ) {
+        let command = match (command, scenario.twin) {
+            (linger::Command::Queue(command), Some(twin)) => twin.command(command),
+            (linger::Command::Queue(command), None) => Some(command),
+            (linger::Command::Follow(line), _) => return self.follow(number, cause.refused, line.0 as u8),
+            (linger::Command::Unfollow(line), _) => {
+                if let Some(session) = self.clients.used(number) {
+                    session.watches.children.remove(&(line.0 as u8));
+                }
+                return;
+            }
         };
         let (Some(command), refused) = (command, cause.refused) else { return };
         match command {
@@ -129,12 +154,12 @@ impl steps::World for World {
                 let name = Name::of(&node);
                 self.submit(number, refused, &[Ask::Watch { name }]);
                 if let Some(session) = self.clients.used(number) {
-                    session.watches.insert(name, false);
+                    session.watches.nodes.insert(name, false);
                 }
             }
             Command::Unwatch(node) => {
                 if let Some(session) = self.clients.used(number) {
-                    session.watches.remove(&Name::of(&node));
+                    session.watches.nodes.remove(&Name::of(&node));
                 }
             }
             Command::Delete(attempt, node) => {
@@ -152,7 +177,7 @@ impl steps::World for World {
             Command::Grant { ticket, node, czxid } => {
                 self.grant(scenario, number, ticket, Name::of(&node), czxid)
             }
-            Command::Reply(reply) => self.reply(number, reply),
+            Command::Reply(reply) => self.reply(scenario, number, reply),
         }
     }
 
@@ -188,15 +213,55 @@ impl World {
         let asked = &mut self.clients.processes[process].asked;
         let Some(ticket) = asked.iter().position(|asked| asked.word == Word::Unasked) else { return };
         asked[ticket].word = Word::Waiting;
-        let Want { mode, wait, ephemeral } = scenario.wants[process][ticket];
+        let Want { mode, wait, ephemeral, lingers } = scenario.wants[process][ticket];
         let (dialect, patterns) = (Dialect::Kazoo, Patterns::default());
         let request = Request { mode, dialect, patterns, ephemeral, joint: false, bytes: 1, wait };
-        self.feed(scenario, process, Event::Acquire { ticket: Ticket::numbered(ticket as u64), request });
+        let number = Ticket::numbered(ticket as u64);
+        if lingers {
+            asked[ticket].knew = self.shown.get(&process).copied();
+            let request = SharedRequest { request, options: mode as u64, linger: LINGER };
+            self.feed(scenario, process, linger::Event::Share { ticket: number, request });
+        } else {
+            self.feed(scenario, process, Event::Acquire { ticket: number, request });
+        }
+    }
+
+    fn follow(&mut self, number: usize, refused: Option<&Ask>, line: u8) {
+        self.submit(number, refused, &[Ask::Follow { line }]);
+        if let Some(session) = self.clients.used(number) {
+            session.watches.children.insert(line, None);
+        }
+    }
+
+    /// What the actor makes of the answer to a list that it follows.
+    fn hear_followed(
+        &mut self,
+        scenario: &Scenario,
+        id: u8,
+        line: u8,
+        answer: Answer,
+    ) -> Option<linger::Event> {
+        let session = self.clients.session(id);
+        let (process, watch) = (session.process, session.watches.children.get_mut(&line));
+        let children = names(answer.clone());
+        match (&answer, watch) {
+            (Answer::Names(shown), Some(watch)) => *watch = Some(Some(shown.clone())),
+            (_, _) => drop(session.watches.children.remove(&line)),
+        }
+        if let Answer::Names(shown) = answer {
+            let reads = scenario.wants[process].iter().all(|want| want.mode == Mode::Read);
+            let others = shown.iter().filter(|name| usize::from(name.author) != process);
+            let last =
+                others.filter(|name| !reads || name.mode != Mode::Read).map(|name| name.sequence).max();
+            let known = self.shown.remove(&process).max(last);
+            self.shown.extend(known.map(|known| (process, known)));
+        }
+        Some(linger::Event::Followed(LineId(line.into()), children))
     }
 
     pub fn fire(&mut self, scenario: &Scenario, id: u8, name: Name, gone: bool) {
         let session = self.clients.session(id);
-        session.watches.remove(&name);
+        session.watches.nodes.remove(&name);
         let process = session.process;
         self.feed(scenario, process, Event::Fired { node: name.node(), gone });
     }
@@ -223,7 +288,7 @@ impl World {
     }
 
     fn grant(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, name: Name, czxid: i64) {
-        let Want { mode, wait, ephemeral } = scenario.wants[number][ticket.number() as usize];
+        let want @ Want { wait, ephemeral, .. } = scenario.wants[number][ticket.number() as usize];
         let process = &self.clients.processes[number];
         let late = wait == Wait::Until(DEADLINE) && process.now >= DEADLINE;
         let session = process.using.filter(|_| ephemeral);
@@ -235,18 +300,21 @@ impl World {
             Word::Waiting | Word::Unasked | Word::Cancelling | Word::Refused => None,
             Word::Granted { .. } | Word::Lost | Word::Released => None,
         });
+        if self.asked(number, ticket).knew.is_some_and(|other| other > name.sequence) {
+            self.flaws.insert(Flaw::Overtaking);
+        }
         // Its owner does not know yet that an operator deleted it.
         if !self.struck.contains(&name) {
-            if !self.order.rise(mode, name.sequence.into()) {
+            if !self.order.rise(want, name.sequence.into()) {
                 self.flaws.insert(Flaw::Order);
             }
-            if !self.tokens.rise(mode, czxid) {
+            if !self.tokens.rise(want, czxid) {
                 self.flaws.insert(Flaw::Token);
             }
         }
     }
 
-    fn reply(&mut self, number: usize, reply: Reply) {
+    fn reply(&mut self, scenario: &Scenario, number: usize, reply: Reply) {
         match reply {
             Reply::Queued(ticket, _) => self.expect(number, ticket, |word| match word {
                 Word::Waiting | Word::Cancelling => Some(word),
@@ -269,7 +337,9 @@ impl World {
                 Word::Unasked | Word::Waiting | Word::Cancelling | Word::Refused | Word::Lost => None,
             }),
             Reply::Forgotten { ticket, confirmed } => {
-                let attempt = self.asked(number, ticket).attempt;
+                // A node that is shared may stay.
+                let shares = scenario.wants[number][ticket.number() as usize].lingers;
+                let attempt = self.asked(number, ticket).attempt.filter(|_| !shares);
                 let mut nodes = self.server.nodes().iter();
                 let there =
                     nodes.any(|node| node.name.author == number as u8 && Some(node.name.attempt) == attempt);
@@ -324,6 +394,9 @@ pub const ROOM: usize = 2;
 
 const LIST: Ask = Ask::List { finding: 0 };
 
+/// How long an idle node stays.
+const LINGER: Duration = Duration::from_secs(1);
+
 fn bit(attempt: u8) -> u32 {
     1 << attempt
 }
@@ -365,9 +438,13 @@ fn heard(call: Call<LockWire>, watches: &mut BTreeMap<Name, bool>) -> Option<Eve
             Event::Watched(name.node(), armed)
         }
         (Ask::Delete { attempt, .. }, _) => Event::Deleted(large(attempt), done(first)),
-        (Ask::Sync, None) => return None,
+        (Ask::Sync, None) | (Ask::Follow { .. }, _) => return None,
     };
     Some(event)
+}
+
+fn names_of(directory: &Directory) -> Vec<Name> {
+    directory.nodes.iter().map(|node| node.name).collect()
 }
 
 fn done(answer: Answer) -> Result<(), Failure> {
@@ -391,7 +468,7 @@ fn is_unanswered(session: &Session<LockWire>, ask: Ask) -> bool {
             let lists = |ask: &Ask| matches!(ask, Ask::List { .. });
             session.calls.iter().any(|call| call.asks.iter().any(lists))
         }
-        Ask::MakeDirectory { .. } | Ask::Read { .. } | Ask::Delete { .. } => {
+        Ask::MakeDirectory { .. } | Ask::Read { .. } | Ask::Delete { .. } | Ask::Follow { .. } => {
             session.calls.iter().any(|call| call.asks.contains(&ask))
         }
         Ask::Create { .. } | Ask::Sync | Ask::Watch { .. } => false,

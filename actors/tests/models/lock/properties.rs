@@ -4,15 +4,15 @@ use std::borrow::Cow;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use lockkeeper_actors::machine::exclusion::Mode;
-use lockkeeper_actors::machine::lock::Lock;
+use lockkeeper_actors::machine::linger::LingeringLock;
 use lockkeeper_actors::machine::{LeaseState, PathMachine, Wait};
 use stateright::{Model, Property};
 
 use super::wire::{Asked, LockWire, Word};
-use super::world::{Action, Flaw, PEER, Scenario, World};
+use super::world::{Action, Flaw, PEER, Scenario, World, named};
 use crate::world::clients::{DEADLINE, Process};
 use crate::world::directory::{Name, Node};
-use crate::world::steps::World as _;
+use crate::world::steps::{Step, World as _};
 
 pub const EXCLUSION: &str = "exclusion";
 pub const BACKING: &str = "a living node behind every guard";
@@ -20,6 +20,8 @@ pub const GHOSTS: &str = "no ghost";
 pub const WAKING: &str = "no lost wake-up";
 pub const RESTING: &str = "it comes to rest";
 pub const ORDER: &str = "order";
+pub const OVERTAKING: &str = "nobody is overtaken by later requests";
+pub const NOTICED: &str = "nobody waits for an idle node";
 pub const TOKENS: &str = "tokens grow";
 pub const CERTAINTY: &str = "no grant in doubt";
 pub const ANSWERS: &str = "one true answer";
@@ -50,12 +52,16 @@ impl Model for Scenario {
         vec![
             Property::always(EXCLUSION, |scenario: &Scenario, world: &World| world.excludes(scenario)),
             Property::always(BACKING, |_, world: &World| world.backs()),
-            Property::always(GHOSTS, |_, world: &World| !world.is_quiet() || world.is_clean()),
+            Property::always(GHOSTS, |scenario: &Scenario, world: &World| {
+                !world.is_quiet() || world.is_clean(scenario)
+            }),
             Property::always(WAKING, |scenario: &Scenario, world: &World| {
                 !world.is_quiet() || world.has_woken(scenario)
             }),
             Property::always(RESTING, |scenario: &Scenario, world: &World| world.comes_to_rest(scenario)),
             Property::always(ORDER, |_, world: &World| !world.flaws.contains(&Flaw::Order)),
+            Property::always(OVERTAKING, |_, world: &World| !world.flaws.contains(&Flaw::Overtaking)),
+            Property::always(NOTICED, |_, world: &World| !world.is_still() || world.leaves_no_idle_node()),
             Property::always(TOKENS, |_, world: &World| !world.flaws.contains(&Flaw::Token)),
             Property::always(CERTAINTY, |_, world: &World| !world.flaws.contains(&Flaw::Doubt)),
             Property::always(ANSWERS, |_, world: &World| !world.flaws.contains(&Flaw::Answer)),
@@ -131,24 +137,58 @@ impl World {
     }
 
     /// Every node belongs to a request that waits or holds.
-    fn is_clean(&self) -> bool {
+    fn is_clean(&self, scenario: &Scenario) -> bool {
         self.server
             .nodes()
             .iter()
-            .all(|node| node.name.author == PEER || node.belated || self.is_wanted(node))
+            .all(|node| node.name.author == PEER || node.belated || self.is_wanted(node, scenario))
     }
 
-    fn is_wanted(&self, node: &Node) -> bool {
+    fn is_wanted(&self, node: &Node, scenario: &Scenario) -> bool {
         let number = usize::from(node.name.author);
         let process = &self.clients.processes[number];
         if !self.is_alive(number) || self.closed.contains(&number) && process.current.is_none() {
             // No process is left to delete a node that outlives sessions.
             return node.owner == 0;
         }
-        let mut asked = process.asked.iter();
-        asked.any(|asked| {
-            asked.attempt == Some(node.name.attempt)
-                && matches!(asked.word, Word::Waiting | Word::Granted { .. })
+        let mut asked = process.asked.iter().zip(scenario.wants[number]);
+        asked.any(|(asked, want)| match asked.word {
+            Word::Granted { name, .. } if want.lingers => name == node.name,
+            // One of those that share it has asked for it.
+            Word::Waiting if want.lingers => {
+                let waiting = process.asked.iter().filter(|asked| asked.word == Word::Waiting).count();
+                named(want.mode) == node.name.mode && self.nodes_in_wait(number).count() <= waiting
+            }
+            Word::Waiting | Word::Granted { .. } => asked.attempt == Some(node.name.attempt),
+            Word::Unasked | Word::Cancelling | Word::Refused | Word::Lost | Word::Released => false,
+        })
+    }
+
+    /// The nodes of a process that hold nothing.
+    fn nodes_in_wait(&self, process: usize) -> impl Iterator<Item = Name> {
+        let guards: Vec<Name> = self.guards().map(|guard| guard.name).collect();
+        let names = self.server.nodes().iter().map(|node| node.name);
+        names.filter(move |name| usize::from(name.author) == process && !guards.contains(name))
+    }
+
+    /// Nothing is on its way, but time may pass.
+    fn is_still(&self) -> bool {
+        let mut due = Vec::new();
+        self.due(&mut due);
+        due.iter().all(|action| matches!(action, Action::Step(Step::Tick(_))))
+    }
+
+    /// Nobody waits for a node of another process that stays although nothing wants it.
+    fn leaves_no_idle_node(&self) -> bool {
+        let nodes = self.server.nodes();
+        let mut lingering = self.living().filter(|(_, process)| process.machine.lingers());
+        lingering.all(|(number, _)| {
+            let mut idle = self.nodes_in_wait(number);
+            !idle.any(|idle| {
+                let behind = nodes.iter().map(|node| node.name).filter(|name| name.sequence > idle.sequence);
+                let mut strangers = behind.filter(|name| usize::from(name.author) != number);
+                strangers.any(|name| idle.mode != Mode::Read || name.mode != Mode::Read)
+            })
         })
     }
 
@@ -166,13 +206,25 @@ impl World {
                         Wait::Until(_) => process.now < DEADLINE,
                         Wait::Forever => true,
                     };
-                    let node = self.server.nodes().iter().find(own);
-                    in_time && node.is_some_and(|node| self.is_blocked(node.name, want.mode))
+                    let node = self.server.nodes().iter().find(own).map(|node| node.name);
+                    in_time
+                        && match want.lingers {
+                            true => self.waits_in_line(number, want.mode),
+                            false => node.is_some_and(|node| self.is_blocked(node, want.mode)),
+                        }
                 }
                 Word::Granted { .. } => !asked.forgotten,
                 Word::Refused | Word::Lost | Word::Released | Word::Cancelling => asked.forgotten,
             })
         })
+    }
+
+    /// A node of the process in this mode has a contender ahead, or serves another request at the moment.
+    fn waits_in_line(&self, process: usize, mode: Mode) -> bool {
+        let nodes = self.server.nodes().iter().map(|node| node.name);
+        let mut own = nodes.filter(|name| usize::from(name.author) == process && name.mode == named(mode));
+        let serves = |name: Name| mode != Mode::Read && self.guards().any(|guard| guard.name == name);
+        own.any(|name| self.is_blocked(name, mode) || serves(name))
     }
 
     /// Where a machine knows of a doubt, no request is left that would not wait.
@@ -188,6 +240,11 @@ impl World {
         })
     }
 
+    /// Whether a request of this process holds.
+    pub fn holds(&self, process: usize) -> bool {
+        self.guards().any(|guard| guard.process == process)
+    }
+
     fn is_blocked(&self, name: Name, mode: Mode) -> bool {
         self.server.nodes().iter().any(|node| node.name.sequence < name.sequence && node.name.blocks(mode))
     }
@@ -201,7 +258,7 @@ impl World {
         !self.is_blocked(peer, mode)
     }
 
-    fn living(&self) -> impl Iterator<Item = (usize, &Process<Lock, LockWire, Asked>)> {
+    fn living(&self) -> impl Iterator<Item = (usize, &Process<LingeringLock, LockWire, Asked>)> {
         let processes = self.clients.processes.iter().enumerate();
         processes.filter(|(number, _)| self.is_alive(*number))
     }

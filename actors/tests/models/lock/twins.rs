@@ -2,6 +2,7 @@
 //! one rule of its driver. The model must catch each.
 
 use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::linger;
 use lockkeeper_actors::machine::lock::{Command, Created, Event};
 use lockkeeper_actors::machine::node::Znode;
 use lockkeeper_actors::machine::{Failure, PathEvent, Refusal, Reply};
@@ -43,11 +44,46 @@ pub enum Twin {
     /// A refused request is taken for one whose answer was lost, and sent again at once.
     RefusedRepeatedAtOnce,
     TryOutlastsDoubt,
+    /// A list that is followed does not show other processes while the node is held, or while it is idle.
+    StrangersOverlooked {
+        held: bool,
+    },
+    /// The watch of the children tells nothing.
+    ChildrenNotWatched,
+    /// A list that failed is taken for one without other processes.
+    UnlistedTakenForAlone,
+    /// All requests that share a node hold at the same time.
+    LockSharedLikeReaders,
 }
 
 impl Twin {
     /// What the machine gets instead.
-    pub fn event(self, world: &World, process: usize, event: Event) -> Option<Event> {
+    pub fn event(self, world: &World, process: usize, event: linger::Event) -> Option<linger::Event> {
+        match (self, event) {
+            (_, linger::Event::Queue(event)) => {
+                self.queue_event(world, process, event).map(linger::Event::Queue)
+            }
+            (Twin::StrangersOverlooked { held }, linger::Event::Followed(line, Ok(names)))
+                if held == world.holds(process) =>
+            {
+                let own = |name: &String| instance(process as u8).attempt(name).is_some();
+                Some(linger::Event::Followed(line, Ok(names.into_iter().filter(own).collect())))
+            }
+            (Twin::ChildrenNotWatched, linger::Event::ChildrenChanged(_)) => None,
+            (Twin::UnlistedTakenForAlone, linger::Event::Followed(line, Err(_))) => {
+                let nodes = world.server.nodes().iter().map(|node| node.name);
+                let own = nodes.filter(|name| usize::from(name.author) == process);
+                Some(linger::Event::Followed(line, Ok(own.map(|name| name.text()).collect())))
+            }
+            (Twin::LockSharedLikeReaders, linger::Event::Share { ticket, mut request }) => {
+                request.request.mode = Mode::Read;
+                Some(linger::Event::Share { ticket, request })
+            }
+            (_, event) => Some(event),
+        }
+    }
+
+    fn queue_event(self, world: &World, process: usize, event: Event) -> Option<Event> {
         match (self, event) {
             (Twin::CancelSwallowed, Event::Path(PathEvent::Cancel(_))) => None,
             (Twin::GrantedWhileSuspended, Event::Path(PathEvent::Suspended)) => None,

@@ -31,6 +31,10 @@ pub enum Ask {
     Watch {
         name: Name,
     },
+    /// Lists the directory and watches its children, for a line.
+    Follow {
+        line: u8,
+    },
     Delete {
         attempt: u8,
         name: Name,
@@ -54,6 +58,17 @@ pub struct Asked {
     pub forgotten: bool,
     /// The newest attempt whose create was sent.
     pub attempt: Option<u8>,
+    /// The last contender of another process that its process knew of when it was asked for.
+    pub knew: Option<i32>,
+}
+
+/// What a session's client knows of its watches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Watches {
+    /// On nodes ahead, and whether they are armed.
+    pub nodes: BTreeMap<Name, bool>,
+    /// On the children, by their lines; with the children that the list showed, once it has been answered.
+    pub children: BTreeMap<u8, Option<Option<Vec<Name>>>>,
 }
 
 /// How far a caller has been told.
@@ -78,13 +93,12 @@ impl Wire for LockWire {
     type Ask = Ask;
     type Answer = Answer;
     type Name = Name;
-    /// Whether they are armed.
-    type Watches = BTreeMap<Name, bool>;
+    type Watches = Watches;
 
     fn writes(ask: &Ask) -> bool {
         match ask {
             Ask::Create { .. } | Ask::MakeDirectory { .. } | Ask::Delete { .. } => true,
-            Ask::Sync | Ask::List { .. } | Ask::Read { .. } | Ask::Watch { .. } => false,
+            Ask::Sync | Ask::List { .. } | Ask::Read { .. } | Ask::Watch { .. } | Ask::Follow { .. } => false,
         }
     }
 
@@ -92,8 +106,8 @@ impl Wire for LockWire {
         name.text()
     }
 
-    fn let_go(watches: &mut BTreeMap<Name, bool>) {
-        watches.clear();
+    fn let_go(watches: &mut Watches) {
+        *watches = Watches::default();
     }
 }
 
@@ -104,5 +118,5 @@ impl From<No> for Answer {
 }
 
 impl Asked {
-    pub const NEW: Asked = Asked { word: Word::Unasked, forgotten: false, attempt: None };
+    pub const NEW: Asked = Asked { word: Word::Unasked, forgotten: false, attempt: None, knew: None };
 }

@@ -1,15 +1,16 @@
 //! Processes with a lock's machine each, sessions and a server, and everything that may happen to them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
 use lockkeeper_actors::machine::exclusion::Mode;
+use lockkeeper_actors::machine::linger::{self, LineId, LingeringLock};
 use lockkeeper_actors::machine::lock::Lock;
 use lockkeeper_actors::machine::{LeaseState, PathEvent, PathMachine, Ticket, Wait};
 
 use super::driver::ROOM;
 use super::twins::Twin;
-use super::wire::{Ask, Asked, LockWire, Word};
+use super::wire::{Ask, Asked, LockWire, Watches, Word};
 use crate::world::budget::budget;
 use crate::world::clients::Clients;
 use crate::world::directory::{Directory, Name, PathServer, instance};
@@ -34,6 +35,8 @@ pub struct Want {
     pub mode: Mode,
     pub wait: Wait,
     pub ephemeral: bool,
+    /// Whether it shares a node with others of the same mode, which stays for a while.
+    pub lingers: bool,
 }
 
 budget! {
@@ -68,7 +71,7 @@ budget! {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub server: PathServer,
-    pub clients: Clients<Lock, LockWire, Asked>,
+    pub clients: Clients<LingeringLock, LockWire, Asked>,
     pub crashed: BTreeSet<usize>,
     pub closed: BTreeSet<usize>,
     pub left: Budget,
@@ -80,6 +83,8 @@ pub struct World {
     /// readers. Numbers begin anew with the directory.
     pub order: Highest,
     pub tokens: Highest,
+    /// The last contender of another process that each process has been shown behind a node that it follows.
+    pub shown: BTreeMap<usize, i32>,
     /// What should not have happened on the way here.
     pub flaws: BTreeSet<Flaw>,
 }
@@ -96,6 +101,8 @@ pub enum Flaw {
     Order,
     /// A token was not larger than that of an earlier grant that conflicts.
     Token,
+    /// A request was granted by a node ahead of a contender that came before the request, as its process knew.
+    Overtaking,
     /// A grant was given while the lease was in doubt.
     Doubt,
     /// A caller was told what it should not be: the same twice, anything after the last answer, a grant past its
@@ -118,6 +125,8 @@ pub enum Action {
     Fire(u8, Name),
     /// A watch tells of a write to its node.
     Touch(u8, Name),
+    /// A watch tells that the children have changed.
+    ChildrenChange(u8, u8),
     /// All but the first so many answers are lost.
     Cut(u8, usize),
     Doubt(u8),
@@ -143,7 +152,9 @@ impl World {
         let machines = scenario.wants.iter().enumerate();
         let room = if scenario.twin == Some(Twin::RoomIgnored) { usize::MAX } else { ROOM };
         let machines = machines.map(|(number, wants)| {
-            (Lock::with_room(instance(number as u8), room), vec![Asked::NEW; wants.len()])
+            let instance = instance(number as u8);
+            let machine = LingeringLock::on(Lock::with_room(instance, room), instance);
+            (machine, vec![Asked::NEW; wants.len()])
         });
         let directory = scenario.next.map(|next| Directory { next, nodes: Vec::new() });
         let mut world = World {
@@ -156,6 +167,7 @@ impl World {
             struck: BTreeSet::new(),
             order: Highest::NONE,
             tokens: Highest::NONE,
+            shown: BTreeMap::new(),
             flaws: BTreeSet::new(),
         };
         world.begin(scenario, scenario.budget.cuts > 0);
@@ -231,7 +243,7 @@ impl World {
             return;
         }
         if self.left.cuts > 0 && session.connected {
-            let bare = session.calls.is_empty() && session.watches.is_empty();
+            let bare = session.calls.is_empty() && session.watches == Watches::default();
             actions.extend((0..=session.answers()).filter(|_| !bare).map(|kept| Action::Cut(id, kept)));
         }
         if self.left.refusals > 0 && session.connected && !session.expired {
@@ -242,7 +254,7 @@ impl World {
             actions.push(Action::FallBehind(id));
         }
         if self.left.touches > 0 {
-            let armed = session.watches.iter().filter(|(_, armed)| **armed);
+            let armed = session.watches.nodes.iter().filter(|(_, armed)| **armed);
             actions.extend(armed.map(|(name, _)| Action::Touch(id, *name)));
         }
     }
@@ -265,7 +277,9 @@ impl World {
             Action::Step(step) => {
                 self.step(scenario, step);
                 if let (Step::Reconnect(id, _), Some(Twin::WatchesLostOnReconnect)) = (step, scenario.twin) {
-                    self.clients.session(id).watches.values_mut().for_each(|armed| *armed = false);
+                    let watches = &mut self.clients.session(id).watches;
+                    watches.nodes.values_mut().for_each(|armed| *armed = false);
+                    watches.children.clear();
                 }
             }
             Action::Acquire(process) => self.acquire(scenario, process),
@@ -289,6 +303,12 @@ impl World {
             Action::Touch(id, name) => {
                 self.left.touches -= 1;
                 self.fire(scenario, id, name, false);
+            }
+            Action::ChildrenChange(id, line) => {
+                let session = self.clients.session(id);
+                session.watches.children.remove(&line);
+                let process = session.process;
+                self.feed(scenario, process, linger::Event::ChildrenChanged(LineId(line.into())));
             }
             Action::Cut(id, kept) => {
                 self.left.cuts -= 1;
@@ -398,10 +418,11 @@ pub fn named(mode: Mode) -> Mode {
 impl Highest {
     const NONE: Highest = Highest { any: i64::MIN, exclusive: i64::MIN };
 
-    /// Whether it is larger than those of all earlier grants that conflict.
-    pub fn rise(&mut self, mode: Mode, number: i64) -> bool {
-        let shared = mode == Mode::Read;
-        let rises = number > if shared { self.exclusive } else { self.any };
+    /// Whether it is larger than those of all earlier grants that conflict, or equal to one by the same node.
+    pub fn rise(&mut self, want: Want, number: i64) -> bool {
+        let shared = want.mode == Mode::Read;
+        let bound = if shared { self.exclusive } else { self.any };
+        let rises = number > bound || (want.lingers && number == bound);
         self.any = self.any.max(number);
         if !shared {
             self.exclusive = self.exclusive.max(number);
