@@ -12,7 +12,7 @@ use lockkeeper_actors::machine::{Failure, Reply, Ticket, Wait};
 
 use super::twins::Twin;
 use super::wire::{Answer, Ask, Asked, LockWire, Word};
-use super::world::{Action, Flaw, Scenario, Want, World, named};
+use super::world::{Action, Budget, Flaw, Scenario, Want, World, named};
 use crate::world::clients::{Clients, DEADLINE};
 use crate::world::directory::{Directory, Name, PathServer};
 use crate::world::gates::Gate;
@@ -300,7 +300,8 @@ impl World {
             Word::Waiting | Word::Unasked | Word::Cancelling | Word::Refused => None,
             Word::Granted { .. } | Word::Lost | Word::Released => None,
         });
-        if self.asked(number, ticket).knew.is_some_and(|other| other > name.sequence) {
+        let overtakes_other = self.asked(number, ticket).knew.is_some_and(|other| other > name.sequence);
+        if overtakes_other || self.overtakes_own(scenario, number, ticket, name) {
             self.flaws.insert(Flaw::Overtaking);
         }
         // Its owner does not know yet that an operator deleted it.
@@ -312,6 +313,23 @@ impl World {
                 self.flaws.insert(Flaw::Token);
             }
         }
+    }
+
+    /// Whether a request that shares a node is granted by one that is ahead of an earlier request of the same process.
+    /// Requests that lost their nodes queue again, so this is only asked where none does.
+    fn overtakes_own(&self, scenario: &Scenario, number: usize, ticket: Ticket, name: Name) -> bool {
+        let (wants, ticket) = (scenario.wants[number], ticket.number() as usize);
+        let earlier = self.clients.processes[number].asked[..ticket].iter().zip(wants);
+        let mut waiting = earlier.filter(|(asked, want)| asked.word == Word::Waiting && !want.lingers);
+        let is_behind = |attempt| {
+            let mut nodes = self.server.nodes().iter().map(|node| node.name);
+            nodes.any(|node| {
+                usize::from(node.author) == number && node.attempt == attempt && node.sequence > name.sequence
+            })
+        };
+        let undisturbed = scenario.budget == Budget { cancels: scenario.budget.cancels, ..Budget::NONE };
+        let lingers = wants[ticket].lingers && undisturbed;
+        lingers && waiting.any(|(asked, _)| asked.attempt.is_some_and(is_behind))
     }
 
     fn reply(&mut self, scenario: &Scenario, number: usize, reply: Reply) {

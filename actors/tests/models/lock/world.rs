@@ -101,7 +101,8 @@ pub enum Flaw {
     Order,
     /// A token was not larger than that of an earlier grant that conflicts.
     Token,
-    /// A request was granted by a node ahead of a contender that came before the request, as its process knew.
+    /// A request was granted by a node ahead of a contender that came before the request, as its process knew, or of an
+    /// earlier request of the process.
     Overtaking,
     /// A grant was given while the lease was in doubt.
     Doubt,
