@@ -18,6 +18,11 @@ impl Lock {
             return;
         }
         let wanted = self.contenders[&attempt].wanted;
+        match &created {
+            Ok(_) => self.has_directory = true,
+            Err(Failure::NoNode) => self.has_directory = false,
+            Err(_) => {}
+        }
         match created {
             Ok(Created { node, czxid }) => {
                 self.retries.done(&Retry::Directory);

@@ -77,6 +77,8 @@ pub struct Lock {
     /// The size of the creates in flight, in bytes, and its limit.
     in_flight: usize,
     room: usize,
+    /// The directory existed at the last answer.
+    has_directory: bool,
     /// The list in flight.
     list: Option<List>,
     /// The attempt with whose options the directory is being created.
@@ -129,6 +131,9 @@ const WATCH_RETRY: Duration = Duration::from_secs(1);
 /// The limit of the creates in flight, in bytes. It does not apply to a single create.
 const ROOM: usize = 64 * 1024;
 
+/// The limit while the directory may be missing: then all of them fail.
+const ROOM_WITHOUT_DIRECTORY: usize = 2 * 1024;
+
 impl Lock {
     /// A lock without a session, for nodes of this instance.
     pub fn new(instance: Instance) -> Lock {
@@ -149,6 +154,7 @@ impl Lock {
             needs: BTreeSet::new(),
             in_flight: 0,
             room,
+            has_directory: false,
             list: None,
             making: None,
             crossed_off: None,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::contender::{LocalContender, Need, Stage};
 use super::queue::Ahead;
-use super::{Link, Lock, Retry};
+use super::{Link, Lock, ROOM_WITHOUT_DIRECTORY, Retry};
 use crate::machine::lock::protocol::Command;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
@@ -139,7 +139,8 @@ impl Lock {
     /// Whether nothing keeps this contender from being created.
     fn may_start(&self, attempt: Attempt) -> bool {
         let bytes = self.contenders[&attempt].request.bytes;
-        self.link != Link::Down && (self.in_flight == 0 || self.in_flight + bytes <= self.room)
+        let room = if self.has_directory { self.room } else { self.room.min(ROOM_WITHOUT_DIRECTORY) };
+        self.link != Link::Down && (self.in_flight == 0 || self.in_flight + bytes <= room)
     }
 
     pub(super) fn start(&mut self, attempt: Attempt, out: &mut Vec<Command>) {

@@ -192,3 +192,25 @@ fn a_directory_that_is_denied_to_one_is_created_with_the_options_of_another() {
         [refuse(0, Refusal::NoAuth(None)), forget(0, true), Command::MakeDirectory(Attempt(1), Ticket(1))]
     );
 }
+
+#[test]
+fn few_creates_are_sent_before_the_directory_is_known_to_exist() {
+    let creates = |commands: &[Command]| {
+        let is_create =
+            |command: &&Command| matches!(command, Command::Create(..) | Command::CreateAndList(..));
+        commands.iter().filter(is_create).count()
+    };
+    let (mut test, few) = (Test::new(), ROOM_WITHOUT_DIRECTORY / 100);
+    let sent: Vec<Command> = (0..100).flat_map(|ticket| test.acquire(ticket, Wait::Forever)).collect();
+    assert_eq!(creates(&sent), few);
+    let children = Err(Failure::NoNode);
+    let first = Event::CreatedAndListed { attempt: Attempt(0), created: Err(Failure::NoNode), children };
+    let mut said = test.on(first);
+    for attempt in 1..few as u64 {
+        said.append(&mut test.on(Event::Created(Attempt(attempt), Err(Failure::NoNode))));
+    }
+    assert_eq!(said[0], Command::MakeDirectory(Attempt(0), Ticket(0)));
+    assert_eq!(creates(&said), 0);
+    assert_eq!(creates(&test.on(Event::DirectoryMade(Attempt(0), Ok(())))), few, "it may be gone again");
+    assert_eq!(creates(&test.created(100, 1)), 100 - few, "it exists");
+}
