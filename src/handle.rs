@@ -20,7 +20,6 @@ use tokio::sync::oneshot;
 
 use crate::guard::Guard;
 use crate::options::LockOptions;
-use crate::pending::OnEvent;
 use crate::wait;
 
 /// The state that all handles of a keeper share.
@@ -151,10 +150,12 @@ impl Handle {
     }
 
     /// A request that has not been sent yet.
-    pub fn request<M>(&self, ticket: Ticket, wait: Wait, mut on_event: OnEvent<Guard<M>>) -> AcquireRequest
-    where
-        M: 'static,
-    {
+    pub fn request<M: 'static>(
+        &self,
+        ticket: Ticket,
+        wait: Wait,
+        mut on_event: impl FnMut(LockEvent<Guard<M>>) + Send + 'static,
+    ) -> AcquireRequest {
         let correct = self.shared.correct();
         let on_event = move |event: LockEvent| on_event(correct(event).map_guard(Guard::new));
         let sink = EventSink::new(ticket, self.path().clone(), on_event);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use lockkeeper_actors::api::contender::Contender;
 use lockkeeper_actors::api::error::{AcquireError, QueryError, ReleaseError, RemoveContenderError};
+use lockkeeper_actors::api::event::LockEvent;
 use lockkeeper_actors::api::messages::LockMessage as ActorMessage;
 use lockkeeper_actors::api::request::{Ticket, Wait};
 use lockkeeper_actors::api::resource::Resource;
@@ -19,7 +20,7 @@ use crate::guard::Guard;
 use crate::handle::{Handle, Shared};
 use crate::marker::{Access, Exclusive};
 use crate::options::LockOptions;
-use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
+use crate::pending::{AcquireTimeoutError, Pending, Target, TryAcquireError, sealed};
 use crate::wait;
 
 /// A handle to a lock, exclusive by default. Cheap to clone. All clones, and all handles of the same path, share one
@@ -267,7 +268,12 @@ impl<M: 'static> sealed::Target for Lock<M> {}
 impl<M: 'static> Target for Lock<M> {
     type Guard = Guard<M>;
 
-    fn request(&self, ticket: Ticket, wait: Wait, on_event: OnEvent<Guard<M>>) {
+    fn request(
+        &self,
+        ticket: Ticket,
+        wait: Wait,
+        on_event: impl FnMut(LockEvent<Guard<M>>) + Send + 'static,
+    ) {
         let request = self.handle.request(ticket, wait, on_event);
         self.send(ActorMessage::Acquire(request));
     }

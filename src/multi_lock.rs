@@ -21,7 +21,7 @@ use ractor::ActorRef;
 use crate::address::{Address, Recipient};
 use crate::handle::Shared;
 use crate::options::{InvalidLock, LockOptions, MAX_IDENTIFIER};
-use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
+use crate::pending::{AcquireTimeoutError, Pending, Target, TryAcquireError, sealed};
 use crate::wait;
 
 /// A handle to the locks on several paths, which are acquired all or none. Cheap to clone.
@@ -135,7 +135,12 @@ impl sealed::Target for MultiLock {}
 impl Target for MultiLock {
     type Guard = MultiGuard;
 
-    fn request(&self, ticket: Ticket, wait: Wait, mut on_event: OnEvent<MultiGuard>) {
+    fn request(
+        &self,
+        ticket: Ticket,
+        wait: Wait,
+        mut on_event: impl FnMut(LockEvent<MultiGuard>) + Send + 'static,
+    ) {
         let correct = self.shared.correct();
         let on_event = move |event: LockEvent<MultiLease>| on_event(correct(event).map_guard(MultiGuard));
         let sink = EventSink::new(ticket, self.name().into(), on_event);

@@ -39,7 +39,12 @@ pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
     type Guard: Send + 'static;
     /// Sends a request, and its events to `on_event`.
     #[doc(hidden)]
-    fn request(&self, ticket: Ticket, wait: Wait, on_event: OnEvent<Self::Guard>);
+    fn request(
+        &self,
+        ticket: Ticket,
+        wait: Wait,
+        on_event: impl FnMut(LockEvent<Self::Guard>) + Send + 'static,
+    );
     /// Cancels a request.
     #[doc(hidden)]
     fn withdraw(&self, ticket: Ticket);
@@ -47,8 +52,6 @@ pub trait Target: sealed::Target + Clone + Send + Sync + Unpin + 'static {
     #[doc(hidden)]
     fn name(&self) -> String;
 }
-
-pub(crate) type OnEvent<G> = Box<dyn FnMut(LockEvent<G>) + Send>;
 
 pub(crate) mod sealed {
     use super::{AcquireError, AcquireTimeoutError, TryAcquireError};
@@ -107,7 +110,7 @@ impl<E, T: Target> Pending<E, T> {
     /// pass them on and never block.
     pub fn listen(self, on_event: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
         let ticket = Ticket::new();
-        self.target.request(ticket, self.wait, Box::new(on_event));
+        self.target.request(ticket, self.wait, on_event);
         ticket
     }
 }
@@ -131,7 +134,7 @@ pub(crate) fn request_once<T: Target>(
             reply(answer);
         }
     };
-    target.request(ticket, wait, Box::new(on_event));
+    target.request(ticket, wait, on_event);
 }
 
 /// Sends a request whose events go to an actor. If that actor ends while the request waits, it is cancelled.
@@ -148,7 +151,7 @@ pub(crate) fn request_with_events<T: Target>(
         let _listening = &listening;
         tell(event);
     };
-    target.request(ticket, wait, Box::new(on_event));
+    target.request(ticket, wait, on_event);
     tokio::spawn(async move {
         match select(pin!(asker.wait(None)), done).await {
             Either::Left(_) => target.withdraw(ticket),

@@ -20,7 +20,7 @@ use crate::address::{Address, Recipient};
 use crate::guard::Permit;
 use crate::handle::{Handle, Shared};
 use crate::options::{InvalidLock, LockOptions};
-use crate::pending::{AcquireTimeoutError, OnEvent, Pending, Target, TryAcquireError, sealed};
+use crate::pending::{AcquireTimeoutError, Pending, Target, TryAcquireError, sealed};
 use crate::wait;
 
 /// A handle to a semaphore, compatible with kazoo's `Semaphore`. Cheap to clone.
@@ -296,16 +296,21 @@ impl sealed::Target for Claim {}
 impl Target for Claim {
     type Guard = Permit;
 
-    fn request(&self, ticket: Ticket, wait: Wait, mut on_event: OnEvent<Permit>) {
+    fn request(
+        &self,
+        ticket: Ticket,
+        wait: Wait,
+        mut on_event: impl FnMut(LockEvent<Permit>) + Send + 'static,
+    ) {
         let Semaphore { handle, limit, agreed, address: _ } = &self.semaphore;
         let permits = Permits { count: self.count, limit: *limit, agreed: agreed.load(Ordering::Relaxed) };
         let agreed = agreed.clone();
-        let on_event = Box::new(move |event| {
+        let on_event = move |event| {
             if let LockEvent::Acquired { .. } = &event {
                 agreed.store(true, Ordering::Relaxed);
             }
             on_event(event);
-        });
+        };
         self.semaphore.send(ActorMessage::Acquire(handle.request(ticket, wait, on_event), permits));
     }
 
