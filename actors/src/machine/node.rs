@@ -30,9 +30,9 @@ impl Instance {
 
     /// A node's name without the sequence number, as it is sent with the create.
     pub fn prefix(self, attempt: Attempt, dialect: Dialect, mode: Mode) -> String {
-        let (digits, marker) = (format!("{:032x}", self.0 | u128::from(attempt.0)), row(dialect, mode).own);
+        let (digits, marker) = (self.lease(attempt), row(dialect, mode).own);
         match dialect {
-            Dialect::Kazoo => format!("{digits}{marker}"),
+            Dialect::Kazoo => digits + marker,
             Dialect::Curator => {
                 let [a, b, c, d, e] = UUID_GROUPS.map(|group| &digits[group]);
                 format!("{PROTECTED}{a}-{b}-{c}-{d}-{e}{marker}")
@@ -71,42 +71,37 @@ impl fmt::Debug for Instance {
 pub struct Attempt(pub u64);
 
 /// A child of a lock's directory whose name ends in a sequence number. Ordered by that number. Cheap to clone.
+///
+/// One pointer: a path has several sets of nodes, which make room for eleven each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Znode {
+pub struct Znode(Arc<Name>);
+
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Name {
     sequence: i64,
-    name: Arc<str>,
+    text: String,
 }
 
 impl Znode {
     /// Parses a child's name. `None` when it has no sequence number, so it is not a contender.
     pub fn parse(name: &str) -> Option<Znode> {
-        let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
-        // The server prints the number with `%010d`. That is ten digits or, after the counter has wrapped, a minus sign
-        // with nine or ten digits. A dash before ten digits can also be the end of a marker (`-lock-`). Then the number
-        // has not wrapped: only a wrapped number has ten digits without a leading zero after its sign.
-        let signed = name[..name.len() - digits].ends_with('-');
-        let text = match digits {
-            9 if signed => &name[name.len() - 10..],
-            10 if signed
-                && !name[..name.len() - 10].ends_with("lock-")
-                && !name[name.len() - 10..].starts_with('0') =>
-            {
-                &name[name.len() - 11..]
-            }
-            10.. => &name[name.len() - 10..],
-            _ => return None,
-        };
-        Some(Znode { sequence: text.parse().ok()?, name: name.into() })
+        Znode::named(name.to_owned())
+    }
+
+    /// The same as [`parse`](Znode::parse), without a copy of the name.
+    pub fn named(name: String) -> Option<Znode> {
+        let sequence = sequence(&name)?;
+        Some(Znode(Arc::new(Name { sequence, text: name })))
     }
 
     /// The name within the directory.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.text
     }
 
     /// The sequence number.
     pub fn sequence(&self) -> i64 {
-        self.sequence
+        self.0.sequence
     }
 
     /// The mode that the name shows, for listings; `None` when the node is not a contender of any dialect.
@@ -119,7 +114,7 @@ impl Znode {
     pub fn blocks(&self, dialect: Dialect, mode: Mode, patterns: &Patterns) -> bool {
         let stem = self.stem();
         row(dialect, mode).blocked_by.iter().any(|marker| stem.ends_with(marker))
-            || patterns.matches(&self.name)
+            || patterns.matches(self.name())
     }
 
     /// Whether this contender and one of the given kind follow different rules, so that both could hold at the same
@@ -127,18 +122,40 @@ impl Znode {
     pub fn clashes(&self, dialect: Dialect, mode: Mode, patterns: &Patterns) -> bool {
         let stem = self.stem();
         let related = row(dialect, mode).family.iter().any(|marker| stem.ends_with(marker));
-        self.mode().is_some() && !related && !patterns.matches(&self.name)
+        self.mode().is_some() && !related && !patterns.matches(self.name())
     }
 
     /// Whether the sequence number is near the end of its range or past it. Past it, the order is meaningless.
     pub fn is_exhausted(&self) -> bool {
-        !(0..i64::from(i32::MAX) - 1_000_000).contains(&self.sequence)
+        !(0..i64::from(i32::MAX) - 1_000_000).contains(&self.sequence())
     }
 
     fn stem(&self) -> &str {
-        let width = if self.sequence < 0 { self.name.len() - self.name.rfind('-').unwrap_or(0) } else { 10 };
-        &self.name[..self.name.len() - width]
+        let name = self.name();
+        let width = if self.sequence() < 0 { name.len() - name.rfind('-').unwrap_or(0) } else { 10 };
+        &name[..name.len() - width]
     }
+}
+
+/// The sequence number at the end of a name.
+fn sequence(name: &str) -> Option<i64> {
+    let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
+    // The server prints the number with `%010d`. That is ten digits or, after the counter has wrapped, a minus sign with
+    // nine or ten digits. A dash before ten digits can also be the end of a marker (`-lock-`). Then the number has not
+    // wrapped: only a wrapped number has ten digits without a leading zero after its sign.
+    let signed = name[..name.len() - digits].ends_with('-');
+    let text = match digits {
+        9 if signed => &name[name.len() - 10..],
+        10 if signed
+            && !name[..name.len() - 10].ends_with("lock-")
+            && !name[name.len() - 10..].starts_with('0') =>
+        {
+            &name[name.len() - 11..]
+        }
+        10.. => &name[name.len() - 10..],
+        _ => return None,
+    };
+    text.parse().ok()
 }
 
 #[cfg(test)]

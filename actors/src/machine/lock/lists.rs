@@ -78,9 +78,9 @@ impl Lock {
     ) -> Vec<Attempt> {
         let Some(list) = self.list.take() else { return Vec::new() };
         match children {
-            Ok(children) => self.shown(list, &children, now, out),
+            Ok(children) => self.shown(list, children, now, out),
             // The directory was deleted, and all nodes with it.
-            Err(Failure::NoNode) => self.shown(list, &[], now, out),
+            Err(Failure::NoNode) => self.shown(list, Vec::new(), now, out),
             // `Lost` follows.
             Err(Failure::SessionGone) => {
                 self.list = Some(list);
@@ -105,7 +105,7 @@ impl Lock {
         }
         let Some(Stage::Listing { .. }) = self.stage(attempt) else { return Vec::new() };
         let siblings = match children {
-            Ok(children) => parse(&children),
+            Ok(children) => parse(children),
             Err(Failure::NoNode) => Vec::new(),
             // The next list is shared.
             Err(_) => return Vec::new(),
@@ -121,7 +121,7 @@ impl Lock {
     fn shown(
         &mut self,
         list: List,
-        children: &[String],
+        children: Vec<String>,
         now: Moment,
         out: &mut Vec<Command>,
     ) -> Vec<Attempt> {
@@ -312,8 +312,8 @@ impl Lock {
 }
 
 /// The contenders' nodes among these children, in the order of the queue.
-fn parse(children: &[String]) -> Vec<Znode> {
-    let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
+fn parse(children: Vec<String>) -> Vec<Znode> {
+    let mut nodes: Vec<Znode> = children.into_iter().filter_map(Znode::named).collect();
     nodes.sort_unstable();
     nodes
 }
