@@ -17,8 +17,8 @@ pub(super) struct Queue {
     local: BTreeMap<Znode, Attempt>,
     /// Nodes of other processes that a list has shown and that have not been crossed off since.
     foreign: BTreeSet<Znode>,
-    /// A view for each kind of local contender.
-    views: BTreeMap<Kind, Box<View>>,
+    /// A view for each kind of local contender, in their order. There are few.
+    views: Vec<View>,
 }
 
 /// The kind of a contender: what it waits for.
@@ -30,8 +30,9 @@ pub(super) struct Kind {
 }
 
 /// The queue as contenders of one kind see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct View {
+    kind: Kind,
     /// The number of local contenders of this kind.
     contenders: usize,
     /// The number of those that still want the lock.
@@ -86,66 +87,71 @@ impl Kind {
 impl Queue {
     /// Adds a local contender of this kind, which has no node yet.
     pub fn enter(&mut self, kind: Kind) {
-        let (local, foreign) = (&self.local, &self.foreign);
-        let view = self.views.entry(kind);
-        let view = view.or_insert_with_key(|kind| {
-            Box::new(View {
-                local: local.keys().filter(|node| kind.waits_for(node)).cloned().collect(),
-                foreign: foreign.iter().filter(|node| kind.waits_for(node)).cloned().collect(),
-                ..View::default()
-            })
-        });
-        view.contenders += 1;
+        match self.find(&kind) {
+            Ok(index) => self.views[index].contenders += 1,
+            Err(index) => {
+                let view = View {
+                    contenders: 1,
+                    waiting: BTreeSet::new(),
+                    local: self.local.keys().filter(|node| kind.waits_for(node)).cloned().collect(),
+                    foreign: self.foreign.iter().filter(|node| kind.waits_for(node)).cloned().collect(),
+                    kind,
+                };
+                // Most paths have one.
+                self.views.reserve_exact(1);
+                self.views.insert(index, view);
+            }
+        }
     }
 
     /// Removes a local contender of this kind, which has no node any more.
     pub fn exit(&mut self, kind: &Kind) {
-        let Some(view) = self.views.get_mut(kind) else { return };
-        view.contenders -= 1;
-        if view.contenders == 0 {
-            self.views.remove(kind);
+        let Ok(index) = self.find(kind) else { return };
+        self.views[index].contenders -= 1;
+        if self.views[index].contenders == 0 {
+            self.views.remove(index);
         }
     }
 
     pub fn add_local(&mut self, node: Znode, attempt: Attempt) {
-        for (_, view) in self.views.iter_mut().filter(|(kind, _)| kind.waits_for(&node)) {
+        for view in self.views.iter_mut().filter(|view| view.kind.waits_for(&node)) {
             view.local.insert(node.clone());
         }
         self.local.insert(node, attempt);
     }
 
     pub fn remove_local(&mut self, node: &Znode) {
-        for view in self.views.values_mut() {
+        for view in &mut self.views {
             view.local.remove(node);
         }
         self.local.remove(node);
     }
 
     pub fn add_foreign(&mut self, node: Znode) {
-        for (_, view) in self.views.iter_mut().filter(|(kind, _)| kind.waits_for(&node)) {
+        for view in self.views.iter_mut().filter(|view| view.kind.waits_for(&node)) {
             view.foreign.insert(node.clone());
         }
         self.foreign.insert(node);
     }
 
     pub fn remove_foreign(&mut self, node: &Znode) {
-        for view in self.views.values_mut() {
+        for view in &mut self.views {
             view.foreign.remove(node);
         }
         self.foreign.remove(node);
     }
 
     pub fn clear_foreign(&mut self) {
-        self.views.values_mut().for_each(|view| view.foreign.clear());
+        self.views.iter_mut().for_each(|view| view.foreign.clear());
         self.foreign.clear();
     }
 
     /// Marks a local contender as waiting, or as no longer waiting.
     pub fn set_waiting(&mut self, kind: &Kind, node: &Znode, waits: bool) {
-        let Some(view) = self.views.get_mut(kind) else { return };
+        let Ok(index) = self.find(kind) else { return };
         match waits {
-            true => view.waiting.insert(node.clone()),
-            false => view.waiting.remove(node),
+            true => self.views[index].waiting.insert(node.clone()),
+            false => self.views[index].waiting.remove(node),
         };
     }
 
@@ -166,13 +172,13 @@ impl Queue {
     }
 
     pub fn anyone_waits(&self) -> bool {
-        self.views.values().any(|view| !view.waiting.is_empty())
+        self.views.iter().any(|view| !view.waiting.is_empty())
     }
 
     /// The waiters of each kind, in the order of the queue, each with what it is blocked by. The caller stops at the
     /// first one that is blocked: those behind it are blocked too.
     pub fn waiters(&self) -> impl Iterator<Item = impl Iterator<Item = (&Znode, Ahead<'_>)>> {
-        self.views.values().map(|view| view.waiting.iter().map(|node| (node, view.ahead(node))))
+        self.views.iter().map(|view| view.waiting.iter().map(|node| (node, view.ahead(node))))
     }
 
     pub fn attempt(&self, node: &Znode) -> Option<Attempt> {
@@ -196,7 +202,7 @@ impl Queue {
 
     /// Whether a local node blocks contenders of this kind.
     pub fn blocks_locally(&self, kind: &Kind) -> bool {
-        match self.views.get(kind) {
+        match self.view(kind) {
             Some(view) => !view.local.is_empty(),
             None => self.local.keys().any(|node| kind.waits_for(node)),
         }
@@ -204,13 +210,22 @@ impl Queue {
 
     /// Counts the nodes ahead of this one that block contenders of this kind. `last` is the count of an earlier node.
     pub fn count(&self, kind: &Kind, node: &Znode, last: Option<&Count>) -> Count {
-        let ahead = self.views.get(kind).map_or(0, |view| match last {
+        let ahead = self.view(kind).map_or(0, |view| match last {
             Some(Count { node: from, ahead }) => {
                 ahead + view.local.range(from..node).count() + view.foreign.range(from..node).count()
             }
             None => view.local.range(..node).count() + view.foreign.range(..node).count(),
         });
         Count { node: node.clone(), ahead }
+    }
+
+    fn view(&self, kind: &Kind) -> Option<&View> {
+        self.find(kind).ok().map(|index| &self.views[index])
+    }
+
+    /// The place of a kind's view, or where it belongs.
+    fn find(&self, kind: &Kind) -> Result<usize, usize> {
+        self.views.binary_search_by(|view| view.kind.cmp(kind))
     }
 }
 
