@@ -6,7 +6,7 @@ mod shared_options;
 use std::collections::BTreeMap;
 
 use futures::future::{Either, select};
-use ractor::{ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort};
+use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use self::joint_create::{Entrant, JointCreate, Part};
@@ -41,8 +41,7 @@ accepts!(LockActorMessage: Release(Release), Path(PathMessage<Event>), Notice(Pa
 
 pub(crate) struct State {
     path: Path<LingeringLock>,
-    /// The address of this actor, for multi-locks.
-    creates: DerivedActorRef<JointCreate>,
+    myself: ActorRef<LockActorMessage>,
     /// The requests that are parts of multi-locks.
     parts: BTreeMap<Ticket, Part>,
     /// Callers who wait until the node of a request has its new data.
@@ -66,7 +65,7 @@ impl LockActor {
         let path = Path::new(arguments, machine, myself.get_derived(), grantor);
         Ok(State {
             path,
-            creates: myself.get_derived(),
+            myself,
             parts: BTreeMap::new(),
             identifying: Vec::new(),
             options: SharedOptions::default(),
@@ -233,7 +232,7 @@ impl State {
             name: self.path.instance.prefix(attempt, options.dialect, options.mode),
             options,
             answers: self.path.actor(),
-            creates: self.creates.clone(),
+            creates: self.myself.get_derived(),
             on_drop: Entrant::withdrawn(),
         });
     }

@@ -7,7 +7,9 @@ mod sweep;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort, SupervisionEvent,
+};
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -51,6 +53,8 @@ accepts!(RegistryActorMessage:
 
 pub(crate) struct State {
     myself: ActorRef<RegistryActorMessage>,
+    /// The same address, as paths know it.
+    reports: DerivedActorRef<PathReport>,
     clock: Clock,
     randomness: Randomness,
     locks: Paths<LockActorMessage>,
@@ -79,6 +83,7 @@ impl RegistryActor {
         arguments: RegistryArguments,
     ) -> Result<State, ActorProcessingErr> {
         Ok(State {
+            reports: myself.get_derived(),
             myself,
             clock: arguments.clock,
             randomness: arguments.randomness,
@@ -211,7 +216,7 @@ impl State {
         A: Actor<Arguments = PathArguments, Msg: From<PathNotice>>,
     {
         let instance = Instance::new(self.randomness.next());
-        let registry = self.myself.get_derived();
+        let registry = self.reports.clone();
         let arguments = PathArguments { resource: resource.clone(), instance, clock: self.clock, registry };
         let (actor, _) = Actor::spawn_linked(None, actor, arguments, self.myself.get_cell()).await?;
         self.children.insert(actor.get_id(), Child::Path(resource));

@@ -154,7 +154,7 @@ impl RunActor {
             work: Some(Work { factory, finish, worker: None, descendants: Vec::new(), _session: session }),
             end: None,
             tasks,
-            timer: Timer::new(clock, Precision::ThroughSleep),
+            timer: Timer::new(Precision::ThroughSleep),
         };
         state.start_worker(&myself);
         Ok(state)
@@ -272,7 +272,7 @@ impl State {
             }
         }
         let (due, myself) = (self.machine.wakeup(), myself.clone());
-        self.timer.set(due, move || drop(myself.cast(RunMessage::Wake)));
+        self.timer.set(self.clock, due, move || drop(myself.cast(RunMessage::Wake)));
     }
 
     /// Waits for all other actors of the run, because the application's actor has ended. Its children were killed with

@@ -106,8 +106,8 @@ pub(crate) struct Path<M: Machine> {
     machine: M,
     /// Boxed, because a map makes room for eleven at once, and most paths have one.
     requests: BTreeMap<Ticket, Box<Entry>>,
-    /// The requests that are neither granted nor refused, except for tries.
-    waiting: BTreeSet<Ticket>,
+    /// The number of requests that are neither granted nor refused, except for tries.
+    waiting: usize,
     timer: Timer,
     retiring: Option<u64>,
     actor: DerivedActorRef<PathMessage<M::Event>>,
@@ -205,7 +205,7 @@ pub(crate) trait Driver {
     fn after_message(&mut self) {
         let path = self.path();
         let (due, actor) = (path.machine.wakeup(), path.actor.clone());
-        path.timer.set(due, move || drop(actor.send_message(PathMessage::Wake)));
+        path.timer.set(path.clock, due, move || drop(actor.send_message(PathMessage::Wake)));
         if let Some(generation) = path.retiring.filter(|_| path.is_idle()) {
             let (resource, instance) = (path.resource.clone(), path.instance);
             // If the registry has ended, this actor ends with it.
@@ -235,8 +235,8 @@ where
             clock,
             machine,
             requests: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            timer: Timer::new(clock, Precision::Tokio),
+            waiting: 0,
+            timer: Timer::new(Precision::Tokio),
             retiring: None,
             actor,
             grantor,

@@ -15,6 +15,8 @@ use crate::machine::{PathMachine, Refusal, Reply, Ticket, Wait};
 
 /// The part of a request that the machine does not need.
 pub(super) struct Entry {
+    /// It is counted among the waiting requests.
+    waits: bool,
     span: Span,
     options: Arc<ContenderOptions>,
     /// `None` after the last event.
@@ -38,6 +40,11 @@ impl Entry {
     fn is_waiting(&self) -> bool {
         self.keep_alive.is_some() && self.sink.is_some()
     }
+
+    /// Removes it from the number of waiting requests, once.
+    fn wait_ends(&mut self, waiting: &mut usize) {
+        *waiting -= usize::from(std::mem::take(&mut self.waits));
+    }
 }
 
 impl<M: PathMachine> Path<M>
@@ -53,13 +60,16 @@ where
             warn!(path = %self.resource.path(), %ticket, "a ticket was used twice");
             return false;
         }
-        if let Some(limit) = limit.filter(|limit| self.waiting.len() >= *limit) {
+        if let Some(limit) = limit.filter(|limit| self.waiting >= *limit) {
             let path = self.resource.path().to_string();
             request.refuse(AcquireError::TooManyWaiting { path, limit });
             return false;
         }
         request.span.in_scope(|| debug!(wait = ?request.wait, "requested"));
+        let waits = request.wait != Wait::Try;
+        self.waiting += usize::from(waits);
         let entry = Entry {
+            waits,
             span: request.span,
             options: request.options,
             sink: Some(request.sink),
@@ -72,9 +82,6 @@ where
             persistent: None,
         };
         self.requests.insert(ticket, Box::new(entry));
-        if request.wait != Wait::Try {
-            self.waiting.insert(ticket);
-        }
         true
     }
 
@@ -131,7 +138,7 @@ where
     pub fn grant(&mut self, ticket: Ticket, nodes: Vec<String>, czxid: i64) {
         let (Some(entry), Some(session)) = (self.requests.get_mut(&ticket), &self.session) else { return };
         let Some(keep_alive) = entry.keep_alive.take() else { return };
-        self.waiting.remove(&ticket);
+        entry.wait_ends(&mut self.waiting);
         let (path, token) = (self.resource.path().clone(), FencingToken::new(czxid));
         let epoch = session.connection.epoch;
         entry.span.in_scope(|| debug!(epoch, %token, "granted"));
@@ -153,6 +160,7 @@ where
         entry.span.in_scope(|| debug!(part = %part.ticket(), "split"));
         let into = part.ticket();
         let entry = Entry {
+            waits: false,
             span: entry.span.clone(),
             options: entry.options.clone(),
             sink: None,
@@ -201,9 +209,9 @@ where
     }
 
     /// This request, and those that were merged into it.
-    fn with_merged(&self, ticket: Ticket) -> Vec<Ticket> {
-        let merged = self.requests.get(&ticket).map_or(&[][..], |entry| &entry.merged);
-        iter::once(ticket).chain(merged.iter().copied()).collect()
+    fn with_merged(&self, ticket: Ticket) -> impl Iterator<Item = Ticket> + use<M> {
+        let merged = self.requests.get(&ticket).map(|entry| entry.merged.clone());
+        iter::once(ticket).chain(merged.unwrap_or_default())
     }
 
     pub fn reply(&mut self, reply: Reply) {
@@ -252,8 +260,8 @@ where
     }
 
     fn forget(&mut self, ticket: Ticket, confirmed: bool) {
-        let Some(entry) = self.requests.remove(&ticket) else { return };
-        self.waiting.remove(&ticket);
+        let Some(mut entry) = self.requests.remove(&ticket) else { return };
+        entry.wait_ends(&mut self.waiting);
         entry.span.in_scope(|| debug!(confirmed, "done"));
         if let Some(node) = entry.persistent.filter(|_| !confirmed) {
             warn!(
@@ -283,15 +291,16 @@ where
         let Some(entry) = self.requests.get_mut(&ticket) else { return };
         if entry.sink.as_mut().is_some_and(|sink| !sink.tell(event)) {
             entry.sink = None;
-            self.waiting.remove(&ticket);
+            entry.wait_ends(&mut self.waiting);
             // Cancels the request, if it is not granted. A guard inside the event was dropped, which releases the lock.
             let _ = self.actor.send_message(super::PathMessage::SinkFailed(ticket));
         }
     }
 
     fn conclude(&mut self, ticket: Ticket, event: LockEvent) {
-        self.waiting.remove(&ticket);
-        if let Some(sink) = self.requests.get_mut(&ticket).and_then(|entry| entry.sink.take()) {
+        let Some(entry) = self.requests.get_mut(&ticket) else { return };
+        entry.wait_ends(&mut self.waiting);
+        if let Some(sink) = entry.sink.take() {
             sink.conclude(event);
         }
     }

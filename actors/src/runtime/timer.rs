@@ -7,7 +7,6 @@ use crate::machine::Moment;
 
 /// Calls a function when a machine's wake-up is due. There is one wake-up at a time; dropping the timer cancels it.
 pub(crate) struct Timer {
-    clock: Clock,
     precision: Precision,
     set: Option<(Moment, AbortHandle)>,
 }
@@ -22,19 +21,19 @@ pub(crate) enum Precision {
 }
 
 impl Timer {
-    pub fn new(clock: Clock, precision: Precision) -> Timer {
-        Timer { clock, precision, set: None }
+    pub fn new(precision: Precision) -> Timer {
+        Timer { precision, set: None }
     }
 
-    /// Sets the timer to `due`, unless it is already set to that. `ring` sends a message to the actor, which must then
+    /// Sets the timer to `due` on this clock, unless it is already set to that. `ring` sends a message to the actor, which must then
     /// call [`rang`](Timer::rang).
-    pub fn set(&mut self, due: Option<Moment>, ring: impl FnOnce() + Send + 'static) {
+    pub fn set(&mut self, clock: Clock, due: Option<Moment>, ring: impl FnOnce() + Send + 'static) {
         if self.set.as_ref().map(|(moment, _)| *moment) == due {
             return;
         }
         self.cancel();
         if let Some(due) = due {
-            let (clock, precision) = (self.clock, self.precision);
+            let precision = self.precision;
             let task = tokio::spawn(async move {
                 match precision {
                     Precision::Tokio => tokio::time::sleep_until(clock.at(due)).await,

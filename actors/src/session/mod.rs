@@ -153,7 +153,7 @@ impl SessionActor {
             let (begun, result) = connecting.run().await;
             let _ = myself.cast(SessionMessage::Connected(begun, result));
         });
-        let timer = Timer::new(arguments.clock, Precision::ThroughSleep);
+        let timer = Timer::new(Precision::ThroughSleep);
         Ok(State { arguments, live: None, tasks, timer, closing: None })
     }
 
@@ -187,7 +187,7 @@ impl SessionActor {
             SessionMessage::Close(reply) => state.close(reply, &myself),
         }
         let due = state.live.as_ref().and_then(|live| live.machine.wakeup());
-        state.timer.set(due, move || drop(myself.cast(SessionMessage::Wake)));
+        state.timer.set(state.arguments.clock, due, move || drop(myself.cast(SessionMessage::Wake)));
         Ok(())
     }
 }
