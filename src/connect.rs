@@ -142,7 +142,7 @@ impl KeeperOptions {
         };
         let started = keeper::start(settings).await?;
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
-        Ok(Shared { started, keep_alive, identifier: self.identifier, acl: self.acl })
+        Ok(Shared { started, keep_alive, identifier: self.identifier.into(), acl: self.acl.into() })
     }
 
     fn with(mut self, credential: Credential) -> Self {

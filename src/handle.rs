@@ -26,8 +26,8 @@ use crate::wait;
 pub(crate) struct Shared {
     pub started: Started,
     pub keep_alive: Arc<KeepAlive>,
-    pub identifier: Vec<u8>,
-    pub acl: Vec<Acl>,
+    pub identifier: Arc<[u8]>,
+    pub acl: Arc<[Acl]>,
 }
 
 impl Shared {

@@ -1,5 +1,6 @@
 //! Options of handles, and the error for those that cannot be used.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockkeeper_actors::api::request::ContenderOptions;
@@ -13,12 +14,12 @@ use thiserror::Error;
 /// if their options differ.
 #[derive(Clone, Debug)]
 pub struct LockOptions {
-    identifier: Option<Vec<u8>>,
+    identifier: Option<Arc<[u8]>>,
     dialect: Dialect,
     patterns: Result<Patterns, InvalidPattern>,
     ephemeral: bool,
     container: bool,
-    acl: Option<Vec<Acl>>,
+    acl: Option<Arc<[Acl]>>,
     max_waiting: Option<usize>,
     linger: Option<Duration>,
 }
@@ -47,7 +48,7 @@ impl LockOptions {
     /// The text that identifies this contender when contenders are listed. At most 960 KiB. The default is the keeper's
     /// identifier.
     pub fn identifier(self, identifier: impl Into<String>) -> Self {
-        LockOptions { identifier: Some(identifier.into().into_bytes()), ..self }
+        LockOptions { identifier: Some(identifier.into().into_bytes().into()), ..self }
     }
 
     /// The client library whose node names the lock uses; kazoo by default. With [`Dialect::Curator`], a
@@ -107,7 +108,7 @@ impl LockOptions {
 
     /// The access list of the contender's node and of missing directories. The default is the keeper's access list.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
-        LockOptions { acl: Some(acl), ..self }
+        LockOptions { acl: Some(acl.into()), ..self }
     }
 
     /// The largest number of requests of this process that may wait for the path. Further requests fail with
@@ -166,16 +167,16 @@ impl LockOptions {
     }
 
     /// The options of contenders in this mode. `identifier` and `acl` are the keeper's, and serve as defaults.
-    pub(crate) fn contender(self, mode: Mode, identifier: &[u8], acl: &[Acl]) -> ContenderOptions {
+    pub(crate) fn contender(self, mode: Mode, identifier: &Arc<[u8]>, acl: &Arc<[Acl]>) -> ContenderOptions {
         ContenderOptions {
             mode,
             dialect: self.dialect,
-            identifier: self.identifier.unwrap_or_else(|| identifier.to_vec()),
+            identifier: self.identifier.unwrap_or_else(|| identifier.clone()),
             // Options with an error are not checked options.
             patterns: self.patterns.unwrap_or_default(),
             ephemeral: self.ephemeral,
             container: self.container,
-            acl: self.acl.unwrap_or_else(|| acl.to_vec()),
+            acl: self.acl.unwrap_or_else(|| acl.clone()),
             max_waiting: self.max_waiting,
             linger: self.linger,
         }

@@ -256,7 +256,7 @@ impl<M: Message> State<M> {
     }
 
     fn advertise(&mut self, data: Vec<u8>, reply: AdvertisePort) {
-        Arc::make_mut(&mut self.arguments.options).identifier = data;
+        Arc::make_mut(&mut self.arguments.options).identifier = data.into();
         match self.ticket {
             Some(ticket) => self.write_identifier(ticket, reply),
             None => self.advertising.push(reply),

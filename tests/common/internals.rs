@@ -29,11 +29,11 @@ pub fn contender_options() -> Arc<ContenderOptions> {
     Arc::new(ContenderOptions {
         mode: Mode::Lock,
         dialect: Dialect::Kazoo,
-        identifier: Vec::new(),
+        identifier: Arc::default(),
         patterns: Default::default(),
         ephemeral: true,
         container: false,
-        acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
+        acl: [Acl::new(Permission::ALL, AuthId::anyone())].into(),
         max_waiting: None,
         linger: None,
     })

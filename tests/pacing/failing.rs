@@ -154,7 +154,13 @@ impl ZooKeeper for Client {
         self.client.chroot()
     }
 
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode> {
+    fn create(
+        &self,
+        prefix: String,
+        data: Arc<[u8]>,
+        ephemeral: bool,
+        acl: Arc<[Acl]>,
+    ) -> Answer<CreatedNode> {
         self.answer(Kind::Create, |client| client.create(prefix, data, ephemeral, acl))
     }
 

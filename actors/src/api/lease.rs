@@ -30,7 +30,7 @@ pub struct Lease {
     /// Keeps the session open even when every handle has been dropped.
     keep_alive: Arc<KeepAlive>,
     /// The access list of the nodes.
-    acl: Vec<Acl>,
+    acl: Arc<[Acl]>,
     released: bool,
 }
 
@@ -40,7 +40,7 @@ impl Lease {
         nodes: Vec<String>,
         grantor: Grantor,
         keep_alive: Arc<KeepAlive>,
-        acl: Vec<Acl>,
+        acl: Arc<[Acl]>,
     ) -> Lease {
         Lease { grant, nodes, grantor, keep_alive, acl, released: false }
     }

@@ -31,7 +31,7 @@ pub enum LockMessage {
     First(Patterns, Known, oneshot::Sender<Result<Option<Contender>, QueryError>>),
     /// Changes the data of a request's node, and of the nodes that it gets later. Replies when the server has confirmed
     /// the change; a request that has no node yet waits for one.
-    SetIdentifier(Ticket, Vec<u8>, RpcReplyPort<Result<(), AdvertiseError>>),
+    SetIdentifier(Ticket, Arc<[u8]>, RpcReplyPort<Result<(), AdvertiseError>>),
     /// Deletes the persistent node of a contender whose owner has crashed.
     RemoveContender(Contender, RpcReplyPort<Result<(), RemoveContenderError>>),
     /// Deletes the nodes of this path that linger although nobody wants them, and replies when they are gone.

@@ -132,7 +132,7 @@ pub struct ContenderOptions {
     /// How the node is named.
     pub dialect: Dialect,
     /// The node's data: a text that describes the owner, for people.
-    pub identifier: Vec<u8>,
+    pub identifier: Arc<[u8]>,
     /// Additional name endings that count as contenders.
     pub patterns: Patterns,
     /// Whether the server deletes the node when the session ends.
@@ -140,7 +140,7 @@ pub struct ContenderOptions {
     /// Whether missing directories are created as containers, which the server deletes once they are empty again.
     pub container: bool,
     /// The access list of the node and of missing directories.
-    pub acl: Vec<Acl>,
+    pub acl: Arc<[Acl]>,
     /// A request is refused when this process already has this many waiting; `None` for no limit.
     pub max_waiting: Option<usize>,
     /// Requests of this process with the same options share a node, which stays for this time when nobody wants it.

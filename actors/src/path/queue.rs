@@ -1,5 +1,7 @@
 //! Carries out the commands of the lock's machine: sends requests to ZooKeeper, and replies to callers.
 
+use std::fmt::Write;
+
 use tracing::debug;
 
 use super::{NewWatch, Path, PathMessage, WatchKey};
@@ -62,16 +64,20 @@ where
         }
     }
 
+    fn child(&self, name: &str) -> String {
+        [&*self.directory, "/", name].concat()
+    }
+
     /// The path of a node in the directory.
     pub fn node_path(&self, node: &Znode) -> String {
-        format!("{}/{}", self.directory, node.name())
+        self.child(node.name())
     }
 
     fn create(&mut self, attempt: Attempt, ticket: Ticket) {
         let Some(create) = self.send_create(attempt, ticket) else { return };
         self.submit(
             |_| create.answer,
-            move |created| Event::Created(attempt, with_name(&create.name, created)).into(),
+            move |created| Event::Created(attempt, with_name(create.name, created)).into(),
         );
     }
 
@@ -82,7 +88,7 @@ where
         let (epoch, list) = (session.connection.epoch, session.connection.client.children(&self.directory));
         session.expect(async move {
             let (created, children) = (create.answer.await, list.await);
-            let created = with_name(&create.name, created);
+            let created = with_name(create.name, created);
             let event = Event::CreatedAndListed { attempt, created, children };
             PathMessage::Answer(epoch, event.into(), Vec::new())
         });
@@ -91,12 +97,13 @@ where
     fn send_create(&mut self, attempt: Attempt, ticket: Ticket) -> Option<SentCreate> {
         let options = self.options(ticket)?;
         let name = self.instance.prefix(attempt, options.dialect, options.mode);
-        let prefix = format!("{}/{name}", self.directory);
+        let prefix = self.child(&name);
         if !options.ephemeral {
             self.note_persistent(ticket, prefix.clone());
         }
         let client = &self.session.as_ref()?.connection.client;
-        let answer = client.create(&prefix, &options.identifier, options.ephemeral, &options.acl);
+        let answer =
+            client.create(prefix, options.identifier.clone(), options.ephemeral, options.acl.clone());
         Some(SentCreate { name, answer })
     }
 
@@ -127,9 +134,11 @@ struct SentCreate {
     answer: Answer<CreatedNode>,
 }
 
-fn with_name(name: &str, created: Result<CreatedNode, Failure>) -> Result<Created, Failure> {
+fn with_name(mut name: String, created: Result<CreatedNode, Failure>) -> Result<Created, Failure> {
     let CreatedNode { sequence, czxid } = created?;
-    let node = Znode::parse(&format!("{name}{sequence:010}"));
+    // Writing to a string does not fail.
+    let _ = write!(name, "{sequence:010}");
+    let node = Znode::named(name);
     let node = node.ok_or_else(|| Failure::Unknown(format!("no sequence number: {sequence}").into()))?;
     Ok(Created { node, czxid })
 }

@@ -118,7 +118,7 @@ where
     }
 
     /// Changes the data of the nodes that are created for a request from now on.
-    pub fn set_identifier(&mut self, ticket: Ticket, identifier: Vec<u8>) {
+    pub fn set_identifier(&mut self, ticket: Ticket, identifier: Arc<[u8]>) {
         if let Some(entry) = self.requests.get_mut(&ticket) {
             Arc::make_mut(&mut entry.options).identifier = identifier;
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures::future::{self, BoxFuture};
+use futures::future::{self, BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use tracing::warn;
 use uuid::Uuid;
@@ -106,9 +106,10 @@ impl Connect for Connector {
             }
             no_delay.connected();
             let states = states(client.state_watcher(), Arc::clone(&no_delay));
-            let root = client.clone().chroot("/").unwrap_or_else(|client| client);
+            let root = Arc::new(client.clone().chroot("/").unwrap_or_else(|client| client));
             let chroot = Some(client.path()).filter(|path| *path != "/").unwrap_or_default().to_owned();
             let directory = Mutex::default();
+            let client = Arc::new(client);
             Ok(Connected { client: Arc::new(Client { client, root, chroot, directory, no_delay }), states })
         })
     }
@@ -119,9 +120,10 @@ impl Connect for Connector {
 }
 
 struct Client {
-    client: zk::Client,
+    /// Shared with requests in flight. A clone of its own would copy the session's password.
+    client: Arc<zk::Client>,
     /// The same session without a chroot.
-    root: zk::Client,
+    root: Arc<zk::Client>,
     chroot: String,
     /// The directory in which a contender was last created, or may have been.
     directory: Mutex<Option<String>>,
@@ -130,12 +132,15 @@ struct Client {
 
 impl Client {
     fn remember_directory(&self, prefix: &str) {
-        let directory = prefix.rsplit_once('/').map(|(directory, _)| directory.to_owned());
-        *self.directory.lock().unwrap_or_else(PoisonError::into_inner) = directory;
+        let directory = prefix.rsplit_once('/').map(|(directory, _)| directory);
+        let mut last = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_deref() != directory {
+            *last = directory.map(str::to_owned);
+        }
     }
 
-    /// Polls a request once, which sends it: `zookeeper_client` sends when its method is called, and the async block
-    /// calls it at its first poll.
+    /// Polls a request once, which sends it, if it has not been sent yet: `zookeeper_client` sends when its method is
+    /// called, and an async block that owns what the method borrows calls it at its first poll.
     fn send<T: Send + 'static>(
         &self,
         request: impl Future<Output = T> + Send + 'static,
@@ -175,10 +180,15 @@ impl ZooKeeper for Client {
         &self.chroot
     }
 
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode> {
-        self.remember_directory(prefix);
-        let (client, prefix, data, acl) =
-            (self.client.clone(), prefix.to_owned(), data.to_vec(), acl.to_vec());
+    fn create(
+        &self,
+        prefix: String,
+        data: Arc<[u8]>,
+        ephemeral: bool,
+        acl: Arc<[Acl]>,
+    ) -> Answer<CreatedNode> {
+        self.remember_directory(&prefix);
+        let client = self.client.clone();
         let mode = match ephemeral {
             true => zk::CreateMode::EphemeralSequential,
             false => zk::CreateMode::PersistentSequential,
@@ -256,8 +266,8 @@ impl ZooKeeper for Client {
     }
 
     fn children(&self, path: &str) -> Answer<Vec<String>> {
-        let (client, path) = (self.client.clone(), path.to_owned());
-        self.submit(async move { client.list_children(&path).await })
+        let answer = self.client.get_children(path);
+        self.submit(async move { Ok(answer.await?.0) })
     }
 
     fn sync(&self, path: &str) -> Answer<()> {
@@ -266,9 +276,9 @@ impl ZooKeeper for Client {
     }
 
     fn read(&self, path: &str) -> Answer<Node> {
-        let (client, path) = (self.client.clone(), path.to_owned());
+        let answer = self.client.get_data(path);
         self.submit(async move {
-            let (data, stat) = client.get_data(&path).await?;
+            let (data, stat) = answer.await?;
             Ok(Node { data, stat: NodeStat { czxid: stat.czxid, owner: stat.ephemeral_owner } })
         })
     }
@@ -287,9 +297,9 @@ impl ZooKeeper for Client {
     }
 
     fn read_root(&self, path: &str) -> Answer<Root> {
-        let (client, path) = (self.client.clone(), path.to_owned());
+        let answer = self.client.get_data(path);
         self.submit(async move {
-            let (data, stat) = client.get_data(&path).await?;
+            let (data, stat) = answer.await?;
             Ok(Root { version: stat.version, written: stat.mzxid, data })
         })
     }
@@ -303,9 +313,9 @@ impl ZooKeeper for Client {
     }
 
     fn leases(&self, path: &str) -> Answer<Leases> {
-        let (client, path) = (self.client.clone(), path.to_owned());
+        let answer = self.client.get_children(path);
         self.submit(async move {
-            let (names, stat) = client.get_children(&path).await?;
+            let (names, stat) = answer.await?;
             Ok(Leases { names, written: stat.mzxid })
         })
     }
@@ -330,13 +340,12 @@ impl ZooKeeper for Client {
     }
 
     fn write(&self, path: &str, data: &[u8]) -> Answer<()> {
-        let (client, path, data) = (self.client.clone(), path.to_owned(), data.to_vec());
-        self.submit(async move { client.set_data(&path, &data, None).await.map(drop) })
+        let answer = self.client.set_data(path, data, None);
+        self.submit(async move { answer.await.map(drop) })
     }
 
     fn delete(&self, path: &str) -> Answer<()> {
-        let (client, path) = (self.client.clone(), path.to_owned());
-        self.submit(async move { client.delete(&path, None).await })
+        self.submit(self.client.delete(path, None))
     }
 
     fn take(&self, take: TakeRequest<'_>) -> BoxFuture<'static, Result<(), TakeFailure>> {
@@ -468,15 +477,13 @@ async fn owner_in(client: &zk::Client, directory: &str) -> Result<Option<i64>, z
 }
 
 fn fired(watcher: zk::OneshotWatcher) -> Watching {
-    Box::pin(async move {
-        match watcher.changed().await.event_type {
-            zk::EventType::NodeDeleted => Fired::Gone,
-            zk::EventType::Session => Fired::Ended,
-            zk::EventType::NodeCreated
-            | zk::EventType::NodeDataChanged
-            | zk::EventType::NodeChildrenChanged => Fired::Changed,
+    Box::pin(watcher.changed().map(|event| match event.event_type {
+        zk::EventType::NodeDeleted => Fired::Gone,
+        zk::EventType::Session => Fired::Ended,
+        zk::EventType::NodeCreated | zk::EventType::NodeDataChanged | zk::EventType::NodeChildrenChanged => {
+            Fired::Changed
         }
-    })
+    }))
 }
 
 fn states(watcher: zk::StateWatcher, no_delay: Arc<NoDelay>) -> BoxStream<'static, LinkState> {

@@ -41,7 +41,13 @@ pub trait ZooKeeper: Send + Sync + 'static {
         ""
     }
     /// Creates a sequential node.
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode>;
+    fn create(
+        &self,
+        prefix: String,
+        data: Arc<[u8]>,
+        ephemeral: bool,
+        acl: Arc<[Acl]>,
+    ) -> Answer<CreatedNode>;
     /// Creates ephemeral sequential nodes in one transaction, all or none.
     fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>>;
     /// Creates a directory and its missing parents, including the connection's chroot. An empty path is the chroot

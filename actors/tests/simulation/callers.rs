@@ -361,11 +361,11 @@ fn options(kind: &Kind) -> ContenderOptions {
             What::Permits(_) | What::All(_) => Mode::Lock,
         },
         dialect: Dialect::Kazoo,
-        identifier: Vec::new(),
+        identifier: Arc::default(),
         patterns: Default::default(),
         ephemeral: true,
         container: false,
-        acl: Vec::new(),
+        acl: Arc::default(),
         max_waiting: None,
         linger: kind.lingers.then_some(LINGER),
     }

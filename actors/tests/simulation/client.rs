@@ -94,11 +94,17 @@ impl ZooKeeper for Client {
         Duration::from_millis(SESSION_TIMEOUT)
     }
 
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, _acl: &[Acl]) -> Answer<CreatedNode> {
+    fn create(
+        &self,
+        prefix: String,
+        data: Arc<[u8]>,
+        ephemeral: bool,
+        _acl: Arc<[Acl]>,
+    ) -> Answer<CreatedNode> {
         let directory = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
         *self.last.lock().unwrap() = Last::Create(directory.to_owned());
         let flags = if ephemeral { 3 } else { 2 };
-        let (length, write) = (prefix.len(), create(prefix, data, flags));
+        let (length, write) = (prefix.len(), create(&prefix, &data, flags));
         self.ask(Stage::Creating, write, move |reply| match reply {
             Reply::PathStat(path, stat) => {
                 let sequence = path[length..].parse().map_err(|_| unexpected(&path))?;

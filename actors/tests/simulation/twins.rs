@@ -210,7 +210,13 @@ impl ZooKeeper for Twisted {
         }
     }
 
-    fn create(&self, prefix: &str, data: &[u8], ephemeral: bool, acl: &[Acl]) -> Answer<CreatedNode> {
+    fn create(
+        &self,
+        prefix: String,
+        data: Arc<[u8]>,
+        ephemeral: bool,
+        acl: Arc<[Acl]>,
+    ) -> Answer<CreatedNode> {
         if self.twin == Twin::ListIsTooEarly {
             let directory = prefix.rsplit_once('/').map_or("/", |(directory, _)| directory);
             *self.early.lock().unwrap() = Some(self.inner.children(directory));
