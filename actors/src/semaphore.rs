@@ -193,7 +193,7 @@ impl State {
             Reading::Once => Some(unwatched(client.leases(&path))),
             Reading::Watch => Some(watched(watches.children(&path))),
         };
-        session.expect(async move {
+        self.path.expect(async move {
             let synced = match sync {
                 Some(answer) => answer.await,
                 None => Ok(()),
@@ -236,7 +236,7 @@ impl State {
         }
         let request = TakeRequest { mutex: &mutex, keep, root: (&root, version), leases: &nodes };
         let answer = session.connection.client.take(request);
-        session
+        self.path
             .expect(async move { PathMessage::Answer(epoch, Event::Taken(take, answer.await), Vec::new()) });
     }
 

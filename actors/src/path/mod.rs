@@ -180,8 +180,7 @@ pub(crate) trait Driver {
                     self.feed(PathEvent::Lost);
                 }
                 let session = connection.client.session();
-                let actor = self.path().actor.clone();
-                self.path().session = Some(SessionHandle::new(connection, actor));
+                self.path().session = Some(SessionHandle::new(connection));
                 self.feed(PathEvent::Connected { session });
             }
             SessionNews::Suspended(epoch) if self.path().is_current(epoch) => self.feed(PathEvent::Suspended),
@@ -297,7 +296,14 @@ where
     ) {
         let Some(session) = &self.session else { return };
         let (epoch, answer) = (session.connection.epoch, send(&session.connection));
-        session.expect(async move { PathMessage::Answer(epoch, event(answer.await), Vec::new()) });
+        self.expect(async move { PathMessage::Answer(epoch, event(answer.await), Vec::new()) });
+    }
+
+    /// Receives this answer, in the order of the requests.
+    pub fn expect(&self, answer: impl Future<Output = PathMessage<M::Event>> + Send + 'static) {
+        if let Some(session) = &self.session {
+            session.expect(&self.actor, answer);
+        }
     }
 
     /// Answers a caller's question that does not concern the machine.

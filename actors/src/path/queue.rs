@@ -86,7 +86,7 @@ where
         let Some(create) = self.send_create(attempt, ticket) else { return };
         let Some(session) = &self.session else { return };
         let (epoch, list) = (session.connection.epoch, session.connection.client.children(&self.directory));
-        session.expect(async move {
+        self.expect(async move {
             let (created, children) = (create.answer.await, list.await);
             let created = with_name(create.name, created);
             let event = Event::CreatedAndListed { attempt, created, children };
@@ -113,7 +113,7 @@ where
         self.watches.insert(key.clone(), None);
         let (epoch, answer) =
             (session.connection.epoch, session.connection.watches.node(&self.node_path(&node)));
-        session.expect(async move {
+        self.expect(async move {
             match answer.await {
                 Ok(watching) => {
                     let watched = Event::Watched(node.clone(), Ok(()));

@@ -14,9 +14,8 @@ use super::Connection;
 /// A session as one actor uses it. Dropping it ends all its tasks. `T` is the message that the actor receives.
 pub(crate) struct SessionHandle<T> {
     pub connection: Connection,
-    actor: DerivedActorRef<T>,
     answers: Arc<Mutex<Answers<T>>>,
-    tasks: JoinSet<()>,
+    tasks: Option<JoinSet<()>>,
     /// The number of questions not yet answered.
     questions: usize,
 }
@@ -43,26 +42,27 @@ impl<T> Drop for Question<T> {
 }
 
 impl<T: Send + 'static> SessionHandle<T> {
-    pub fn new(connection: Connection, actor: DerivedActorRef<T>) -> SessionHandle<T> {
+    pub fn new(connection: Connection) -> SessionHandle<T> {
         let answers = Answers { queue: VecDeque::new(), delivery: None };
         let answers = Arc::new(Mutex::new(answers));
-        SessionHandle { connection, actor, answers, tasks: JoinSet::new(), questions: 0 }
+        SessionHandle { connection, answers, tasks: None, questions: 0 }
     }
 
     /// Sends this answer to the actor, in the order of the requests.
-    pub fn expect(&self, answer: impl Future<Output = T> + Send + 'static) {
+    pub fn expect(&self, actor: &DerivedActorRef<T>, answer: impl Future<Output = T> + Send + 'static) {
         let mut answers = lock(&self.answers);
-        answers.queue.push_back(Box::pin(answer));
-        if answers.delivery.is_none() {
-            let task = tokio::spawn(deliver(self.answers.clone(), self.actor.clone()));
-            answers.delivery = Some(task.abort_handle());
+        if answers.delivery.is_some() {
+            return answers.queue.push_back(Box::pin(answer));
         }
+        let task = tokio::spawn(deliver(answer, self.answers.clone(), actor.clone()));
+        answers.delivery = Some(task.abort_handle());
     }
 
     /// Runs a task for as long as the session is used.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        while self.tasks.try_join_next().is_some() {}
-        self.tasks.spawn(task);
+        let tasks = self.tasks.get_or_insert_default();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     /// Counts a question. When it ends, the actor receives `over`, and must call [`answered`](SessionHandle::answered).
@@ -89,8 +89,13 @@ impl<T> Drop for SessionHandle<T> {
     }
 }
 
-async fn deliver<T: Send + 'static>(answers: Arc<Mutex<Answers<T>>>, actor: DerivedActorRef<T>) {
-    loop {
+async fn deliver<T: Send + 'static>(
+    first: impl Future<Output = T>,
+    answers: Arc<Mutex<Answers<T>>>,
+    actor: DerivedActorRef<T>,
+) {
+    let mut delivered = send(first, &actor).await;
+    while delivered {
         let next = {
             let mut answers = lock(&answers);
             let next = answers.queue.pop_front();
@@ -100,13 +105,19 @@ async fn deliver<T: Send + 'static>(answers: Arc<Mutex<Answers<T>>>, actor: Deri
             next
         };
         let Some(answer) = next else { return };
-        let Ok(answer) = AssertUnwindSafe(answer).catch_unwind().await else {
+        delivered = send(answer, &actor).await;
+    }
+}
+
+/// Returns whether the actor is there for further answers.
+async fn send<T: Send + 'static>(answer: impl Future<Output = T>, actor: &DerivedActorRef<T>) -> bool {
+    match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(answer) => actor.send_message(answer).is_ok(),
+        Err(_) => {
             // No further answer would be delivered, and all requests would wait forever. So the actor is killed, and
             // its supervisor cleans up.
-            return actor.kill();
-        };
-        if actor.send_message(answer).is_err() {
-            return;
+            actor.kill();
+            false
         }
     }
 }
