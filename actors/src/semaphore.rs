@@ -16,7 +16,8 @@ use crate::machine::node::{Attempt, Znode};
 use crate::machine::semaphore::{Command, Event, Leases, Part, PermitRequest, Reading, Root, Semaphore};
 use crate::machine::{Failure, PathEvent, Ticket};
 use crate::path::{Driver, NewWatch, Path, PathArguments, PathMessage, PathNotice, WatchKey};
-use crate::zookeeper::{Answer, NewNode, TakeRequest, Watching};
+use crate::session::SetWatch;
+use crate::zookeeper::{Answer, NewNode, TakeRequest};
 
 pub(crate) struct SemaphoreActor;
 
@@ -177,7 +178,7 @@ impl State {
         for (part, reading) in [(Part::Root, root), (Part::Leases, leases)] {
             if reading == Reading::Watch {
                 // The watch of an earlier read stays until the new one replaces it.
-                self.path.watches.entry(WatchKey::Part(part)).or_default();
+                self.path.watches.want(WatchKey::Part(part));
             }
         }
         let (epoch, client, watches) =
@@ -199,22 +200,22 @@ impl State {
                 None => Ok(()),
             };
             let mut new_watches = Vec::new();
-            let mut keep = |part, watching: Option<Watching>| {
-                new_watches.extend(watching.filter(|_| synced.is_ok()).map(|watching| NewWatch {
+            let mut keep = |part, watch: Option<SetWatch>| {
+                new_watches.extend(watch.filter(|_| synced.is_ok()).map(|watch| NewWatch {
                     key: WatchKey::Part(part),
-                    watching,
+                    watch,
                     event: Box::new(move |_| Event::Changed { read, part }),
                 }))
             };
             let (mut root_found, mut leases_found) = (None, None);
             if let Some(answer) = root {
-                let (found, watching) = split(answer.await);
-                keep(Part::Root, watching);
+                let (found, watch) = split(answer.await);
+                keep(Part::Root, watch);
                 root_found = Some(synced.clone().and(found));
             }
             if let Some(answer) = leases {
-                let (found, watching) = split(answer.await);
-                keep(Part::Leases, watching);
+                let (found, watch) = split(answer.await);
+                keep(Part::Leases, watch);
                 leases_found = Some(synced.clone().and(found));
             }
             let event = Event::StateRead { read, root: root_found, leases: leases_found };
@@ -250,19 +251,19 @@ impl State {
 }
 
 /// A part of the state, and the watch that was set when it was read.
-type Found<T> = (T, Option<Watching>);
+type Found<T> = (T, Option<SetWatch>);
 
 fn unwatched<T: Send + 'static>(answer: Answer<T>) -> Answer<Found<T>> {
     Box::pin(async move { Ok((answer.await?, None)) })
 }
 
-fn watched<T: Send + 'static>(answer: Answer<(T, Watching)>) -> Answer<Found<T>> {
-    Box::pin(async move { answer.await.map(|(found, watching)| (found, Some(watching))) })
+fn watched<T: Send + 'static>(answer: Answer<(T, SetWatch)>) -> Answer<Found<T>> {
+    Box::pin(async move { answer.await.map(|(found, watch)| (found, Some(watch))) })
 }
 
-fn split<T>(answer: Result<Found<T>, Failure>) -> (Result<T, Failure>, Option<Watching>) {
+fn split<T>(answer: Result<Found<T>, Failure>) -> (Result<T, Failure>, Option<SetWatch>) {
     match answer {
-        Ok((found, watching)) => (Ok(found), watching),
+        Ok((found, watch)) => (Ok(found), watch),
         Err(failure) => (Err(failure), None),
     }
 }

@@ -5,8 +5,9 @@
 
 mod queue;
 mod requests;
+mod watches;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use ractor::{DerivedActorRef, RpcReplyPort};
 use tracing::trace;
 
 use self::requests::Entry;
+use self::watches::WantedWatches;
 use crate::api::lease::{Grantor, ReleasePort};
 use crate::api::resource::Resource;
 use crate::machine::linger::LineId;
@@ -22,8 +24,8 @@ use crate::machine::semaphore::Part;
 use crate::machine::{Failure, Machine, PathEvent, PathMachine, Ticket, gate};
 use crate::runtime::clock::Clock;
 use crate::runtime::timer::{Precision, Timer};
-use crate::session::{Change, Connection, SessionHandle, SessionNews, Watch};
-use crate::zookeeper::{Answer, Watching, ZooKeeper};
+use crate::session::{Change, Connection, SessionHandle, SessionNews, SetWatch, Watch};
+use crate::zookeeper::{Answer, ZooKeeper};
 
 /// The arguments of a path's actor.
 pub(crate) struct PathArguments {
@@ -87,7 +89,7 @@ pub(crate) enum WatchKey {
 /// A watch that was set with a request, on its way to the actor with the answer.
 pub(crate) struct NewWatch<E> {
     pub key: WatchKey,
-    pub watching: Watching,
+    pub watch: SetWatch,
     /// The machine's event for when it fires.
     pub event: Box<dyn FnOnce(Change) -> E + Send>,
 }
@@ -100,8 +102,7 @@ pub(crate) struct Path<M: Machine> {
     /// The directory of the contenders.
     pub directory: Arc<str>,
     pub session: Option<SessionHandle<PathMessage<M::Event>>>,
-    /// The watches that are wanted; `None` until the answer has arrived.
-    pub watches: BTreeMap<WatchKey, Option<Watch>>,
+    pub watches: WantedWatches,
     clock: Clock,
     machine: M,
     /// Boxed, because a map makes room for eleven at once, and most paths have one.
@@ -230,7 +231,7 @@ where
             instance,
             registry,
             session: None,
-            watches: BTreeMap::new(),
+            watches: WantedWatches::default(),
             clock,
             machine,
             requests: BTreeMap::new(),
@@ -266,13 +267,13 @@ where
     fn keep_watches(&mut self, watches: Vec<NewWatch<M::Event>>) -> bool {
         let Some(session) = &self.session else { return false };
         let (epoch, mut answered) = (session.connection.epoch, true);
-        for NewWatch { key, watching, event } in watches {
-            let Some(watch) = self.watches.get_mut(&key) else {
+        for NewWatch { key, watch, event } in watches {
+            let Some(wanted) = self.watches.get(&key) else {
                 answered &= !matches!(key, WatchKey::Node(_));
                 continue;
             };
             let actor = self.actor.clone();
-            *watch = Some(Watch::tell(watching, move |change| {
+            *wanted = Some(Watch::tell(watch, move |change| {
                 // The actor may have ended.
                 let _ = actor.send_message(PathMessage::WatchOver(epoch, key, event(change)));
             }));
@@ -282,7 +283,7 @@ where
 
     fn watch_over(&mut self, key: &WatchKey) {
         match key {
-            WatchKey::Node(_) | WatchKey::Children(_) => drop(self.watches.remove(key)),
+            WatchKey::Node(_) | WatchKey::Children(_) => self.watches.remove(key),
             // The entry may already be for the watch of a later read.
             WatchKey::Part(_) => {}
         }

@@ -43,7 +43,7 @@ where
                 move |result| Event::StatRead(attempt, result.map(|found| found.stat)).into(),
             ),
             Command::Watch(node) => self.watch(node),
-            Command::Unwatch(node) => drop(self.watches.remove(&WatchKey::Node(node))),
+            Command::Unwatch(node) => self.watches.remove(&WatchKey::Node(node)),
             Command::Delete(attempt, node) => {
                 let node = self.node_path(&node);
                 self.submit(
@@ -110,15 +110,16 @@ where
     fn watch(&mut self, node: Znode) {
         let Some(session) = &self.session else { return };
         let key = WatchKey::Node(node.clone());
-        self.watches.insert(key.clone(), None);
+        self.watches.remove(&key);
+        self.watches.want(key.clone());
         let (epoch, answer) =
             (session.connection.epoch, session.connection.watches.node(&self.node_path(&node)));
         self.expect(async move {
             match answer.await {
-                Ok(watching) => {
+                Ok(watch) => {
                     let watched = Event::Watched(node.clone(), Ok(()));
                     let fired = move |change| Event::Fired { node, gone: change == Change::Gone }.into();
-                    let watch = NewWatch { key, watching, event: Box::new(fired) };
+                    let watch = NewWatch { key, watch, event: Box::new(fired) };
                     PathMessage::Answer(epoch, watched.into(), vec![watch])
                 }
                 Err(failure) => PathMessage::WatchOver(epoch, key, Event::Watched(node, Err(failure)).into()),

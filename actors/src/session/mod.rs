@@ -26,7 +26,7 @@ pub(crate) use self::handle::SessionHandle;
 pub(crate) use self::own_nodes::OwnNodes;
 use self::spares::SpareSettings;
 use self::watches::ROOM;
-pub(crate) use self::watches::{Change, Watch, Watches};
+pub(crate) use self::watches::{Change, SetWatch, Watch, Watches};
 use crate::api::error::ConnectError;
 use crate::api::session_lease::SessionLease;
 use crate::machine::session::{Command, Event, Session};

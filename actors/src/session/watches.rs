@@ -1,9 +1,11 @@
 //! A session's watches: sets them, limits their number, and reports to path actors when they fire.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::ready;
+use futures::future::{FutureExt, ready};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -22,6 +24,13 @@ pub(crate) struct Watches {
     spares: Arc<Spares>,
 }
 
+/// A watch that has been set. Resolves when it fires. Dropping it removes the watch and frees its room.
+pub(crate) struct SetWatch {
+    watching: Watching,
+    /// `None` for a timer.
+    room: Option<Room>,
+}
+
 /// A watch that reports to its owner. Dropping it removes the watch and frees its room.
 pub(crate) struct Watch(AbortHandle);
 
@@ -36,7 +45,7 @@ impl Watches {
     }
 
     /// Watches a node.
-    pub fn node(&self, path: &str) -> Answer<Watching> {
+    pub fn node(&self, path: &str) -> Answer<SetWatch> {
         let watch = |zk: &dyn ZooKeeper, path: &str| -> Answer<_> {
             let answer = zk.watch(path);
             Box::pin(async move { Ok(((), answer.await?)) })
@@ -50,7 +59,7 @@ impl Watches {
     }
 
     /// Watches for the creation of a node. Fires at once if it already exists.
-    pub fn absent_node(&self, path: &str) -> Answer<Watching> {
+    pub fn absent_node(&self, path: &str) -> Answer<SetWatch> {
         let watch = |zk: &dyn ZooKeeper, path: &str| -> Answer<_> {
             let answer = zk.watch_for(path);
             Box::pin(
@@ -63,56 +72,43 @@ impl Watches {
     }
 
     /// Reads a node's data, and watches them.
-    pub fn root(&self, path: &str) -> Answer<(Root, Watching)> {
+    pub fn root(&self, path: &str) -> Answer<(Root, SetWatch)> {
         self.set(path, |zk, path| zk.watch_root(path), |zk, path| zk.read_root(path))
     }
 
     /// Lists a node's children, and watches them.
-    pub fn children(&self, path: &str) -> Answer<(Leases, Watching)> {
+    pub fn children(&self, path: &str) -> Answer<(Leases, SetWatch)> {
         self.set(path, |zk, path| zk.watch_children(path), |zk, path| zk.leases(path))
     }
 
-    /// Lists a node's children, and watches them. Fails if no watch can be set, which a timer does not replace.
-    pub fn children_at_once(&self, path: &str) -> Answer<(Leases, Watching)> {
-        let answer = self.try_set(path, |zk, path| zk.watch_children(path), |zk, path| zk.leases(path));
+    /// Lists a node's children, and watches them. Fails if there is no room for the watch: a timer does not replace it.
+    pub fn children_at_once(&self, path: &str) -> Answer<(Leases, SetWatch)> {
+        let answer = self.children(path);
         Box::pin(async move {
-            match answer.await? {
-                (found, Some(watching)) => Ok((found, watching)),
-                (_, None) => Err(Failure::Refused("there is no room for the watch".into())),
+            let (found, watch) = answer.await?;
+            match watch.room {
+                Some(_) => Ok((found, watch)),
+                None => Err(Failure::Refused("there is no room for the watch".into())),
             }
         })
     }
 
-    /// Sets a watch, or replaces it with a timer.
+    /// Sets a watch in a session that has room. Without room, only reads in the main session.
     fn set<T: Send + 'static>(
         &self,
         path: &str,
         watch: fn(&dyn ZooKeeper, &str) -> Answer<(T, Watching)>,
         read: fn(&dyn ZooKeeper, &str) -> Answer<T>,
-    ) -> Answer<(T, Watching)> {
-        let answer = self.try_set(path, watch, read);
-        Box::pin(async move {
-            let (found, watching) = answer.await?;
-            Ok((found, watching.unwrap_or_else(later)))
-        })
-    }
-
-    /// Sets a watch in a session that has room. Without room, only reads in the main session.
-    fn try_set<T: Send + 'static>(
-        &self,
-        path: &str,
-        watch: fn(&dyn ZooKeeper, &str) -> Answer<(T, Watching)>,
-        read: fn(&dyn ZooKeeper, &str) -> Answer<T>,
-    ) -> Answer<(T, Option<Watching>)> {
+    ) -> Answer<(T, SetWatch)> {
         let Some(room) = self.spares.reserve(self.client.chroot().len() + path.len()) else {
             let answer = read(&*self.client, path);
-            return Box::pin(async move { Ok((answer.await?, None)) });
+            return Box::pin(async move { Ok((answer.await?, later())) });
         };
         let Some(spare) = &room.spare else {
             let answer = watch(&*self.client, path);
             return Box::pin(async move {
                 let (found, watching) = answer.await?;
-                Ok((found, Some(with(room, watching))))
+                Ok((found, SetWatch { watching, room: Some(room) }))
             });
         };
         let (client, path) = (self.client.clone(), path.to_owned());
@@ -123,19 +119,32 @@ impl Watches {
         Box::pin(async move {
             // The owner's later answers wait for this one.
             match timeout(LONGEST_ANSWER, answer).await {
-                Ok(Ok(Ok((found, watching)))) => Ok((found, Some(with(room, spared(watching))))),
+                Ok(Ok(Ok((found, watching)))) => Ok((found, SetWatch { watching, room: Some(room) })),
                 Ok(Ok(Err(Failure::NoNode))) => Err(Failure::NoNode),
-                Ok(Ok(Err(_)) | Err(_)) | Err(_) => Ok((read(&*client, &path).await?, None)),
+                Ok(Ok(Err(_)) | Err(_)) | Err(_) => Ok((read(&*client, &path).await?, later())),
             }
+        })
+    }
+}
+
+impl Future for SetWatch {
+    type Output = Fired;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Fired> {
+        let is_spared = self.room.as_ref().is_some_and(|room| room.spare.is_some());
+        self.watching.poll_unpin(context).map(|fired| match fired {
+            // The end of a spare session is not the end of the main session, so the owner reads again.
+            Fired::Ended if is_spared => Fired::Changed,
+            fired => fired,
         })
     }
 }
 
 impl Watch {
     /// Calls `fired` when the watch fires. Not at the end of the session, which the session actor reports.
-    pub fn tell(watching: Watching, fired: impl FnOnce(Change) + Send + 'static) -> Watch {
+    pub fn tell(mut watch: SetWatch, fired: impl FnOnce(Change) + Send + 'static) -> Watch {
         let task = tokio::spawn(async move {
-            match watching.await {
+            match (&mut watch).await {
                 Fired::Gone => fired(Change::Gone),
                 Fired::Changed => fired(Change::Changed),
                 Fired::Ended => {}
@@ -160,30 +169,13 @@ pub(crate) enum Change {
     Changed,
 }
 
-/// A watch that frees its room when it ends.
-fn with(room: Room, watching: Watching) -> Watching {
-    Box::pin(async move {
-        let _room = room;
-        watching.await
-    })
-}
-
-/// A watch of a spare session. The end of that session is not the end of the main session, so the owner reads again.
-fn spared(watching: Watching) -> Watching {
-    Box::pin(async move {
-        match watching.await {
-            Fired::Ended => Fired::Changed,
-            fired => fired,
-        }
-    })
-}
-
 /// Replaces a watch for which there is no room.
-fn later() -> Watching {
-    Box::pin(async {
+fn later() -> SetWatch {
+    let watching = Box::pin(async {
         tokio::time::sleep(LATER).await;
         Fired::Changed
-    })
+    });
+    SetWatch { watching, room: None }
 }
 
 /// The client fails to resume a session that watches more than 128 KiB of paths, their chroot included.
