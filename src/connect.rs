@@ -142,6 +142,7 @@ impl KeeperOptions {
         };
         let started = keeper::start(settings).await?;
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
+        let started = Arc::new(started);
         Ok(Shared { started, keep_alive, identifier: self.identifier.into(), acl: self.acl.into() })
     }
 

@@ -24,7 +24,7 @@ use crate::wait;
 
 /// The state that all handles of a keeper share.
 pub(crate) struct Shared {
-    pub started: Started,
+    pub started: Arc<Started>,
     pub keep_alive: Arc<KeepAlive>,
     pub identifier: Arc<[u8]>,
     pub acl: Arc<[Acl]>,
