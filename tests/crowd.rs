@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use common::{SOON, TestServer, connect, connect_to, eventually, unique_path};
+use common::{
+    LONG, SOON, TestServer, connect, connect_through, connect_to, eventually, proxied, shared, unique_path,
+};
+use lockkeeper::messages::LockEvent;
 use lockkeeper::{Keeper, Lock, LockOptions};
 use tokio::task::JoinSet;
+use zookeeper_client::{Acls, CreateMode};
 
 /// Checks the holders of one lock from outside: only one at a time, with growing tokens.
 #[derive(Default)]
@@ -87,6 +91,50 @@ async fn the_queue_is_first_come_first_served_across_sessions() {
     drop(holder);
     for place in 0..12 {
         assert_eq!(heard.recv().await, Some(place));
+    }
+}
+
+/// Otherwise heartbeats would wait behind the requests of all, and the session would be suspended.
+#[tokio::test]
+async fn a_burst_over_new_paths_is_sent_in_portions() {
+    const PATHS: usize = 600;
+    let (directory, proxy) = (unique_path("burst"), proxied().await);
+    let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("should connect");
+    let paths: Vec<String> = (0..PATHS).map(|number| format!("{directory}/{number:03}")).collect();
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    let marker = format!("{directory}/marker");
+    for path in paths.iter().chain([&marker]) {
+        observer.mkdir(path, &options).await.expect("permitted");
+    }
+    let is_entered = async |path: &String| {
+        let stat = observer.check_stat(path).await.expect("should connect");
+        stat.expect("the directory exists").num_children > 0
+    };
+
+    let keeper = connect_through(&proxy, LONG).await;
+    proxy.hold_replies(true);
+    let (granted, mut grants) = tokio::sync::mpsc::unbounded_channel();
+    for path in &paths {
+        let granted = granted.clone();
+        keeper.lock(path).expect("a valid path").acquire().listen(move |event| drop(granted.send(event)));
+    }
+    // Multi-locks do not wait for their turn, so its node is created after those of the first portion.
+    let multi_lock = keeper.multi_lock([&marker]).expect("a valid path");
+    multi_lock.acquire().listen(drop);
+    eventually("the marker is there", SOON, async || is_entered(&marker).await).await;
+    let mut entered = 0;
+    for path in &paths {
+        entered += usize::from(is_entered(path).await);
+    }
+    assert!((1..PATHS / 2).contains(&entered), "{entered} nodes without an answer");
+
+    proxy.hold_replies(false);
+    let mut guards = Vec::new();
+    while guards.len() < PATHS {
+        match tokio::time::timeout(SOON, grants.recv()).await.expect("all are granted") {
+            Some(LockEvent::Acquired { guard, .. }) => guards.push(guard),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

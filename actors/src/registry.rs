@@ -63,6 +63,10 @@ pub(crate) struct State {
     children: HashMap<ActorId, Child>,
     connection: Option<Connection>,
     suspended: bool,
+    /// How many more actors may learn of the session before the next round trip has ended.
+    turns: usize,
+    /// That round trip has begun.
+    pacing: bool,
     /// Tasks that clean up after dead actors, and that pace announcements. Aborted when the session ends.
     tasks: JoinSet<()>,
     /// New requests are refused.
@@ -93,6 +97,8 @@ impl RegistryActor {
             children: HashMap::new(),
             connection: None,
             suspended: false,
+            turns: 0,
+            pacing: false,
             tasks: JoinSet::new(),
             closed: false,
             closing: None,
@@ -120,6 +126,7 @@ impl RegistryActor {
             RegistryActorMessage::Announce(epoch) => state.announce(epoch),
             RegistryActorMessage::Close(reply) => state.close(reply),
         }
+        state.pace();
         state.report_when_closed();
         Ok(())
     }
@@ -152,10 +159,23 @@ impl State {
             // If the actor has died meanwhile, its supervision event follows, and the caller sees that the message's
             // reply port was dropped.
             RegistryMessage::Lock(path, message) => {
-                let _ = self.lock(path).await?.actor.cast(LockActorMessage::Public(message));
+                self.start_lock(&path).await?;
+                let (connection, turns) =
+                    (self.connection.as_ref(), message.waits().then_some(&mut self.turns));
+                self.locks.pass(
+                    &path,
+                    LockActorMessage::Public(message),
+                    connection,
+                    self.suspended,
+                    turns,
+                )?;
             }
             RegistryMessage::Semaphore(path, message) => {
-                let _ = self.semaphore(path).await?.actor.cast(SemaphoreActorMessage::Public(message));
+                self.start_semaphore(&path).await?;
+                let (connection, turns) =
+                    (self.connection.as_ref(), message.waits().then_some(&mut self.turns));
+                let message = SemaphoreActorMessage::Public(message);
+                self.semaphores.pass(&path, message, connection, self.suspended, turns)?;
             }
             RegistryMessage::MultiLock(MultiLockMessage::Acquire(request)) => {
                 self.start_multi_lock(request).await?
@@ -179,8 +199,8 @@ impl State {
 
     async fn open(&mut self, resource: Resource) -> Result<(), ActorProcessingErr> {
         match resource {
-            Resource::Lock(path) => self.lock(path).await?.opened(),
-            Resource::Semaphore(path) => self.semaphore(path).await?.opened(),
+            Resource::Lock(path) => self.lock(&path).await?.opened(),
+            Resource::Semaphore(path) => self.semaphore(&path).await?.opened(),
         }
         Ok(())
     }
@@ -192,23 +212,33 @@ impl State {
         }
     }
 
-    async fn lock(&mut self, path: Arc<str>) -> Result<&mut Entry<LockActorMessage>, ActorProcessingErr> {
-        if !self.locks.0.contains_key(&path) {
+    async fn lock(&mut self, path: &Arc<str>) -> Result<&mut Entry<LockActorMessage>, ActorProcessingErr> {
+        self.start_lock(path).await?;
+        self.locks.get(path)
+    }
+
+    async fn start_lock(&mut self, path: &Arc<str>) -> Result<(), ActorProcessingErr> {
+        if !self.locks.0.contains_key(path) {
             let entry = self.start(LockActor, Resource::Lock(path.clone())).await?;
             self.locks.0.insert(path.clone(), entry);
         }
-        self.locks.get(&path, self.connection.as_ref(), self.suspended)
+        Ok(())
     }
 
     async fn semaphore(
         &mut self,
-        path: Arc<str>,
+        path: &Arc<str>,
     ) -> Result<&mut Entry<SemaphoreActorMessage>, ActorProcessingErr> {
-        if !self.semaphores.0.contains_key(&path) {
+        self.start_semaphore(path).await?;
+        self.semaphores.get(path)
+    }
+
+    async fn start_semaphore(&mut self, path: &Arc<str>) -> Result<(), ActorProcessingErr> {
+        if !self.semaphores.0.contains_key(path) {
             let entry = self.start(SemaphoreActor, Resource::Semaphore(path.clone())).await?;
             self.semaphores.0.insert(path.clone(), entry);
         }
-        self.semaphores.get(&path, self.connection.as_ref(), self.suspended)
+        Ok(())
     }
 
     async fn start<A>(&mut self, actor: A, resource: Resource) -> Result<Entry<A::Msg>, ActorProcessingErr>
@@ -254,13 +284,15 @@ impl State {
 
     async fn multi_lock_report(&mut self, report: MultiLockReport) -> Result<(), ActorProcessingErr> {
         match report {
-            MultiLockReport::Open(path) if !self.closed => self.lock(path).await?.opened(),
+            MultiLockReport::Open(path) if !self.closed => self.lock(&path).await?.opened(),
             MultiLockReport::Acquire(_, request, part) if self.closed => {
                 drop(part);
                 request.refuse(AcquireError::Closed);
             }
             MultiLockReport::Acquire(path, request, part) => {
-                let _ = self.lock(path).await?.actor.cast(LockActorMessage::AcquirePart(request, part));
+                self.start_lock(&path).await?;
+                let message = LockActorMessage::AcquirePart(request, part);
+                self.locks.pass(&path, message, self.connection.as_ref(), self.suspended, None)?;
             }
             MultiLockReport::Cancel(path, ticket) if !self.closed => {
                 let cancel = RegistryMessage::Lock(path, LockMessage::Cancel(ticket));
@@ -302,22 +334,28 @@ impl State {
         self.semaphores.tell(&news);
     }
 
-    /// Announces the session to some of the actors that do not know it, and to the next ones after a round trip. Each
-    /// sends requests at once, and heartbeats would wait behind those of thousands.
+    /// Announces the session to some of the actors that do not know it. Each sends requests at once, and heartbeats would
+    /// wait behind those of thousands.
     fn announce(&mut self, epoch: u64) {
         let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
-        let mut left = ANNOUNCEMENTS;
-        self.locks.announce(connection, self.suspended, &mut left);
-        self.semaphores.announce(connection, self.suspended, &mut left);
-        if left == 0 {
-            let (answered, myself) = (connection.client.check(&[]), self.myself.clone());
-            while self.tasks.try_join_next().is_some() {}
-            self.tasks.spawn(async move {
-                // The check only paces. If it fails, the next actors learn of the session all the same.
-                let _ = answered.await;
-                let _ = myself.cast(RegistryActorMessage::Announce(epoch));
-            });
-        }
+        (self.turns, self.pacing) = (TURNS, false);
+        self.locks.announce(connection, self.suspended, &mut self.turns);
+        self.semaphores.announce(connection, self.suspended, &mut self.turns);
+    }
+
+    /// Called after every message. When all turns are taken, there are new ones after a round trip.
+    fn pace(&mut self) {
+        let Some(connection) = self.connection.as_ref().filter(|_| self.turns == 0 && !self.pacing) else {
+            return;
+        };
+        let (answered, epoch, myself) = (connection.client.check(&[]), connection.epoch, self.myself.clone());
+        self.pacing = true;
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(async move {
+            // The check only paces. If it fails, the next actors learn of the session all the same.
+            let _ = answered.await;
+            let _ = myself.cast(RegistryActorMessage::Announce(epoch));
+        });
     }
 
     fn missing(&self, paths: &[String]) {
@@ -379,8 +417,8 @@ impl State {
         }
         if handles > 0 && !self.closed {
             match resource {
-                Resource::Lock(path) => self.lock(path).await?.inherit(handles, generation),
-                Resource::Semaphore(path) => self.semaphore(path).await?.inherit(handles, generation),
+                Resource::Lock(path) => self.lock(&path).await?.inherit(handles, generation),
+                Resource::Semaphore(path) => self.semaphore(&path).await?.inherit(handles, generation),
             }
         }
         Ok(())
@@ -415,5 +453,5 @@ impl State {
     }
 }
 
-/// How many actors learn of a new session in one round trip.
-const ANNOUNCEMENTS: usize = 256;
+/// How many actors learn of the session in one round trip.
+const TURNS: usize = 256;

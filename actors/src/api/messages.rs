@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::contender::{Contender, Known, LeaseHolder, SemaphoreState};
 use super::error::{AcquireError, AdvertiseError, QueryError, RemoveContenderError, ResizeError};
 use super::lease::ReleasePort;
-use super::request::{AcquireRequest, ContenderOptions, MultiLockRequest, Permits};
+use super::request::{AcquireRequest, ContenderOptions, MultiLockRequest, Permits, Wait};
 use super::resource::Resource;
 use crate::machine::Ticket;
 use crate::machine::patterns::Patterns;
@@ -106,6 +106,11 @@ impl RegistryMessage {
 }
 
 impl LockMessage {
+    /// Whether it is a request that waits if there is no session.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self, LockMessage::Acquire(request) if request.wait != Wait::Try)
+    }
+
     fn refuse(self) {
         match self {
             LockMessage::Acquire(request) => request.refuse(AcquireError::Closed),
@@ -121,6 +126,11 @@ impl LockMessage {
 }
 
 impl SemaphoreMessage {
+    /// As [`LockMessage::waits`].
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self, SemaphoreMessage::Acquire(request, _) if request.wait != Wait::Try)
+    }
+
     fn refuse(self) {
         match self {
             SemaphoreMessage::Acquire(request, _) => request.refuse(AcquireError::Closed),

@@ -24,25 +24,35 @@ pub(super) struct Entry<M> {
 
 /// Failed casts are ignored: the supervision event reports that the actor has ended.
 impl<M: Message + From<PathNotice>> Paths<M> {
-    /// The actor of a path, which knows the session.
-    pub fn get(
-        &mut self,
-        path: &Arc<str>,
-        connection: Option<&Connection>,
-        suspended: bool,
-    ) -> Result<&mut Entry<M>, ActorProcessingErr> {
-        let entry = self.0.get_mut(path).ok_or_else(|| format!("no actor for {path:?}"))?;
-        if let Some(connection) = connection {
-            entry.announce(connection, suspended);
-        }
-        Ok(entry)
+    /// The actor of a path.
+    pub fn get(&mut self, path: &Arc<str>) -> Result<&mut Entry<M>, ActorProcessingErr> {
+        Ok(self.0.get_mut(path).ok_or_else(|| format!("no actor for {path:?}"))?)
     }
 
-    /// Announces the session to at most this many actors that do not know it.
-    pub fn announce(&mut self, connection: &Connection, suspended: bool, left: &mut usize) {
-        for entry in self.0.values_mut().filter(|entry| entry.epoch < connection.epoch).take(*left) {
-            entry.announce(connection, suspended);
-            *left -= 1;
+    /// Passes a message on, after the session, which the actor learns of at once or in its turn.
+    pub fn pass(
+        &mut self,
+        path: &Arc<str>,
+        message: M,
+        connection: Option<&Connection>,
+        suspended: bool,
+        turns: Option<&mut usize>,
+    ) -> Result<(), ActorProcessingErr> {
+        let entry = self.get(path)?;
+        if let Some(connection) = connection {
+            entry.announce(connection, suspended, turns);
+        }
+        let _ = entry.actor.cast(message);
+        Ok(())
+    }
+
+    /// Announces the session to the actors that do not know it, as long as there are turns.
+    pub fn announce(&mut self, connection: &Connection, suspended: bool, turns: &mut usize) {
+        for entry in self.0.values_mut() {
+            if *turns == 0 {
+                return;
+            }
+            entry.announce(connection, suspended, Some(turns));
         }
     }
 
@@ -102,15 +112,21 @@ impl<M: Message + From<PathNotice>> Entry<M> {
         Entry { actor, instance, handles: 0, generation: 0, epoch: 0 }
     }
 
-    /// Announces the session, unless the actor knows it.
-    pub fn announce(&mut self, connection: &Connection, suspended: bool) {
-        if self.epoch < connection.epoch {
-            self.epoch = connection.epoch;
-            let tell = |news| drop(self.actor.cast(PathNotice::Session(news).into()));
-            tell(SessionNews::Connected(connection.clone()));
-            if suspended {
-                tell(SessionNews::Suspended(connection.epoch));
-            }
+    /// Announces the session, unless the actor knows it: at once, or if there is a turn left, which it takes.
+    pub fn announce(&mut self, connection: &Connection, suspended: bool, turns: Option<&mut usize>) {
+        if self.epoch >= connection.epoch {
+            return;
+        }
+        match turns {
+            Some(0) => return,
+            Some(turns) => *turns -= 1,
+            None => {}
+        }
+        self.epoch = connection.epoch;
+        let tell = |news| drop(self.actor.cast(PathNotice::Session(news).into()));
+        tell(SessionNews::Connected(connection.clone()));
+        if suspended {
+            tell(SessionNews::Suspended(connection.epoch));
         }
     }
 
