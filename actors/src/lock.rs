@@ -123,7 +123,7 @@ impl Driver for State {
             }
             Command::Queue(command) => self.path.execute(command),
             Command::Follow(line) => self.follow(line),
-            Command::Unfollow(line) => drop(self.path.watches.remove(&WatchKey::Children(line))),
+            Command::Unfollow(line) => self.path.watches.remove(&WatchKey::Children(line)),
         }
     }
 }
@@ -187,14 +187,14 @@ impl State {
     fn follow(&mut self, line: LineId) {
         let Some(session) = &self.path.session else { return };
         let key = WatchKey::Children(line);
-        self.path.watches.insert(key.clone(), None);
+        self.path.watches.want(key.clone());
         let (epoch, watches) = (session.connection.epoch, &session.connection.watches);
         let answer = watches.children_at_once(&self.path.directory);
-        session.expect(async move {
+        self.path.expect(async move {
             match answer.await {
-                Ok((found, watching)) => {
+                Ok((found, watch)) => {
                     let event = Box::new(move |_| Event::ChildrenChanged(line));
-                    let watch = NewWatch { key, watching, event };
+                    let watch = NewWatch { key, watch, event };
                     PathMessage::Answer(epoch, Event::Followed(line, Ok(found.names)), vec![watch])
                 }
                 Err(failure) => PathMessage::WatchOver(epoch, key, Event::Followed(line, Err(failure))),

@@ -92,6 +92,7 @@ impl Queue {
             Err(index) => {
                 let view = View {
                     contenders: 1,
+                    wanted: 0,
                     waiting: BTreeSet::new(),
                     local: self.local.keys().filter(|node| kind.waits_for(node)).cloned().collect(),
                     foreign: self.foreign.iter().filter(|node| kind.waits_for(node)).cloned().collect(),
@@ -157,18 +158,19 @@ impl Queue {
 
     /// Notes that a local contender begins or ceases to want the lock.
     pub fn count_wanted(&mut self, kind: &Kind, before: bool, after: bool) {
-        let Some(view) = self.views.get_mut(kind) else { return };
+        let Ok(index) = self.find(kind) else { return };
+        let view = &mut self.views[index];
         view.wanted = view.wanted + usize::from(after) - usize::from(before);
     }
 
     /// The number of local contenders in each mode that want the lock.
     pub fn wanted(&self) -> impl Iterator<Item = (Mode, usize)> {
-        self.views.iter().map(|(kind, view)| (kind.mode, view.wanted))
+        self.views.iter().map(|view| (view.kind.mode, view.wanted))
     }
 
     /// Whether foreign nodes are ahead of this one that block contenders of this kind.
     pub fn is_behind_foreign(&self, kind: &Kind, node: &Znode) -> bool {
-        self.views.get(kind).is_some_and(|view| view.foreign.range(..node).next().is_some())
+        self.view(kind).is_some_and(|view| view.foreign.range(..node).next().is_some())
     }
 
     pub fn anyone_waits(&self) -> bool {
