@@ -89,7 +89,7 @@ impl LockActor {
                 let retires = matches!(notice, PathNotice::Retire(_));
                 state.notice(notice);
                 if retires {
-                    state.feed(Event::LetGo(Ticket::new()));
+                    state.feed(Event::Retire);
                 }
             }
         }

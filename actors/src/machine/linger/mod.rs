@@ -33,6 +33,7 @@ mod steps;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use self::line::{Arrival, Line, Member, excludes};
 pub use self::protocol::{Command, Event, LineId, SharedRequest};
@@ -104,6 +105,7 @@ impl Machine for LingeringLock {
         match event {
             Event::Share { ticket, request } => self.share(ticket, request, now, out),
             Event::LetGo(ticket) => self.let_go(ticket, now, out),
+            Event::Retire => self.retire(out),
             Event::Queue(lock::Event::Acquire { ticket, request }) => {
                 self.make_way(request.mode, request.wait, now, out);
                 self.pass(lock::Event::Acquire { ticket, request }, now, out);
@@ -198,6 +200,13 @@ impl LingeringLock {
             None => out.push(forgotten(ticket, true)),
         }
         self.settle(now, out);
+    }
+
+    fn retire(&mut self, out: &mut Vec<Command>) {
+        // A try may still open a line.
+        self.lines.values_mut().for_each(|line| line.linger = Duration::ZERO);
+        let open: Vec<LineId> = self.open.values().copied().collect();
+        open.into_iter().for_each(|id| self.close(id, out));
     }
 
     /// Closes the lines that a new contender is excluded by. A try does not wait, so it needs only the idle ones to go.

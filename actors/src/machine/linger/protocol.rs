@@ -17,6 +17,8 @@ pub enum Event {
     },
     /// A caller gives up idle nodes of this path. The answer is that the ticket is forgotten.
     LetGo(Ticket),
+    /// The path has no handle left, so no node stays when its last request is over.
+    Retire,
     /// An event of the queue. A request without a shared node is one of them.
     Queue(lock::Event),
     /// Answer to [`Command::Follow`].

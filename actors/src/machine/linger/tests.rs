@@ -1,7 +1,5 @@
 //! For each event, the exact commands that follow.
 
-use std::time::Duration;
-
 use super::*;
 use crate::machine::Failure;
 use crate::machine::exclusion::Dialect;
@@ -382,6 +380,30 @@ fn letting_go_ends_an_idle_node_and_is_answered_once_it_is_gone() {
     assert_eq!(test.on(Event::LetGo(Ticket(9))), [unfollow(0), test.delete(0, 5)]);
     assert_eq!(test.on(deleted(0)), [forget(9)]);
     assert_eq!(test.on(Event::LetGo(Ticket(10))), [forget(10)]);
+}
+
+#[test]
+fn without_a_handle_no_node_stays_after_its_last_request() {
+    let mut test = Test::new(Mode::Lock);
+    test.held(1, 5);
+    test.share(2, Wait::Forever);
+    assert_eq!(test.on(Event::Retire), [unfollow(0)]);
+    assert_eq!(test.release(1), [forget(1), test.grant(2, 0, 5)]);
+    assert_eq!(test.release(2), [test.delete(0, 5)]);
+    assert_eq!(test.on(deleted(0)), [forget(2)]);
+
+    let mut test = Test::new(Mode::Lock);
+    test.held(1, 5);
+    test.release(1);
+    assert_eq!(test.on(Event::Retire), [unfollow(0), test.delete(0, 5)]);
+
+    let mut test = Test::new(Mode::Lock);
+    test.share(1, Wait::Try);
+    test.on(Event::Retire);
+    test.on(lock::Event::Listed(Ok(Vec::new())));
+    test.entered(0, 5, &[]);
+    test.release(1);
+    assert!(test.on(PathEvent::Wake).contains(&test.delete(0, 5)), "a try that was on its way");
 }
 
 #[test]
