@@ -22,7 +22,9 @@ use lockkeeper_actors::api::lease::{Lease, LeaseState};
 use lockkeeper_actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage};
 use lockkeeper_actors::api::multi_lease::MultiLease;
 use lockkeeper_actors::api::request::Wait;
-use lockkeeper_actors::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest, Ticket};
+use lockkeeper_actors::api::request::{
+    AcquireRequest, ContenderOptions, MultiLockPart, MultiLockRequest, Ticket,
+};
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::{self, KeeperMessage, Started};
 use lockkeeper_actors::zookeeper::{Connect, Connected, Connector, Unconnected};
@@ -51,13 +53,17 @@ impl Test {
     }
 
     fn acquire(&self) -> mpsc::UnboundedReceiver<LockEvent> {
+        self.acquire_with(contender_options())
+    }
+
+    fn acquire_with(&self, options: Arc<ContenderOptions>) -> mpsc::UnboundedReceiver<LockEvent> {
         let (sender, events) = mpsc::unbounded_channel();
         let ticket = Ticket::new();
         let sink = EventSink::new(ticket, self.path.clone(), move |event| {
             let _ = sender.send(event);
         });
         let keep_alive = self.keep_alive.clone();
-        let request = AcquireRequest::new(ticket, contender_options(), Wait::Forever, sink, keep_alive);
+        let request = AcquireRequest::new(ticket, options, Wait::Forever, sink, keep_alive);
         let message = RegistryMessage::Lock(self.path.clone(), LockMessage::Acquire(request));
         self.started.registry.send_message(message).expect("it runs");
         events
@@ -129,6 +135,25 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
     assert!(again.token() > held.token());
     assert!(held.release().await.is_err());
     assert_eq!(again.state(), LeaseState::Held);
+}
+
+#[tokio::test]
+async fn a_lock_actor_that_is_killed_leaves_no_node_that_lingers() {
+    let test = Test::new("lingering").await;
+    let linger = Some(Duration::from_secs(3600));
+    let options = Arc::new(ContenderOptions { linger, ..(*contender_options()).clone() });
+    let held = lease(&mut test.acquire_with(options.clone())).await;
+    let token = held.token();
+    held.release().await.expect("held");
+    for actor in test.started.registry.get_children() {
+        actor.kill();
+    }
+    test.until_no_nodes().await;
+    let again = lease(&mut test.acquire_with(options.clone())).await;
+    assert!(again.token() > token);
+    let token = again.token();
+    again.release().await.expect("held");
+    assert_eq!(lease(&mut test.acquire_with(options)).await.token(), token, "its successor's node lingers");
 }
 
 #[tokio::test]
