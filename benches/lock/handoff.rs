@@ -1,5 +1,6 @@
 //! How long a lock is idle between two processes: from the release of one to the grant of the other.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use futures::future::try_join;
@@ -41,9 +42,7 @@ pub async fn run(bench: Bench) -> Result<()> {
     second.close().await;
 
     let floor = Latency::of(floor);
-    let row = |name, latency: &Latency| {
-        Row::new(name, format!("p50 {:.0} p99 {:.0} µs", latency.p50 * 1e6, latency.p99 * 1e6))
-    };
+    let row = |name, latency: &Latency| Row::new(name, latency.to_string());
     let compared_to_floor = |name, latency: &Latency| {
         let ratio = latency.p50 / floor.p50;
         let text = format!("p50 {ratio:.2}, p99 {:.2} of watch → delete", latency.p99 / floor.p99);
@@ -60,20 +59,27 @@ pub async fn run(bench: Bench) -> Result<()> {
     Ok(())
 }
 
-struct Latency {
-    p50: f64,
-    p99: f64,
+pub struct Latency {
+    pub p50: f64,
+    pub p99: f64,
 }
 
 impl Latency {
-    fn of(mut times: Vec<Duration>) -> Latency {
+    pub fn of(mut times: Vec<Duration>) -> Latency {
         times.sort();
         let at = |part: f64| times[((times.len() - 1) as f64 * part).round() as usize].as_secs_f64();
         Latency { p50: at(0.5), p99: at(0.99) }
     }
 }
 
-async fn between((first, second): &(Lock, Lock)) -> Result<Duration> {
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p50 {:.0} p99 {:.0} µs", self.p50 * 1e6, self.p99 * 1e6)
+    }
+}
+
+/// The time between the release of one and the grant of the other.
+pub async fn between((first, second): &(Lock, Lock)) -> Result<Duration> {
     let held = first.acquire().await?;
     let pending = second.acquire();
     let granted = tokio::spawn(async move {

@@ -5,8 +5,9 @@
 //! them: rely on the ratios; the absolute numbers are only indicative. A missed expectation is printed and is not a
 //! failure.
 //!
-//! `strangers`, `readers`, `semaphore` and `packets` compare with kazoo, which is installed in a Python virtual
-//! environment. Run as a test (`cargo test --benches`), they leave kazoo out.
+//! `strangers`, `readers`, `semaphore`, `packets` and `lingering` compare with kazoo, which is installed in a Python
+//! virtual environment, and `lingering` with Curator, which needs a JDK. Run as a test (`cargo test --benches`), they
+//! leave their peers out.
 //!
 //! The bench starts a ZooKeeper server, or uses the one at the address in `LOCKKEEPER_BENCH_SERVER`, where it leaves
 //! its directories behind.
@@ -20,6 +21,8 @@ mod distance;
 mod floors;
 mod handoff;
 mod kazoo;
+mod lingering;
+mod lingering_strangers;
 mod many;
 mod packets;
 mod paths;
@@ -69,7 +72,7 @@ const TASKS: usize = 64;
 
 type Part = fn(Bench) -> BoxFuture<'static, Result<()>>;
 
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 11] = [
     ("uncontended", |bench| Box::pin(uncontended::run(bench))),
     ("distance", |bench| Box::pin(distance::run(bench))),
     ("paths", |bench| Box::pin(paths::run(bench))),
@@ -79,6 +82,8 @@ const PARTS: [(&str, Part); 9] = [
     ("readers", |bench| Box::pin(many::readers(bench))),
     ("semaphore", |bench| Box::pin(many::semaphore(bench))),
     ("packets", |bench| Box::pin(packets::run(bench))),
+    ("lingering", |bench| Box::pin(lingering::run(bench))),
+    ("lingering-strangers", |bench| Box::pin(lingering_strangers::run(bench))),
 ];
 
 /// Far more than any part needs: a lock that is never granted ends the run with an error.
@@ -116,7 +121,7 @@ async fn main() -> Result<()> {
     println!("client   Tokio, {} worker threads", tokio::runtime::Handle::current().metrics().num_workers());
     if quick {
         println!(
-            "quick    too few rounds for a measurement, and without kazoo; run `cargo bench` to measure"
+            "quick    too few rounds for a measurement, and without peers; run `cargo bench` to measure"
         );
     }
     let bench = Bench { address, quick };

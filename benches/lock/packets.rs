@@ -44,12 +44,23 @@ pub async fn run(bench: Bench) -> Result<()> {
     Ok(())
 }
 
-/// Counts the packets during `work`, minus those during an idle period of the same length: heartbeats, pings, and the
-/// query itself.
 async fn count<T>(
     bench: &Bench,
     name: &str,
     cycles: usize,
+    expected: impl Into<Option<Expectation>>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<Row> {
+    count_each(bench, name, cycles, 1, expected, work).await
+}
+
+/// Counts the packets during `work`, minus those during an idle period of the same length: heartbeats, pings, and the
+/// query itself. The row shows how many they are for this number of cycles.
+pub async fn count_each<T>(
+    bench: &Bench,
+    name: &str,
+    cycles: usize,
+    each: usize,
     expected: impl Into<Option<Expectation>>,
     work: impl Future<Output = Result<T>>,
 ) -> Result<Row> {
@@ -62,9 +73,11 @@ async fn count<T>(
     // The idle period.
     tokio::time::sleep(lasted).await;
     let idle = received(bench).await?.unwrap_or(before) - before;
-    let per_cycle = (busy - idle) as f64 / cycles as f64;
+    let count = (busy - idle) as f64 / cycles as f64 * each as f64;
     let text = format!("{busy}, less {idle} in the same time at rest");
-    Ok(Row::new(name, format!("{per_cycle:.3} a cycle")).with(text, per_cycle, expected))
+    let value =
+        if each == 1 { format!("{count:.3} a cycle") } else { format!("{count:.3} for {each} cycles") };
+    Ok(Row::new(name, value).with(text, count, expected))
 }
 
 /// `None` if the server does not answer this query.

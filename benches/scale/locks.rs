@@ -199,17 +199,18 @@ const SAMPLE: Duration = Duration::from_millis(20);
 /// The heartbeats and pings that fit into a window.
 const HEARTBEATS: u64 = 4;
 
-fn allocated() -> usize {
+/// The bytes that the whole process has allocated.
+pub fn allocated() -> usize {
     let stats = ALLOCATOR.stats();
     // The bytes that a reallocation adds or takes away are among those of the allocations and deallocations.
     stats.bytes_allocated.saturating_sub(stats.bytes_deallocated)
 }
 
-fn whole(value: f64) -> String {
+pub fn whole(value: f64) -> String {
     format!("{value:.0}")
 }
 
-fn tenths(value: f64) -> String {
+pub fn tenths(value: f64) -> String {
     format!("{value:.1}")
 }
 

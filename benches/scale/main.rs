@@ -18,6 +18,7 @@ mod curve;
 mod cycle;
 #[path = "../shared/floors.rs"]
 mod floors;
+mod lingering;
 mod locks;
 mod machine;
 mod place;
@@ -84,8 +85,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 type Group = fn(&Bench) -> Result<()>;
 
 /// `locks` is the first, because it measures the resident set, which earlier groups would have enlarged.
-const GROUPS: [(&str, Group); 8] = [
+const GROUPS: [(&str, Group); 9] = [
     ("locks", locks::run),
+    ("lingering", lingering::run),
     ("cycle", cycle::run),
     ("burst", burst::run),
     ("place", place::run),
