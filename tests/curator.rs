@@ -3,7 +3,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use common::{
@@ -327,4 +327,70 @@ async fn a_curator_holder_that_dies_blocks_us_until_its_session_ends() {
     assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     let guard = tokio::time::timeout(LIMIT, lock.acquire()).await.expect("the session ends");
     guard.expect("granted").release().await.expect("released");
+}
+
+fn lingering() -> LockOptions {
+    curator_options().linger(Duration::from_secs(3600))
+}
+
+#[tokio::test]
+async fn curator_is_granted_at_once_while_our_node_lingers_and_we_wait_while_it_holds() {
+    let (curator, _, path) = pair("lingering").await;
+    let lock = connect().await.lock_with(&path, lingering()).expect("a valid path");
+    let token = lock.acquire().await.expect("free").token();
+    assert_eq!(lock.acquire().await.expect("idle").token(), token);
+    let theirs = curator.acquire(&path, CuratorKind::Mutex);
+    let theirs = tokio::time::timeout(LIMIT, theirs).await.expect("the idle node makes way");
+    assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
+    let waiting = tokio::spawn(lock.acquire());
+    queued(&lock, 2).await;
+    assert!(!waiting.is_finished());
+    curator.release(theirs).await;
+    assert!(waiting.await.expect("no panic").expect("granted").token() > token);
+}
+
+/// Tasks of one process of ours read and write without a pause until two of Curator have had all their turns.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_and_writers_of_curator_get_their_turns_while_our_nodes_linger() {
+    const ROUNDS: usize = 25;
+    let path = unique_path("lingering");
+    let (witness, over) = (Arc::new(Witness::default()), Arc::new(AtomicBool::new(false)));
+    let lock = connect().await.read_write_with(&path, lingering()).expect("a valid path");
+    let (mut theirs, mut ours) = (JoinSet::new(), JoinSet::new());
+    for task in 0..8 {
+        let (lock, witness, over) = (lock.clone(), witness.clone(), over.clone());
+        ours.spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                if task % 4 == 0 {
+                    let guard = lock.write().acquire().await.expect("granted to the writer");
+                    witness.enter(true);
+                    tokio::task::yield_now().await;
+                    witness.leave(true);
+                    drop(guard);
+                } else {
+                    let guard = lock.read().acquire().await.expect("granted to the reader");
+                    witness.enter(false);
+                    tokio::task::yield_now().await;
+                    witness.leave(false);
+                    drop(guard);
+                }
+            }
+        });
+    }
+    for kind in [CuratorKind::Read, CuratorKind::Write] {
+        let curator = Curator::start(&shared().address()).await;
+        let (witness, path) = (witness.clone(), path.clone());
+        theirs.spawn(async move {
+            for _ in 0..ROUNDS {
+                let held = curator.acquire(&path, kind).await;
+                witness.enter(kind == CuratorKind::Write);
+                tokio::task::yield_now().await;
+                witness.leave(kind == CuratorKind::Write);
+                curator.release(held).await;
+            }
+        });
+    }
+    tokio::time::timeout(LIMIT, theirs.join_all()).await.expect("Curator is not starved");
+    over.store(true, Ordering::Relaxed);
+    ours.join_all().await;
 }

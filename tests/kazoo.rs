@@ -395,3 +395,77 @@ async fn hold(held: &AtomicBool, who: &str) {
     tokio::task::yield_now().await;
     assert!(held.swap(false, Ordering::SeqCst));
 }
+
+fn lingering() -> LockOptions {
+    LockOptions::new().identifier("ours").linger(Duration::from_secs(3600))
+}
+
+#[tokio::test]
+async fn kazoo_is_granted_at_once_while_our_node_lingers_and_we_wait_while_it_holds() {
+    let (kazoo, keeper, _, path) = pair("lingering").await;
+    let lock = keeper.lock_with(&path, lingering()).expect("a valid path");
+    let token = lock.acquire().await.expect("free").token();
+    assert_eq!(lock.acquire().await.expect("idle").token(), token);
+    let limit = Acquire { timeout: Some(Duration::from_secs(10)), ..Acquire::identified("theirs") };
+    let held = kazoo.acquire(&path, Kind::Lock, limit).await.expect("the idle node makes way");
+    assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
+    let waiting = tokio::spawn(lock.acquire());
+    eventually("we are queued behind kazoo", Duration::from_secs(10), async || {
+        kazoo.contenders(&path, Kind::Lock).await.is_ok_and(|names| names == ["theirs", "ours"])
+    })
+    .await;
+    assert!(!waiting.is_finished());
+    assert_eq!(kazoo.release(held).await, Ok(true));
+    assert!(waiting.await.expect("no panic").expect("granted").token() > token);
+}
+
+/// kazoo's try creates a node, which is noticed.
+#[tokio::test]
+async fn kazoos_try_is_refused_by_an_idle_node_and_ends_it() {
+    let (kazoo, keeper, _, path) = pair("lingering").await;
+    let lock = keeper.lock_with(&path, lingering()).expect("a valid path");
+    let guard = lock.acquire().await.expect("free");
+    let impatient = Acquire { blocking: false, ..Acquire::default() };
+    assert!(kazoo.acquire(&path, Kind::Lock, impatient.clone()).await.is_err(), "ours is held");
+    drop(guard);
+    eventually("a later try succeeds", Duration::from_secs(10), async || {
+        kazoo.acquire(&path, Kind::Lock, impatient.clone()).await.is_ok()
+    })
+    .await;
+    assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
+}
+
+/// Two processes of ours, with eight tasks each that cycle without a pause until two of kazoo have had all their turns.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_kazoo_get_their_turns_while_our_nodes_linger_and_one_client_holds_at_a_time() {
+    const ROUNDS: usize = 25;
+    let path = unique_path("lingering");
+    let (held, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (mut theirs, mut ours) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
+    for _ in 0..2 {
+        let lock = connect().await.lock_with(&path, lingering()).expect("a valid path");
+        for _ in 0..8 {
+            let (lock, held, over) = (lock.clone(), held.clone(), over.clone());
+            ours.spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    let guard = lock.acquire().await.expect("granted");
+                    hold(&held, "ours").await;
+                    drop(guard);
+                }
+            });
+        }
+        let (kazoo, held, path) = (Kazoo::start(&shared().address()).await, held.clone(), path.clone());
+        theirs.spawn(async move {
+            for _ in 0..ROUNDS {
+                let lock =
+                    kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("granted to kazoo");
+                hold(&held, "kazoo").await;
+                kazoo.release(lock).await.expect("released");
+            }
+        });
+    }
+    let all = async { while theirs.join_next().await.transpose().expect("no worker fails").is_some() {} };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("kazoo is not starved");
+    over.store(true, Ordering::Relaxed);
+    ours.join_all().await;
+}
