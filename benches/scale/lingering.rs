@@ -30,7 +30,8 @@ const METRICS: [Metric; 3] = [
     // A plain lock that was acquired and released.
     Metric { name: HANDLES, show: whole, expected: FLAT },
     Metric { name: LINGERING, show: whole, expected: FLAT },
-    Metric { name: AT_REST, show: tenths, expected: FLAT },
+    // Heartbeats, and pings. Watches for which the session has no room have sessions of their own, which ping too.
+    Metric { name: AT_REST, show: tenths, expected: None },
 ];
 
 async fn measure(site: Site, size: usize, progress: Progress, idle: Duration) -> Result<()> {
