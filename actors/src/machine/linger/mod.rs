@@ -189,13 +189,13 @@ impl LingeringLock {
         self.changed.insert(id);
     }
 
-    /// Gives up all idle nodes, and answers once one of them is gone.
+    /// Gives up all idle nodes, and answers once the last one is gone. Some may be on their way already.
     fn let_go(&mut self, ticket: Ticket, now: Moment, out: &mut Vec<Command>) {
         let idle: Vec<LineId> = self.idle_lines().collect();
-        for id in &idle {
-            self.close(*id, out);
+        for id in idle {
+            self.close(id, out);
         }
-        match idle.last().and_then(|id| self.lines.get_mut(id)) {
+        match self.lines.values_mut().rfind(|line| line.is_empty()) {
             Some(line) => drop(line.leaving.insert(ticket)),
             None => out.push(forgotten(ticket, true)),
         }

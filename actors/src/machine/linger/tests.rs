@@ -380,6 +380,13 @@ fn letting_go_ends_an_idle_node_and_is_answered_once_it_is_gone() {
     assert_eq!(test.on(Event::LetGo(Ticket(9))), [unfollow(0), test.delete(0, 5)]);
     assert_eq!(test.on(deleted(0)), [forget(9)]);
     assert_eq!(test.on(Event::LetGo(Ticket(10))), [forget(10)]);
+
+    let mut test = Test::new(Mode::Lock);
+    test.held(1, 5);
+    test.release(1);
+    assert_eq!(test.later(), [unfollow(0), test.delete(0, 5)]);
+    assert_eq!(test.on(Event::LetGo(Ticket(9))), [], "its time was over before");
+    assert_eq!(test.on(deleted(0)), [forget(9)]);
 }
 
 #[test]
