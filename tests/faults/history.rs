@@ -2,7 +2,7 @@
 //!
 //! All processes read the same monotonic clock of the system, so their times are comparable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -117,6 +117,13 @@ impl Findings {
         all.map(String::as_str).collect()
     }
 
+    /// The number of grants under a node that had been granted before.
+    pub fn shared(&self) -> usize {
+        let lingering = self.grants.iter().filter(|grant| grant.kind.lingers);
+        let nodes: BTreeSet<_> = lingering.clone().map(|grant| (grant.client, &grant.tokens)).collect();
+        lingering.count() - nodes.len()
+    }
+
     /// The number of grants of this kind.
     pub fn of(&self, kind: &Kind) -> usize {
         self.grants.iter().filter(|grant| grant.kind.name == kind.name).count()
@@ -199,8 +206,10 @@ impl Findings {
         let mut newest: BTreeMap<&Place, (u64, &Grant)> = BTreeMap::new();
         for grant in self.valid() {
             for (place, token) in grant.kind.places.iter().zip(&grant.tokens) {
-                let before =
-                    newest.iter().filter(|(other, (largest, _))| other.excludes(place) && largest >= token);
+                let before = newest.iter().filter(|(other, (largest, before))| {
+                    let shared = largest == token && grant.may_share_a_node_with(before);
+                    other.excludes(place) && largest >= token && !shared
+                });
                 backward.extend(before.map(|(_, (_, before))| format!("{grant} came after {before}")));
                 let largest = newest.entry(place).or_insert((*token, grant));
                 if largest.0 < *token {
@@ -231,6 +240,12 @@ impl Findings {
             }
         }
         self.backward.extend(backward);
+    }
+}
+
+impl Grant {
+    fn may_share_a_node_with(&self, other: &Grant) -> bool {
+        self.client == other.client && self.kind.lingers && self.kind.name == other.kind.name
     }
 }
 
@@ -344,6 +359,12 @@ mod tests {
     fn tokens_that_do_not_grow_are_found() {
         assert_eq!(counts(&[held("lock", 2, 10, 20), held("lock", 1, 20, 30)]), (0, 1));
         assert_eq!(counts(&[held("lock", 1, 10, 20), held("lock", 1, 20, 30)]), (0, 1), "equal tokens");
+        let twice = |kind| [held(kind, 1, 10, 20), held(kind, 1, 20, 30)].concat();
+        assert_eq!(counts(&[twice("lock")]), (0, 1), "equal tokens of one client");
+        assert_eq!(counts(&[twice("lingering")]), (0, 0), "grants under one node");
+        assert_eq!(check(&[twice("lingering")]).shared(), 1);
+        let strangers = [held("lingering", 1, 10, 20), held("lingering", 1, 20, 30)];
+        assert_eq!(counts(&strangers), (0, 1), "equal tokens of two clients");
         assert_eq!(counts(&[held("write", 2, 10, 20), held("read", 1, 20, 30)]), (0, 1));
         assert_eq!(counts(&[held("read", 2, 10, 20), held("write", 1, 20, 30)]), (0, 1));
         let multi = |tokens| {

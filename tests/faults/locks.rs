@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lockkeeper::error::{AcquireError, AcquireTimeoutError, TryAcquireError};
 use lockkeeper::future::{Pending, Target};
-use lockkeeper::{Guard, Keeper, LeaseState, LockOptions, Mode, MultiGuard};
+use lockkeeper::{Guard, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard};
 
 /// One kind of lock.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub struct Kind {
     pub name: &'static str,
     /// The places that it holds at the same time, with one token for each.
     pub places: &'static [Place],
+    /// Grants of one client may share a node, and so its token.
+    pub lingers: bool,
     pub ask: fn(&Keeper, Patience) -> Asked,
 }
 
@@ -46,6 +48,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "lock",
         places: &[LEDGER],
+        lingers: false,
         ask: |keeper, patience| {
             let lock = keeper.lock(LEDGER.path).expect("a valid path");
             ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
@@ -54,6 +57,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "read",
         places: &[INDEX_READ],
+        lingers: false,
         ask: |keeper, patience| {
             let both = keeper.read_write(INDEX_READ.path).expect("a valid path");
             let lock = both.read();
@@ -63,6 +67,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "write",
         places: &[INDEX],
+        lingers: false,
         ask: |keeper, patience| {
             let both = keeper.read_write(INDEX.path).expect("a valid path");
             let lock = both.write();
@@ -72,6 +77,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "permit",
         places: &[POOL],
+        lingers: false,
         ask: |keeper, patience| {
             let pool = keeper.semaphore(POOL.path, PERMITS).expect("a valid path");
             ask(patience, || pool.acquire(), |time| pool.acquire_timeout(time), || pool.try_acquire())
@@ -80,13 +86,43 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "multi",
         places: &[LEDGER, INDEX],
+        lingers: false,
         ask: |keeper, patience| {
             let paths = [(LEDGER.path, Mode::Lock), (INDEX.path, Mode::Write)];
             let lock = keeper.multi_lock_with(paths, LockOptions::default()).expect("paths");
             ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
         },
     },
+    Kind {
+        name: "lingering",
+        places: &[LEDGER],
+        lingers: true,
+        ask: |keeper, patience| {
+            let lock = keeper.lock_with(LEDGER.path, lingering()).expect("a valid path");
+            ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
+        },
+    },
+    Kind {
+        name: "lingering_read",
+        places: &[INDEX_READ],
+        lingers: true,
+        ask: |keeper, patience| {
+            let both = keeper.read_write_with(INDEX_READ.path, lingering()).expect("a valid path");
+            let lock = both.read();
+            ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
+        },
+    },
 ];
+
+/// Longer than most of the time between two requests of a client.
+fn lingering() -> LockOptions {
+    LockOptions::new().linger(Duration::from_millis(300))
+}
+
+/// Handles of the paths of lingering locks. Nothing lingers on a path without a handle.
+pub fn open(keeper: &Keeper) -> [Lock; 2] {
+    [LEDGER, INDEX].map(|place| keeper.lock(place.path).expect("a valid path"))
+}
 
 impl Kind {
     pub fn named(name: &str) -> Option<&'static Kind> {

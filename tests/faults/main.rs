@@ -78,6 +78,7 @@ async fn clients_exclude_each_other_and_recover_under_every_fault() {
     println!("writes: {} accepted, {} refused after the end of their lease", seen.accepted, seen.refused);
     assert_eq!(findings.faults(), [""; 0]);
     assert_eq!(seen.violations, [""; 0]);
+    assert!(findings.shared() > 0, "no node lingered");
     let enough = 20 * summary.injected;
     assert!(
         findings.grants.len() > enough,
@@ -218,11 +219,12 @@ impl Summary {
             self.times.iter().any(|(begun, over)| (*begun..*over).contains(&grant.from))
         };
         format!(
-            "grants: {} {:?}, {} of them during a fault; leases lost: {}; requests cancelled or refused: {}; \
-             overlaps: {}; tokens backward: {}\n",
+            "grants: {} {:?}, {} of them during a fault, {} under a node that lingered; leases lost: {}; \
+             requests cancelled or refused: {}; overlaps: {}; tokens backward: {}\n",
             findings.grants.len(),
             KINDS.iter().map(|kind| (kind.name, findings.of(kind))).collect::<Vec<_>>(),
             findings.grants.iter().filter(under_fault).count(),
+            findings.shared(),
             findings.lost,
             findings.refused,
             findings.overlaps.len(),

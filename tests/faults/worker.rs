@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lockkeeper::{Keeper, LeaseState};
+use lockkeeper::{Keeper, LeaseState, Lock};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::time::sleep;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -144,7 +144,8 @@ pub async fn work(directory: &Path) {
     };
     let dice = Dice::new(settings.seed ^ now());
     let orders = Orders { path: directory.join(ORDER) };
-    let mut worker = Worker { keeper, reader, orders, history, writer, dice, twin };
+    let (open, last) = (None, &KINDS[0]);
+    let mut worker = Worker { keeper, reader, orders, history, writer, dice, twin, open, last };
     loop {
         let order = worker.orders.now();
         match order {
@@ -165,6 +166,9 @@ struct Worker {
     writer: Writer,
     dice: Dice,
     twin: Twin,
+    /// Handles that are kept for some turns, so that nodes may linger.
+    open: Option<[Lock; 2]>,
+    last: &'static Kind,
 }
 
 /// How often the order is read while there is nothing else to do.
@@ -173,11 +177,17 @@ const POLL: Duration = Duration::from_millis(4);
 impl Worker {
     /// Acquires a lock in one of the possible ways, uses it for a while, and releases it.
     async fn turn(&mut self, order: Order) {
+        if self.dice.below(10) == 0 {
+            self.open = if self.open.is_none() { Some(super::locks::open(&self.keeper)) } else { None };
+        }
         let kind = match order {
             Order::Hold if self.twin != Twin::None => &KINDS[0],
             _ if self.reader.is_some() => &KINDS[0],
+            // Often once more, so that a node is granted again.
+            _ if self.last.lingers && self.dice.below(4) > 0 => self.last,
             Order::Work | Order::Hold | Order::Rest | Order::Die(_) | Order::Stop => self.dice.pick(KINDS),
         };
+        self.last = kind;
         let patience = match (order, self.dice.below(10)) {
             (Order::Die(Moment::GaveUp), _) => Patience::Until(self.dice.time(20)),
             (Order::Hold | Order::Die(_), _) | (_, 0..=5) => Patience::Forever,
