@@ -2,8 +2,8 @@
 //! at the same time if they are readers, and stays for a while when nobody wants it. So a lock that no other process
 //! wants costs no requests to the server.
 //!
-//! The requests that share a node are a [`Line`]. The node is a contender in the queue of the path ([`Lock`]), like
-//! those of requests that share nothing.
+//! The requests that share a node are a line (`line.rs`). The node is a contender in the queue of the path ([`Lock`]),
+//! like those of requests that share nothing.
 //!
 //! # Who may join
 //!
