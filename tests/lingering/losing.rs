@@ -66,7 +66,7 @@ async fn an_idle_node_that_is_deleted_by_hand_is_replaced() {
     let node = scene.idle().await;
     until_watches(&server, 1).await;
     scene.observer.delete(&node).await;
-    eventually("the next grant has a new node", SOON, async || {
+    eventually("the next grant has a new node", LONGEST / 16, async || {
         let guard = scene.lock.acquire().await.expect("granted");
         guard.node() != node && scene.nodes().await == [guard.node()]
     })
