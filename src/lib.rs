@@ -1,4 +1,5 @@
 #![doc = "[guide]: crate::guide"]
+#![doc = "[linger]: crate::guide#locks-that-linger"]
 #![doc = "[messages]: crate::guide::messages"]
 #![doc = "[testing]: crate::guide::testing"]
 #![doc = "[safety]: crate::guide::safety"]
@@ -122,6 +123,7 @@ pub mod auth {
 #[doc = "[read_write]: crate::Keeper::read_write"]
 #[doc = "[semaphore]: crate::Keeper::semaphore"]
 #[doc = "[multi_lock]: crate::Keeper::multi_lock"]
+#[doc = "[linger]: crate::LockOptions::linger"]
 #[doc = "[singleton]: crate::Keeper::singleton"]
 #[doc = "[protect]: crate::Guard::protect"]
 #[doc = "[run]: crate::Guard::run"]
@@ -131,6 +133,7 @@ pub mod auth {
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {
     #[doc = "[guide]: crate::guide"]
+    #[doc = "[linger]: crate::guide#locks-that-linger"]
     #[doc = "[safety]: crate::guide::safety"]
     #[doc = "[singleton]: crate::singleton"]
     #[doc = ""]
