@@ -264,6 +264,11 @@ impl LingeringLock {
         }
     }
 
+    /// The line with the node of this ticket; `None` for the ticket of a caller.
+    fn line_of(&self, ticket: Ticket) -> Option<LineId> {
+        ticket.0.checked_sub(LINES).map(LineId).filter(|id| self.lines.contains_key(id))
+    }
+
     fn refuse(&mut self, ticket: Ticket, refusal: Refusal, out: &mut Vec<Command>) {
         out.push(reply(Reply::Refused(ticket, refusal)));
         out.push(forgotten(ticket, true));
@@ -271,13 +276,9 @@ impl LingeringLock {
 }
 
 impl LineId {
-    /// The ticket of the line's node. Tickets of callers are counted from one, and do not come so far.
+    /// The ticket of the line's node. Tickets that callers get are counted from one, and do not come so far.
     fn ticket(self) -> Ticket {
         Ticket(LINES + self.0)
-    }
-
-    fn of(ticket: Ticket) -> Option<LineId> {
-        ticket.0.checked_sub(LINES).map(LineId)
     }
 }
 

@@ -29,7 +29,7 @@ impl LingeringLock {
                     let ticket = self.representative(ticket);
                     out.push(Command::Queue(lock::Command::MakeDirectory(attempt, ticket)));
                 }
-                lock::Command::Grant { ticket, node, czxid } => match LineId::of(ticket) {
+                lock::Command::Grant { ticket, node, czxid } => match self.line_of(ticket) {
                     Some(id) => self.held(id, node, czxid, out),
                     None => out.push(Command::Queue(lock::Command::Grant { ticket, node, czxid })),
                 },
@@ -46,7 +46,7 @@ impl LingeringLock {
 
     /// A caller whose options a line's node is created with. All members have the same.
     fn representative(&self, ticket: Ticket) -> Ticket {
-        let line = LineId::of(ticket).and_then(|id| self.lines.get(&id));
+        let line = self.line_of(ticket).map(|id| &self.lines[&id]);
         line.and_then(|line| line.waiting.values().next()).copied().unwrap_or(ticket)
     }
 
@@ -76,7 +76,7 @@ impl LingeringLock {
             | Reply::Lost(ticket)
             | Reply::Forgotten { ticket, .. } => *ticket,
         };
-        let Some(id) = LineId::of(ticket) else { return out.push(reply(said)) };
+        let Some(id) = self.line_of(ticket) else { return out.push(reply(said)) };
         match said {
             Reply::Queued(_, ahead) => self.queued(id, ahead, out),
             Reply::Refused(_, refusal) => self.refused(id, &refusal, out),

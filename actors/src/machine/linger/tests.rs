@@ -432,3 +432,12 @@ fn closing_ends_nodes_that_are_idle_held_and_waiting() {
     assert_eq!(test.on(deleted(0)), [forget(1)]);
     assert!(test.lock.is_idle());
 }
+
+#[test]
+fn a_caller_may_number_its_tickets_as_it_likes() {
+    let mut test = Test::new(Mode::Lock);
+    assert_eq!(test.acquire(u64::MAX, Mode::Lock, Wait::Forever), [enter(0, u64::MAX)]);
+    assert_eq!(test.entered(0, 5, &[]), [test.track(0, 5), test.grant(u64::MAX, 0, 5)]);
+    assert_eq!(test.release(u64::MAX), [test.delete(0, 5)]);
+    assert_eq!(test.on(deleted(0)), [forget(u64::MAX)]);
+}
