@@ -197,7 +197,8 @@ impl<M> Lock<M> {
     ///
     /// # Errors
     ///
-    /// [`QueryError::Closed`] if the keeper is closed.
+    /// [`QueryError::Closed`] if the keeper is closed. [`QueryError::Disconnected`] if the path's actor has died, which
+    /// deletes its nodes too.
     ///
     /// # Cancel safety
     ///

@@ -247,19 +247,7 @@ async fn random_readers_and_writers_of_both_never_conflict() {
         workers.spawn(async move {
             let mut seed = 100 + worker;
             for _ in 0..ROUNDS {
-                if random(&mut seed) % 3 == 0 {
-                    let guard = lock.write().acquire().await.expect("granted to the writer");
-                    witness.enter(true);
-                    tokio::task::yield_now().await;
-                    witness.leave(true);
-                    drop(guard);
-                } else {
-                    let guard = lock.read().acquire().await.expect("granted to the reader");
-                    witness.enter(false);
-                    tokio::task::yield_now().await;
-                    witness.leave(false);
-                    drop(guard);
-                }
+                visit(&lock, &witness, random(&mut seed) % 3 == 0).await;
             }
         });
     }
@@ -349,6 +337,23 @@ async fn curator_is_granted_at_once_while_our_node_lingers_and_we_wait_while_it_
     assert!(waiting.await.expect("no panic").expect("granted").token() > token);
 }
 
+/// Holds one side of the lock for a moment.
+async fn visit(lock: &ReadWriteLock, witness: &Witness, writes: bool) {
+    if writes {
+        let guard = lock.write().acquire().await.expect("granted to the writer");
+        witness.enter(true);
+        tokio::task::yield_now().await;
+        witness.leave(true);
+        drop(guard);
+    } else {
+        let guard = lock.read().acquire().await.expect("granted to the reader");
+        witness.enter(false);
+        tokio::task::yield_now().await;
+        witness.leave(false);
+        drop(guard);
+    }
+}
+
 /// Tasks of one process of ours read and write without a pause until two of Curator have had all their turns.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_and_writers_of_curator_get_their_turns_while_our_nodes_linger() {
@@ -361,19 +366,7 @@ async fn readers_and_writers_of_curator_get_their_turns_while_our_nodes_linger()
         let (lock, witness, over) = (lock.clone(), witness.clone(), over.clone());
         ours.spawn(async move {
             while !over.load(Ordering::Relaxed) {
-                if task % 4 == 0 {
-                    let guard = lock.write().acquire().await.expect("granted to the writer");
-                    witness.enter(true);
-                    tokio::task::yield_now().await;
-                    witness.leave(true);
-                    drop(guard);
-                } else {
-                    let guard = lock.read().acquire().await.expect("granted to the reader");
-                    witness.enter(false);
-                    tokio::task::yield_now().await;
-                    witness.leave(false);
-                    drop(guard);
-                }
+                visit(&lock, &witness, task % 4 == 0).await;
             }
         });
     }

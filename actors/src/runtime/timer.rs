@@ -25,8 +25,8 @@ impl Timer {
         Timer { precision, set: None }
     }
 
-    /// Sets the timer to `due` on this clock, unless it is already set to that. `ring` sends a message to the actor, which must then
-    /// call [`rang`](Timer::rang).
+    /// Sets the timer to `due` on this clock, unless it is already set to that. `ring` sends a message to the actor, which
+    /// must then call [`rang`](Timer::rang).
     pub fn set(&mut self, clock: Clock, due: Option<Moment>, ring: impl FnOnce() + Send + 'static) {
         if self.set.as_ref().map(|(moment, _)| *moment) == due {
             return;
