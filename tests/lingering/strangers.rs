@@ -98,9 +98,8 @@ async fn a_stranger_is_granted_while_sixty_four_tasks_cycle_without_pause() {
     let other = connect().await.lock(&scene.path).expect("a valid path");
     eventually("they cycle", SOON, async || grants.load(Ordering::SeqCst) > 64).await;
     for _ in 0..5 {
-        let mut stranger = Asked::new(&other);
-        stranger.queued().await;
-        let guard = stranger.granted().await;
+        // It may find the path free, between two nodes.
+        let guard = Asked::new(&other).granted().await;
         hold_alone(&inside).await;
         drop(guard);
     }
