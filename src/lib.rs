@@ -40,6 +40,8 @@ pub use lock::Lock;
 pub use lockkeeper_actors::api::lease::{FencingToken, LeaseState};
 #[doc(inline)]
 pub use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
+#[doc(inline)]
+pub use lockkeeper_actors::machine::path_rules::check_path;
 pub use multi_lock::{MultiGuard, MultiLock};
 pub use options::LockOptions;
 pub use read_write::{ReadLock, ReadWriteLock, WriteLock};

@@ -1,0 +1,94 @@
+//! The arguments of all commands.
+
+use std::io::{IsTerminal, Write};
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::exit::Exit;
+use crate::run::{LaunchArgs, RunArgs};
+
+/// Runs commands under distributed locks on ZooKeeper, and shows who holds and who waits
+#[derive(Debug, Parser)]
+#[command(name = "lockkeeper", version, arg_required_else_help = true, after_help = EXITS)]
+pub struct Cli {
+    /// Logs to standard error: -v what happens to the session, -vv details, -vvv everything
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+// A process has one.
+#[allow(clippy::large_enum_variant)]
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(RunArgs),
+    #[command(name = "__launch", hide = true)]
+    Launch(LaunchArgs),
+    #[command(name = "__watchdog", hide = true)]
+    Watchdog,
+}
+
+impl Cli {
+    /// Parses the arguments of this process. An error has been reported, in one line.
+    pub fn from_arguments() -> Result<Cli, Exit> {
+        Cli::try_parse().map_err(|error| {
+            match error.kind() {
+                // These go to standard output, or standard error, as they are.
+                ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(error.print()),
+                _ => drop(writeln!(std::io::stderr(), "lockkeeper: {}", in_one_line(&error))),
+            }
+            match error.use_stderr() {
+                true => Exit::Usage,
+                false => Exit::Success,
+            }
+        })
+    }
+
+    /// Starts the log, if the user wants one.
+    pub fn start_log(&self) {
+        let level = match self.verbose {
+            0 => return,
+            1 => tracing_subscriber::filter::LevelFilter::INFO,
+            2 => tracing_subscriber::filter::LevelFilter::DEBUG,
+            _ => tracing_subscriber::filter::LevelFilter::TRACE,
+        };
+        tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_writer(std::io::stderr)
+            .with_ansi(has_colours(&std::io::stderr()))
+            .init();
+    }
+}
+
+/// Whether to use colours there: on a terminal, unless `NO_COLOR` is set.
+pub fn has_colours(stream: &impl IsTerminal) -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !refused
+}
+
+/// What is wrong, and what to do, without the usage that clap appends.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    let message = words.join(" ");
+    format!("{}; `lockkeeper help` says more", message.trim_start_matches("error: "))
+}
+
+const EXITS: &str = "\
+Exit codes:
+  0    done
+  1    the request was refused, or `doctor` found something
+  64   the arguments cannot be used
+  69   no server was reached
+  75   not acquired: another contender holds it
+  76   the lock was lost, and the command was ended
+  77   the servers or an access list denied it
+  126  the command cannot be executed
+  127  the command does not exist
+  else the code of the command, or 128 plus the number of the signal that ended it";

@@ -1,0 +1,189 @@
+//! How to reach the servers: options that all commands have.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use lockkeeper::{Keeper, KeeperOptions};
+
+use crate::exit::Failure;
+
+/// How to reach ZooKeeper.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Connection")]
+pub struct Connection {
+    /// The servers, with an optional chroot: host:port,host:port/chroot
+    #[arg(long, env = "LOCKKEEPER_SERVERS", default_value = "127.0.0.1:2181", value_name = "ADDRESS")]
+    pub servers: String,
+
+    /// The time after which the servers end a session that they do not hear from
+    #[arg(long, env = "LOCKKEEPER_SESSION_TIMEOUT", default_value = "10s", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    pub session_timeout: Duration,
+
+    /// How long to try to connect
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub connect_timeout: Duration,
+
+    /// The text that others see; user@host:pid by default
+    #[arg(long, env = "LOCKKEEPER_IDENTIFIER", value_name = "TEXT")]
+    pub identifier: Option<String>,
+
+    /// Credentials, as lines of scheme:credentials, from a variable (env:NAME) or a file (file:PATH)
+    ///
+    /// The credentials themselves are never an argument, because other users of a machine can read those. If the option
+    /// is absent, and the variable LOCKKEEPER_AUTH is set, that is used. An example of a line is digest:user:password.
+    #[arg(long, value_name = "SOURCE", value_parser = Source::parse)]
+    pub auth: Option<Source>,
+
+    /// A file with the certificates of the authorities to trust (PEM); connects with TLS
+    #[cfg(feature = "tls")]
+    #[arg(long, env = "LOCKKEEPER_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// A file with the certificate of this client (PEM)
+    #[cfg(feature = "tls")]
+    #[arg(long, env = "LOCKKEEPER_TLS_CERT", value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    pub tls_cert: Option<PathBuf>,
+
+    /// A file with the private key of this client (PEM)
+    #[cfg(feature = "tls")]
+    #[arg(long, env = "LOCKKEEPER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// SASL credentials, user:password, from a variable (env:NAME) or a file (file:PATH)
+    #[cfg(feature = "sasl-digest-md5")]
+    #[arg(long, value_name = "SOURCE", value_parser = Source::parse)]
+    pub sasl: Option<Source>,
+}
+
+impl Connection {
+    /// Connects. Options that cannot be used are refused before anything is sent.
+    pub async fn connect(&self) -> Result<Keeper, Failure> {
+        Ok(self.options()?.connect(&self.servers).await?)
+    }
+
+    /// The identifier of this process.
+    pub fn identifier(&self) -> String {
+        self.identifier.clone().unwrap_or_else(identity)
+    }
+
+    fn options(&self) -> Result<KeeperOptions, Failure> {
+        let mut options = Keeper::options()
+            .session_timeout(self.session_timeout)
+            .connect_timeout(self.connect_timeout)
+            .close_timeout(CLOSE_LIMIT)
+            .identifier(self.identifier());
+        for (scheme, credentials) in self.credentials()? {
+            options = options.auth(&scheme, credentials.as_bytes());
+        }
+        #[cfg(feature = "tls")]
+        if let Some(ca) = &self.tls_ca {
+            options = options.tls(self.tls(ca)?);
+        }
+        #[cfg(feature = "sasl-digest-md5")]
+        if let Some(source) = &self.sasl {
+            let text = source.read()?;
+            let (user, password) = text.trim_end().split_once(':').ok_or_else(|| {
+                Failure::usage(format!(
+                    "{source} has no user:password: write both, with a colon between them"
+                ))
+            })?;
+            let (user, password) = (user.to_owned(), password.to_owned());
+            options = options.sasl(lockkeeper::auth::SaslOptions::digest_md5(user, password));
+        }
+        Ok(options)
+    }
+
+    fn credentials(&self) -> Result<Vec<(String, String)>, Failure> {
+        let default = Source::Variable(DEFAULT_AUTH.to_owned());
+        let source = match &self.auth {
+            Some(source) => source,
+            None if std::env::var_os(DEFAULT_AUTH).is_some() => &default,
+            None => return Ok(Vec::new()),
+        };
+        let text = source.read()?;
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        let parsed = lines.enumerate().map(|(index, line)| match line.split_once(':') {
+            Some((scheme, credentials)) if !scheme.is_empty() && !credentials.is_empty() => {
+                Ok((scheme.to_owned(), credentials.to_owned()))
+            }
+            // The line itself may be a password.
+            Some(_) | None => Err(Failure::usage(format!(
+                "line {} of {source} is not scheme:credentials: write for example digest:user:password",
+                index + 1
+            ))),
+        });
+        parsed.collect()
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls(&self, ca: &PathBuf) -> Result<lockkeeper::auth::TlsOptions, Failure> {
+        let options = lockkeeper::auth::TlsOptions::no_ca();
+        let mut options = options.with_pem_ca(&read(ca)?).map_err(Failure::usage)?;
+        if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            options = options.with_pem_identity(&read(cert)?, &read(key)?).map_err(Failure::usage)?;
+        }
+        Ok(options)
+    }
+}
+
+/// How long closing waits for the servers. A session that is not closed ends by itself.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+const DEFAULT_AUTH: &str = "LOCKKEEPER_AUTH";
+
+/// Where a secret is read from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    Variable(String),
+    File(PathBuf),
+}
+
+impl Source {
+    fn parse(text: &str) -> Result<Source, String> {
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Source::Variable(name.to_owned())),
+            Some(("file", path)) if !path.is_empty() => Ok(Source::File(path.into())),
+            Some(_) | None => {
+                Err("it must be env:NAME or file:PATH; a secret is never an argument".to_owned())
+            }
+        }
+    }
+
+    fn read(&self) -> Result<String, Failure> {
+        match self {
+            Source::Variable(name) => std::env::var(name)
+                .map_err(|_| Failure::usage(format!("the variable {name} is not set, or is not text"))),
+            Source::File(path) => read(path),
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Variable(name) => write!(f, "the variable {name}"),
+            Source::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+fn read(path: &PathBuf) -> Result<String, Failure> {
+    fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+}
+
+/// Who we are, for others: user@host:pid.
+fn identity() -> String {
+    let variable = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
+    let user = variable("USER").or_else(|| variable("LOGNAME"));
+    let user = user.unwrap_or_else(|| rustix::process::getuid().as_raw().to_string());
+    format!("{user}@{}:{}", host(), std::process::id())
+}
+
+/// The name of this host.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,131 @@
+//! Exit codes, and how a command fails.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use lockkeeper::error::{ConnectError, InvalidLock, InvalidName, QueryError};
+
+/// Every exit code of its own. A command that ran gives its own code, or 128 plus the number of its signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It was done, and nothing is wrong.
+    Success,
+    /// The request was refused, or `doctor` found something.
+    Failure,
+    /// The arguments cannot be used. Nothing was connected.
+    Usage,
+    /// No server granted a session in time.
+    NoServer,
+    /// Another contender holds what was asked for.
+    NotAcquired,
+    /// The lock was lost, so the command was ended.
+    Lost,
+    /// The servers rejected the credentials, or an access list denied the request.
+    Denied,
+    /// The command exists, and cannot be executed.
+    NotExecutable,
+    /// The command does not exist.
+    NotFound,
+    /// The code of a command that ran, or one that the user chose.
+    Code(u8),
+}
+
+impl Exit {
+    /// The code of a command that a signal has ended.
+    pub fn of_signal(signal: i32) -> Exit {
+        Exit::Code(u8::try_from(signal).unwrap_or(127) | 128)
+    }
+
+    /// The number that the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Success => 0,
+            Exit::Failure => 1,
+            Exit::Usage => 64,
+            Exit::NoServer => 69,
+            Exit::NotAcquired => 75,
+            Exit::Lost => 76,
+            Exit::Denied => 77,
+            Exit::NotExecutable => 126,
+            Exit::NotFound => 127,
+            Exit::Code(code) => code,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Why a command ended before it was done: one line for standard error, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl fmt::Display) -> Failure {
+        Failure { exit, message: message.to_string() }
+    }
+
+    /// Arguments that cannot be used.
+    pub fn usage(message: impl fmt::Display) -> Failure {
+        Failure::new(Exit::Usage, message)
+    }
+}
+
+impl From<InvalidName> for Failure {
+    fn from(error: InvalidName) -> Failure {
+        Failure::usage(error)
+    }
+}
+
+impl From<InvalidLock> for Failure {
+    fn from(error: InvalidLock) -> Failure {
+        Failure::usage(error)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Failure {
+        let exit = match &error {
+            ConnectError::InvalidOption { .. } | ConnectError::InvalidAddress { .. } => Exit::Usage,
+            ConnectError::AuthFailed { .. } => Exit::Denied,
+            _ => Exit::NoServer,
+        };
+        Failure::new(exit, with_source(&error))
+    }
+}
+
+impl From<QueryError> for Failure {
+    fn from(error: QueryError) -> Failure {
+        let exit = match &error {
+            QueryError::NoAuth { .. } => Exit::Denied,
+            QueryError::Disconnected | QueryError::Unanswered { .. } => Exit::NoServer,
+            _ => Exit::Failure,
+        };
+        Failure::new(exit, with_source(&error))
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// An error of standard output. A reader that has seen enough, such as `head`, is none.
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::new(Exit::Success, ""),
+            _ => Failure::new(Exit::Failure, error),
+        }
+    }
+}
+
+/// The error in one line, with what caused it.
+pub fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) if !error.to_string().contains(&source.to_string()) => format!("{error}: {source}"),
+        Some(_) | None => error.to_string(),
+    }
+}

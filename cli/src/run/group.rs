@@ -1,0 +1,151 @@
+//! The command's process group: starting it, signals to it, and what happens to it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
+};
+
+use super::launcher;
+use super::policy::Order;
+use crate::exit::Exit;
+
+/// A command, at the head of a process group of its own.
+///
+/// The command is not reaped before the group is empty. As long as it is not, no other process can get its number, so a
+/// signal cannot reach a stranger.
+pub struct Group {
+    leader: Pid,
+    ended: Option<(Exit, Instant)>,
+}
+
+/// What has happened to the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A signal has stopped it.
+    Stopped,
+    /// It has ended.
+    Ended,
+}
+
+impl Group {
+    /// Starts the launcher, which stops itself before it becomes the command: see [`launcher`]. The kernel kills the
+    /// command when the calling thread ends, so that has to be one that lives as long as the process.
+    pub fn launch(command: &[OsString], variables: &[(&str, String)]) -> io::Result<Group> {
+        let mut launch = launcher::command(command);
+        launch.envs(variables.iter().map(|(name, value)| (name, value)));
+        let child = launch.process_group(0).spawn()?;
+        Ok(Group { leader: Pid::from_child(&child), ended: None })
+    }
+
+    /// The number of the group, which is that of the command.
+    pub fn id(&self) -> Pid {
+        self.leader
+    }
+
+    /// Sends a signal to all processes of the group.
+    pub fn signal(&self, signal: Signal) {
+        // Fails if none is left.
+        let _ = kill_process_group(self.leader, signal);
+    }
+
+    pub fn obey(&self, order: Order) {
+        match order {
+            Order::Terminate => {
+                self.signal(Signal::TERM);
+                self.signal(Signal::CONT);
+            }
+            Order::Kill => self.signal(Signal::KILL),
+        }
+    }
+
+    /// What has happened to the command since the last call.
+    pub fn change(&mut self) -> Option<Change> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        match waitid(WaitId::Pid(self.leader), options) {
+            Ok(Some(status)) => {
+                let exit = match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Exit::Code(code as u8),
+                    (None, signal) => Exit::of_signal(signal.unwrap_or_default()),
+                };
+                self.ended = Some((exit, Instant::now()));
+                return Some(Change::Ended);
+            }
+            Ok(None) => {}
+            // Nobody else reaps it, so this does not happen. If it does, there is nothing left to wait for.
+            Err(_) => {
+                self.ended = Some((Exit::Failure, Instant::now()));
+                return Some(Change::Ended);
+            }
+        }
+        match waitid(WaitId::Pid(self.leader), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) if status.stopped() => Some(Change::Stopped),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// The exit code of the command, if it has ended.
+    pub fn exit(&self) -> Option<Exit> {
+        self.ended.map(|(exit, _)| exit)
+    }
+
+    /// How long ago the command has ended, if it has.
+    pub fn alone(&self) -> Option<Duration> {
+        self.ended.map(|(_, at)| at.elapsed())
+    }
+
+    /// Whether the command has ended, and no process of its group is left.
+    pub fn is_over(&mut self) -> bool {
+        self.ended.is_some() && !self.has_others()
+    }
+
+    /// Reaps the command. Its number is free from now on.
+    pub fn reap(self) {
+        let _ = waitid(WaitId::Pid(self.leader), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+
+    /// Whether a process other than the command, which has ended, is left in the group.
+    fn has_others(&mut self) -> bool {
+        match fs::read_dir("/proc").map(|entries| entries.flatten().any(|entry| self.is_member(&entry))) {
+            Ok(found) if cfg!(target_os = "linux") => found,
+            // Without `/proc`, only the signal tells, and it also finds a command that is not reaped.
+            Ok(_) | Err(_) => {
+                let _ = waitid(WaitId::Pid(self.leader), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+                test_kill_process_group(self.leader).is_ok()
+            }
+        }
+    }
+
+    /// Whether an entry of `/proc` is a process of the group that has not ended.
+    fn is_member(&self, entry: &fs::DirEntry) -> bool {
+        let is_process = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        let stat = is_process.then(|| fs::read_to_string(entry.path().join("stat")).ok()).flatten();
+        // The name of the program, in parentheses, may contain anything. The state and two numbers follow.
+        let fields = stat.as_deref().and_then(|stat| stat.rsplit_once(')')).map(|(_, fields)| fields);
+        let mut fields = fields.unwrap_or_default().split_ascii_whitespace();
+        let (state, group) = (fields.next(), fields.nth(1));
+        let has_ended = matches!(state, None | Some("Z" | "X"));
+        !has_ended && group == Some(&*self.leader.as_raw_nonzero().to_string())
+    }
+}
+
+/// This program, for a process of our own.
+pub fn ourselves() -> Command {
+    // This works even if the file has been replaced or deleted meanwhile.
+    let link = "/proc/self/exe";
+    let program = match cfg!(target_os = "linux") && fs::metadata(link).is_ok() {
+        true => link.into(),
+        false => std::env::current_exe().unwrap_or_else(|_| "lockkeeper".into()),
+    };
+    let mut command = Command::new(program);
+    command.arg0("lockkeeper");
+    command
+}

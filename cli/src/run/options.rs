@@ -1,0 +1,146 @@
+//! The arguments of `run`, and what is checked before anything is connected.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use lockkeeper::{Mode, check_path};
+
+use crate::connect::Connection;
+use crate::exit::Failure;
+
+/// Run a command while a lock is held
+///
+/// Waits for the lock, runs the command in a process group of its own, and releases the lock when the whole group has
+/// ended. If the lock cannot be kept, the group is ended before anybody else can hold it. Several paths are acquired
+/// together, all or none.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub struct RunArgs {
+    /// Acquire to read: others may read at the same time
+    #[arg(long, conflicts_with_all = ["write", "permits"])]
+    pub read: bool,
+
+    /// Acquire to write: nobody else may read or write
+    #[arg(long, conflicts_with = "permits")]
+    pub write: bool,
+
+    /// Take this many permits of a semaphore
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub permits: Option<u32>,
+
+    /// How many permits the semaphore has; if absent, the number that is stored
+    #[arg(long, value_name = "M", requires = "permits", value_parser = clap::value_parser!(u32).range(1..))]
+    pub of: Option<u32>,
+
+    /// Do not wait: exit with 75 if another contender is ahead
+    #[arg(long = "try", conflicts_with_all = ["wait", "again"])]
+    pub once: bool,
+
+    /// Wait for this long at most, then exit with 75
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "again")]
+    pub wait: Option<Duration>,
+
+    /// Queue again when the command has ended, or the lock was lost
+    #[arg(long)]
+    pub again: bool,
+
+    /// When the command gets TERM: when the lease is about to end, or as soon as it is in doubt
+    #[arg(long, value_enum, default_value_t = StopOn::Ending, value_name = "WHEN")]
+    pub stop_on: StopOn,
+
+    /// How long before the end of the lease the command gets TERM; a quarter of the session timeout by default
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub term_before: Option<Duration>,
+
+    /// How long before the end of the lease the command gets KILL; an eighth of the session timeout by default
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub kill_before: Option<Duration>,
+
+    /// The exit code if another contender holds the lock, instead of 75
+    #[arg(long, value_name = "CODE")]
+    pub conflict_exit_code: Option<u8>,
+
+    #[command(flatten)]
+    pub connection: Connection,
+
+    /// The paths of the locks
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<String>,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// When the command is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StopOn {
+    /// When `--term-before` is left of the lease.
+    Ending,
+    /// When the connection is in doubt.
+    Suspended,
+}
+
+impl RunArgs {
+    /// Checks what can be checked without a server.
+    pub fn check(&self) -> Result<(), Failure> {
+        for (index, path) in self.paths.iter().enumerate() {
+            check_path(path)?;
+            if self.paths[..index].contains(path) {
+                return Err(Failure::usage(format!("{path:?} is given twice: name each path once")));
+            }
+        }
+        if let Some(permits) = self.permits {
+            if self.paths.len() > 1 {
+                return Err(Failure::usage(
+                    "permits of one semaphore at a time: give one path with --permits",
+                ));
+            }
+            if let Some(of) = self.of.filter(|of| permits > *of) {
+                return Err(Failure::usage(format!(
+                    "--permits {permits} is above --of {of}: ask for at most {of}"
+                )));
+            }
+        }
+        let (term, kill) = self.margins(self.connection.session_timeout);
+        if kill.is_zero() || term < kill || term >= self.connection.session_timeout {
+            return Err(Failure::usage(format!(
+                "TERM {term:?} and KILL {kill:?} before the end of the lease: TERM must come first, KILL before the \
+                 end, and both within the session timeout of {:?}",
+                self.connection.session_timeout
+            )));
+        }
+        Ok(())
+    }
+
+    /// The mode of each path.
+    pub fn mode(&self) -> Mode {
+        match (self.read, self.write) {
+            (true, _) => Mode::Read,
+            (_, true) => Mode::Write,
+            (false, false) => Mode::Lock,
+        }
+    }
+
+    /// How long before the end of the lease the command gets TERM and KILL.
+    pub fn margins(&self, session_timeout: Duration) -> (Duration, Duration) {
+        let kill = self.kill_before.unwrap_or(session_timeout / 8);
+        (self.term_before.unwrap_or((session_timeout / 4).max(kill)), kill)
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lockkeeper run /locks/backup -- backup.sh --full
+  lockkeeper run --try /locks/report -- make report    a cron job that skips a run if the last one still works
+  lockkeeper run --wait 30s --write /data/index -- reindex
+  lockkeeper run --permits 2 --of 8 /pools/gpu -- train
+  lockkeeper run /accounts/alice /accounts/bob -- transfer
+  lockkeeper run --again /singletons/scheduler -- scheduler    one in the cluster, always
+
+The command finds in its environment:
+  LOCKKEEPER_TOKEN  the fencing token, a number; larger than those of all earlier holders
+  LOCKKEEPER_PATH   the path of the lock
+  LOCKKEEPER_NODE   the path of the lock's node
+With several paths, each has a line for each path.";

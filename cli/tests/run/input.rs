@@ -1,0 +1,73 @@
+//! Bad input: one line that says what to do, exit code 64, and nothing is connected.
+
+use crate::common::{Proxy, done, lockkeeper_at, run, shared, unused_address};
+
+#[test]
+fn bad_input_is_refused_in_one_line_before_anything_is_connected() {
+    run(async {
+        let proxy = Proxy::start(shared().one_address()).await.expect("a free port");
+        for (arguments, says) in [
+            (&["run", "locks/a", "--", "true"][..], "must begin with `/`"),
+            (&["run", "/", "--", "true"], "it is the root"),
+            (&["run", "/a", "/a", "--", "true"], "name each path once"),
+            (&["run", "/a"], "COMMAND"),
+            (&["run", "--", "true"], "PATH"),
+            (&["run", "--wait", "30", "/a", "--", "true"], "time unit needed"),
+            (&["run", "--permits", "9", "--of", "8", "/a", "--", "true"], "ask for at most 8"),
+            (&["run", "--permits", "0", "/a", "--", "true"], "0 is not in 1.."),
+            (&["run", "--permits", "1", "/a", "/b", "--", "true"], "give one path"),
+            (&["run", "--of", "8", "/a", "--", "true"], "--permits"),
+            (&["run", "--read", "--write", "/a", "--", "true"], "cannot be used with"),
+            (&["run", "--try", "--wait", "1s", "/a", "--", "true"], "cannot be used with"),
+            (
+                &["run", "--term-before", "1s", "--kill-before", "2s", "/a", "--", "true"],
+                "TERM must come first",
+            ),
+            (&["run", "--term-before", "20s", "/a", "--", "true"], "within the session timeout"),
+            (&["run", "--auth", "digest:me:secret", "/a", "--", "true"], "a secret is never an argument"),
+            (&["run", "--auth", "env:NO_SUCH_NAME", "/a", "--", "true"], "NO_SUCH_NAME is not set"),
+            (&["run", "--auth", "file:/no/such/file", "/a", "--", "true"], "cannot read /no/such/file"),
+            (&["run", "--session-timeout", "0s", "/a", "--", "true"], "TERM"),
+            (&["walk", "/a"], "unrecognized subcommand"),
+        ] {
+            let done = done(lockkeeper_at(&proxy.address(), arguments)).await;
+            assert_eq!(done.code, Some(64), "{arguments:?}: {}", done.err);
+            assert!(done.err.contains(says), "{arguments:?}: {}", done.err);
+            assert_eq!((done.err.lines().count(), &*done.out), (1, ""), "{arguments:?}: {}", done.err);
+        }
+        assert_eq!(proxy.accepted(), 0);
+    });
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_not_shown() {
+    run(async {
+        let mut command = lockkeeper_at(&shared().address(), &["run", "/a", "--", "true"]);
+        command.env("LOCKKEEPER_AUTH", "hunter2");
+        let done = done(command).await;
+        assert_eq!(done.code, Some(64), "{}", done.err);
+        assert!(done.err.contains("LOCKKEEPER_AUTH") && !done.err.contains("hunter2"), "{}", done.err);
+    });
+}
+
+#[test]
+fn an_address_that_is_no_address_is_bad_input_and_no_server_is_not() {
+    run(async {
+        let bad = done(lockkeeper_at("zk1:port", &["run", "/a", "--", "true"])).await;
+        assert_eq!(bad.code, Some(64), "{}", bad.err);
+        let arguments = ["run", "--connect-timeout", "200ms", "/a", "--", "true"];
+        let none = done(lockkeeper_at(&unused_address(), &arguments)).await;
+        assert_eq!(none.code, Some(69), "{}", none.err);
+        assert_eq!(none.err.lines().count(), 1, "{}", none.err);
+    });
+}
+
+#[test]
+fn help_is_short_or_long_and_goes_to_standard_output() {
+    run(async {
+        let short = done(lockkeeper_at("", &["run", "-h"])).await;
+        let long = done(lockkeeper_at("", &["run", "--help"])).await;
+        assert_eq!((short.code, long.code), (Some(0), Some(0)));
+        assert!(!short.out.contains("Examples:") && long.out.contains("Examples:"), "{}", short.out);
+    });
+}

@@ -1,0 +1,183 @@
+//! The command ends before the lease does, whatever happens to the connection or to the processes around it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{
+    Killed, Proxy, SOON, Scratch, connect, ended, eventually, lockkeeper_at, proxied, run, runs, shared,
+    unique_path,
+};
+use crate::ending::signal;
+
+/// A command that runs under a lock, behind a proxy.
+struct Stage {
+    path: String,
+    proxy: Proxy,
+    scratch: Scratch,
+    process: Killed,
+}
+
+impl Stage {
+    /// Starts `script`, which writes the number of its process to `pid`.
+    async fn start(options: &[&str], script: &str) -> Stage {
+        let (path, proxy, scratch) = (unique_path("cli-lease"), proxied().await, Scratch::new("cli-lease"));
+        let script = format!("cd {}; {script}", scratch.0.display());
+        let arguments = [&["run"], options, &[&*path, "--", "sh", "-c", &*script]].concat();
+        let mut command = lockkeeper_at(&proxy.address(), &arguments);
+        command.env("LOCKKEEPER_SESSION_TIMEOUT", "4s").stderr(Stdio::null());
+        let process = Killed(command.spawn().expect("it starts"));
+        let stage = Stage { path, proxy, scratch, process };
+        eventually("the command runs", SOON, async || runs(&stage.pid())).await;
+        stage
+    }
+
+    fn pid(&self) -> String {
+        match self.scratch.text("pid") {
+            text if text.ends_with('\n') => text,
+            _ => "none".to_owned(),
+        }
+    }
+
+    /// Waits for the lock like any other contender, and tells whether the command is alive under it.
+    async fn is_alive_under_the_next_holder(&self) -> bool {
+        let keeper = connect().await;
+        let guard = keeper.lock(&self.path).expect("a path").acquire().await.expect("granted");
+        let alive = runs(&self.pid());
+        drop(guard);
+        alive
+    }
+
+    fn children(&self) -> Vec<Pid> {
+        let parent = self.process.0.id();
+        let list =
+            std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("children");
+        list.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)).collect()
+    }
+
+    /// The watchdog is the child that is not the command.
+    fn watchdog(&self) -> Pid {
+        let command = self.pid().trim().parse().ok().and_then(Pid::from_raw);
+        let mut others = self.children().into_iter().filter(|child| Some(*child) != command);
+        others.next().expect("a watchdog")
+    }
+}
+
+const SLEEPS: &str = "echo $$ > pid; exec sleep 300";
+const IGNORES_TERM: &str = "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done";
+const HEARS_TERM: &str = "trap 'echo told > told; exit 9' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+
+#[test]
+fn a_command_that_is_cut_off_gets_term_first_and_the_exit_code_tells() {
+    run(async {
+        let mut stage = Stage::start(&[], HEARS_TERM).await;
+        stage.proxy.black_hole(true);
+        assert!(!stage.is_alive_under_the_next_holder().await);
+        assert_eq!(stage.scratch.text("told").trim(), "told");
+        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+    });
+}
+
+#[test]
+fn a_command_that_ignores_term_is_killed_in_time() {
+    run(async {
+        let mut stage = Stage::start(&[], IGNORES_TERM).await;
+        stage.proxy.black_hole(true);
+        assert!(!stage.is_alive_under_the_next_holder().await);
+        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+    });
+}
+
+#[test]
+fn a_command_that_is_stopped_is_ended_in_time() {
+    run(async {
+        let mut stage = Stage::start(&[], SLEEPS).await;
+        let command = stage.pid().trim().parse().ok().and_then(Pid::from_raw).expect("a number");
+        kill_process(command, Signal::STOP).expect("it runs");
+        stage.proxy.black_hole(true);
+        assert!(!stage.is_alive_under_the_next_holder().await);
+        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+    });
+}
+
+#[test]
+fn a_short_cut_costs_nothing_unless_the_user_wants_that() {
+    run(async {
+        let mut stage = Stage::start(&[], HEARS_TERM).await;
+        let mut careful = Stage::start(&["--stop-on", "suspended"], HEARS_TERM).await;
+        careful.proxy.cut();
+        assert_eq!(ended("the careful one ends", &mut careful.process.0).await, Some(76));
+        let before = stage.proxy.accepted();
+        stage.proxy.cut();
+        eventually("it reconnects", SOON, async || stage.proxy.accepted() > before).await;
+        assert!(runs(&stage.pid()));
+        signal(&stage.process.0, Signal::TERM);
+        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(9));
+    });
+}
+
+#[test]
+fn if_we_are_killed_the_whole_group_dies_at_once() {
+    run(async {
+        let script = "(trap '' TERM HUP; while :; do sleep 0.1; done) & echo $! > other; echo $$ > pid; wait";
+        let stage = Stage::start(&[], script).await;
+        signal(&stage.process.0, Signal::KILL);
+        eventually("nobody is left", Duration::from_secs(2), async || {
+            !runs(&stage.pid()) && !runs(&stage.scratch.text("other"))
+        })
+        .await;
+    });
+}
+
+#[test]
+fn if_we_are_stopped_the_watchdog_ends_the_command_in_time() {
+    run(async {
+        let mut stage = Stage::start(&[], HEARS_TERM).await;
+        signal(&stage.process.0, Signal::STOP);
+        assert!(!stage.is_alive_under_the_next_holder().await);
+        assert_eq!(stage.scratch.text("told").trim(), "told", "it could end by itself");
+        signal(&stage.process.0, Signal::CONT);
+        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+    });
+}
+
+#[test]
+fn a_watchdog_that_is_killed_is_replaced() {
+    run(async {
+        let stage = Stage::start(&[], IGNORES_TERM).await;
+        let first = stage.watchdog();
+        kill_process(first, Signal::KILL).expect("it runs");
+        let other = || stage.children().contains(&first);
+        eventually("another one is there", SOON, async || !other() && stage.children().len() == 2).await;
+        signal(&stage.process.0, Signal::STOP);
+        assert!(!stage.is_alive_under_the_next_holder().await);
+    });
+}
+
+#[test]
+fn a_watchdog_that_is_stopped_is_not_needed() {
+    run(async {
+        let mut stage = Stage::start(&[], IGNORES_TERM).await;
+        kill_process(stage.watchdog(), Signal::STOP).expect("it runs");
+        stage.proxy.black_hole(true);
+        assert!(!stage.is_alive_under_the_next_holder().await);
+        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+    });
+}
+
+#[test]
+fn a_session_that_the_server_ends_early_is_noticed() {
+    run(async {
+        // Only the embedded server does that.
+        let crate::common::TestServer::Embedded(server) = shared() else { return };
+        let mut stage = Stage::start(&[], SLEEPS).await;
+        let holder = connect().await.lock(&stage.path).expect("a path").holder().await.expect("listed");
+        let session = holder.and_then(|holder| holder.session).expect("a session");
+        let controls = server.controls();
+        let found = controls.sessions().into_iter().find(|found| found.id.0 == session).expect("it lives");
+        controls.expire(found.id);
+        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+        assert!(!runs(&stage.pid()));
+    });
+}

@@ -1,0 +1,9 @@
+//! `lockkeeper run`: what it promises to its users.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod acquiring;
+mod ending;
+mod input;
+mod leases;
