@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connect::KeeperOptions;
 use crate::handle::Shared;
+use crate::inspect::Inspector;
 use crate::lock::Lock;
 use crate::multi_lock::MultiLock;
 use crate::options::{InvalidLock, LockOptions};
@@ -195,6 +196,11 @@ impl Keeper {
     /// with [`PermitsError::NoLimit`](crate::error::PermitsError::NoLimit) while no number is stored.
     pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidLock> {
         Semaphore::new(&self.shared, path, None, LockOptions::default())
+    }
+
+    /// Reads locks and semaphores as the servers show them, whoever uses them. Does no I/O.
+    pub fn inspector(&self) -> Inspector {
+        Inspector::new(self.shared.clone())
     }
 
     /// The session timeout that the server granted most recently. Servers have a minimum and a maximum, by default two

@@ -15,6 +15,7 @@ mod connect;
 mod fenced;
 mod guard;
 mod handle;
+pub mod inspect;
 mod keeper;
 mod lock;
 pub mod marker;
@@ -88,12 +89,6 @@ pub mod future {
     pub use crate::multi_lock::{AcquireAll, AcquireAllTimeout, TryAcquireAll};
     pub use crate::pending::{FromRefused, Pending, Target};
     pub use crate::semaphore::{AcquirePermit, AcquirePermitTimeout, Claim, TryAcquirePermit};
-}
-
-/// What the server shows of those that hold and wait.
-pub mod inspect {
-    #[doc(inline)]
-    pub use lockkeeper_actors::api::contender::{Contender, LeaseHolder};
 }
 
 /// The session with ZooKeeper: its state and its events.

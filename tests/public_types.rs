@@ -12,7 +12,10 @@ use lockkeeper::future::{
     Acquire, AcquireAll, AcquireAllTimeout, AcquirePermit, AcquirePermitTimeout, AcquireTimeout, TryAcquire,
     TryAcquireAll, TryAcquirePermit,
 };
-use lockkeeper::inspect::{Contender, LeaseHolder};
+use lockkeeper::inspect::{
+    Contender, DeleteNodeError, Entry, InspectError, Inspector, Inventory, LeaseHolder, PathState, Pool,
+    Queue, Taken,
+};
 use lockkeeper::marker::{Exclusive, Read, Write};
 use lockkeeper::messages::{
     CandidateMessage, LockEvent, LockMessage, MultiLockMessage, SemaphoreMessage, Ticket, Wait,
@@ -38,6 +41,7 @@ macro_rules! all {
 fn types_can_be_used_in_any_task_and_shown() {
     all!(anywhere: Keeper, KeeperOptions, KeeperState, SessionEvent, LockOptions, Ticket, Wait, FencingToken);
     all!(anywhere: Lock, ReadLock, WriteLock, ReadWriteLock, Semaphore, MultiLock, Contender, LeaseHolder);
+    all!(anywhere: Inspector, Inventory, PathState, Queue, Entry, Pool, Taken);
     all!(anywhere: LockGuard, ReadGuard, WriteGuard, Permit, MultiGuard, LeaseView, LockEvent<LockGuard>);
     all!(anywhere: Run, Ended, LeaseEvent, Singleton, SingletonOptions, CandidateState<u64>, RunFailed);
     all!(sent: Candidate<u64>, CandidateMessage<u64>);
@@ -51,4 +55,5 @@ fn types_can_be_used_in_any_task_and_shown() {
 fn every_error_is_an_error_that_can_be_kept() {
     all!(an_error: AcquireError, TryAcquireError, AcquireTimeoutError, ConnectError, QueryError, Refused);
     all!(an_error: RemoveContenderError, ReleaseError, ResizeError, LostError, WithError, InvalidLock);
+    all!(an_error: InspectError, DeleteNodeError);
 }

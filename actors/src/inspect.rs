@@ -1,12 +1,19 @@
 //! Lists holders and waiters from ZooKeeper: for people, for observers of a leader, and for cleanup after a crash.
 
+mod look;
+mod walk;
+
 use std::sync::Arc;
 
+use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
 
+use self::look::{changed, delete, look};
+use self::walk::walk;
 use crate::api::contender::{Contender, Known, LeaseHolder, SemaphoreState};
 use crate::api::error::{QueryError, RemoveContenderError};
 use crate::api::lease::FencingToken;
+use crate::api::messages::InspectMessage;
 use crate::machine::Failure;
 use crate::machine::exclusion::Mode;
 use crate::machine::lock::NodeStat;
@@ -14,6 +21,28 @@ use crate::machine::node::Znode;
 use crate::machine::patterns::Patterns;
 use crate::session::Watches;
 use crate::zookeeper::ZooKeeper;
+
+/// Answers a question about any path.
+pub(crate) async fn answer(client: Arc<dyn ZooKeeper>, watches: Arc<Watches>, question: InspectMessage) {
+    let Some(inspection) = client.inspection() else {
+        return question
+            .refuse(QueryError::Rejected { path: "/".into(), reason: "this client cannot inspect".into() });
+    };
+    // A caller that has gone does not need the answer.
+    match question {
+        InspectMessage::Walk(prefix, known, reply) => drop(reply.send(walk(inspection, prefix, known).await)),
+        InspectMessage::Look(path, reply) => drop(reply.send(look(inspection, path).await)),
+        InspectMessage::Delete(node, token, reply) => drop(reply.send(delete(inspection, node, token).await)),
+        InspectMessage::Changed(path, known, mut reply) => {
+            let changed = Box::pin(changed(inspection, watches, path, known));
+            let answer = match select(changed, Box::pin(reply.closed())).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => return,
+            };
+            let _ = reply.send(answer);
+        }
+    }
+}
 
 /// Lists the contenders of a lock, in the order of the queue. A missing directory has none, and is not created.
 pub(crate) async fn contenders(

@@ -15,11 +15,12 @@ use tracing::warn;
 
 use self::paths::{Entry, Paths};
 use self::sweep::{delete, sweep};
-use crate::api::error::AcquireError;
+use crate::api::error::{AcquireError, QueryError};
 use crate::api::lease::ReleasePort;
-use crate::api::messages::{LockMessage, MultiLockMessage, RegistryMessage};
+use crate::api::messages::{InspectMessage, LockMessage, MultiLockMessage, RegistryMessage};
 use crate::api::request::MultiLockRequest;
 use crate::api::resource::Resource;
+use crate::inspect;
 use crate::lock::{LockActor, LockActorMessage};
 use crate::machine::Ticket;
 use crate::machine::node::Instance;
@@ -184,8 +185,16 @@ impl State {
             RegistryMessage::MultiLock(MultiLockMessage::Release(ticket, reply)) => {
                 self.release_multi_lock(ticket, reply)
             }
+            RegistryMessage::Inspect(question) => self.inspect(question),
         }
         Ok(())
+    }
+
+    /// Questions are answered beside the actors of paths, because most of the paths have none.
+    fn inspect(&mut self, question: InspectMessage) {
+        let Some(connection) = &self.connection else { return question.refuse(QueryError::Disconnected) };
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(inspect::answer(connection.client.clone(), connection.watches.clone(), question));
     }
 
     /// After a close, dropped handles and cancels are still processed.

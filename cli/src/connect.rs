@@ -120,7 +120,7 @@ impl Connection {
 
     #[cfg(feature = "tls")]
     fn tls(&self, ca: &PathBuf) -> Result<lockkeeper::auth::TlsOptions, Failure> {
-        let options = lockkeeper::auth::TlsOptions::no_ca();
+        let options = lockkeeper::auth::TlsOptions::new();
         let mut options = options.with_pem_ca(&read(ca)?).map_err(Failure::usage)?;
         if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
             options = options.with_pem_identity(&read(cert)?, &read(key)?).map_err(Failure::usage)?;

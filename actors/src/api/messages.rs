@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 
 use super::contender::{Contender, Known, LeaseHolder, SemaphoreState};
 use super::error::{AcquireError, AdvertiseError, QueryError, RemoveContenderError, ResizeError};
-use super::lease::ReleasePort;
+use super::inspection::{DeleteNodeError, Inventory, PathState};
+use super::lease::{FencingToken, ReleasePort};
 use super::request::{AcquireRequest, ContenderOptions, MultiLockRequest, Permits, Wait};
 use super::resource::Resource;
 use crate::machine::Ticket;
@@ -78,6 +79,21 @@ pub enum RegistryMessage {
     Semaphore(Arc<str>, SemaphoreMessage),
     /// Starts or cancels a multi-lock.
     MultiLock(MultiLockMessage),
+    /// Asks what the servers show.
+    Inspect(InspectMessage),
+}
+
+/// Questions about locks and semaphores, whoever uses them.
+#[non_exhaustive]
+pub enum InspectMessage {
+    /// Walks from a path downwards. Nodes that the inventory shows are not read again.
+    Walk(Arc<str>, Arc<Inventory>, RpcReplyPort<Result<Inventory, QueryError>>),
+    /// Looks at one path.
+    Look(Arc<str>, RpcReplyPort<Result<Option<PathState>, QueryError>>),
+    /// Replies once what is at a path differs from what the caller knows. Closing the channel ends the request.
+    Changed(Arc<str>, Option<PathState>, oneshot::Sender<Result<Option<PathState>, QueryError>>),
+    /// Deletes the node that was created by this transaction.
+    Delete(Arc<str>, FencingToken, RpcReplyPort<Result<(), DeleteNodeError>>),
 }
 
 #[cfg(feature = "cluster")]
@@ -97,10 +113,23 @@ impl RegistryMessage {
             RegistryMessage::MultiLock(MultiLockMessage::Acquire(request)) => {
                 request.refuse(AcquireError::Closed)
             }
+            RegistryMessage::Inspect(message) => message.refuse(QueryError::Closed),
             // Same as for a lock.
             RegistryMessage::MultiLock(MultiLockMessage::Cancel(_) | MultiLockMessage::Release(..))
             | RegistryMessage::Open(_)
             | RegistryMessage::Dropped(_) => {}
+        }
+    }
+}
+
+impl InspectMessage {
+    /// Answers with this error.
+    pub(crate) fn refuse(self, error: QueryError) {
+        match self {
+            InspectMessage::Walk(_, _, reply) => answer(reply, error),
+            InspectMessage::Look(_, reply) => answer(reply, error),
+            InspectMessage::Changed(_, _, reply) => answer(reply.into(), error),
+            InspectMessage::Delete(_, _, reply) => answer(reply, error.into()),
         }
     }
 }

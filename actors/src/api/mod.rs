@@ -4,6 +4,7 @@
 pub mod contender;
 pub mod error;
 pub mod event;
+pub mod inspection;
 pub mod keep_alive;
 pub mod keeper_state;
 pub mod lease;

@@ -56,6 +56,9 @@ pub(super) const MARKERS: [(&str, Mode); 5] = [
     (CURATOR_WRITE, Mode::Write),
 ];
 
+/// The markers of kazoo's contenders.
+pub(super) const KAZOO: &[&str] = &[KAZOO_LOCK, KAZOO_READ];
+
 /// A row of the exclusion table.
 pub(super) struct Row {
     /// The marker at the end of a contender's name, before its number.
@@ -69,7 +72,6 @@ pub(super) struct Row {
 /// The exclusion table. Curator's mutex and its read/write lock ignore each other on one path, so they are two
 /// families.
 pub(super) fn row(dialect: Dialect, mode: Mode) -> Row {
-    const KAZOO: &[&str] = &[KAZOO_LOCK, KAZOO_READ];
     const CURATOR: &[&str] = &[CURATOR_READ, CURATOR_WRITE];
     let (own, blocked_by, family): (_, &'static [&'static str], _) = match (dialect, mode) {
         (Dialect::Kazoo, Mode::Lock) => (KAZOO_LOCK, &[KAZOO_LOCK], KAZOO),

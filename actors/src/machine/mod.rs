@@ -19,6 +19,7 @@ pub mod run;
 pub mod semaphore;
 pub mod session;
 mod time;
+pub(crate) mod waits;
 pub(crate) mod watch_budget;
 
 use std::fmt::Debug;

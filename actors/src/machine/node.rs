@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::exclusion::{Dialect, MARKERS, Mode, row};
+use super::exclusion::{Dialect, KAZOO, MARKERS, Mode, row};
 use super::patterns::Patterns;
 
 /// The unique prefix of the nodes that one machine creates: a version 4 UUID whose last 48 bits count the attempts.
@@ -108,6 +108,13 @@ impl Znode {
     pub fn mode(&self) -> Option<Mode> {
         let stem = self.stem();
         MARKERS.into_iter().find(|(marker, _)| stem.ends_with(marker)).map(|(_, mode)| mode)
+    }
+
+    /// The dialect that the name shows, for listings; `None` when the node is not a contender of any dialect.
+    pub fn dialect(&self) -> Option<Dialect> {
+        let stem = self.stem();
+        let is_kazoo = KAZOO.iter().any(|marker| stem.ends_with(marker));
+        self.mode().map(|_| if is_kazoo { Dialect::Kazoo } else { Dialect::Curator })
     }
 
     /// Whether a contender of this kind, with these extra patterns, must wait for this node if it is ahead.

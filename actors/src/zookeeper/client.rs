@@ -1,7 +1,8 @@
-//! Implements the interface with `zookeeper_client`. No other file uses that crate, except its submodule, and that
+//! Implements the interface with `zookeeper_client`. No other file uses that crate, except its submodules, and that
 //! [the parent module](super) re-exports some of its types.
 
 mod errors;
+mod inspection;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use zookeeper_client as zk;
 use super::SaslOptions;
 #[cfg(feature = "tls")]
 use super::TlsOptions;
+use super::inspection::Inspection;
 use super::no_delay::NoDelay;
 use super::servers::diagnose;
 #[cfg(feature = "tls")]
@@ -108,7 +110,7 @@ impl Connect for Connector {
             let states = states(client.state_watcher(), Arc::clone(&no_delay));
             let root = Arc::new(client.clone().chroot("/").unwrap_or_else(|client| client));
             let chroot = Some(client.path()).filter(|path| *path != "/").unwrap_or_default().to_owned();
-            let directory = Mutex::default();
+            let directory = Arc::default();
             let client = Arc::new(client);
             Ok(Connected { client: Arc::new(Client { client, root, chroot, directory, no_delay }), states })
         })
@@ -119,6 +121,7 @@ impl Connect for Connector {
     }
 }
 
+#[derive(Clone)]
 struct Client {
     /// Shared with requests in flight. A clone of its own would copy the session's password.
     client: Arc<zk::Client>,
@@ -126,7 +129,7 @@ struct Client {
     root: Arc<zk::Client>,
     chroot: String,
     /// The directory in which a contender was last created, or may have been.
-    directory: Mutex<Option<String>>,
+    directory: Arc<Mutex<Option<String>>>,
     no_delay: Arc<NoDelay>,
 }
 
@@ -412,6 +415,10 @@ impl ZooKeeper for Client {
                 zk::MultiWriteError::RequestFailed { source } => TransactionFailure::Request(source.into()),
             })
         })
+    }
+
+    fn inspection(&self) -> Option<Arc<dyn Inspection>> {
+        Some(Arc::new(self.clone()))
     }
 
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {

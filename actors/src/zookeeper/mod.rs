@@ -5,6 +5,7 @@
 //! them too.
 
 mod client;
+pub mod inspection;
 mod no_delay;
 mod servers;
 mod transaction;
@@ -16,6 +17,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 pub use self::client::Connector;
+use self::inspection::Inspection;
 pub use self::transaction::{TransactionFailure, Write, WriteFailure};
 use crate::machine::Failure;
 use crate::machine::lock::NodeStat;
@@ -85,6 +87,10 @@ pub trait ZooKeeper: Send + Sync + 'static {
         required: &[String],
         writes: Vec<Write>,
     ) -> BoxFuture<'static, Result<(), TransactionFailure>>;
+    /// The requests of inspection in this session; `None` if the implementation has none. They keep the session open.
+    fn inspection(&self) -> Option<Arc<dyn Inspection>> {
+        None
+    }
     /// Finds out which session owns the ephemeral nodes that this connection creates. Some servers answer a reconnect
     /// with another session than the requested one, and `zookeeper_client` does not report that.
     ///

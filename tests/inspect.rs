@@ -1,0 +1,263 @@
+//! What the servers show of locks and semaphores: the walk, the look, the watch, and deleting a node.
+
+mod common;
+
+use std::time::SystemTime;
+
+use common::{SOON, connect, eventually, run, shared, unique_path};
+use lockkeeper::error::{InvalidName, QueryError};
+use lockkeeper::inspect::{DeleteNodeError, Entry, InspectError, Inspector, PathState, Pool, Queue};
+use lockkeeper::{Dialect, LockOptions, Mode};
+use zookeeper_client as zk;
+
+fn lock(state: &PathState) -> &Queue {
+    match state {
+        PathState::Lock(queue) => queue,
+        other => panic!("it is a lock: {other:?}"),
+    }
+}
+
+fn semaphore(state: &PathState) -> &Pool {
+    match state {
+        PathState::Semaphore(pool) => pool,
+        other => panic!("it is a semaphore: {other:?}"),
+    }
+}
+
+/// A client without a keeper, for nodes that no keeper makes.
+async fn raw() -> zk::Client {
+    zk::Client::connect(&shared().address()).await.expect("should connect")
+}
+
+async fn make(client: &zk::Client, path: &str, data: &[u8], acl: zk::Acls<'static>) {
+    client.create(path, data, &zk::CreateMode::Persistent.with_acls(acl)).await.expect("made");
+}
+
+/// Waits until this many are in the queue of a lock.
+async fn queued(inspector: &Inspector, path: &str, count: usize) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    eventually("they queue", SOON, async || {
+        let state = inspector.look(path).await.expect("read");
+        entries = state.map(|state| state.queue().entries.clone()).unwrap_or_default();
+        entries.len() == count
+    })
+    .await;
+    entries
+}
+
+#[test]
+fn a_walk_finds_locks_and_semaphores_at_any_depth() {
+    run(async {
+        let (keeper, root) = (connect().await, unique_path("walk"));
+        let guard =
+            keeper.lock(&format!("{root}/a/deep/lock")).expect("a path").acquire().await.expect("free");
+        let permits = keeper.semaphore(&format!("{root}/pool"), 3).expect("a path");
+        let permits = permits.acquire_many(2).await.expect("free");
+        keeper
+            .lock(&format!("{root}/used"))
+            .expect("a path")
+            .acquire()
+            .await
+            .expect("free")
+            .release()
+            .await
+            .unwrap();
+
+        let found = keeper.inspector().walk(&root).await.expect("read");
+        let paths: Vec<&str> = found.places.iter().map(PathState::path).collect();
+        assert_eq!(paths, [format!("{root}/a/deep/lock"), format!("{root}/pool")]);
+        let entry = &lock(&found.places[0]).entries[0];
+        assert_eq!((entry.contender.token, entry.waits_for), (guard.token(), None));
+        assert_eq!((entry.dialect, entry.contender.mode, entry.readable), (Dialect::Kazoo, Mode::Lock, true));
+        let pool = semaphore(&found.places[1]);
+        assert_eq!((pool.limit, pool.taken.len()), (Some(3), 2));
+        let nodes: Vec<_> =
+            pool.taken.iter().map(|taken| format!("{root}/pool/{}", taken.holder.name)).collect();
+        assert_eq!((&nodes[..], pool.mutex.entries.len()), (permits.nodes(), 0));
+        assert_eq!(found.empty, [format!("{root}/used")]);
+        assert_eq!(found.unreadable, Vec::<String>::new());
+        let own = keeper.inspector().walk(&format!("{root}/a/deep/lock")).await.expect("read");
+        assert_eq!(own.places[..], found.places[..1], "the prefix may be the lock");
+        let none = keeper.inspector().walk(&unique_path("nothing")).await.expect("read");
+        assert_eq!((none.places.len(), none.empty.len()), (0, 0));
+    });
+}
+
+#[test]
+fn a_walk_of_everything_leaves_out_what_is_the_servers() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("walk-all"));
+        let guard = keeper.lock(&path).expect("a path").acquire().await.expect("free");
+        let found = keeper.inspector().walk("/").await.expect("read");
+        assert!(found.places.iter().any(|place| place.path() == path));
+        assert!(found.empty.iter().all(|path| !path.starts_with("/zookeeper")), "{:?}", found.empty);
+        drop(guard);
+    });
+}
+
+#[test]
+fn a_look_shows_who_waits_for_whom() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("look"));
+        let (locks, inspector) = (keeper.read_write(&path).expect("a path"), keeper.inspector());
+        let before = SystemTime::now();
+        let _first = locks.read().acquire().await.expect("free");
+        let _second = locks.read().acquire().await.expect("shared");
+        let (writer, last) = (locks.write().clone(), locks.read().clone());
+        let writer = tokio::spawn(async move { writer.acquire().await });
+        queued(&inspector, &path, 3).await;
+        let last = tokio::spawn(async move { last.acquire().await });
+        let entries = queued(&inspector, &path, 4).await;
+        let waits: Vec<_> = entries.iter().map(|entry| entry.waits_for).collect();
+        assert_eq!(waits, [None, None, Some(1), Some(2)]);
+        let session = keeper.state().borrow().session_id;
+        assert!(entries.iter().all(|entry| entry.contender.session == Some(session)));
+        let apart = |entry: &Entry| match entry.created.expect("readable").duration_since(before) {
+            Ok(after) => after,
+            Err(before) => before.duration(),
+        };
+        assert!(
+            entries.iter().all(|entry| apart(entry) < SOON),
+            "times are those of the server: {entries:?}"
+        );
+        let state = inspector.look(&path).await.expect("read").expect("it is used");
+        assert_eq!((state.queue().holders().count(), state.queue().waiters().count()), (2, 2));
+        assert_eq!(state.queue().last_number, 3);
+        writer.abort();
+        last.abort();
+    });
+}
+
+#[test]
+fn a_semaphore_shows_who_waits_for_permits() {
+    run(async {
+        let (keeper, other, path) = (connect().await, connect().await, unique_path("look-pool"));
+        let _permits = keeper.semaphore(&path, 1).expect("a path").acquire().await.expect("free");
+        let waiting = other.semaphore(&path, 1).expect("a path");
+        let waiting = tokio::spawn(async move { waiting.acquire().await });
+        let entries = queued(&keeper.inspector(), &path, 1).await;
+        assert_eq!(entries[0].contender.session, Some(other.state().borrow().session_id));
+        waiting.abort();
+    });
+}
+
+#[test]
+fn both_dialects_are_shown() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("look-dialects"));
+        let options = || LockOptions::new().dialect(Dialect::Curator);
+        let curator = keeper.lock_with(&path, options()).expect("a path").acquire().await.expect("free");
+        let entries = queued(&keeper.inspector(), &path, 1).await;
+        assert_eq!((entries[0].dialect, entries[0].contender.token), (Dialect::Curator, curator.token()));
+    });
+}
+
+#[test]
+fn a_change_is_reported_once_it_happens() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("changed"));
+        let (inspector, lock) = (keeper.inspector(), keeper.lock(&path).expect("a path"));
+        let following = tokio::spawn({
+            let (inspector, path) = (inspector.clone(), path.clone());
+            async move { inspector.changed(&path, None).await }
+        });
+        let guard = lock.acquire().await.expect("free");
+        let held = following.await.expect("no panic").expect("read");
+        assert_eq!(held.as_ref().map(|state| state.queue().entries.len()), Some(1));
+        let following = tokio::spawn({
+            let (inspector, path) = (inspector.clone(), path.clone());
+            async move { inspector.changed(&path, held).await }
+        });
+        guard.release().await.expect("released");
+        assert_eq!(following.await.expect("no panic").expect("read"), None);
+    });
+}
+
+#[test]
+fn a_change_of_a_semaphores_limit_is_reported() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("changed-limit"));
+        let pool = keeper.semaphore(&path, 2).expect("a path");
+        pool.acquire().await.expect("free").release().await.expect("released");
+        let inspector = keeper.inspector();
+        let known = inspector.look(&path).await.expect("read");
+        let following = tokio::spawn({
+            let path = path.clone();
+            async move { inspector.changed(&path, known).await }
+        });
+        pool.resize(5).await.expect("resized");
+        let state = following.await.expect("no panic").expect("read").expect("it exists");
+        assert_eq!(semaphore(&state).limit, Some(5));
+    });
+}
+
+#[test]
+fn nodes_that_may_not_be_read_are_shown_without_their_data() {
+    run(async {
+        let (keeper, client, root) = (connect().await, raw().await, unique_path("unreadable"));
+        client.auth("digest".into(), b"me:secret").await.expect("authenticated");
+        make(&client, &root, b"", zk::Acls::anyone_all()).await;
+        make(&client, &format!("{root}/closed"), b"", zk::Acls::creator_all()).await;
+        make(&client, &format!("{root}/lock"), b"", zk::Acls::anyone_all()).await;
+        let node = format!("{root}/lock/0123456789abcdef0123456789abcdef__lock__0000000000");
+        make(&client, &node, b"hidden", zk::Acls::creator_all()).await;
+        let found = keeper.inspector().walk(&root).await.expect("read");
+        assert_eq!(found.unreadable, [format!("{root}/closed"), node]);
+        let entry = &found.places[0].queue().entries[0];
+        assert_eq!(
+            (entry.readable, &*entry.contender.identifier, entry.contender.session),
+            (false, "", None)
+        );
+        let denied = keeper.inspector().look(&format!("{root}/closed")).await;
+        assert!(matches!(denied, Err(InspectError::Query(QueryError::NoAuth { .. }))), "{denied:?}");
+    });
+}
+
+#[test]
+fn what_is_known_is_not_read_again() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("known"));
+        let lock = keeper.lock(&path).expect("a path");
+        let guard = lock.acquire().await.expect("free");
+        let inspector = keeper.inspector();
+        let mut known = inspector.walk(&path).await.expect("read");
+        let again = inspector.walk_again(&path, known.clone()).await.expect("read");
+        assert_eq!(again, known);
+        let PathState::Lock(queue) = &mut known.places[0] else { panic!("it is a lock") };
+        queue.entries[0].contender.identifier = "as it was".to_owned();
+        let again = inspector.walk_again(&path, known).await.expect("read");
+        assert_eq!(again.places[0].queue().entries[0].contender.identifier, "as it was");
+        drop(guard);
+    });
+}
+
+#[test]
+fn a_node_is_deleted_only_if_it_is_the_one_that_was_seen() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("delete"));
+        let (inspector, lock) = (keeper.inspector(), keeper.lock(&path).expect("a path"));
+        let guard = lock.acquire().await.expect("free");
+        let (node, token) = (guard.node().to_owned(), guard.token());
+        let other = lockkeeper::FencingToken::from(token.as_u64() - 1);
+        let changed = inspector.delete_node(&node, other).await;
+        assert_eq!(changed, Err(DeleteNodeError::Changed { node: node.clone() }));
+        assert!(guard.is_held());
+        inspector.delete_node(&node, token).await.expect("deleted");
+        guard.lost().await;
+        let gone = inspector.delete_node(&node, token).await;
+        assert_eq!(gone, Err(DeleteNodeError::Gone { node }));
+    });
+}
+
+#[test]
+fn bad_paths_and_a_closed_keeper_are_errors() {
+    run(async {
+        let keeper = connect().await;
+        let inspector = keeper.inspector();
+        for result in [inspector.look("locks").await.map(drop), inspector.walk("locks").await.map(drop)] {
+            assert!(matches!(result, Err(InspectError::Name(InvalidName { .. }))), "{result:?}");
+        }
+        keeper.close().await;
+        assert_eq!(inspector.look("/a").await, Err(InspectError::Query(QueryError::Closed)));
+    });
+}
