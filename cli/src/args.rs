@@ -1,12 +1,13 @@
 //! The arguments of all commands.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::exit::Exit;
-use crate::run::{LaunchArgs, RunArgs};
+use crate::run::{LaunchArgs, RunArgs, WatchdogArgs};
+use crate::text::has_colours;
 
 /// Runs commands under distributed locks on ZooKeeper, and shows who holds and who waits
 #[derive(Debug, Parser)]
@@ -28,7 +29,7 @@ pub enum Command {
     #[command(name = "__launch", hide = true)]
     Launch(LaunchArgs),
     #[command(name = "__watchdog", hide = true)]
-    Watchdog,
+    Watchdog(WatchdogArgs),
 }
 
 impl Cli {
@@ -63,12 +64,6 @@ impl Cli {
             .with_ansi(has_colours(&std::io::stderr()))
             .init();
     }
-}
-
-/// Whether to use colours there: on a terminal, unless `NO_COLOR` is set.
-pub fn has_colours(stream: &impl IsTerminal) -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    stream.is_terminal() && !refused
 }
 
 /// What is wrong, and what to do, without the usage that clap appends.

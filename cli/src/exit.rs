@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use lockkeeper::error::{ConnectError, InvalidLock, InvalidName, QueryError};
+use lockkeeper::inspect::InspectError;
 
 /// Every exit code of its own. A command that ran gives its own code, or 128 plus the number of its signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,16 @@ impl From<QueryError> for Failure {
             _ => Exit::Failure,
         };
         Failure::new(exit, with_source(&error))
+    }
+}
+
+impl From<InspectError> for Failure {
+    fn from(error: InspectError) -> Failure {
+        match error {
+            InspectError::Name(error) => error.into(),
+            InspectError::Query(error) => error.into(),
+            error => Failure::new(Exit::Failure, error),
+        }
     }
 }
 

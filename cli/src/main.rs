@@ -8,6 +8,7 @@ mod args;
 mod connect;
 mod exit;
 mod run;
+mod text;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Launch(args) => Err(run::launch(&args)),
-        Command::Watchdog => Ok(run::watchdog()),
+        Command::Watchdog(args) => Ok(run::watchdog(&args)),
     };
     match done {
         Ok(exit) => exit.into(),

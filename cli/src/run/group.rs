@@ -27,8 +27,8 @@ pub struct Group {
 /// What has happened to the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A signal has stopped it.
-    Stopped,
+    /// This signal has stopped it.
+    Stopped(Option<i32>),
     /// It has ended.
     Ended,
 }
@@ -87,7 +87,7 @@ impl Group {
             }
         }
         match waitid(WaitId::Pid(self.leader), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG) {
-            Ok(Some(status)) if status.stopped() => Some(Change::Stopped),
+            Ok(Some(status)) if status.stopped() => Some(Change::Stopped(status.stopping_signal())),
             Ok(_) | Err(_) => None,
         }
     }

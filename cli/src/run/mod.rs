@@ -31,7 +31,7 @@ pub use self::launcher::{LaunchArgs, launch};
 pub use self::options::RunArgs;
 use self::signals::Signals;
 use self::supervise::{Ended, Supervisor};
-pub use self::watchdog::watchdog;
+pub use self::watchdog::{WatchdogArgs, watchdog};
 use crate::exit::{Exit, Failure};
 
 /// Runs the command, and returns its exit code, or why it was not run or ended.

@@ -123,10 +123,12 @@ impl RunArgs {
         }
     }
 
-    /// How long before the end of the lease the command gets TERM and KILL.
+    /// How long before the end of the lease the command gets TERM and KILL. The server may have granted another session
+    /// timeout than the one that was asked for.
     pub fn margins(&self, session_timeout: Duration) -> (Duration, Duration) {
-        let kill = self.kill_before.unwrap_or(session_timeout / 8);
-        (self.term_before.unwrap_or((session_timeout / 4).max(kill)), kill)
+        let default = session_timeout / 4;
+        let term = self.term_before.unwrap_or(self.kill_before.map_or(default, |kill| default.max(kill)));
+        (term, self.kill_before.unwrap_or((session_timeout / 8).min(term / 2)))
     }
 }
 

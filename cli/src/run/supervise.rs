@@ -1,5 +1,6 @@
 //! Runs the command under a lease: carries out what the [policy](super::policy) decides.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use lockkeeper::run::LeaseView;
@@ -36,7 +37,7 @@ pub enum Ended {
 impl<'a> Supervisor<'a> {
     /// Starts the watchdog.
     pub fn start(args: &'a RunArgs) -> Result<Supervisor<'a>, Failure> {
-        Ok(Supervisor { args, watchdog: start_watchdog()?, terminal: Terminal::open() })
+        Ok(Supervisor { args, watchdog: Watchdog::start().map_err(no_watchdog)?, terminal: Terminal::open() })
     }
 
     /// Runs the command, and returns when its whole group has ended.
@@ -81,9 +82,8 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-fn start_watchdog() -> Result<Watchdog, Failure> {
-    Watchdog::start()
-        .map_err(|error| Failure::new(Exit::Failure, format!("cannot start the watchdog: {error}")))
+fn no_watchdog(error: io::Error) -> Failure {
+    Failure::new(Exit::Failure, format!("cannot start the watchdog: {error}"))
 }
 
 /// One run of the command.
@@ -125,7 +125,7 @@ impl Run<'_> {
     async fn begin(&mut self, children: &mut Arrivals) -> Result<(), Failure> {
         loop {
             match self.group.change() {
-                Some(Change::Stopped) => break,
+                Some(Change::Stopped(_)) => break,
                 Some(Change::Ended) => return Ok(()),
                 None if self.left().is_zero() => break,
                 // It may be a signal of the watchdog's.
@@ -152,18 +152,21 @@ impl Run<'_> {
         // The lease first: a command that was killed while we were stopped has ended because of its lease.
         self.follow_lease().await?;
         match self.group.change() {
-            Some(Change::Stopped) => {
-                if let Some(terminal) = self.terminal {
-                    terminal.stop_with(self.group.id());
-                    // We may have been stopped for long.
-                    self.follow_lease().await?;
-                    self.group.signal(Signal::CONT);
-                }
-            }
+            Some(Change::Stopped(signal)) => self.stopped(signal).await?,
             Some(Change::Ended) => self.follow_lease().await?,
             None => {}
         }
         Ok(self.group.is_over())
+    }
+
+    async fn stopped(&mut self, signal: Option<i32>) -> Result<(), Failure> {
+        let goes_on = self.terminal.is_some_and(|terminal| terminal.stop_with(self.group.id(), signal));
+        if goes_on {
+            // We may have been stopped for long.
+            self.follow_lease().await?;
+            self.group.signal(Signal::CONT);
+        }
+        Ok(())
     }
 
     async fn follow_lease(&mut self) -> Result<(), Failure> {
@@ -185,9 +188,9 @@ impl Run<'_> {
 
     /// Somebody has killed or stopped the watchdog.
     async fn replace_watchdog(&mut self) -> Result<(), Failure> {
-        std::mem::replace(self.watchdog, start_watchdog()?).kill().await;
-        let watched = self.watchdog.watch(self.group.id(), self.told).await;
-        watched.map_err(|error| Failure::new(Exit::Failure, format!("the watchdog does not work: {error}")))
+        let next = Watchdog::start_watching(self.group.id(), self.told).map_err(no_watchdog)?;
+        std::mem::replace(self.watchdog, next).kill().await;
+        Ok(())
     }
 
     fn is_over(&mut self) -> bool {

@@ -35,15 +35,24 @@ impl Terminal {
         tcgetpgrp(&self.0).is_ok_and(|foreground| foreground == group)
     }
 
-    /// Handles a stop of the command, which has the terminal's signals: stops this job as a whole, so that the shell
-    /// gets the terminal. Returns when the shell has continued it.
-    pub fn stop_with(&self, group: Pid) {
-        if !self.serves(getpgrp()) {
+    /// Handles a stop of the command by this signal. If that is a matter of the terminal, this job is stopped as a whole,
+    /// so that the shell gets the terminal, and this returns when the shell has continued it. Returns whether to
+    /// continue the command; one that somebody has stopped by other means is left alone.
+    pub fn stop_with(&self, group: Pid, signal: Option<i32>) -> bool {
+        let wants_terminal =
+            [Signal::TTIN, Signal::TTOU].map(|signal| Some(signal.as_raw())).contains(&signal);
+        if self.serves(group) {
             self.take_back(group);
+        } else if !wants_terminal {
+            return false;
+        }
+        // A command that waits for a terminal which is ours gets it.
+        if !(wants_terminal && self.serves(getpgrp())) {
             // The kernel ignores it if no shell could continue us.
             let _ = kill_current_process_group(Signal::TSTP);
         }
         self.lend(group);
+        true
     }
 }
 

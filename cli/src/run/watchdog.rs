@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use clap::Args;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -20,6 +21,12 @@ use tokio::time::timeout;
 use super::group::ourselves;
 use super::policy::Order;
 use crate::exit::Exit;
+
+#[derive(Args, Debug)]
+pub struct WatchdogArgs {
+    /// The first order
+    order: Option<String>,
+}
 
 /// The watchdog, as the process that holds the lock sees it.
 pub struct Watchdog {
@@ -40,9 +47,18 @@ pub struct Bounds {
 impl Watchdog {
     /// Starts it. It does nothing until it gets a group to watch.
     pub fn start() -> io::Result<Watchdog> {
+        Watchdog::start_with(None)
+    }
+
+    /// Starts it for a group that has none. It watches from its first moment on, also if we are stopped in this one.
+    pub fn start_watching(group: Pid, bounds: Bounds) -> io::Result<Watchdog> {
+        Watchdog::start_with(Some(watch(group, bounds)))
+    }
+
+    fn start_with(order: Option<String>) -> io::Result<Watchdog> {
         let mut command = ourselves();
         // A group of its own, which the terminal's signals do not reach.
-        command.arg("__watchdog").process_group(0);
+        command.arg("__watchdog").args(order).process_group(0);
         let mut command = tokio::process::Command::from(command);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let closed = || io::Error::other("the watchdog has no pipe");
@@ -58,7 +74,7 @@ impl Watchdog {
 
     /// Tells it what to watch, and waits until it knows.
     pub async fn watch(&mut self, group: Pid, bounds: Bounds) -> io::Result<()> {
-        self.send(format!("watch {} {}\n", group.as_raw_nonzero(), bounds.text())).await?;
+        self.send(format!("{}\n", watch(group, bounds))).await?;
         self.answered().await
     }
 
@@ -92,6 +108,11 @@ impl Watchdog {
     }
 }
 
+/// The order to watch a group.
+fn watch(group: Pid, bounds: Bounds) -> String {
+    format!("watch {} {}", group.as_raw_nonzero(), bounds.text())
+}
+
 impl Bounds {
     /// Whether these differ from what it was told by more than the time that it takes to compute them.
     pub fn differ(self, told: Bounds) -> bool {
@@ -123,7 +144,7 @@ pub fn now() -> Duration {
 }
 
 /// The life of the watchdog: it ends when its parent does, and kills what it watches then.
-pub fn watchdog() -> Exit {
+pub fn watchdog(args: &WatchdogArgs) -> Exit {
     let (sender, orders) = mpsc::channel();
     thread::spawn(move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
@@ -133,6 +154,9 @@ pub fn watchdog() -> Exit {
         }
     });
     let mut state = State::default();
+    if let Some(order) = &args.order {
+        state.told(order);
+    }
     loop {
         if let (Some(order), Some(group)) = (state.due(now()), state.group) {
             obey(order, group);

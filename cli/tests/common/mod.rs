@@ -6,6 +6,7 @@
 #[path = "../../../tests/common/servers/mod.rs"]
 mod servers;
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -35,7 +36,8 @@ pub fn lockkeeper_at(servers: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockkeeper"));
     command.env("LOCKKEEPER_SERVERS", servers).env("LOCKKEEPER_SESSION_TIMEOUT", "20s");
     command.env_remove("LOCKKEEPER_AUTH").env_remove("LOCKKEEPER_IDENTIFIER").env("NO_COLOR", "1");
-    command.args(arguments).stdin(Stdio::null());
+    // A group of its own, so that it does not take the terminal of who runs the tests.
+    command.args(arguments).stdin(Stdio::null()).process_group(0);
     command
 }
 

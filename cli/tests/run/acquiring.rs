@@ -1,6 +1,12 @@
 //! What is acquired, and what the command sees of it.
 
-use crate::common::{Killed, SOON, Scratch, connect, done, ended, eventually, lockkeeper, run, unique_path};
+use std::time::{Duration, Instant};
+
+use crate::common::{
+    Killed, SOON, Scratch, connect, done, ended, eventually, lockkeeper, lockkeeper_at, run, shared,
+    unique_path,
+};
+use crate::relay;
 
 #[test]
 fn the_command_runs_under_the_lock_and_knows_it() {
@@ -127,5 +133,25 @@ fn with_again_the_command_is_repeated_until_the_user_ends_it() {
         let tokens: Vec<u64> =
             scratch.text("runs").lines().map(|line| line.parse().expect("a number")).collect();
         assert!(tokens.is_sorted_by(|a, b| a < b), "each run has a token of its own: {tokens:?}");
+    });
+}
+
+#[test]
+fn it_is_granted_one_round_trip_after_the_session() {
+    run(async {
+        let (keeper, path, scratch) = (connect().await, unique_path("cli-trips"), Scratch::new("cli-trips"));
+        // The directory exists, as that of a lock that was used before.
+        keeper.lock(&path).expect("a path").acquire().await.expect("free").release().await.expect("released");
+        let one_way = Duration::from_millis(200);
+        let distant = relay::start(&shared().one_address(), one_way).expect("a free port").to_string();
+        let script = format!("echo up > {}", scratch.file("up").display());
+        let begun = Instant::now();
+        let arguments = ["run", &path, "--", "sh", "-c", &script];
+        let mut process = Killed(lockkeeper_at(&distant, &arguments).spawn().expect("it starts"));
+        eventually("the command runs", SOON, async || scratch.text("up") == "up\n").await;
+        // The session, a ping by which the client verifies it, and the lock. The fourth is for starting the processes.
+        let taken = begun.elapsed();
+        assert!(taken < one_way * 8, "{taken:?}, with a round trip of {:?}", one_way * 2);
+        assert_eq!(ended("it ends", &mut process.0).await, Some(0));
     });
 }

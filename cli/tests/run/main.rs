@@ -7,3 +7,5 @@ mod acquiring;
 mod ending;
 mod input;
 mod leases;
+#[path = "../../../benches/lock/relay.rs"]
+mod relay;
