@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::exit::Exit;
+use crate::list::{ListArgs, ShowArgs};
 use crate::run::{LaunchArgs, RunArgs, WatchdogArgs};
 use crate::text::has_colours;
 
@@ -26,6 +27,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(RunArgs),
+    #[command(name = "ls")]
+    List(ListArgs),
+    Show(ShowArgs),
     #[command(name = "__launch", hide = true)]
     Launch(LaunchArgs),
     #[command(name = "__watchdog", hide = true)]

@@ -7,6 +7,7 @@
 mod args;
 mod connect;
 mod exit;
+mod list;
 mod run;
 mod text;
 
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
     cli.start_log();
     let done = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::List(args) => in_runtime(list::list(&args)),
+        Command::Show(args) => in_runtime(list::show(&args)),
         Command::Launch(args) => Err(run::launch(&args)),
         Command::Watchdog(args) => Ok(run::watchdog(&args)),
     };
@@ -34,6 +37,10 @@ fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+fn in_runtime(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(command)
 }
 
 fn complain(failure: &Failure) {

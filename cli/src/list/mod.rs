@@ -1,0 +1,226 @@
+//! `ls` and `show`: who holds and who waits.
+
+pub mod json;
+
+use std::io::Write;
+use std::time::SystemTime;
+
+use clap::Args;
+use lockkeeper::inspect::{Entry, PathState, Pool, Queue};
+use lockkeeper::{Mode, check_path};
+
+use crate::connect::Connection;
+use crate::exit::{Exit, Failure};
+use crate::text::{Table, age, foreign, has_colours, session};
+
+/// List locks and semaphores, with their holders and waiters
+///
+/// A lock that nobody holds or waits for is not listed.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  lockkeeper ls
+  lockkeeper ls /locks
+  lockkeeper ls --json / | jq -r '.places[] | select(.waiters > 10) | .path'")]
+pub struct ListArgs {
+    /// Where to begin
+    #[arg(default_value = "/", value_name = "PREFIX")]
+    prefix: String,
+
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Show the queue of one lock or semaphore
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  lockkeeper show /locks/backup
+  lockkeeper show --json /pools/gpu | jq '.taken | length'")]
+pub struct ShowArgs {
+    /// The path of the lock or semaphore
+    #[arg(value_name = "PATH")]
+    path: String,
+
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Checks where a walk begins.
+pub fn check_prefix(prefix: &str) -> Result<(), Failure> {
+    match prefix {
+        "/" => Ok(()),
+        prefix => Ok(check_path(prefix)?),
+    }
+}
+
+pub async fn list(args: &ListArgs) -> Result<Exit, Failure> {
+    check_prefix(&args.prefix)?;
+    let keeper = args.connection.connect().await?;
+    let found = keeper.inspector().walk(&args.prefix).await;
+    keeper.close().await;
+    let (found, now, mut out) = (found?, SystemTime::now(), std::io::stdout().lock());
+    if args.json {
+        writeln!(out, "{:#}", json::list(&found.places, now))?;
+        return Ok(Exit::Success);
+    }
+    let mut table = Table::new(&HEADINGS);
+    for place in &found.places {
+        table.row(Summary::of(place).cells(now));
+    }
+    table.write(&mut out, has_colours(&std::io::stdout()))?;
+    Ok(Exit::Success)
+}
+
+pub async fn show(args: &ShowArgs) -> Result<Exit, Failure> {
+    check_path(&args.path)?;
+    let keeper = args.connection.connect().await?;
+    let state = keeper.inspector().look(&args.path).await;
+    keeper.close().await;
+    let (state, now, mut out) = (state?, SystemTime::now(), std::io::stdout().lock());
+    if args.json {
+        writeln!(out, "{:#}", json::show(&args.path, state.as_ref(), now))?;
+        return Ok(Exit::Success);
+    }
+    let colours = has_colours(&std::io::stdout());
+    match &state {
+        None => writeln!(out, "nobody holds {} or waits for it", args.path)?,
+        Some(PathState::Semaphore(pool)) => {
+            writeln!(out, "{} of {} permits are taken", pool.taken.len(), limit(pool))?;
+            taken(pool, now).write(&mut out, colours)?;
+            writeln!(out, "\n{} in the queue for permits", pool.mutex.entries.len())?;
+            queue(&pool.mutex, now).write(&mut out, colours)?;
+        }
+        Some(state) => queue(state.queue(), now).write(&mut out, colours)?,
+    }
+    Ok(Exit::Success)
+}
+
+/// How much of what others wrote is shown.
+const WIDTH: usize = 60;
+
+/// A place in one line.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    pub path: String,
+    pub kind: &'static str,
+    /// The first holder, and how many others there are.
+    pub holder: String,
+    /// Since when the first holder has its node.
+    pub since: Option<SystemTime>,
+    pub waiters: usize,
+    /// Since when the one waits that has waited longest.
+    pub oldest: Option<SystemTime>,
+}
+
+impl Summary {
+    pub fn of(place: &PathState) -> Summary {
+        let waiters = waiters(place);
+        let oldest = waiters.iter().filter_map(|entry| entry.created).min();
+        let (first, count) = match place {
+            PathState::Semaphore(pool) => {
+                let first = pool.taken.first();
+                (first.map(|it| (it.holder.identifier.clone(), it.created)), pool.taken.len())
+            }
+            state => {
+                let first = state.queue().holders().next();
+                let count = state.queue().holders().count();
+                (first.map(|it| (it.contender.identifier.clone(), it.created)), count)
+            }
+        };
+        let (holder, since) = first.unwrap_or_else(|| ("-".to_owned(), None));
+        let holder = match count {
+            0 | 1 => foreign(&holder, WIDTH),
+            count => format!("{} and {} more", foreign(&holder, WIDTH), count - 1),
+        };
+        let path = foreign(place.path(), usize::MAX);
+        Summary { path, kind: kind(place), holder, since, waiters: waiters.len(), oldest }
+    }
+
+    /// The cells of a row: see [`HEADINGS`].
+    pub fn cells(&self, now: SystemTime) -> Vec<String> {
+        let ago = |time: Option<SystemTime>| time.map_or_else(|| "-".to_owned(), |time| age(Some(time), now));
+        let (path, holder, waiters) = (self.path.clone(), self.holder.clone(), self.waiters.to_string());
+        vec![path, self.kind.to_owned(), holder, ago(self.since), waiters, ago(self.oldest)]
+    }
+}
+
+pub const HEADINGS: [&str; 6] = ["PATH", "KIND", "HOLDER", "HELD", "WAITERS", "OLDEST WAIT"];
+
+/// Those that wait. Of a semaphore, that is its queue: the first one there is about to take permits, or waits for some.
+pub fn waiters(place: &PathState) -> Vec<&Entry> {
+    match place {
+        PathState::Semaphore(pool) => pool.mutex.entries.iter().collect(),
+        state => state.queue().waiters().collect(),
+    }
+}
+
+/// The kind of a place, as far as its nodes show it.
+pub fn kind(place: &PathState) -> &'static str {
+    let is_shared = |entry: &Entry| matches!(entry.contender.mode, Mode::Read | Mode::Write);
+    match place {
+        PathState::Semaphore(_) => "semaphore",
+        state if state.queue().entries.iter().any(is_shared) => "read/write",
+        _ => "lock",
+    }
+}
+
+/// The mode of an entry, as a word.
+pub fn mode(entry: &Entry) -> &'static str {
+    match entry.contender.mode {
+        Mode::Read => "read",
+        Mode::Write => "write",
+        _ => "lock",
+    }
+}
+
+fn limit(pool: &Pool) -> String {
+    pool.limit.map_or_else(|| "an unknown number of".to_owned(), |limit| limit.to_string())
+}
+
+fn queue(queue: &Queue, now: SystemTime) -> Table {
+    let mut table = Table::new(&["#", "MODE", "IDENTIFIER", "SESSION", "TOKEN", "AGE", "WAITS FOR", "NODE"]);
+    for (position, entry) in queue.entries.iter().enumerate() {
+        let waits_for = entry.waits_for.map_or_else(|| "-".to_owned(), |position| format!("#{position}"));
+        table.row(vec![
+            position.to_string(),
+            mode(entry).to_owned(),
+            identifier(&entry.contender.identifier, entry.readable),
+            session(entry.contender.session),
+            entry.contender.token.to_string(),
+            age(entry.created, now),
+            waits_for,
+            foreign(&entry.contender.name, usize::MAX),
+        ]);
+    }
+    table
+}
+
+fn taken(pool: &Pool, now: SystemTime) -> Table {
+    let mut table = Table::new(&["IDENTIFIER", "SESSION", "AGE", "NODE"]);
+    for taken in &pool.taken {
+        table.row(vec![
+            identifier(&taken.holder.identifier, taken.readable),
+            session(taken.holder.session),
+            age(taken.created, now),
+            foreign(&taken.holder.name, usize::MAX),
+        ]);
+    }
+    table
+}
+
+/// What an owner calls itself.
+pub fn identifier(text: &str, readable: bool) -> String {
+    match readable {
+        true => foreign(text, WIDTH),
+        false => "(may not be read)".to_owned(),
+    }
+}
