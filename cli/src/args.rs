@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand};
 
+use crate::doctor::DoctorArgs;
 use crate::exit::Exit;
 use crate::list::{ListArgs, ShowArgs};
 use crate::run::{LaunchArgs, RunArgs, WatchdogArgs};
@@ -30,6 +31,7 @@ pub enum Command {
     #[command(name = "ls")]
     List(ListArgs),
     Show(ShowArgs),
+    Doctor(DoctorArgs),
     #[command(name = "__launch", hide = true)]
     Launch(LaunchArgs),
     #[command(name = "__watchdog", hide = true)]

@@ -6,6 +6,7 @@
 
 mod args;
 mod connect;
+mod doctor;
 mod exit;
 mod list;
 mod run;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::List(args) => in_runtime(list::list(&args)),
         Command::Show(args) => in_runtime(list::show(&args)),
+        Command::Doctor(args) => in_runtime(doctor::doctor(&args)),
         Command::Launch(args) => Err(run::launch(&args)),
         Command::Watchdog(args) => Ok(run::watchdog(&args)),
     };

@@ -1,0 +1,45 @@
+//! What is known beside the nodes themselves.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use lockkeeper::inspect::{Inventory, PathState};
+use rustix::process::{Pid, test_kill_process};
+
+use crate::connect::host;
+
+/// What conclusions may use.
+pub struct Facts {
+    pub now: SystemTime,
+    /// The identifiers of nodes that belong to sessions: their owners live.
+    pub living: BTreeSet<String>,
+    /// The nodes that clients watch, as full paths with the chroot; `None` if the servers do not tell.
+    pub watched: Option<BTreeSet<String>>,
+    /// Whether a process of this host runs; `None` for the processes of other hosts, and for other identifiers.
+    pub process_runs: fn(&str) -> Option<bool>,
+}
+
+impl Facts {
+    pub fn new(now: SystemTime, found: &Inventory) -> Facts {
+        let mut living = BTreeSet::new();
+        for place in &found.places {
+            let entries = place.queue().entries.iter().filter(|entry| entry.contender.session.is_some());
+            living.extend(entries.map(|entry| entry.contender.identifier.clone()));
+            if let PathState::Semaphore(pool) = place {
+                let taken = pool.taken.iter().filter(|taken| taken.holder.session.is_some());
+                living.extend(taken.map(|taken| taken.holder.identifier.clone()));
+            }
+        }
+        living.remove("");
+        Facts { now, living, watched: None, process_runs }
+    }
+}
+
+/// Looks at an identifier of the form user@host:pid.
+fn process_runs(identifier: &str) -> Option<bool> {
+    let (user_and_host, process) = identifier.rsplit_once(':')?;
+    let (_, at) = user_and_host.split_once('@')?;
+    let process = Pid::from_raw(process.parse().ok()?)?;
+    // A process of another user may not be signalled, but runs.
+    (at == host()).then(|| !matches!(test_kill_process(process), Err(rustix::io::Errno::SRCH)))
+}

@@ -1,0 +1,148 @@
+//! What can be wrong with a lock.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lockkeeper::inspect::{Entry, Queue};
+use lockkeeper::{Dialect, Mode};
+
+use super::facts::Facts;
+use super::finding::{Finding, Kind};
+use crate::list::identifier;
+use crate::text::age;
+
+pub fn examine(queue: &Queue, facts: &Facts, findings: &mut Vec<Finding>) {
+    findings.extend(queue.entries.iter().filter_map(|entry| orphan(queue, entry, facts)));
+    findings.extend(mixed_dialects(queue));
+    findings.extend(sequence_numbers(queue));
+    findings.extend(lock_beside_readers(queue, facts));
+}
+
+/// The age below which the owner of a node is given the benefit of the doubt.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// A node that no session owns stays when its owner dies.
+fn orphan(queue: &Queue, entry: &Entry, facts: &Facts) -> Option<Finding> {
+    let contender = &entry.contender;
+    let created = entry.created.filter(|_| entry.readable && contender.session.is_none())?;
+    let what = match (facts.process_runs)(&contender.identifier) {
+        Some(true) => return None,
+        Some(false) => "its process, which was on this host, has ended",
+        None if facts.living.contains(&contender.identifier) => return None,
+        None if facts.now.duration_since(created).unwrap_or_default() < YOUNG => return None,
+        None => "no session below this path shows that its owner lives",
+    };
+    Some(Finding {
+        kind: Kind::Orphan,
+        path: queue.path.clone(),
+        nodes: vec![contender.name.clone()],
+        what: format!(
+            "the node of {} outlives sessions, is {} old, and {what}",
+            identifier(&contender.identifier, true),
+            age(entry.created, facts.now)
+        ),
+        remedy: format!("if its owner has ended, run: lockkeeper break {} {}", queue.path, contender.name),
+    })
+}
+
+/// kazoo's clients, Curator's mutexes and Curator's read/write locks do not see each other.
+fn mixed_dialects(queue: &Queue) -> Option<Finding> {
+    let families: BTreeSet<&str> = queue.entries.iter().map(family).collect();
+    let nodes = queue.entries.iter().map(|entry| entry.contender.name.clone());
+    (families.len() > 1).then(|| Finding {
+        kind: Kind::MixedDialects,
+        path: queue.path.clone(),
+        nodes: nodes.collect(),
+        what: format!(
+            "contenders of {} do not see each other, and may hold at the same time",
+            families.into_iter().collect::<Vec<_>>().join(" and ")
+        ),
+        remedy: "let all clients of the path use one dialect, and one kind of lock".to_owned(),
+    })
+}
+
+fn family(entry: &Entry) -> &'static str {
+    match (entry.dialect, entry.contender.mode) {
+        (Dialect::Curator, Mode::Lock) => "Curator's mutex",
+        (Dialect::Curator, _) => "Curator's read/write lock",
+        _ => "kazoo's dialect",
+    }
+}
+
+/// The last number that a request can get, a little before the numbers wrap.
+const LAST: i64 = 2_146_483_646;
+/// From here on it is time to do something.
+const NEAR: i64 = LAST - (1 << 27);
+
+fn sequence_numbers(queue: &Queue) -> Option<Finding> {
+    let lowest = queue.entries.iter().filter_map(|entry| number(&entry.contender.name)).min();
+    let wrapped = lowest.is_some_and(|number| number < 0);
+    (wrapped || queue.last_number >= NEAR).then(|| Finding {
+        kind: Kind::SequenceNumbers,
+        path: queue.path.clone(),
+        nodes: Vec::new(),
+        what: match wrapped || queue.last_number > LAST {
+            true => "the sequence numbers are used up: requests are refused".to_owned(),
+            false => format!(
+                "{} of {LAST} sequence numbers are used: then requests are refused",
+                queue.last_number
+            ),
+        },
+        remedy: format!(
+            "when nobody holds {} or waits for it, delete the directory; the next request creates it again",
+            queue.path
+        ),
+    })
+}
+
+fn number(name: &str) -> Option<i64> {
+    let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let (text, digits) = name.split_at(name.len() - digits);
+    let number: i64 = digits.get(digits.len().saturating_sub(10)..)?.parse().ok()?;
+    // After the wrap, a minus sign stands before the number, behind the two underscores of a marker.
+    Some(if text.ends_with("_-") { -number } else { number })
+}
+
+/// Whether somebody behind readers may hold beside them: see [`lock_beside_readers`].
+pub fn may_be_beside_readers(queue: &Queue) -> bool {
+    suspects(queue).next().is_some()
+}
+
+/// kazoo's `Lock` does not wait for readers. Its nodes are named like those of writers, which do. A writer that waits
+/// watches a reader ahead of it; a lock that holds watches nobody.
+fn lock_beside_readers(queue: &Queue, facts: &Facts) -> Option<Finding> {
+    let watched = facts.watched.as_ref()?;
+    let is_watched = |entry: &Entry| {
+        let node = format!("{}/{}", queue.path, entry.contender.name);
+        watched.iter().any(|path| path.ends_with(&node))
+    };
+    let suspect = suspects(queue).find(|(_, readers)| !readers.iter().any(is_watched));
+    suspect.map(|(entry, readers)| Finding {
+        kind: Kind::LockBesideReaders,
+        path: queue.path.clone(),
+        nodes: vec![entry.contender.name.clone()],
+        what: format!(
+            "{} has a Lock, which does not wait for readers, and {} ahead of it also hold",
+            identifier(&entry.contender.identifier, entry.readable),
+            match readers.len() {
+                1 => "one reader".to_owned(),
+                count => format!("{count} readers"),
+            }
+        ),
+        remedy: "where there are readers, use a write lock: kazoo's WriteLock, read_write(path)?.write(), run --write"
+            .to_owned(),
+    })
+}
+
+/// The contender behind readers alone, and those readers. In kazoo's dialect only: Curator's names tell the kinds apart.
+fn suspects(queue: &Queue) -> impl Iterator<Item = (&Entry, &[Entry])> {
+    let is_reader = |entry: &Entry| entry.dialect == Dialect::Kazoo && entry.contender.mode == Mode::Read;
+    let readers = queue.entries.iter().take_while(|entry| is_reader(entry)).count();
+    let next = queue.entries.get(readers).filter(|entry| entry.dialect == Dialect::Kazoo);
+    let (readers, _) = queue.entries.split_at(readers);
+    let last = readers.last();
+    // A contender needs no watch on another one of its own session.
+    let is_strange =
+        |entry: &&Entry| last.is_some_and(|last| last.contender.session != entry.contender.session);
+    next.filter(is_strange).map(|entry| (entry, readers)).into_iter()
+}
