@@ -8,7 +8,10 @@ use clap::{ArgAction, Parser, Subcommand};
 use crate::doctor::DoctorArgs;
 use crate::exit::Exit;
 use crate::list::{ListArgs, ShowArgs};
+use crate::manual::{CompletionsArgs, ManArgs};
+use crate::repair::{BreakArgs, ResizeArgs};
 use crate::run::{LaunchArgs, RunArgs, WatchdogArgs};
+use crate::serve::ServeArgs;
 use crate::text::has_colours;
 
 /// Runs commands under distributed locks on ZooKeeper, and shows who holds and who waits
@@ -32,6 +35,11 @@ pub enum Command {
     List(ListArgs),
     Show(ShowArgs),
     Doctor(DoctorArgs),
+    Break(BreakArgs),
+    Resize(ResizeArgs),
+    Serve(ServeArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
     #[command(name = "__launch", hide = true)]
     Launch(LaunchArgs),
     #[command(name = "__watchdog", hide = true)]

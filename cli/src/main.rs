@@ -9,13 +9,17 @@ mod connect;
 mod doctor;
 mod exit;
 mod list;
+mod manual;
+mod repair;
 mod run;
+mod serve;
 mod text;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
+use clap::CommandFactory;
 use exit::{Exit, Failure};
 
 fn main() -> ExitCode {
@@ -29,6 +33,11 @@ fn main() -> ExitCode {
         Command::List(args) => in_runtime(list::list(&args)),
         Command::Show(args) => in_runtime(list::show(&args)),
         Command::Doctor(args) => in_runtime(doctor::doctor(&args)),
+        Command::Break(args) => in_runtime(repair::break_node(&args)),
+        Command::Resize(args) => in_runtime(repair::resize(&args)),
+        Command::Serve(args) => in_runtime(serve::serve(&args)),
+        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
         Command::Launch(args) => Err(run::launch(&args)),
         Command::Watchdog(args) => Ok(run::watchdog(&args)),
     };

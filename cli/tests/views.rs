@@ -1,0 +1,166 @@
+//! `ls`, `show`, `break`, `resize`, `serve`, `completions` and `man`.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use common::{Done, Killed, SOON, connect, done, eventually, lockkeeper, lockkeeper_at, run, unique_path};
+use serde_json::Value;
+
+fn json(done: &Done) -> Value {
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    serde_json::from_str(&done.out).expect("JSON")
+}
+
+#[test]
+fn ls_shows_holders_and_waiters() {
+    run(async {
+        let (keeper, root) = (connect().await, unique_path("cli-ls"));
+        let (lock, pool) = (format!("{root}/lock"), format!("{root}/pool"));
+        let guard = keeper.lock(&lock).expect("a path").acquire().await.expect("free");
+        let waiting = keeper.lock(&lock).expect("a path");
+        let waiting = tokio::spawn(async move { drop(waiting.acquire().await) });
+        let _permits = keeper.semaphore(&pool, 3).expect("a path").acquire_many(2).await.expect("free");
+        let places = async || json(&done(lockkeeper(&["ls", "--json", &root])).await)["places"].clone();
+        eventually("both are listed", SOON, async || places().await[0]["waiters"] == 1).await;
+        let places = places().await;
+        assert_eq!((places[0]["path"].as_str(), places[0]["kind"].as_str()), (Some(&*lock), Some("lock")));
+        let holder = &places[0]["holders"][0];
+        assert_eq!(holder["identifier"], "the test");
+        assert_eq!(holder["token"], guard.token().to_string());
+        assert_eq!(holder["session"], format!("{:#x}", keeper.state().borrow().session_id));
+        assert!(places[0]["oldest_wait_ms"].as_u64().is_some_and(|wait| wait < 60_000), "{places}");
+        assert_eq!(places[1]["permits"], serde_json::json!({ "limit": 3, "taken": 2 }));
+
+        let text = done(lockkeeper(&["ls", &root])).await;
+        assert_eq!((text.code, &*text.err), (Some(0), ""));
+        let lines: Vec<Vec<&str>> = text.out.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0][..3], ["PATH", "KIND", "HOLDER"]);
+        assert_eq!((lines[1][0], lines[1][1], lines[2][1]), (&*lock, "lock", "semaphore"));
+        assert!(!text.out.contains('\x1b'), "no colours in a pipe");
+        waiting.abort();
+    });
+}
+
+#[test]
+fn show_lists_the_queue_in_order() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-show"));
+        let nobody = done(lockkeeper(&["show", &path])).await;
+        assert!(nobody.out.contains("nobody holds"), "{}", nobody.out);
+        assert_eq!(json(&done(lockkeeper(&["show", "--json", &path])).await)["kind"], Value::Null);
+        let locks = keeper.read_write(&path).expect("a path");
+        let reader = locks.read().acquire().await.expect("free");
+        let writer = locks.write().clone();
+        let waiting = tokio::spawn(async move { drop(writer.acquire().await) });
+        let show = async || json(&done(lockkeeper(&["show", "--json", &path])).await);
+        eventually("both are listed", SOON, async || show().await["queue"][1].is_object()).await;
+        let shown = show().await;
+        let (first, second) = (&shown["queue"][0], &shown["queue"][1]);
+        assert_eq!((first["mode"].as_str(), first["waits_for"].as_str()), (Some("read"), None));
+        assert_eq!(first["token"], reader.token().to_string());
+        assert_eq!((&second["position"], &second["waits_for"]), (&Value::from(1), &first["node"]));
+        let text = done(lockkeeper(&["show", &path])).await;
+        assert_eq!(text.out.lines().count(), 3, "{}", text.out);
+        waiting.abort();
+    });
+}
+
+#[test]
+fn what_others_wrote_cannot_harm_a_terminal() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-hostile"));
+        let options = lockkeeper::LockOptions::new().identifier("a\x1b[31m\nb");
+        let _guard = keeper.lock_with(&path, options).expect("a path").acquire().await.expect("free");
+        for arguments in [["ls", &path], ["show", &path]] {
+            let text = done(lockkeeper(&arguments)).await;
+            assert!(!text.out.contains('\x1b') && text.out.lines().count() == 2, "{}", text.out);
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    run(async {
+        let script = format!("{} ls / --json | true", env!("CARGO_BIN_EXE_lockkeeper"));
+        let mut command = std::process::Command::new("sh");
+        command.env("LOCKKEEPER_SERVERS", common::shared().address()).args(["-c", &script]);
+        let done = done(command).await;
+        assert_eq!(&*done.err, "");
+    });
+}
+
+#[test]
+fn break_deletes_the_node_that_it_shows() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-break"));
+        let options = lockkeeper::LockOptions::new().ephemeral(false).identifier("a crashed owner");
+        let guard = keeper.lock_with(&path, options).expect("a path").acquire().await.expect("free");
+        let node = guard.node().rsplit('/').next().expect("a name").to_owned();
+        let unasked = done(lockkeeper(&["break", &path, &node])).await;
+        assert_eq!(unasked.code, Some(64), "{}", unasked.err);
+        assert!(unasked.err.contains("--yes"), "{}", unasked.err);
+        let broken = done(lockkeeper(&["break", "--yes", &path, &node])).await;
+        assert_eq!((broken.code, &*broken.err), (Some(0), ""));
+        for shown in ["a crashed owner", &*node, "no session", "deleted"] {
+            assert!(broken.out.contains(shown), "{shown}: {}", broken.out);
+        }
+        assert_eq!(keeper.inspector().look(&path).await.expect("read"), None);
+        let again = done(lockkeeper(&["break", "--yes", &path, &node])).await;
+        assert_eq!(again.code, Some(1));
+        assert!(again.err.contains("does not exist"), "{}", again.err);
+        drop(guard);
+    });
+}
+
+#[test]
+fn resize_changes_a_semaphore_and_makes_none() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-resize"));
+        let missing = done(lockkeeper(&["resize", &path, "4"])).await;
+        assert_eq!(missing.code, Some(1), "{}", missing.out);
+        let pool = keeper.semaphore(&path, 2).expect("a path");
+        pool.acquire().await.expect("free").release().await.expect("released");
+        let done = done(lockkeeper(&["resize", &path, "5"])).await;
+        assert_eq!(done.code, Some(0), "{}", done.err);
+        assert!(done.out.contains("5 permits now, and had 2"), "{}", done.out);
+        assert_eq!(pool.limit().await.expect("read"), Some(5));
+    });
+}
+
+#[test]
+fn serve_is_a_server() {
+    run(async {
+        let mut command = lockkeeper_at("", &["serve", "--listen", "127.0.0.1:0", "--tick", "200ms"]);
+        let mut server = Killed(command.stdout(Stdio::piped()).spawn().expect("it starts"));
+        let mut lines = BufReader::new(server.0.stdout.take().expect("a pipe")).lines();
+        let line = tokio::task::spawn_blocking(move || lines.next().expect("a line").expect("text")).await;
+        let line = line.expect("no panic");
+        let address = line.rsplit(' ').next().expect("an address");
+        let ran =
+            done(lockkeeper_at(address, &["run", "--session-timeout", "4s", "/a", "--", "echo", "ran"]))
+                .await;
+        assert_eq!((ran.code, ran.out.trim()), (Some(0), "ran"), "{}", ran.err);
+        let id = rustix::process::Pid::from_child(&server.0);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+        assert_eq!(common::ended("it ends", &mut server.0).await, Some(0));
+    });
+}
+
+#[test]
+fn completions_and_manual_pages_name_all_commands() {
+    run(async {
+        for shell in ["bash", "zsh", "fish"] {
+            let text = done(lockkeeper(&["completions", shell])).await;
+            assert!(text.code == Some(0) && text.out.contains("doctor"), "{shell}: {}", text.err);
+            assert!(!text.out.contains("conflict-exit-codes"));
+        }
+        let page = done(lockkeeper(&["man"])).await;
+        assert!(page.out.starts_with(".ie") && page.out.contains("doctor"), "{}", page.out);
+        assert!(!page.out.contains("__launch"), "hidden");
+        let page = done(lockkeeper(&["man", "run"])).await;
+        assert!(page.out.contains("\\-\\-conflict\\-exit\\-code"), "{}", page.out);
+        assert_eq!(done(lockkeeper(&["man", "walk"])).await.code, Some(64));
+    });
+}
