@@ -13,6 +13,7 @@ use crate::repair::{BreakArgs, ResizeArgs};
 use crate::run::{LaunchArgs, RunArgs, WatchdogArgs};
 use crate::serve::ServeArgs;
 use crate::text::has_colours;
+use crate::top::TopArgs;
 
 /// Runs commands under distributed locks on ZooKeeper, and shows who holds and who waits
 #[derive(Debug, Parser)]
@@ -34,6 +35,7 @@ pub enum Command {
     #[command(name = "ls")]
     List(ListArgs),
     Show(ShowArgs),
+    Top(TopArgs),
     Doctor(DoctorArgs),
     Break(BreakArgs),
     Resize(ResizeArgs),

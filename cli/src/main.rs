@@ -14,6 +14,7 @@ mod repair;
 mod run;
 mod serve;
 mod text;
+mod top;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::List(args) => in_runtime(list::list(&args)),
         Command::Show(args) => in_runtime(list::show(&args)),
+        Command::Top(args) => in_runtime(top::top(&args)),
         Command::Doctor(args) => in_runtime(doctor::doctor(&args)),
         Command::Break(args) => in_runtime(repair::break_node(&args)),
         Command::Resize(args) => in_runtime(repair::resize(&args)),
