@@ -16,6 +16,7 @@ mod group;
 mod launcher;
 mod options;
 mod policy;
+mod progress;
 mod signals;
 mod supervise;
 mod terminal;
@@ -70,6 +71,7 @@ async fn acquire_and_run(
     loop {
         let held = tokio::select! {
             held = request.acquire() => held?,
+            never = progress::show(keeper, &args.paths) => match never {},
             signal = signals.end() => return Ok(Exit::of_signal(signal)),
         };
         let begun = Instant::now();
