@@ -1,0 +1,211 @@
+//! A terminal session: job control of `run`, what it shows while it waits, and `top`.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+
+use common::{SOON, connect, eventually, run, shared, unique_path};
+use pty_process::Size;
+use pty_process::blocking::{Command, Pty, open};
+
+/// A program at a terminal.
+struct Session {
+    terminal: Arc<Pty>,
+    /// What the terminal shows, and all that was written to it.
+    screen: Arc<Mutex<(vt100::Parser, String)>>,
+    program: Child,
+}
+
+impl Session {
+    fn start(program: &str, arguments: &[&str], (rows, columns): (u16, u16)) -> Session {
+        let (pty, terminal) = open().expect("a terminal");
+        pty.resize(Size::new(rows, columns)).expect("resized");
+        let command =
+            Command::new(program).args(arguments).env("TERM", "xterm").env("PS1", "ready> ").env("ENV", "");
+        let command = command.env("LOCKKEEPER_SERVERS", shared().address()).env("NO_COLOR", "1");
+        let command = command.env("LOCKKEEPER_SESSION_TIMEOUT", "20s");
+        let program = command.spawn(terminal).expect("it starts");
+        let pty = Arc::new(pty);
+        let screen = Arc::new(Mutex::new((vt100::Parser::new(rows, columns, 0), String::new())));
+        let (reader, shown) = (pty.clone(), screen.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // A terminal whose last program has ended cannot be read.
+            while let Ok(count @ 1..) = (&*reader).read(&mut bytes) {
+                let (parser, all) = &mut *shown.lock().expect("no panic");
+                parser.process(&bytes[..count]);
+                all.push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        Session { terminal: pty, screen, program }
+    }
+
+    fn shell() -> Session {
+        Session::start("sh", &["-i", "-m"], (24, 200))
+    }
+
+    fn types(&self, text: &str) {
+        (&*self.terminal).write_all(text.as_bytes()).expect("written");
+    }
+
+    fn screen(&self) -> String {
+        self.screen.lock().expect("no panic").0.screen().contents()
+    }
+
+    fn written(&self) -> String {
+        self.screen.lock().expect("no panic").1.clone()
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        self.screen.lock().expect("no panic").0.set_size(rows, columns);
+        self.terminal.resize(Size::new(rows, columns)).expect("resized");
+    }
+
+    async fn shows(&self, text: &str) {
+        let shown = async || self.written().contains(text);
+        if tokio::time::timeout(SOON, eventually(text, SOON * 2, shown)).await.is_err() {
+            panic!("it should show {text:?}:\n{}", self.screen());
+        }
+    }
+
+    async fn shows_on_screen(&self, what: &str, condition: impl Fn(&str) -> bool) {
+        let shown = async || condition(&self.screen());
+        if tokio::time::timeout(SOON, eventually(what, SOON * 2, shown)).await.is_err() {
+            panic!("it should show {what}:\n{}", self.screen());
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+const LOCKKEEPER: &str = env!("CARGO_BIN_EXE_lockkeeper");
+
+#[test]
+fn the_command_has_the_terminal_and_the_shell_gets_it_back() {
+    run(async {
+        let (shell, path) = (Session::shell(), unique_path("cli-terminal"));
+        shell.types(&format!("{LOCKKEEPER} run {path} -- sh -c 'echo u\"\"p; read line; echo got-$line'\n"));
+        shell.shows("up").await;
+        shell.types("hello\n");
+        shell.shows("got-hello").await;
+        shell.types("echo code-$?\n");
+        shell.shows("code-0").await;
+    });
+}
+
+#[test]
+fn control_c_ends_the_command_and_the_exit_code_tells() {
+    run(async {
+        let (shell, path) = (Session::shell(), unique_path("cli-interrupt"));
+        shell.types(&format!("{LOCKKEEPER} run --again {path} -- sh -c 'echo u\"\"p; exec sleep 300'\n"));
+        shell.shows("up").await;
+        shell.types("\x03");
+        shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
+        shell.types("echo code-$?\n");
+        shell.shows("code-130").await;
+        let left = connect().await.inspector().look(&path).await;
+        assert_eq!(left.expect("read"), None, "it has released");
+    });
+}
+
+#[test]
+fn control_z_stops_the_whole_job_and_fg_continues_it() {
+    run(async {
+        let (shell, path) = (Session::shell(), unique_path("cli-stop"));
+        let script =
+            "trap \"echo con\"tinued CONT; echo u\"\"p; while :; do read line && echo got-$line; done";
+        shell.types(&format!("{LOCKKEEPER} run {path} -- sh -c '{script}'\n"));
+        shell.shows("up").await;
+        shell.types("\x1a");
+        shell.shows("Stopped").await;
+        shell.types("echo the-shell-$((40 + 2))\n");
+        shell.shows("the-shell-42").await;
+        shell.types("fg\n");
+        shell.shows("continued").await;
+        shell.types("hello\n");
+        shell.shows("got-hello").await;
+        shell.types("\x03");
+        shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
+        shell.types("echo code-$?\n");
+        shell.shows("code-130").await;
+    });
+}
+
+#[test]
+fn who_waits_sees_who_is_ahead() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-ahead"));
+        let guard = keeper.lock(&path).expect("a path").acquire().await.expect("free");
+        let session = Session::start(LOCKKEEPER, &["run", &path, "--", "echo", "my turn"], (24, 200));
+        session.shows("the test is first, for").await;
+        session.shows("1 ahead").await;
+        guard.release().await.expect("released");
+        session.shows_on_screen("its turn only", |screen| screen.trim() == "my turn").await;
+    });
+}
+
+#[test]
+fn break_asks_at_a_terminal() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-break-asks"));
+        let guard = keeper.lock(&path).expect("a path").acquire().await.expect("free");
+        let node = guard.node().rsplit('/').next().expect("a name").to_owned();
+        let session = Session::start(LOCKKEEPER, &["break", &path, &node], (24, 200));
+        session.shows("delete it? [y/N]").await;
+        session.types("n\n");
+        session.shows("nothing was deleted").await;
+        assert!(guard.is_held());
+        let session = Session::start(LOCKKEEPER, &["break", &path, &node], (24, 200));
+        session.shows("which is alive").await;
+        session.shows("delete it? [y/N]").await;
+        session.types("y\n");
+        guard.lost().await;
+    });
+}
+
+#[test]
+fn top_follows_keys_and_the_size_of_the_terminal() {
+    run(async {
+        let (keeper, root) = (connect().await, unique_path("cli-top"));
+        let mut guards = Vec::new();
+        for name in ["one", "two", "three"] {
+            let lock = keeper.lock(&format!("{root}/{name}")).expect("a path");
+            guards.push(lock.acquire().await.expect("free"));
+        }
+        let waiting = keeper.lock(&format!("{root}/two")).expect("a path");
+        let waiting = tokio::spawn(async move { drop(waiting.acquire().await) });
+        let top = Session::start(LOCKKEEPER, &["top", "--every", "100ms", &root], (20, 120));
+        // The one with a waiter comes first.
+        let first = format!("{root}/two");
+        top.shows_on_screen("three places", |screen| {
+            let row = screen.lines().nth(2).unwrap_or_default();
+            screen.contains("3 places, 1 waiters") && row.starts_with(&first)
+        })
+        .await;
+        top.types("\r");
+        top.shows_on_screen("the queue", |screen| {
+            screen.contains("2 in the queue") && screen.contains("waits for #0")
+        })
+        .await;
+        drop(guards.pop());
+        top.shows_on_screen("a change", |screen| screen.contains("2 places")).await;
+        top.resize(12, 60);
+        top.shows_on_screen("the new size", |screen| {
+            screen.lines().nth(11).is_some_and(|line| line.contains("q quit"))
+                && screen.contains("2 in the queue")
+        })
+        .await;
+        top.types("q");
+        let mut top = top;
+        eventually("it ends", SOON, async || top.program.try_wait().expect("it can be asked").is_some())
+            .await;
+        waiting.abort();
+    });
+}
