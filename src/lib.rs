@@ -3,6 +3,7 @@
 #![doc = "[messages]: crate::guide::messages"]
 #![doc = "[testing]: crate::guide::testing"]
 #![doc = "[safety]: crate::guide::safety"]
+#![doc = "[cli]: https://docs.rs/crate/lockkeeper/latest/source/docs/cli.md"]
 #![doc = "[architecture]: https://docs.rs/lockkeeper-actors"]
 #![doc = "[contributing]: https://docs.rs/crate/lockkeeper/latest/source/CONTRIBUTING.md"]
 #![doc = "[security]: https://docs.rs/crate/lockkeeper/latest/source/SECURITY.md"]

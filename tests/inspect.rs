@@ -195,7 +195,7 @@ fn a_change_of_a_semaphores_limit_is_reported() {
 fn nodes_that_may_not_be_read_are_shown_without_their_data() {
     run(async {
         let (keeper, client, root) = (connect().await, raw().await, unique_path("unreadable"));
-        client.auth("digest".into(), b"me:secret").await.expect("authenticated");
+        client.auth("digest", b"me:secret").await.expect("authenticated");
         make(&client, &root, b"", zk::Acls::anyone_all()).await;
         make(&client, &format!("{root}/closed"), b"", zk::Acls::creator_all()).await;
         make(&client, &format!("{root}/lock"), b"", zk::Acls::anyone_all()).await;
