@@ -124,6 +124,7 @@ pub mod auth {
 #[doc = "[linger]: crate::LockOptions::linger"]
 #[doc = "[singleton]: crate::Keeper::singleton"]
 #[doc = "[protect]: crate::Guard::protect"]
+#[doc = "[inspector]: crate::Keeper::inspector"]
 #[doc = "[run]: crate::Guard::run"]
 #[doc = "[leader]: crate::singleton::Singleton::leader"]
 #[doc = "[leaders]: crate::singleton::Singleton::leaders"]
