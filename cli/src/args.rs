@@ -103,3 +103,28 @@ Exit codes:
   126  the command cannot be executed
   127  the command does not exist
   else the code of the command, or 128 plus the number of the signal that ended it";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_and_the_manual_have_every_exit_code() {
+        let manual = include_str!("../../docs/cli.md");
+        for exit in [
+            Exit::Success,
+            Exit::Failure,
+            Exit::Usage,
+            Exit::NoServer,
+            Exit::NotAcquired,
+            Exit::Lost,
+            Exit::Denied,
+            Exit::NotExecutable,
+            Exit::NotFound,
+        ] {
+            let code = exit.code();
+            assert!(manual.contains(&format!("\n| {code} | ")), "{exit:?}");
+            assert!(EXITS.lines().any(|line| line.trim().starts_with(&format!("{code} "))), "{exit:?}");
+        }
+    }
+}
