@@ -91,8 +91,10 @@ const LOCKKEEPER: &str = env!("CARGO_BIN_EXE_lockkeeper");
 fn the_command_has_the_terminal_and_the_shell_gets_it_back() {
     run(async {
         let (shell, path) = (Session::shell(), unique_path("cli-terminal"));
-        shell.types(&format!("{LOCKKEEPER} run {path} -- sh -c 'echo u\"\"p; read line; echo got-$line'\n"));
-        shell.shows("up").await;
+        shell.types(&format!(
+            "{LOCKKEEPER} run {path} -- sh -c 'echo run\"\"ning; read line; echo got-$line'\n"
+        ));
+        shell.shows("running").await;
         shell.types("hello\n");
         shell.shows("got-hello").await;
         shell.types("echo code-$?\n");
@@ -104,8 +106,9 @@ fn the_command_has_the_terminal_and_the_shell_gets_it_back() {
 fn control_c_ends_the_command_and_the_exit_code_tells() {
     run(async {
         let (shell, path) = (Session::shell(), unique_path("cli-interrupt"));
-        shell.types(&format!("{LOCKKEEPER} run --again {path} -- sh -c 'echo u\"\"p; exec sleep 300'\n"));
-        shell.shows("up").await;
+        shell
+            .types(&format!("{LOCKKEEPER} run --again {path} -- sh -c 'echo run\"\"ning; exec sleep 300'\n"));
+        shell.shows("running").await;
         shell.types("\x03");
         shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
         shell.types("echo code-$?\n");
@@ -120,9 +123,9 @@ fn control_z_stops_the_whole_job_and_fg_continues_it() {
     run(async {
         let (shell, path) = (Session::shell(), unique_path("cli-stop"));
         let script =
-            "trap \"echo con\"tinued CONT; echo u\"\"p; while :; do read line && echo got-$line; done";
+            "trap \"echo con\"tinued CONT; echo run\"\"ning; while :; do read line && echo got-$line; done";
         shell.types(&format!("{LOCKKEEPER} run {path} -- sh -c '{script}'\n"));
-        shell.shows("up").await;
+        shell.shows("running").await;
         shell.types("\x1a");
         shell.shows("Stopped").await;
         shell.types("echo the-shell-$((40 + 2))\n");
