@@ -17,8 +17,7 @@ use crate::machine::Failure;
 use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::node::Znode;
 use crate::machine::waits::waits;
-use crate::session::Watches;
-use crate::zookeeper::Watching;
+use crate::session::{SetWatch, Watches};
 use crate::zookeeper::inspection::{Inspection, Status};
 
 /// What is at a path; `None` if there is neither a lock that somebody holds or waits for, nor a semaphore.
@@ -70,7 +69,7 @@ pub(crate) async fn changed(
 }
 
 /// Watches a directory's children, or for its creation.
-async fn watch(watches: &Watches, path: &str) -> Result<Watching, Failure> {
+async fn watch(watches: &Watches, path: &str) -> Result<SetWatch, Failure> {
     match watches.children(path).await {
         Ok((_, watching)) => Ok(watching),
         Err(Failure::NoNode) => watches.absent_node(path).await,
