@@ -21,8 +21,21 @@ pub struct Contender {
     pub token: FencingToken,
 }
 
+impl Default for Contender {
+    fn default() -> Contender {
+        Contender {
+            name: String::new(),
+            position: 0,
+            identifier: String::new(),
+            mode: Mode::Lock,
+            session: None,
+            token: FencingToken::new(0),
+        }
+    }
+}
+
 /// A lease of a semaphore, as listed from the semaphore's root.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseHolder {
     /// The lease's name below the root.

@@ -10,6 +10,8 @@ use super::token::FencingToken;
 use crate::machine::exclusion::Dialect;
 
 /// What was found below a path.
+///
+/// It and its parts have default values, so that the tests of a program that reads them can make some of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inventory {
@@ -33,7 +35,7 @@ pub enum PathState {
 }
 
 /// The queue of a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Queue {
     /// The path, without the connection's chroot.
@@ -45,7 +47,7 @@ pub struct Queue {
 }
 
 /// A holder of a lock, or a waiter for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
     /// The node. If it is not readable, its identifier is empty, and newer servers show neither its session nor its
@@ -66,7 +68,7 @@ pub struct Entry {
 }
 
 /// A semaphore: its permits, and the queue of those that want some.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pool {
     /// The path, without the connection's chroot.
@@ -93,6 +95,17 @@ pub struct Taken {
     pub created: Option<SystemTime>,
     /// Whether the node's data could be read.
     pub readable: bool,
+}
+
+impl Default for Taken {
+    fn default() -> Taken {
+        Taken {
+            holder: LeaseHolder::default(),
+            transaction: FencingToken::new(0),
+            created: None,
+            readable: false,
+        }
+    }
 }
 
 impl PathState {
