@@ -67,6 +67,15 @@ impl Connection {
     /// The identifier of this process.
     pub fn identifier(&self) -> String {
         self.identifier.clone().unwrap_or_else(identity)
+    /// Whether the connection is encrypted.
+    pub fn uses_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let has_authorities = self.tls_ca.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_authorities = false;
+        has_authorities || self.servers.contains("tcp+tls://")
+    }
+
     }
 
     fn options(&self) -> Result<KeeperOptions, Failure> {

@@ -14,6 +14,7 @@ async fn findings(root: &str) -> Vec<(String, String)> {
     let value: Value =
         serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {}", done.err));
     let findings = value["findings"].as_array().expect("an array").clone();
+    assert_eq!(value["unchecked"], serde_json::json!([]));
     assert_eq!(done.code, Some(i32::from(!findings.is_empty())), "{}", done.err);
     let text = |finding: &Value, member: &str| finding[member].as_str().expect("text").to_owned();
     for finding in &findings {
@@ -195,6 +196,28 @@ fn a_mutex_that_is_kept() {
         queued(&one, &path, 1).await;
         named(&root, "mutex-kept", "two waits for more permits than the 1 that are free").await;
         waiting.abort();
+    });
+}
+
+#[test]
+fn what_cannot_be_checked_is_said() {
+    run(async {
+        let (client, root) = (raw().await, unique_path("doctor-unchecked"));
+        let path = format!("{root}/pool");
+        directory(&client, &root).await;
+        make(&client, &path, "0", zk::CreateMode::Persistent).await;
+        make(&client, &format!("{path}/{UUID}"), "", zk::CreateMode::Ephemeral).await;
+        let text = done(lockkeeper(&["doctor", &root])).await;
+        assert_eq!((text.code, &*text.err), (Some(0), ""));
+        assert!(text.out.contains(&format!("not checked: too-many-permits {path}\n")), "{}", text.out);
+        assert!(text.out.contains("nothing else is wrong"), "{}", text.out);
+        let json = done(lockkeeper(&["doctor", "--json", &root])).await;
+        let value: Value = serde_json::from_str(&json.out).expect("JSON");
+        assert_eq!(
+            (&value["unchecked"][0]["kind"], &value["findings"]),
+            (&"too-many-permits".into(), &serde_json::json!([]))
+        );
+        assert!(value["unchecked"][0]["why"].is_string(), "{value}");
     });
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockkeeper::inspect::{Entry, PathState};
 
-use super::finding::{Finding, Kind};
+use super::finding::{Finding, Kind, Report};
 use crate::list::{identifier, waiters};
 use crate::text::session;
 
@@ -15,7 +15,7 @@ struct Wait<'a> {
     holder: i64,
 }
 
-pub fn examine(places: &[PathState], findings: &mut Vec<Finding>) {
+pub fn examine(places: &[PathState], report: &mut Report) {
     let waits: Vec<Wait<'_>> = places.iter().flat_map(waits_at).collect();
     let mut by_waiter: BTreeMap<i64, Vec<&Wait<'_>>> = BTreeMap::new();
     for wait in &waits {
@@ -28,7 +28,7 @@ pub fn examine(places: &[PathState], findings: &mut Vec<Finding>) {
         }
         if let Some(cycle) = way_back(start, &by_waiter) {
             reported.extend(cycle.iter().map(|wait| wait.holder));
-            findings.push(finding(&cycle));
+            report.findings.push(finding(&cycle));
         }
     }
 }

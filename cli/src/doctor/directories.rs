@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use lockkeeper::inspect::Inventory;
 
-use super::finding::{Finding, Kind};
+use super::finding::{Finding, Kind, Report};
 
-pub fn examine(found: &Inventory, findings: &mut Vec<Finding>) {
-    findings.extend(unreadable(found));
+pub fn examine(found: &Inventory, report: &mut Report) {
+    report.findings.extend(unreadable(found));
     let mut piles: BTreeMap<&str, usize> = BTreeMap::new();
     for path in &found.empty {
         *piles.entry(parent(path)).or_default() += 1;
     }
-    findings
-        .extend(piles.into_iter().filter(|(_, count)| *count >= PILE).map(|(path, count)| pile(path, count)));
+    let piles = piles.into_iter().filter(|(_, count)| *count >= PILE);
+    report.findings.extend(piles.map(|(path, count)| pile(path, count)));
 }
 
 /// How many empty directories in one place are a pile.

@@ -13,8 +13,8 @@ pub struct Facts {
     pub now: SystemTime,
     /// The identifiers of nodes that belong to sessions: their owners live.
     pub living: BTreeSet<String>,
-    /// The nodes that clients watch, as full paths with the chroot; `None` if the servers do not tell.
-    pub watched: Option<BTreeSet<String>>,
+    /// The nodes that clients watch, as full paths with the chroot, or why they are not known.
+    pub watched: Result<BTreeSet<String>, String>,
     /// Whether a process of this host runs; `None` for the processes of other hosts, and for other identifiers.
     pub process_runs: fn(&str) -> Option<bool>,
 }
@@ -31,7 +31,7 @@ impl Facts {
             }
         }
         living.remove("");
-        Facts { now, living, watched: None, process_runs }
+        Facts { now, living, watched: Ok(BTreeSet::new()), process_runs }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One thing that is wrong.
+//! What a look has shown: things that are wrong, and things that could not be checked.
 
 use std::io::{self, Write};
 
@@ -29,6 +29,14 @@ pub enum Kind {
     EmptyDirectories,
 }
 
+/// What a look has shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub findings: Vec<Finding>,
+    pub unchecked: Vec<Unchecked>,
+}
+
+/// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub kind: Kind,
@@ -38,6 +46,15 @@ pub struct Finding {
     pub nodes: Vec<String>,
     pub what: String,
     pub remedy: String,
+}
+
+/// A kind of finding that could not be looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unchecked {
+    pub kind: Kind,
+    /// The path of the lock or semaphore.
+    pub path: String,
+    pub why: String,
 }
 
 impl Kind {
@@ -80,5 +97,16 @@ impl Finding {
         }
         writeln!(out, "    {what}")?;
         writeln!(out, "    {}", foreign(&self.remedy, usize::MAX))
+    }
+}
+
+impl Unchecked {
+    pub fn json(&self) -> Value {
+        json!({ "kind": self.kind.name(), "path": self.path, "why": self.why })
+    }
+
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let (path, why) = (foreign(&self.path, usize::MAX), foreign(&self.why, usize::MAX));
+        writeln!(out, "not checked: {} {path}\n    {why}", self.kind.name())
     }
 }

@@ -2,12 +2,20 @@
 
 use lockkeeper::inspect::Pool;
 
-use super::finding::{Finding, Kind};
+use super::finding::{Finding, Kind, Report, Unchecked};
 use crate::list::identifier;
 
-pub fn examine(pool: &Pool, findings: &mut Vec<Finding>) {
-    findings.extend(too_many_permits(pool));
-    findings.extend(mutex_kept(pool));
+pub fn examine(pool: &Pool, report: &mut Report) {
+    report.findings.extend(too_many_permits(pool));
+    report.findings.extend(mutex_kept(pool));
+    if pool.limit.is_none() {
+        let why = "its data are not a number of permits, so it is not known how many it has";
+        report.unchecked.extend([Kind::TooManyPermits, Kind::MutexKept].map(|kind| Unchecked {
+            kind,
+            path: pool.path.clone(),
+            why: why.to_owned(),
+        }));
+    }
 }
 
 fn too_many_permits(pool: &Pool) -> Option<Finding> {

@@ -7,15 +7,23 @@ use lockkeeper::inspect::{Entry, Queue};
 use lockkeeper::{Dialect, Mode};
 
 use super::facts::Facts;
-use super::finding::{Finding, Kind};
+use super::finding::{Finding, Kind, Report, Unchecked};
 use crate::list::identifier;
 use crate::text::age;
 
-pub fn examine(queue: &Queue, facts: &Facts, findings: &mut Vec<Finding>) {
-    findings.extend(queue.entries.iter().filter_map(|entry| orphan(queue, entry, facts)));
-    findings.extend(mixed_dialects(queue));
-    findings.extend(sequence_numbers(queue));
-    findings.extend(lock_beside_readers(queue, facts));
+pub fn examine(queue: &Queue, facts: &Facts, report: &mut Report) {
+    report.findings.extend(queue.entries.iter().filter_map(|entry| orphan(queue, entry, facts)));
+    report.findings.extend(mixed_dialects(queue));
+    report.findings.extend(sequence_numbers(queue));
+    match &facts.watched {
+        Ok(watched) => report.findings.extend(lock_beside_readers(queue, watched)),
+        Err(why) if may_be_beside_readers(queue) => report.unchecked.push(Unchecked {
+            kind: Kind::LockBesideReaders,
+            path: queue.path.clone(),
+            why: format!("somebody behind readers is a writer that waits, or a lock that holds; {why}"),
+        }),
+        Err(_) => {}
+    }
 }
 
 /// The age below which the owner of a node is given the benefit of the doubt.
@@ -110,8 +118,7 @@ pub fn may_be_beside_readers(queue: &Queue) -> bool {
 
 /// kazoo's `Lock` does not wait for readers. Its nodes are named like those of writers, which do. A writer that waits
 /// watches a reader ahead of it; a lock that holds watches nobody.
-fn lock_beside_readers(queue: &Queue, facts: &Facts) -> Option<Finding> {
-    let watched = facts.watched.as_ref()?;
+fn lock_beside_readers(queue: &Queue, watched: &BTreeSet<String>) -> Option<Finding> {
     let is_watched = |entry: &Entry| {
         let node = format!("{}/{}", queue.path, entry.contender.name);
         watched.iter().any(|path| path.ends_with(&node))

@@ -7,19 +7,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The watched nodes, as full paths. `None` if a server does not tell: the word is not in its
-/// `4lw.commands.whitelist`, it takes only TLS, or it cannot be reached.
-pub async fn watched(address: &str) -> Option<BTreeSet<String>> {
+/// The watched nodes, as full paths. The error says why a server does not tell.
+pub async fn watched(address: &str) -> Result<BTreeSet<String>, String> {
     let mut watched = BTreeSet::new();
     for server in servers(address) {
-        let answer = timeout(LIMIT, ask(&server)).await.ok()?.ok()?;
+        let answer = match timeout(LIMIT, ask(&server)).await {
+            Ok(Ok(answer)) => answer,
+            // A server that takes only TLS closes the connection.
+            Ok(Err(error)) => return Err(format!("{server} does not answer the word wchp: {error}")),
+            Err(_) => return Err(format!("{server} does not answer the word wchp within {LIMIT:?}")),
+        };
         // A server that refuses says so in a sentence.
-        if answer.lines().any(|line| !line.is_empty() && !line.starts_with(['/', '\t'])) {
-            return None;
+        if let Some(line) = answer.lines().find(|line| !line.is_empty() && !line.starts_with(['/', '\t'])) {
+            return Err(format!("{server} does not answer the word wchp: {line}"));
         }
         watched.extend(answer.lines().filter(|line| line.starts_with('/')).map(str::to_owned));
     }
-    Some(watched)
+    Ok(watched)
 }
 
 const LIMIT: Duration = Duration::from_secs(2);
