@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
@@ -19,6 +20,9 @@ use crate::exit::Exit;
 ///
 /// The command is not reaped before the group is empty. As long as it is not, no other process can get its number, so a
 /// signal cannot reach a stranger.
+///
+/// Dropping it kills what is left of the group, waits until it has ended, and reaps the command. So it has ended before
+/// the lock is released even if this process panics.
 pub struct Group {
     leader: Pid,
     ended: Option<(Exit, Instant)>,
@@ -107,11 +111,6 @@ impl Group {
         self.ended.is_some() && !self.has_others()
     }
 
-    /// Reaps the command. Its number is free from now on.
-    pub fn reap(self) {
-        let _ = waitid(WaitId::Pid(self.leader), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-    }
-
     /// Whether a process other than the command, which has ended, is left in the group.
     fn has_others(&mut self) -> bool {
         match fs::read_dir("/proc").map(|entries| entries.flatten().any(|entry| self.is_member(&entry))) {
@@ -137,6 +136,17 @@ impl Group {
     }
 }
 
+impl Drop for Group {
+    fn drop(&mut self) {
+        while !self.is_over() {
+            self.signal(Signal::KILL);
+            thread::sleep(Duration::from_millis(1));
+            self.change();
+        }
+        let _ = waitid(WaitId::Pid(self.leader), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
 /// This program, for a process of our own.
 pub fn ourselves() -> Command {
     // This works even if the file has been replaced or deleted meanwhile.
@@ -148,4 +158,30 @@ pub fn ourselves() -> Command {
     let mut command = Command::new(program);
     command.arg0("lockkeeper");
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn a_group_that_is_dropped_has_ended() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' TERM; (trap '' TERM; sleep 300) & echo $!; sleep 300"]);
+        let mut leader = command.process_group(0).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        let output = leader.stdout.take().expect("a pipe");
+        BufReader::new(output).read_line(&mut line).expect("read");
+        let other = Pid::from_raw(line.trim().parse().expect("a number")).expect("above zero");
+        let group = Group { leader: Pid::from_child(&leader), ended: None };
+        let stat = || fs::read_to_string(format!("/proc/{}/stat", other.as_raw_nonzero()));
+        let other_runs = || stat().is_ok_and(|stat| !stat.contains(") Z "));
+        assert!(other_runs() && leader.try_wait().is_ok_and(|status| status.is_none()));
+        drop(group);
+        assert!(!other_runs());
+        assert!(leader.wait().is_err(), "it has been reaped");
+    }
 }

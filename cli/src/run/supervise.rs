@@ -225,7 +225,7 @@ impl Run<'_> {
         let interrupted = [Signal::INT, Signal::QUIT].map(|signal| Exit::of_signal(signal.as_raw()));
         // Who ends the command from the terminal does not want it again.
         let asked = self.asked || (self.terminal.is_some() && interrupted.contains(&exit));
-        self.group.reap();
+        drop(self.group);
         match (self.policy.lease_is_over(), asked) {
             (true, _) => Ended::LeaseOver,
             (false, true) => Ended::Asked(exit),
