@@ -215,11 +215,9 @@ impl Run<'_> {
         if let Some(terminal) = self.terminal {
             terminal.take_back(self.group.id());
         }
-        // Before the number of the group is free.
+        // Before the number of the group is free. The next group, if there is one, gets another watchdog.
         if self.watchdog.forget().await.is_err() {
-            if let Ok(next) = Watchdog::start() {
-                std::mem::replace(self.watchdog, next).kill().await;
-            }
+            self.watchdog.kill().await;
         }
         let exit = self.group.exit().unwrap_or(Exit::Failure);
         let interrupted = [Signal::INT, Signal::QUIT].map(|signal| Exit::of_signal(signal.as_raw()));

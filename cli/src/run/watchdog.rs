@@ -90,7 +90,7 @@ impl Watchdog {
     }
 
     /// Ends it. It kills nobody.
-    pub async fn kill(mut self) {
+    pub async fn kill(&mut self) {
         // Fails if it has ended.
         let _ = self.process.kill().await;
     }

@@ -167,6 +167,23 @@ fn a_watchdog_that_is_stopped_is_not_needed() {
 }
 
 #[test]
+fn a_watchdog_that_is_stopped_when_the_command_ends_is_replaced() {
+    run(async {
+        let stage = Stage::start(&["--again"], "echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done").await;
+        let (command, first) = (stage.pid(), stage.watchdog());
+        kill_process(first, Signal::STOP).expect("it runs");
+        std::fs::write(stage.scratch.file("go"), "").expect("written");
+        eventually("the command ends", SOON, async || !runs(&command)).await;
+        std::fs::remove_file(stage.scratch.file("go")).expect("removed");
+        eventually("it runs again", SOON, async || stage.pid() != command && runs(&stage.pid())).await;
+        assert!(stage.watchdog() != first && !stage.children().contains(&first));
+        // The new one does its work.
+        signal(&stage.process.0, Signal::STOP);
+        assert!(!stage.is_alive_under_the_next_holder().await);
+    });
+}
+
+#[test]
 fn a_session_that_the_server_ends_early_is_noticed() {
     run(async {
         // Only the embedded server does that.
