@@ -1,5 +1,6 @@
 //! The signals that this process gets, as a stream.
 
+use std::fs;
 use std::io;
 
 use rustix::process::Signal;
@@ -17,9 +18,13 @@ pub struct Signals {
 
 impl Signals {
     /// Listens from now on. Needs a Tokio runtime.
+    ///
+    /// What whoever started us has told us to ignore, as `nohup` does with HUP, stays ignored. The command inherits that.
     pub fn listen() -> io::Result<Signals> {
         let (sender, arrived) = mpsc::unbounded_channel();
-        for kind in FORWARDED.into_iter().chain([Signal::CONT]) {
+        let ignored = ignored();
+        let heard = FORWARDED.into_iter().filter(|kind| ignored & (1 << (kind.as_raw() - 1)) == 0);
+        for kind in heard.chain([Signal::CONT]) {
             let (mut stream, sender) = (signal(SignalKind::from_raw(kind.as_raw()))?, sender.clone());
             tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(kind).is_ok() {} });
         }
@@ -43,6 +48,13 @@ impl Signals {
             }
         }
     }
+}
+
+/// The signals that this process ignores, one bit each. Only Linux shows them.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
 /// Whether a signal asks for the end of a process, and is not a message to it.

@@ -68,6 +68,27 @@ fn signals_are_forwarded_to_the_whole_group() {
 }
 
 #[test]
+fn what_is_ignored_stays_ignored_as_under_nohup() {
+    run(async {
+        let (path, scratch) = (unique_path("cli-nohup"), Scratch::new("cli-nohup"));
+        let script = format!(
+            "trap 'exit 3' USR1; echo up > {}; while :; do sleep 0.02; done",
+            scratch.file("up").display()
+        );
+        let lockkeeper = lockkeeper(&["run", &path, "--", "sh", "-c", &script]);
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+        command.arg(lockkeeper.get_program()).args(lockkeeper.get_args());
+        command.envs(lockkeeper.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut process = Killed(command.spawn().expect("it starts"));
+        eventually("it runs", SOON, async || scratch.text("up").contains("up")).await;
+        signal(&process.0, Signal::HUP);
+        signal(&process.0, Signal::USR1);
+        assert_eq!(ended("it ends", &mut process.0).await, Some(3));
+    });
+}
+
+#[test]
 fn a_signal_while_it_waits_ends_it_and_leaves_no_node() {
     run(async {
         let (keeper, path) = (connect().await, unique_path("cli-cancel"));
