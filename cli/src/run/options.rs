@@ -49,7 +49,8 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = StopOn::Ending, value_name = "WHEN")]
     pub stop_on: StopOn,
 
-    /// How long before the end of the lease the command gets TERM; a quarter of the session timeout by default
+    /// How long before the end of the lease the command gets TERM; a quarter of the session timeout by default, three
+    /// eighths at most
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub term_before: Option<Duration>,
 
@@ -103,15 +104,8 @@ impl RunArgs {
                 )));
             }
         }
-        let (term, kill) = self.margins(self.connection.session_timeout);
-        if kill.is_zero() || term < kill || term >= self.connection.session_timeout {
-            return Err(Failure::usage(format!(
-                "TERM {term:?} and KILL {kill:?} before the end of the lease: TERM must come first, KILL before the \
-                 end, and both within the session timeout of {:?}",
-                self.connection.session_timeout
-            )));
-        }
-        Ok(())
+        let session_timeout = self.connection.session_timeout;
+        check_margins(self.margins(session_timeout), session_timeout)
     }
 
     /// The mode of each path.
@@ -123,13 +117,26 @@ impl RunArgs {
         }
     }
 
-    /// How long before the end of the lease the command gets TERM and KILL. The server may have granted another session
-    /// timeout than the one that was asked for.
+    /// How long before the end of the lease the command gets TERM and KILL.
     pub fn margins(&self, session_timeout: Duration) -> (Duration, Duration) {
         let default = session_timeout / 4;
         let term = self.term_before.unwrap_or(self.kill_before.map_or(default, |kill| default.max(kill)));
         (term, self.kill_before.unwrap_or((session_timeout / 8).min(term / 2)))
     }
+}
+
+/// Checks when the command gets TERM and KILL. The server may have granted another session timeout than the one that was
+/// asked for.
+pub fn check_margins((term, kill): (Duration, Duration), session_timeout: Duration) -> Result<(), Failure> {
+    // Between two heartbeats a lease that is in order has more than this left.
+    let longest = session_timeout * 3 / 8;
+    if kill.is_zero() || term < kill || term > longest {
+        return Err(Failure::usage(format!(
+            "TERM {term:?} and KILL {kill:?} before the end of the lease: TERM must come first, KILL before the end, and \
+             both within {longest:?}, which is three eighths of the session timeout"
+        )));
+    }
+    Ok(())
 }
 
 const EXAMPLES: &str = "\

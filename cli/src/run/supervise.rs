@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::acquire::Held;
 use super::group::{Change, Group};
-use super::options::RunArgs;
+use super::options::{RunArgs, check_margins};
 use super::policy::{Lease, Order, Policy};
 use super::signals::{Signals, ends};
 use super::terminal::Terminal;
@@ -48,11 +48,7 @@ impl<'a> Supervisor<'a> {
         signals: &mut Signals,
     ) -> Result<Ended, Failure> {
         let margins = self.args.margins(session_timeout);
-        if margins.0 >= session_timeout {
-            return Err(Failure::usage(format!(
-                "the server granted a session timeout of {session_timeout:?}: --term-before must be less"
-            )));
-        }
+        check_margins(margins, session_timeout)?;
         let mut children = signal(SignalKind::child())?;
         let launched = Group::launch(&self.args.command, &held.variables());
         let group = launched.map_err(|error| Failure::new(Exit::Failure, format!("cannot fork: {error}")))?;

@@ -23,7 +23,7 @@ fn bad_input_is_refused_in_one_line_before_anything_is_connected() {
                 &["run", "--term-before", "1s", "--kill-before", "2s", "/a", "--", "true"],
                 "TERM must come first",
             ),
-            (&["run", "--term-before", "20s", "/a", "--", "true"], "within the session timeout"),
+            (&["run", "--term-before", "8s", "/a", "--", "true"], "three eighths of the session timeout"),
             (&["run", "--auth", "digest:me:secret", "/a", "--", "true"], "a secret is never an argument"),
             (&["run", "--auth", "env:NO_SUCH_NAME", "/a", "--", "true"], "NO_SUCH_NAME is not set"),
             (&["run", "--auth", "file:/no/such/file", "/a", "--", "true"], "cannot read /no/such/file"),
