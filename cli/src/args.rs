@@ -12,7 +12,6 @@ use crate::manual::{CompletionsArgs, ManArgs};
 use crate::repair::{BreakArgs, ResizeArgs};
 use crate::run::{LaunchArgs, RunArgs, WatchdogArgs};
 use crate::serve::ServeArgs;
-use crate::text::has_colours;
 use crate::top::TopArgs;
 
 /// Runs commands under distributed locks on ZooKeeper, and shows who holds and who waits
@@ -74,11 +73,7 @@ impl Cli {
             2 => tracing_subscriber::filter::LevelFilter::DEBUG,
             _ => tracing_subscriber::filter::LevelFilter::TRACE,
         };
-        tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_writer(std::io::stderr)
-            .with_ansi(has_colours(&std::io::stderr()))
-            .init();
+        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
     }
 }
 

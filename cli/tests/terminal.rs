@@ -142,6 +142,38 @@ fn control_z_stops_the_whole_job_and_fg_continues_it() {
 }
 
 #[test]
+fn another_program_of_a_pipeline_can_use_the_terminal() {
+    run(async {
+        let (shell, path) = (Session::shell(), unique_path("cli-pipeline"));
+        // As a pager does, the other program reads keys while the command runs.
+        let pager = "sh -c 'read line; echo pager-$line; read key < /dev/tty; echo key-$key'";
+        shell.types(&format!("{LOCKKEEPER} run {path} -- sh -c 'echo piped; sleep 300' | {pager}\n"));
+        shell.shows("pager-piped").await;
+        shell.types("x\n");
+        shell.shows("key-x").await;
+        shell.types("\x03");
+        shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
+        // A command that wants to read gets the terminal.
+        shell.types(&format!(
+            "{LOCKKEEPER} run {path} -- sh -c 'read line < /dev/tty; echo got-$line' | cat\n"
+        ));
+        shell.types("hello\n");
+        shell.shows("got-hello").await;
+    });
+}
+
+#[test]
+fn a_log_can_be_written_to_the_terminal() {
+    run(async {
+        let path = unique_path("cli-log");
+        let mut session = Session::start(LOCKKEEPER, &["-v", "run", &path, "--", "echo", "ran"], (24, 200));
+        session.shows("INFO").await;
+        session.shows("ran").await;
+        assert_eq!(common::ended("it ends", &mut session.program).await, Some(0));
+    });
+}
+
+#[test]
 fn who_waits_sees_who_is_ahead() {
     run(async {
         let (keeper, path) = (connect().await, unique_path("cli-ahead"));
@@ -210,5 +242,17 @@ fn top_follows_keys_and_the_size_of_the_terminal() {
         eventually("it ends", SOON, async || top.program.try_wait().expect("it can be asked").is_some())
             .await;
         waiting.abort();
+    });
+}
+
+#[test]
+fn top_leaves_the_terminal_as_it_was_when_it_is_ended() {
+    run(async {
+        let mut top = Session::start(LOCKKEEPER, &["top"], (20, 120));
+        top.shows_on_screen("the title", |screen| screen.contains("lockkeeper top")).await;
+        let process = rustix::process::Pid::from_child(&top.program);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("it runs");
+        assert_eq!(common::ended("it ends", &mut top.program).await, Some(128 + 15));
+        top.shows("\x1b[?1049l").await;
     });
 }

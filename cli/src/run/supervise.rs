@@ -133,7 +133,7 @@ impl Run<'_> {
             self.replace_watchdog().await?;
         }
         if let Some(terminal) = self.terminal {
-            terminal.lend(self.group.id());
+            terminal.offer(self.group.id());
         }
         // A command whose lease is over is killed without ever running.
         if let Some(order) = self.policy.decide(self.lease_now(), None) {
@@ -199,7 +199,7 @@ impl Run<'_> {
         if signal == Signal::CONT {
             // The shell has put us into the foreground.
             if let Some(terminal) = self.terminal {
-                terminal.lend(self.group.id());
+                terminal.offer(self.group.id());
             }
             return;
         }

@@ -1,38 +1,52 @@
 //! The controlling terminal: which process group it serves.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::FileTypeExt;
 
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::process::{Pid, Signal, getpgrp, kill_current_process_group};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 /// The controlling terminal of this process.
-pub struct Terminal(File);
+pub struct Terminal {
+    device: File,
+    /// Whether we are part of a pipeline, whose other programs may use the terminal, as in `lockkeeper run … | less`.
+    is_shared: bool,
+}
 
 impl Terminal {
     /// `None` if there is none, as under cron.
     pub fn open() -> Option<Terminal> {
-        File::options().read(true).write(true).open("/dev/tty").ok().map(Terminal)
+        let device = File::options().read(true).write(true).open("/dev/tty").ok()?;
+        let is_pipe = |path| fs::metadata(path).is_ok_and(|stream| stream.file_type().is_fifo());
+        Some(Terminal { device, is_shared: is_pipe("/dev/stdin") || is_pipe("/dev/stdout") })
+    }
+
+    /// Lends the terminal to a group, unless others may use it. Then the group gets it when it wants to read from it.
+    pub fn offer(&self, group: Pid) {
+        if !self.is_shared {
+            self.lend(group);
+        }
     }
 
     /// Lets a group read from the terminal and get its signals, if they are ours to give.
-    pub fn lend(&self, group: Pid) {
+    fn lend(&self, group: Pid) {
         if self.serves(getpgrp()) {
             // Fails if the terminal has gone. Then there is nothing to give.
-            let _ = tcsetpgrp(&self.0, group);
+            let _ = tcsetpgrp(&self.device, group);
         }
     }
 
     /// Takes the terminal back from a group.
     pub fn take_back(&self, group: Pid) {
         if self.serves(group) {
-            let _ = tcsetpgrp(&self.0, getpgrp());
+            let _ = tcsetpgrp(&self.device, getpgrp());
         }
     }
 
     /// Whether this group is in the foreground.
     pub fn serves(&self, group: Pid) -> bool {
-        tcgetpgrp(&self.0).is_ok_and(|foreground| foreground == group)
+        tcgetpgrp(&self.device).is_ok_and(|foreground| foreground == group)
     }
 
     /// Handles a stop of the command by this signal. If that is a matter of the terminal, this job is stopped as a whole,

@@ -13,6 +13,8 @@ use lockkeeper::Keeper;
 use lockkeeper::error::QueryError;
 use lockkeeper::inspect::{InspectError, Inventory};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use self::state::{Key, State};
@@ -105,6 +107,8 @@ async fn lines(mut found: watch::Receiver<Found>) -> Result<Exit, Failure> {
 }
 
 async fn screen(args: &TopArgs, mut found: watch::Receiver<Found>) -> Result<Exit, Failure> {
+    // They must not leave the terminal as it is now.
+    let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
     let mut terminal = ratatui::try_init()?;
     let mut events = events();
     let mut state = State::new(&args.prefix, &args.connection.servers);
@@ -122,6 +126,8 @@ async fn screen(args: &TopArgs, mut found: watch::Receiver<Found>) -> Result<Exi
                 Some(event) if state.press(event) => {}
                 Some(_) | None => break Ok(Exit::Success),
             },
+            _ = terminated.recv() => break Ok(Exit::of_signal(Signal::TERM.as_raw())),
+            _ = hung_up.recv() => break Ok(Exit::of_signal(Signal::HUP.as_raw())),
             // Ages grow, also while nothing is read.
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
