@@ -1,6 +1,8 @@
 //! How to reach the servers: options that all commands have.
 
 use std::fs;
+#[cfg(feature = "tls")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ pub struct Connection {
     ///
     /// The credentials themselves are never an argument, because other users of a machine can read those. If the option
     /// is absent, and the variable LOCKKEEPER_AUTH is set, that is used. An example of a line is digest:user:password.
+    /// Nodes that are created are open to everyone all the same.
     #[arg(long, value_name = "SOURCE", value_parser = Source::parse)]
     pub auth: Option<Source>,
 
@@ -64,9 +67,6 @@ impl Connection {
         Ok(self.options()?.connect(&self.servers).await?)
     }
 
-    /// The identifier of this process.
-    pub fn identifier(&self) -> String {
-        self.identifier.clone().unwrap_or_else(identity)
     /// Whether the connection is encrypted.
     pub fn uses_tls(&self) -> bool {
         #[cfg(feature = "tls")]
@@ -76,6 +76,9 @@ impl Connection {
         has_authorities || self.servers.contains("tcp+tls://")
     }
 
+    /// The identifier of this process.
+    pub fn identifier(&self) -> String {
+        self.identifier.clone().unwrap_or_else(identity)
     }
 
     fn options(&self) -> Result<KeeperOptions, Failure> {
@@ -130,9 +133,10 @@ impl Connection {
     #[cfg(feature = "tls")]
     fn tls(&self, ca: &PathBuf) -> Result<lockkeeper::auth::TlsOptions, Failure> {
         let options = lockkeeper::auth::TlsOptions::new();
-        let mut options = options.with_pem_ca(&read(ca)?).map_err(Failure::usage)?;
+        let mut options = options.with_pem_ca(&certificates(ca)?).map_err(|error| unusable(ca, error))?;
         if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
-            options = options.with_pem_identity(&read(cert)?, &read(key)?).map_err(Failure::usage)?;
+            let identity = options.with_pem_identity(&certificates(cert)?, &read(key)?);
+            options = identity.map_err(|error| unusable(key, error))?;
         }
         Ok(options)
     }
@@ -182,6 +186,21 @@ impl std::fmt::Display for Source {
 fn read(path: &PathBuf) -> Result<String, Failure> {
     fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+}
+
+/// The text of a file with certificates. One without any would be taken for an empty chain.
+#[cfg(feature = "tls")]
+fn certificates(path: &PathBuf) -> Result<String, Failure> {
+    let text = read(path)?;
+    match text.contains("-----BEGIN CERTIFICATE-----") {
+        true => Ok(text),
+        false => Err(unusable(path, "it has no certificate in PEM")),
+    }
+}
+
+#[cfg(feature = "tls")]
+fn unusable(path: &Path, why: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("cannot use {}: {why}", path.display()))
 }
 
 /// Who we are, for others: user@host:pid.

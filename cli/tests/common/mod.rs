@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-pub use servers::{Proxy, TestServer, eventually, proxied, shared, unique_path};
+pub use servers::{Proxy, Server, ServerOptions, TestServer, eventually, proxied, shared, unique_path};
 
 use lockkeeper::Keeper;
 use tokio::time::timeout;

@@ -4,6 +4,7 @@
 mod common;
 
 mod acquiring;
+mod credentials;
 mod ending;
 mod input;
 mod leases;

@@ -1,0 +1,260 @@
+//! Credentials, encryption, and what they mean for the nodes that are made.
+
+use lockkeeper::Keeper;
+use lockkeeper::auth::{Acl, AuthId, Permission};
+use zookeeper_client as zk;
+
+use crate::common::{Killed, SOON, Scratch, done, eventually, lockkeeper, run, shared, unique_path};
+
+#[test]
+fn credentials_open_a_closed_directory_and_what_is_made_there_is_open() {
+    run(async {
+        let (path, scratch) = (unique_path("cli-closed"), Scratch::new("cli-closed"));
+        let closed = vec![Acl::new(Permission::ALL, AuthId::authed())];
+        let options = Keeper::options().auth("digest", b"me:secret").acl(closed);
+        let keeper = options.connect(&shared().address()).await.expect("should connect");
+        // Makes the directory.
+        keeper.lock(&path).expect("a path").acquire().await.expect("free").release().await.expect("released");
+        let script = format!("echo $LOCKKEEPER_NODE > {}; exec sleep 300", scratch.file("node").display());
+        let arguments = ["run", &path, "--", "sh", "-c", &script];
+        let denied = done(lockkeeper(&arguments)).await;
+        assert_eq!(denied.code, Some(77), "{}", denied.err);
+        assert_eq!(denied.err.lines().count(), 1, "{}", denied.err);
+        let mut command = lockkeeper(&arguments);
+        let _process = Killed(command.env("LOCKKEEPER_AUTH", "digest:me:secret").spawn().expect("it starts"));
+        eventually("it holds", SOON, async || scratch.text("node").ends_with('\n')).await;
+        let stranger = zk::Client::connect(&shared().address()).await.expect("should connect");
+        stranger.list_children(&path).await.expect_err("the directory is closed");
+        stranger.get_data(scratch.text("node").trim()).await.expect("the node is open");
+    });
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use std::path::Path;
+    use std::process::Command;
+
+    use crate::common::{
+        Proxy, Scratch, Server, ServerOptions, TestServer, done, lockkeeper_at, run, shared,
+    };
+
+    #[test]
+    fn files_that_cannot_be_used_are_refused_before_anything_is_connected() {
+        run(async {
+            let proxy = Proxy::start(shared().one_address()).await.expect("a free port");
+            let scratch = Scratch::new("cli-tls");
+            let (text, none) = (scratch.file("text"), scratch.file("none"));
+            std::fs::write(&text, "no certificate\n").expect("written");
+            let certificate = scratch.file("certificate");
+            std::fs::write(&certificate, CERTIFICATE).expect("written");
+            let [text, none, certificate] =
+                [&text, &none, &certificate].map(|path| path.to_str().expect("text"));
+            let missing = format!("cannot read {none}");
+            let no_pem = format!("cannot use {text}: it has no certificate in PEM");
+            let no_key = format!("cannot use {text}: ");
+            for (options, says) in [
+                (&["--tls-ca", none][..], &*missing),
+                (&["--tls-ca", text], &no_pem),
+                (&["--tls-cert", certificate], "--tls-"),
+                (&["--tls-key", text], "--tls-"),
+                (&["--tls-ca", certificate, "--tls-cert", certificate], "--tls-key"),
+                (&["--tls-ca", certificate, "--tls-cert", text, "--tls-key", text], &no_pem),
+                (&["--tls-ca", certificate, "--tls-cert", certificate, "--tls-key", none], &missing),
+                (&["--tls-ca", certificate, "--tls-cert", certificate, "--tls-key", text], &no_key),
+            ] {
+                let arguments = [&["run"], options, &["/a", "--", "true"]].concat();
+                let done = done(lockkeeper_at(&proxy.address(), &arguments)).await;
+                assert_eq!(done.code, Some(64), "{arguments:?}: {}", done.err);
+                assert!(done.err.contains(says), "{arguments:?}: {}", done.err);
+                assert_eq!(done.err.lines().count(), 1, "{arguments:?}: {}", done.err);
+            }
+            assert_eq!(proxy.accepted(), 0);
+        });
+    }
+
+    #[test]
+    fn a_connection_can_be_encrypted_and_show_a_certificate() {
+        run(async {
+            // Only a real server can do that.
+            let TestServer::Standalone(_) = shared() else { return };
+            let scratch = Scratch::new("cli-tls-connection");
+            make_certificate(&scratch.0);
+            let file = |name: &str| scratch.file(name).display().to_string();
+            let (certificate, key) = (file("certificate.pem"), file("key.pem"));
+            let store = file("store.p12");
+            let server = Server::start_with(&ServerOptions {
+                config: [
+                    "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
+                    // The same port without encryption, too.
+                    "client.portUnification=true",
+                    "authProvider.x509=org.apache.zookeeper.server.auth.X509AuthenticationProvider",
+                    "ssl.keyStore.type=PKCS12",
+                    "ssl.keyStore.password=changeit",
+                    "ssl.trustStore.type=PEM",
+                    &format!("ssl.keyStore.location={store}"),
+                    &format!("ssl.trustStore.location={certificate}"),
+                ]
+                .map(str::to_owned)
+                .into(),
+                jvm: vec![format!("-Xbootclasspath/a:{}", NETTY.map(jar).join(":"))],
+                ..ServerOptions::default()
+            });
+            let address = server.address();
+            let with = async |options: &[&str], limit: &str| {
+                let arguments = [&["run", "--connect-timeout", limit], options, &["/a", "--", "echo", "ran"]];
+                done(lockkeeper_at(&address, &arguments.concat())).await
+            };
+            let shown = ["--tls-ca", &certificate, "--tls-cert", &certificate, "--tls-key", &key];
+            let both = with(&shown, "20s").await;
+            assert_eq!((both.code, &*both.out), (Some(0), "ran\n"), "{}\n{}", both.err, server.log_tail());
+            // The server wants a certificate.
+            let none = with(&["--tls-ca", &certificate], "1s").await;
+            assert_eq!((none.code, &*none.out), (Some(69), ""), "{}", none.err);
+            let other = scratch.file("other.pem");
+            std::fs::write(&other, CERTIFICATE).expect("written");
+            let stranger = with(&["--tls-ca", &other.display().to_string()], "1s").await;
+            assert_eq!((stranger.code, &*stranger.out), (Some(69), ""), "{}", stranger.err);
+        });
+    }
+
+    /// Debian's jar of ZooKeeper names only some of those that Netty consists of.
+    const NETTY: [&str; 8] = [
+        "buffer",
+        "codec",
+        "common",
+        "handler",
+        "resolver",
+        "transport",
+        "transport-native-epoll",
+        "transport-native-unix-common",
+    ];
+
+    fn jar(part: &str) -> String {
+        format!("/usr/share/java/netty-{part}.jar")
+    }
+
+    /// Makes `store.p12`, with a key and a certificate that signs itself, and both as `certificate.pem` and `key.pem`.
+    fn make_certificate(directory: &Path) {
+        let made = Command::new("keytool")
+            .args(["-genkeypair", "-alias", "it", "-keyalg", "EC", "-groupname", "secp256r1"])
+            .args(["-dname", "CN=localhost", "-ext", "san=dns:localhost,ip:127.0.0.1"])
+            .args(["-storetype", "PKCS12", "-keystore", "store.p12", "-storepass", "changeit"])
+            .current_dir(directory)
+            .output()
+            .expect("keytool starts");
+        assert!(made.status.success(), "{made:?}");
+        std::fs::write(directory.join("Export.java"), EXPORT).expect("written");
+        let exported =
+            Command::new("java").arg("Export.java").current_dir(directory).output().expect("java starts");
+        assert!(exported.status.success(), "{exported:?}");
+    }
+
+    /// keytool does not export keys.
+    const EXPORT: &str = r#"
+import java.io.File;
+import java.nio.file.*;
+import java.security.KeyStore;
+import java.util.Base64;
+
+class Export {
+    public static void main(String[] args) throws Exception {
+        KeyStore store = KeyStore.getInstance(new File("store.p12"), "changeit".toCharArray());
+        write("certificate.pem", "CERTIFICATE", store.getCertificate("it").getEncoded());
+        write("key.pem", "PRIVATE KEY", store.getKey("it", "changeit".toCharArray()).getEncoded());
+    }
+
+    static void write(String file, String kind, byte[] bytes) throws Exception {
+        String text = Base64.getMimeEncoder(64, new byte[] {'\n'}).encodeToString(bytes);
+        String lines = "-----BEGIN " + kind + "-----\n" + text + "\n-----END " + kind + "-----\n";
+        Files.writeString(Path.of(file), lines);
+    }
+}
+"#;
+
+    /// A certificate of a stranger.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBjDCCATGgAwIBAgIUVgI474bJTHOz0gGSQ66CK5RxKbIwCgYIKoZIzj0EAwIw
+GjEYMBYGA1UEAwwPbG9ja2tlZXBlciB0ZXN0MCAXDTI2MTEyNDE3NTAxNVoYDzIx
+MjYxMDMxMTc1MDE1WjAaMRgwFgYDVQQDDA9sb2Nra2VlcGVyIHRlc3QwWTATBgcq
+hkjOPQIBBggqhkjOPQMBBwNCAAQg6SQL+2XSoq9d1bB8zcXq057MlTJBMCBp5xA9
+5a2mmBXcYhfRmoz9rWntZj6kePFIRucwJ2050Ta0jE1UV/UKo1MwUTAdBgNVHQ4E
+FgQUT1FKdeE90c32zW7sbe7NqdseMqcwHwYDVR0jBBgwFoAUT1FKdeE90c32zW7s
+be7NqdseMqcwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAwAXd
+8oJ0nK/K761C1ZZiuuFZhzIIYJq+qOReumcGWbQCIQDz49FCwGYNmOvnXi8x2H8t
+St00/9YHZrGdqtSn7Dloiw==
+-----END CERTIFICATE-----";
+}
+
+#[cfg(feature = "sasl-digest-md5")]
+mod sasl {
+    use std::path::Path;
+
+    use crate::common::{
+        Proxy, Scratch, Server, ServerOptions, TestServer, done, lockkeeper_at, run, shared,
+    };
+
+    #[test]
+    fn credentials_that_cannot_be_used_are_refused_before_anything_is_connected() {
+        run(async {
+            let proxy = Proxy::start(shared().one_address()).await.expect("a free port");
+            let scratch = Scratch::new("cli-sasl");
+            std::fs::write(scratch.file("secret"), "hunter2\n").expect("written");
+            let file = format!("file:{}", scratch.file("secret").display());
+            for (source, says) in [
+                ("me:hunter2", "a secret is never an argument"),
+                ("env:NO_SUCH_NAME", "NO_SUCH_NAME is not set"),
+                (&file, "has no user:password"),
+            ] {
+                let arguments = ["run", "--sasl", source, "/a", "--", "true"];
+                let done = done(lockkeeper_at(&proxy.address(), &arguments)).await;
+                assert_eq!(done.code, Some(64), "{source}: {}", done.err);
+                assert!(done.err.contains(says), "{source}: {}", done.err);
+                assert_eq!(done.err.lines().count(), 1, "{source}: {}", done.err);
+                assert!(source.contains("hunter2") || !done.err.contains("hunter2"), "{}", done.err);
+            }
+            assert_eq!(proxy.accepted(), 0);
+        });
+    }
+
+    #[test]
+    fn a_server_that_wants_a_password_gets_it() {
+        run(async {
+            // Only a real server can do that.
+            let TestServer::Standalone(_) = shared() else { return };
+            let scratch = Scratch::new("cli-sasl-connection");
+            let server = start(&scratch.0);
+            let with = async |password: Option<&str>| {
+                let mut arguments = vec!["run", "--connect-timeout", "20s"];
+                arguments.extend(password.iter().flat_map(|_| ["--sasl", "env:PASSWORD"]));
+                arguments.extend(["/a", "--", "echo", "ran"]);
+                let mut command = lockkeeper_at(&server.address(), &arguments);
+                command.env("PASSWORD", format!("me:{}", password.unwrap_or_default()));
+                done(command).await
+            };
+            let right = with(Some("secret")).await;
+            assert_eq!((right.code, &*right.out), (Some(0), "ran\n"), "{}\n{}", right.err, server.log_tail());
+            for password in [Some("wrong"), None] {
+                let refused = with(password).await;
+                assert_eq!((refused.code, &*refused.out), (Some(77), ""), "{password:?}: {}", refused.err);
+            }
+        });
+    }
+
+    /// A server that lets nobody in who has not given a password.
+    fn start(directory: &Path) -> Server {
+        let jaas = directory.join("jaas.conf");
+        let module = "org.apache.zookeeper.server.auth.DigestLoginModule";
+        std::fs::write(&jaas, format!("Server {{ {module} required user_me=\"secret\"; }};\n"))
+            .expect("written");
+        Server::start_with(&ServerOptions {
+            config: [
+                "authProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider",
+                "sessionRequireClientSASLAuth=true",
+            ]
+            .map(str::to_owned)
+            .into(),
+            jvm: vec![format!("-Djava.security.auth.login.config={}", jaas.display())],
+            ..ServerOptions::default()
+        })
+    }
+}
