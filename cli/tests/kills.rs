@@ -70,7 +70,7 @@ const FAULTS: [Fault; 9] = [
 ];
 
 /// How many rounds run at a time. They mostly wait.
-const AT_A_TIME: usize = 8;
+const AT_A_TIME: usize = 25;
 
 #[test]
 fn the_command_is_never_alive_under_the_next_holder() {

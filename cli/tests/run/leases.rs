@@ -3,6 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
@@ -68,133 +70,123 @@ const SLEEPS: &str = "echo $$ > pid; exec sleep 300";
 const IGNORES_TERM: &str = "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done";
 const HEARS_TERM: &str = "trap 'echo told > told; exit 9' TERM; echo $$ > pid; while :; do sleep 0.02; done";
 
+/// Each of these waits for the end of a session, so they all wait together.
 #[test]
-fn a_command_that_is_cut_off_gets_term_first_and_the_exit_code_tells() {
+fn the_command_ends_before_its_lease_does() {
     run(async {
-        let mut stage = Stage::start(&[], HEARS_TERM).await;
-        stage.proxy.black_hole(true);
-        assert!(!stage.is_alive_under_the_next_holder().await);
-        assert_eq!(stage.scratch.text("told").trim(), "told");
-        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+        let scenarios = [
+            a_command_that_is_cut_off_gets_term_first_and_the_exit_code_tells().boxed_local(),
+            a_command_that_ignores_term_is_killed_in_time().boxed_local(),
+            a_command_that_is_stopped_is_ended_in_time().boxed_local(),
+            a_short_cut_costs_nothing_unless_the_user_wants_that().boxed_local(),
+            if_we_are_killed_the_whole_group_dies_at_once().boxed_local(),
+            if_we_are_stopped_the_watchdog_ends_the_command_in_time().boxed_local(),
+            a_watchdog_that_is_killed_is_replaced().boxed_local(),
+            a_watchdog_that_is_stopped_is_not_needed().boxed_local(),
+            a_watchdog_that_is_stopped_when_the_command_ends_is_replaced().boxed_local(),
+            a_session_that_the_server_ends_early_is_noticed().boxed_local(),
+        ];
+        join_all(scenarios).await;
     });
 }
 
-#[test]
-fn a_command_that_ignores_term_is_killed_in_time() {
-    run(async {
-        let mut stage = Stage::start(&[], IGNORES_TERM).await;
-        stage.proxy.black_hole(true);
-        assert!(!stage.is_alive_under_the_next_holder().await);
-        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
-    });
+async fn a_command_that_is_cut_off_gets_term_first_and_the_exit_code_tells() {
+    let mut stage = Stage::start(&[], HEARS_TERM).await;
+    stage.proxy.black_hole(true);
+    assert!(!stage.is_alive_under_the_next_holder().await);
+    assert_eq!(stage.scratch.text("told").trim(), "told");
+    assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
 }
 
-#[test]
-fn a_command_that_is_stopped_is_ended_in_time() {
-    run(async {
-        let mut stage = Stage::start(&[], SLEEPS).await;
-        let command = stage.pid().trim().parse().ok().and_then(Pid::from_raw).expect("a number");
-        kill_process(command, Signal::STOP).expect("it runs");
-        stage.proxy.black_hole(true);
-        assert!(!stage.is_alive_under_the_next_holder().await);
-        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
-    });
+async fn a_command_that_ignores_term_is_killed_in_time() {
+    let mut stage = Stage::start(&[], IGNORES_TERM).await;
+    stage.proxy.black_hole(true);
+    assert!(!stage.is_alive_under_the_next_holder().await);
+    assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
 }
 
-#[test]
-fn a_short_cut_costs_nothing_unless_the_user_wants_that() {
-    run(async {
-        let mut stage = Stage::start(&[], HEARS_TERM).await;
-        let mut careful = Stage::start(&["--stop-on", "suspended"], HEARS_TERM).await;
-        careful.proxy.cut();
-        assert_eq!(ended("the careful one ends", &mut careful.process.0).await, Some(76));
-        let before = stage.proxy.accepted();
-        stage.proxy.cut();
-        eventually("it reconnects", SOON, async || stage.proxy.accepted() > before).await;
-        assert!(runs(&stage.pid()));
-        signal(&stage.process.0, Signal::TERM);
-        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(9));
-    });
+async fn a_command_that_is_stopped_is_ended_in_time() {
+    let mut stage = Stage::start(&[], SLEEPS).await;
+    let command = stage.pid().trim().parse().ok().and_then(Pid::from_raw).expect("a number");
+    kill_process(command, Signal::STOP).expect("it runs");
+    stage.proxy.black_hole(true);
+    assert!(!stage.is_alive_under_the_next_holder().await);
+    assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
 }
 
-#[test]
-fn if_we_are_killed_the_whole_group_dies_at_once() {
-    run(async {
-        let script = "(trap '' TERM HUP; while :; do sleep 0.1; done) & echo $! > other; echo $$ > pid; wait";
-        let stage = Stage::start(&[], script).await;
-        signal(&stage.process.0, Signal::KILL);
-        eventually("nobody is left", Duration::from_secs(2), async || {
-            !runs(&stage.pid()) && !runs(&stage.scratch.text("other"))
-        })
-        .await;
-    });
+async fn a_short_cut_costs_nothing_unless_the_user_wants_that() {
+    let mut stage = Stage::start(&[], HEARS_TERM).await;
+    let mut careful = Stage::start(&["--stop-on", "suspended"], HEARS_TERM).await;
+    careful.proxy.cut();
+    assert_eq!(ended("the careful one ends", &mut careful.process.0).await, Some(76));
+    let before = stage.proxy.accepted();
+    stage.proxy.cut();
+    eventually("it reconnects", SOON, async || stage.proxy.accepted() > before).await;
+    assert!(runs(&stage.pid()));
+    signal(&stage.process.0, Signal::TERM);
+    assert_eq!(ended("it ends", &mut stage.process.0).await, Some(9));
 }
 
-#[test]
-fn if_we_are_stopped_the_watchdog_ends_the_command_in_time() {
-    run(async {
-        let mut stage = Stage::start(&[], HEARS_TERM).await;
-        signal(&stage.process.0, Signal::STOP);
-        assert!(!stage.is_alive_under_the_next_holder().await);
-        assert_eq!(stage.scratch.text("told").trim(), "told", "it could end by itself");
-        signal(&stage.process.0, Signal::CONT);
-        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
-    });
+async fn if_we_are_killed_the_whole_group_dies_at_once() {
+    let script = "(trap '' TERM HUP; while :; do sleep 0.1; done) & echo $! > other; echo $$ > pid; wait";
+    let stage = Stage::start(&[], script).await;
+    signal(&stage.process.0, Signal::KILL);
+    eventually("nobody is left", Duration::from_secs(2), async || {
+        !runs(&stage.pid()) && !runs(&stage.scratch.text("other"))
+    })
+    .await;
 }
 
-#[test]
-fn a_watchdog_that_is_killed_is_replaced() {
-    run(async {
-        let stage = Stage::start(&[], IGNORES_TERM).await;
-        let first = stage.watchdog();
-        kill_process(first, Signal::KILL).expect("it runs");
-        let other = || stage.children().contains(&first);
-        eventually("another one is there", SOON, async || !other() && stage.children().len() == 2).await;
-        signal(&stage.process.0, Signal::STOP);
-        assert!(!stage.is_alive_under_the_next_holder().await);
-    });
+async fn if_we_are_stopped_the_watchdog_ends_the_command_in_time() {
+    let mut stage = Stage::start(&[], HEARS_TERM).await;
+    signal(&stage.process.0, Signal::STOP);
+    assert!(!stage.is_alive_under_the_next_holder().await);
+    assert_eq!(stage.scratch.text("told").trim(), "told", "it could end by itself");
+    signal(&stage.process.0, Signal::CONT);
+    assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
 }
 
-#[test]
-fn a_watchdog_that_is_stopped_is_not_needed() {
-    run(async {
-        let mut stage = Stage::start(&[], IGNORES_TERM).await;
-        kill_process(stage.watchdog(), Signal::STOP).expect("it runs");
-        stage.proxy.black_hole(true);
-        assert!(!stage.is_alive_under_the_next_holder().await);
-        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
-    });
+async fn a_watchdog_that_is_killed_is_replaced() {
+    let stage = Stage::start(&[], IGNORES_TERM).await;
+    let first = stage.watchdog();
+    kill_process(first, Signal::KILL).expect("it runs");
+    let other = || stage.children().contains(&first);
+    eventually("another one is there", SOON, async || !other() && stage.children().len() == 2).await;
+    signal(&stage.process.0, Signal::STOP);
+    assert!(!stage.is_alive_under_the_next_holder().await);
 }
 
-#[test]
-fn a_watchdog_that_is_stopped_when_the_command_ends_is_replaced() {
-    run(async {
-        let stage = Stage::start(&["--again"], "echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done").await;
-        let (command, first) = (stage.pid(), stage.watchdog());
-        kill_process(first, Signal::STOP).expect("it runs");
-        std::fs::write(stage.scratch.file("go"), "").expect("written");
-        eventually("the command ends", SOON, async || !runs(&command)).await;
-        std::fs::remove_file(stage.scratch.file("go")).expect("removed");
-        eventually("it runs again", SOON, async || stage.pid() != command && runs(&stage.pid())).await;
-        assert!(stage.watchdog() != first && !stage.children().contains(&first));
-        // The new one does its work.
-        signal(&stage.process.0, Signal::STOP);
-        assert!(!stage.is_alive_under_the_next_holder().await);
-    });
+async fn a_watchdog_that_is_stopped_is_not_needed() {
+    let mut stage = Stage::start(&[], IGNORES_TERM).await;
+    kill_process(stage.watchdog(), Signal::STOP).expect("it runs");
+    stage.proxy.black_hole(true);
+    assert!(!stage.is_alive_under_the_next_holder().await);
+    assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
 }
 
-#[test]
-fn a_session_that_the_server_ends_early_is_noticed() {
-    run(async {
-        // Only the embedded server does that.
-        let crate::common::TestServer::Embedded(server) = shared() else { return };
-        let mut stage = Stage::start(&[], SLEEPS).await;
-        let holder = connect().await.lock(&stage.path).expect("a path").holder().await.expect("listed");
-        let session = holder.and_then(|holder| holder.session).expect("a session");
-        let controls = server.controls();
-        let found = controls.sessions().into_iter().find(|found| found.id.0 == session).expect("it lives");
-        controls.expire(found.id);
-        assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
-        assert!(!runs(&stage.pid()));
-    });
+async fn a_watchdog_that_is_stopped_when_the_command_ends_is_replaced() {
+    let stage = Stage::start(&["--again"], "echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done").await;
+    let (command, first) = (stage.pid(), stage.watchdog());
+    kill_process(first, Signal::STOP).expect("it runs");
+    std::fs::write(stage.scratch.file("go"), "").expect("written");
+    eventually("the command ends", SOON, async || !runs(&command)).await;
+    std::fs::remove_file(stage.scratch.file("go")).expect("removed");
+    eventually("it runs again", SOON, async || stage.pid() != command && runs(&stage.pid())).await;
+    assert!(stage.watchdog() != first && !stage.children().contains(&first));
+    // The new one does its work.
+    signal(&stage.process.0, Signal::STOP);
+    assert!(!stage.is_alive_under_the_next_holder().await);
+}
+
+async fn a_session_that_the_server_ends_early_is_noticed() {
+    // Only the embedded server does that.
+    let crate::common::TestServer::Embedded(server) = shared() else { return };
+    let mut stage = Stage::start(&[], SLEEPS).await;
+    let holder = connect().await.lock(&stage.path).expect("a path").holder().await.expect("listed");
+    let session = holder.and_then(|holder| holder.session).expect("a session");
+    let controls = server.controls();
+    let found = controls.sessions().into_iter().find(|found| found.id.0 == session).expect("it lives");
+    controls.expire(found.id);
+    assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+    assert!(!runs(&stage.pid()));
 }
