@@ -144,14 +144,22 @@ fn it_is_granted_one_round_trip_after_the_session() {
         keeper.lock(&path).expect("a path").acquire().await.expect("free").release().await.expect("released");
         let one_way = Duration::from_millis(200);
         let distant = relay::start(&shared().one_address(), one_way).expect("a free port").to_string();
-        let script = format!("echo up > {}", scratch.file("up").display());
-        let begun = Instant::now();
-        let arguments = ["run", &path, "--", "sh", "-c", &script];
-        let mut process = Killed(lockkeeper_at(&distant, &arguments).spawn().expect("it starts"));
-        eventually("the command runs", SOON, async || scratch.text("up") == "up\n").await;
-        // The session, a ping by which the client verifies it, and the lock. The fourth is for starting the processes.
-        let taken = begun.elapsed();
-        assert!(taken < one_way * 8, "{taken:?}, with a round trip of {:?}", one_way * 2);
-        assert_eq!(ended("it ends", &mut process.0).await, Some(0));
+        let mut quickest = Duration::MAX;
+        // A busy machine adds to the time of some.
+        for number in 0..5 {
+            let up = format!("up-{number}");
+            let script = format!("echo up > {}", scratch.file(&up).display());
+            let begun = Instant::now();
+            let arguments = ["run", &path, "--", "sh", "-c", &script];
+            let mut process = Killed(lockkeeper_at(&distant, &arguments).spawn().expect("it starts"));
+            eventually("the command runs", SOON, async || scratch.text(&up) == "up\n").await;
+            quickest = quickest.min(begun.elapsed());
+            assert_eq!(ended("it ends", &mut process.0).await, Some(0));
+            // The session, a ping by which the client verifies it, and the lock. The fourth is for starting the processes.
+            if quickest < one_way * 8 {
+                return;
+            }
+        }
+        panic!("{quickest:?}, with a round trip of {:?}", one_way * 2);
     });
 }
