@@ -41,10 +41,24 @@ pub enum Command {
     Serve(ServeArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
-    #[command(name = "__launch", hide = true)]
+}
+
+/// The processes that `run` starts beside the command, which are this program, too. They are no commands for users, so
+/// neither help nor completions show them.
+#[derive(Debug, Parser)]
+pub enum Helper {
+    #[command(name = "__launch")]
     Launch(LaunchArgs),
-    #[command(name = "__watchdog", hide = true)]
+    #[command(name = "__watchdog")]
     Watchdog(WatchdogArgs),
+}
+
+impl Helper {
+    /// Parses the arguments of this process, if they are those of a helper.
+    pub fn from_arguments() -> Option<Helper> {
+        let first = std::env::args_os().nth(1)?;
+        first.as_encoded_bytes().starts_with(b"__").then(|| Helper::try_parse().ok()).flatten()
+    }
 }
 
 impl Cli {

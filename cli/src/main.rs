@@ -19,11 +19,17 @@ mod top;
 use std::io::Write;
 use std::process::ExitCode;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Helper};
 use clap::CommandFactory;
 use exit::{Exit, Failure};
 
 fn main() -> ExitCode {
+    if let Some(helper) = Helper::from_arguments() {
+        return ended(match helper {
+            Helper::Launch(args) => Err(run::launch(&args)),
+            Helper::Watchdog(args) => Ok(run::watchdog(&args)),
+        });
+    }
     let cli = match Cli::from_arguments() {
         Ok(cli) => cli,
         Err(ended) => return ended.into(),
@@ -40,9 +46,11 @@ fn main() -> ExitCode {
         Command::Serve(args) => in_runtime(serve::serve(&args)),
         Command::Completions(args) => manual::completions(&args, Cli::command()),
         Command::Man(args) => manual::man(&args, Cli::command()),
-        Command::Launch(args) => Err(run::launch(&args)),
-        Command::Watchdog(args) => Ok(run::watchdog(&args)),
     };
+    ended(done)
+}
+
+fn ended(done: Result<Exit, Failure>) -> ExitCode {
     match done {
         Ok(exit) => exit.into(),
         Err(failure) => {

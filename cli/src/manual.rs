@@ -41,8 +41,8 @@ pub fn man(args: &ManArgs, command: Command) -> Result<Exit, Failure> {
         None => command,
         Some(name) => {
             let found = command.get_subcommands().find(|command| command.get_name() == name);
-            let found = found.filter(|command| !command.is_hide_set()).cloned();
-            let found = found.ok_or_else(|| Failure::usage(format!("there is no command {name:?}")))?;
+            let found =
+                found.cloned().ok_or_else(|| Failure::usage(format!("there is no command {name:?}")))?;
             found.name(format!("lockkeeper-{name}"))
         }
     };

@@ -154,11 +154,14 @@ fn completions_and_manual_pages_name_all_commands() {
         for shell in ["bash", "zsh", "fish"] {
             let text = done(lockkeeper(&["completions", shell])).await;
             assert!(text.code == Some(0) && text.out.contains("doctor"), "{shell}: {}", text.err);
-            assert!(!text.out.contains("conflict-exit-codes"));
+            assert!(
+                !text.out.contains("__launch") && !text.out.contains("__watchdog"),
+                "{shell}: not for users"
+            );
         }
         let page = done(lockkeeper(&["man"])).await;
         assert!(page.out.starts_with(".ie") && page.out.contains("doctor"), "{}", page.out);
-        assert!(!page.out.contains("__launch"), "hidden");
+        assert!(!page.out.contains("__launch"), "not for users");
         let page = done(lockkeeper(&["man", "run"])).await;
         assert!(page.out.contains("\\-\\-conflict\\-exit\\-code"), "{}", page.out);
         assert_eq!(done(lockkeeper(&["man", "walk"])).await.code, Some(64));

@@ -62,9 +62,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "CODE")]
     pub conflict_exit_code: Option<u8>,
 
-    #[command(flatten)]
-    pub connection: Connection,
-
     /// The paths of the locks
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<String>,
@@ -72,6 +69,9 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+
+    #[command(flatten)]
+    pub connection: Connection,
 }
 
 /// When the command is asked to end.
