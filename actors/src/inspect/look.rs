@@ -295,9 +295,15 @@ fn identifier(data: &Option<Vec<u8>>) -> String {
     data.as_deref().map(shown).unwrap_or_default()
 }
 
-/// The session that owns a node. The owners of containers and of nodes with a TTL are not sessions.
 fn session(status: Option<Status>) -> Option<i64> {
-    status.map(|status| status.owner).filter(|owner| *owner > 0)
+    status.map(|status| status.owner).filter(|owner| is_session(*owner))
+}
+
+/// Whether the owner of a node is a session. Containers have the smallest number, nodes with a TTL have `0xff` as the
+/// highest byte, and others that outlive sessions zero (ZooKeeper's `EphemeralType`). The highest byte of a session is
+/// the number of its server, so negative ones are those of servers from 128 on.
+fn is_session(owner: i64) -> bool {
+    owner != 0 && owner != i64::MIN && owner.to_be_bytes()[0] != 0xff
 }
 
 fn transaction(status: Option<Status>) -> FencingToken {
@@ -315,4 +321,24 @@ fn is_contender(name: &str) -> bool {
 /// Whether a name is one that kazoo and this library give to leases.
 fn is_lease(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_session;
+
+    #[test]
+    fn sessions_of_all_servers_are_told_from_containers_and_nodes_with_a_ttl() {
+        let cases = [
+            (0x0100_0000_0000_0001_u64, true),
+            (0x8000_0000_0000_0001, true),
+            (0xfe00_0000_0000_0001, true),
+            (0, false),
+            (0x8000_0000_0000_0000, false),
+            (0xff00_0000_0000_1388, false),
+        ];
+        for (owner, expected) in cases {
+            assert_eq!(is_session(i64::from_be_bytes(owner.to_be_bytes())), expected, "{owner:x}");
+        }
+    }
 }
