@@ -8,6 +8,9 @@ use lockkeeper_actors::api::error::ConnectError;
 use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::keeper::{self, KeeperSettings, RestartPolicy};
+#[cfg(feature = "metrics")]
+use lockkeeper_actors::machine::path_rules::check_path;
+use lockkeeper_actors::metrics::Metrics;
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 use lockkeeper_actors::zookeeper::SaslOptions;
 #[cfg(feature = "tls")]
@@ -29,6 +32,7 @@ pub struct KeeperOptions {
     build: Vec<Credential>,
     restart: RestartPolicy,
     close_timeout: Option<Duration>,
+    metric_paths: Vec<String>,
 }
 
 impl KeeperOptions {
@@ -42,6 +46,7 @@ impl KeeperOptions {
             build: Vec::new(),
             restart: RestartPolicy::default(),
             close_timeout: None,
+            metric_paths: Vec::new(),
         }
     }
 
@@ -106,6 +111,26 @@ impl KeeperOptions {
         self.with(Credential::Auth(scheme.to_owned(), credentials.to_vec()))
     }
 
+    /// The paths that may appear in metrics. Requests for a path at or below one of them have it as their label `path`;
+    /// of several, the longest. All others have no such label, which is the default: each value makes a series of its own
+    /// of every metric. Paths are given as for locks, without the chroot of the address. [`connect`](KeeperOptions::connect)
+    /// fails with [`InvalidOption`](ConnectError::InvalidOption) if one of them cannot be a path.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// // `/locks/orders/17` counts as `/locks/orders`, and `/locks/ledger` as itself.
+    /// let options = lockkeeper::Keeper::options().metric_paths(["/locks/orders", "/locks/ledger"]);
+    /// let keeper = options.connect("zk1:2181").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// With the feature `metrics`.
+    #[cfg(feature = "metrics")]
+    pub fn metric_paths<S: Into<String>>(self, prefixes: impl IntoIterator<Item = S>) -> Self {
+        KeeperOptions { metric_paths: prefixes.into_iter().map(Into::into).collect(), ..self }
+    }
+
     /// Uses TLS for the connection.
     #[cfg(feature = "tls")]
     pub fn tls(self, options: TlsOptions) -> Self {
@@ -139,6 +164,7 @@ impl KeeperOptions {
             randomness: Randomness::default(),
             restart: self.restart,
             close_timeout: self.close_timeout,
+            metrics: Metrics::new(self.metric_paths),
         };
         let started = keeper::start(settings).await?;
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
@@ -175,6 +201,10 @@ impl KeeperOptions {
                 format!("{tick:?}"),
                 "it must be at most half of the session timeout",
             );
+        }
+        #[cfg(feature = "metrics")]
+        for path in &self.metric_paths {
+            check_path(path).or_else(|error| refuse("a metric path", error.path, error.reason))?;
         }
         if self.identifier.len() > MAX_IDENTIFIER {
             let value = format!("{} bytes", self.identifier.len());

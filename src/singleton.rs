@@ -154,6 +154,7 @@ impl Singleton {
             backoff: self.backoff,
             supervisor: self.supervisor.clone(),
             states,
+            metrics: shared.started.metrics.clone(),
         };
         // This fails only for a name that is taken, and there is none. The state reports a failed start: with a closed
         // keeper, it is `Over`.

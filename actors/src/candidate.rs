@@ -24,6 +24,7 @@ use crate::api::resource::Resource;
 use crate::machine::backoff::Backoff;
 use crate::machine::candidate::{Candidate, Command, Event};
 use crate::machine::{Machine, Ticket, Wait};
+use crate::metrics::{Kind, Metrics, RunMetrics};
 use crate::run::worker::ActorFactory;
 use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
 use crate::runtime::clock::Clock;
@@ -91,6 +92,8 @@ pub struct CandidateArguments<M> {
     pub supervisor: Option<Supervisor>,
     /// Receives each state.
     pub states: watch::Sender<CandidateState<M>>,
+    /// Counts and times the runs.
+    pub metrics: Metrics,
 }
 
 /// The state of a candidate's actor.
@@ -110,6 +113,7 @@ pub struct State<M> {
     subscribers: Vec<mpsc::UnboundedSender<CandidateState<M>>>,
     /// The callers who wait until the next node has the advertised data.
     advertising: Vec<AdvertisePort>,
+    metrics: RunMetrics,
     tasks: JoinSet<()>,
 }
 
@@ -146,6 +150,7 @@ impl<M: Message> CandidateActor<M> {
             backoff,
             supervisor,
             states,
+            metrics,
         } = arguments;
         let candidate = myself.clone();
         let stop = Box::new(move || drop(candidate.cast(CandidateMessage::Shutdown)));
@@ -185,6 +190,7 @@ impl<M: Message> CandidateActor<M> {
             reason: None,
             subscribers: Vec::new(),
             advertising: Vec::new(),
+            metrics: metrics.runs(),
             tasks,
         };
         state.execute(commands, &myself).await?;
@@ -214,13 +220,17 @@ impl<M: Message> CandidateActor<M> {
             },
             CandidateMessage::Started(lease, actor) => {
                 state.started = Some((lease, actor));
+                state.metrics.started();
                 Event::Started
             }
             CandidateMessage::Ended(ended) => {
                 let (lease, ended) = *ended;
                 state.ended(lease, ended)
             }
-            CandidateMessage::Released => Event::Released,
+            CandidateMessage::Released => {
+                state.metrics.released();
+                Event::Released
+            }
             CandidateMessage::Rested => Event::Rested,
         };
         let mut commands = Vec::new();
@@ -290,6 +300,7 @@ impl<M: Message> State<M> {
 
     fn ended(&mut self, lease: Lease, ended: Ended) -> Event {
         let Ended { reason, failure, factory } = ended;
+        self.metrics.ended(reason);
         info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?failure, "a run of a singleton ended");
         self.reason = Some(failure.map_or(RestReason::Finished, RestReason::Failed));
         (self.lease, self.factory, self.run) = (Some(lease), Some(factory), None);
@@ -317,6 +328,7 @@ impl<M: Message> State<M> {
                 }
                 Command::StopRun => {
                     if let Some(run) = &self.run {
+                        self.metrics.stops();
                         // The run may have ended.
                         let _ = run.cast(RunMessage::Stop);
                     }
@@ -352,7 +364,8 @@ impl<M: Message> State<M> {
             let _ = candidate.cast(CandidateMessage::Lock(event));
         });
         let (options, keep_alive) = (self.arguments.options.clone(), self.arguments.keep_alive.clone());
-        let request = AcquireRequest::new(ticket, options, Wait::Forever, sink, keep_alive);
+        let request = AcquireRequest::new(ticket, options, Wait::Forever, sink, keep_alive)
+            .counted_as(Some(Kind::Singleton));
         self.send(LockMessage::Acquire(request));
         for reply in std::mem::take(&mut self.advertising) {
             self.write_identifier(ticket, reply);
@@ -362,6 +375,7 @@ impl<M: Message> State<M> {
     async fn start_run(&mut self, myself: &ActorRef<CandidateMessage<M>>) -> Result<(), ActorProcessingErr> {
         let (Some(lease), Some(factory)) = (self.lease.take(), self.factory.take()) else { return Ok(()) };
         let (view, candidate) = (lease.view(), myself.clone());
+        self.metrics.starts();
         info!(path = %self.arguments.path, token = %lease.token(), "a run of a singleton begins");
         let supervisor = self.arguments.supervisor.clone();
         let finish = Box::new(move |ended: Ended| {
@@ -386,6 +400,7 @@ impl<M: Message> State<M> {
 
     fn release(&mut self, myself: &ActorRef<CandidateMessage<M>>) {
         self.publish(CandidateState::Releasing);
+        self.metrics.releases();
         self.ticket = None;
         let (lease, myself) = (self.lease.take(), myself.clone());
         self.tasks.spawn(async move {

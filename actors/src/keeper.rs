@@ -20,6 +20,7 @@ use crate::api::keeper_state::{KeeperState, SessionStatus};
 use crate::api::messages::RegistryMessage;
 use crate::machine::Moment;
 use crate::machine::backoff::Backoff;
+use crate::metrics::Metrics;
 use crate::registry::{RegistryActor, RegistryActorMessage, RegistryArguments};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
@@ -45,6 +46,8 @@ pub struct KeeperSettings {
     pub restart: RestartPolicy,
     /// How long closing waits for actors that work under locks, and for the server; `None` for no limit.
     pub close_timeout: Option<Duration>,
+    /// Counts and times what happens.
+    pub metrics: Metrics,
 }
 
 /// How a keeper connects again.
@@ -84,7 +87,7 @@ accepts!(KeeperMessage: Request(KeeperRequest), Session(SessionReport));
 
 /// Starts a keeper and waits for its first session.
 pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
-    let clock = settings.clock;
+    let (clock, metrics) = (settings.clock, settings.metrics.clone());
     let (reply, first) = tokio::sync::oneshot::channel();
     let unreachable = |reason: String| ConnectError::Unreachable {
         address: settings.connector.address().to_owned(),
@@ -104,7 +107,7 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
     let guard = StopOnDrop(Some(keeper.clone()));
     let registry = first.await.map_err(|_| unreachable("the keeper stopped".into()))??;
     guard.keep();
-    Ok(Started { keeper, registry, clock, state: view, closing })
+    Ok(Started { keeper, registry, clock, metrics, state: view, closing })
 }
 
 impl Started {
@@ -139,6 +142,8 @@ pub struct Started {
     pub registry: DerivedActorRef<RegistryMessage>,
     /// The clock that deadlines are measured with.
     pub clock: Clock,
+    /// Counts and times what happens.
+    pub metrics: Metrics,
     /// The state of the session. Its sender is dropped when the keeper ends.
     pub state: watch::Receiver<KeeperState>,
     closing: Arc<AtomicBool>,
@@ -222,7 +227,8 @@ impl KeeperActor {
         KeeperArguments { settings, first, closing, sender }: KeeperArguments,
     ) -> Result<State, ActorProcessingErr> {
         let clock = settings.clock;
-        let arguments = RegistryArguments { clock, randomness: settings.randomness.clone() };
+        let (randomness, metrics) = (settings.randomness.clone(), settings.metrics.clone());
+        let arguments = RegistryArguments { clock, randomness, metrics };
         let (registry, _) = Actor::spawn_linked(None, RegistryActor, arguments, myself.get_cell()).await?;
         myself.cast(KeeperMessage::StartSession)?;
         Ok(State {
@@ -360,6 +366,7 @@ impl State {
             last_error: self.last_error.clone(),
             randomness: self.settings.randomness.clone(),
             tick: self.settings.tick,
+            metrics: self.settings.metrics.clone(),
         };
         let (session, _) = Actor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await?;
         self.session = Some(session);

@@ -73,6 +73,7 @@ mod inspect;
 pub mod keeper;
 mod lock;
 pub mod machine;
+pub mod metrics;
 mod multi_lock;
 mod path;
 mod registry;

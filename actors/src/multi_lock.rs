@@ -21,6 +21,7 @@ use crate::lock::joint_create::{Entrant, JointCreate, Part as LockPart};
 use crate::machine::backoff::Rests;
 use crate::machine::multi_lock::{Cause, Command, Event, MultiLock};
 use crate::machine::{Machine, Ticket, Wait};
+use crate::metrics::{PathMetrics, RequestMetrics};
 use crate::runtime::clock::Clock;
 
 /// To the registry.
@@ -46,6 +47,7 @@ pub(crate) struct MultiLockArguments {
     pub request: MultiLockRequest,
     pub registry: DerivedActorRef<MultiLockReport>,
     pub clock: Clock,
+    pub metrics: PathMetrics,
     /// A random number.
     pub spread: u32,
 }
@@ -90,6 +92,7 @@ pub(crate) struct State {
     sink: Option<EventSink<MultiLease>>,
     /// `None` once granted.
     keep_alive: Option<Arc<KeepAlive>>,
+    metrics: RequestMetrics,
     span: Span,
 }
 
@@ -108,7 +111,7 @@ impl MultiLockActor {
     async fn pre_start(
         &self,
         myself: ActorRef<MultiLockActorMessage>,
-        MultiLockArguments { request, registry, clock, spread }: MultiLockArguments,
+        MultiLockArguments { request, registry, clock, metrics, spread }: MultiLockArguments,
     ) -> Result<State, ActorProcessingErr> {
         let paths: Vec<&str> = request.parts.iter().map(|part| &*part.path).collect();
         let span = debug_span!("multi_lock", paths = paths.join(","), ticket = %request.ticket);
@@ -136,6 +139,7 @@ impl MultiLockActor {
             clock,
             sink: Some(request.sink),
             keep_alive: Some(request.keep_alive),
+            metrics: metrics.request(request.asked, request.wait != Wait::Try),
             span,
         })
     }
@@ -188,12 +192,13 @@ impl State {
     }
 
     /// Releases all parts at the same time. The reply follows when the server has confirmed each.
-    fn release(&self, reply: ReleasePort) {
+    fn release(&mut self, reply: ReleasePort) {
         if self.keep_alive.is_some() {
             // The caller may no longer wait.
             let _ = reply.send(Err(ReleaseError::NotGranted));
             return;
         }
+        self.metrics.released();
         let release = |(path, ticket): &(Arc<str>, Ticket)| {
             let (port, answer) = oneshot::channel();
             let report = MultiLockReport::Release(path.clone(), *ticket, port.into());
@@ -260,6 +265,7 @@ impl State {
             }
             Command::Grant => {
                 self.keep_alive = None;
+                self.metrics.granted();
                 let granted = |part: &mut Part| Some((part.spec.path.clone(), part.ticket.take()?));
                 self.granted = self.parts.iter_mut().filter_map(granted).collect();
                 let leases = self.parts.iter_mut().filter_map(|part| part.lease.take()).collect();
@@ -267,15 +273,25 @@ impl State {
                 // The event carries the guard. If nobody receives it, the guard is dropped, which releases all locks.
                 self.tell(LockEvent::Acquired { ticket, guard }, myself);
             }
-            Command::Suspend => self.tell(LockEvent::Suspended(ticket), myself),
+            Command::Suspend => {
+                self.metrics.suspended();
+                self.tell(LockEvent::Suspended(ticket), myself)
+            }
             Command::Resume => self.tell(LockEvent::Resumed(ticket), myself),
-            Command::Lose => self.conclude(LockEvent::Lost(ticket)),
-            Command::Released => self.conclude(LockEvent::Released(ticket)),
+            Command::Lose => {
+                self.metrics.lost();
+                self.conclude(LockEvent::Lost(ticket))
+            }
+            Command::Released => {
+                self.metrics.released();
+                self.conclude(LockEvent::Released(ticket))
+            }
             Command::Refuse(reason) => {
                 let refused = match reason {
                     Cause::Cancelled => Refused::Cancelled,
                     Cause::Part(part) => self.parts[part].refused.take().unwrap_or(Refused::Cancelled),
                 };
+                self.metrics.refused(refused.metric());
                 self.conclude(LockEvent::Refused(ticket, refused));
             }
             Command::End => myself.stop(None),
@@ -305,7 +321,8 @@ impl State {
             let sink = EventSink::new(ticket, path.clone(), move |event| listener.tell(event));
             let request = self
                 .span
-                .in_scope(|| AcquireRequest::new(ticket, options, self.wait, sink, keep_alive.clone()));
+                .in_scope(|| AcquireRequest::new(ticket, options, self.wait, sink, keep_alive.clone()))
+                .counted_as(None);
             let part = LockPart { again: round > 1, offer };
             let _ = self.registry.send_message(MultiLockReport::Acquire(path, request, part));
         }

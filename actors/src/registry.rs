@@ -24,6 +24,7 @@ use crate::inspect;
 use crate::lock::{LockActor, LockActorMessage};
 use crate::machine::Ticket;
 use crate::machine::node::Instance;
+use crate::metrics::{Counted, Kind, Metrics};
 use crate::multi_lock::{MultiLockActor, MultiLockActorMessage, MultiLockArguments, MultiLockReport};
 use crate::path::{PathArguments, PathNotice, PathReport};
 use crate::runtime::clock::Clock;
@@ -36,6 +37,7 @@ pub(crate) struct RegistryActor;
 pub(crate) struct RegistryArguments {
     pub clock: Clock,
     pub randomness: Randomness,
+    pub metrics: Metrics,
 }
 
 pub(crate) enum RegistryActorMessage {
@@ -58,6 +60,7 @@ pub(crate) struct State {
     reports: DerivedActorRef<PathReport>,
     clock: Clock,
     randomness: Randomness,
+    metrics: Metrics,
     locks: Paths<LockActorMessage>,
     semaphores: Paths<SemaphoreActorMessage>,
     multi_locks: BTreeMap<Ticket, ActorRef<MultiLockActorMessage>>,
@@ -92,6 +95,7 @@ impl RegistryActor {
             myself,
             clock: arguments.clock,
             randomness: arguments.randomness,
+            metrics: arguments.metrics,
             locks: Paths(BTreeMap::new()),
             semaphores: Paths(BTreeMap::new()),
             multi_locks: BTreeMap::new(),
@@ -255,8 +259,9 @@ impl State {
         A: Actor<Arguments = PathArguments, Msg: From<PathNotice>>,
     {
         let instance = Instance::new(self.randomness.next());
-        let registry = self.reports.clone();
-        let arguments = PathArguments { resource: resource.clone(), instance, clock: self.clock, registry };
+        let (registry, metrics) = (self.reports.clone(), self.metrics.path(resource.path()));
+        let arguments =
+            PathArguments { resource: resource.clone(), instance, clock: self.clock, registry, metrics };
         let (actor, _) = Actor::spawn_linked(None, actor, arguments, self.myself.get_cell()).await?;
         self.children.insert(actor.get_id(), Child::Path(resource));
         Ok(Entry::new(actor, instance))
@@ -270,7 +275,8 @@ impl State {
             return Ok(());
         }
         let (registry, spread) = (self.myself.get_derived(), self.randomness.next() as u32);
-        let arguments = MultiLockArguments { request, registry, clock: self.clock, spread };
+        let metrics = self.metrics.paths();
+        let arguments = MultiLockArguments { request, registry, clock: self.clock, metrics, spread };
         let supervisor = self.myself.get_cell();
         let (actor, _) = Actor::spawn_linked(None, MultiLockActor, arguments, supervisor).await?;
         self.children.insert(actor.get_id(), Child::MultiLock(ticket));
@@ -421,7 +427,8 @@ impl State {
             while self.tasks.try_join_next().is_some() {}
             for directory in resource.directories() {
                 connection.nodes.untrack_all(&directory, instance);
-                self.tasks.spawn(sweep(connection.client.clone(), directory, instance));
+                let cleanup = sweep(connection.client.clone(), directory, instance);
+                self.tasks.spawn(counted(self.cleanup(&resource), cleanup));
             }
         }
         if handles > 0 && !self.closed {
@@ -438,8 +445,17 @@ impl State {
         while self.tasks.try_join_next().is_some() {}
         for node in nodes {
             let spread = self.randomness.next() as u32;
-            self.tasks.spawn(delete(connection.client.clone(), node, spread));
+            let pending = self.metrics.paths().cleanup(Kind::MultiLock);
+            self.tasks.spawn(counted(pending, delete(connection.client.clone(), node, spread)));
         }
+    }
+
+    fn cleanup(&self, resource: &Resource) -> Counted {
+        let kind = match resource {
+            Resource::Lock(_) => Kind::Lock,
+            Resource::Semaphore(_) => Kind::Semaphore,
+        };
+        self.metrics.path(resource.path()).cleanup(kind)
     }
 
     fn close(&mut self, reply: RpcReplyPort<()>) {
@@ -460,6 +476,11 @@ impl State {
             }
         }
     }
+}
+
+/// Counts a clean-up until it is done, or aborted.
+async fn counted(_pending: Counted, cleanup: impl Future<Output = ()>) {
+    cleanup.await;
 }
 
 /// How many actors learn of the session in one round trip.

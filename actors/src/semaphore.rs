@@ -15,6 +15,7 @@ use crate::inspect;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::semaphore::{Command, Event, Leases, Part, PermitRequest, Reading, Root, Semaphore};
 use crate::machine::{Failure, PathEvent, Ticket};
+use crate::metrics::Kind;
 use crate::path::{Driver, NewWatch, Path, PathArguments, PathMessage, PathNotice, WatchKey};
 use crate::session::SetWatch;
 use crate::zookeeper::{Answer, NewNode, TakeRequest};
@@ -151,7 +152,7 @@ impl State {
     fn acquire(&mut self, request: AcquireRequest, Permits { count, limit, agreed }: Permits) {
         let (ticket, wait, max_waiting) = (request.ticket, request.wait, request.max_waiting());
         let bytes = request.options.bytes(self.path.resource.path());
-        if self.path.accept(request, max_waiting) {
+        if self.path.accept(request.counted_as(Some(Kind::Semaphore)), max_waiting) {
             let request = PermitRequest { count, limit, agreed, bytes, wait };
             self.feed(Event::Acquire { ticket, request });
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lockkeeper_actors::api::request::ContenderOptions;
 use lockkeeper_actors::keeper::{KeeperSettings, RestartPolicy, Started};
 use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
+use lockkeeper_actors::metrics::Metrics;
 use lockkeeper_actors::zookeeper::{Acl, AuthId, Connect, Permission};
 use lockkeeper_actors::{Clock, Randomness};
 
@@ -21,6 +22,7 @@ pub fn keeper_settings(connector: Arc<dyn Connect>) -> KeeperSettings {
         randomness: Randomness::default(),
         restart: RestartPolicy::default(),
         close_timeout: None,
+        metrics: Metrics::new(Vec::new()),
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::warn;
 use super::error::{AcquireError, ConnectError};
 use super::lease::Lease;
 use crate::machine::Ticket;
+use crate::metrics::RefusedFor;
 
 /// What happened to a request. `Refused`, `Lost` and `Released` are final.
 #[derive(Debug)]
@@ -83,6 +84,26 @@ impl Refused {
             Refused::Contended | Refused::Suspended | Refused::TimedOut => true,
             Refused::Cancelled => false,
             Refused::Failed(error) => error.is_retryable(),
+        }
+    }
+
+    /// As it is counted.
+    pub(crate) fn metric(&self) -> RefusedFor {
+        match self {
+            Refused::Contended => RefusedFor::Contended,
+            Refused::Suspended => RefusedFor::Suspended,
+            Refused::TimedOut => RefusedFor::TimedOut,
+            Refused::Cancelled => RefusedFor::Cancelled,
+            Refused::Failed(error) => match error {
+                AcquireError::Closed => RefusedFor::Closed,
+                AcquireError::Stopped { .. } => RefusedFor::Stopped,
+                AcquireError::NoAuth { .. } => RefusedFor::NoAuth,
+                AcquireError::SequenceExhausted { .. } => RefusedFor::SequenceExhausted,
+                AcquireError::MixedDialects { .. } => RefusedFor::MixedDialects,
+                AcquireError::Permits(_) => RefusedFor::Permits,
+                AcquireError::TooManyWaiting { .. } => RefusedFor::TooManyWaiting,
+                AcquireError::Rejected { .. } => RefusedFor::Rejected,
+            },
         }
     }
 }

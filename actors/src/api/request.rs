@@ -14,6 +14,7 @@ use super::multi_lease::MultiLease;
 use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::patterns::Patterns;
 pub use crate::machine::{Ticket, Wait};
+use crate::metrics::{Asked, Kind};
 use crate::zookeeper::Acl;
 
 /// A request for the lock or semaphore at one path.
@@ -25,6 +26,7 @@ pub struct AcquireRequest {
     pub(crate) keep_alive: Arc<KeepAlive>,
     /// A child of the caller's span. Open from the call until the request's nodes are deleted.
     pub(crate) span: Span,
+    pub(crate) asked: Asked,
 }
 
 impl AcquireRequest {
@@ -37,7 +39,14 @@ impl AcquireRequest {
         keep_alive: Arc<KeepAlive>,
     ) -> AcquireRequest {
         let span = debug_span!("lock", path = %sink.path(), %ticket);
-        AcquireRequest { ticket, options, wait, sink, keep_alive, span }
+        let asked = Asked::now(options.mode.into());
+        AcquireRequest { ticket, options, wait, sink, keep_alive, span, asked }
+    }
+
+    /// The same request, counted as one of this kind; `None` if it is a part of a request that is counted.
+    pub(crate) fn counted_as(mut self, kind: Option<Kind>) -> AcquireRequest {
+        self.asked.is_for(kind);
+        self
     }
 
     /// The ticket that identifies the request.
@@ -63,6 +72,7 @@ pub struct MultiLockRequest {
     pub(crate) wait: Wait,
     pub(crate) sink: EventSink<MultiLease>,
     pub(crate) keep_alive: Arc<KeepAlive>,
+    pub(crate) asked: Asked,
 }
 
 /// One lock of several.
@@ -83,7 +93,8 @@ impl MultiLockRequest {
         sink: EventSink<MultiLease>,
         keep_alive: Arc<KeepAlive>,
     ) -> MultiLockRequest {
-        MultiLockRequest { ticket, parts, wait, sink, keep_alive }
+        let asked = Asked::now(Kind::MultiLock);
+        MultiLockRequest { ticket, parts, wait, sink, keep_alive, asked }
     }
 
     /// The ticket that identifies the request.

@@ -22,6 +22,7 @@ use crate::machine::linger::LineId;
 use crate::machine::node::{Instance, Znode};
 use crate::machine::semaphore::Part;
 use crate::machine::{Failure, Machine, PathEvent, PathMachine, Ticket, gate};
+use crate::metrics::PathMetrics;
 use crate::runtime::clock::Clock;
 use crate::runtime::timer::{Precision, Timer};
 use crate::session::{Change, Connection, SessionHandle, SessionNews, SetWatch, Watch};
@@ -33,6 +34,7 @@ pub(crate) struct PathArguments {
     pub instance: Instance,
     pub clock: Clock,
     pub registry: DerivedActorRef<PathReport>,
+    pub metrics: PathMetrics,
 }
 
 /// To the registry.
@@ -103,6 +105,7 @@ pub(crate) struct Path<M: Machine> {
     pub directory: Arc<str>,
     pub session: Option<SessionHandle<PathMessage<M::Event>>>,
     pub watches: WantedWatches,
+    pub metrics: PathMetrics,
     clock: Clock,
     machine: M,
     /// Boxed, because a map makes room for eleven at once, and most paths have one.
@@ -224,7 +227,7 @@ where
         actor: DerivedActorRef<PathMessage<M::Event>>,
         grantor: Grantor,
     ) -> Path<M> {
-        let PathArguments { resource, instance, clock, registry } = arguments;
+        let PathArguments { resource, instance, clock, registry, metrics } = arguments;
         Path {
             directory: resource.queue(),
             resource,
@@ -232,6 +235,7 @@ where
             registry,
             session: None,
             watches: WantedWatches::default(),
+            metrics,
             clock,
             machine,
             requests: BTreeMap::new(),
@@ -297,7 +301,12 @@ where
     ) {
         let Some(session) = &self.session else { return };
         let (epoch, answer) = (session.connection.epoch, send(&session.connection));
-        self.expect(async move { PathMessage::Answer(epoch, event(answer.await), Vec::new()) });
+        let retries = self.metrics.retries();
+        self.expect(async move {
+            let answered = answer.await;
+            retries.count(&answered);
+            PathMessage::Answer(epoch, event(answered), Vec::new())
+        });
     }
 
     /// Receives this answer, in the order of the requests.

@@ -86,8 +86,10 @@ where
         let Some(create) = self.send_create(attempt, ticket) else { return };
         let Some(session) = &self.session else { return };
         let (epoch, list) = (session.connection.epoch, session.connection.client.children(&self.directory));
+        let retries = self.metrics.retries();
         self.expect(async move {
             let (created, children) = (create.answer.await, list.await);
+            retries.count(&created);
             let created = with_name(create.name, created);
             let event = Event::CreatedAndListed { attempt, created, children };
             PathMessage::Answer(epoch, event.into(), Vec::new())

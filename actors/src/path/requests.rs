@@ -12,11 +12,13 @@ use crate::api::keep_alive::KeepAlive;
 use crate::api::lease::{FencingToken, Grant, Hold, Lease, ReleasePort};
 use crate::api::request::{AcquireRequest, ContenderOptions};
 use crate::machine::{PathMachine, Refusal, Reply, Ticket, Wait};
+use crate::metrics::{RefusedFor, RequestMetrics};
 
 /// The part of a request that the machine does not need.
 pub(super) struct Entry {
     /// It is counted among the waiting requests.
     waits: bool,
+    metrics: RequestMetrics,
     span: Span,
     options: Arc<ContenderOptions>,
     /// `None` after the last event.
@@ -60,16 +62,19 @@ where
             warn!(path = %self.resource.path(), %ticket, "a ticket was used twice");
             return false;
         }
+        let waits = request.wait != Wait::Try;
+        let mut metrics = self.metrics.request(request.asked, waits);
         if let Some(limit) = limit.filter(|limit| self.waiting >= *limit) {
+            metrics.refused(RefusedFor::TooManyWaiting);
             let path = self.resource.path().to_string();
             request.refuse(AcquireError::TooManyWaiting { path, limit });
             return false;
         }
         request.span.in_scope(|| debug!(wait = ?request.wait, "requested"));
-        let waits = request.wait != Wait::Try;
         self.waiting += usize::from(waits);
         let entry = Entry {
             waits,
+            metrics,
             span: request.span,
             options: request.options,
             sink: Some(request.sink),
@@ -95,7 +100,10 @@ where
                 entry.release.extend(reply);
                 // The guard may still exist, and must not read `Held` while there is another holder.
                 for ticket in self.with_merged(ticket) {
-                    self.requests.entry(ticket).and_modify(|entry| entry.hold = None);
+                    self.requests.entry(ticket).and_modify(|entry| {
+                        entry.hold = None;
+                        entry.metrics.released();
+                    });
                 }
                 return true;
             }
@@ -139,6 +147,7 @@ where
         let (Some(entry), Some(session)) = (self.requests.get_mut(&ticket), &self.session) else { return };
         let Some(keep_alive) = entry.keep_alive.take() else { return };
         entry.wait_ends(&mut self.waiting);
+        entry.metrics.granted();
         let (path, token) = (self.resource.path().clone(), FencingToken::new(czxid));
         let epoch = session.connection.epoch;
         entry.span.in_scope(|| debug!(epoch, %token, "granted"));
@@ -161,6 +170,7 @@ where
         let into = part.ticket();
         let entry = Entry {
             waits: false,
+            metrics: entry.metrics.split(),
             span: entry.span.clone(),
             options: entry.options.clone(),
             sink: None,
@@ -182,6 +192,7 @@ where
         let merged = self.with_merged(ticket);
         if let Some(entry) = self.requests.get_mut(&ticket) {
             entry.ended = true;
+            entry.metrics.merged();
         }
         let Some(entry) = self.requests.get_mut(&into) else { return };
         entry.merged.extend(merged);
@@ -223,12 +234,18 @@ where
             Reply::Refused(ticket, refusal) => {
                 self.log(ticket, |epoch| debug!(epoch, ?refusal, "refused"));
                 let refused = refused(self.resource.path(), &self.directory, refusal);
+                if let Some(entry) = self.requests.get_mut(&ticket) {
+                    entry.metrics.refused(refused.metric());
+                }
                 self.conclude(ticket, LockEvent::Refused(ticket, refused));
             }
             Reply::Suspended(ticket) => {
                 for ticket in self.with_merged(ticket) {
                     self.log(ticket, |epoch| debug!(epoch, "suspended"));
                     self.change_hold(ticket, Hold::suspend);
+                    if let Some(entry) = self.requests.get(&ticket) {
+                        entry.metrics.suspended();
+                    }
                     self.tell(ticket, LockEvent::Suspended(ticket));
                 }
             }
@@ -247,6 +264,7 @@ where
                     self.log(ticket, |epoch| warn!(path = %self.directory, %ticket, epoch, "lost"));
                     if let Some(entry) = self.requests.get_mut(&ticket) {
                         (entry.hold, entry.ended) = (None, true);
+                        entry.metrics.lost();
                     }
                     self.conclude(ticket, LockEvent::Lost(ticket));
                 }
@@ -262,6 +280,9 @@ where
     fn forget(&mut self, ticket: Ticket, confirmed: bool) {
         let Some(mut entry) = self.requests.remove(&ticket) else { return };
         entry.wait_ends(&mut self.waiting);
+        if confirmed {
+            entry.metrics.released();
+        }
         entry.span.in_scope(|| debug!(confirmed, "done"));
         if let Some(node) = entry.persistent.filter(|_| !confirmed) {
             warn!(

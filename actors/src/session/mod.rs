@@ -31,6 +31,7 @@ use crate::api::error::ConnectError;
 use crate::api::session_lease::SessionLease;
 use crate::machine::session::{Command, Event, Session};
 use crate::machine::{Failure, Machine, Moment};
+use crate::metrics::{Counted, Metrics};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 use crate::runtime::timer::{Precision, Timer};
@@ -93,6 +94,7 @@ pub(crate) struct SessionArguments {
     pub randomness: Randomness,
     /// The server's tickTime, if known.
     pub tick: Option<Duration>,
+    pub metrics: Metrics,
 }
 
 pub(crate) enum SessionMessage {
@@ -132,6 +134,7 @@ struct Live {
     /// The next heartbeat checks no own nodes. The last one failed because a node is gone, and it is not known yet
     /// which.
     skip_nodes: bool,
+    _counted: Counted,
 }
 
 #[ractor::actor(message = SessionMessage, state = State, arguments = SessionArguments)]
@@ -168,6 +171,7 @@ impl SessionActor {
         match message {
             SessionMessage::Connected(begun, Ok(connected)) => state.begin(begun, connected, &myself),
             SessionMessage::Connected(_, Err(error)) => {
+                state.arguments.metrics.connect_failed();
                 // If the keeper has ended, this actor ends with it.
                 let _ = state.arguments.keeper.send_message(SessionReport::NotConnected(error));
                 myself.stop(Some("not connected".into()));
@@ -199,6 +203,7 @@ impl State {
         let actor = myself.clone();
         self.tasks.spawn(pump(states, answers, move |message| actor.cast(message).is_ok()));
         let SessionArguments { clock, epoch, tick, .. } = self.arguments;
+        let counted = self.arguments.metrics.session_begun();
         let (now, mut commands) = (clock.now(), Vec::new());
         let machine = Session::new(begun, now, client.timeout(), tick, &mut commands);
         info!(epoch, session = format!("{:#x}", client.session()), timeout = ?client.timeout(), "session established");
@@ -210,7 +215,7 @@ impl State {
             }
         };
         let lease = Arc::new(SessionLease::new(clock, client.timeout(), until, suspended));
-        let nodes = Arc::new(OwnNodes::new(client.chroot()));
+        let nodes = Arc::new(OwnNodes::new(client.chroot(), self.arguments.metrics.clone()));
         let watches = Watches::new(client.clone(), self.spare_settings());
         let connection = Connection { epoch, client, lease, nodes, watches };
         self.arguments.announced.store(true, Ordering::SeqCst);
@@ -222,10 +227,12 @@ impl State {
             suspended,
             cursor,
             skip_nodes: false,
+            _counted: counted,
         };
         self.live = Some(live);
         self.tell(SessionNews::Connected(connection));
         if suspended {
+            self.arguments.metrics.session_suspended();
             self.tell(SessionNews::Suspended(epoch));
         }
         self.execute(commands, myself);
@@ -238,6 +245,7 @@ impl State {
             clock: self.arguments.clock,
             randomness: self.arguments.randomness.clone(),
             room: ROOM,
+            metrics: self.arguments.metrics.clone(),
         }
     }
 
@@ -252,6 +260,12 @@ impl State {
         let epoch = self.arguments.epoch;
         for command in commands {
             let Some(live) = &mut self.live else { return };
+            if let Command::Hold(until) | Command::Suspend(until) = command {
+                let before = live.connection.lease.valid_until();
+                if until > before {
+                    self.arguments.metrics.lease_extended(before.since(self.arguments.clock.now()));
+                }
+            }
             match command {
                 Command::Heartbeat(sent) => self.send_heartbeat(sent),
                 Command::Identify(sent) => self.identify(sent),
@@ -269,6 +283,7 @@ impl State {
                     }
                     if !std::mem::replace(&mut live.suspended, true) {
                         debug!(epoch, "session suspended");
+                        self.arguments.metrics.session_suspended();
                         self.tell(SessionNews::Suspended(epoch));
                     }
                 }
@@ -329,6 +344,9 @@ impl State {
         result: Result<(), CheckFailure>,
         myself: &ActorRef<SessionMessage>,
     ) {
+        if !matches!(result, Err(CheckFailure::Failed(_))) {
+            self.arguments.metrics.heartbeat(self.arguments.clock.now().since(sent));
+        }
         let input = match result {
             Ok(()) => Event::Answered { sent },
             Err(CheckFailure::Missing(_)) => {
@@ -389,6 +407,7 @@ impl State {
             live.connection.lease.lose();
             live.connection.watches.close();
             warn!(epoch = self.arguments.epoch, "session lost");
+            self.arguments.metrics.session_lost();
             self.tell(SessionNews::Lost(self.arguments.epoch));
         }
         self.tasks.abort_all();

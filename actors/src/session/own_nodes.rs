@@ -5,35 +5,42 @@ use std::ops::Bound;
 use std::sync::Mutex;
 
 use crate::machine::node::Instance;
+use crate::metrics::Metrics;
 
 /// The nodes of one session that heartbeats check.
 pub(crate) struct OwnNodes {
     paths: Mutex<BTreeSet<String>>,
     /// The number of bytes that the connection's chroot adds to every path.
     chroot: usize,
+    metrics: Metrics,
 }
 
 impl OwnNodes {
-    pub fn new(chroot: &str) -> OwnNodes {
-        OwnNodes { paths: Mutex::default(), chroot: chroot.len() }
+    pub fn new(chroot: &str, metrics: Metrics) -> OwnNodes {
+        OwnNodes { paths: Mutex::default(), chroot: chroot.len(), metrics }
     }
 
     pub fn track(&self, path: String) {
-        self.lock().insert(path);
+        self.metrics.nodes_tracked(usize::from(self.lock().insert(path)));
     }
 
     /// Called before the delete is sent, so that no later heartbeat reports the node as missing. Returns whether the
     /// node was tracked.
     pub fn untrack(&self, path: &str) -> bool {
-        self.lock().remove(path)
+        let removed = self.lock().remove(path);
+        self.metrics.nodes_untracked(usize::from(removed));
+        removed
     }
 
     /// Untracks all nodes of one instance, whose actor has died.
     pub fn untrack_all(&self, directory: &str, instance: Instance) {
-        self.lock().retain(|path| {
+        let mut paths = self.lock();
+        let before = paths.len();
+        paths.retain(|path| {
             let node = path.rsplit_once('/').filter(|(parent, _)| *parent == directory);
             node.and_then(|(_, name)| instance.attempt(name)).is_none()
         });
+        self.metrics.nodes_untracked(before - paths.len());
     }
 
     /// The next nodes in the rotation, as many as fit into one heartbeat, and the result of `send`. `send` runs under
@@ -77,6 +84,12 @@ impl OwnNodes {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
         // The set is consistent even after a panic under the lock.
         self.paths.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for OwnNodes {
+    fn drop(&mut self) {
+        self.metrics.nodes_untracked(self.lock().len());
     }
 }
 

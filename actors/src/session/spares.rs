@@ -14,6 +14,7 @@ use tracing::debug;
 use super::connect::attempt;
 use crate::machine::Failure;
 use crate::machine::watch_budget::{Place, WatchBudget};
+use crate::metrics::{Counted, Metrics};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 use crate::zookeeper::{Answer, Connect, Connected, LinkState, ZooKeeper};
@@ -26,6 +27,7 @@ pub(crate) struct SpareSettings {
     pub randomness: Randomness,
     /// The room of one session for watched paths, in bytes.
     pub room: usize,
+    pub metrics: Metrics,
 }
 
 /// The room of a main session and its spare sessions.
@@ -56,6 +58,7 @@ pub(super) struct Room {
     bytes: usize,
     /// `None` for the main session.
     pub spare: Option<Spare>,
+    _counted: Counted,
 }
 
 impl Spares {
@@ -79,7 +82,13 @@ impl Spares {
                 None => self.open(&mut state, number),
             }),
         };
-        Some(Room { spares: self.clone(), place, bytes, spare })
+        let counted = self.settings.metrics.watch();
+        Some(Room { spares: self.clone(), place, bytes, spare, _counted: counted })
+    }
+
+    /// A watch is replaced with a timer.
+    pub fn refused(&self) {
+        self.settings.metrics.watch_refused();
     }
 
     /// Closes all spare sessions, and opens no more.
@@ -95,12 +104,14 @@ impl Spares {
         let (sender, queue) = mpsc::unbounded_channel();
         let spares = Arc::downgrade(self);
         let connect = connect(self.settings.connector.clone(), self.settings.connect_timeout);
+        let metrics = self.settings.metrics.clone();
         while state.tasks.try_join_next().is_some() {}
         let task = state.tasks.spawn(async move {
             let reason = match connect.await {
                 Ok(connected) => {
                     let session = format!("{:#x}", connected.client.session());
                     debug!(number, session, "spare session established");
+                    let _counted = metrics.spare_session();
                     note(&spares, |state, _| state.budget.established());
                     serve(connected, queue).await;
                     "its session has ended".to_owned()

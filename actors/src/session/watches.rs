@@ -101,6 +101,7 @@ impl Watches {
         read: fn(&dyn ZooKeeper, &str) -> Answer<T>,
     ) -> Answer<(T, SetWatch)> {
         let Some(room) = self.spares.reserve(self.client.chroot().len() + path.len()) else {
+            self.spares.refused();
             let answer = read(&*self.client, path);
             return Box::pin(async move { Ok((answer.await?, later())) });
         };
@@ -111,7 +112,7 @@ impl Watches {
                 Ok((found, SetWatch { watching, room: Some(room) }))
             });
         };
-        let (client, path) = (self.client.clone(), path.to_owned());
+        let (client, spares, path) = (self.client.clone(), self.spares.clone(), path.to_owned());
         let answer = spare.ask({
             let path = path.clone();
             move |zk| watch(zk, &path)
@@ -121,7 +122,10 @@ impl Watches {
             match timeout(LONGEST_ANSWER, answer).await {
                 Ok(Ok(Ok((found, watching)))) => Ok((found, SetWatch { watching, room: Some(room) })),
                 Ok(Ok(Err(Failure::NoNode))) => Err(Failure::NoNode),
-                Ok(Ok(Err(_)) | Err(_)) | Err(_) => Ok((read(&*client, &path).await?, later())),
+                Ok(Ok(Err(_)) | Err(_)) | Err(_) => {
+                    spares.refused();
+                    Ok((read(&*client, &path).await?, later()))
+                }
             }
         })
     }

@@ -16,6 +16,7 @@ use lockkeeper_actors::api::event::SessionEvent;
 use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::api::messages::RegistryMessage;
 use lockkeeper_actors::keeper::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
+use lockkeeper_actors::metrics::Metrics;
 use lockkeeper_actors::{Clock, Randomness};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -263,6 +264,7 @@ impl Process {
                 randomness: Randomness::new(random),
                 restart: RestartPolicy::default(),
                 close_timeout: None,
+                metrics: Metrics::new(Vec::new()),
             };
             tokio::spawn(keep(host.clone(), settings));
             host
