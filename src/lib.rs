@@ -4,6 +4,7 @@
 #![doc = "[testing]: crate::guide::testing"]
 #![doc = "[safety]: crate::guide::safety"]
 #![doc = "[cli]: https://docs.rs/crate/lockkeeper/latest/source/docs/cli.md"]
+#![doc = "[observability]: crate::guide::observability"]
 #![doc = "[architecture]: https://docs.rs/lockkeeper-actors"]
 #![doc = "[contributing]: https://docs.rs/crate/lockkeeper/latest/source/CONTRIBUTING.md"]
 #![doc = "[security]: https://docs.rs/crate/lockkeeper/latest/source/SECURITY.md"]
@@ -143,6 +144,11 @@ pub mod guide {
     #[doc = ""]
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing {}
+
+    #[doc = "[troubles]: https://docs.rs/crate/lockkeeper/latest/source/docs/observability/troubles.svg"]
+    #[doc = ""]
+    #[doc = include_str!("../docs/observability.md")]
+    pub mod observability {}
 
     // Its code is quoted from examples, which run.
     #[cfg(not(doctest))]
