@@ -71,9 +71,41 @@ async fn a_service_without_actors_hands_over() {
     }
 }
 
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn four_troubles_show_in_metrics() {
+    // With all features of this test, so that nothing else has to be built again.
+    let features = [
+        ("metrics", true),
+        ("tls", cfg!(feature = "tls")),
+        ("serde", cfg!(feature = "serde")),
+        (PEER_TESTS, cfg!(feature = "peer-tests")),
+    ];
+    let features: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    let output = run_with("metrics", &features.join(","), &["1"]).await;
+    for expected in [
+        "metrics at http://127.0.0.1:",
+        "a holder is stuck:\n    lockkeeper_refused_total{kind=\"lock\",path=\"/locks\",reason=\"timed_out\"} ",
+        "the server is slow:\n    lockkeeper_heartbeat_seconds_bucket{",
+        "the link flaps:\n    lockkeeper_sessions_suspended_total ",
+        "the session was lost:\n    lockkeeper_sessions_lost_total 1\n",
+        "and its lease:\n    lockkeeper_leases_lost_total{",
+    ] {
+        assert!(output.contains(expected), "{expected:?} is not in:\n{output}");
+    }
+}
+
+#[cfg(feature = "metrics")]
+const PEER_TESTS: &str = "peer-tests,lockkeeper-embedded/peer-tests,lockkeeper-fencing/peer-tests";
+
 /// Builds an example, as `cargo test --workspace` does, and runs it.
 async fn run(name: &str, arguments: &[&str]) -> String {
-    let build = ["build", "--quiet", "--locked", "--workspace", "--profile", "test", "--example", name];
+    run_with(name, "", arguments).await
+}
+
+async fn run_with(name: &str, features: &str, arguments: &[&str]) -> String {
+    let build = ["build", "--quiet", "--locked", "--workspace", "--profile", "test", "--features", features];
+    let build = [&build[..], &["--example", name]].concat();
     let built = Command::new(env!("CARGO")).args(build).status().await.expect("cargo runs");
     assert!(built.success(), "{name} is not built");
     let test = std::env::current_exe().expect("the path of this test");
