@@ -7,7 +7,7 @@
 //!
 //! `strangers`, `readers`, `semaphore`, `packets` and `lingering` compare with kazoo, which is installed in a Python
 //! virtual environment, and `lingering` with Curator, which needs a JDK. Run as a test (`cargo test --benches`), they
-//! leave their peers out.
+//! leave their peers out. With the feature `metrics`, the part of that name shows what metrics cost.
 //!
 //! The bench starts a ZooKeeper server, or uses the one at the address in `LOCKKEEPER_BENCH_SERVER`, where it leaves
 //! its directories behind.
@@ -24,6 +24,8 @@ mod kazoo;
 mod lingering;
 mod lingering_strangers;
 mod many;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod packets;
 mod paths;
 mod plain;
@@ -72,7 +74,7 @@ const TASKS: usize = 64;
 
 type Part = fn(Bench) -> BoxFuture<'static, Result<()>>;
 
-const PARTS: [(&str, Part); 11] = [
+const PARTS: &[(&str, Part)] = &[
     ("uncontended", |bench| Box::pin(uncontended::run(bench))),
     ("distance", |bench| Box::pin(distance::run(bench))),
     ("paths", |bench| Box::pin(paths::run(bench))),
@@ -82,6 +84,8 @@ const PARTS: [(&str, Part); 11] = [
     ("readers", |bench| Box::pin(many::readers(bench))),
     ("semaphore", |bench| Box::pin(many::semaphore(bench))),
     ("packets", |bench| Box::pin(packets::run(bench))),
+    #[cfg(feature = "metrics")]
+    ("metrics", |bench| Box::pin(metrics::run(bench))),
     ("lingering", |bench| Box::pin(lingering::run(bench))),
     ("lingering-strangers", |bench| Box::pin(lingering_strangers::run(bench))),
 ];
@@ -98,7 +102,8 @@ async fn main() -> Result<()> {
         PARTS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)).collect();
     if parts.is_empty() {
         // In a test run the argument may be a filter meant for other tests.
-        let unknown = format!("no part is called {wanted:?}, only {:?}", PARTS.map(|(name, _)| name));
+        let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+        let unknown = format!("no part is called {wanted:?}, only {names:?}");
         return if quick { Ok(()) } else { Err(unknown.into()) };
     }
 
