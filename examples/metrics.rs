@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
 
     let zookeeper = Embedded::options().tick(Duration::from_millis(200)).start().await?;
     let link = Proxy::start(zookeeper.address()).await?;
-    let options = Keeper::options().session_timeout(Duration::from_secs(2)).metric_paths(["/locks"]);
+    let options = Keeper::options().session_timeout(Duration::from_secs(4)).metric_paths(["/locks"]);
     let keeper = options.connect(&link.address()).await?;
     let lock = keeper.lock("/locks/ledger")?;
     for _ in 0..WORKERS {
@@ -54,7 +54,7 @@ async fn main() -> Result<()> {
     show(&metrics, "a holder is stuck", "lockkeeper_refused_total");
     stuck.release().await?;
 
-    link.delay(Duration::from_millis(100));
+    link.delay(Duration::from_millis(60));
     sleep(trouble).await;
     link.delay(Duration::ZERO);
     show(&metrics, "the server is slow", "lockkeeper_heartbeat_seconds_bucket");

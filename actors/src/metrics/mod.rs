@@ -1,8 +1,8 @@
 //! What an operator sees: counts and times, through the facade `metrics`.
 //!
 //! Drivers call these types; machines do not know them. Without the feature `metrics`, all types are empty and their
-//! methods do nothing. All handles are registered when a keeper starts, or at the first request of a kind, and looked up
-//! never again. What is counted up is counted down when its owner is dropped, also when an actor is killed.
+//! methods do nothing. All handles are registered when a keeper starts, or at the first request of a kind, and never
+//! looked up again. What is counted up is counted down when its owner is dropped, also when an actor is killed.
 
 #[cfg(not(feature = "metrics"))]
 mod off;
