@@ -33,7 +33,7 @@ pub async fn run(bench: Bench) -> Result<()> {
             handle.run_upkeep();
         }
     });
-    let (rounds, laps) = (bench.times(31), bench.times(8));
+    let (rounds, laps) = (bench.times(15), bench.times(4));
     let outcome = Contest::new("64 paths, a task each, with metrics", rounds, laps, TASKS * 5)
         .enter(RECORDED, |locks: &Vec<Lock>| switched(locks, true), released)
         .enter(NOT_RECORDED, |locks| switched(locks, false), released)
