@@ -4,13 +4,14 @@ mod state;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{
     Actor, ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef, Message, RpcReplyPort, SupervisionEvent,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 pub use self::state::{CandidateState, RestReason, RunFailed, Supervisor};
 use crate::api::error::{AcquireError, AdvertiseError};
@@ -110,6 +111,8 @@ pub struct State<M> {
     started: Option<(LeaseView, ActorRef<M>)>,
     /// Why the last attempt failed.
     reason: Option<RestReason>,
+    /// The number of consecutive attempts that have failed, for the log.
+    failed: u32,
     subscribers: Vec<mpsc::UnboundedSender<CandidateState<M>>>,
     /// The callers who wait until the next node has the advertised data.
     advertising: Vec<AdvertisePort>,
@@ -188,6 +191,7 @@ impl<M: Message> CandidateActor<M> {
             run: None,
             started: None,
             reason: None,
+            failed: 0,
             subscribers: Vec::new(),
             advertising: Vec::new(),
             metrics: metrics.runs(),
@@ -337,7 +341,7 @@ impl<M: Message> State<M> {
                 Command::Rest(failures) => {
                     let rest = self.arguments.backoff.rest(failures, self.arguments.randomness.next());
                     let reason = self.reason.take().unwrap_or(RestReason::Finished);
-                    debug!(path = %self.arguments.path, failures, ?rest, %reason, "pausing");
+                    self.log_pause(failures, rest, &reason);
                     self.publish(CandidateState::Resting { reason });
                     let myself = myself.clone();
                     self.tasks.spawn(async move {
@@ -352,6 +356,20 @@ impl<M: Message> State<M> {
             }
         }
         Ok(())
+    }
+
+    /// Warns after the first failed attempt, the second, the fourth and so on.
+    fn log_pause(&mut self, failures: u32, rest: Duration, reason: &RestReason) {
+        let path = &self.arguments.path;
+        self.failed = match reason {
+            RestReason::Finished => 0,
+            RestReason::Failed(_) | RestReason::Refused(_) if failures == 0 => 1,
+            RestReason::Failed(_) | RestReason::Refused(_) => self.failed.saturating_add(1),
+        };
+        match self.failed.is_power_of_two() {
+            true => warn!(%path, failed = self.failed, ?rest, %reason, "a singleton does not run here"),
+            false => debug!(%path, failed = self.failed, ?rest, %reason, "pausing"),
+        }
     }
 
     fn acquire(&mut self, myself: &ActorRef<CandidateMessage<M>>) {

@@ -113,8 +113,7 @@ impl MultiLockActor {
         myself: ActorRef<MultiLockActorMessage>,
         MultiLockArguments { request, registry, clock, metrics, spread }: MultiLockArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let paths: Vec<&str> = request.parts.iter().map(|part| &*part.path).collect();
-        let span = debug_span!("multi_lock", paths = paths.join(","), ticket = %request.ticket);
+        let span = debug_span!("multi_lock", paths = paths(&request.parts), ticket = %request.ticket);
         for part in request.parts.iter() {
             let _ = registry.send_message(MultiLockReport::Open(part.path.clone()));
         }
@@ -244,7 +243,7 @@ impl State {
 
     fn execute(&mut self, command: Command, myself: &ActorRef<MultiLockActorMessage>) {
         let ticket = self.ticket;
-        self.span.in_scope(|| debug!(round = self.round, ?command));
+        self.span.in_scope(|| debug!(round = self.round, ?command, "command"));
         match command {
             Command::Ask => {
                 self.round += 1;
@@ -378,6 +377,12 @@ impl Drop for State {
             let _ = self.registry.send_message(MultiLockReport::Dropped(part.spec.path.clone()));
         }
     }
+}
+
+/// All paths, separated by commas.
+fn paths(parts: &[MultiLockPart]) -> String {
+    let paths: Vec<&str> = parts.iter().map(|part| &*part.path).collect();
+    paths.join(",")
 }
 
 /// Passes a part's events to the actor of the multi-lock, and `Over` when it is dropped.

@@ -108,6 +108,8 @@ pub(crate) struct Path<M: Machine> {
     pub metrics: PathMetrics,
     clock: Clock,
     machine: M,
+    /// The epoch and the id of the newest session, for logs. Zero before the first.
+    newest: (u64, i64),
     /// Boxed, because a map makes room for eleven at once, and most paths have one.
     requests: BTreeMap<Ticket, Box<Entry>>,
     /// The number of requests that are neither granted nor refused, except for tries.
@@ -135,10 +137,10 @@ pub(crate) trait Driver {
         let lease = path.session.as_ref().map(|session| session.connection.lease.state());
         let now = path.clock.now();
         for event in gate::admit(&path.machine, lease, event.into()) {
-            trace!(directory = %path.directory, ?lease, ?event);
+            trace!(path = %path.directory, ?lease, ?event, "event");
             path.machine.handle(event, now, &mut commands);
         }
-        trace!(directory = %path.directory, ?commands);
+        trace!(path = %path.directory, ?commands, "commands");
         for command in commands {
             self.execute(command);
         }
@@ -184,6 +186,7 @@ pub(crate) trait Driver {
                     self.feed(PathEvent::Lost);
                 }
                 let session = connection.client.session();
+                self.path().newest = (connection.epoch, session);
                 self.path().session = Some(SessionHandle::new(connection));
                 self.feed(PathEvent::Connected { session });
             }
@@ -238,6 +241,7 @@ where
             metrics,
             clock,
             machine,
+            newest: (0, 0),
             requests: BTreeMap::new(),
             waiting: 0,
             timer: Timer::new(Precision::Tokio),

@@ -2,6 +2,7 @@
 
 use std::iter;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{Span, debug, warn};
 
@@ -11,8 +12,9 @@ use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::KeepAlive;
 use crate::api::lease::{FencingToken, Grant, Hold, Lease, ReleasePort};
 use crate::api::request::{AcquireRequest, ContenderOptions};
-use crate::machine::{PathMachine, Refusal, Reply, Ticket, Wait};
+use crate::machine::{Moment, PathMachine, Refusal, Reply, Ticket, Wait};
 use crate::metrics::{RefusedFor, RequestMetrics};
+use crate::runtime::log::{Identifier, SessionId};
 
 /// The part of a request that the machine does not need.
 pub(super) struct Entry {
@@ -20,6 +22,8 @@ pub(super) struct Entry {
     waits: bool,
     metrics: RequestMetrics,
     span: Span,
+    /// When it was requested, and from the grant on, when it was granted.
+    since: Moment,
     options: Arc<ContenderOptions>,
     /// `None` after the last event.
     sink: Option<EventSink>,
@@ -67,15 +71,18 @@ where
         if let Some(limit) = limit.filter(|limit| self.waiting >= *limit) {
             metrics.refused(RefusedFor::TooManyWaiting);
             let path = self.resource.path().to_string();
+            request.span.in_scope(|| debug!(limit, "refused because too many wait"));
             request.refuse(AcquireError::TooManyWaiting { path, limit });
             return false;
         }
-        request.span.in_scope(|| debug!(wait = ?request.wait, "requested"));
+        let identifier = Identifier(&request.options.identifier);
+        request.span.in_scope(|| debug!(wait = ?request.wait, %identifier, "requested"));
         self.waiting += usize::from(waits);
         let entry = Entry {
             waits,
             metrics,
             span: request.span,
+            since: self.clock.now(),
             options: request.options,
             sink: Some(request.sink),
             keep_alive: Some(request.keep_alive),
@@ -96,7 +103,8 @@ where
         let error = match self.requests.get_mut(&ticket).filter(|entry| !entry.ended) {
             Some(entry) if entry.keep_alive.is_some() => ReleaseError::NotGranted,
             Some(entry) => {
-                entry.span.in_scope(|| debug!("released"));
+                let (clock, since) = (self.clock, entry.since);
+                entry.span.in_scope(|| debug!(held = ?clock.now().since(since), "released"));
                 entry.release.extend(reply);
                 // The guard may still exist, and must not read `Held` while there is another holder.
                 for ticket in self.with_merged(ticket) {
@@ -144,15 +152,20 @@ where
     }
 
     pub fn grant(&mut self, ticket: Ticket, nodes: Vec<String>, czxid: i64) {
-        let (Some(entry), Some(session)) = (self.requests.get_mut(&ticket), &self.session) else { return };
+        let (Some(entry), Some(handle)) = (self.requests.get_mut(&ticket), &self.session) else { return };
         let Some(keep_alive) = entry.keep_alive.take() else { return };
         entry.wait_ends(&mut self.waiting);
         entry.metrics.granted();
         let (path, token) = (self.resource.path().clone(), FencingToken::new(czxid));
-        let epoch = session.connection.epoch;
-        entry.span.in_scope(|| debug!(epoch, %token, "granted"));
-        let lease = entry.options.ephemeral.then(|| session.connection.lease.clone());
-        let client = Arc::downgrade(&session.connection.client);
+        let now = self.clock.now();
+        let (epoch, session) = self.newest;
+        entry.span.in_scope(|| {
+            let (waited, identifier) = (now.since(entry.since), Identifier(&entry.options.identifier));
+            debug!(epoch, session = %SessionId(session), %token, ?waited, %identifier, "granted")
+        });
+        entry.since = now;
+        let lease = entry.options.ephemeral.then(|| handle.connection.lease.clone());
+        let client = Arc::downgrade(&handle.connection.client);
         let node = nodes.first().cloned().unwrap_or_default();
         let grant = Arc::new(Grant::new(ticket, path, node, token, lease, client));
         entry.hold = Some(Hold(grant.clone()));
@@ -172,6 +185,7 @@ where
             waits: false,
             metrics: entry.metrics.split(),
             span: entry.span.clone(),
+            since: entry.since,
             options: entry.options.clone(),
             sink: None,
             keep_alive: None,
@@ -188,7 +202,7 @@ where
 
     /// From now on, what happens to `into` happens to `ticket` too.
     pub fn merged(&mut self, ticket: Ticket, into: Ticket) {
-        self.log(ticket, |epoch| debug!(epoch, %into, "merged"));
+        self.in_span(ticket, || debug!(%into, "merged"));
         let merged = self.with_merged(ticket);
         if let Some(entry) = self.requests.get_mut(&ticket) {
             entry.ended = true;
@@ -226,13 +240,14 @@ where
     }
 
     pub fn reply(&mut self, reply: Reply) {
+        let (epoch, session) = self.newest;
         match reply {
             Reply::Queued(ticket, ahead) => {
-                self.log(ticket, |epoch| debug!(epoch, ahead, "queued"));
+                self.in_span(ticket, || debug!(epoch, session = %SessionId(session), ahead, "queued"));
                 self.tell(ticket, LockEvent::Enqueued { ticket, ahead });
             }
             Reply::Refused(ticket, refusal) => {
-                self.log(ticket, |epoch| debug!(epoch, ?refusal, "refused"));
+                self.in_span(ticket, || debug!(?refusal, waited = ?self.since(ticket), "refused"));
                 let refused = refused(self.resource.path(), &self.directory, refusal);
                 if let Some(entry) = self.requests.get_mut(&ticket) {
                     entry.metrics.refused(refused.metric());
@@ -241,7 +256,7 @@ where
             }
             Reply::Suspended(ticket) => {
                 for ticket in self.with_merged(ticket) {
-                    self.log(ticket, |epoch| debug!(epoch, "suspended"));
+                    self.in_span(ticket, || debug!(epoch, session = %SessionId(session), "suspended"));
                     self.change_hold(ticket, Hold::suspend);
                     if let Some(entry) = self.requests.get(&ticket) {
                         entry.metrics.suspended();
@@ -252,7 +267,7 @@ where
             Reply::Resumed(ticket) => {
                 let client = self.session.as_ref().map(|session| Arc::downgrade(&session.connection.client));
                 for ticket in self.with_merged(ticket) {
-                    self.log(ticket, |epoch| debug!(epoch, "resumed"));
+                    self.in_span(ticket, || debug!(epoch, session = %SessionId(session), "resumed"));
                     if let Some(client) = &client {
                         self.change_hold(ticket, |hold| hold.resume(client.clone()));
                     }
@@ -261,7 +276,10 @@ where
             }
             Reply::Lost(ticket) => {
                 for ticket in self.with_merged(ticket) {
-                    self.log(ticket, |epoch| warn!(path = %self.directory, %ticket, epoch, "lost"));
+                    self.in_span(ticket, || {
+                        let (path, held) = (self.resource.path(), self.since(ticket));
+                        warn!(%path, %ticket, epoch, session = %SessionId(session), ?held, "lost")
+                    });
                     if let Some(entry) = self.requests.get_mut(&ticket) {
                         (entry.hold, entry.ended) = (None, true);
                         entry.metrics.lost();
@@ -299,13 +317,18 @@ where
         }
     }
 
-    /// Logs inside the request's span, with the session's epoch, or zero without a session.
-    fn log(&self, ticket: Ticket, write: impl FnOnce(u64)) {
-        let epoch = self.session.as_ref().map_or(0, |session| session.connection.epoch);
+    /// Logs inside the request's span.
+    fn in_span(&self, ticket: Ticket, log: impl FnOnce()) {
         match self.requests.get(&ticket) {
-            Some(entry) => entry.span.in_scope(|| write(epoch)),
-            None => write(epoch),
+            Some(entry) => entry.span.in_scope(log),
+            None => log(),
         }
+    }
+
+    /// The time since a request was made or, if it was granted, since then.
+    fn since(&self, ticket: Ticket) -> Duration {
+        let since = self.requests.get(&ticket).map(|entry| entry.since);
+        since.map_or(Duration::ZERO, |since| self.clock.now().since(since))
     }
 
     fn tell(&mut self, ticket: Ticket, event: LockEvent) {

@@ -1,5 +1,6 @@
 //! Time and random numbers, for the actors.
 
 pub mod clock;
+pub(crate) mod log;
 pub mod random;
 pub(crate) mod timer;

@@ -33,6 +33,7 @@ use crate::machine::session::{Command, Event, Session};
 use crate::machine::{Failure, Machine, Moment};
 use crate::metrics::{Counted, Metrics};
 use crate::runtime::clock::Clock;
+use crate::runtime::log::SessionId;
 use crate::runtime::random::Randomness;
 use crate::runtime::timer::{Precision, Timer};
 use crate::zookeeper::{CheckFailure, Connect, Connected, LinkState, ZooKeeper};
@@ -128,7 +129,12 @@ struct Live {
     machine: Session,
     /// To the pump: answers to heartbeats and to requests that identify a connection.
     heartbeats: mpsc::UnboundedSender<BoxFuture<'static, SessionMessage>>,
-    suspended: bool,
+    /// Whether the client has a connection.
+    connected: bool,
+    /// Since when the lease is suspended.
+    suspended: Option<Moment>,
+    /// Whether it was logged that heartbeats are answered slowly.
+    slow: bool,
     /// The last own node that a heartbeat checked. The next one continues behind it.
     cursor: String,
     /// The next heartbeat checks no own nodes. The last one failed because a node is gone, and it is not known yet
@@ -176,8 +182,14 @@ impl SessionActor {
                 let _ = state.arguments.keeper.send_message(SessionReport::NotConnected(error));
                 myself.stop(Some("not connected".into()));
             }
-            SessionMessage::Link(LinkState::Up) => state.feed(Event::Reconnected, &myself),
-            SessionMessage::Link(LinkState::Down) => state.feed(Event::Disconnected, &myself),
+            SessionMessage::Link(LinkState::Up) => {
+                state.linked(true);
+                state.feed(Event::Reconnected, &myself);
+            }
+            SessionMessage::Link(LinkState::Down) => {
+                state.linked(false);
+                state.feed(Event::Disconnected, &myself);
+            }
             SessionMessage::Link(LinkState::Ended) => state.ended(&myself),
             SessionMessage::Wake => {
                 state.timer.rang();
@@ -206,7 +218,8 @@ impl State {
         let counted = self.arguments.metrics.session_begun();
         let (now, mut commands) = (clock.now(), Vec::new());
         let machine = Session::new(begun, now, client.timeout(), tick, &mut commands);
-        info!(epoch, session = format!("{:#x}", client.session()), timeout = ?client.timeout(), "session established");
+        let session = SessionId(client.session());
+        info!(epoch, %session, timeout = ?client.timeout(), "session established");
         let (until, suspended) = match commands.first() {
             Some(Command::Hold(until)) => (*until, false),
             Some(Command::Suspend(until)) => (*until, true),
@@ -224,7 +237,9 @@ impl State {
             connection: connection.clone(),
             machine,
             heartbeats,
-            suspended,
+            connected: true,
+            suspended: suspended.then_some(now),
+            slow: false,
             cursor,
             skip_nodes: false,
             _counted: counted,
@@ -232,6 +247,7 @@ impl State {
         self.live = Some(live);
         self.tell(SessionNews::Connected(connection));
         if suspended {
+            self.log_suspension(until);
             self.arguments.metrics.session_suspended();
             self.tell(SessionNews::Suspended(epoch));
         }
@@ -273,7 +289,10 @@ impl State {
                     if !live.connection.lease.publish(until, false) {
                         return self.lose(myself);
                     }
-                    if std::mem::replace(&mut live.suspended, false) {
+                    if let Some(since) = live.suspended.take() {
+                        let session = SessionId(live.connection.client.session());
+                        let suspended = self.arguments.clock.now().since(since);
+                        info!(epoch, %session, ?suspended, "session resumed");
                         self.tell(SessionNews::Resumed(epoch));
                     }
                 }
@@ -281,14 +300,49 @@ impl State {
                     if !live.connection.lease.publish(until, true) {
                         return self.lose(myself);
                     }
-                    if !std::mem::replace(&mut live.suspended, true) {
-                        debug!(epoch, "session suspended");
+                    if live.suspended.is_none() {
+                        live.suspended = Some(self.arguments.clock.now());
+                        self.log_suspension(until);
                         self.arguments.metrics.session_suspended();
                         self.tell(SessionNews::Suspended(epoch));
                     }
                 }
                 Command::Lose => return self.lose(myself),
             }
+        }
+    }
+
+    fn linked(&mut self, connected: bool) {
+        let epoch = self.arguments.epoch;
+        if let Some(live) = &mut self.live {
+            live.connected = connected;
+            match connected {
+                true => debug!(epoch, "connected again"),
+                false => debug!(epoch, "connection lost"),
+            }
+        }
+    }
+
+    /// Says whether there is a connection, because a server that is slow suspends a lease too.
+    fn log_suspension(&self, until: Moment) {
+        let Some(live) = &self.live else { return };
+        let (epoch, session) = (self.arguments.epoch, SessionId(live.connection.client.session()));
+        let (connected, left) = (live.connected, until.since(self.arguments.clock.now()));
+        warn!(epoch, %session, connected, ?left, "session suspended");
+    }
+
+    /// Warns once when round trips become too long for the session's timeout, before that suspends the lease.
+    fn log_round_trip(&mut self, sent: Moment) {
+        let Some(live) = &mut self.live else { return };
+        let (epoch, session) = (self.arguments.epoch, SessionId(live.connection.client.session()));
+        let (round_trip, timeout) =
+            (self.arguments.clock.now().since(sent), live.connection.client.timeout());
+        if !live.slow && round_trip > timeout / SLOW {
+            live.slow = true;
+            warn!(epoch, %session, ?round_trip, ?timeout, "heartbeats are answered slowly");
+        } else if live.slow && round_trip < timeout / (2 * SLOW) {
+            live.slow = false;
+            info!(epoch, %session, ?round_trip, "heartbeats are answered in time again");
         }
     }
 
@@ -325,8 +379,8 @@ impl State {
         let session = live.connection.client.session();
         match owner {
             Ok(Some(owner)) if owner != session => {
-                let (session, owner) = (format!("{session:#x}"), format!("{owner:#x}"));
-                warn!(epoch, session, owner, "the server answered the reconnect with another session");
+                let (session, owner) = (SessionId(session), SessionId(owner));
+                warn!(epoch, %session, %owner, "the server answered the reconnect with another session");
                 self.feed(Event::Identified { sent, same: false }, myself);
             }
             // `None`: either this session has created no node that could belong to another session, or the server does
@@ -348,7 +402,10 @@ impl State {
             self.arguments.metrics.heartbeat(self.arguments.clock.now().since(sent));
         }
         let input = match result {
-            Ok(()) => Event::Answered { sent },
+            Ok(()) => {
+                self.log_round_trip(sent);
+                Event::Answered { sent }
+            }
             Err(CheckFailure::Missing(_)) => {
                 self.find_missing(batch, myself);
                 Event::Failed { sent, at_once: true }
@@ -364,7 +421,7 @@ impl State {
                 Event::Failed { sent, at_once: true }
             }
             Err(CheckFailure::Failed(failure)) => {
-                debug!(?failure, "heartbeat failed");
+                debug!(epoch = self.arguments.epoch, ?failure, "heartbeat failed");
                 Event::Failed { sent, at_once: false }
             }
         };
@@ -406,7 +463,8 @@ impl State {
         if let Some(live) = self.live.take() {
             live.connection.lease.lose();
             live.connection.watches.close();
-            warn!(epoch = self.arguments.epoch, "session lost");
+            let session = SessionId(live.connection.client.session());
+            warn!(epoch = self.arguments.epoch, %session, "session lost");
             self.arguments.metrics.session_lost();
             self.tell(SessionNews::Lost(self.arguments.epoch));
         }
@@ -418,6 +476,8 @@ impl State {
     fn close(&mut self, reply: RpcReplyPort<()>, myself: &ActorRef<SessionMessage>) {
         match self.live.take() {
             Some(live) => {
+                let session = SessionId(live.connection.client.session());
+                info!(epoch = self.arguments.epoch, %session, "session closed");
                 live.connection.lease.close();
                 live.connection.watches.close();
                 self.closing = Some(reply);
@@ -481,6 +541,9 @@ async fn pump(
         }
     }
 }
+
+/// The part of the timeout up to which a round trip has no effect on leases.
+const SLOW: u32 = 20;
 
 /// How long closing waits for the server to confirm it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);

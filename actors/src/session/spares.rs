@@ -16,6 +16,7 @@ use crate::machine::Failure;
 use crate::machine::watch_budget::{Place, WatchBudget};
 use crate::metrics::{Counted, Metrics};
 use crate::runtime::clock::Clock;
+use crate::runtime::log::SessionId;
 use crate::runtime::random::Randomness;
 use crate::zookeeper::{Answer, Connect, Connected, LinkState, ZooKeeper};
 
@@ -109,8 +110,8 @@ impl Spares {
         let task = state.tasks.spawn(async move {
             let reason = match connect.await {
                 Ok(connected) => {
-                    let session = format!("{:#x}", connected.client.session());
-                    debug!(number, session, "spare session established");
+                    let session = SessionId(connected.client.session());
+                    debug!(number, %session, "spare session established");
                     let _counted = metrics.spare_session();
                     note(&spares, |state, _| state.budget.established());
                     serve(connected, queue).await;
