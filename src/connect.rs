@@ -8,7 +8,6 @@ use lockkeeper_actors::api::error::ConnectError;
 use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::keeper::{self, KeeperSettings, RestartPolicy};
-#[cfg(feature = "metrics")]
 use lockkeeper_actors::machine::path_rules::check_path;
 use lockkeeper_actors::metrics::Metrics;
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
@@ -33,6 +32,7 @@ pub struct KeeperOptions {
     restart: RestartPolicy,
     close_timeout: Option<Duration>,
     metric_paths: Vec<String>,
+    health_path: String,
 }
 
 impl KeeperOptions {
@@ -47,6 +47,7 @@ impl KeeperOptions {
             restart: RestartPolicy::default(),
             close_timeout: None,
             metric_paths: Vec::new(),
+            health_path: "/lockkeeper-health".to_owned(),
         }
     }
 
@@ -104,6 +105,14 @@ impl KeeperOptions {
     /// must be able to read each other's nodes.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         KeeperOptions { acl, ..self }
+    }
+
+    /// The path of the read lock that [`health`](crate::Keeper::health) acquires, below the chroot. The default is
+    /// `/lockkeeper-health`. All processes may use the same path, because readers do not exclude each other. Choose another
+    /// one if the access lists of the root do not permit that. A missing directory is created as a container, which the
+    /// server removes when it is empty.
+    pub fn health_path(self, path: impl Into<String>) -> Self {
+        KeeperOptions { health_path: path.into(), ..self }
     }
 
     /// Adds credentials, as ZooKeeper's `addauth` does. An example is `("digest", b"user:password")`.
@@ -169,7 +178,13 @@ impl KeeperOptions {
         let started = keeper::start(settings).await?;
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
         let started = Arc::new(started);
-        Ok(Shared { started, keep_alive, identifier: self.identifier.into(), acl: self.acl.into() })
+        Ok(Shared {
+            started,
+            keep_alive,
+            identifier: self.identifier.into(),
+            acl: self.acl.into(),
+            health_path: self.health_path.into(),
+        })
     }
 
     fn with(mut self, credential: Credential) -> Self {
@@ -209,6 +224,9 @@ impl KeeperOptions {
         if self.identifier.len() > MAX_IDENTIFIER {
             let value = format!("{} bytes", self.identifier.len());
             return refuse("an identifier", value, "it must be at most 960 KiB");
+        }
+        if let Err(invalid) = check_path(&self.health_path) {
+            return refuse("a health path", format!("{:?}", invalid.path), invalid.reason);
         }
         if self.acl.is_empty() {
             return refuse("an access list", "no entries".into(), "it must have at least one entry");

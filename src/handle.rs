@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub keep_alive: Arc<KeepAlive>,
     pub identifier: Arc<[u8]>,
     pub acl: Arc<[Acl]>,
+    pub health_path: Arc<str>,
 }
 
 impl Shared {

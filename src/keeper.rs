@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connect::KeeperOptions;
 use crate::handle::Shared;
+use crate::health::HealthCheck;
 use crate::inspect::Inspector;
 use crate::lock::Lock;
 use crate::multi_lock::MultiLock;
@@ -230,6 +231,36 @@ impl Keeper {
     /// ```
     pub fn state(&self) -> watch::Receiver<KeeperState> {
         self.shared.started.state.clone()
+    }
+
+    /// Checks whether a lock can be acquired and kept now, for readiness and liveness probes. It acquires and releases a
+    /// read lock on the keeper's [health path](KeeperOptions::health_path), and is done after a tenth of the session
+    /// timeout at the latest: give the probe itself more time than that. There are no errors; what fails is in the
+    /// [`Health`](crate::health::Health).
+    ///
+    /// A check costs three requests to the server: a create, a list, and a delete. If the health path does not exist,
+    /// it is created too. Checks may run at the same time, each with its own requests.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// let health = keeper.health().await;
+    /// println!("{health}"); // connected; leases are proven for 10.0s of 10s; a lock was acquired and released in 1.3ms
+    /// assert!(health.is_ready() && health.is_alive());
+    /// keeper.close().await;
+    /// let health = keeper.health().await;
+    /// assert!(!health.is_ready() && !health.is_alive());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is sent before the first poll. Dropping the future after that leaves no node.
+    pub fn health(&self) -> HealthCheck {
+        HealthCheck::new(self.shared.clone())
     }
 
     /// The id of the keeper's actor, by which a [supervisor](KeeperOptions::connect_linked) recognises its events.

@@ -17,6 +17,7 @@ mod connect;
 mod fenced;
 mod guard;
 mod handle;
+pub mod health;
 pub mod inspect;
 mod keeper;
 mod lock;

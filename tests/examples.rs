@@ -71,18 +71,26 @@ async fn a_service_without_actors_hands_over() {
     }
 }
 
+#[tokio::test]
+async fn the_probes_of_a_service_tell_whether_zookeeper_answers() {
+    let output = run("health", &[&shared().one_address()]).await;
+    let (answers, silent) = output.split_once("ZooKeeper is silent\n").expect("both parts");
+    for expected in
+        ["/ready: 200, connected; ", "/alive: 200, connected; ", "; a lock was acquired and released in "]
+    {
+        assert!(answers.contains(expected), "{expected:?} is not in:\n{output}");
+    }
+    for expected in ["/ready: 503, ", "/alive: 200, ", "; no lock was acquired and released within 1s\n"] {
+        assert!(silent.contains(expected), "{expected:?} is not in:\n{output}");
+    }
+}
+
 #[cfg(feature = "metrics")]
 #[tokio::test]
 async fn four_troubles_show_in_metrics() {
-    // With all features of this test, so that nothing else has to be built again.
-    let features = [
-        ("metrics", true),
-        ("tls", cfg!(feature = "tls")),
-        ("serde", cfg!(feature = "serde")),
-        (PEER_TESTS, cfg!(feature = "peer-tests")),
-    ];
-    let features: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
-    let output = run_with("metrics", &features.join(","), &["1"]).await;
+    // With the features of this test, nothing else has to be built again.
+    let features = std::env::var("LOCKKEEPER_TEST_FEATURES").unwrap_or_else(|_| "metrics".to_owned());
+    let output = run_with("metrics", &features, &["1"]).await;
     for expected in [
         "metrics at http://127.0.0.1:",
         "a holder is stuck:\n    lockkeeper_refused_total{kind=\"lock\",path=\"/locks\",reason=\"timed_out\"} ",
@@ -94,9 +102,6 @@ async fn four_troubles_show_in_metrics() {
         assert!(output.contains(expected), "{expected:?} is not in:\n{output}");
     }
 }
-
-#[cfg(feature = "metrics")]
-const PEER_TESTS: &str = "peer-tests,lockkeeper-embedded/peer-tests,lockkeeper-fencing/peer-tests";
 
 /// Builds an example, as `cargo test --workspace` does, and runs it.
 async fn run(name: &str, arguments: &[&str]) -> String {

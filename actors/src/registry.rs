@@ -185,6 +185,11 @@ impl State {
             RegistryMessage::MultiLock(MultiLockMessage::Acquire(request)) => {
                 self.start_multi_lock(request).await?
             }
+            RegistryMessage::Margin(reply) => {
+                let margin = self.connection.as_ref().map(|connection| connection.lease.left());
+                // The caller may no longer wait.
+                let _ = reply.send(margin.unwrap_or_default());
+            }
             RegistryMessage::MultiLock(MultiLockMessage::Cancel(ticket)) => self.cancel_multi_lock(ticket),
             RegistryMessage::MultiLock(MultiLockMessage::Release(ticket, reply)) => {
                 self.release_multi_lock(ticket, reply)

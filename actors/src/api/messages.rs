@@ -1,6 +1,7 @@
 //! The messages that an actor application sends. The events that it gets in return are in [`event`](super::event).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::RpcReplyPort;
 use tokio::sync::oneshot;
@@ -79,6 +80,8 @@ pub enum RegistryMessage {
     Semaphore(Arc<str>, SemaphoreMessage),
     /// Starts or cancels a multi-lock.
     MultiLock(MultiLockMessage),
+    /// Asks how long the leases of the session are still proven; zero without a session.
+    Margin(RpcReplyPort<Duration>),
     /// Asks what the servers show.
     Inspect(InspectMessage),
 }
@@ -117,7 +120,8 @@ impl RegistryMessage {
             // Same as for a lock.
             RegistryMessage::MultiLock(MultiLockMessage::Cancel(_) | MultiLockMessage::Release(..))
             | RegistryMessage::Open(_)
-            | RegistryMessage::Dropped(_) => {}
+            | RegistryMessage::Dropped(_)
+            | RegistryMessage::Margin(_) => {}
         }
     }
 }

@@ -51,6 +51,11 @@ impl SessionLease {
         Moment(self.encoded.load(Ordering::SeqCst) >> 1)
     }
 
+    /// How long the session is still proven to live; zero once the lease is lost.
+    pub fn left(&self) -> Duration {
+        self.valid_until().since(self.clock.now())
+    }
+
     /// Sets a new end and state. Returns `false` if the lease is already lost, which is final.
     pub fn publish(&self, until: Moment, suspended: bool) -> bool {
         let update = |encoded| (encoded != 0).then(|| encode(until, suspended));
