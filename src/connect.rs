@@ -10,6 +10,7 @@ use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::keeper::{self, KeeperSettings, RestartPolicy};
 use lockkeeper_actors::machine::path_rules::check_path;
 use lockkeeper_actors::metrics::Metrics;
+use lockkeeper_actors::record::Recording;
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 use lockkeeper_actors::zookeeper::SaslOptions;
 #[cfg(feature = "tls")]
@@ -33,6 +34,7 @@ pub struct KeeperOptions {
     close_timeout: Option<Duration>,
     metric_paths: Vec<String>,
     health_path: String,
+    recording: Option<Recording>,
 }
 
 impl KeeperOptions {
@@ -48,6 +50,7 @@ impl KeeperOptions {
             close_timeout: None,
             metric_paths: Vec::new(),
             health_path: "/lockkeeper-health".to_owned(),
+            recording: None,
         }
     }
 
@@ -115,6 +118,30 @@ impl KeeperOptions {
         KeeperOptions { health_path: path.into(), ..self }
     }
 
+    /// Records what the keeper decides, and why: every event that its state machines receive, and every command that
+    /// they give. For reports of bugs; see [`Recording`] for what is in it. Without a record, which is the default, this
+    /// costs nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let address = zookeeper.address();
+    /// use lockkeeper::Keeper;
+    /// use lockkeeper::record::Recording;
+    ///
+    /// let recording = Recording::new(4 << 20); // the newest four mebibytes
+    /// let keeper = Keeper::options().record(&recording).connect(&address).await?;
+    /// keeper.lock("/locks/ledger")?.acquire().await?.release().await?;
+    /// let text = recording.to_string();
+    /// assert!(text.contains("/locks/ledger"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn record(self, recording: &Recording) -> Self {
+        KeeperOptions { recording: Some(recording.clone()), ..self }
+    }
+
     /// Adds credentials, as ZooKeeper's `addauth` does. An example is `("digest", b"user:password")`.
     pub fn auth(self, scheme: &str, credentials: &[u8]) -> Self {
         self.with(Credential::Auth(scheme.to_owned(), credentials.to_vec()))
@@ -174,9 +201,10 @@ impl KeeperOptions {
             restart: self.restart,
             close_timeout: self.close_timeout,
             metrics: Metrics::new(self.metric_paths),
+            recording: self.recording.clone(),
         };
         let started = keeper::start(settings).await?;
-        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
+        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), self.recording));
         let started = Arc::new(started);
         Ok(Shared {
             started,

@@ -2,6 +2,7 @@
 #![doc = "[linger]: crate::guide#locks-that-linger"]
 #![doc = "[messages]: crate::guide::messages"]
 #![doc = "[testing]: crate::guide::testing"]
+#![doc = "[logs]: crate::guide::logs"]
 #![doc = "[safety]: crate::guide::safety"]
 #![doc = "[cli]: https://docs.rs/crate/lockkeeper/latest/source/docs/cli.md"]
 #![doc = "[observability]: crate::guide::observability"]
@@ -94,6 +95,12 @@ pub mod future {
     pub use crate::semaphore::{AcquirePermit, AcquirePermitTimeout, Claim, TryAcquirePermit};
 }
 
+/// A record of what a keeper decides.
+pub mod record {
+    #[doc(inline)]
+    pub use lockkeeper_actors::record::Recording;
+}
+
 /// The session with ZooKeeper: its state and its events.
 pub mod session {
     #[doc(inline)]
@@ -145,6 +152,9 @@ pub mod guide {
     #[doc = ""]
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing {}
+
+    #[doc = include_str!("../docs/logs.md")]
+    pub mod logs {}
 
     #[doc = "[troubles]: https://docs.rs/crate/lockkeeper/latest/source/docs/observability/troubles.svg"]
     #[doc = ""]

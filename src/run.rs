@@ -6,6 +6,7 @@ use lockkeeper_actors::api::error::LostError;
 use lockkeeper_actors::api::keep_alive::KeeperRequest;
 #[doc(inline)]
 pub use lockkeeper_actors::api::lease_view::LeaseView;
+use lockkeeper_actors::record::Recording;
 #[doc(inline)]
 pub use lockkeeper_actors::run::failure::{Crash, RunFailure};
 use lockkeeper_actors::run::worker::ActorFactory;
@@ -84,8 +85,9 @@ impl<M: 'static> Guard<M> {
         make: impl FnOnce(LeaseView) -> (A, A::Arguments) + Send + 'static,
         tell: impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static,
     ) -> Run<Guard<M>> {
-        let (keeper, view) = (self.0.keeper().clone(), self.view());
-        start(self, view, Some(keeper), ActorFactory::once(make, tell), stop_policy)
+        let (keep_alive, view) = (self.0.keep_alive(), self.view());
+        let (keeper, recording) = (Some(keep_alive.keeper().clone()), keep_alive.recording().cloned());
+        start(self, view, keeper, recording, ActorFactory::once(make, tell), stop_policy)
     }
 }
 
@@ -101,8 +103,10 @@ impl MultiGuard {
         make: impl FnOnce(LeaseView) -> (A, A::Arguments) + Send + 'static,
         tell: impl Fn(LeaseEvent) -> Option<A::Msg> + Send + Sync + 'static,
     ) -> Run<MultiGuard> {
-        let (keeper, view) = (self.0.keeper().cloned(), self.view());
-        start(self, view, keeper, ActorFactory::once(make, tell), stop_policy)
+        let (keep_alive, view) = (self.0.keep_alive(), self.view());
+        let keeper = keep_alive.map(|keep_alive| keep_alive.keeper().clone());
+        let recording = keep_alive.and_then(|keep_alive| keep_alive.recording().cloned());
+        start(self, view, keeper, recording, ActorFactory::once(make, tell), stop_policy)
     }
 }
 
@@ -110,6 +114,7 @@ fn start<G: Send + 'static>(
     guard: G,
     view: LeaseView,
     keeper: Option<DerivedActorRef<KeeperRequest>>,
+    recording: Option<Recording>,
     factory: ActorFactory,
     stop_policy: StopPolicy,
 ) -> Run<G> {
@@ -118,7 +123,8 @@ fn start<G: Send + 'static>(
         // If the run was dropped, the guard is dropped here, which releases the lock.
         let _ = sender.send(Ended { reason, failure, guard });
     });
-    let arguments = RunArguments { keeper, view, factory, stop_policy, started: Box::new(drop), finish };
+    let started = Box::new(drop);
+    let arguments = RunArguments { keeper, view, factory, stop_policy, started, finish, recording };
     let spawned = ActorRuntime::spawn_instant(None, RunActor, arguments);
     Run { actor: spawned.ok().map(|(actor, _)| actor), ended }
 }

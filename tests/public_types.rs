@@ -12,6 +12,7 @@ use lockkeeper::future::{
     Acquire, AcquireAll, AcquireAllTimeout, AcquirePermit, AcquirePermitTimeout, AcquireTimeout, TryAcquire,
     TryAcquireAll, TryAcquirePermit,
 };
+use lockkeeper::health::{Health, HealthCheck, ProbeError};
 use lockkeeper::inspect::{
     Contender, DeleteNodeError, Entry, InspectError, Inspector, Inventory, LeaseHolder, PathState, Pool,
     Queue, Taken,
@@ -20,6 +21,7 @@ use lockkeeper::marker::{Exclusive, Read, Write};
 use lockkeeper::messages::{
     CandidateMessage, LockEvent, LockMessage, MultiLockMessage, SemaphoreMessage, Ticket, Wait,
 };
+use lockkeeper::record::Recording;
 use lockkeeper::run::{Ended, LeaseEvent, LeaseView, Run};
 use lockkeeper::session::{Events, KeeperState, SessionEvent};
 use lockkeeper::singleton::{Candidate, CandidateState, Leaders, RunFailed, Singleton, SingletonOptions};
@@ -44,8 +46,9 @@ fn types_can_be_used_in_any_task_and_shown() {
     all!(anywhere: Inspector, Inventory, PathState, Queue, Entry, Pool, Taken);
     all!(anywhere: LockGuard, ReadGuard, WriteGuard, Permit, MultiGuard, LeaseView, LockEvent<LockGuard>);
     all!(anywhere: Run, Ended, LeaseEvent, Singleton, SingletonOptions, CandidateState<u64>, RunFailed);
+    all!(anywhere: Health, Recording);
     all!(sent: Candidate<u64>, CandidateMessage<u64>);
-    all!(sent: Events, Leaders, LockMessage, LockMessage<Read>, SemaphoreMessage, MultiLockMessage);
+    all!(sent: HealthCheck, Events, Leaders, LockMessage, LockMessage<Read>, SemaphoreMessage, MultiLockMessage);
     all!(fused: Acquire, Acquire<Read>, TryAcquire<Write>, AcquireTimeout<Exclusive>);
     all!(fused: AcquirePermit, TryAcquirePermit, AcquirePermitTimeout);
     all!(fused: AcquireAll, TryAcquireAll, AcquireAllTimeout);
@@ -56,4 +59,5 @@ fn every_error_is_an_error_that_can_be_kept() {
     all!(an_error: AcquireError, TryAcquireError, AcquireTimeoutError, ConnectError, QueryError, Refused);
     all!(an_error: RemoveContenderError, ReleaseError, ResizeError, LostError, WithError, InvalidLock);
     all!(an_error: InspectError, DeleteNodeError);
+    all!(an_error: ProbeError);
 }

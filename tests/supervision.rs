@@ -45,7 +45,7 @@ impl Test {
         let settings =
             keeper_settings(Arc::new(Connector::new(&shared().address(), Duration::from_secs(20))));
         let started = keeper::start(settings).await.expect("should connect");
-        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
+        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), None));
         let path: Arc<str> = unique_path(name).into();
         started.registry.send_message(RegistryMessage::Open(Resource::lock(&path))).expect("it runs");
         let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");

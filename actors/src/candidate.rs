@@ -24,8 +24,9 @@ use crate::api::request::{AcquireRequest, ContenderOptions};
 use crate::api::resource::Resource;
 use crate::machine::backoff::Backoff;
 use crate::machine::candidate::{Candidate, Command, Event};
-use crate::machine::{Machine, Ticket, Wait};
+use crate::machine::{Ticket, Wait};
 use crate::metrics::{Kind, Metrics, RunMetrics};
+use crate::record::{self, Origin, Recorder};
 use crate::run::worker::ActorFactory;
 use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
 use crate::runtime::clock::Clock;
@@ -101,6 +102,7 @@ pub struct CandidateArguments<M> {
 pub struct State<M> {
     arguments: Arguments<M>,
     machine: Candidate,
+    recorder: Option<Recorder>,
     clock: Clock,
     /// The request for the lock, until the lock is refused or released.
     ticket: Option<Ticket>,
@@ -171,6 +173,10 @@ impl<M: Message> CandidateActor<M> {
         });
         let mut commands = Vec::new();
         let machine = Candidate::new(backoff.maximum, &mut commands);
+        let recorder = keep_alive.recording().map(|recording| {
+            let origin = Origin::Candidate { path: path.clone(), proven_after: backoff.maximum };
+            recording.machine(clock.now(), origin)
+        });
         let mut state = State {
             arguments: Arguments {
                 registry,
@@ -184,6 +190,7 @@ impl<M: Message> CandidateActor<M> {
                 states,
             },
             machine,
+            recorder,
             clock,
             ticket: None,
             lease: None,
@@ -238,7 +245,8 @@ impl<M: Message> CandidateActor<M> {
             CandidateMessage::Rested => Event::Rested,
         };
         let mut commands = Vec::new();
-        state.machine.handle(event, state.clock.now(), &mut commands);
+        let now = state.clock.now();
+        record::handle(state.recorder.as_ref(), &mut state.machine, event, now, &mut commands);
         state.execute(commands, &myself).await
     }
 
@@ -410,7 +418,8 @@ impl<M: Message> State<M> {
             let _ = candidate.cast(CandidateMessage::Started(starting, actor.into()));
         });
         self.publish(CandidateState::Starting(view.clone()));
-        let arguments = RunArguments { keeper: None, view, factory, stop_policy, started, finish };
+        let recording = self.arguments.keep_alive.recording().cloned();
+        let arguments = RunArguments { keeper: None, view, factory, stop_policy, started, finish, recording };
         let (run, _) = Actor::spawn_linked(None, RunActor, arguments, myself.get_cell()).await?;
         self.run = Some(run);
         Ok(())

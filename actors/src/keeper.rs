@@ -21,6 +21,7 @@ use crate::api::messages::RegistryMessage;
 use crate::machine::Moment;
 use crate::machine::backoff::Backoff;
 use crate::metrics::Metrics;
+use crate::record::Recording;
 use crate::registry::{RegistryActor, RegistryActorMessage, RegistryArguments};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
@@ -48,6 +49,8 @@ pub struct KeeperSettings {
     pub close_timeout: Option<Duration>,
     /// Counts and times what happens.
     pub metrics: Metrics,
+    /// Records what the state machines decide.
+    pub recording: Option<Recording>,
 }
 
 /// How a keeper connects again.
@@ -228,7 +231,8 @@ impl KeeperActor {
     ) -> Result<State, ActorProcessingErr> {
         let clock = settings.clock;
         let (randomness, metrics) = (settings.randomness.clone(), settings.metrics.clone());
-        let arguments = RegistryArguments { clock, randomness, metrics };
+        let recording = settings.recording.clone();
+        let arguments = RegistryArguments { clock, randomness, metrics, recording };
         let (registry, _) = Actor::spawn_linked(None, RegistryActor, arguments, myself.get_cell()).await?;
         myself.cast(KeeperMessage::StartSession)?;
         Ok(State {
@@ -367,6 +371,7 @@ impl State {
             randomness: self.settings.randomness.clone(),
             tick: self.settings.tick,
             metrics: self.settings.metrics.clone(),
+            recording: self.settings.recording.clone(),
         };
         let (session, _) = Actor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await?;
         self.session = Some(session);

@@ -36,6 +36,7 @@
 //! | event, command | the input and the output of a machine |
 //! | gate | lets events through to a path's machine as far as the lease allows |
 //! | resource | the lock or the semaphore at a path |
+//! | step, record | an event that went into a machine, with the commands that came out; the newest steps of a keeper |
 //! | event sink | receives the events of one request |
 
 // Drivers may use clocks, randomness and tasks; `machine` denies them again.
@@ -76,6 +77,7 @@ pub mod machine;
 pub mod metrics;
 mod multi_lock;
 mod path;
+pub mod record;
 mod registry;
 pub mod run;
 mod runtime;

@@ -20,8 +20,9 @@ use crate::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest};
 use crate::lock::joint_create::{Entrant, JointCreate, Part as LockPart};
 use crate::machine::backoff::Rests;
 use crate::machine::multi_lock::{Cause, Command, Event, MultiLock};
-use crate::machine::{Machine, Ticket, Wait};
+use crate::machine::{Ticket, Wait};
 use crate::metrics::{PathMetrics, RequestMetrics};
+use crate::record::{self, Origin, Recorder, Recording};
 use crate::runtime::clock::Clock;
 
 /// To the registry.
@@ -50,6 +51,7 @@ pub(crate) struct MultiLockArguments {
     pub metrics: PathMetrics,
     /// A random number.
     pub spread: u32,
+    pub recording: Option<Recording>,
 }
 
 /// Messages to the actor. The numbers are those of the round and the part, in this order.
@@ -77,6 +79,7 @@ impl ractor::Message for MultiLockActorMessage {}
 pub(crate) struct State {
     registry: DerivedActorRef<MultiLockReport>,
     machine: MultiLock,
+    recorder: Option<Recorder>,
     ticket: Ticket,
     wait: Wait,
     parts: Vec<Part>,
@@ -111,9 +114,13 @@ impl MultiLockActor {
     async fn pre_start(
         &self,
         myself: ActorRef<MultiLockActorMessage>,
-        MultiLockArguments { request, registry, clock, metrics, spread }: MultiLockArguments,
+        MultiLockArguments { request, registry, clock, metrics, spread, recording }: MultiLockArguments,
     ) -> Result<State, ActorProcessingErr> {
         let span = debug_span!("multi_lock", paths = paths(&request.parts), ticket = %request.ticket);
+        let recorder = recording.map(|recording| {
+            let paths = request.parts.iter().map(|part| part.path.clone()).collect();
+            recording.machine(clock.now(), Origin::MultiLock { paths })
+        });
         for part in request.parts.iter() {
             let _ = registry.send_message(MultiLockReport::Open(part.path.clone()));
         }
@@ -128,6 +135,7 @@ impl MultiLockActor {
         Ok(State {
             registry,
             machine: MultiLock::new(request.parts.len()),
+            recorder,
             ticket: request.ticket,
             wait: request.wait,
             parts: request.parts.iter().map(part).collect(),
@@ -235,7 +243,8 @@ impl State {
 
     fn feed(&mut self, event: Event, myself: &ActorRef<MultiLockActorMessage>) {
         let mut commands = Vec::new();
-        self.machine.handle(event, self.clock.now(), &mut commands);
+        let now = self.clock.now();
+        record::handle(self.recorder.as_ref(), &mut self.machine, event, now, &mut commands);
         for command in commands {
             self.execute(command, myself);
         }

@@ -27,6 +27,7 @@ use crate::machine::node::Instance;
 use crate::metrics::{Counted, Kind, Metrics};
 use crate::multi_lock::{MultiLockActor, MultiLockActorMessage, MultiLockArguments, MultiLockReport};
 use crate::path::{PathArguments, PathNotice, PathReport};
+use crate::record::Recording;
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
 use crate::semaphore::{SemaphoreActor, SemaphoreActorMessage};
@@ -38,6 +39,7 @@ pub(crate) struct RegistryArguments {
     pub clock: Clock,
     pub randomness: Randomness,
     pub metrics: Metrics,
+    pub recording: Option<Recording>,
 }
 
 pub(crate) enum RegistryActorMessage {
@@ -61,6 +63,7 @@ pub(crate) struct State {
     clock: Clock,
     randomness: Randomness,
     metrics: Metrics,
+    recording: Option<Recording>,
     locks: Paths<LockActorMessage>,
     semaphores: Paths<SemaphoreActorMessage>,
     multi_locks: BTreeMap<Ticket, ActorRef<MultiLockActorMessage>>,
@@ -96,6 +99,7 @@ impl RegistryActor {
             clock: arguments.clock,
             randomness: arguments.randomness,
             metrics: arguments.metrics,
+            recording: arguments.recording,
             locks: Paths(BTreeMap::new()),
             semaphores: Paths(BTreeMap::new()),
             multi_locks: BTreeMap::new(),
@@ -264,9 +268,10 @@ impl State {
         A: Actor<Arguments = PathArguments, Msg: From<PathNotice>>,
     {
         let instance = Instance::new(self.randomness.next());
-        let (registry, metrics) = (self.reports.clone(), self.metrics.path(resource.path()));
+        let (registry, recording) = (self.reports.clone(), self.recording.clone());
+        let (clock, metrics) = (self.clock, self.metrics.path(resource.path()));
         let arguments =
-            PathArguments { resource: resource.clone(), instance, clock: self.clock, registry, metrics };
+            PathArguments { resource: resource.clone(), instance, clock, registry, metrics, recording };
         let (actor, _) = Actor::spawn_linked(None, actor, arguments, self.myself.get_cell()).await?;
         self.children.insert(actor.get_id(), Child::Path(resource));
         Ok(Entry::new(actor, instance))
@@ -280,8 +285,8 @@ impl State {
             return Ok(());
         }
         let (registry, spread) = (self.myself.get_derived(), self.randomness.next() as u32);
-        let metrics = self.metrics.paths();
-        let arguments = MultiLockArguments { request, registry, clock: self.clock, metrics, spread };
+        let (metrics, recording) = (self.metrics.paths(), self.recording.clone());
+        let arguments = MultiLockArguments { request, registry, clock: self.clock, metrics, spread, recording };
         let supervisor = self.myself.get_cell();
         let (actor, _) = Actor::spawn_linked(None, MultiLockActor, arguments, supervisor).await?;
         self.children.insert(actor.get_id(), Child::MultiLock(ticket));

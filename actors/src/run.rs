@@ -21,6 +21,7 @@ use crate::api::lease_view::LeaseView;
 use crate::machine::Machine;
 pub use crate::machine::run::EndReason;
 use crate::machine::run::{Command, Event, Limits, Run};
+use crate::record::{self, Origin, Recorder, Recording};
 use crate::runtime::clock::Clock;
 use crate::runtime::timer::{Precision, Timer};
 
@@ -85,6 +86,8 @@ pub struct RunArguments {
     pub started: Box<dyn FnOnce(ActorCell) + Send>,
     /// Called once the application's actor has ended, even if the run's own actor is killed or panics.
     pub finish: Finish,
+    /// Records what the run decides.
+    pub recording: Option<Recording>,
 }
 
 /// The callback that receives the end of a run.
@@ -94,6 +97,7 @@ pub type Finish = Box<dyn FnOnce(Ended) + Send>;
 pub struct State {
     clock: Clock,
     machine: Run,
+    recorder: Option<Recorder>,
     view: LeaseView,
     /// `None` once the application's actor has started.
     started: Option<Box<dyn FnOnce(ActorCell) + Send>>,
@@ -124,7 +128,7 @@ impl RunActor {
         myself: ActorRef<RunMessage>,
         arguments: RunArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let RunArguments { keeper, view, factory, stop_policy, started, finish } = arguments;
+        let RunArguments { keeper, view, factory, stop_policy, started, finish, recording } = arguments;
         if let Some(keeper) = keeper {
             let run = myself.clone();
             let stop = Box::new(move || drop(run.cast(RunMessage::Stop)));
@@ -146,9 +150,14 @@ impl RunActor {
         let StopPolicy { grace, stop_when_suspended } = stop_policy;
         let limits = Limits { grace, stop_when_suspended, session_timeout: view.session_timeout() };
         let (session, clock) = (keep_session(view.clone()), view.clock());
+        let recorder = recording.map(|recording| {
+            let origin = Origin::Run { path: view.path().into(), limits: limits.clone() };
+            recording.machine(clock.now(), origin)
+        });
         let mut state = State {
             clock,
             machine: Run::new(limits),
+            recorder,
             view,
             started: Some(started),
             work: Some(Work { factory, finish, worker: None, descendants: Vec::new(), _session: session }),
@@ -242,7 +251,8 @@ impl State {
     fn feed(&mut self, event: Event, myself: &ActorRef<RunMessage>) {
         let mut commands = Vec::new();
         self.machine.set_until(self.view.until());
-        self.machine.handle(event, self.clock.now(), &mut commands);
+        let now = self.clock.now();
+        record::handle(self.recorder.as_ref(), &mut self.machine, event, now, &mut commands);
         for command in commands {
             match command {
                 Command::Tell(event) => {

@@ -23,6 +23,7 @@ pub fn keeper_settings(connector: Arc<dyn Connect>) -> KeeperSettings {
         restart: RestartPolicy::default(),
         close_timeout: None,
         metrics: Metrics::new(Vec::new()),
+        recording: None,
     }
 }
 

@@ -50,7 +50,7 @@ impl Test {
         let failing = Failing::new(&shared().address());
         let settings = KeeperSettings { connect_timeout: SOON, ..keeper_settings(failing.clone()) };
         let started = keeper::start(settings).await.expect("should connect");
-        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived()));
+        let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), None));
         let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
         Test { started, keep_alive, path: unique_path(name), failing, observer }
     }

@@ -2,8 +2,13 @@
 
 use ractor::{ActorCell, DerivedActorRef};
 
+use crate::record::Recording;
+
 /// Keeps a keeper open. All handles and leases share one; the keeper closes when the last of them drops it.
-pub struct KeepAlive(DerivedActorRef<KeeperRequest>);
+pub struct KeepAlive {
+    keeper: DerivedActorRef<KeeperRequest>,
+    recording: Option<Recording>,
+}
 
 /// Messages to the keeper from handles, leases and the actors that work under them.
 pub enum KeeperRequest {
@@ -23,20 +28,25 @@ pub enum KeeperRequest {
 impl ractor::Message for KeeperRequest {}
 
 impl KeepAlive {
-    /// A token that keeps this keeper open.
-    pub fn new(keeper: DerivedActorRef<KeeperRequest>) -> KeepAlive {
-        KeepAlive(keeper)
+    /// A token that keeps this keeper open, which has this record.
+    pub fn new(keeper: DerivedActorRef<KeeperRequest>, recording: Option<Recording>) -> KeepAlive {
+        KeepAlive { keeper, recording }
     }
 
     /// The keeper that is kept open.
     pub fn keeper(&self) -> &DerivedActorRef<KeeperRequest> {
-        &self.0
+        &self.keeper
+    }
+
+    /// The keeper's record, which the actors that work under its locks add to.
+    pub fn recording(&self) -> Option<&Recording> {
+        self.recording.as_ref()
     }
 }
 
 impl Drop for KeepAlive {
     fn drop(&mut self) {
         // Fails if the keeper is already closed.
-        let _ = self.0.send_message(KeeperRequest::Abandoned);
+        let _ = self.keeper.send_message(KeeperRequest::Abandoned);
     }
 }

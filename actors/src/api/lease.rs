@@ -12,7 +12,7 @@ use ractor::{DerivedActorRef, RpcReplyPort};
 use tokio::sync::{Notify, oneshot};
 
 use super::error::{LostError, ReleaseError};
-use super::keep_alive::{KeepAlive, KeeperRequest};
+use super::keep_alive::KeepAlive;
 use super::lease_view::LeaseView;
 use super::session_lease::SessionLease;
 pub use super::token::{FencingToken, InvalidToken};
@@ -113,9 +113,9 @@ impl Lease {
         &self.acl
     }
 
-    /// The keeper that the lease belongs to.
-    pub fn keeper(&self) -> &DerivedActorRef<KeeperRequest> {
-        self.keep_alive.keeper()
+    /// What keeps the keeper open that the lease belongs to.
+    pub fn keep_alive(&self) -> &KeepAlive {
+        &self.keep_alive
     }
 
     /// Moves the last `count` nodes to a lease of their own. `None`, and nothing is changed, if that would leave one of

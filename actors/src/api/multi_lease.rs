@@ -5,10 +5,9 @@ use std::future::Future;
 use std::time::Instant;
 
 use futures::future::join_all;
-use ractor::DerivedActorRef;
 
 use super::error::{LostError, ReleaseError};
-use super::keep_alive::KeeperRequest;
+use super::keep_alive::KeepAlive;
 use super::lease::{FencingToken, Lease, LeaseState, protect};
 use super::lease_view::LeaseView;
 use crate::machine::Ticket;
@@ -56,9 +55,9 @@ impl MultiLease {
         self.view.clone()
     }
 
-    /// The keeper that the leases belong to. `None` if there is no lease.
-    pub fn keeper(&self) -> Option<&DerivedActorRef<KeeperRequest>> {
-        self.leases.first().map(Lease::keeper)
+    /// What keeps the keeper open that the leases belong to. `None` if there is no lease.
+    pub fn keep_alive(&self) -> Option<&KeepAlive> {
+        self.leases.first().map(Lease::keep_alive)
     }
 
     /// Waits until any of the leases is lost. Cancel safe.

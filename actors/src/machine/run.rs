@@ -109,6 +109,11 @@ impl Run {
     pub fn set_until(&mut self, until: Option<Moment>) {
         self.until = until;
     }
+
+    /// The proven end of the lease, as it was set last.
+    pub fn until(&self) -> Option<Moment> {
+        self.until
+    }
 }
 
 impl Machine for Run {

@@ -21,8 +21,9 @@ use crate::api::resource::Resource;
 use crate::machine::linger::LineId;
 use crate::machine::node::{Instance, Znode};
 use crate::machine::semaphore::Part;
-use crate::machine::{Failure, Machine, PathEvent, PathMachine, Ticket, gate};
+use crate::machine::{Failure, Machine, Moment, PathEvent, PathMachine, Ticket, gate};
 use crate::metrics::PathMetrics;
+use crate::record::{self, Origin, Recorded, Recorder, Recording};
 use crate::runtime::clock::Clock;
 use crate::runtime::timer::{Precision, Timer};
 use crate::session::{Change, Connection, SessionHandle, SessionNews, SetWatch, Watch};
@@ -35,6 +36,7 @@ pub(crate) struct PathArguments {
     pub clock: Clock,
     pub registry: DerivedActorRef<PathReport>,
     pub metrics: PathMetrics,
+    pub recording: Option<Recording>,
 }
 
 /// To the registry.
@@ -107,7 +109,10 @@ pub(crate) struct Path<M: Machine> {
     pub watches: WantedWatches,
     pub metrics: PathMetrics,
     clock: Clock,
+    /// The time of the newest event.
+    now: Moment,
     machine: M,
+    recorder: Option<Recorder>,
     /// The epoch and the id of the newest session, for logs. Zero before the first.
     newest: (u64, i64),
     /// Boxed, because a map makes room for eleven at once, and most paths have one.
@@ -122,8 +127,8 @@ pub(crate) struct Path<M: Machine> {
 
 /// Drives the machine of a path.
 pub(crate) trait Driver {
-    type Event: Debug + PartialEq + From<PathEvent> + Send + 'static;
-    type Machine: PathMachine<Event = Self::Event>;
+    type Event: Clone + Debug + PartialEq + From<PathEvent> + Send + 'static;
+    type Machine: PathMachine<Event = Self::Event> + Recorded;
 
     fn path(&mut self) -> &mut Path<Self::Machine>;
 
@@ -136,9 +141,10 @@ pub(crate) trait Driver {
         let mut commands = Vec::new();
         let lease = path.session.as_ref().map(|session| session.connection.lease.state());
         let now = path.clock.now();
+        path.now = now;
         for event in gate::admit(&path.machine, lease, event.into()) {
             trace!(path = %path.directory, ?lease, ?event, "event");
-            path.machine.handle(event, now, &mut commands);
+            record::handle(path.recorder.as_ref(), &mut path.machine, event, now, &mut commands);
         }
         trace!(path = %path.directory, ?commands, "commands");
         for command in commands {
@@ -230,7 +236,15 @@ where
         actor: DerivedActorRef<PathMessage<M::Event>>,
         grantor: Grantor,
     ) -> Path<M> {
-        let PathArguments { resource, instance, clock, registry, metrics } = arguments;
+        let PathArguments { resource, instance, clock, registry, metrics, recording } = arguments;
+        let recorder = recording.map(|recording| {
+            let path = resource.path().clone();
+            let origin = match &resource {
+                Resource::Lock(_) => Origin::Lock { path, instance },
+                Resource::Semaphore(_) => Origin::Semaphore { path, instance },
+            };
+            recording.machine(clock.now(), origin)
+        });
         Path {
             directory: resource.queue(),
             resource,
@@ -240,7 +254,9 @@ where
             watches: WantedWatches::default(),
             metrics,
             clock,
+            now: Moment::default(),
             machine,
+            recorder,
             newest: (0, 0),
             requests: BTreeMap::new(),
             waiting: 0,

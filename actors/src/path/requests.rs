@@ -157,8 +157,7 @@ where
         entry.wait_ends(&mut self.waiting);
         entry.metrics.granted();
         let (path, token) = (self.resource.path().clone(), FencingToken::new(czxid));
-        let now = self.clock.now();
-        let (epoch, session) = self.newest;
+        let (now, (epoch, session)) = (self.now, self.newest);
         entry.span.in_scope(|| {
             let (waited, identifier) = (now.since(entry.since), Identifier(&entry.options.identifier));
             debug!(epoch, session = %SessionId(session), %token, ?waited, %identifier, "granted")

@@ -32,6 +32,7 @@ use crate::api::session_lease::SessionLease;
 use crate::machine::session::{Command, Event, Session};
 use crate::machine::{Failure, Machine, Moment};
 use crate::metrics::{Counted, Metrics};
+use crate::record::{self, Origin, Recorder, Recording};
 use crate::runtime::clock::Clock;
 use crate::runtime::log::SessionId;
 use crate::runtime::random::Randomness;
@@ -96,6 +97,7 @@ pub(crate) struct SessionArguments {
     /// The server's tickTime, if known.
     pub tick: Option<Duration>,
     pub metrics: Metrics,
+    pub recording: Option<Recording>,
 }
 
 pub(crate) enum SessionMessage {
@@ -127,6 +129,7 @@ pub(crate) struct State {
 struct Live {
     connection: Connection,
     machine: Session,
+    recorder: Option<Recorder>,
     /// To the pump: answers to heartbeats and to requests that identify a connection.
     heartbeats: mpsc::UnboundedSender<BoxFuture<'static, SessionMessage>>,
     /// Whether the client has a connection.
@@ -218,6 +221,10 @@ impl State {
         let counted = self.arguments.metrics.session_begun();
         let (now, mut commands) = (clock.now(), Vec::new());
         let machine = Session::new(begun, now, client.timeout(), tick, &mut commands);
+        let recorder = self.arguments.recording.as_ref().map(|recording| {
+            let (timeout, commands) = (client.timeout(), commands.clone());
+            recording.machine(now, Origin::Session { epoch, begun, timeout, tick, commands })
+        });
         let session = SessionId(client.session());
         info!(epoch, %session, timeout = ?client.timeout(), "session established");
         let (until, suspended) = match commands.first() {
@@ -236,6 +243,7 @@ impl State {
         let live = Live {
             connection: connection.clone(),
             machine,
+            recorder,
             heartbeats,
             connected: true,
             suspended: suspended.then_some(now),
@@ -268,7 +276,8 @@ impl State {
     fn feed(&mut self, event: Event, myself: &ActorRef<SessionMessage>) {
         let Some(live) = &mut self.live else { return };
         let mut commands = Vec::new();
-        live.machine.handle(event, self.arguments.clock.now(), &mut commands);
+        let now = self.arguments.clock.now();
+        record::handle(live.recorder.as_ref(), &mut live.machine, event, now, &mut commands);
         self.execute(commands, myself);
     }
 

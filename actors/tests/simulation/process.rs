@@ -265,6 +265,7 @@ impl Process {
                 restart: RestartPolicy::default(),
                 close_timeout: None,
                 metrics: Metrics::new(Vec::new()),
+                recording: None,
             };
             tokio::spawn(keep(host.clone(), settings));
             host
@@ -391,7 +392,7 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
         for resource in resources() {
             let _ = registry.send_message(RegistryMessage::Open(resource));
         }
-        let keep_alive = Arc::new(KeepAlive::new(keeper.get_derived()));
+        let keep_alive = Arc::new(KeepAlive::new(keeper.get_derived(), None));
         host.opened.send_replace(Some(Arc::new(Opened { started, keep_alive })));
         loop {
             tokio::select! {
