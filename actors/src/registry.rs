@@ -286,7 +286,8 @@ impl State {
         }
         let (registry, spread) = (self.myself.get_derived(), self.randomness.next() as u32);
         let (metrics, recording) = (self.metrics.paths(), self.recording.clone());
-        let arguments = MultiLockArguments { request, registry, clock: self.clock, metrics, spread, recording };
+        let arguments =
+            MultiLockArguments { request, registry, clock: self.clock, metrics, spread, recording };
         let supervisor = self.myself.get_cell();
         let (actor, _) = Actor::spawn_linked(None, MultiLockActor, arguments, supervisor).await?;
         self.children.insert(actor.get_id(), Child::MultiLock(ticket));
