@@ -4,13 +4,14 @@
 #![doc = "[testing]: crate::guide::testing"]
 #![doc = "[logs]: crate::guide::logs"]
 #![doc = "[safety]: crate::guide::safety"]
+#![doc = "[limits]: crate::guide::limits"]
 #![doc = "[cli]: https://docs.rs/crate/lockkeeper/latest/source/docs/cli.md"]
 #![doc = "[observability]: crate::guide::observability"]
 #![doc = "[architecture]: https://docs.rs/lockkeeper-actors"]
 #![doc = "[contributing]: https://docs.rs/crate/lockkeeper/latest/source/CONTRIBUTING.md"]
 #![doc = "[security]: https://docs.rs/crate/lockkeeper/latest/source/SECURITY.md"]
 #![doc = ""]
-#![doc = include_str!("../README.md")]
+#![cfg_attr(not(all(doctest, feature = "cluster")), doc = include_str!("../README.md"))]
 #![warn(missing_debug_implementations)]
 
 mod address;
@@ -160,6 +161,9 @@ pub mod guide {
     #[doc = ""]
     #[doc = include_str!("../docs/observability.md")]
     pub mod observability {}
+
+    #[doc = include_str!("../docs/limits.md")]
+    pub mod limits {}
 
     // Its code is quoted from examples, which run.
     #[cfg(not(doctest))]
