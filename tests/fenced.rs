@@ -233,6 +233,7 @@ async fn paths_are_below_the_chroot() {
     let keeper = options().connect(&format!("{}{chroot}", shared().address())).await.expect("should connect");
     let guard = keeper.lock("/lock").expect("a valid path").acquire().await.expect("the lock is free");
     assert_eq!(guard.fenced().create("/data", "below").commit().await, Ok(()));
+    server.catch_up().await;
     let (data, _) = server.0.get_data(&format!("{chroot}/data")).await.expect("the node");
     assert_eq!(data, b"below");
     server.delete(&format!("{chroot}{}", guard.node())).await;
@@ -249,6 +250,7 @@ async fn a_new_node_has_the_access_list_of_the_lock() {
     let guard = lock.expect("valid options").acquire().await.expect("the lock is free");
     let data = format!("{path}/data");
     assert_eq!(guard.fenced().create(&data, "").commit().await, Ok(()));
+    server.catch_up().await;
     assert_eq!(server.0.get_acl(&data).await.expect("the node").0, acl);
     let denied = FencedError::Write { index: 0, path: data.clone(), failure: WriteFailure::NoAuth };
     assert_eq!(guard.fenced().set(&data, "new").commit().await, Err(denied));

@@ -22,7 +22,7 @@ impl Observer {
     }
 
     /// Syncs first: the ensemble member that this client is connected to may lag behind.
-    async fn catch_up(&self) {
+    pub async fn catch_up(&self) {
         self.0.sync("/").await.expect("should connect");
     }
 

@@ -31,6 +31,8 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
     {
         let site = kind.site(name).await;
         let guard = site.lock_with(owners, options).acquire().await.expect("the lock is free");
+        // The ensemble member that the owner is connected to may lag behind.
+        owner.sync("/").await.expect("should connect");
         for node in [site.directories(), guard.nodes()].concat() {
             let (list, _) = owner.get_acl(&node).await.expect("an access list");
             let [entry] = &list[..] else { panic!("{list:?}") };
