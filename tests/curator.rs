@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use common::{
-    Curator, CuratorKind, Kazoo, Kind, TestServer, beside_curator, eventually, shared, unique_path,
+    Curator, CuratorKind, Kazoo, Kind, TestServer, beside_curator, eventually, refusal, shared, unique_path,
 };
 use lockkeeper::error::{AcquireError, TryAcquireError};
 use lockkeeper::{Dialect, Keeper, Lock, LockOptions, Mode, ReadWriteLock};
@@ -41,7 +41,8 @@ async fn queued<M>(lock: &Lock<M>, count: usize) {
 async fn a_curator_mutex_and_ours_wait_for_each_other() {
     let (curator, lock, path) = pair("mutex").await;
     let theirs = curator.acquire(&path, CuratorKind::Mutex).await;
-    assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
+    let tried = refusal(lock.try_acquire().await);
+    assert!(matches!(tried, TryAcquireError::Contended { .. }), "{tried:?}");
     let waiting = tokio::spawn(lock.acquire());
     queued(&lock, 2).await;
     assert!(!waiting.is_finished());

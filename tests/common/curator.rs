@@ -41,10 +41,12 @@ impl Curator {
     }
 
     pub async fn start_with_session(address: &str, session: Duration) -> Curator {
+        // The compiler takes seconds, in which sessions of this thread must go on.
+        let classes = tokio::task::spawn_blocking(classes).await.expect("it compiles");
         let mut process = Command::new("java")
             .args(JVM)
             .arg("-cp")
-            .arg(format!("{}:{}", classes().display(), class_path()))
+            .arg(format!("{}:{}", classes.display(), class_path()))
             .args(["CuratorPeer", address, &session.as_millis().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
