@@ -28,7 +28,8 @@ impl Stage {
         let script = format!("cd {}; {script}", scratch.0.display());
         let arguments = [&["run"], options, &[&*path, "--", "sh", "-c", &*script]].concat();
         let mut command = lockkeeper_at(&proxy.address(), &arguments);
-        command.env("LOCKKEEPER_SESSION_TIMEOUT", "4s").stderr(Stdio::null());
+        // On a busy machine, a shell takes hundreds of milliseconds to answer TERM: it has an eighth of this.
+        command.env("LOCKKEEPER_SESSION_TIMEOUT", "8s").stderr(Stdio::null());
         let process = Killed(command.spawn().expect("it starts"));
         let stage = Stage { path, proxy, scratch, process };
         eventually("the command runs", SOON, async || runs(&stage.pid())).await;
