@@ -67,7 +67,8 @@ async fn a_dead_lock_actor_loses_the_guards_of_its_path_and_leaves_no_node(kind:
     let untouched = elsewhere.lock(&keeper).acquire().await.expect("the lock is free");
     let (lock, rival) = (site.lock(&keeper), site.rival(&keeper));
     let guard = rival.acquire().await.expect("the lock is free");
-    let waiter = tokio::spawn(lock.acquire());
+    let mut waiter = Box::pin(lock.acquire());
+    assert!(futures::poll!(&mut waiter).is_pending(), "it is sent");
     let (ticket, mut events) = listen(&lock);
     queued(&mut events).await;
     let session = site.server.owner(&guard.node()).await;
@@ -81,7 +82,7 @@ async fn a_dead_lock_actor_loses_the_guards_of_its_path_and_leaves_no_node(kind:
     timeout(SOON, guard.lost()).await.expect("its actor is gone");
     assert_eq!(guard.state(), LeaseState::Lost);
     let stopped = AcquireError::Stopped { path: (kind.paths)(&site.path).swap_remove(0) };
-    let received = timeout(SOON, waiter).await.expect("the waiter gets an answer").expect("no panic");
+    let received = timeout(SOON, waiter).await.expect("the waiter gets an answer");
     assert_eq!(refusal(received), stopped);
     let (received, why) = (events.recv().await, Refused::Failed(stopped));
     let refused =
