@@ -4,6 +4,8 @@
 //! methods do nothing. All handles are registered when a keeper starts, or at the first request of a kind, and never
 //! looked up again. What is counted up is counted down when its owner is dropped, also when an actor is killed.
 
+#[cfg(feature = "metrics")]
+mod counted;
 #[cfg(not(feature = "metrics"))]
 mod off;
 #[cfg(feature = "metrics")]
@@ -15,12 +17,12 @@ mod runs;
 #[cfg(feature = "metrics")]
 mod table;
 
+#[cfg(feature = "metrics")]
+pub(crate) use self::counted::Counted;
 #[cfg(not(feature = "metrics"))]
 pub use self::off::Metrics;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::off::{Asked, Counted, PathMetrics, RequestMetrics, RunMetrics};
-#[cfg(feature = "metrics")]
-pub(crate) use self::on::Counted;
 #[cfg(feature = "metrics")]
 pub use self::on::Metrics;
 #[cfg(feature = "metrics")]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 
+use super::counted::Counted;
 use super::requests::{Kinds, PathMetrics};
 use super::runs::{RunHandles, RunMetrics};
 use super::table;
-use crate::machine::Failure;
 
 /// The metrics of a keeper. Cheap to clone.
 #[derive(Clone)]
@@ -131,33 +131,5 @@ impl Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
-    }
-}
-
-/// Counts one in a gauge until it is dropped.
-pub(crate) struct Counted(Gauge);
-
-impl Counted {
-    pub(super) fn new(gauge: &Gauge) -> Counted {
-        gauge.increment(1.0);
-        Counted(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
-    }
-}
-
-/// Counts requests to ZooKeeper without an answer.
-pub(crate) struct Retries(pub(super) Counter);
-
-impl Retries {
-    /// Counts a request if it got no answer.
-    pub fn count<T>(&self, answered: &Result<T, Failure>) {
-        if matches!(answered, Err(Failure::Unknown(_))) {
-            self.0.increment(1);
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, Label};
 
-use super::on::{Counted, Retries};
+use super::counted::{Counted, Retries};
 use super::{Kind, RefusedFor, table};
 
 /// The metrics of the requests for one path, or for several. Cheap to clone.

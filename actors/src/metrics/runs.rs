@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, Label};
 
-use super::on::Counted;
+use super::counted::Counted;
 use super::table;
 use crate::machine::run::EndReason;
 
