@@ -1,4 +1,4 @@
-//! What the servers show of locks and semaphores, whoever uses them: kazoo's clients, Curator's, or this library's.
+//! Reads locks and semaphores from the servers, those of kazoo's and Curator's clients as well as this library's.
 
 use std::fmt;
 use std::sync::Arc;

@@ -199,7 +199,7 @@ impl Keeper {
         Semaphore::new(&self.shared, path, None, LockOptions::default())
     }
 
-    /// Reads locks and semaphores as the servers show them, whoever uses them. Does no I/O.
+    /// An inspector, which reads the locks and semaphores of all clients. Does no I/O.
     pub fn inspector(&self) -> Inspector {
         Inspector::new(self.shared.clone())
     }

@@ -14,7 +14,7 @@ use crate::run::{LaunchArgs, RunArgs, WatchdogArgs};
 use crate::serve::ServeArgs;
 use crate::top::TopArgs;
 
-/// Runs commands under distributed locks on ZooKeeper, and shows who holds and who waits
+/// Runs commands under distributed locks on ZooKeeper, and shows the holders and waiters of locks
 #[derive(Debug, Parser)]
 #[command(name = "lockkeeper", version, arg_required_else_help = true, after_help = EXITS)]
 pub struct Cli {

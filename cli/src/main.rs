@@ -1,4 +1,4 @@
-//! The command `lockkeeper`: runs a command under a distributed lock on ZooKeeper, and shows who holds and who waits.
+//! The command `lockkeeper`: runs a command under a distributed lock on ZooKeeper, and shows the holders and waiters of locks.
 //!
 //! Its manual is `docs/cli.md`.
 

@@ -1,4 +1,4 @@
-//! Locks and semaphores as the servers show them, whoever uses them.
+//! Locks and semaphores of all clients, as the servers show them.
 
 use std::time::SystemTime;
 

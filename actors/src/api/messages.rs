@@ -86,7 +86,7 @@ pub enum RegistryMessage {
     Inspect(InspectMessage),
 }
 
-/// Questions about locks and semaphores, whoever uses them.
+/// Questions about the locks and semaphores of all clients.
 #[non_exhaustive]
 pub enum InspectMessage {
     /// Walks from a path downwards. Nodes that the inventory shows are not read again.

@@ -1,4 +1,4 @@
-//! Looks at one path: what it is, who holds it and who waits.
+//! Reads one path: its kind, its holders and its waiters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

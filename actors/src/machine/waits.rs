@@ -1,4 +1,4 @@
-//! Who waits for whom in a queue, as far as the names of its nodes show it. For listings.
+//! Which contenders each contender of a queue waits for, as far as the names of their nodes show it. For listings.
 
 use std::collections::BTreeMap;
 

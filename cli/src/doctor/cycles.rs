@@ -33,7 +33,7 @@ pub fn examine(places: &[PathState], report: &mut Report) {
     }
 }
 
-/// Who waits for whom at a place.
+/// Which sessions wait for which at a place.
 fn waits_at(place: &PathState) -> Vec<Wait<'_>> {
     let holders: Vec<i64> = match place {
         PathState::Semaphore(pool) => match pool.limit {

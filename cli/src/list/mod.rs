@@ -1,4 +1,4 @@
-//! `ls` and `show`: who holds and who waits.
+//! `ls` and `show`: the holders and waiters of locks and semaphores.
 
 pub mod json;
 

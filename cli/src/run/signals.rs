@@ -19,7 +19,7 @@ pub struct Signals {
 impl Signals {
     /// Listens from now on. Needs a Tokio runtime.
     ///
-    /// What whoever started us has told us to ignore, as `nohup` does with HUP, stays ignored. The command inherits that.
+    /// Signals that this process was started to ignore, as by `nohup`, stay ignored. The command inherits that.
     pub fn listen() -> io::Result<Signals> {
         let (sender, arrived) = mpsc::unbounded_channel();
         let ignored = ignored();
