@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::select_all;
 
-use super::lease::{Grant, Lease, LeaseState};
+use super::grant::Grant;
 use super::token::FencingToken;
-use crate::machine::Moment;
+use crate::machine::{LeaseState, Moment};
 use crate::runtime::clock::Clock;
 use crate::zookeeper::ZooKeeper;
 
@@ -20,9 +20,9 @@ use crate::zookeeper::ZooKeeper;
 pub struct LeaseView(Arc<[Arc<Grant>]>);
 
 impl LeaseView {
-    /// Of at least one lease.
-    pub(super) fn of<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> LeaseView {
-        LeaseView(leases.into_iter().map(|lease| lease.grant.clone()).collect())
+    /// Of at least one grant.
+    pub(super) fn of(grants: impl IntoIterator<Item = Arc<Grant>>) -> LeaseView {
+        LeaseView(grants.into_iter().collect())
     }
 
     /// The path of the lock, without the connection's chroot. Of several locks, the first.
@@ -55,7 +55,7 @@ impl LeaseView {
         self.state() == LeaseState::Held
     }
 
-    /// The proven end of the lease: see [`Lease::valid_until`].
+    /// The proven end of the lease: see [`Lease::valid_until`](super::lease::Lease::valid_until).
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.iter().filter_map(|grant| grant.valid_until()).min()
     }

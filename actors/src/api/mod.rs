@@ -4,6 +4,7 @@
 pub mod contender;
 pub mod error;
 pub mod event;
+pub(crate) mod grant;
 pub mod inspection;
 pub mod keep_alive;
 pub mod keeper_state;

@@ -22,7 +22,7 @@ pub struct MultiLease {
 
 impl MultiLease {
     pub(crate) fn new(ticket: Ticket, leases: Vec<Lease>) -> MultiLease {
-        MultiLease { ticket, view: LeaseView::of(&leases), leases }
+        MultiLease { ticket, view: Lease::view_of(&leases), leases }
     }
 
     /// The request that was granted this lease.
