@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -147,23 +146,10 @@ impl Drop for Group {
     }
 }
 
-/// This program, for a process of our own.
-pub fn ourselves() -> Command {
-    // This works even if the file has been replaced or deleted meanwhile.
-    let link = "/proc/self/exe";
-    let program = match cfg!(target_os = "linux") && fs::metadata(link).is_ok() {
-        true => link.into(),
-        false => std::env::current_exe().unwrap_or_else(|_| "lockkeeper".into()),
-    };
-    let mut command = Command::new(program);
-    command.arg0("lockkeeper");
-    command
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
-    use std::process::Stdio;
+    use std::process::{Command, Stdio};
 
     use super::*;
 

@@ -12,7 +12,7 @@ use std::process::Command;
 use clap::Args;
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
 
-use super::group::ourselves;
+use super::program::ourselves;
 use crate::exit::{Exit, Failure};
 
 #[derive(Args, Debug)]

@@ -16,6 +16,7 @@ mod group;
 mod launcher;
 mod options;
 mod policy;
+mod program;
 mod progress;
 mod signals;
 mod supervise;

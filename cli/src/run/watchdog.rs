@@ -18,8 +18,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
-use super::group::ourselves;
 use super::policy::Order;
+use super::program::ourselves;
 use crate::exit::Exit;
 
 #[derive(Args, Debug)]
