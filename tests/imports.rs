@@ -1,4 +1,5 @@
-//! The modules of each package import downwards only: there is no circle among the entries of its `src` folder.
+//! The modules of each package import downwards only: there is no circle among the entries of its `src` folder, nor among
+//! the files of one folder below.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,6 +20,29 @@ fn imports_go_down_only() {
 }
 
 #[test]
+fn files_of_a_folder_import_each_other_downwards_only() {
+    let folders = ["src", "actors/src", "embedded/src", "cli/src"].map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = folders
+        .iter()
+        .flat_map(|folder| folders_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)))
+        .collect();
+    folders.retain(|folder| !folder.ends_with("tests"));
+    assert!(folders.len() > 10, "{folders:?}");
+    let mut arrows = 0;
+    for folder in folders {
+        let siblings = siblings(&folder);
+        arrows += siblings.values().map(BTreeSet::len).sum::<usize>();
+        assert_eq!(
+            circle(&siblings),
+            BTreeSet::new(),
+            "files of {} that import each other",
+            folder.display()
+        );
+    }
+    assert!(arrows > 10, "{arrows} arrows");
+}
+
+#[test]
 fn a_circle_is_found() {
     let source =
         |imports: &[&str]| imports.iter().map(|name| format!("use crate::{name}::Name;\n")).collect();
@@ -26,6 +50,10 @@ fn a_circle_is_found() {
         [("a", source(&["b"])), ("b", source(&["c"])), ("c", source(&["a"])), ("d", source(&["a"]))];
     let imports = files.iter().map(|(name, text)| (name.to_string(), named_in(text))).collect();
     assert_eq!(circle(&imports), ["a", "b", "c"].map(String::from).into());
+    assert_eq!(
+        named_after("super::", "use super::a::Name;\nuse super::{b, c};\n"),
+        ["a", "b", "c"].map(String::from).into()
+    );
 }
 
 fn imports(folder: &Path) -> Imports {
@@ -47,6 +75,31 @@ fn imports(folder: &Path) -> Imports {
     imports
 }
 
+fn folders_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").path());
+    let folders: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
+    folders.iter().flat_map(|folder| [vec![folder.clone()], folders_below(folder)].concat()).collect()
+}
+
+/// The files of a folder that each of them names as `super::…`.
+fn siblings(folder: &Path) -> Imports {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").path());
+    let files = entries.map(|path| if path.is_dir() { path.join("mod.rs") } else { path });
+    let files = files.filter(|path| path.is_file() && *path != folder.join("mod.rs"));
+    let name = |file: &PathBuf| {
+        let named = if file.ends_with("mod.rs") { file.parent() } else { Some(file.as_path()) };
+        named.and_then(Path::file_stem).expect("a name").to_string_lossy().into_owned()
+    };
+    let read =
+        |file: PathBuf| (name(&file), named_after("super::", &fs::read_to_string(&file).expect("readable")));
+    let mut imports: Imports = files.map(read).collect();
+    let modules: BTreeSet<String> = imports.keys().cloned().collect();
+    for (module, named) in &mut imports {
+        named.retain(|name| name != module && modules.contains(name));
+    }
+    imports
+}
+
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").path());
     let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
@@ -56,12 +109,21 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 
 /// The modules that a source text names as `crate::…`, outside comments and unit tests.
 fn named_in(text: &str) -> BTreeSet<String> {
+    assert!(!text.contains("use crate::{"), "one line for each module, so that this test can read it");
+    named_after("crate::", text)
+}
+
+/// The names that follow a prefix, alone or in braces, outside comments and unit tests.
+fn named_after(prefix: &str, text: &str) -> BTreeSet<String> {
     let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let code: String = code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
-    assert!(!code.contains("use crate::{"), "one line for each module, so that this test can read it");
     let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
-    let name = |path: &str| path.chars().take_while(|c| is_name(*c)).collect();
-    code.split("crate::").skip(1).map(name).collect()
+    let name = |path: &str| path.trim_start().chars().take_while(|c| is_name(*c)).collect::<String>();
+    let paths = code.split(prefix).skip(1).flat_map(|rest| match rest.strip_prefix('{') {
+        Some(several) => several.split('}').next().unwrap_or_default().split(',').map(name).collect(),
+        None => vec![name(rest)],
+    });
+    paths.collect()
 }
 
 /// What is left when all modules that import nothing are taken away, again and again, and all that nothing imports.
