@@ -96,17 +96,7 @@ async fn a_host_name_that_tls_cannot_check_is_refused_by_name() {
 
 /// An unrelated certificate: a TLS connection needs some trusted certificate.
 #[cfg(feature = "tls")]
-const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
-MIIBjDCCATGgAwIBAgIUVgI474bJTHOz0gGSQ66CK5RxKbIwCgYIKoZIzj0EAwIw
-GjEYMBYGA1UEAwwPbG9ja2tlZXBlciB0ZXN0MCAXDTI2MTEyNDE3NTAxNVoYDzIx
-MjYxMDMxMTc1MDE1WjAaMRgwFgYDVQQDDA9sb2Nra2VlcGVyIHRlc3QwWTATBgcq
-hkjOPQIBBggqhkjOPQMBBwNCAAQg6SQL+2XSoq9d1bB8zcXq057MlTJBMCBp5xA9
-5a2mmBXcYhfRmoz9rWntZj6kePFIRucwJ2050Ta0jE1UV/UKo1MwUTAdBgNVHQ4E
-FgQUT1FKdeE90c32zW7sbe7NqdseMqcwHwYDVR0jBBgwFoAUT1FKdeE90c32zW7s
-be7NqdseMqcwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAwAXd
-8oJ0nK/K761C1ZZiuuFZhzIIYJq+qOReumcGWbQCIQDz49FCwGYNmOvnXi8x2H8t
-St00/9YHZrGdqtSn7Dloiw==
------END CERTIFICATE-----";
+const CERTIFICATE: &str = include_str!("common/stranger.pem");
 
 #[tokio::test]
 async fn a_refused_connection_is_reported_as_such() {

@@ -7,9 +7,8 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use common::{shared, unique_path};
+use common::{Runner, shared, unique_path};
 use lockkeeper::messages::Ticket;
-use lockkeeper::run::{LeaseEvent, LeaseView};
 use lockkeeper::{Dialect, FencingToken, Keeper, LeaseState, LockOptions};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -161,18 +160,5 @@ impl Listener {
     async fn handle(&self, myself: ActorRef<()>, (): (), (): &mut ()) -> Result<(), ActorProcessingErr> {
         myself.stop(None);
         Ok(())
-    }
-}
-
-struct Runner;
-
-#[ractor::actor(message = LeaseEvent, state = LeaseView, arguments = LeaseView)]
-impl Runner {
-    async fn pre_start(
-        &self,
-        _: ActorRef<LeaseEvent>,
-        lease: LeaseView,
-    ) -> Result<LeaseView, ActorProcessingErr> {
-        Ok(lease)
     }
 }

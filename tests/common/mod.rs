@@ -12,6 +12,7 @@ pub mod internals;
 #[macro_use]
 pub mod kinds;
 pub mod logs;
+pub mod runner;
 pub mod servers;
 pub mod site;
 
@@ -25,6 +26,7 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 pub use curator::{Curator, CuratorKind};
+pub use runner::Runner;
 pub use servers::*;
 
 /// A session timeout so long that even a busy machine loses no session.

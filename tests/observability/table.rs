@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lockkeeper::run::{LeaseEvent, LeaseView};
 use lockkeeper::{Keeper, LockOptions};
-use ractor::{ActorProcessingErr, ActorRef};
 
-use crate::common::{BRISK, SHORT, SOON, connect_for, eventually, shared, unique_path};
+use crate::common::{BRISK, Runner, SHORT, SOON, connect_for, eventually, shared, unique_path};
 use crate::documents::{self, labels, metrics};
 use crate::scrape::Scrape;
 
@@ -80,17 +78,4 @@ async fn run_each_kind(keeper: &Keeper, path: &str) {
     let mut candidate = singleton.run(|lease| (Runner, lease), Some);
     candidate.running().await.expect("it runs");
     candidate.shutdown().await;
-}
-
-pub struct Runner;
-
-#[ractor::actor(message = LeaseEvent, state = LeaseView, arguments = LeaseView)]
-impl Runner {
-    async fn pre_start(
-        &self,
-        _: ActorRef<LeaseEvent>,
-        lease: LeaseView,
-    ) -> Result<LeaseView, ActorProcessingErr> {
-        Ok(lease)
-    }
 }
