@@ -97,7 +97,7 @@ fn the_command_is_never_alive_under_the_next_holder() {
 async fn was_free(number: usize, behaviour: Behaviour, fault: Fault) -> bool {
     let (path, proxy, scratch) = (unique_path("cli-kills"), proxied().await, Scratch::new("cli-kills"));
     let test = std::env::current_exe().expect("a path").display().to_string();
-    let arguments = ["run", &path, "--", &test, "--exact", "witness", "--ignored"];
+    let arguments = ["run", &path, "--", &test, "--exact", "witness"];
     let mut command = lockkeeper_at(&proxy.address(), &arguments);
     command.env("LOCKKEEPER_SESSION_TIMEOUT", "2s").stdout(Stdio::null()).stderr(Stdio::null());
     command.env("WITNESS", &scratch.0).env("BEHAVIOUR", format!("{behaviour:?}"));
@@ -126,6 +126,7 @@ async fn strike(fault: Fault, process: &Killed, proxy: &Proxy) {
     match fault {
         Fault::Cut => {
             proxy.cut();
+            // It may connect again in this time.
             tokio::time::sleep(Duration::from_millis(100)).await;
             proxy.black_hole(true);
         }
@@ -135,6 +136,7 @@ async fn strike(fault: Fault, process: &Killed, proxy: &Proxy) {
         Fault::PauseAndSilence => {
             signal(run, Signal::STOP);
             proxy.black_hole(true);
+            // How long it is paused.
             tokio::time::sleep(Duration::from_millis(300)).await;
             signal(run, Signal::CONT);
         }
@@ -175,9 +177,8 @@ fn watchdogs(run: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// The command of the rounds.
+/// The entry point of the command of the rounds, which is declared as a test. Without its variables, it does nothing.
 #[test]
-#[ignore = "the other test runs it as a command"]
 fn witness() {
     let Ok(directory) = std::env::var("WITNESS") else { return };
     let behaviour = std::env::var("BEHAVIOUR").unwrap_or_default();
@@ -185,7 +186,7 @@ fn witness() {
     match &*behaviour {
         "Forks" | "Abandons" => {
             let mut child = Command::new(std::env::current_exe().expect("a path"));
-            child.args(["--exact", "witness", "--ignored"]).env("BEHAVIOUR", "Ignores");
+            child.args(["--exact", "witness"]).env("BEHAVIOUR", "Ignores");
             let mut child = child.spawn().expect("it starts");
             while !directory.join("up").exists() {
                 std::thread::sleep(Duration::from_millis(5));
