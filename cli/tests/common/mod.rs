@@ -33,12 +33,20 @@ pub fn lockkeeper(arguments: &[&str]) -> Command {
 
 /// The command, with other servers.
 pub fn lockkeeper_at(servers: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lockkeeper"));
-    command.env("LOCKKEEPER_SERVERS", servers).env("LOCKKEEPER_SESSION_TIMEOUT", "20s");
+    let program = interruptible(env!("CARGO_BIN_EXE_lockkeeper"));
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).env("LOCKKEEPER_SERVERS", servers).env("LOCKKEEPER_SESSION_TIMEOUT", "20s");
     command.env_remove("LOCKKEEPER_AUTH").env_remove("LOCKKEEPER_IDENTIFIER").env("NO_COLOR", "1");
     // A group of its own, so that it does not take the terminal of who runs the tests.
     command.args(arguments).stdin(Stdio::null()).process_group(0);
     command
+}
+
+/// The words that start a program in which Control-C is not ignored, also if the tests ignore it, as what a script
+/// starts in the background does.
+pub fn interruptible(program: &str) -> Vec<&str> {
+    let usual: &[&str] = if cfg!(target_os = "linux") { &["env", "--default-signal=INT,QUIT"] } else { &[] };
+    [usual, &[program]].concat()
 }
 
 /// The result of a command that has ended.
