@@ -1,16 +1,4 @@
-#![doc = "[guide]: crate::guide"]
-#![doc = "[linger]: crate::guide#locks-that-linger"]
-#![doc = "[messages]: crate::guide::messages"]
-#![doc = "[testing]: crate::guide::testing"]
-#![doc = "[logs]: crate::guide::logs"]
-#![doc = "[safety]: crate::guide::safety"]
-#![doc = "[limits]: crate::guide::limits"]
-#![doc = "[cli]: https://docs.rs/crate/lockkeeper/latest/source/docs/cli.md"]
-#![doc = "[observability]: crate::guide::observability"]
-#![doc = "[architecture]: https://docs.rs/lockkeeper-actors"]
-#![doc = "[contributing]: https://docs.rs/crate/lockkeeper/latest/source/CONTRIBUTING.md"]
-#![doc = "[security]: https://docs.rs/crate/lockkeeper/latest/source/SECURITY.md"]
-#![doc = ""]
+#![doc = include_str!("links.md")]
 #![cfg_attr(not(all(doctest, feature = "cluster")), doc = include_str!("../README.md"))]
 #![warn(missing_debug_implementations)]
 
@@ -124,52 +112,55 @@ pub mod auth {
     pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
 }
 
-// A page's links are for readers of the repository. A definition that comes first wins: these are for this
+// A page's links are for readers of the repository. A definition that comes first wins: those of `links.md` are for this
 // documentation.
 #[cfg(any(doc, doctest))]
-#[doc = "[lock]: crate::Keeper::lock"]
-#[doc = "[read_write]: crate::Keeper::read_write"]
-#[doc = "[semaphore]: crate::Keeper::semaphore"]
-#[doc = "[multi_lock]: crate::Keeper::multi_lock"]
-#[doc = "[linger]: crate::LockOptions::linger"]
-#[doc = "[singleton]: crate::Keeper::singleton"]
-#[doc = "[protect]: crate::Guard::protect"]
-#[doc = "[inspector]: crate::Keeper::inspector"]
-#[doc = "[run]: crate::Guard::run"]
-#[doc = "[leader]: crate::singleton::Singleton::leader"]
-#[doc = "[leaders]: crate::singleton::Singleton::leaders"]
-#[doc = ""]
+#[doc = include_str!("links.md")]
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {
-    #[doc = "[guide]: crate::guide"]
-    #[doc = "[linger]: crate::guide#locks-that-linger"]
-    #[doc = "[safety]: crate::guide::safety"]
-    #[doc = "[singleton]: crate::singleton"]
-    #[doc = ""]
+    #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/first-lock.md")]
+    pub mod first_lock {}
+
+    #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/choosing.md")]
+    pub mod choosing {}
+
+    #[doc = include_str!("links.md")]
     #[doc = include_str!("../docs/messages.md")]
     pub mod messages {}
 
-    #[doc = "[safety]: crate::guide::safety"]
-    #[doc = ""]
+    #[doc = include_str!("links.md")]
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing {}
 
-    #[doc = include_str!("../docs/logs.md")]
-    pub mod logs {}
+    // Its code is quoted from examples, which run.
+    #[cfg(not(doctest))]
+    #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/safety.md")]
+    pub mod safety {}
 
-    #[doc = "[troubles]: https://docs.rs/crate/lockkeeper/latest/source/docs/observability/troubles.svg"]
-    #[doc = ""]
-    #[doc = include_str!("../docs/observability.md")]
-    pub mod observability {}
-
+    #[doc = include_str!("links.md")]
     #[doc = include_str!("../docs/limits.md")]
     pub mod limits {}
 
-    // Its code is quoted from examples, which run.
-    #[cfg(not(doctest))]
-    #[doc = "[decisions]: https://docs.rs/lockkeeper-actors/latest/lockkeeper_actors/machine"]
-    #[doc = "[adding a check]: https://docs.rs/crate/lockkeeper/latest/source/CONTRIBUTING.md"]
-    #[doc = ""]
-    #[doc = include_str!("../docs/safety.md")]
-    pub mod safety {}
+    #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/operating.md")]
+    pub mod operating {}
+
+    #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/observability.md")]
+    pub mod observability {}
+
+    #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/logs.md")]
+    pub mod logs {}
+
+    #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/from-kazoo.md")]
+    pub mod from_kazoo {}
+
+    #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/from-curator.md")]
+    pub mod from_curator {}
 }

@@ -60,11 +60,11 @@ async fn a_curator_mutex_and_ours_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn the_locks_of_the_guide_and_curators_exclude_each_other() {
+async fn the_locks_of_the_page_and_curators_exclude_each_other() {
     let text = include_str!("common/beside_curator.rs");
-    assert!(include_str!("../docs/guide.md").contains(text), "the guide must quote the tested code");
+    assert!(include_str!("../docs/from-curator.md").contains(text), "the page must quote the tested code");
     let (keeper, curator) = (connect().await, Curator::start(&shared().address()).await);
-    let path = unique_path("guide");
+    let path = unique_path("page");
     let mutex = beside_curator::mutex(&keeper, &path).expect("a valid path");
     let ours = mutex.acquire().await.expect("free");
     assert!(curator.try_acquire(&path, CuratorKind::Mutex).await.is_none(), "two clients hold");
@@ -73,7 +73,7 @@ async fn the_locks_of_the_guide_and_curators_exclude_each_other() {
     assert!(matches!(mutex.try_acquire().await, Err(TryAcquireError::Contended { .. })));
     curator.release(theirs).await;
 
-    let path = unique_path("guide");
+    let path = unique_path("page");
     let both = beside_curator::read_write(&keeper, &path).expect("a valid path");
     let ours = both.write().acquire().await.expect("free");
     for kind in [CuratorKind::Read, CuratorKind::Write] {

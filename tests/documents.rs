@@ -1,5 +1,4 @@
-//! The first program of the README, and the tables of the guide for those who come from kazoo or Curator: each call
-//! compiles and runs.
+//! The first program of the README, and the tables for those who come from kazoo or Curator: each call compiles and runs.
 
 mod common;
 
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{Runner, shared, unique_path};
 use lockkeeper::messages::Ticket;
-use lockkeeper::{Dialect, FencingToken, Keeper, LeaseState, LockOptions};
+use lockkeeper::{Dialect, FencingToken, Keeper, LeaseState, LockOptions, Mode};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 /// Runs a call, and strikes it off the calls of a table.
@@ -23,7 +22,7 @@ macro_rules! call {
 
 #[tokio::test]
 async fn the_calls_that_replace_those_of_kazoo_work() -> Result<(), Box<dyn Error>> {
-    let mut calls = calls_of("From kazoo");
+    let mut calls = calls_of(include_str!("../docs/from-kazoo.md"), &["The calls"]);
     let (hosts, path) = (&shared().address(), &unique_path("kazoo-calls"));
     let keeper =
         call!(calls, Keeper::options().session_timeout(Duration::from_secs(10)).connect(hosts).await)?;
@@ -43,6 +42,7 @@ async fn the_calls_that_replace_those_of_kazoo_work() -> Result<(), Box<dyn Erro
     drop(call!(calls, locks.read()).acquire().await?);
     drop(call!(calls, locks.write()).acquire().await?);
     let _ = call!(calls, LockOptions::new().extra_lock_patterns(["-lock-"]));
+    let _ = call!(calls, LockOptions::new().ephemeral(false));
     let n = 2;
     let path = &unique_path("kazoo-calls-semaphore");
     let semaphore = call!(calls, keeper.semaphore(path, n))?;
@@ -61,7 +61,7 @@ async fn the_calls_that_replace_those_of_kazoo_work() -> Result<(), Box<dyn Erro
 
 #[tokio::test]
 async fn the_calls_that_replace_those_of_curator_work() -> Result<(), Box<dyn Error>> {
-    let mut calls = calls_of("From Curator");
+    let mut calls = calls_of(include_str!("../docs/from-curator.md"), &["The recipes", "The calls"]);
     let (hosts, path, n) = (&shared().address(), &unique_path("curator-calls"), 2);
     let keeper = call!(calls, Keeper::connect(hosts).await)?;
     let lock = call!(calls, keeper.lock(path))?;
@@ -69,6 +69,7 @@ async fn the_calls_that_replace_those_of_curator_work() -> Result<(), Box<dyn Er
     assert_eq!(call!(calls, guard.state()), LeaseState::Held);
     assert!(call!(calls, guard.valid_until()) > Some(Instant::now()));
     assert_eq!(call!(calls, lock.contenders().await)?.len(), 1);
+    assert!(call!(calls, lock.try_acquire().await).is_err());
     call!(calls, guard.release().await)?;
     let path = &unique_path("curator-calls-mutex");
     let mutex = call!(calls, keeper.lock_with(path, LockOptions::new().dialect(Dialect::Curator)))?;
@@ -76,6 +77,10 @@ async fn the_calls_that_replace_those_of_curator_work() -> Result<(), Box<dyn Er
     let path = &unique_path("curator-calls-read-write");
     let both = call!(calls, keeper.read_write_with(path, LockOptions::new().dialect(Dialect::Curator)))?;
     both.write().acquire().await?.release().await?;
+    let modes = [(unique_path("curator-calls-several"), call!(calls, Mode::Lock))];
+    let several =
+        call!(calls, keeper.multi_lock_with(modes, LockOptions::new().dialect(Dialect::Curator)))?;
+    several.acquire().await?.release().await?;
     let path = &unique_path("curator-calls-semaphore");
     let semaphore = call!(calls, keeper.semaphore(path, n))?;
     drop(semaphore.acquire().await?);
@@ -128,13 +133,14 @@ async fn first_program(address: &str) -> Result<(), Box<dyn Error>> {
 
 async fn bill(_token: FencingToken) {}
 
-/// The code in the second column of the tables under a heading of the guide, without spaces.
-fn calls_of(heading: &str) -> BTreeSet<String> {
-    let guide = include_str!("../docs/guide.md");
-    let (_, section) = guide.split_once(&format!("## {heading}\n")).expect("the heading");
-    let section = section.split("\n## ").next().unwrap_or_default();
-    let columns = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));
-    let code = columns.flat_map(|column| column.split('`').skip(1).step_by(2));
+/// The code in the second column of the tables under these headings of a page, without spaces.
+fn calls_of(page: &str, headings: &[&str]) -> BTreeSet<String> {
+    let sections = headings.iter().map(|heading| {
+        let (_, section) = page.split_once(&format!("## {heading}\n")).expect("the heading");
+        section.split("\n## ").next().unwrap_or_default()
+    });
+    let rows = sections.flat_map(str::lines).filter_map(|line| line.strip_prefix("| "));
+    let code = rows.filter_map(|row| row.split(" | ").nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2));
     let calls: BTreeSet<String> = code.map(squeezed).collect();
     assert!(calls.len() > 8, "{calls:?}");
     calls
