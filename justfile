@@ -32,6 +32,10 @@ full:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
+# The pages of `docs` as a book, in target/book; needs `cargo install mdbook --locked`.
+book:
+    mdbook build docs
+
 # How fast it is, beside what client and server can do at best: some minutes.
 bench:
     cargo bench --bench lock
