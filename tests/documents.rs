@@ -104,7 +104,7 @@ async fn the_calls_that_replace_those_of_curator_work() -> Result<(), Box<dyn Er
 #[tokio::test]
 async fn the_first_program_of_the_readme_works() -> Result<(), Box<dyn Error>> {
     let readme = include_str!("../README.md");
-    let program = readme.split("```no_run\n").nth(1).and_then(|program| program.split("```").next());
+    let program = readme.split("```rust,no_run\n").nth(1).and_then(|program| program.split("```").next());
     let (_, statements) = program.and_then(|program| program.split_once("{\n")).expect("a main function");
     let (statements, bill) = statements.split_once("}\n").expect("its end");
     let statements = statements.replace("\"zk1:2181,zk2:2181,zk3:2181/app\"", "address");
