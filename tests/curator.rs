@@ -87,6 +87,24 @@ async fn the_locks_of_the_page_and_curators_exclude_each_other() {
 }
 
 #[tokio::test]
+async fn a_multi_lock_of_curators_dialect_and_a_curator_mutex_on_one_of_its_paths_wait_for_each_other() {
+    let (curator, lock, path) = pair("several").await;
+    let modes = [(unique_path("several"), Mode::Lock), (path.clone(), Mode::Lock)];
+    let several = connect().await.multi_lock_with(modes, curator_options()).expect("valid paths");
+    let theirs = curator.acquire(&path, CuratorKind::Mutex).await;
+    assert!(matches!(several.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
+    let waiting = tokio::spawn(several.acquire());
+    queued(&lock, 2).await;
+    assert!(!waiting.is_finished());
+    curator.release(theirs).await;
+    let ours = waiting.await.expect("no panic").expect("granted");
+    assert!(curator.try_acquire(&path, CuratorKind::Mutex).await.is_none(), "ours is held");
+    ours.release().await.expect("released");
+    let theirs = curator.acquire(&path, CuratorKind::Mutex).await;
+    curator.release(theirs).await;
+}
+
+#[tokio::test]
 async fn our_nodes_look_like_curator_options() {
     let (curator, lock, path) = pair("wire").await;
     let kazoo = Kazoo::start(&shared().address()).await;

@@ -78,8 +78,7 @@ async fn the_calls_that_replace_those_of_curator_work() -> Result<(), Box<dyn Er
     let both = call!(calls, keeper.read_write_with(path, LockOptions::new().dialect(Dialect::Curator)))?;
     both.write().acquire().await?.release().await?;
     let modes = [(unique_path("curator-calls-several"), call!(calls, Mode::Lock))];
-    let several =
-        call!(calls, keeper.multi_lock_with(modes, LockOptions::new().dialect(Dialect::Curator)))?;
+    let several = call!(calls, keeper.multi_lock_with(modes, LockOptions::new().dialect(Dialect::Curator)))?;
     several.acquire().await?.release().await?;
     let path = &unique_path("curator-calls-semaphore");
     let semaphore = call!(calls, keeper.semaphore(path, n))?;
@@ -140,7 +139,8 @@ fn calls_of(page: &str, headings: &[&str]) -> BTreeSet<String> {
         section.split("\n## ").next().unwrap_or_default()
     });
     let rows = sections.flat_map(str::lines).filter_map(|line| line.strip_prefix("| "));
-    let code = rows.filter_map(|row| row.split(" | ").nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let code =
+        rows.filter_map(|row| row.split(" | ").nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2));
     let calls: BTreeSet<String> = code.map(squeezed).collect();
     assert!(calls.len() > 8, "{calls:?}");
     calls

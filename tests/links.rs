@@ -22,7 +22,8 @@ fn the_book_has_every_page_once() {
     let summary = Path::new("docs/SUMMARY.md");
     let mut pages: Vec<PathBuf> = pages_in("docs").into_iter().filter(|page| page != summary).collect();
     let summary = Page::new(&read(summary));
-    let mut entries: Vec<PathBuf> = summary.inline.iter().map(|entry| Path::new("docs").join(entry)).collect();
+    let mut entries: Vec<PathBuf> =
+        summary.inline.iter().map(|entry| Path::new("docs").join(entry)).collect();
     pages.sort();
     entries.sort();
     assert_eq!(entries, pages);
@@ -62,7 +63,8 @@ fn the_crates_documentation_has_a_link_for_each_of_its_pages_links() {
 #[test]
 fn a_broken_link_is_found() {
     let problems = |text: &str| problems_of(Path::new("docs/guide.md"), text).len();
-    assert_eq!(problems("# A `b`: c\n[here](#a-b-c), [there](safety.md#tokens-in-use), [out](https://x.org/)"), 0);
+    let good = "# A `b`: c\n[here](#a-b-c), [there](safety.md#tokens-in-use), [out](https://x.org/)";
+    assert_eq!(problems(good), 0);
     assert_eq!(problems("`[code](nowhere.md)`\n```text\n[code](nowhere.md)\n```\n"), 0);
     assert_eq!(problems("[a file](nowhere.md)"), 1);
     assert_eq!(problems("# Here\n[a heading](#there)"), 1);
@@ -121,7 +123,8 @@ impl Page {
             !in_code && !is_fence
         });
         let (headings, lines): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with('#'));
-        let (definitions, lines): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(|line| is_definition(line));
+        let (definitions, lines): (Vec<&str>, Vec<&str>) =
+            lines.into_iter().partition(|line| is_definition(line));
         let prose = lines.join("\n").split('`').step_by(2).collect::<String>();
         let up_to = |end: char| move |rest: &str| rest.split(end).next().unwrap_or_default().to_owned();
         Page {
