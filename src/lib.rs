@@ -113,7 +113,7 @@ pub mod auth {
 }
 
 // A page's links are for readers of the repository. A definition that comes first wins: those of `links.md` are for this
-// documentation.
+// documentation. A doc test that fails is named after `links.md`, too, and its line counts from there.
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("links.md")]
 #[doc = include_str!("../docs/guide.md")]
