@@ -97,6 +97,13 @@ pub async fn keeper_failing_to_reconnect(proxy: &Proxy) -> Keeper {
     keeper
 }
 
+/// Nanoseconds on the monotonic clock that all processes of this machine share.
+pub fn monotonic() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).expect("after the start") * 1_000_000_000
+        + u64::try_from(time.tv_nsec).expect("a part of a second")
+}
+
 /// The error of a request that must not be granted.
 pub fn refusal<G: fmt::Debug, E>(result: Result<G, E>) -> E {
     result.expect_err("it must not be granted")

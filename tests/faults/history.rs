@@ -6,17 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+pub use super::common::monotonic as now;
 use super::locks::{Kind, Place, Side, write_tokens};
 
 /// Nanoseconds on the clock that all processes of this machine share.
 pub type Time = u64;
-
-/// The current time on that clock.
-pub fn now() -> Time {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(time.tv_sec).expect("after the start") * 1_000_000_000
-        + u64::try_from(time.tv_nsec).expect("a part of a second")
-}
 
 /// One line of a history. Lines are written as things happen, so the history of a killed or stopped client is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
