@@ -448,6 +448,9 @@ fn a_lease_ends_before_its_session() {
         let (steps, punctual, budget) = row[usize::from(is_long())];
         let searched = search(Scenario { steps, punctual, budget, twin: None }, Order::DepthFirst);
         let timers = if punctual { "on time" } else { "or late" };
+        for example in [PROVEN_BY_WRITES, PROVEN_BY_RECONNECT] {
+            assert!(searched.examples.contains(&example), "{steps}, {timers}, {budget}: {example}");
+        }
         table.row(&format!("{steps}, {timers}"), budget, &searched);
     }
     table.print();
