@@ -3,10 +3,11 @@
 //! `LOCKKEEPER_TEST_SERVER` selects it: `embedded` (the default), `standalone` or `ensemble`. The last two need Java
 //! and ZooKeeper's jar; without them the tests fail and are not skipped.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use lockkeeper_embedded::{Embedded, Proxy};
@@ -62,22 +63,31 @@ impl TestServer {
         }
     }
 
-    /// The concatenated answers of the servers to a four-letter word.
+    /// The concatenated answers of the servers to a four-letter word. Panics if one of them does not answer.
     pub fn four_letter(&self, word: &str) -> String {
-        match self {
-            TestServer::Embedded(server) => ask(&server.address(), word).unwrap_or_default(),
-            TestServer::Standalone(server) => server.four_letter(word),
-            TestServer::Ensemble(servers) => {
-                servers.members().iter().map(|member| member.four_letter(word)).collect()
-            }
-        }
+        self.answers(word).concat()
     }
 
     /// A counter of `mntr`, summed over the servers.
     pub fn mntr(&self, key: &str) -> i64 {
-        let said = self.four_letter("mntr");
-        let values = said.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
-        values.map(|value| value.trim().parse::<i64>().expect("a number")).sum()
+        let value = |answer: &String| {
+            let value = answer.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
+            let value = value.unwrap_or_else(|| panic!("mntr does not contain {key}:\n{answer}"));
+            value.trim().parse::<i64>().expect("a number")
+        };
+        self.answers("mntr").iter().map(value).sum()
+    }
+
+    /// One answer for each server.
+    fn answers(&self, word: &str) -> Vec<String> {
+        match self {
+            TestServer::Embedded(server) => vec![insist(word, || ask(&server.address(), word))],
+            TestServer::Standalone(server) => vec![insist(word, || server.try_four_letter(word, PATIENCE))],
+            TestServer::Ensemble(servers) => {
+                let answer = |member: &Server| insist(word, || member.try_four_letter(word, PATIENCE));
+                servers.members().iter().map(answer).collect()
+            }
+        }
     }
 
     /// Restarts it with all its data; the members of an ensemble one after the other.
@@ -106,9 +116,25 @@ fn quick() -> ServerOptions {
     ServerOptions { jvm: vec![often], ..ServerOptions::default() }
 }
 
-fn ask(address: &str, word: &str) -> std::io::Result<String> {
+/// How long a server may take for one answer. On a busy machine it is asked more than once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Asks until there is an answer. No answer would read as "nothing is left", and so would that of a server which elects
+/// a leader: that it does not serve.
+fn insist(word: &str, ask: impl Fn() -> io::Result<String>) -> String {
+    let deadline = Instant::now() + 20 * PATIENCE;
+    loop {
+        match ask() {
+            Ok(answer) if !answer.is_empty() && !answer.contains("not currently serving") => return answer,
+            other => assert!(Instant::now() < deadline, "no answer to {word}, but {other:?}"),
+        }
+        thread::sleep(PATIENCE / 50);
+    }
+}
+
+fn ask(address: &str, word: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(word.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
