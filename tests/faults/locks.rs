@@ -34,7 +34,7 @@ pub enum Side {
     Permit(usize),
 }
 
-const LEDGER: Place = Place { path: "/faults/ledger", side: Side::Alone };
+pub const LEDGER: Place = Place { path: "/faults/ledger", side: Side::Alone };
 const INDEX: Place = Place { path: "/faults/index", side: Side::Alone };
 const INDEX_READ: Place = Place { path: "/faults/index", side: Side::Shared };
 const PERMITS: u32 = 2;
@@ -43,7 +43,7 @@ const POOL: Place = Place { path: "/faults/pool", side: Side::Permit(PERMITS as 
 /// The parent directory of all places.
 pub const ROOT: &str = "/faults";
 
-/// All kinds. A client that is broken on purpose keeps the first one when it is told to hold.
+/// All kinds. No client can share the first one, and its writes are compared.
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "lock",

@@ -26,8 +26,8 @@ pub struct Seen {
     largest: BTreeMap<Place, u64>,
     /// For each client, when it last wrote under a valid promise.
     pub last: BTreeMap<usize, Time>,
-    /// For each client that was told to keep a lock, when it last wrote under it.
-    pub kept: BTreeMap<usize, Time>,
+    /// The same, with the order that it followed.
+    pub followed: BTreeMap<usize, (Time, String)>,
     pub accepted: u64,
     /// Writes that came after the end of their lease and after another client's write: what tokens protect from.
     pub refused: u64,
@@ -74,10 +74,11 @@ impl Writer {
         Writer { client, answers: BufReader::new(answers), writes }
     }
 
-    /// Writes with the tokens of a guard and its promise, the time until which no other client holds. Returns whether
-    /// the write was accepted.
-    pub async fn write(&mut self, kind: &Kind, tokens: &[u64], promise: Time, keeps: bool) -> bool {
-        let line = format!("{} {} {} {promise} {keeps}\n", self.client, kind.name, write_tokens(tokens));
+    /// Writes with the tokens of a guard, its promise, which is the time until which no other client holds, and the
+    /// order that the client follows. Returns whether the write was accepted.
+    pub async fn write(&mut self, kind: &Kind, tokens: &[u64], promise: Time, order: &str) -> bool {
+        let (client, tokens) = (self.client, write_tokens(tokens));
+        let line = format!("{client} {} {tokens} {promise} {order}\n", kind.name);
         self.writes.write_all(line.as_bytes()).await.expect("the resource answers");
         let mut answer = String::new();
         self.answers.read_line(&mut answer).await.expect("the resource answers");
@@ -86,6 +87,11 @@ impl Writer {
 }
 
 impl Seen {
+    /// The largest token that has written under a lock of this place.
+    pub fn newest(&self, place: &Place) -> Option<u64> {
+        self.largest.get(place).copied()
+    }
+
     fn write(&mut self, client: usize, kind: &'static Kind, tokens: &[u64], promise: Time, at: Time) -> bool {
         let places = || kind.places.iter().zip(tokens);
         let newer = |(other, largest): &(&Place, &u64)| {
@@ -121,14 +127,14 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
             let (answers, mut writes) = stream.into_split();
             let mut lines = BufReader::new(answers).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                let Some((client, kind, tokens, promise, keeps)) = parse(&line) else { return };
+                let Some((client, kind, tokens, promise, order)) = parse(&line) else { return };
                 let accepted = {
                     // The time is read under the lock, so that it grows from write to write.
                     let mut seen = lock(&seen);
                     let at = now();
                     let accepted = seen.write(client, kind, &tokens, promise, at);
-                    if accepted && keeps {
-                        seen.kept.insert(client, at);
+                    if accepted && at < promise {
+                        seen.followed.insert(client, (at, order));
                     }
                     accepted
                 };
@@ -141,12 +147,12 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
     }
 }
 
-fn parse(line: &str) -> Option<(usize, &'static Kind, Vec<u64>, Time, bool)> {
+fn parse(line: &str) -> Option<(usize, &'static Kind, Vec<u64>, Time, String)> {
     let mut words = line.split(' ');
     let client = words.next()?.parse().ok()?;
     let kind = Kind::named(words.next()?)?;
     let tokens = kind.read_tokens(words.next()?)?;
-    Some((client, kind, tokens, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    Some((client, kind, tokens, words.next()?.parse().ok()?, words.next()?.to_owned()))
 }
 
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {

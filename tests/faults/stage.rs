@@ -34,7 +34,7 @@ pub const SYNC: Duration = TICK.saturating_mul(SYNC_TICKS);
 pub const RECOVERY: Duration = SESSION.saturating_mul(5);
 
 /// The time limit for electing a leader.
-const ELECTION: Duration = Duration::from_secs(30);
+pub const ELECTION: Duration = Duration::from_secs(30);
 
 pub struct Stage {
     pub servers: Servers,
@@ -244,7 +244,8 @@ impl Stage {
         })
     }
 
-    async fn nodes(&self) -> Result<Vec<String>, zk::Error> {
+    /// The nodes of all locks, with the identifiers of their clients.
+    pub async fn nodes(&self) -> Result<Vec<String>, zk::Error> {
         let mut connector = zk::Client::connector().with_session_timeout(Duration::from_secs(10));
         connector = connector.with_connection_timeout(Duration::from_secs(5));
         let client = connector.connect(&self.servers.addresses().join(",")).await?;
@@ -257,7 +258,10 @@ impl Stage {
         for directory in children(&client, ROOT).await? {
             for node in children(&client, &directory).await? {
                 match client.get_data(&node).await {
-                    Ok((_, stat)) => nodes.push(format!("{node} of {:#x}", stat.ephemeral_owner)),
+                    Ok((identifier, stat)) => {
+                        let (client, session) = (String::from_utf8_lossy(&identifier), stat.ephemeral_owner);
+                        nodes.push(format!("{node} of {client} in session {session:#x}"));
+                    }
                     Err(zk::Error::NoNode) => {}
                     Err(error) => return Err(error),
                 }
@@ -307,8 +311,7 @@ impl Client {
             let mut setting = std::ffi::OsString::from(worker::DIRECTORY);
             setting.push("=");
             setting.push(directory);
-            // The entry point of clients, which is declared as a test.
-            let rest = ["client_process", "--exact", "--nocapture"];
+            let rest = [worker::ENTRY, "--exact", "--nocapture"];
             ["env".into(), setting, binary.into()].into_iter().chain(rest.map(Into::into)).collect()
         });
         fs::write(guardian.directory().join(worker::SETTINGS), settings.write()).expect("a directory");
@@ -347,6 +350,11 @@ impl Client {
         let text = fs::read_to_string(self.file(worker::HISTORY)).unwrap_or_default();
         let whole = text.rsplit_once('\n').map(|(whole, _)| whole).unwrap_or_default();
         whole.lines().map(|line| line.parse().unwrap_or_else(|error| panic!("{error}"))).collect()
+    }
+
+    /// Whether it has reported since then that a lease was lost.
+    pub fn has_lost_since(&self, since: Time) -> bool {
+        self.history().iter().any(|entry| matches!(entry, Entry::Lost(at) if *at > since))
     }
 
     /// The last lines of its history and its log.

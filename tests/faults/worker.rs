@@ -23,6 +23,8 @@ use super::twins::{self, Twin};
 
 /// The environment variable that makes the test binary a worker; its value is the worker's directory.
 pub const DIRECTORY: &str = "LOCKKEEPER_FAULTS_WORKER";
+/// The test that workers enter by. A test of its own for this would pass without testing anything.
+pub const ENTRY: &str = "clients_exclude_each_other_and_recover_under_every_fault";
 pub const SETTINGS: &str = "settings";
 pub const ORDER: &str = "order";
 pub const HISTORY: &str = "history";
@@ -32,8 +34,10 @@ pub const HISTORY: &str = "history";
 pub enum Order {
     /// Acquire locks of all kinds for a short time, one after the other.
     Work,
-    /// Acquire a lock and keep it.
+    /// Acquire a lock of any kind and keep it.
     Hold,
+    /// Acquire a lock of the first kind and keep it.
+    HoldAlone,
     /// Release all locks and request none.
     Rest,
     /// Kill its own process at this moment.
@@ -78,9 +82,15 @@ impl Order {
         format!("{self:?}")
     }
 
+    /// Whether a lock is kept under this order.
+    fn keeps(self) -> bool {
+        matches!(self, Order::Hold | Order::HoldAlone)
+    }
+
     fn read(text: &str) -> Option<Order> {
         let moments = Moment::ALL.map(Order::Die);
-        let mut all = [Order::Work, Order::Hold, Order::Rest, Order::Stop].into_iter().chain(moments);
+        let all = [Order::Work, Order::Hold, Order::HoldAlone, Order::Rest, Order::Stop];
+        let mut all = all.into_iter().chain(moments);
         all.find(|order| order.write() == text)
     }
 }
@@ -151,7 +161,7 @@ pub async fn work(directory: &Path) {
         match order {
             Order::Stop => break,
             Order::Rest => sleep(POLL).await,
-            Order::Work | Order::Hold | Order::Die(_) => worker.turn(order).await,
+            Order::Work | Order::Hold | Order::HoldAlone | Order::Die(_) => worker.turn(order).await,
         }
     }
     worker.keeper.close().await;
@@ -181,7 +191,7 @@ impl Worker {
             self.open = if self.open.is_none() { Some(super::locks::open(&self.keeper)) } else { None };
         }
         let kind = match order {
-            Order::Hold if self.twin != Twin::None => &KINDS[0],
+            Order::HoldAlone => &KINDS[0],
             _ if self.reader.is_some() => &KINDS[0],
             // Often once more, so that a node is granted again.
             _ if self.last.lingers && self.dice.below(4) > 0 => self.last,
@@ -190,7 +200,7 @@ impl Worker {
         self.last = kind;
         let patience = match (order, self.dice.below(10)) {
             (Order::Die(Moment::GaveUp), _) => Patience::Until(self.dice.time(20)),
-            (Order::Hold | Order::Die(_), _) | (_, 0..=5) => Patience::Forever,
+            (Order::Hold | Order::HoldAlone | Order::Die(_), _) | (_, 0..=5) => Patience::Forever,
             (_, 6 | 7) => Patience::Until(self.dice.time(300)),
             (_, 8) => Patience::Try,
             (_, _) => return self.cancel(kind, order).await,
@@ -226,7 +236,9 @@ impl Worker {
         let soon = match order {
             Order::Die(Moment::Asked) => self.dice.time(6),
             Order::Die(Moment::Queued) => Duration::from_millis(15) + self.dice.time(40),
-            Order::Work | Order::Hold | Order::Rest | Order::Die(_) | Order::Stop => self.dice.time(30),
+            Order::Work | Order::Hold | Order::HoldAlone | Order::Rest | Order::Die(_) | Order::Stop => {
+                self.dice.time(30)
+            }
         };
         let asked = self.ask(kind, Patience::Forever);
         // A guard that is granted in time is dropped, which releases it.
@@ -242,8 +254,8 @@ impl Worker {
         self.die_at(Moment::Granted, order, 0).await;
         let uses = self.dice.below(4);
         let mut used = 0;
-        while used <= uses || (order == Order::Hold && self.orders.now() == order) {
-            if !self.use_it(kind, &*guard, order == Order::Hold).await {
+        while used <= uses || (order.keeps() && self.orders.now() == order) {
+            if !self.use_it(kind, &*guard, order).await {
                 return;
             }
             self.die_at(Moment::Used, order, 5).await;
@@ -257,7 +269,9 @@ impl Worker {
         }
         let confirmed = match order {
             Order::Die(moment) => moment != Moment::Dropped,
-            Order::Work | Order::Hold | Order::Rest | Order::Stop => self.dice.below(2) == 0,
+            Order::Work | Order::Hold | Order::HoldAlone | Order::Rest | Order::Stop => {
+                self.dice.below(2) == 0
+            }
         };
         if !confirmed {
             drop(guard);
@@ -274,7 +288,7 @@ impl Worker {
 
     /// Writes to the resource if the guard is held, and also if it is lost, as a process would that was paused between
     /// the check and the write. Returns whether to keep the guard.
-    async fn use_it(&mut self, kind: &'static Kind, guard: &dyn Held, keeps: bool) -> bool {
+    async fn use_it(&mut self, kind: &'static Kind, guard: &dyn Held, order: Order) -> bool {
         let (state, until) = match self.twin {
             Twin::Deaf => (LeaseState::Held, now() + 1_000_000),
             Twin::None | Twin::Leaver | Twin::FollowerReads => promise(guard),
@@ -287,11 +301,12 @@ impl Worker {
         match state {
             // If the resource refuses the write, the guard is given up.
             LeaseState::Held => {
-                self.writer.write(kind, &guard.tokens(), until, keeps).await || self.twin == Twin::Deaf
+                self.writer.write(kind, &guard.tokens(), until, &order.write()).await
+                    || self.twin == Twin::Deaf
             }
             LeaseState::Suspended => true,
             LeaseState::Lost => {
-                self.writer.write(kind, &guard.tokens(), 0, false).await;
+                self.writer.write(kind, &guard.tokens(), 0, &order.write()).await;
                 // Checks again a little later, because a lost lease must stay lost.
                 sleep(self.dice.time(20)).await;
                 if promise(guard).0 != LeaseState::Lost {
