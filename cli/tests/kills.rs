@@ -69,11 +69,17 @@ const FAULTS: [Fault; 9] = [
     Fault::End,
 ];
 
+const ENTRY: &str = "the_command_is_never_alive_under_the_next_holder";
+
 /// How many rounds run at a time. They mostly wait.
 const AT_A_TIME: usize = 25;
 
+/// Also the entry point of the command of the rounds, which is this binary with the variable `WITNESS`.
 #[test]
 fn the_command_is_never_alive_under_the_next_holder() {
+    if let Some(directory) = std::env::var_os("WITNESS") {
+        return witness(Path::new(&directory));
+    }
     common::run(async {
         let rounds = std::env::var("LOCKKEEPER_CLI_FAULTS").map(|rounds| rounds.parse().expect("a number"));
         let rounds = rounds.unwrap_or(BEHAVIOURS.len() * FAULTS.len());
@@ -97,7 +103,7 @@ fn the_command_is_never_alive_under_the_next_holder() {
 async fn was_free(number: usize, behaviour: Behaviour, fault: Fault) -> bool {
     let (path, proxy, scratch) = (unique_path("cli-kills"), proxied().await, Scratch::new("cli-kills"));
     let test = std::env::current_exe().expect("a path").display().to_string();
-    let arguments = ["run", &path, "--", &test, "--exact", "witness"];
+    let arguments = ["run", &path, "--", &test, "--exact", ENTRY];
     let mut command = lockkeeper_at(&proxy.address(), &arguments);
     command.env("LOCKKEEPER_SESSION_TIMEOUT", "2s").stdout(Stdio::null()).stderr(Stdio::null());
     command.env("WITNESS", &scratch.0).env("BEHAVIOUR", format!("{behaviour:?}"));
@@ -177,16 +183,12 @@ fn watchdogs(run: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// The entry point of the command of the rounds, which is declared as a test. Without its variables, it does nothing.
-#[test]
-fn witness() {
-    let Ok(directory) = std::env::var("WITNESS") else { return };
+fn witness(directory: &Path) {
     let behaviour = std::env::var("BEHAVIOUR").unwrap_or_default();
-    let directory = Path::new(&directory);
     match &*behaviour {
         "Forks" | "Abandons" => {
             let mut child = Command::new(std::env::current_exe().expect("a path"));
-            child.args(["--exact", "witness"]).env("BEHAVIOUR", "Ignores");
+            child.args(["--exact", ENTRY]).env("BEHAVIOUR", "Ignores");
             let mut child = child.spawn().expect("it starts");
             while !directory.join("up").exists() {
                 std::thread::sleep(Duration::from_millis(5));
