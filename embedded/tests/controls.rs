@@ -89,6 +89,19 @@ async fn swallowed_replies_leave_the_outcome_unknown() {
 }
 
 #[tokio::test]
+async fn a_dropped_connection_is_closed_and_its_session_can_be_resumed() {
+    let server = server().await;
+    let (mut raw, mut other) = (connect(&server), connect(&server));
+    server.controls().drop_connections(SessionId(raw.session));
+    assert_eq!(raw.receive().expect_err("closed").kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(other.ask(3, &Bytes::path("/", false).0).expect("a reply").error, 0, "not this one");
+    let mut again = Raw::open(server.socket_address()).expect("accepted");
+    again.handshake(TIMEOUT_MS, raw.session, &raw.password).expect("resumed");
+    assert_eq!(again.session, raw.session);
+    assert_eq!(again.ask(3, &Bytes::path("/", false).0).expect("a reply").error, 0);
+}
+
+#[tokio::test]
 async fn delayed_replies_come_late_and_in_order() {
     let server = server().await;
     let mut raw = connect(&server);
