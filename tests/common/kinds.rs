@@ -17,7 +17,8 @@ use lockkeeper::error::{
 use lockkeeper::marker::Access;
 use lockkeeper::messages::{LockEvent, Ticket};
 use lockkeeper::{
-    FencingToken, Guard, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard, MultiLock, Semaphore,
+    Dialect, FencingToken, Guard, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard, MultiLock,
+    Semaphore,
 };
 use ractor::ActorRef;
 
@@ -31,6 +32,8 @@ pub struct Kind {
     pub open_with: Open,
     /// Opens a lock on the same path that excludes this kind and is excluded by it.
     pub rival: Open,
+    /// What the name of a node that blocks this kind has before its number.
+    pub marker: &'static str,
     /// The paths that are locked by a lock opened at this path.
     pub paths: fn(&str) -> Vec<String>,
     /// The `ahead` count of `Queued`, given the number of rivals that hold and the number of waiters of this kind.
@@ -46,6 +49,7 @@ pub fn lock() -> Kind {
         open: |keeper, path| Ok(Arc::new(keeper.lock(path)?)),
         open_with: |keeper, path, options| Ok(Arc::new(keeper.lock_with(path, options)?)),
         rival: |keeper, path, options| Ok(Arc::new(keeper.lock_with(path, options)?)),
+        marker: "__lock__",
         paths: |path| vec![path.to_owned()],
         ahead: |rivals, waiting| rivals + waiting,
         leases: false,
@@ -99,6 +103,37 @@ pub fn read_lock() -> Kind {
         ahead: |rivals, _| rivals,
         ..lock()
     }
+}
+
+/// A lock under the names of Curator's `InterProcessMutex`.
+pub fn curator_lock() -> Kind {
+    let open_with: Open = |keeper, path, options| Ok(Arc::new(keeper.lock_with(path, curator(options))?));
+    Kind {
+        open: |keeper, path| Ok(Arc::new(keeper.lock_with(path, curator(LockOptions::new()))?)),
+        open_with,
+        rival: open_with,
+        marker: "-lock-",
+        ..lock()
+    }
+}
+
+/// A read lock under the names of Curator's `InterProcessReadWriteLock`.
+pub fn curator_read_lock() -> Kind {
+    let open_with: Open =
+        |keeper, path, options| Ok(Arc::new(keeper.read_write_with(path, curator(options))?.read().clone()));
+    Kind {
+        open: |keeper, path| {
+            Ok(Arc::new(keeper.read_write_with(path, curator(LockOptions::new()))?.read().clone()))
+        },
+        open_with,
+        rival: |keeper, path, options| write_with(keeper, path, curator(options)),
+        marker: "-__WRIT__",
+        ..read_lock()
+    }
+}
+
+fn curator(options: LockOptions) -> LockOptions {
+    options.dialect(Dialect::Curator)
 }
 
 /// A semaphore with one permit.
@@ -165,14 +200,19 @@ macro_rules! promises {
 macro_rules! for_kinds {
     (every_kind $promise:ident) => {
         for_kinds!([
-            lock, write_lock, read_lock, semaphore, multi_lock, lingering_lock, lingering_read_lock
+            lock, write_lock, read_lock, semaphore, multi_lock, lingering_lock, lingering_read_lock,
+            curator_lock, curator_read_lock
         ] $promise);
     };
-    (own_nodes $promise:ident) => { for_kinds!([lock, write_lock, read_lock, semaphore, multi_lock] $promise); };
-    (exclusive $promise:ident) => {
-        for_kinds!([lock, write_lock, semaphore, multi_lock, lingering_lock] $promise);
+    (own_nodes $promise:ident) => {
+        for_kinds!([
+            lock, write_lock, read_lock, semaphore, multi_lock, curator_lock, curator_read_lock
+        ] $promise);
     };
-    (in_order $promise:ident) => { for_kinds!([lock, write_lock, multi_lock] $promise); };
+    (exclusive $promise:ident) => {
+        for_kinds!([lock, write_lock, semaphore, multi_lock, lingering_lock, curator_lock] $promise);
+    };
+    (in_order $promise:ident) => { for_kinds!([lock, write_lock, multi_lock, curator_lock] $promise); };
     (queued $promise:ident) => { for_kinds!([lock, write_lock, read_lock] $promise); };
     ([$($kind:ident),+] $promise:ident) => {
         mod $promise {

@@ -65,7 +65,12 @@ impl Observer {
 
     /// Creates a contender node as kazoo does.
     pub async fn contender(&self, directory: &str, identifier: &[u8]) -> String {
-        let path = format!("{directory}/{}__lock__", uuid::Uuid::new_v4().simple());
+        self.contender_with(directory, "__lock__", identifier).await
+    }
+
+    /// The same with another marker.
+    async fn contender_with(&self, directory: &str, marker: &str, identifier: &[u8]) -> String {
+        let path = format!("{directory}/{}{marker}", uuid::Uuid::new_v4().simple());
         self.create(&path, identifier, zk::CreateMode::EphemeralSequential).await
     }
 
@@ -186,7 +191,7 @@ impl Site {
                 Obstacle { node, watched: path }
             }
             false => {
-                let node = self.server.contender(&path, b"").await;
+                let node = self.server.contender_with(&path, self.kind.marker, b"").await;
                 Obstacle { watched: node.clone(), node }
             }
         }

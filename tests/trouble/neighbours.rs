@@ -95,11 +95,11 @@ async fn changes_to_the_predecessor_grant_nothing(kind: Kind) {
 
 async fn sequence_numbers_past_the_overflow_are_reported_and_not_compared(kind: Kind) {
     let keeper = connect().await;
-    for name in ["__lock__-2147483648", "__lock__-999999999", "__lock__-000000001"] {
+    for number in ["-2147483648", "-999999999", "-000000001"] {
         let site = kind.site("wrap").await;
         site.make().await;
         let queue = site.directories().pop().expect("a directory of contenders");
-        let wrapped = format!("{queue}/{UUID}{name}");
+        let wrapped = format!("{queue}/{UUID}{}{number}", kind.marker);
         site.server.create(&wrapped, b"", zk::CreateMode::Ephemeral).await;
         // A node that is not a contender is ignored.
         let stranger = format!("{queue}/{UUID}-2147483648");
