@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lockkeeper::error::{AcquireError, AcquireTimeoutError, TryAcquireError};
 use lockkeeper::future::{Pending, Target};
-use lockkeeper::{Guard, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard};
+use lockkeeper::{Dialect, Guard, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard};
 
 /// One kind of lock.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub enum Side {
 pub const LEDGER: Place = Place { path: "/faults/ledger", side: Side::Alone };
 const INDEX: Place = Place { path: "/faults/index", side: Side::Alone };
 const INDEX_READ: Place = Place { path: "/faults/index", side: Side::Shared };
+/// Of Curator's dialect: other kinds on the path would not exclude it.
+const SHELF: Place = Place { path: "/faults/shelf", side: Side::Alone };
 const PERMITS: u32 = 2;
 const POOL: Place = Place { path: "/faults/pool", side: Side::Permit(PERMITS as usize) };
 
@@ -103,6 +105,15 @@ pub const KINDS: &[Kind] = &[
         },
     },
     Kind {
+        name: "curator",
+        places: &[SHELF],
+        lingers: false,
+        ask: |keeper, patience| {
+            let lock = keeper.lock_with(SHELF.path, curator()).expect("a valid path");
+            ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
+        },
+    },
+    Kind {
         name: "lingering_read",
         places: &[INDEX_READ],
         lingers: true,
@@ -117,6 +128,10 @@ pub const KINDS: &[Kind] = &[
 /// Longer than most of the time between two requests of a client.
 fn lingering() -> LockOptions {
     LockOptions::new().linger(Duration::from_millis(300))
+}
+
+fn curator() -> LockOptions {
+    LockOptions::new().dialect(Dialect::Curator)
 }
 
 /// Handles of the paths of lingering locks. Nothing lingers on a path without a handle.
