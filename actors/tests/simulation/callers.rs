@@ -240,7 +240,7 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
         PlannedWait::Forever => (None, Wait::Forever),
         PlannedWait::For(time) => {
             let wait = Wait::Until(opened.started.clock.now() + Duration::from_millis(time));
-            (Some(host.now() + time), wait)
+            (Some(host.now() + time), host.twin.wait(wait))
         }
     };
     let key = host.world().witness.asked(host.index, plan.kind, deadline);

@@ -119,16 +119,14 @@ fn every_broken_twin_is_caught() {
         let caught = (0..SEEDS).find_map(|seed| {
             let outcome = run(seed, twin, false);
             let by: BTreeSet<_> = outcome.violations.iter().map(|violation| violation.checker).collect();
-            (!by.is_empty()).then_some((seed, by))
+            // Another checker may come first in some schedules.
+            by.iter().any(|checker| expected.contains(checker)).then_some((seed, by))
         });
         match caught {
             Some((seed, by)) => {
                 println!("{:24} caught by {by:?}, in schedule {seed}", format!("{twin:?}"));
-                if !by.iter().any(|checker| expected.contains(checker)) {
-                    escaped.push((twin, format!("caught by {by:?} only")));
-                }
             }
-            None => escaped.push((twin, format!("not caught in {SEEDS} schedules"))),
+            None => escaped.push((twin, format!("not caught by {expected:?} in {SEEDS} schedules"))),
         }
     }
     assert!(escaped.is_empty(), "{escaped:#?}");

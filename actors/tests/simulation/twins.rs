@@ -11,7 +11,7 @@ use futures::stream::StreamExt;
 use futures::{FutureExt, TryFutureExt};
 
 use lockkeeper_actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage, SemaphoreMessage};
-use lockkeeper_actors::api::request::Ticket;
+use lockkeeper_actors::api::request::{Ticket, Wait};
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
@@ -62,6 +62,10 @@ pub enum Twin {
     SessionIsKept,
     /// A cancel does not arrive.
     CancelIsSwallowed,
+    /// The deadline of a request does not arrive.
+    DeadlineIsSwallowed,
+    /// A task of each session goes on after it.
+    TaskIsKept,
     /// The list of leases is empty.
     LeasesAreEmpty,
     /// A take of unknown outcome counts as not carried out.
@@ -71,7 +75,7 @@ pub enum Twin {
 }
 
 /// All twins, each with the checkers of which at least one must catch it.
-pub const TWINS: [(Twin, &[Checker]); 21] = [
+pub const TWINS: [(Twin, &[Checker]); 23] = [
     (Twin::LostCreateIsForgotten, &[Checker::Progress, Checker::Orphans]),
     (Twin::CheckIsARead, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::CheckIsBelieved, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
@@ -90,6 +94,8 @@ pub const TWINS: [(Twin, &[Checker]); 21] = [
     (Twin::MissingIsIgnored, &[Checker::Backing]),
     (Twin::SessionIsKept, &[Checker::Sessions, Checker::Progress]),
     (Twin::CancelIsSwallowed, &[Checker::Answers]),
+    (Twin::DeadlineIsSwallowed, &[Checker::Deadline]),
+    (Twin::TaskIsKept, &[Checker::Tasks]),
     (Twin::LeasesAreEmpty, &[Checker::Validity, Checker::Exclusion]),
     (Twin::LostTakeIsForgotten, &[Checker::Progress, Checker::Orphans]),
     (Twin::LeaseWatchNeverFires, &[Checker::Progress]),
@@ -119,6 +125,8 @@ impl Twin {
             | Twin::ListIsTooEarly
             | Twin::SessionIsKept
             | Twin::CancelIsSwallowed
+            | Twin::DeadlineIsSwallowed
+            | Twin::TaskIsKept
             | Twin::LeasesAreEmpty
             | Twin::LeaseWatchNeverFires => &[],
         }
@@ -126,8 +134,15 @@ impl Twin {
 
     pub fn connector(self, inner: Arc<dyn Connect>) -> Arc<dyn Connect> {
         match self {
-            Twin::None | Twin::CancelIsSwallowed => inner,
+            Twin::None | Twin::CancelIsSwallowed | Twin::DeadlineIsSwallowed => inner,
             twin => Arc::new(TwistedConnector { inner, twin }),
+        }
+    }
+
+    pub fn wait(self, wait: Wait) -> Wait {
+        match (self, wait) {
+            (Twin::DeadlineIsSwallowed, Wait::Until(_)) => Wait::Forever,
+            (_, wait) => wait,
         }
     }
 
@@ -154,6 +169,9 @@ impl Connect for TwistedConnector {
         let (connected, twin) = (self.inner.connect(), self.twin);
         Box::pin(async move {
             let Connected { client, states } = connected.await?;
+            if twin == Twin::TaskIsKept {
+                tokio::spawn(future::pending::<()>());
+            }
             if twin == Twin::SessionIsKept {
                 std::mem::forget(client.clone());
             }
