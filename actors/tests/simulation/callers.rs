@@ -41,7 +41,7 @@ pub enum What {
     All([usize; 2]),
 }
 
-pub const KINDS: [Kind; 9] = [
+pub const KINDS: [Kind; 11] = [
     Kind { path: EXCLUSIVE, what: What::Lock(Mode::Lock), lingers: false },
     Kind { path: SHARED, what: What::Lock(Mode::Read), lingers: false },
     Kind { path: SHARED, what: What::Lock(Mode::Write), lingers: false },
@@ -51,10 +51,14 @@ pub const KINDS: [Kind; 9] = [
     Kind { path: EXCLUSIVE, what: What::Lock(Mode::Lock), lingers: true },
     Kind { path: SHARED, what: What::Lock(Mode::Read), lingers: true },
     Kind { path: SHARED, what: What::Lock(Mode::Write), lingers: true },
+    Kind { path: CURATOR, what: What::Lock(Mode::Read), lingers: false },
+    Kind { path: CURATOR, what: What::Lock(Mode::Write), lingers: false },
 ];
 
 const EXCLUSIVE: &str = "/app/exclusive";
 const SHARED: &str = "/app/shared";
+/// The path on which all nodes have Curator's names.
+const CURATOR: &str = "/app/curator";
 
 /// The paths on which nodes linger.
 pub const LINGERING: [&str; 2] = [EXCLUSIVE, SHARED];
@@ -71,8 +75,9 @@ pub const SEMAPHORE: &str = "/app/permits";
 /// The total number of permits of the semaphore.
 pub const LIMIT: u32 = 2;
 
-pub fn resources() -> [Resource; 3] {
-    [Resource::lock(EXCLUSIVE), Resource::lock(SHARED), Resource::semaphore(SEMAPHORE)]
+pub fn resources() -> [Resource; 4] {
+    let [exclusive, shared, curator] = [EXCLUSIVE, SHARED, CURATOR].map(Resource::lock);
+    [exclusive, shared, curator, Resource::semaphore(SEMAPHORE)]
 }
 
 /// What was granted.
@@ -360,7 +365,7 @@ fn options(kind: &Kind) -> ContenderOptions {
             What::Lock(mode) => mode,
             What::Permits(_) | What::All(_) => Mode::Lock,
         },
-        dialect: Dialect::Kazoo,
+        dialect: if kind.path == CURATOR { Dialect::Curator } else { Dialect::Kazoo },
         identifier: Arc::default(),
         patterns: Default::default(),
         ephemeral: true,

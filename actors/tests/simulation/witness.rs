@@ -445,10 +445,11 @@ impl Witness {
     /// Checks a lock's grant against all earlier conflicting grants, and against the queue.
     fn check_lock(&self, grant: &Grant, mode: Mode, ensemble: &Ensemble, wrong: &mut Vec<(Checker, String)>) {
         let own = grant.nodes.first().and_then(|node| ensemble.nodes.get(node));
+        let is_read = |path: &str| path.contains("__rlock__") || path.contains("__READ__");
         let ahead = ensemble.nodes.iter().find(|(path, other)| {
             parent(path) == Some(grant.path)
                 && own.is_some_and(|own| other.sequence < own.sequence && other.owner != own.owner)
-                && (!path.contains("__rlock__") || mode != Mode::Read)
+                && (!is_read(path) || mode != Mode::Read)
         });
         if let Some((path, _)) = ahead {
             let text = format!("{:?} was granted at {} behind {path}", grant.nodes, grant.at);
