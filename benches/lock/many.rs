@@ -1,5 +1,6 @@
 //! Sixty-four contenders in one session or spread over several contend for a lock, a read lock, or a semaphore's
-//! permits, compared with kazoo with as many threads and clients.
+//! permits, compared with kazoo with as many threads and clients. Those are in one process, as with Python they usually
+//! are, and share its interpreter lock: one of them runs at a time.
 
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ enum Recipe {
 
 const RELEASED: &str = "acquire → release().await";
 const PAIRS: &str = "create → delete";
-const KAZOO: &str = "kazoo";
+const KAZOO: &str = "kazoo, in one interpreter";
 
 async fn compare(
     bench: &Bench,

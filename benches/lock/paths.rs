@@ -5,12 +5,13 @@ use zookeeper_client::Client;
 
 use crate::contest::Contest;
 use crate::report::{self, Row};
-use crate::uncontended::{dropped, released, triples};
+use crate::uncontended::{dropped, released, triples, unconfirmed};
 use crate::{Bench, Result, TASKS, common, floors};
 
 const RELEASED: &str = "acquire → release().await";
 const DROPPED: &str = "acquire → drop";
 const TRIPLES: &str = "create ‖ list → delete";
+const UNCONFIRMED: &str = "the same, delete not awaited";
 
 struct Sessions {
     locks: Vec<Lock>,
@@ -22,6 +23,7 @@ pub async fn run(bench: Bench) -> Result<()> {
         .enter(RELEASED, |s: &Sessions| s.locks.clone(), released)
         .enter(TRIPLES, |s| s.floor.clone(), triples)
         .enter(DROPPED, |s| s.locks.clone(), dropped)
+        .enter(UNCONFIRMED, |s| s.floor.clone(), unconfirmed)
         .hold(&bench, connect)
         .await?;
 
@@ -29,8 +31,9 @@ pub async fn run(bench: Bench) -> Result<()> {
         outcome.title(),
         &[
             Row::rate(&outcome, RELEASED).compared_to(&outcome, TRIPLES, None),
-            Row::rate(&outcome, DROPPED).compared_to(&outcome, TRIPLES, None),
+            Row::rate(&outcome, DROPPED).compared_to(&outcome, UNCONFIRMED, None),
             Row::rate(&outcome, TRIPLES),
+            Row::rate(&outcome, UNCONFIRMED),
         ],
     );
     Ok(())

@@ -15,10 +15,16 @@ pub async fn make_directory(client: &Client, path: &str) -> Result<()> {
 
 /// A create, then a delete.
 pub async fn pair(client: &Client, directory: &str) -> Result<()> {
+    let node = create(client, directory).await?;
+    Ok(client.delete(&node, None).await?)
+}
+
+/// Returns the path of the new node.
+pub async fn create(client: &Client, directory: &str) -> Result<String> {
     let prefix = prefix(directory);
     let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
     let (_, sequence) = client.create(&prefix, b"", &options).await?;
-    Ok(client.delete(&format!("{prefix}{sequence}"), None).await?)
+    Ok(format!("{prefix}{sequence}"))
 }
 
 /// A create and a list, both sent before either is awaited, then a delete.
