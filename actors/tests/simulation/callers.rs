@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::coverage::Fault;
 use crate::ensemble::{SESSION_TIMEOUT, Time};
-use crate::process::{Host, Opened, Wanted};
+use crate::process::{Hit, Host, Opened, Wanted};
 use crate::random::Random;
 use crate::witness::Received;
 
@@ -54,6 +54,15 @@ pub const KINDS: [Kind; 11] = [
     Kind { path: CURATOR, what: What::Lock(Mode::Read), lingers: false },
     Kind { path: CURATOR, what: What::Lock(Mode::Write), lingers: false },
 ];
+
+impl Kind {
+    pub fn paths(&self) -> Vec<&'static str> {
+        match self.what {
+            What::Lock(_) | What::Permits(_) => vec![self.path],
+            What::All(rows) => rows.map(|row| KINDS[row].path).to_vec(),
+        }
+    }
+}
 
 const EXCLUSIVE: &str = "/app/exclusive";
 const SHARED: &str = "/app/shared";
@@ -251,7 +260,7 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
     let key = host.world().witness.asked(host.index, plan.kind, deadline);
     let cancel = Arc::new(Notify::new());
     let tried = plan.wait == PlannedWait::Try;
-    host.want(key, Wanted { path: kind.path, tried, deadline, cancel: cancel.clone() });
+    host.want(key, Wanted { paths: kind.paths(), tried, deadline, cancel: cancel.clone() });
     let ticket = Ticket::new();
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut listen = listener(host.clone(), key, plan.kind, tell);
@@ -412,7 +421,7 @@ fn listener(
         host.world().witness.received(key, received, now);
         if host.listener_panics() {
             host.world().witness.panicked(key);
-            host.strike(Fault::ListenerPanics);
+            host.strike(Fault::ListenerPanics, Hit::Paths(&KINDS[kind].paths()));
             drop(update);
             panic!("injected: a listener");
         }

@@ -168,7 +168,7 @@ impl ZooKeeper for Client {
     }
 
     fn sync(&self, path: &str) -> Answer<()> {
-        self.link.host.sweep_may_panic();
+        self.link.host.sweep_may_panic(path);
         *self.last.lock().unwrap() = Last::Sync(path.to_owned());
         self.ask(Stage::FindingCreated, Request::Sync { path: path.to_owned() }, |_| Ok(()))
     }
@@ -324,7 +324,7 @@ impl Client {
         request: Request,
         read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
     ) -> Answer<T> {
-        self.link.host.may_panic();
+        self.link.host.may_panic(&paths_of(&request));
         self.link.ask(stage, request, read)
     }
 
@@ -335,7 +335,7 @@ impl Client {
         request: Request,
         read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
     ) -> Answer<(T, Watching)> {
-        self.link.host.may_panic();
+        self.link.host.may_panic(&paths_of(&request));
         let (answer, answered) = oneshot::channel();
         self.link.submit(Flight::new(request, stage.into(), Waiter::Watch(watched, answer)));
         Box::pin(answered.map(|answer| {
@@ -381,6 +381,29 @@ enum Phase {
     Down,
     Resuming,
     Ended,
+}
+
+/// The paths that a request of the actors is about.
+fn paths_of(request: &Request) -> Vec<&str> {
+    match request {
+        Request::Write(write) => vec![written(write)],
+        Request::Multi(writes) => writes.iter().map(written).collect(),
+        Request::Read { op: Read::GetData { path } | Read::GetChildren { path }, .. }
+        | Request::Exists { path, .. }
+        | Request::GetChildren2 { path, .. }
+        | Request::Sync { path } => vec![path],
+        _ => Vec::new(),
+    }
+}
+
+fn written(write: &Write) -> &str {
+    match write {
+        Write::Create { path, .. }
+        | Write::Delete { path, .. }
+        | Write::SetData { path, .. }
+        | Write::SetAcl { path, .. }
+        | Write::Check { path, .. } => path,
+    }
 }
 
 struct Flight {
@@ -496,10 +519,18 @@ impl Link {
         self.inner.lock().unwrap().watches.len()
     }
 
-    pub fn stages(&self) -> Vec<Stage> {
+    /// The stages that the requests on these paths show; of all requests without paths.
+    pub fn stages(&self, paths: Option<&[&str]>) -> Vec<Stage> {
         let inner = self.inner.lock().unwrap();
-        let flights = inner.in_flight.iter().chain(&inner.queued).filter_map(|flight| flight.stage);
-        flights.chain((!inner.watches.is_empty()).then_some(Stage::Waiting)).collect()
+        let is_here = |other: &str| match paths {
+            // A directory is made with its parents, and the mutex of a semaphore is beside it.
+            Some(paths) => paths.iter().any(|path| other.starts_with(path) || path.starts_with(other)),
+            None => true,
+        };
+        let flights = inner.in_flight.iter().chain(&inner.queued);
+        let here = flights.filter(|flight| paths_of(&flight.request).into_iter().any(is_here));
+        let watches = inner.watches.keys().any(|watched| is_here(&watched.path));
+        here.filter_map(|flight| flight.stage).chain(watches.then_some(Stage::Waiting)).collect()
     }
 
     pub fn deliver(self: &Arc<Self>, packet: Down) {

@@ -1,4 +1,7 @@
 //! Counts which faults struck in which stages of a contender.
+//!
+//! A fault of a connection, a session or a process hits all requests of the process. One of a node, a directory or a
+//! path's actor hits the requests on its path, and a cancel or a deadline hits one request. Only their stages count.
 
 use std::fmt;
 
@@ -151,14 +154,16 @@ fn reachable(fault: Fault, stage: Stage) -> bool {
         | Fault::Expired
         | Fault::NodeDeleted
         | Fault::NodeWritten
-        | Fault::LockPanics
-        | Fault::SweepPanics
         | Fault::SessionPanics
         | Fault::RegistryPanics => stage != Stage::Idle,
+        // An actor hardly sends anything while its take is on its way.
+        Fault::LockPanics | Fault::SweepPanics => !matches!(stage, Stage::Idle | Stage::Taking),
+        // A request that was granted is no longer cancelled, and has no deadline.
+        Fault::Cancelled | Fault::Deadline => {
+            !matches!(stage, Stage::Held | Stage::Deleting | Stage::Following)
+        }
         Fault::Restart
         | Fault::DirectoryDeleted
-        | Fault::Cancelled
-        | Fault::Deadline
         | Fault::ListenerPanics
         | Fault::KeeperPanics
         | Fault::Paused

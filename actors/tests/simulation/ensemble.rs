@@ -83,6 +83,8 @@ pub struct Ensemble {
     sessions: BTreeMap<i64, Tracked>,
     passwords: BTreeMap<i64, [u8; 16]>,
     operator: i64,
+    /// How many changes the operator has made.
+    operated: u64,
     /// No client can connect before this time.
     down_until: Time,
     /// Contenders' nodes, as known to the leader.
@@ -216,6 +218,7 @@ impl Ensemble {
             sessions: BTreeMap::new(),
             passwords: BTreeMap::new(),
             operator: 0,
+            operated: 0,
             down_until: 0,
             nodes: BTreeMap::new(),
             gone: BTreeMap::new(),
@@ -621,6 +624,7 @@ impl Ensemble {
             _ => return,
         };
         let Some(Ok(reply)) = answer else { return };
+        self.operated += u64::from(session == self.operator);
         let results = match reply {
             Reply::Multi(results) => results,
             Reply::PathStat(path, stat) => vec![OpResult::CreateStat(path, stat)],

@@ -1,11 +1,12 @@
 //! Plans faults, and applies them to a process.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use crate::callers::{SEMAPHORE, resources};
 use crate::coverage::{FAULTS, Fault, STAGES, Stage};
 use crate::ensemble::Time;
-use crate::process::{Process, World};
+use crate::process::{Hit, Host, Process, World};
 use crate::random::Random;
 
 /// A planned fault.
@@ -50,16 +51,30 @@ pub fn plan(random: &mut Random, processes: usize, favoured: &[(Fault, Option<St
 }
 
 /// Applies a fault to a process. `Killed` is only counted here: the caller kills the process. A deadline passes by
-/// itself.
+/// itself. A fault that hits one path is counted in the stages of that path.
 pub fn strike(
-    fault: Fault,
+    planned: Planned,
     process: &mut Process,
     world: &std::sync::Mutex<World>,
     now: Time,
     random: &mut Random,
 ) {
+    let Planned { fault, stage, .. } = planned;
     let host = process.host().clone();
-    let stages = host.stages();
+    if fault == Fault::Cancelled {
+        return cancel(&host, stage, random);
+    }
+    let mut stages = host.stages(Hit::Process);
+    let places = resources().map(|resource| {
+        let path = resource.path().clone();
+        let stages = host.stages(Hit::Paths(&[&path]));
+        (path, stages)
+    });
+    // Where the planned stage is, if the fault hits one path.
+    let stages_at = |node: &str| {
+        let here = places.iter().find(|(path, _)| node.starts_with(&**path));
+        here.map(|(_, stages)| stages.clone()).unwrap_or_default()
+    };
     let up = host.up();
     let mut guard = world.lock().unwrap();
     let World { ensemble, witness, coverage } = &mut *guard;
@@ -98,14 +113,21 @@ pub fn strike(
         (Fault::NodeDeleted | Fault::NodeWritten, Some((_, session))) => {
             let own = ensemble.nodes.iter().filter(|(_, node)| node.owner == session);
             let own: Vec<String> = own.map(|(path, _)| path.clone()).collect();
-            match random.pick(&own) {
-                Some(node) if fault == Fault::NodeDeleted => ensemble.delete_node(node),
-                // If the root's data is not a number, every client uses its own limit.
-                Some(_) if random.percent(20) => ensemble.write_node(SEMAPHORE),
-                Some(node) => ensemble.write_node(node),
-                None => {}
+            match pick(&own, |node| stages_at(node), stage, random) {
+                Some(node) => {
+                    stages = stages_at(node);
+                    match fault {
+                        Fault::NodeDeleted => ensemble.delete_node(node),
+                        // If the root's data is not a number, every client uses its own limit.
+                        _ if random.percent(20) => {
+                            stages = stages_at(SEMAPHORE);
+                            ensemble.write_node(SEMAPHORE)
+                        }
+                        _ => ensemble.write_node(node),
+                    }
+                }
+                None => false,
             }
-            !own.is_empty()
         }
         (Fault::Restart, _) => {
             ensemble.restart(now + random.between(100, 4000));
@@ -113,11 +135,15 @@ pub fn strike(
         }
         (Fault::DirectoryDeleted, _) => {
             // A semaphore has two directories.
-            let directories = resources().map(|resource| [resource.path().clone(), resource.queue()]);
-            if let Some(path) = random.pick(&directories).and_then(|two| random.pick(two)) {
-                ensemble.delete_directory(path);
+            let directories =
+                resources().map(|resource| [resource.path().clone(), resource.queue()]).concat();
+            match pick(&directories, |path| stages_at(path), stage, random) {
+                Some(path) => {
+                    stages = stages_at(path);
+                    ensemble.delete_directory(path)
+                }
+                None => false,
             }
-            true
         }
         (Fault::Paused, _) => {
             process.paused_until = Some(now + random.between(300, 12_000));
@@ -145,16 +171,7 @@ pub fn strike(
             host.armed.supervisor.store(fault == Fault::KeeperPanics, Ordering::Relaxed);
             false
         }
-        (Fault::Cancelled, _) => {
-            let wanted = host.wanted.lock().unwrap();
-            let open = wanted.iter().filter(|(key, _)| !witness.is_answered(**key));
-            let open: Vec<_> = open.map(|(_, wanted)| wanted.cancel.clone()).collect();
-            if let Some(cancel) = random.pick(&open) {
-                cancel.notify_one();
-            }
-            false
-        }
-        (Fault::Deadline, _) => false,
+        (Fault::Cancelled | Fault::Deadline, _) => false,
         (
             Fault::CutBefore
             | Fault::CutAfter
@@ -173,5 +190,30 @@ pub fn strike(
     };
     if struck {
         coverage.mark(fault, stages);
+    }
+}
+
+/// Has the caller of a request cancel it. The cancel is counted then.
+fn cancel(host: &Host, stage: Option<Stage>, random: &mut Random) {
+    let waiting: Vec<u64> = host.wanted.lock().unwrap().keys().copied().collect();
+    let open: Vec<u64> = waiting.into_iter().filter(|key| host.is_open(*key)).collect();
+    if let Some(key) = pick(&open, |key| host.stages(Hit::Request(*key)), stage, random) {
+        let wanted = host.wanted.lock().unwrap();
+        wanted.get(key).into_iter().for_each(|wanted| wanted.cancel.notify_one());
+    }
+}
+
+/// Picks one of those that are in the planned stage, or of all if none is.
+fn pick<'a, T>(
+    all: &'a [T],
+    stages: impl Fn(&T) -> BTreeSet<Stage>,
+    stage: Option<Stage>,
+    random: &mut Random,
+) -> Option<&'a T> {
+    let is_there = |one: &&T| stage.is_some_and(|stage| stages(one).contains(&stage));
+    let there: Vec<&T> = all.iter().filter(is_there).collect();
+    match there.is_empty() {
+        true => random.pick(all),
+        false => random.pick(&there).copied(),
     }
 }

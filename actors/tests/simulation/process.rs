@@ -15,6 +15,7 @@ use futures::FutureExt;
 use lockkeeper_actors::api::event::SessionEvent;
 use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::api::messages::RegistryMessage;
+use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
 use lockkeeper_actors::metrics::Metrics;
 use lockkeeper_actors::{Clock, Randomness};
@@ -76,10 +77,21 @@ pub struct Opened {
 
 /// A request that is not yet granted.
 pub struct Wanted {
-    pub path: &'static str,
+    pub paths: Vec<&'static str>,
     pub tried: bool,
     pub deadline: Option<Time>,
     pub cancel: Arc<Notify>,
+}
+
+/// What a fault hits.
+#[derive(Clone, Copy)]
+pub enum Hit<'a> {
+    /// Every request of the process.
+    Process,
+    /// The requests on these paths.
+    Paths(&'a [&'a str]),
+    /// This request alone.
+    Request(u64),
 }
 
 /// The panics to inject at the next opportunity.
@@ -126,17 +138,24 @@ impl Host {
 
     /// Whether there is a try for this path.
     pub fn is_tried(&self, path: &str) -> bool {
-        self.wanted.lock().unwrap().values().any(|wanted| wanted.path == path && wanted.tried)
+        self.wanted.lock().unwrap().values().any(|wanted| wanted.paths.contains(&path) && wanted.tried)
     }
 
-    pub fn has_deadline(&self, time: std::ops::Range<Time>) -> bool {
+    /// The requests that reach their deadline in this time.
+    pub fn due(&self, time: std::ops::Range<Time>) -> Vec<u64> {
         let wanted = self.wanted.lock().unwrap();
-        wanted.values().filter_map(|wanted| wanted.deadline).any(|deadline| time.contains(&deadline))
+        let due = |wanted: &Wanted| wanted.deadline.is_some_and(|deadline| time.contains(&deadline));
+        wanted.iter().filter(|(_, wanted)| due(wanted)).map(|(key, _)| *key).collect()
+    }
+
+    /// Whether it still waits.
+    pub fn is_open(&self, key: u64) -> bool {
+        !self.world().witness.is_answered(key)
     }
 
     pub fn cancel(&self, key: u64) -> bool {
         let now = self.now();
-        self.strike(Fault::Cancelled);
+        self.strike(Fault::Cancelled, Hit::Request(key));
         self.world().witness.cancelled(key, now);
         true
     }
@@ -146,17 +165,42 @@ impl Host {
         self.links.lock().unwrap().iter().find_map(|link| link.up())
     }
 
-    pub fn stages(&self) -> BTreeSet<Stage> {
+    /// The stages of what a fault hits.
+    pub fn stages(&self, hit: Hit<'_>) -> BTreeSet<Stage> {
+        let (own, paths) = match hit {
+            Hit::Process => (None, None),
+            Hit::Paths(paths) => (None, Some(paths.to_vec())),
+            Hit::Request(key) => match self.paths_of(key) {
+                Some(paths) => (Some(key), Some(paths)),
+                None => return BTreeSet::new(),
+            },
+        };
+        let paths = paths.as_deref();
         let links = self.links.lock().unwrap().clone();
-        let mut stages: BTreeSet<Stage> = links.iter().flat_map(|link| link.stages()).collect();
-        let idle = links.iter().all(|link| link.up().is_none()) && !self.wanted.lock().unwrap().is_empty();
+        let mut stages: BTreeSet<Stage> = links.iter().flat_map(|link| link.stages(paths)).collect();
+        let is_wanted = |wanted: &Wanted| paths.is_none_or(|paths| wanted.is_on(paths));
+        let idle = links.iter().all(|link| link.up().is_none())
+            && self.wanted.lock().unwrap().values().any(is_wanted);
         stages.extend(idle.then_some(Stage::Idle));
-        stages.extend(self.world().witness.holds(self.index).then_some(Stage::Held));
+        stages.extend(self.world().witness.holds(self.index, paths).then_some(Stage::Held));
+        if own.is_some() {
+            // These belong to requests that were granted or given up before.
+            stages.retain(|stage| !matches!(stage, Stage::Held | Stage::Deleting | Stage::Following));
+        }
         stages
     }
 
-    pub fn strike(&self, fault: Fault) {
-        let stages = self.stages();
+    /// The paths of a request, if the process waits for no other one on them. Otherwise it is not known which of them
+    /// something on its way belongs to.
+    fn paths_of(&self, key: u64) -> Option<Vec<&'static str>> {
+        let wanted = self.wanted.lock().unwrap();
+        let paths = wanted.get(&key)?.paths.clone();
+        let alone = wanted.iter().all(|(other, wanted)| *other == key || !wanted.is_on(&paths));
+        alone.then_some(paths)
+    }
+
+    pub fn strike(&self, fault: Fault, hit: Hit<'_>) {
+        let stages = self.stages(hit);
         self.world().coverage.mark(fault, stages);
     }
 
@@ -165,24 +209,35 @@ impl Host {
     }
 
     /// Called when a path's actor sends a request. Panics if that is armed.
-    pub fn may_panic(&self) {
+    pub fn may_panic(&self, paths: &[&str]) {
         if self.armed.lock.swap(false, Ordering::Relaxed) {
-            self.panic(Fault::LockPanics, Fault::RegistryPanics, "the actor of a path died");
+            let resources = resources();
+            let path = resources
+                .iter()
+                .map(Resource::path)
+                .find(|path| paths.iter().any(|other| other.starts_with(&***path)));
+            let hit: Vec<&str> = match path {
+                Some(path) => vec![&**path],
+                None => paths.to_vec(),
+            };
+            let hit = Hit::Paths(&hit);
+            self.panic(Fault::LockPanics, hit, Fault::RegistryPanics, "the actor of a path died");
         }
     }
 
     /// Called when a sync is sent, which the cleanup after an actor does first. Panics if that is armed.
-    pub fn sweep_may_panic(&self) {
+    pub fn sweep_may_panic(&self, path: &str) {
         let lock_died = !self.armed.lock.load(Ordering::Relaxed);
         if lock_died && self.armed.sweep.swap(false, Ordering::Relaxed) {
-            self.strike(Fault::SweepPanics);
+            self.strike(Fault::SweepPanics, Hit::Paths(&[path]));
             panic!("injected: {:?}", Fault::SweepPanics);
         }
     }
 
     pub fn session_may_panic(&self) {
         if self.armed.session.swap(false, Ordering::Relaxed) {
-            self.panic(Fault::SessionPanics, Fault::KeeperPanics, "the session actor ended");
+            let all = Hit::Process;
+            self.panic(Fault::SessionPanics, all, Fault::KeeperPanics, "the session actor ended");
         }
     }
 
@@ -197,12 +252,18 @@ impl Host {
         });
     }
 
-    fn panic(&self, fault: Fault, supervisor: Fault, message: &'static str) -> ! {
-        self.strike(fault);
+    fn panic(&self, fault: Fault, hit: Hit<'_>, supervisor: Fault, message: &'static str) -> ! {
+        self.strike(fault, hit);
         if self.armed.supervisor.swap(false, Ordering::Relaxed) {
             self.panic_on_log(supervisor, message);
         }
         panic!("injected: {fault:?}");
+    }
+}
+
+impl Wanted {
+    fn is_on(&self, paths: &[&str]) -> bool {
+        self.paths.iter().any(|path| paths.contains(path))
     }
 }
 
@@ -303,7 +364,7 @@ impl Process {
             }
             tokio::time::sleep_until(host.at(until)).await;
             let mut links = host.links.lock().unwrap();
-            let mut stages = links.iter().flat_map(|link| link.stages());
+            let mut stages = links.iter().flat_map(|link| link.stages(None));
             // Computed before the ticks, which may end requests that the actors do not know to have ended.
             let asking = stages
                 .any(|stage| matches!(stage, Stage::ReadingPermits | Stage::Taking | Stage::FindingCreated));
@@ -472,7 +533,7 @@ impl tracing::Subscriber for PanicOnLog {
             planned.take_if(|planned| planned.process == host.index && planned.message == message.0)
         });
         if let Some(PlannedPanic { fault, .. }) = planned {
-            host.strike(fault);
+            host.strike(fault, Hit::Process);
             drop(host);
             panic!("injected: {fault:?}");
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::coverage::{Coverage, Fault};
 use crate::ensemble::{Ensemble, LATENCY, Time};
 use crate::faults::{self, STAGE_LIMIT};
-use crate::process::{Character, Process, World, disarm};
+use crate::process::{Character, Hit, Process, World, disarm};
 use crate::random::Random;
 use crate::twins::Twin;
 use crate::witness::{Checker, Violation, Witness};
@@ -74,11 +74,12 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
                     continue;
                 };
                 if process.paused_until.is_none() {
-                    let there = next.stage.is_none_or(|stage| process.host().stages().contains(&stage));
+                    let stages = process.host().stages(Hit::Process);
+                    let there = next.stage.is_none_or(|stage| stages.contains(&stage));
                     if !there && now < next.after + STAGE_LIMIT {
                         break;
                     }
-                    faults::strike(next.fault, process, &world, now, &mut random);
+                    faults::strike(next, process, &world, now, &mut random);
                     if next.fault == Fault::Killed {
                         let back = Err(now + random.between(500, 5000));
                         if let Ok(process) = std::mem::replace(&mut running[next.process], back) {
@@ -112,8 +113,9 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
         let until = now + LATENCY;
         world.lock().unwrap().ensemble.run(until);
         for process in running.iter_mut().flatten().filter(|process| process.paused_until.is_none()) {
-            if process.host().has_deadline(now..until) {
-                process.host().strike(Fault::Deadline);
+            let host = process.host();
+            for key in host.due(now..until).into_iter().filter(|key| host.is_open(*key)) {
+                host.strike(Fault::Deadline, Hit::Request(key));
             }
             process.run(now, until);
         }

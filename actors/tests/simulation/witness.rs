@@ -303,8 +303,10 @@ impl Witness {
         }
     }
 
-    pub fn holds(&self, process: usize) -> bool {
-        self.live().any(|grant| grant.process == process)
+    /// Whether a process holds something on these paths; on any path without them.
+    pub fn holds(&self, process: usize, paths: Option<&[&str]>) -> bool {
+        let is_here = |grant: &Grant| paths.is_none_or(|paths| paths.contains(&grant.path));
+        self.live().any(|grant| grant.process == process && is_here(grant))
     }
 
     fn live(&self) -> impl Iterator<Item = &Grant> {

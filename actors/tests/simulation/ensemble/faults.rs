@@ -131,25 +131,29 @@ impl Ensemble {
         }
     }
 
-    pub fn delete_node(&mut self, path: &str) {
-        self.operate(Write::Delete { path: path.to_owned(), version: -1 });
+    /// Returns whether there was such a node, as the following ones do.
+    pub fn delete_node(&mut self, path: &str) -> bool {
+        self.operate(Write::Delete { path: path.to_owned(), version: -1 })
     }
 
-    pub fn write_node(&mut self, path: &str) {
-        self.operate(Write::SetData { path: path.to_owned(), data: Some(Vec::new().into()), version: -1 });
+    pub fn write_node(&mut self, path: &str) -> bool {
+        self.operate(Write::SetData { path: path.to_owned(), data: Some(Vec::new().into()), version: -1 })
     }
 
     /// Deletes a directory with all its nodes.
-    pub fn delete_directory(&mut self, directory: &str) {
+    pub fn delete_directory(&mut self, directory: &str) -> bool {
         let inside = |path: &String| path.rsplit_once('/').is_some_and(|(parent, _)| parent == directory);
         let children: Vec<String> = self.nodes.keys().filter(|path| inside(path)).cloned().collect();
-        children.iter().for_each(|child| self.delete_node(child));
-        self.delete_node(directory);
+        for child in children {
+            self.delete_node(&child);
+        }
+        self.delete_node(directory)
     }
 
-    fn operate(&mut self, write: Write) {
-        let session = self.operator;
+    fn operate(&mut self, write: Write) -> bool {
+        let (session, before) = (self.operator, self.operated);
         self.order(Entry::Request { session, wire: None, xid: 0, request: Request::Write(write) });
+        self.operated > before
     }
 
     /// Ends all lasting faults.
