@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures::future::{BoxFuture, try_join_all};
 
 use crate::report::{Expectation, Row};
+use crate::spread::Spread;
 use crate::{Bench, Result};
 
 /// Several ways to run the same number of cycles, in the sessions that `S` holds.
@@ -26,13 +27,6 @@ type Run<S> = Box<dyn Fn(&S) -> BoxFuture<'static, Result<Duration>> + Send>;
 pub struct Outcome {
     title: String,
     rates: Vec<(&'static str, Vec<f64>)>,
-}
-
-/// The median and the quartiles.
-pub struct Spread {
-    pub low: f64,
-    pub median: f64,
-    pub high: f64,
 }
 
 /// The number of rounds that are not counted.
@@ -129,7 +123,7 @@ impl Outcome {
 
     /// The ratio of the rates, computed per round, so that what slows down a whole round cancels out.
     pub fn ratio(&self, name: &str, floor: &str) -> Spread {
-        Spread::of(self.of(name).iter().zip(self.of(floor)).map(|(rate, floor)| rate / floor).collect())
+        Spread::of_ratios(self.of(name), self.of(floor))
     }
 
     fn of(&self, name: &str) -> &[f64] {
@@ -159,13 +153,5 @@ impl Row {
     /// A further row about the same contestant.
     pub fn and(&self) -> Row {
         Row::new(self.name.clone(), "")
-    }
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Spread {
-        values.sort_by(f64::total_cmp);
-        let at = |part: f64| values[((values.len() - 1) as f64 * part).round() as usize];
-        Spread { low: at(0.25), median: at(0.5), high: at(0.75) }
     }
 }

@@ -11,6 +11,7 @@ use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::plain::PlainLock;
 use crate::report::{self, Row};
+use crate::spread::percentile;
 use crate::{Bench, Error, Result, common, floors};
 
 const HANDOFFS: usize = 300;
@@ -67,8 +68,8 @@ pub struct Latency {
 impl Latency {
     pub fn of(mut times: Vec<Duration>) -> Latency {
         times.sort();
-        let at = |part: f64| times[((times.len() - 1) as f64 * part).round() as usize].as_secs_f64();
-        Latency { p50: at(0.5), p99: at(0.99) }
+        let times: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+        Latency { p50: percentile(&times, 0.5), p99: percentile(&times, 0.99) }
     }
 }
 

@@ -31,9 +31,12 @@ mod paths;
 mod plain;
 #[path = "../shared/production.rs"]
 mod production;
+#[path = "../shared/delaying_relay.rs"]
 mod relay;
 #[path = "../shared/report.rs"]
 mod report;
+#[path = "../shared/spread.rs"]
+mod spread;
 mod uncontended;
 
 use std::env;

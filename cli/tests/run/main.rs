@@ -8,5 +8,5 @@ mod credentials;
 mod ending;
 mod input;
 mod leases;
-#[path = "../../../benches/lock/relay.rs"]
+#[path = "../../../benches/shared/delaying_relay.rs"]
 mod relay;
