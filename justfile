@@ -43,3 +43,7 @@ bench:
 # How its costs grow with the number of contenders, beside kazoo and Curator: twenty minutes.
 scale:
     cargo bench --bench scale
+
+# The page docs/benchmarks.md, beside the peers: a quarter of an hour on a machine that does nothing else.
+report:
+    cargo run --release -p lockkeeper-report

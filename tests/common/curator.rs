@@ -155,7 +155,8 @@ fn classes() -> &'static Path {
     })
 }
 
-fn class_path() -> String {
+/// The jars of Curator and what they need.
+pub fn class_path() -> String {
     if let Ok(given) = env::var("CURATOR_CLASSPATH") {
         return given;
     }
