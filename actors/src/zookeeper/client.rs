@@ -1,6 +1,7 @@
 //! Implements the interface with `zookeeper_client`. No other file uses that crate, except its submodules, and that
 //! [the parent module](super) re-exports some of its types.
 
+mod answers;
 mod errors;
 mod inspection;
 
@@ -15,6 +16,7 @@ use tracing::warn;
 use uuid::Uuid;
 use zookeeper_client as zk;
 
+use self::answers::{caught, commit, created_by};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 use super::SaslOptions;
 #[cfg(feature = "tls")]
@@ -163,7 +165,7 @@ impl Client {
         &self,
         request: impl Future<Output = Result<T, zk::Error>> + Send + 'static,
     ) -> Answer<T> {
-        self.send(async move { request.await.map_err(Failure::from) })
+        self.send(async move { caught(request).await.map_err(Failure::from) })
     }
 }
 
@@ -199,7 +201,7 @@ impl ZooKeeper for Client {
         self.submit(async move {
             let options = mode.with_acls(zk::Acls::new(&acl));
             let (stat, sequence) = client.create(&prefix, &data, &options).await?;
-            Ok(CreatedNode { sequence: sequence.into_i64(), czxid: stat.czxid })
+            Ok(CreatedNode { sequence: sequence.into_i64(), czxid: created_by(&stat)? })
         })
     }
 
@@ -218,7 +220,7 @@ impl ZooKeeper for Client {
                 let options = zk::CreateMode::EphemeralSequential.with_acls(zk::Acls::new(acl));
                 multi.add_create(prefix, data, &options).map_err(failed)?;
             }
-            let results = multi.commit().await.map_err(|error| match error {
+            let results = commit(multi, nodes.len()).await.map_err(|error| match error {
                 zk::MultiWriteError::OperationFailed { index, source } => {
                     NotCreated { culprit: Some(index), failure: source.into() }
                 }
@@ -235,12 +237,12 @@ impl ZooKeeper for Client {
                 sequences.push(number.ok_or_else(|| unexpected("the created node has no sequence number"))?);
                 if czxid.is_none() {
                     czxid = Some(match stat.is_invalid() {
-                        false => stat.czxid,
+                        false => created_by(&stat).map_err(failed)?,
                         // Servers before 3.7.2, 3.8.2 and 3.9.0 leave out the stat (ZOOKEEPER-4026), so it is read from
                         // one of the nodes: all were created by the same transaction. If the read fails, the outcome
                         // counts as unknown.
-                        true => match client.get_data(&path).await {
-                            Ok((_, stat)) => stat.czxid,
+                        true => match caught(client.get_data(&path)).await {
+                            Ok((_, stat)) => created_by(&stat).map_err(failed)?,
                             Err(error) => {
                                 return Err(match Failure::from(error) {
                                     Failure::SessionGone => failed(zk::Error::SessionExpired),
@@ -282,7 +284,7 @@ impl ZooKeeper for Client {
         let answer = self.client.get_data(path);
         self.submit(async move {
             let (data, stat) = answer.await?;
-            Ok(Node { data, stat: NodeStat { czxid: stat.czxid, owner: stat.ephemeral_owner } })
+            Ok(Node { data, stat: NodeStat { czxid: created_by(&stat)?, owner: stat.ephemeral_owner } })
         })
     }
 
@@ -370,7 +372,7 @@ impl ZooKeeper for Client {
                 let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::new(acl));
                 multi.add_create(path, data, &options).map_err(failed)?;
             }
-            match multi.commit().await {
+            match commit(multi, 2 + leases.len()).await {
                 Ok(_) => Ok(()),
                 Err(zk::MultiWriteError::OperationFailed { index, source }) => Err(match (index, source) {
                     (0, zk::Error::NoNode) => TakeFailure::MutexGone,
@@ -410,7 +412,7 @@ impl ZooKeeper for Client {
                 };
                 added.map_err(|error| refused(conditions, conditions + index, error))?;
             }
-            multi.commit().await.map(drop).map_err(|error| match error {
+            commit(multi, conditions + writes.len()).await.map(drop).map_err(|error| match error {
                 zk::MultiWriteError::OperationFailed { index, source } => refused(conditions, index, source),
                 zk::MultiWriteError::RequestFailed { source } => TransactionFailure::Request(source.into()),
             })
@@ -446,7 +448,7 @@ impl ZooKeeper for Client {
             for path in std::iter::once(ANCHOR).chain(paths.iter().map(String::as_str)) {
                 multi.add_check_version(path, -1).map_err(|error| CheckFailure::Failed(error.into()))?;
             }
-            match multi.commit().await {
+            match commit(multi, 1 + paths.len()).await {
                 Ok(_) => Ok(()),
                 Err(zk::MultiWriteError::OperationFailed { index, source: zk::Error::NoNode })
                     if index > 0 =>
@@ -475,7 +477,7 @@ async fn owner_in(client: &zk::Client, directory: &str) -> Result<Option<i64>, z
     let mut multi = client.new_multi_writer();
     multi.add_create(&path, &[], &options)?;
     multi.add_delete(&path, None)?;
-    match multi.commit().await?.into_iter().next() {
+    match commit(multi, 2).await?.into_iter().next() {
         Some(zk::MultiWriteResult::Create { stat, .. }) => {
             Ok((!stat.is_invalid()).then_some(stat.ephemeral_owner))
         }
