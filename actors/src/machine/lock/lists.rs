@@ -137,6 +137,14 @@ impl Lock {
                 own.insert(attempt, node);
             }
         }
+        for (attempt, node) in &own {
+            let known = self.contenders.get(attempt).and_then(|contender| contender.node.as_ref());
+            let differs = known.is_some_and(|known| known != *node);
+            if differs && matches!(self.stage(*attempt), Some(Stage::Listing { .. })) {
+                // The answer to the create was wrong, and the list is newer.
+                self.set_node(*attempt, (*node).clone());
+            }
+        }
         for attempt in list.known.iter().chain(&list.behind) {
             let existed = self.contenders.get(attempt).is_some_and(|contender| contender.node.is_some());
             match self.stage(*attempt) {

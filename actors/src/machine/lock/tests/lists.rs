@@ -50,6 +50,17 @@ fn a_list_without_the_own_node_grants_nothing() {
 }
 
 #[test]
+fn a_list_that_shows_another_number_than_the_answer_to_the_create_is_right() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    let created = Ok(Created { node: test.own(0, 3), czxid: 105 });
+    let children = Ok([foreign(4), test.own(0, 5)].map(|node| node.name().to_owned()).into());
+    let placed = test.on(Event::CreatedAndListed { attempt: Attempt(0), created, children });
+    assert!(placed.contains(&test.track(0, 5)), "{placed:?}");
+    assert!(placed.contains(&Command::Watch(foreign(4))), "{placed:?}");
+}
+
+#[test]
 fn an_older_list_crosses_off_no_newer_contender() {
     let mut test = reviewing();
     let own = test.own(0, 5);
