@@ -63,7 +63,7 @@ impl Lock {
         self.created(attempt, created, now, out);
         match self.list.as_ref().is_some_and(|list| list.behind == Some(attempt)) {
             true => self.listed(children, now, out),
-            false => self.listed_jointly(attempt, children, out),
+            false => self.listed_jointly(attempt, children, now, out),
         }
     }
 

@@ -98,6 +98,7 @@ impl Lock {
         &mut self,
         attempt: Attempt,
         children: Result<Vec<String>, Failure>,
+        now: Moment,
         out: &mut Vec<Command>,
     ) -> Vec<Attempt> {
         if let Some(list) = &mut self.list {
@@ -114,7 +115,7 @@ impl Lock {
         if node.is_some_and(|node| siblings.binary_search(node).is_ok()) {
             return self.place(&siblings, vec![attempt], out);
         }
-        self.missing(attempt, out);
+        self.replace_again(attempt, now, out);
         Vec::new()
     }
 
