@@ -8,9 +8,10 @@
 //! limit, in seconds. What needs more contenders than that row is not run.
 //!
 //! The peers are kazoo, Curator and the lock of `zookeeper-client`. Run as a test (`cargo test --benches`), the bench
-//! leaves out the first two, which need Python and a JDK. Every table has its own server, which needs Java.
+//! leaves out the first two, which need Python and a JDK. Every table has its own server or servers, which needs Java.
 
 mod burst;
+mod capacity;
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod crowd;
@@ -87,7 +88,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 type Group = fn(&Bench) -> Result<()>;
 
 /// `locks` is the first, because it measures the resident set, which earlier groups would have enlarged.
-const GROUPS: [(&str, Group); 9] = [
+const GROUPS: [(&str, Group); 10] = [
     ("locks", locks::run),
     ("lingering", lingering::run),
     ("cycle", cycle::run),
@@ -97,6 +98,7 @@ const GROUPS: [(&str, Group); 9] = [
     ("readers", crowd::readers),
     ("claims", crowd::claims),
     ("pool", crowd::pool),
+    ("capacity", capacity::run),
 ];
 
 fn main() -> Result<()> {
