@@ -18,6 +18,7 @@ mod retries;
 pub mod run;
 pub mod semaphore;
 pub mod session;
+pub(crate) mod small_map;
 mod time;
 pub(crate) mod waits;
 pub(crate) mod watch_budget;

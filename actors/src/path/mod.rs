@@ -7,7 +7,6 @@ mod queue;
 mod requests;
 mod watches;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use crate::api::resource::Resource;
 use crate::machine::linger::LineId;
 use crate::machine::node::{Instance, Znode};
 use crate::machine::semaphore::Part;
+use crate::machine::small_map::SmallMap;
 use crate::machine::{Failure, Machine, Moment, PathEvent, PathMachine, Ticket, gate};
 use crate::metrics::PathMetrics;
 use crate::record::{self, Origin, Recorded, Recorder, Recording};
@@ -115,8 +115,8 @@ pub(crate) struct Path<M: Machine> {
     recorder: Option<Recorder>,
     /// The epoch and the id of the newest session, for logs. Zero before the first.
     newest: (u64, i64),
-    /// Boxed, because a map makes room for eleven at once, and most paths have one.
-    requests: BTreeMap<Ticket, Box<Entry>>,
+    /// Boxed, because a tree makes room for eleven at once.
+    requests: SmallMap<Ticket, Box<Entry>>,
     /// The number of requests that are neither granted nor refused, except for tries.
     waiting: usize,
     timer: Timer,
@@ -258,7 +258,7 @@ where
             machine,
             recorder,
             newest: (0, 0),
-            requests: BTreeMap::new(),
+            requests: SmallMap::default(),
             waiting: 0,
             timer: Timer::new(Precision::Tokio),
             retiring: None,

@@ -109,10 +109,10 @@ where
                 entry.release.extend(reply);
                 // The guard may still exist, and must not read `Held` while there is another holder.
                 for ticket in self.with_merged(ticket) {
-                    self.requests.entry(ticket).and_modify(|entry| {
+                    if let Some(entry) = self.requests.get_mut(&ticket) {
                         entry.hold = None;
                         entry.metrics.released();
-                    });
+                    }
                 }
                 return true;
             }

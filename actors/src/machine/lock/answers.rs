@@ -1,6 +1,7 @@
 //! Handles the answers of ZooKeeper, other than lists.
 
 use super::contender::{Need, Stage};
+use super::lists::Placed;
 use super::{Link, Lock, Retry, WATCH_RETRY};
 use crate::machine::lock::protocol::{Command, Created, NodeStat};
 use crate::machine::node::{Attempt, Znode};
@@ -59,7 +60,7 @@ impl Lock {
         children: Result<Vec<String>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
-    ) -> Vec<Attempt> {
+    ) -> Placed {
         self.created(attempt, created, now, out);
         match self.list.as_ref().is_some_and(|list| list.behind == Some(attempt)) {
             true => self.listed(children, now, out),
@@ -155,7 +156,7 @@ impl Lock {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        if !self.watched.contains(&node) {
+        if !self.watched.contains_key(&node) {
             return;
         }
         match result {
@@ -182,7 +183,7 @@ impl Lock {
     }
 
     pub(super) fn fired(&mut self, node: Znode, gone: bool, out: &mut Vec<Command>) {
-        if !self.watched.contains(&node) {
+        if !self.watched.contains_key(&node) {
             return;
         }
         match gone {

@@ -56,7 +56,7 @@ impl Lock {
     }
 
     fn with(&self, need: Need) -> impl Iterator<Item = Attempt> {
-        self.needs.range((need, Attempt(0))..=(need, Attempt(u64::MAX))).map(|(_, attempt)| *attempt)
+        self.needs.range((need, Attempt(0))..=(need, Attempt(u64::MAX))).map(|((_, attempt), ())| *attempt)
     }
 
     fn reindex(&mut self, attempt: Attempt, kind: &Kind, before: Indexed, after: Indexed) {
@@ -69,7 +69,7 @@ impl Lock {
                 self.needs.remove(&(need, attempt));
             }
             if let Some(need) = after.need {
-                self.needs.insert((need, attempt));
+                self.needs.insert((need, attempt), ());
             }
         }
         self.queue.count_wanted(kind, before.wanted, after.wanted);

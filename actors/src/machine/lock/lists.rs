@@ -1,12 +1,13 @@
 //! Lists of the directory: what they show of the contenders, and when the next one is sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::contender::{Need, Stage};
 use super::queue::Kind;
 use super::{Link, Lock, Owner, Retry};
 use crate::machine::lock::protocol::Command;
 use crate::machine::node::{Attempt, Znode};
+use crate::machine::small_map::SmallMap;
 use crate::machine::{Failure, Moment, Refusal, Wait};
 
 /// A list in flight, which all local contenders share.
@@ -23,6 +24,9 @@ pub(super) struct List {
     /// The list of a multi-lock was answered meanwhile, which may have been sent later and may show newer nodes.
     overtaken: bool,
 }
+
+/// The contenders that a list has placed in the queue, in its order.
+pub(super) type Placed = SmallMap<Znode, Attempt>;
 
 /// What a list shows to the contenders of one kind.
 struct Outlook {
@@ -75,8 +79,8 @@ impl Lock {
         children: Result<Vec<String>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
-    ) -> Vec<Attempt> {
-        let Some(list) = self.list.take() else { return Vec::new() };
+    ) -> Placed {
+        let Some(list) = self.list.take() else { return Placed::default() };
         match children {
             Ok(children) => self.shown(list, children, now, out),
             // The directory was deleted, and all nodes with it.
@@ -84,11 +88,11 @@ impl Lock {
             // `Lost` follows.
             Err(Failure::SessionGone) => {
                 self.list = Some(list);
-                Vec::new()
+                Placed::default()
             }
             Err(failure) => {
                 self.not_shown(&list, failure, now, out);
-                Vec::new()
+                Placed::default()
             }
         }
     }
@@ -100,23 +104,23 @@ impl Lock {
         children: Result<Vec<String>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
-    ) -> Vec<Attempt> {
+    ) -> Placed {
         if let Some(list) = &mut self.list {
             list.overtaken = true;
         }
-        let Some(Stage::Listing { .. }) = self.stage(attempt) else { return Vec::new() };
+        let Some(Stage::Listing { .. }) = self.stage(attempt) else { return Placed::default() };
         let siblings = match children {
             Ok(children) => parse(children),
             Err(Failure::NoNode) => Vec::new(),
             // The next list is shared.
-            Err(_) => return Vec::new(),
+            Err(_) => return Placed::default(),
         };
         let node = self.contenders[&attempt].node.as_ref();
-        if node.is_some_and(|node| siblings.binary_search(node).is_ok()) {
-            return self.place(&siblings, vec![attempt], out);
+        if let Some(node) = node.filter(|node| siblings.binary_search(node).is_ok()) {
+            return self.place(&siblings, Placed::from_iter([(node.clone(), attempt)]), out);
         }
         self.replace_again(attempt, now, out);
-        Vec::new()
+        Placed::default()
     }
 
     fn shown(
@@ -125,20 +129,20 @@ impl Lock {
         children: Vec<String>,
         now: Moment,
         out: &mut Vec<Command>,
-    ) -> Vec<Attempt> {
+    ) -> Placed {
         self.retries.done(&Retry::List);
         let siblings = parse(children);
         if !list.overtaken {
             self.cross_off_unlisted(&siblings);
         }
         self.crossed_off = None;
-        let mut own = BTreeMap::new();
+        let mut own = SmallMap::default();
         for node in &siblings {
             if let Owner::Local(attempt) | Owner::Left(Some(attempt)) = self.owner(node) {
                 own.insert(attempt, node);
             }
         }
-        for (attempt, node) in &own {
+        for (attempt, node) in own.iter() {
             let known = self.contenders.get(attempt).and_then(|contender| contender.node.as_ref());
             let differs = known.is_some_and(|known| known != *node);
             if differs && matches!(self.stage(*attempt), Some(Stage::Listing { .. })) {
@@ -160,10 +164,9 @@ impl Lock {
         let peeking = self.all_with(Need::Peek).into_iter().filter(|attempt| *attempt < list.before);
         self.peeked(&siblings, peeking.collect(), out);
         let listing = |attempt: &Attempt| matches!(self.stage(*attempt), Some(Stage::Listing { .. }));
-        let mut placed: Vec<(&Znode, Attempt)> =
-            own.into_iter().map(|(attempt, node)| (node, attempt)).filter(|(_, it)| listing(it)).collect();
-        placed.sort_unstable();
-        self.place(&siblings, placed.into_iter().map(|(_, attempt)| attempt).collect(), out)
+        let listing = own.iter().filter(|(attempt, _)| listing(attempt));
+        let listing = listing.map(|(attempt, node)| (Znode::clone(node), *attempt)).collect();
+        self.place(&siblings, listing, out)
     }
 
     /// Crosses off the nodes of others that are not in the list. A node behind all listed ones may be newer than the
@@ -193,10 +196,10 @@ impl Lock {
 
     /// Answers tries, before they create a node.
     fn peeked(&mut self, siblings: &[Znode], peeking: Vec<Attempt>, out: &mut Vec<Command>) {
-        let mut outlooks = BTreeMap::new();
+        let mut outlooks = SmallMap::default();
         for attempt in peeking {
             let kind = self.contenders[&attempt].kind();
-            let outlook = outlooks.entry(kind).or_insert_with_key(|kind| self.outlook(kind, siblings));
+            let outlook = outlooks.get_or_insert_with(kind, |kind| self.outlook(kind, siblings));
             match &outlook.clashing {
                 Some(other) => self.fail(attempt, Refusal::MixedDialects(other.clone()), out),
                 None if outlook.blocked => self.fail(attempt, Refusal::Contended, out),
@@ -205,19 +208,12 @@ impl Lock {
         }
     }
 
-    /// Places these contenders, in the order of the queue, from a list that shows their nodes. Returns those whose place
-    /// is known now.
-    fn place(
-        &mut self,
-        siblings: &[Znode],
-        mut listing: Vec<Attempt>,
-        out: &mut Vec<Command>,
-    ) -> Vec<Attempt> {
-        let mut outlooks = BTreeMap::new();
-        listing.retain(|attempt| {
+    /// Places these contenders from a list that shows their nodes. Returns those whose place is known now.
+    fn place(&mut self, siblings: &[Znode], mut listing: Placed, out: &mut Vec<Command>) -> Placed {
+        let mut outlooks = SmallMap::default();
+        listing.retain(|_, attempt| {
             let contender = &self.contenders[attempt];
-            let outlook =
-                outlooks.entry(contender.kind()).or_insert_with_key(|kind| self.outlook(kind, siblings));
+            let outlook = outlooks.get_or_insert_with(contender.kind(), |kind| self.outlook(kind, siblings));
             let exhausted = contender.node.as_ref().is_some_and(Znode::is_exhausted);
             if exhausted || outlook.wrapped {
                 self.give_up(*attempt, Refusal::Exhausted, out);
@@ -228,11 +224,10 @@ impl Lock {
             }
             false
         });
-        let node = |attempt: Option<&Attempt>| attempt.and_then(|it| self.contenders[it].node.clone());
-        let (Some(first), Some(last)) = (node(listing.first()), node(listing.last())) else {
-            return Vec::new();
+        let (Some(first), Some(last)) = (listing.keys().next(), listing.keys().next_back()) else {
+            return listing;
         };
-        for other in siblings.iter().take_while(|other| **other < last) {
+        for other in siblings.iter().take_while(|other| *other < last) {
             match self.owner(other) {
                 // The answer to its create has not arrived, or was lost.
                 Owner::Local(owner) if self.contenders[&owner].node.is_none() => {
@@ -242,8 +237,8 @@ impl Lock {
                 Owner::Foreign => self.queue.add_foreign(other.clone()),
             }
         }
-        self.find_overtaken(&first, out);
-        listing.retain(|attempt| match self.stage(*attempt) {
+        self.find_overtaken(first, out);
+        listing.retain(|_, attempt| match self.stage(*attempt) {
             Some(Stage::Listing { czxid }) => {
                 self.set(*attempt, Stage::Waiting { czxid });
                 self.retries.done(&Retry::Step(*attempt));

@@ -46,16 +46,17 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use self::contender::{LocalContender, Need, Stage};
-use self::lists::List;
+use self::lists::{List, Placed};
 pub use self::protocol::{Command, Created, Event, NodeStat, Request};
 use self::queue::Queue;
 use super::exclusion::Mode;
 use super::node::{Attempt, Instance, Znode};
 use super::retries::Retries;
+use super::small_map::{SmallMap, SmallSet};
 use super::{Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
 
 /// The machine of one lock path: see the module.
@@ -68,12 +69,12 @@ pub struct Lock {
     next: Attempt,
     /// The first attempt of this session. Own nodes of earlier sessions count as foreign.
     epoch_start: Attempt,
-    /// Boxed, because a map makes room for eleven at once, and most paths have one.
-    contenders: BTreeMap<Attempt, Box<LocalContender>>,
-    tickets: BTreeMap<Ticket, Attempt>,
+    /// Boxed, because a tree makes room for eleven at once.
+    contenders: SmallMap<Attempt, Box<LocalContender>>,
+    tickets: SmallMap<Ticket, Attempt>,
     queue: Queue,
     /// The contenders that need something from a request that they share with others.
-    needs: BTreeSet<(Need, Attempt)>,
+    needs: SmallSet<(Need, Attempt)>,
     /// The size of the creates in flight, in bytes, and its limit.
     in_flight: usize,
     room: usize,
@@ -85,7 +86,7 @@ pub struct Lock {
     making: Option<Attempt>,
     /// The last node that was crossed off. Earlier ones may have been deleted without our notice.
     crossed_off: Option<Znode>,
-    watched: BTreeSet<Znode>,
+    watched: SmallSet<Znode>,
     deadlines: BTreeSet<(Moment, Ticket)>,
     retries: Retries<Retry>,
 }
@@ -148,17 +149,17 @@ impl Lock {
             closed: false,
             next: Attempt(0),
             epoch_start: Attempt(0),
-            contenders: BTreeMap::new(),
-            tickets: BTreeMap::new(),
+            contenders: SmallMap::default(),
+            tickets: SmallMap::default(),
             queue: Queue::default(),
-            needs: BTreeSet::new(),
+            needs: SmallSet::default(),
             in_flight: 0,
             room,
             has_directory: false,
             list: None,
             making: None,
             crossed_off: None,
-            watched: BTreeSet::new(),
+            watched: SmallSet::default(),
             deadlines: BTreeSet::new(),
             retries: Retries::new(instance),
         }
@@ -196,7 +197,7 @@ impl Machine for Lock {
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         // First, so that nothing is sent for a request that has timed out.
         self.run_deadlines(now, out);
-        let mut placed = Vec::new();
+        let mut placed = Placed::default();
         match event {
             Event::Acquire { ticket, request } => self.acquire(ticket, request, now, out),
             Event::Path(event) => self.path_event(event, out),

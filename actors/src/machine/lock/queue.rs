@@ -3,20 +3,19 @@
 //! Each kind of contender has a view of the queue: the nodes that block this kind, and the waiting contenders of this
 //! kind. So the next contender of a kind and its predecessors are found without a walk through the queue.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::protocol::Request;
 use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::patterns::Patterns;
+use crate::machine::small_map::{SmallMap, SmallSet};
 
 /// The known nodes of a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Queue {
     /// The nodes of wanted local contenders.
-    local: BTreeMap<Znode, Attempt>,
+    local: SmallMap<Znode, Attempt>,
     /// Nodes of other processes that a list has shown and that have not been crossed off since.
-    foreign: BTreeSet<Znode>,
+    foreign: SmallSet<Znode>,
     /// A view for each kind of local contender, in their order. There are few.
     views: Vec<View>,
 }
@@ -38,11 +37,11 @@ struct View {
     /// The number of those that still want the lock.
     wanted: usize,
     /// Those of them that wait.
-    waiting: BTreeSet<Znode>,
+    waiting: SmallSet<Znode>,
     /// The local nodes that block this kind.
-    local: BTreeSet<Znode>,
+    local: SmallSet<Znode>,
     /// The foreign nodes that block this kind.
-    foreign: BTreeSet<Znode>,
+    foreign: SmallSet<Znode>,
 }
 
 /// What a waiter is blocked by.
@@ -93,9 +92,9 @@ impl Queue {
                 let view = View {
                     contenders: 1,
                     wanted: 0,
-                    waiting: BTreeSet::new(),
-                    local: self.local.keys().filter(|node| kind.waits_for(node)).cloned().collect(),
-                    foreign: self.foreign.iter().filter(|node| kind.waits_for(node)).cloned().collect(),
+                    waiting: SmallSet::default(),
+                    local: blocking(&kind, self.local.keys()),
+                    foreign: blocking(&kind, self.foreign.keys()),
                     kind,
                 };
                 // Most paths have one.
@@ -116,7 +115,7 @@ impl Queue {
 
     pub fn add_local(&mut self, node: Znode, attempt: Attempt) {
         for view in self.views.iter_mut().filter(|view| view.kind.waits_for(&node)) {
-            view.local.insert(node.clone());
+            view.local.insert(node.clone(), ());
         }
         self.local.insert(node, attempt);
     }
@@ -130,9 +129,9 @@ impl Queue {
 
     pub fn add_foreign(&mut self, node: Znode) {
         for view in self.views.iter_mut().filter(|view| view.kind.waits_for(&node)) {
-            view.foreign.insert(node.clone());
+            view.foreign.insert(node.clone(), ());
         }
-        self.foreign.insert(node);
+        self.foreign.insert(node, ());
     }
 
     pub fn remove_foreign(&mut self, node: &Znode) {
@@ -150,10 +149,13 @@ impl Queue {
     /// Marks a local contender as waiting, or as no longer waiting.
     pub fn set_waiting(&mut self, kind: &Kind, node: &Znode, waits: bool) {
         let Ok(index) = self.find(kind) else { return };
+        let waiting = &mut self.views[index].waiting;
         match waits {
-            true => self.views[index].waiting.insert(node.clone()),
-            false => self.views[index].waiting.remove(node),
-        };
+            true => waiting.insert(node.clone(), ()),
+            false => {
+                waiting.remove(node);
+            }
+        }
     }
 
     /// Notes that a local contender begins or ceases to want the lock.
@@ -177,10 +179,14 @@ impl Queue {
         self.views.iter().any(|view| !view.waiting.is_empty())
     }
 
-    /// The waiters of each kind, in the order of the queue, each with what it is blocked by. The caller stops at the
-    /// first one that is blocked: those behind it are blocked too.
-    pub fn waiters(&self) -> impl Iterator<Item = impl Iterator<Item = (&Znode, Ahead<'_>)>> {
-        self.views.iter().map(|view| view.waiting.iter().map(|node| (node, view.ahead(node))))
+    /// The first waiter of each kind, with what it is blocked by. If it is blocked, so are all waiters of its kind.
+    pub fn first_waiters(&self) -> impl Iterator<Item = (&Znode, Ahead<'_>)> {
+        self.views.iter().filter_map(|view| view.waiting.keys().next().map(|node| (node, view.ahead(node))))
+    }
+
+    /// The first waiter that is not blocked.
+    pub fn first_free(&self) -> Option<&Znode> {
+        self.first_waiters().filter(|(_, ahead)| *ahead == Ahead::Nobody).map(|(node, _)| node).min()
     }
 
     pub fn attempt(&self, node: &Znode) -> Option<Attempt> {
@@ -199,7 +205,7 @@ impl Queue {
 
     /// The foreign nodes ahead of this one.
     pub fn foreign_before(&self, node: &Znode) -> impl Iterator<Item = &Znode> {
-        self.foreign.range(..node)
+        self.foreign.range(..node).map(|(node, ())| node)
     }
 
     /// Whether a local node blocks contenders of this kind.
@@ -237,6 +243,11 @@ impl Count {
     }
 }
 
+/// Those of these nodes that contenders of this kind wait for.
+fn blocking<'a>(kind: &Kind, nodes: impl Iterator<Item = &'a Znode>) -> SmallSet<Znode> {
+    nodes.filter(|node| kind.waits_for(node)).map(|node| (node.clone(), ())).collect()
+}
+
 impl View {
     fn ahead(&self, node: &Znode) -> Ahead<'_> {
         if self.local.range(..node).next().is_some() {
@@ -244,7 +255,7 @@ impl View {
         }
         let mut foreign = self.foreign.range(..node);
         match foreign.next_back() {
-            Some(nearest) => Ahead::Foreign { nearest, only: foreign.next().is_none() },
+            Some((nearest, ())) => Ahead::Foreign { nearest, only: foreign.next().is_none() },
             None => Ahead::Nobody,
         }
     }

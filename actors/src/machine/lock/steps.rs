@@ -1,27 +1,19 @@
 //! Grants and watches, and the steps of one contender.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::contender::{LocalContender, Need, Stage};
+use super::lists::Placed;
 use super::queue::Ahead;
 use super::{Link, Lock, ROOM_WITHOUT_DIRECTORY, Retry};
 use crate::machine::lock::protocol::Command;
 use crate::machine::node::{Attempt, Znode};
+use crate::machine::small_map::SmallSet;
 use crate::machine::{Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
-
-/// What follows from the front of the queue.
-#[derive(Default)]
-struct Front {
-    granted: BTreeSet<Znode>,
-    /// The foreign nodes that must be watched.
-    watched: BTreeSet<Znode>,
-    /// Waiters whose nodes ahead must be listed again.
-    unreviewed: Vec<Attempt>,
-}
 
 impl Lock {
     /// Grants and watches, answers the contenders that this event has placed, and sends what others need.
-    pub(super) fn advance(&mut self, placed: &[Attempt], out: &mut Vec<Command>) {
+    pub(super) fn advance(&mut self, placed: &Placed, out: &mut Vec<Command>) {
         self.grant_and_watch(out);
         if !placed.is_empty() {
             self.answer_placed(placed, out);
@@ -37,13 +29,20 @@ impl Lock {
     }
 
     fn grant_and_watch(&mut self, out: &mut Vec<Command>) {
-        let Front { granted, watched, unreviewed } = self.front();
-        for node in granted {
-            let Some(attempt) = self.queue.attempt(&node) else { continue };
-            let Some(Stage::Waiting { czxid }) = self.stage(attempt) else { continue };
+        while let Some(node) = self.queue.first_free().filter(|_| self.is_up()).cloned() {
+            let Some(attempt) = self.queue.attempt(&node) else { break };
+            let Some(Stage::Waiting { czxid }) = self.stage(attempt) else { break };
             self.set(attempt, Stage::Held { czxid });
             self.cancel_deadline(attempt);
             out.push(Command::Grant { ticket: self.contenders[&attempt].ticket, node, czxid });
+        }
+        let (mut watched, mut unreviewed) = (SmallSet::default(), Vec::new());
+        for (node, ahead) in self.queue.first_waiters() {
+            let Ahead::Foreign { nearest, only } = ahead else { continue };
+            watched.insert(nearest.clone(), ());
+            // Earlier nodes than the last one that was crossed off may be gone too: one list shows it.
+            let unseen = self.crossed_off.as_ref().is_some_and(|last| nearest < last);
+            unreviewed.extend(self.queue.attempt(node).filter(|_| unseen && !only));
         }
         let reviewing = !unreviewed.is_empty() && self.list(unreviewed, out);
         self.watch(watched, reviewing, out);
@@ -54,49 +53,26 @@ impl Lock {
         }
     }
 
-    /// Looks at the waiters of each kind in the order of the queue, up to the first one that is blocked.
-    fn front(&self) -> Front {
-        let mut front = Front::default();
-        for waiters in self.queue.waiters() {
-            for (node, ahead) in waiters {
-                match ahead {
-                    Ahead::Nobody if self.is_up() => {
-                        front.granted.insert(node.clone());
-                    }
-                    Ahead::Nobody | Ahead::Local => break,
-                    Ahead::Foreign { nearest, only } => {
-                        front.watched.insert(nearest.clone());
-                        // Earlier nodes than the last one that was crossed off may be gone too: one list shows it.
-                        let unseen = self.crossed_off.as_ref().is_some_and(|last| nearest < last);
-                        front.unreviewed.extend(self.queue.attempt(node).filter(|_| unseen && !only));
-                        break;
-                    }
-                }
-            }
-        }
-        front
-    }
-
     /// Watches these nodes. While a list is in flight that will show which nodes to watch, no other nodes are watched.
-    fn watch(&mut self, mut nodes: BTreeSet<Znode>, reviewing: bool, out: &mut Vec<Command>) {
+    fn watch(&mut self, mut nodes: SmallSet<Znode>, reviewing: bool, out: &mut Vec<Command>) {
         if reviewing {
-            nodes.retain(|node| self.watched.contains(node));
+            nodes.retain(|node, ()| self.watched.contains_key(node));
         }
-        for node in self.watched.difference(&nodes) {
+        for node in self.watched.keys().filter(|node| !nodes.contains_key(node)) {
             self.retries.done(&Retry::Watch(node.clone()));
             out.push(Command::Unwatch(node.clone()));
         }
-        for node in nodes.difference(&self.watched) {
+        for node in nodes.keys().filter(|node| !self.watched.contains_key(node)) {
             out.push(Command::Watch(node.clone()));
         }
         self.watched = nodes;
     }
 
     /// Refuses tries that were not granted, and reports the places of waiters.
-    fn answer_placed(&mut self, placed: &[Attempt], out: &mut Vec<Command>) {
+    fn answer_placed(&mut self, placed: &Placed, out: &mut Vec<Command>) {
         let is_try = |lock: &Lock, attempt: &Attempt| lock.contenders[attempt].request.wait == Wait::Try;
         let waits = |attempt: &&Attempt| matches!(self.stage(**attempt), Some(Stage::Waiting { .. }));
-        let waiting: Vec<Attempt> = placed.iter().filter(waits).copied().collect();
+        let waiting: Vec<Attempt> = placed.values().filter(waits).copied().collect();
         for attempt in waiting.iter().filter(|attempt| is_try(self, attempt)).copied().collect::<Vec<_>>() {
             let refusal = if self.is_up() { Refusal::Contended } else { Refusal::Suspended };
             self.give_up(attempt, refusal, out);
