@@ -43,6 +43,9 @@ pub trait Machine {
     fn wakeup(&self) -> Option<Moment>;
 }
 
+/// For how many commands room is kept between events. Most events have fewer.
+pub(crate) const COMMANDS: usize = 4;
+
 /// The machine of one path: a lock or a semaphore.
 pub trait PathMachine: Machine<Event: From<PathEvent>> {
     /// Whether no request is left, and no node is left to delete.

@@ -21,7 +21,7 @@ use crate::machine::linger::LineId;
 use crate::machine::node::{Instance, Znode};
 use crate::machine::semaphore::Part;
 use crate::machine::small_map::SmallMap;
-use crate::machine::{Failure, Machine, Moment, PathEvent, PathMachine, Ticket, gate};
+use crate::machine::{COMMANDS, Failure, Machine, Moment, PathEvent, PathMachine, Ticket, gate};
 use crate::metrics::PathMetrics;
 use crate::record::{self, Origin, Recorded, Recorder, Recording};
 use crate::runtime::clock::Clock;
@@ -112,6 +112,8 @@ pub(crate) struct Path<M: Machine> {
     /// The time of the newest event.
     now: Moment,
     machine: M,
+    /// Empty between events. Kept, so that not every event allocates it.
+    commands: Vec<M::Command>,
     recorder: Option<Recorder>,
     /// The epoch and the id of the newest session, for logs. Zero before the first.
     newest: (u64, i64),
@@ -138,7 +140,7 @@ pub(crate) trait Driver {
     /// Passes one event through the gate to the machine, and carries out its commands.
     fn feed(&mut self, event: impl Into<Self::Event>) {
         let path = self.path();
-        let mut commands = Vec::new();
+        let mut commands = std::mem::take(&mut path.commands);
         let lease = path.session.as_ref().map(|session| session.connection.lease.state());
         let now = path.clock.now();
         path.now = now;
@@ -147,9 +149,11 @@ pub(crate) trait Driver {
             record::handle(path.recorder.as_ref(), &mut path.machine, event, now, &mut commands);
         }
         trace!(path = %path.directory, ?commands, "commands");
-        for command in commands {
+        for command in commands.drain(..) {
             self.execute(command);
         }
+        commands.shrink_to(COMMANDS);
+        self.path().commands = commands;
     }
 
     fn message(&mut self, message: PathMessage<Self::Event>) {
@@ -256,6 +260,7 @@ where
             clock,
             now: Moment::default(),
             machine,
+            commands: Vec::new(),
             recorder,
             newest: (0, 0),
             requests: SmallMap::default(),

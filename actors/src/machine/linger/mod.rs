@@ -60,6 +60,8 @@ pub struct LingeringLock {
     changed: BTreeSet<LineId>,
     /// The members of lines whose nodes were lost by this event.
     displaced: VecDeque<(SharedRequest, BTreeMap<Arrival, Ticket>)>,
+    /// The commands of the queue. Empty between events; kept, so that not every event allocates it.
+    commands: Vec<lock::Command>,
 }
 
 impl LingeringLock {
@@ -82,6 +84,7 @@ impl LingeringLock {
             checks: BTreeSet::new(),
             changed: BTreeSet::new(),
             displaced: VecDeque::new(),
+            commands: Vec::new(),
         }
     }
 

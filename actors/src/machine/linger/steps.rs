@@ -8,14 +8,14 @@ use super::{LingeringLock, excludes, forgotten, reply};
 use crate::machine::exclusion::Mode;
 use crate::machine::lock::{self, Request};
 use crate::machine::node::Znode;
-use crate::machine::{Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
+use crate::machine::{COMMANDS, Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
 
 impl LingeringLock {
     /// Passes an event to the queue. What its commands say about the nodes of lines is said to the members.
     pub(super) fn pass(&mut self, event: lock::Event, now: Moment, out: &mut Vec<Command>) {
-        let mut commands = Vec::new();
+        let mut commands = std::mem::take(&mut self.commands);
         self.queue.handle(event, now, &mut commands);
-        for command in commands {
+        for command in commands.drain(..) {
             match command {
                 lock::Command::Create(attempt, ticket) => {
                     let ticket = self.representative(ticket);
@@ -42,6 +42,8 @@ impl LingeringLock {
                 | lock::Command::Track(_) => out.push(Command::Queue(command)),
             }
         }
+        commands.shrink_to(COMMANDS);
+        self.commands = commands;
     }
 
     /// A caller whose options a line's node is created with. All members have the same.
