@@ -119,8 +119,9 @@ impl Driver for State {
                 }
             }
             Command::Grant { ticket, leases, czxid } => {
-                let nodes = leases.iter().map(|lease| self.lease_path(lease)).collect();
-                self.path.grant(ticket, nodes, czxid);
+                let nodes: Vec<String> = leases.iter().map(|lease| self.lease_path(lease)).collect();
+                let first = nodes.first().cloned().unwrap_or_default();
+                self.path.grant(ticket, first, nodes, czxid);
             }
             Command::Merged { ticket, into } => self.path.merged(ticket, into),
             Command::Reply(reply) => self.path.reply(reply),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
+use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ use crate::zookeeper::{Acl, ZooKeeper};
 #[must_use = "dropping the lease releases the lock"]
 pub struct Lease {
     grant: Arc<Grant>,
-    /// The paths of its nodes: at least one.
+    /// The paths of its nodes; empty for a lock, which has that of the grant.
     nodes: Vec<String>,
     grantor: Grantor,
     /// Keeps the session open even when every handle has been dropped.
@@ -56,7 +57,10 @@ impl Lease {
 
     /// The paths of all nodes of this lease: one for each permit.
     pub fn nodes(&self) -> &[String] {
-        &self.nodes
+        match self.nodes.is_empty() {
+            true => slice::from_ref(&self.grant.node),
+            false => &self.nodes,
+        }
     }
 
     /// See [`FencingToken`].
@@ -224,7 +228,7 @@ mod cluster {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("nodes", &self.nodes)
+            .field("nodes", &self.nodes())
             .field("token", &self.token())
             .field("state", &self.state())
             .finish_non_exhaustive()

@@ -59,7 +59,7 @@ where
                     session.connection.nodes.track(self.node_path(&node));
                 }
             }
-            Command::Grant { ticket, node, czxid } => self.grant(ticket, vec![self.node_path(&node)], czxid),
+            Command::Grant { ticket, node, czxid } => self.grant(ticket, self.node_path(&node), Vec::new(), czxid),
             Command::Reply(reply) => self.reply(reply),
         }
     }

@@ -152,7 +152,8 @@ where
         }
     }
 
-    pub fn grant(&mut self, ticket: Ticket, nodes: Vec<String>, czxid: i64) {
+    /// `nodes` are all nodes of the lease, or none if `node` is the only one.
+    pub fn grant(&mut self, ticket: Ticket, node: String, nodes: Vec<String>, czxid: i64) {
         let (Some(entry), Some(handle)) = (self.requests.get_mut(&ticket), &self.session) else { return };
         let Some(keep_alive) = entry.keep_alive.take() else { return };
         entry.wait_ends(&mut self.waiting);
@@ -166,7 +167,6 @@ where
         entry.since = now;
         let lease = entry.options.ephemeral.then(|| handle.connection.lease.clone());
         let client = Arc::downgrade(&handle.connection.client);
-        let node = nodes.first().cloned().unwrap_or_default();
         let grant = Arc::new(Grant::new(ticket, path, node, token, lease, client));
         entry.hold = Some(Hold(grant.clone()));
         let acl = entry.options.acl.clone();
