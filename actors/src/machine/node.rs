@@ -1,6 +1,6 @@
 //! The nodes of contenders: their names, owners and order.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -30,19 +30,28 @@ impl Instance {
 
     /// A node's name without the sequence number, as it is sent with the create.
     pub fn prefix(self, attempt: Attempt, dialect: Dialect, mode: Mode) -> String {
-        let (digits, marker) = (self.lease(attempt), row(dialect, mode).own);
-        match dialect {
-            Dialect::Kazoo => digits + marker,
+        let (unique, marker) = (self.unique(attempt), row(dialect, mode).own);
+        // With room for the sequence number.
+        let mut name = String::with_capacity(NAME);
+        // Writing to a string does not fail.
+        let _ = match dialect {
+            Dialect::Kazoo => write!(name, "{unique:032x}{marker}"),
             Dialect::Curator => {
+                let digits = self.lease(attempt);
                 let [a, b, c, d, e] = UUID_GROUPS.map(|group| &digits[group]);
-                format!("{PROTECTED}{a}-{b}-{c}-{d}-{e}{marker}")
+                write!(name, "{PROTECTED}{a}-{b}-{c}-{d}-{e}{marker}")
             }
-        }
+        };
+        name
     }
 
     /// The name of a semaphore's lease, which has no sequence number.
     pub fn lease(self, attempt: Attempt) -> String {
-        format!("{:032x}", self.0 | u128::from(attempt.0))
+        format!("{:032x}", self.unique(attempt))
+    }
+
+    fn unique(self, attempt: Attempt) -> u128 {
+        self.0 | u128::from(attempt.0)
     }
 
     /// The attempt that created a node, if the node belongs to this instance.
@@ -58,6 +67,8 @@ impl Instance {
 
 /// Curator's prefix for creates that can be found again after a lost answer (`withProtection`).
 const PROTECTED: &str = "_c_";
+/// The length of the longest name: Curator's prefix, a UUID, the longest marker and a sequence number.
+const NAME: usize = 3 + 36 + 9 + 11;
 const UUID_GROUPS: [Range<usize>; 5] = [0..8, 8..12, 12..16, 16..20, 20..32];
 
 impl fmt::Debug for Instance {
@@ -72,7 +83,7 @@ pub struct Attempt(pub u64);
 
 /// A child of a lock's directory whose name ends in a sequence number. Ordered by that number. Cheap to clone.
 ///
-/// One pointer: a path has several sets of nodes, which make room for eleven each.
+/// One pointer, because a path has several sets of nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Znode(Arc<Name>);
 

@@ -59,7 +59,9 @@ where
                     session.connection.nodes.track(self.node_path(&node));
                 }
             }
-            Command::Grant { ticket, node, czxid } => self.grant(ticket, self.node_path(&node), Vec::new(), czxid),
+            Command::Grant { ticket, node, czxid } => {
+                self.grant(ticket, self.node_path(&node), Vec::new(), czxid)
+            }
             Command::Reply(reply) => self.reply(reply),
         }
     }

@@ -8,7 +8,9 @@ use super::{LingeringLock, excludes, forgotten, reply};
 use crate::machine::exclusion::Mode;
 use crate::machine::lock::{self, Request};
 use crate::machine::node::Znode;
-use crate::machine::{COMMANDS, Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait};
+use crate::machine::{
+    COMMANDS, Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Reply, Ticket, Wait,
+};
 
 impl LingeringLock {
     /// Passes an event to the queue. What its commands say about the nodes of lines is said to the members.

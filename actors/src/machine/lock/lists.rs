@@ -123,13 +123,7 @@ impl Lock {
         Placed::default()
     }
 
-    fn shown(
-        &mut self,
-        list: List,
-        children: Vec<String>,
-        now: Moment,
-        out: &mut Vec<Command>,
-    ) -> Placed {
+    fn shown(&mut self, list: List, children: Vec<String>, now: Moment, out: &mut Vec<Command>) -> Placed {
         self.retries.done(&Retry::List);
         let siblings = parse(children);
         if !list.overtaken {
