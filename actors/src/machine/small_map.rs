@@ -17,7 +17,9 @@ pub(crate) type SmallSet<K> = SmallMap<K, ()>;
 #[derive(Clone)]
 enum Entries<K, V> {
     One(Option<(K, V)>),
-    Tree(BTreeMap<K, V>),
+    // Boxed, because few maps have one, and its three words would enlarge all of them.
+    #[allow(clippy::box_collection)]
+    Tree(Box<BTreeMap<K, V>>),
 }
 
 impl<K: Ord, V> SmallMap<K, V> {
@@ -130,7 +132,7 @@ impl<K: Ord, V> SmallMap<K, V> {
     fn make_room(&mut self, key: &K) {
         if let Entries::One(entry) = &mut self.0 {
             if let Some(other) = entry.take_if(|(other, _)| other != key) {
-                self.0 = Entries::Tree(BTreeMap::from([other]));
+                self.0 = Entries::Tree(Box::new(BTreeMap::from([other])));
             }
         }
     }
