@@ -135,6 +135,8 @@ async fn a_burst_over_new_paths_is_sent_in_portions() {
     while guards.len() < PATHS {
         match tokio::time::timeout(SOON, grants.recv()).await.expect("all are granted") {
             Some(LockEvent::Acquired { guard, .. }) => guards.push(guard),
+            // On a busy machine the lease is in doubt by now, because replies were held for so long.
+            Some(LockEvent::Enqueued { .. }) => {}
             other => panic!("{other:?}"),
         }
     }
