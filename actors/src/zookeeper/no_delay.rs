@@ -74,12 +74,16 @@ impl NoDelay {
     }
 
     fn find(&self, servers: &[SocketAddr]) -> io::Result<()> {
-        let is_server = |socket: &Socket| socket.peer().is_ok_and(|peer| servers.contains(&peer));
         let mut earlier = lock(&self.earlier);
-        let connected: HashSet<_> = sockets::all()?.into_iter().filter(is_server).collect();
-        let new: Vec<_> = connected.difference(&earlier).copied().collect();
-        *earlier = connected;
+        let all: HashSet<_> = sockets::all()?.into_iter().collect();
+        // One that has no peer yet may be the session's next connection.
+        let with_peer = |socket: &Socket| Some((*socket, socket.peer().ok()?));
+        let added: Vec<_> = all.difference(&earlier).filter_map(with_peer).collect();
+        earlier.retain(|socket| all.contains(socket));
+        earlier.extend(added.iter().map(|(socket, _)| *socket));
         drop(earlier);
+        let is_server = |(_, peer): &&(Socket, SocketAddr)| servers.contains(peer);
+        let new: Vec<_> = added.iter().filter(is_server).map(|(socket, _)| *socket).collect();
         let mut socket = lock(&self.socket);
         match new[..] {
             // The search for this connection has already been made, or its server has another address by now.
