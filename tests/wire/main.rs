@@ -3,7 +3,7 @@
 //! **Faults.** Keepers talk to an embedded server through proxies that cut, reset, delay, split and reorder their bytes.
 //! A seed decides what the callers do and which faults strike at which bytes; the timing is the machine's.
 //! `LOCKKEEPER_WIRE_SEED=<seed>` runs one seed and prints its scenario and its faults in order;
-//! `LOCKKEEPER_WIRE_SEEDS=<count>` sets the number of seeds. From two hundred on, every fault must have struck.
+//! `LOCKKEEPER_WIRE_SEEDS=<count>` sets the number of seeds. From a hundred on, every fault must have struck.
 //!
 //! **Lies.** A server answers what no ZooKeeper server answers. `lies.rs` is the table.
 
