@@ -299,10 +299,16 @@ impl Worker {
         };
         self.write(&entry);
         match state {
-            // If the resource refuses the write, the guard is given up.
             LeaseState::Held => {
-                self.writer.write(kind, &guard.tokens(), until, &order.write()).await
-                    || self.twin == Twin::Deaf
+                let accepted = self.writer.write(kind, &guard.tokens(), until, &order.write()).await;
+                if accepted || self.twin == Twin::Deaf {
+                    return true;
+                }
+                // The process may have been stopped before the write, for longer than its lease.
+                if promise(guard).0 == LeaseState::Lost {
+                    self.write(&Entry::Lost(now()));
+                }
+                false
             }
             LeaseState::Suspended => true,
             LeaseState::Lost => {

@@ -26,6 +26,7 @@ mod witness;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use liar::{About, Often};
@@ -44,8 +45,12 @@ const COVERING: u64 = 100;
 /// looks for its socket among those of the process.
 const LANES: usize = 20;
 
+/// The tests must not overlap, because their sessions are short.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn no_promise_is_broken_by_a_faulty_wire() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let stage = Stage::new();
     if let Some(seed) = setting(SEED) {
         let outcome = stage.seed(seed);
@@ -77,6 +82,7 @@ fn no_promise_is_broken_by_a_faulty_wire() {
     assert_eq!(failed.into_inner(), 0, "a promise was broken, see above");
     assert_eq!(panics::elsewhere(), [""; 0]);
     if seeds >= COVERING {
+        assert!(grants.into_inner() > seeds, "too few grants");
         let missing: Vec<_> = counts.iter().filter(|(_, count)| *count == 0).collect();
         assert!(missing.is_empty(), "these faults never struck: {missing:?}");
     }
@@ -84,6 +90,7 @@ fn no_promise_is_broken_by_a_faulty_wire() {
 
 #[test]
 fn lies_end_in_an_error_or_in_a_retry() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (stage, rows, next) = (Stage::new(), lies::rows(), AtomicUsize::new(0));
     let only = std::env::var("LOCKKEEPER_WIRE_LIE").unwrap_or_default();
     let mut courses = Vec::new();
@@ -104,9 +111,8 @@ fn lies_end_in_an_error_or_in_a_retry() {
         });
         let mut course = course.unwrap_or_default();
         course.check(row, *often);
-        if !row.panics {
-            course.violations.extend(panics);
-        }
+        let expected = |panic: &String| row.panics && panic.contains("/zookeeper-client-");
+        course.violations.extend(panics.into_iter().filter(|panic| !expected(panic)));
         println!("{name}: {course:?}");
         failed.fetch_add(usize::from(!course.violations.is_empty()), Ordering::Relaxed);
         true

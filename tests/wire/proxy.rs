@@ -234,6 +234,7 @@ impl Pump<'_> {
                 fault.struck();
                 to.shutdown().await?;
                 self.pace = Pace::Never;
+                self.strikes.clear();
             }
             Fault::Fragment { bytes } => self.pace = Pace::Bytes(bytes),
             Fault::Trickle { bytes, pause } => self.pace = Pace::Pieces(bytes, pause),
