@@ -156,7 +156,7 @@ fn reachable(fault: Fault, stage: Stage) -> bool {
         | Fault::NodeWritten
         | Fault::SessionPanics
         | Fault::RegistryPanics => stage != Stage::Idle,
-        // An actor hardly sends anything while its take is on its way.
+        // Rare: an actor hardly sends anything while its take is on its way.
         Fault::LockPanics | Fault::SweepPanics => !matches!(stage, Stage::Idle | Stage::Taking),
         // A request that was granted is no longer cancelled, and has no deadline.
         Fault::Cancelled | Fault::Deadline => {
