@@ -100,7 +100,20 @@ impl Twin {
                 let own = |node: &Znode| instance(process as u8).attempt(node.name()).is_some();
                 let found =
                     names.iter().filter_map(|name| Znode::parse(name)).find(|node| own(node) && other(node));
-                let created = found.map_or(created, |node| Created { czxid: czxid(world, &node), node });
+                let adopted = found.as_ref().and_then(|found| numbered(&created.node, found));
+                let (Some(found), Some(node)) = (found, adopted) else {
+                    return Some(Event::CreatedAndListed {
+                        attempt,
+                        created: Ok(created),
+                        children: Ok(names),
+                    });
+                };
+                let rename = |name: String| match name == created.node.name() {
+                    true => node.name().to_owned(),
+                    false => name,
+                };
+                let names = names.into_iter().map(rename).collect();
+                let created = Created { czxid: czxid(world, &found), node };
                 Some(Event::CreatedAndListed { attempt, created: Ok(created), children: Ok(names) })
             }
             (Twin::HandedOverAcrossSessions, Event::Path(PathEvent::Lost)) => {
@@ -214,6 +227,14 @@ fn with_names(event: Event, alter: impl FnOnce(Vec<String>) -> Vec<String>) -> E
         }
         event => event,
     }
+}
+
+/// The name of a node with the number of another one.
+fn numbered(node: &Znode, other: &Znode) -> Option<Znode> {
+    const DIGITS: usize = 10;
+    let (node, other) = (node.name(), other.name());
+    let stem = node.get(..node.len().checked_sub(DIGITS)?)?;
+    Znode::parse(&format!("{stem}{}", other.get(other.len().checked_sub(DIGITS)?..)?))
 }
 
 fn czxid(world: &World, node: &Znode) -> i64 {
