@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 
-use common::{SOON, connect, eventually, interruptible, run, shared, unique_path};
+use common::{SOON, connect, eventually, ignoring_no_signal, run, shared, unique_path};
 use pty_process::Size;
 use pty_process::blocking::{Command, Pty, open};
 
@@ -22,7 +22,7 @@ impl Session {
     fn start(program: &str, arguments: &[&str], (rows, columns): (u16, u16)) -> Session {
         let (pty, terminal) = open().expect("a terminal");
         pty.resize(Size::new(rows, columns)).expect("resized");
-        let program = interruptible(program);
+        let program = ignoring_no_signal(program);
         let command = Command::new(program[0]).args(&program[1..]).args(arguments);
         let command = command.env("TERM", "xterm").env("PS1", "ready> ").env("ENV", "");
         let command = command.env("LOCKKEEPER_SERVERS", shared().address()).env("NO_COLOR", "1");

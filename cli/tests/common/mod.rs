@@ -33,19 +33,27 @@ pub fn lockkeeper(arguments: &[&str]) -> Command {
 
 /// The command, with other servers.
 pub fn lockkeeper_at(servers: &str, arguments: &[&str]) -> Command {
-    let program = interruptible(env!("CARGO_BIN_EXE_lockkeeper"));
-    let mut command = Command::new(program[0]);
-    command.args(&program[1..]).env("LOCKKEEPER_SERVERS", servers).env("LOCKKEEPER_SESSION_TIMEOUT", "20s");
-    command.env_remove("LOCKKEEPER_AUTH").env_remove("LOCKKEEPER_IDENTIFIER").env("NO_COLOR", "1");
-    // A group of its own, so that it does not take the terminal of who runs the tests.
-    command.args(arguments).stdin(Stdio::null()).process_group(0);
+    let mut command = started_by(&ignoring_no_signal(env!("CARGO_BIN_EXE_lockkeeper")), arguments);
+    command.env("LOCKKEEPER_SERVERS", servers);
     command
 }
 
-/// The words that start a program in which Control-C is not ignored, also if the tests ignore it, as what a script
-/// starts in the background does.
-pub fn interruptible(program: &str) -> Vec<&str> {
-    let usual: &[&str] = if cfg!(target_os = "linux") { &["env", "--default-signal=INT,QUIT"] } else { &[] };
+/// The command without servers, started by these words, of which the last one is its path.
+pub fn started_by(words: &[&str], arguments: &[&str]) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).args(arguments);
+    command.env("LOCKKEEPER_SESSION_TIMEOUT", "20s");
+    command.env_remove("LOCKKEEPER_AUTH").env_remove("LOCKKEEPER_IDENTIFIER").env("NO_COLOR", "1");
+    // A group of its own, so that it does not take the terminal of who runs the tests.
+    command.stdin(Stdio::null()).process_group(0);
+    command
+}
+
+/// The words that start a program in which no signal is ignored, also if the tests ignore some, as what a script starts
+/// in the background does, or what `nohup` starts.
+pub fn ignoring_no_signal(program: &str) -> Vec<&str> {
+    let usual: &[&str] =
+        if cfg!(target_os = "linux") { &["env", "--default-signal=INT,QUIT,HUP"] } else { &[] };
     [usual, &[program]].concat()
 }
 

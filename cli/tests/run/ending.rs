@@ -5,7 +5,8 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
-    Killed, SOON, Scratch, connect, done, ended, eventually, lockkeeper, run, runs, unique_path,
+    Killed, SOON, Scratch, connect, done, ended, eventually, lockkeeper, run, runs, shared, started_by,
+    unique_path,
 };
 
 pub fn signal(process: &Child, signal: Signal) {
@@ -75,11 +76,9 @@ fn what_is_ignored_stays_ignored_as_under_nohup() {
             "trap 'exit 3' USR1; echo up > {}; while :; do sleep 0.02; done",
             scratch.file("up").display()
         );
-        let lockkeeper = lockkeeper(&["run", &path, "--", "sh", "-c", &script]);
-        let mut command = std::process::Command::new("sh");
-        command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
-        command.arg(lockkeeper.get_program()).args(lockkeeper.get_args());
-        command.envs(lockkeeper.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ignoring = ["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lockkeeper")];
+        let mut command = started_by(&ignoring, &["run", &path, "--", "sh", "-c", &script]);
+        command.env("LOCKKEEPER_SERVERS", shared().address());
         let mut process = Killed(command.spawn().expect("it starts"));
         eventually("it runs", SOON, async || scratch.text("up").contains("up")).await;
         signal(&process.0, Signal::HUP);
