@@ -157,6 +157,10 @@ pub mod guide {
     pub mod logs {}
 
     #[doc = include_str!("links.md")]
+    #[doc = include_str!("../docs/scale.md")]
+    pub mod scale {}
+
+    #[doc = include_str!("links.md")]
     #[doc = include_str!("../docs/from-kazoo.md")]
     pub mod from_kazoo {}
 
