@@ -1,6 +1,6 @@
 //! Measures lockkeeper beside other lock libraries, and writes `docs/benchmarks.md` with its plots.
 //!
-//! `cargo run --release -p lockkeeper-report` runs everything, in about a quarter of an hour, on a machine that should do
+//! `cargo run --release -p lockkeeper-report` runs everything, in about twenty minutes, on a machine that should do
 //! nothing else. It is made for Debian, and installs what it needs there. `-- --quick` takes a minute or two and has too
 //! few rounds for a measurement; `-- --out DIR` writes into another directory than `docs`.
 //!

@@ -42,7 +42,7 @@ const HEAD: &str = "\
 # Benchmarks
 
 This page is generated, with all its text. `cargo run --release -p lockkeeper-report` measures everything again and writes
-it, on Debian as root; it installs what is missing. It takes about a quarter of an hour. A machine that does something
+it, on Debian as root; it installs what is missing. It takes about twenty minutes. A machine that does something
 else meanwhile gives other numbers.
 ";
 

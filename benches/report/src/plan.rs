@@ -19,7 +19,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For a page to publish: a quarter of an hour.
+    /// For a page to publish: twenty minutes.
     pub const FULL: Plan = Plan {
         rounds: 5,
         window: Duration::from_millis(750),
