@@ -24,7 +24,7 @@ models:
 simulation:
     LOCKKEEPER_SIMULATION_SCHEDULES=10000 cargo test -p lockkeeper-actors --locked --test simulation -- --nocapture
 
-# The full gate, about 30 minutes: on Debian as root, it installs Java, ZooKeeper, Curator and kazoo.
+# The full gate, about 45 minutes: on Debian as root, it installs Java, ZooKeeper, Curator and kazoo.
 full:
     .ci/run
 
@@ -44,6 +44,6 @@ bench:
 scale:
     cargo bench --bench scale
 
-# The page docs/benchmarks.md, beside the peers: a quarter of an hour on a machine that does nothing else.
+# The page docs/benchmarks.md, beside the peers: twenty minutes on a machine that does nothing else.
 report:
     cargo run --release -p lockkeeper-report
