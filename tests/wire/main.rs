@@ -100,7 +100,7 @@ fn lies_end_in_an_error_or_in_a_retry() {
             courses.extend(once.map(Often::Once).chain([Often::Always]).map(|often| (row, *scene, often)));
         }
     }
-    let (failed, began) = (AtomicUsize::new(0), Instant::now());
+    let (failed, began) = (Mutex::new(Vec::new()), Instant::now());
     lanes(|| {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let Some((row, scene, often)) = courses.get(number) else { return false };
@@ -114,11 +114,14 @@ fn lies_end_in_an_error_or_in_a_retry() {
         let expected = |panic: &String| row.panics && panic.contains("/zookeeper-client-");
         course.violations.extend(panics.into_iter().filter(|panic| !expected(panic)));
         println!("{name}: {course:?}");
-        failed.fetch_add(usize::from(!course.violations.is_empty()), Ordering::Relaxed);
+        if !course.violations.is_empty() {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).push((name, course));
+        }
         true
     });
     println!("{} courses in {:?}", courses.len(), began.elapsed());
-    assert_eq!(failed.into_inner(), 0, "see above");
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(failed.is_empty(), "{} courses did not end as they should: {failed:#?}", failed.len());
     assert_eq!(panics::elsewhere(), [""; 0]);
 }
 
