@@ -109,6 +109,10 @@ impl Liar {
         self.counts.told.load(Ordering::SeqCst)
     }
 
+    pub fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
     /// How many requests came, without connect requests.
     pub fn requests(&self) -> usize {
         self.counts.requests.load(Ordering::SeqCst)
@@ -126,6 +130,7 @@ struct Counts {
     /// The answers that the lie is about.
     asked: AtomicUsize,
     told: AtomicUsize,
+    connections: AtomicUsize,
     requests: AtomicUsize,
 }
 
@@ -144,6 +149,7 @@ async fn listen(listener: TcpListener, target: String, lie: Lie) {
             accepted = listener.accept() => {
                 // The client may have gone before it was accepted.
                 let Ok((client, _)) = accepted else { continue };
+                lie.counts.connections.fetch_add(1, Ordering::SeqCst);
                 let (target, lie) = (target.clone(), lie.clone());
                 connections.spawn(async move {
                     // An error means that a side has gone, which ends the connection.
