@@ -67,8 +67,7 @@ pub fn rows() -> Vec<Row> {
         lie("half of a header", Answers, Refused, |honest| now(frame(&honest.frame[..7]))),
         lie("only the header", Answers, Refused, |honest| now(frame(honest.header()))).on(&[Free, Semaphore]).panics(),
         lie("half of the body", Answers, Refused, |honest| now(frame(&honest.frame[..16 + honest.body().len() / 2]))).on(&[Free, Behind, Semaphore, Multi]).panics(),
-        // Not to a semaphore: it reads without a pause while its root and the list of its leases contradict each other.
-        lie("more than the body", Answers, Either, |honest| now(frame(&[&honest.frame[..], &[7; 100]].concat()))).on(&[Free, Behind, Multi]),
+        lie("more than the body", Answers, Either, |honest| now(frame(&[&honest.frame[..], &[7; 100]].concat()))).on(&[Free, Behind, Semaphore, Multi]),
         lie("a body of zeros", Answers, Refused, |honest| success(honest, Bytes(vec![0; honest.body().len()]))).on(&[Free, Behind, Semaphore, Multi]).panics(),
         lie("a body of ones", Answers, Refused, |honest| success(honest, Bytes(vec![0xff; honest.body().len()]))).on(&[Free, Behind, Semaphore, Multi]).panics(),
         lie("an xid that was never sent", Answers, Refused, |honest| replaced(honest, 0, &4711_i32.to_be_bytes())),
@@ -164,7 +163,7 @@ pub fn rows() -> Vec<Row> {
         // Nodes that are read: a watched contender, and the number of permits.
         lie("a node without a stat", Answer(GET_DATA), Either, |honest| success(honest, Bytes::default().buffer(b"1"))).on(&[Behind, Semaphore]).panics(),
         lie("a node of nothing", Answer(GET_DATA), Either, |honest| success(honest, Bytes::default())).on(&[Behind, Semaphore]).panics(),
-        lie("a node with a negative stat", Answer(GET_DATA), Either, |honest| success(honest, Bytes::default().buffer(b"1").bytes(&[0xff; 68]))).on(&[Behind]),
+        lie("a node with a negative stat", Answer(GET_DATA), Either, |honest| success(honest, Bytes::default().buffer(b"1").bytes(&[0xff; 68]))).on(&[Behind, Semaphore]),
         lie("data longer than its frame", Answer(GET_DATA), Either, |honest| success(honest, Bytes::default().int(i32::MAX).bytes(b"1").bytes(stat(honest)))).on(&[Behind, Semaphore]),
         lie("a negative number of permits", Answer(GET_DATA), Refused, |honest| success(honest, Bytes::default().buffer(b"-1").bytes(stat(honest)))).on(&[Semaphore]).fails(),
         lie("a large number of permits", Answer(GET_DATA), Granted, |honest| success(honest, Bytes::default().buffer(&[b'9'; 40]).bytes(stat(honest)))).on(&[Semaphore]).fails(),

@@ -86,6 +86,8 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Broken {
         Read,
+        /// Root and leases say of the same transaction that it was another one.
+        Contradiction,
         NoRoot,
         MakeRoot,
         Take,
@@ -114,7 +116,9 @@ mod tests {
                 });
                 let leases = requested(leases).then(|| match &wrong {
                     Some(failure) => Err(failure.clone()),
-                    None => Ok(Leases { names: Vec::new(), written: 5 }),
+                    None => {
+                        Ok(Leases { names: Vec::new(), written: 5 + i64::from(fails(Broken::Contradiction)) })
+                    }
                 });
                 Some(Event::StateRead { read: *read, root, leases })
             }
@@ -126,7 +130,11 @@ mod tests {
                 *take,
                 match broken {
                     Broken::Take | Broken::Find => Err(TakeFailure::Failed(Failure::Unknown("lost".into()))),
-                    Broken::Read | Broken::NoRoot | Broken::MakeRoot | Broken::DeleteLease => Ok(()),
+                    Broken::Read
+                    | Broken::Contradiction
+                    | Broken::NoRoot
+                    | Broken::MakeRoot
+                    | Broken::DeleteLease => Ok(()),
                 },
             )),
             Command::FindLeases(take) => {
@@ -187,6 +195,7 @@ mod tests {
         let throttled = Failure::Refused("throttled".into());
         for (broken, failure) in [
             (Broken::Read, &lost),
+            (Broken::Contradiction, &lost),
             (Broken::NoRoot, &lost),
             (Broken::MakeRoot, &lost),
             (Broken::Take, &lost),

@@ -29,8 +29,12 @@ impl Semaphore {
         if peek.is_none() && !awaited {
             return;
         }
+        let leases_only = root.is_none();
         let found = self.learn(root, leases);
         match (peek, self.turn.as_mut().map(|turn| &mut turn.stage)) {
+            (Some(ticket), _) if leases_only && found.is_ok() && self.limit == Limit::Unknown => {
+                self.peek(ticket, out)
+            }
             (Some(ticket), _) => self.peeked(ticket, found, now, out),
             (None, Some(TurnStage::Queued { read, .. })) => {
                 *read = None;
@@ -70,11 +74,11 @@ impl Semaphore {
     ) {
         let unknown = self.limit == Limit::Unknown;
         let again = match found {
-            Ok(_) => {
+            Ok(_) if !unknown => {
                 self.retries.done(&Retry::Turn);
-                unknown
+                false
             }
-            Err(Failure::Unknown(_)) => unknown && self.retries.again(&Retry::Turn, now),
+            Ok(_) | Err(Failure::Unknown(_)) => unknown && self.retries.again(&Retry::Turn, now),
             Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => false,
         };
         if again {
@@ -102,7 +106,7 @@ impl Semaphore {
         serving.step = Step::Over(watches);
         let full_for = self.head().map(|head| (head, self.limit));
         match found {
-            Ok(Some(leases)) => self.serve(leases, read.arrivals, out),
+            Ok(Some(leases)) => self.serve(leases, read.arrivals, now, out),
             // The root was read only to watch it, and neither the first claim nor the limit has changed since.
             Ok(None) if read.full_for.is_some() && read.full_for == full_for => self.wait_for_permits(out),
             Ok(None) => self.read_and_watch(out),
@@ -122,9 +126,6 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        if result.is_ok() && self.limit == Limit::Unknown {
-            return self.peek(ticket, out);
-        }
         let Some(claim) = self.claims.get(&ticket) else { return };
         let free = |used: Option<usize>| match self.permits((&claim.request).into()) {
             // Free permits are kept for the waiters.
@@ -134,6 +135,8 @@ impl Semaphore {
             Err(refusal) => Err(refusal),
         };
         let result = match result {
+            // The limit was changed between the reads of root and leases. The turn reads them again.
+            Ok(_) if self.limit == Limit::Unknown => Ok(()),
             Ok(used) => free(used),
             // The root is created during the turn.
             Err(Failure::NoNode) => Ok(()),

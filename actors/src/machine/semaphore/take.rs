@@ -161,8 +161,9 @@ impl Semaphore {
 
     /// Serves the local queue, as far as there are permits. `arrivals` is the number of claims that had arrived when
     /// the read was sent.
-    pub(super) fn serve(&mut self, leases: usize, arrivals: u64, out: &mut Vec<Command>) {
-        let Limit::Stored { version, .. } = self.limit else { return self.read_and_watch(out) };
+    pub(super) fn serve(&mut self, leases: usize, arrivals: u64, now: Moment, out: &mut Vec<Command>) {
+        // The limit was changed between the reads of root and leases.
+        let Limit::Stored { version, .. } = self.limit else { return self.read_again(now, out) };
         match self.choose(leases, arrivals, out) {
             None => {
                 self.limit = Limit::Unknown;
