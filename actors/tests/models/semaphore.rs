@@ -2,7 +2,7 @@
 //! pure ZooKeeper.
 //!
 //! Searched to the end where few things can go wrong; walked at random, from printed seeds, where many can. Not part of
-//! this model: access lists, processes that crash or are closed, and the proofs of the lease, which is taken to end
+//! this model: processes that are closed, and the proofs of the lease, which is taken to end
 //! before the server drops its session.
 //!
 //! - [`world`]: what may happen, and what it does. [`driver`], [`mutex`]: what the actor does around the machine.
@@ -60,6 +60,8 @@ const SEARCHES: &[(&str, Wants, Budget)] = &[
     ("one cancel", APIECE, Budget { cancels: 1, ..NONE }),
     ("one doubt", APIECE, Budget { doubts: 1, ..NONE }),
     ("one refusal", APIECE, Budget { refusals: 1, ..NONE }),
+    ("one denial", APIECE, Budget { denials: 1, ..NONE }),
+    ("one crash", APIECE, Budget { crashes: 1, ..NONE }),
     ("one resize", APIECE, Budget { resizes: 1, ..NONE }),
     ("one lagging follower", APIECE, Budget { lags: 1, ..NONE }),
     ("one lost connection", APIECE, Budget { cuts: 1, ..NONE }),
@@ -93,6 +95,7 @@ const LONG_SEARCHES: &[(&str, Wants, Budget)] = &[
 
 const CALM: Budget =
     Budget { cuts: 2, doubts: 2, losses: 1, cancels: 2, timeouts: 1, refusals: 1, lags: 2, ..NONE };
+const DENIED: Budget = Budget { denials: 3, crashes: 1, ..CALM };
 const RESIZED: Budget = Budget { resizes: 2, peer: 2, ..CALM };
 const MEDDLED: Budget = Budget { deletions: 2, removals: 1, ..RESIZED };
 
@@ -100,7 +103,8 @@ const MEDDLED: Budget = Budget { deletions: 2, removals: 1, ..RESIZED };
 /// requests each, or so.
 const WALKS: &[(&str, Wants, Budget)] = &[
     ("connections, sessions, cancels, deadlines, refusals, lags", CROWD, CALM),
-    ("the same, resizes, and a client of kazoo", CROWD, RESIZED),
+    ("the same, denials, and a crash", CROWD, DENIED),
+    ("the first, resizes, and a client of kazoo", CROWD, RESIZED),
     ("the same, and an operator who deletes", CROWD, MEDDLED),
     ("the same, with numbers of their own", NEWCOMERS, MEDDLED),
     ("a resize, with numbers of their own", NEWCOMERS, Budget { resizes: 1, ..NONE }),
@@ -121,6 +125,7 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (UnknownTakeTakenForNo, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
     (LeasesNotFound, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
     (OneLeaseForgotten, CROWD, Some(2), NONE, GHOSTS),
+    (DeniedDeleteTakenForDone, CROWD, Some(2), Budget { denials: 1, ..NONE }, GHOSTS),
     (GrantedWhileSuspended, CROWD, Some(1), Budget { doubts: 1, ..NONE }, CERTAINTY),
     (Gate(IgnoresDoubt), CROWD, Some(1), Budget { doubts: 1, ..NONE }, CERTAINTY),
     (MutexKept, CROWD, Some(1), NONE, GHOSTS),

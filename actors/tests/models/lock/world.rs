@@ -325,6 +325,7 @@ impl World {
             }
             Action::Crash(process) => {
                 self.left.crashes -= 1;
+                self.crashed.insert(process);
                 self.crash(process);
             }
             Action::Close(process) => {
@@ -370,22 +371,6 @@ impl World {
             }
         }
         self.forget(self.left.cuts > 0);
-    }
-
-    fn crash(&mut self, process: usize) {
-        self.crashed.insert(process);
-        let gone = &mut self.clients.processes[process];
-        (gone.using, gone.current) = (None, None);
-        gone.news.clear();
-        gone.missing.clear();
-        let sessions = self.clients.sessions.iter().filter(|(_, session)| session.process == process);
-        for id in sessions.map(|(id, _)| *id).collect::<Vec<u8>>() {
-            let session = self.clients.session(id);
-            session.abandon();
-            session.lease = LeaseState::Lost;
-            self.server.let_go(id);
-            self.clients.bury(id);
-        }
     }
 
     fn strike(&mut self, name: Name) {

@@ -175,6 +175,10 @@ impl steps::World for World {
         }
     }
 
+    fn is_alive(&self, process: usize) -> bool {
+        !self.crashed.contains(&process)
+    }
+
     fn execute(&mut self, scenario: &Scenario, number: usize, cause: Cause<'_, World>, command: Command) {
         let command = match scenario.twin {
             Some(twin) => twin.command(self, scenario, number, cause.event, command),
@@ -350,7 +354,8 @@ impl World {
                 Refusal::NoLimit => scenario.limit.is_none() || remade,
                 Refusal::NoPermits | Refusal::Closed | Refusal::Exhausted => false,
                 Refusal::Suspended | Refusal::Cancelled | Refusal::Rejected(_) => true,
-                Refusal::NoAuth(_) | Refusal::MixedDialects(_) => false,
+                Refusal::NoAuth(_) => self.left.denials < scenario.budget.denials,
+                Refusal::MixedDialects(_) => false,
             };
             if !truth && !lagging {
                 self.flaws.insert(TRUTH);

@@ -7,6 +7,7 @@ use super::server::Spot;
 use super::wire::{Process, Word};
 use super::world::{Action, Scenario, World};
 use crate::world::clients::DEADLINE;
+use crate::world::steps::World as _;
 
 pub const EXCLUSION: &str = "no permit beyond the limit";
 pub const BACKING: &str = "all leases behind every guard";
@@ -114,7 +115,8 @@ impl World {
     /// nothing remains of a request that is done.
     fn has_woken(&self, scenario: &Scenario) -> bool {
         let tree = self.server.now();
-        self.clients.processes.iter().enumerate().all(|(number, process)| {
+        let processes = self.clients.processes.iter().enumerate();
+        processes.filter(|(number, _)| self.is_alive(*number)).all(|(number, process)| {
             let done = process.asked.iter().all(|asked| match asked.word {
                 Word::Unasked | Word::Waiting | Word::Merged => true,
                 Word::Granted { .. } => !asked.forgotten,

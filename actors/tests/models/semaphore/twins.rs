@@ -2,7 +2,7 @@
 
 use lockkeeper_actors::machine::lock;
 use lockkeeper_actors::machine::semaphore::{Command, Event, Leases, Part, Root, TakeFailure};
-use lockkeeper_actors::machine::{PathEvent, Refusal, Reply};
+use lockkeeper_actors::machine::{Failure, PathEvent, Refusal, Reply};
 
 use super::wire::{Purpose, place};
 use super::world::{Scenario, World};
@@ -24,6 +24,8 @@ pub enum Twin {
     UnknownTakeTakenForNo,
     LeasesNotFound,
     OneLeaseForgotten,
+    /// A lease whose delete is denied is taken for deleted.
+    DeniedDeleteTakenForDone,
     GrantedWhileSuspended,
     /// A driver with a broken gate.
     Gate(Gate),
@@ -77,6 +79,9 @@ impl Twin {
             }
             (Twin::LeasesNotFound, Event::LeasesFound(take, Ok(_))) => {
                 Some(Event::LeasesFound(take, Ok(Vec::new())))
+            }
+            (Twin::DeniedDeleteTakenForDone, Event::LeaseDeleted(lease, Err(Failure::NoAuth))) => {
+                Some(Event::LeaseDeleted(lease, Ok(())))
             }
             (Twin::GrantedWhileSuspended, Event::Path(PathEvent::Suspended)) => None,
             (Twin::MissingSwallowed, Event::Path(PathEvent::Missing(_))) => None,

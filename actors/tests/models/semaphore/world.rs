@@ -48,6 +48,10 @@ budget! {
     timeouts,
     /// A request is refused, and would not be a second later.
     refusals,
+    /// A request is denied, because the access list does not allow it at that moment.
+    denials,
+    /// A process crashes; the server drops its session some time later.
+    crashes,
     /// A follower falls behind its leader.
     lags,
     /// An operator deletes a lease or a contender for the mutex.
@@ -68,6 +72,7 @@ budget! {
 pub struct World {
     pub server: SemaphoreServer,
     pub clients: Clients,
+    pub crashed: BTreeSet<usize>,
     pub left: Budget,
     pub peer: Peer,
     /// Its mutex was taken from it between its count and its lease: its fault.
@@ -98,8 +103,9 @@ pub enum Action {
     Split(usize, usize),
     /// Of a process, the request that is merged, and the one that it is merged into.
     Merge(usize, usize, usize),
-    /// The server denies the oldest request of a session that has no answer yet.
-    Deny(u8),
+    /// The server answers the oldest request of a session that has no answer yet with this.
+    Deny(u8, No),
+    Crash(usize),
     /// A watch tells of its change: which read of the state left it, or zero.
     Fire(u8, Spot, u64),
     /// All but the first so many answers are lost, and so are requests, but for so many of the last ones.
@@ -132,6 +138,7 @@ impl World {
         let mut world = World {
             server: SemaphoreServer::new(scenario.limit),
             clients: Clients::new(machines),
+            crashed: BTreeSet::new(),
             left: scenario.budget,
             peer: Peer::Out,
             robbed: false,
@@ -150,7 +157,8 @@ impl World {
         }
         self.due(scenario, actions);
         let tree = self.server.now();
-        for (number, process) in self.clients.processes.iter().enumerate() {
+        let processes = self.clients.processes.iter().enumerate();
+        for (number, process) in processes.filter(|(number, _)| self.is_alive(*number)) {
             if process.asked.iter().any(|asked| asked.word == Word::Unasked) {
                 actions.push(Action::Acquire(number));
             }
@@ -177,6 +185,9 @@ impl World {
             if self.left.timeouts > 0 && process.awaits_deadline() {
                 actions.push(Action::TimeOut(number));
             }
+            if self.left.crashes > 0 {
+                actions.push(Action::Crash(number));
+            }
         }
         for (&id, session) in &self.clients.sessions {
             let process = &self.clients.processes[session.process];
@@ -200,9 +211,14 @@ impl World {
                     actions.push(Action::Lose(id));
                 }
             }
-            if used && self.left.refusals > 0 && session.connected && !session.expired {
-                let next = session.next().filter(|ask| **ask != Ask::Sync);
-                actions.extend(next.map(|_| Action::Deny(id)));
+            let next = session.next().filter(|ask| **ask != Ask::Sync);
+            if used && session.connected && !session.expired && next.is_some() {
+                if self.left.refusals > 0 {
+                    actions.push(Action::Deny(id, No::Refused));
+                }
+                if self.left.denials > 0 {
+                    actions.push(Action::Deny(id, No::Forbidden));
+                }
             }
             if used && self.left.lags > 0 && !session.expired && !self.server.replicas().is_behind(id) {
                 actions.push(Action::FallBehind(id));
@@ -277,9 +293,17 @@ impl World {
                 self.left.merges -= 1;
                 self.merge(scenario, process, at, into);
             }
-            Action::Deny(id) => {
-                self.left.refusals -= 1;
-                self.serve(scenario, id, Some(No::Refused));
+            Action::Deny(id, no) => {
+                match no {
+                    No::Forbidden => self.left.denials -= 1,
+                    No::Refused | No::Missing | No::Cut | No::SessionGone => self.left.refusals -= 1,
+                }
+                self.serve(scenario, id, Some(no));
+            }
+            Action::Crash(process) => {
+                self.left.crashes -= 1;
+                self.crashed.insert(process);
+                self.crash(process);
             }
             Action::Fire(id, spot, read) => {
                 let watches = &mut self.server.watches;

@@ -56,6 +56,8 @@ pub enum No {
     Missing,
     /// A definite no, which passes.
     Refused,
+    /// The access list does not allow it at the moment.
+    Forbidden,
     /// The connection went first.
     Cut,
     SessionGone,
@@ -66,6 +68,7 @@ impl No {
         match self {
             No::Missing => Failure::NoNode,
             No::Refused => Failure::Refused("".into()),
+            No::Forbidden => Failure::NoAuth,
             No::Cut => Failure::Unknown("".into()),
             No::SessionGone => Failure::SessionGone,
         }

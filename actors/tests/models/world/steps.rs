@@ -329,6 +329,22 @@ pub trait World {
         }
     }
 
+    /// A process is gone. Its sessions end some time later.
+    fn crash(&mut self, process: usize) {
+        let gone = &mut self.clients_mut().processes[process];
+        (gone.using, gone.current) = (None, None);
+        gone.news.clear();
+        gone.missing.clear();
+        let sessions = self.clients().sessions.iter().filter(|(_, session)| session.process == process);
+        for id in sessions.map(|(id, _)| *id).collect::<Vec<u8>>() {
+            let session = self.clients_mut().session(id);
+            session.abandon();
+            session.lease = LeaseState::Lost;
+            self.server_mut().let_go(id);
+            self.clients_mut().bury(id);
+        }
+    }
+
     /// The first sessions have begun.
     fn begin(&mut self, scenario: &Self::Scenario, has_cuts: bool) {
         for process in 0..self.clients().processes.len() {
