@@ -5,7 +5,7 @@
 //! - [`world`]: what may happen, and what it does. [`state`]: mailboxes, sessions. [`messages`]: what is on its way.
 //! - [`driver`]: what actors do around the machines. [`properties`]: what must hold.
 //!
-//! What one lock does with the order of answers, with followers and with directories is the matter of [`crate::lock`].
+//! What one lock does with the order of answers and with followers is the matter of [`crate::lock`].
 
 mod driver;
 mod messages;
@@ -13,17 +13,25 @@ mod properties;
 mod state;
 mod world;
 
+use lockkeeper_actors::machine::Wait;
 use properties::*;
 use world::Twin::{self, *};
 use world::{Budget, Scenario, Wants};
 
+use crate::world::clients::DEADLINE;
 use crate::world::gates::Gate::{IgnoresDoubt, PassesStaleResume};
-use crate::world::search::{Order, Searches, Twins, catch, search};
+use crate::world::search::{Order, Searches, Twins, catch, is_long, search};
 
-const CROSSED: Wants = &[(0, &[0, 1]), (1, &[1, 0])];
-const PLAIN: Wants = &[(0, &[0, 1]), (1, &[1])];
-const THREE: Wants = &[(0, &[0, 1]), (1, &[1, 0]), (1, &[1])];
-const LOCAL: Wants = &[(0, &[0, 1]), (0, &[1, 0])];
+const CROSSED: Wants = Wants { requests: &[(0, &[0, 1]), (1, &[1, 0])], wait: Wait::Forever, missing: &[] };
+const PLAIN: Wants = Wants { requests: &[(0, &[0, 1]), (1, &[1])], ..CROSSED };
+const THREE: Wants = Wants { requests: &[(0, &[0, 1]), (1, &[1, 0]), (1, &[1])], ..CROSSED };
+const LOCAL: Wants = Wants { requests: &[(0, &[0, 1]), (0, &[1, 0])], ..CROSSED };
+
+const CROSSED_TIMED: Wants = Wants { wait: Wait::Until(DEADLINE), ..CROSSED };
+const CROSSED_TRY: Wants = Wants { wait: Wait::Try, ..CROSSED };
+const CROSSED_NEW: Wants = Wants { missing: &[0, 1], ..CROSSED };
+const PLAIN_TRY: Wants = Wants { wait: Wait::Try, ..PLAIN };
+const PLAIN_HALF_NEW: Wants = Wants { missing: &[1], ..PLAIN };
 
 const NONE: Budget = Budget::NONE;
 
@@ -40,6 +48,21 @@ const ROWS: &[(&str, Wants, bool, Budget)] = &[
     ("crossed", CROSSED, true, Budget { losses: 1, ..NONE }),
     ("beside a lock", PLAIN, true, Budget { doubts: 1, ..NONE }),
     ("crossed", CROSSED, true, Budget { doubts: 1, ..NONE }),
+    ("crossed, with a deadline", CROSSED_TIMED, true, Budget { timeouts: 1, ..NONE }),
+    ("crossed tries", CROSSED_TRY, true, NONE),
+    ("a try beside a lock", PLAIN_TRY, true, Budget { mislaid: 1, ..NONE }),
+    ("a try beside a lock", PLAIN_TRY, true, Budget { doubts: 1, ..NONE }),
+    ("crossed, no directories", CROSSED_NEW, true, NONE),
+    ("beside a lock, one directory", PLAIN_HALF_NEW, true, Budget { mislaid: 1, cancels: 1, ..NONE }),
+    ("beside a lock", PLAIN, true, Budget { removals: 1, cancels: 1, ..NONE }),
+];
+
+/// The same, in a longer run.
+#[rustfmt::skip]
+const LONG_ROWS: &[(&str, Wants, bool, Budget)] = &[
+    ("beside a lock", PLAIN, true, Budget { mislaid: 1, losses: 1, ..NONE }),
+    ("beside a lock", PLAIN, true, Budget { deletions: 1, doubts: 1, ..NONE }),
+    ("beside a lock", PLAIN, true, Budget { losses: 1, cancels: 1, ..NONE }),
 ];
 
 /// A twin, what it takes to show, and the property that it breaks.
@@ -51,6 +74,7 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (OnlyMissingAnew, CROSSED, Budget { mislaid: 1, deletions: 1, ..NONE }, DEADLOCK),
     (NothingGivenBack, CROSSED, Budget { cancels: 1, ..NONE }, GHOSTS),
     (GrantedTooEarly, CROSSED, NONE, WHOLE),
+    (BackForgotten, PLAIN_HALF_NEW, NONE, WAKING),
     (Gate(IgnoresDoubt), CROSSED, Budget { losses: 1, ..NONE }, CERTAINTY),
     (Gate(IgnoresDoubt), CROSSED, Budget { doubts: 1, ..NONE }, CERTAINTY),
     (Gate(PassesStaleResume), CROSSED, Budget { doubts: 2, ..NONE }, CERTAINTY),
@@ -59,7 +83,8 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
 #[test]
 fn requests_for_several_paths_keep_their_properties_within_every_budget() {
     let mut table = Searches::new("requests");
-    for &(name, wants, prompt, budget) in ROWS {
+    let long = if is_long() { LONG_ROWS } else { &[] };
+    for &(name, wants, prompt, budget) in ROWS.iter().chain(long) {
         let searched = search(Scenario { wants, prompt, budget, twin: None }, Order::DepthFirst);
         assert!(searched.examples.contains(&SERVED), "{name}, {budget}: {SERVED}");
         table.row(name, budget, &searched);

@@ -6,12 +6,13 @@ use lockkeeper_actors::machine::lock::{self, Command, Event};
 use lockkeeper_actors::machine::multi_lock;
 use lockkeeper_actors::machine::node::Attempt;
 use lockkeeper_actors::machine::patterns::Patterns;
-use lockkeeper_actors::machine::{Failure, LeaseState, Machine, Moment, PathEvent, Reply, Wait};
+use lockkeeper_actors::machine::{Failure, LeaseState, Machine, Moment, PathEvent, Refusal, Reply, Wait};
 
 use super::messages::{Call, Entrant, Lease, Ticket, ToMulti, ToPath};
 use super::properties::{ANSWERS, CERTAINTY};
-use super::state::{Part, Path, Request, Word};
+use super::state::{Part, Path, Process, Request, Word};
 use super::world::{Scenario, Twin, World};
+use crate::world::clients::DEADLINE;
 use crate::world::directory::Name;
 use crate::world::gates::Gate;
 
@@ -19,7 +20,7 @@ impl World {
     // ---- callers ----
 
     pub fn acquire(&mut self, scenario: &Scenario, number: usize) {
-        match scenario.wants[number].1 {
+        match scenario.paths(number) {
             [path] => {
                 let process = self.requests[number].process;
                 self.post(process, *path, ToPath::Acquire(Ticket { request: number, round: 0, part: 0 }));
@@ -31,7 +32,7 @@ impl World {
     pub fn cancel(&mut self, scenario: &Scenario, number: usize) {
         let request = &mut self.requests[number];
         request.word = Word::Cancelling;
-        match scenario.wants[number].1 {
+        match scenario.paths(number) {
             [path] => {
                 let process = request.process;
                 self.post(process, *path, ToPath::Cancel(Ticket { request: number, round: 0, part: 0 }));
@@ -100,7 +101,7 @@ impl World {
                     ephemeral: true,
                     joint,
                     bytes: 1,
-                    wait: Wait::Forever,
+                    wait: scenario.wait(ticket.request),
                 };
                 self.feed(scenario, process, path, Event::Acquire { ticket: ticket.number(), request });
             }
@@ -138,7 +139,7 @@ impl World {
         let Some(epoch) = entrants.first().map(|entrant| entrant.epoch) else { return };
         let to = Some((request, round));
         if self.is_lost(epoch) {
-            self.tell(scenario, request, ToMulti::Made(round));
+            self.tell(scenario, request, ToMulti::Made(round, Vec::new()));
         } else if scenario.twin == Some(Twin::MadeOneByOne) {
             let calls = entrants.into_iter().enumerate();
             let calls = calls.map(|(at, entrant)| Call::Make(to.filter(|_| at == 0), vec![entrant]));
@@ -148,17 +149,17 @@ impl World {
         }
     }
 
-    fn feed(&mut self, scenario: &Scenario, process: usize, path: usize, event: impl Into<Event>) {
+    pub fn feed(&mut self, scenario: &Scenario, process: usize, path: usize, event: impl Into<Event>) {
         let gate = match scenario.twin {
             Some(Twin::Gate(gate)) => gate,
             Some(_) | None => Gate::Real,
         };
         let Path { machine, using, .. } = &self.processes[process].paths[path];
         let admitted = gate.admit(machine, using.map(|id| self.lease(id)), event.into());
-        let machine = &mut self.processes[process].paths[path].machine;
+        let Process { paths, now, .. } = &mut self.processes[process];
         let mut commands = Vec::new();
         for event in admitted {
-            machine.handle(event, Moment(0), &mut commands);
+            paths[path].machine.handle(event, *now, &mut commands);
         }
         for command in commands {
             self.execute(scenario, process, path, command);
@@ -222,8 +223,7 @@ impl World {
                 return;
             }
             Command::Reply(reply) => return self.reply(scenario, process, path, reply),
-            // Directories are there from the beginning, and nobody removes them.
-            Command::MakeDirectory(..) => return,
+            Command::MakeDirectory(attempt, _) => Call::MakeDirectory(path, small(attempt)),
         };
         if let Some(id) = using.filter(|id| !self.is_lost(*id)) {
             self.session(id).calls.push_back(call);
@@ -245,8 +245,21 @@ impl World {
                 let ticket = Ticket::of(ticket);
                 self.tell_part(scenario, ticket, ToMulti::Resumed(ticket));
             }
-            Reply::Refused(ticket, _) => {
+            Reply::Refused(ticket, refusal) => {
                 let ticket = Ticket::of(ticket);
+                let wait = scenario.wait(ticket.request);
+                let truth = match refusal {
+                    // A part that is withdrawn is refused, too.
+                    Refusal::Cancelled | Refusal::Rejected(_) => true,
+                    Refusal::TimedOut => {
+                        wait == Wait::Until(DEADLINE) && self.processes[process].now >= DEADLINE
+                    }
+                    Refusal::Contended | Refusal::Suspended => wait == Wait::Try,
+                    _ => false,
+                };
+                if !truth {
+                    self.flaws.insert(ANSWERS);
+                }
                 if !self.tell_part(scenario, ticket, ToMulti::Refused(ticket)) {
                     self.tell_refused(ticket.request);
                 }
@@ -277,18 +290,20 @@ impl World {
     /// What would be passed over is not sent: rounds only go up.
     pub fn tell(&mut self, scenario: &Scenario, number: usize, message: ToMulti) {
         let request = &mut self.requests[number];
-        let round = match message {
-            ToMulti::Start | ToMulti::Cancel | ToMulti::Ready(_) | ToMulti::Acquired(_) => request.round,
-            ToMulti::Made(round) => round,
+        let is_heard = match &message {
+            // What it brings is given back, whenever it comes.
+            ToMulti::Ready(_) | ToMulti::Acquired(_) => true,
+            ToMulti::Made(_, back) if !back.is_empty() => true,
+            ToMulti::Start | ToMulti::Cancel => !request.ended,
+            ToMulti::Made(round, _) => !request.ended && *round == request.round,
             ToMulti::Queued(ticket, _)
             | ToMulti::Suspended(ticket)
             | ToMulti::Resumed(ticket)
             | ToMulti::Refused(ticket)
             | ToMulti::Lost(ticket)
-            | ToMulti::Over(ticket) => ticket.round,
+            | ToMulti::Over(ticket) => !request.ended && ticket.round == request.round,
         };
-        let gives_back = matches!(message, ToMulti::Ready(_) | ToMulti::Acquired(_));
-        if round == request.round && (!request.ended || gives_back) {
+        if is_heard {
             request.inbox.push_back(message);
             if scenario.prompt {
                 self.take_multi(scenario, number);
@@ -317,9 +332,14 @@ impl World {
                 self.feed_multi(scenario, number, multi_lock::Event::Ready { part, epoch });
             }
             ToMulti::Ready(entrant) => self.withdraw(entrant),
-            ToMulti::Made(round) if round == request.round && !request.ended => {
-                self.feed_multi(scenario, number, multi_lock::Event::Made { back: Vec::new() })
+            ToMulti::Made(round, back) if round == request.round && !request.ended => {
+                let is_told = scenario.twin != Some(Twin::BackForgotten);
+                let parts = back.iter().filter(|_| is_told).map(|entrant| entrant.ticket.part).collect();
+                back.into_iter()
+                    .for_each(|entrant| request.parts[entrant.ticket.part].entrant = Some(entrant));
+                self.feed_multi(scenario, number, multi_lock::Event::Made { back: parts })
             }
+            ToMulti::Made(_, back) => back.into_iter().for_each(|entrant| self.withdraw(entrant)),
             ToMulti::Acquired(lease) if is_now(lease.ticket) => {
                 request.parts[lease.ticket.part].lease = Some(lease);
                 let lost = |part: &Part| part.lease.is_some_and(|lease| self.is_over(&lease));
@@ -349,8 +369,7 @@ impl World {
                 self.feed_multi(scenario, number, multi_lock::Event::Over(ticket.part))
             }
             ToMulti::Cancel if !request.ended => self.feed_multi(scenario, number, multi_lock::Event::Cancel),
-            ToMulti::Made(_)
-            | ToMulti::Queued(..)
+            ToMulti::Queued(..)
             | ToMulti::Suspended(_)
             | ToMulti::Resumed(_)
             | ToMulti::Refused(_)
@@ -396,7 +415,7 @@ impl World {
         let request = &mut self.requests[number];
         request.round += 1;
         let (process, round) = (request.process, request.round);
-        for (part, path) in scenario.wants[number].1.iter().enumerate() {
+        for (part, path) in scenario.paths(number).iter().enumerate() {
             let ticket = Ticket { request: number, round, part };
             self.requests[number].parts[part].ticket = Some(ticket);
             self.requests[number].parts[part].placed = false;
@@ -409,12 +428,12 @@ impl World {
         parts.iter_mut().for_each(|part| part.placed = true);
         let entrants: Vec<Entrant> = parts.iter_mut().filter_map(|part| part.entrant.take()).collect();
         let (process, round) = (*process, *round);
-        self.post(process, scenario.wants[number].1[0], ToPath::JointCreate(number, round, entrants));
+        self.post(process, scenario.paths(number)[0], ToPath::JointCreate(number, round, entrants));
     }
 
     fn give_back(&mut self, scenario: &Scenario, number: usize) {
         let process = self.requests[number].process;
-        for (part, path) in scenario.wants[number].1.iter().enumerate() {
+        for (part, path) in scenario.paths(number).iter().enumerate() {
             let Part { ticket, entrant, lease, .. } = std::mem::take(&mut self.requests[number].parts[part]);
             entrant.into_iter().for_each(|entrant| self.withdraw(entrant));
             lease.into_iter().for_each(|lease| self.drop_lease(lease));

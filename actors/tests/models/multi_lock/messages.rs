@@ -29,11 +29,12 @@ pub enum ToPath {
 }
 
 /// Rounds and parts are in the tickets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ToMulti {
     Start,
     Ready(Entrant),
-    Made(u8),
+    /// With those that were not made because of another one.
+    Made(u8, Vec<Entrant>),
     Queued(Ticket, usize),
     Acquired(Lease),
     Suspended(Ticket),
@@ -68,6 +69,7 @@ pub enum Call {
     Make(Option<(usize, u8)>, Vec<Entrant>),
     /// A create for a plain lock.
     Create(Entrant),
+    MakeDirectory(usize, u8),
     List(usize),
     ReadStat(usize, u8, Name),
     Watch(usize, Name),

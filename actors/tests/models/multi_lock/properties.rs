@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lockkeeper_actors::machine::Wait;
 use stateright::{Model, Property};
 
 use super::messages::{Lease, Ticket};
@@ -83,7 +84,7 @@ impl World {
             self.struck.contains(&(lease.path, lease.name))
                 || node.is_some_and(|node| node.owner == lease.session)
         };
-        self.requests.iter().zip(scenario.wants).all(|(request, (_, paths))| {
+        self.requests.iter().zip(scenario.wants.requests).all(|(request, (_, paths))| {
             request.word != Word::Granted
                 || request.guard.iter().any(|lease| self.is_over(lease))
                 || (request.guard.iter().map(|lease| lease.path).eq(paths.iter().copied())
@@ -111,7 +112,8 @@ impl World {
             || self.requests.iter().any(|request| !request.guard.is_empty())
     }
 
-    /// A request that waits stands in all its queues, and behind another contender in one of them at least.
+    /// A request that waits stands in all its queues, and behind another contender in one of them at least; it has time
+    /// left.
     fn has_woken(&self, scenario: &Scenario) -> bool {
         self.requests.iter().enumerate().all(|(number, request)| match request.word {
             Word::Waiting => {
@@ -120,9 +122,16 @@ impl World {
                     let own = |node: &&Node| self.ticket_of(*path, node) == Some(ticket);
                     self.servers[*path].nodes().iter().find(own).map(|node| (*path, node.name))
                 };
-                let places: Option<Vec<_>> = scenario.wants[number].1.iter().enumerate().map(place).collect();
-                places
-                    .is_some_and(|places| places.into_iter().any(|(path, name)| self.is_blocked(path, name)))
+                let places: Option<Vec<_>> = scenario.paths(number).iter().enumerate().map(place).collect();
+                let in_time = match scenario.wait(number) {
+                    Wait::Try => false,
+                    Wait::Until(deadline) => self.processes[request.process].now < deadline,
+                    Wait::Forever => true,
+                };
+                in_time
+                    && places.is_some_and(|places| {
+                        places.into_iter().any(|(path, name)| self.is_blocked(path, name))
+                    })
             }
             Word::Cancelling => false,
             Word::Refused | Word::Granted | Word::Lost | Word::Released => true,

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lockkeeper_actors::machine::LeaseState;
 use lockkeeper_actors::machine::lock::Lock;
 use lockkeeper_actors::machine::multi_lock::MultiLock;
+use lockkeeper_actors::machine::{LeaseState, Moment};
 
 use super::messages::{Call, Entrant, Lease, Ticket, ToMulti, ToPath};
 use crate::world::directory::{Name, instance};
@@ -16,6 +16,7 @@ pub struct Process {
     pub paths: [Path; PATHS],
     /// The session that the session actor has.
     pub current: Option<u8>,
+    pub now: Moment,
 }
 
 /// The actor of one path in one process.
@@ -86,7 +87,7 @@ impl Process {
             tickets: BTreeMap::new(),
             lost: BTreeSet::new(),
         };
-        Process { paths: [path.clone(), path], current: None }
+        Process { paths: [path.clone(), path], current: None, now: Moment(0) }
     }
 }
 

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::lock::{Created, Event, NodeStat};
 use lockkeeper_actors::machine::node::Attempt;
-use lockkeeper_actors::machine::{Failure, LeaseState, PathEvent};
+use lockkeeper_actors::machine::{Failure, LeaseState, Machine, PathEvent, Wait};
 
 use super::messages::{Call, Entrant, Ticket, ToMulti, ToPath};
-use super::state::{PATHS, Process, Request, Session, Word};
+use super::state::{PATHS, Path, Process, Request, Session, Word};
 use crate::world::budget::budget;
+use crate::world::clients::DEADLINE;
 use crate::world::directory::{Directory, Name, PathServer};
 use crate::world::gates::Gate;
 use crate::world::steps::Server;
@@ -20,8 +21,6 @@ use crate::world::steps::Server;
 /// One row of the table.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Requests: of which process, and the paths in the order in which they name them. One of one path is a plain
-    /// lock.
     pub wants: Wants,
     /// The actors of requests take a message as soon as it comes; those of paths take their time all the same.
     pub prompt: bool,
@@ -29,7 +28,16 @@ pub struct Scenario {
     pub twin: Option<Twin>,
 }
 
-pub type Wants = &'static [(usize, &'static [usize])];
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wants {
+    /// Of which process, and the paths in the order in which they name them. One of one path is a plain lock.
+    pub requests: &'static [(usize, &'static [usize])],
+    /// How long those for several paths wait.
+    pub wait: Wait,
+    /// Paths without a directory.
+    pub missing: &'static [usize],
+}
 
 budget! {
     /// A caller takes its request back.
@@ -42,6 +50,10 @@ budget! {
     losses,
     /// An operator deletes a node.
     deletions,
+    /// A process' requests reach their deadline.
+    timeouts,
+    /// A directory without nodes is removed, as containers are.
+    removals,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +64,8 @@ pub enum Twin {
     OnlyMissingAnew,
     /// A request that is cancelled leaves its parts where they are.
     NothingGivenBack,
+    /// A part that was not created because of another one is not submitted again.
+    BackForgotten,
     /// The first part that is held is taken for all.
     GrantedTooEarly,
     /// An actor of a path with a broken gate.
@@ -95,18 +109,24 @@ pub enum Action {
     Expire(u8),
     Connect(usize),
     Delete(usize, Name),
+    RemoveDirectory(usize),
+    /// The process' requests reach their deadline.
+    TimeOut(usize),
+    /// What the actor of a process' path waits for next has come.
+    Wake(usize, usize),
 }
 
 impl World {
     pub fn new(scenario: &Scenario) -> World {
-        let count = scenario.wants.iter().map(|(process, _)| process + 1).max().unwrap_or(0);
-        let server = PathServer::new(Some(Directory::default()));
+        let Wants { requests, missing, .. } = scenario.wants;
+        let count = requests.iter().map(|(process, _)| process + 1).max().unwrap_or(0);
+        let server = |path| PathServer::new(Some(Directory::default()).filter(|_| !missing.contains(&path)));
         let mut world = World {
-            servers: [server.clone(), server],
+            servers: std::array::from_fn(server),
             processes: (0..count).map(Process::new).collect(),
             sessions: BTreeMap::new(),
             next_session: 1,
-            requests: scenario.wants.iter().map(|(process, paths)| Request::new(*process, paths)).collect(),
+            requests: requests.iter().map(|(process, paths)| Request::new(*process, paths)).collect(),
             left: scenario.budget,
             struck: BTreeSet::new(),
             flaws: BTreeSet::new(),
@@ -115,7 +135,7 @@ impl World {
             world.connect(process);
             (0..PATHS).for_each(|path| world.take_path(scenario, process, path));
         }
-        (0..scenario.wants.len()).for_each(|number| world.acquire(scenario, number));
+        (0..requests.len()).for_each(|number| world.acquire(scenario, number));
         world
     }
 
@@ -145,6 +165,17 @@ impl World {
                 actions.extend([Action::Mislay(id, false), Action::Mislay(id, true)]);
             }
         }
+        for (number, process) in self.processes.iter().enumerate() {
+            let awaits = |path: &Path| path.machine.wakeup() == Some(DEADLINE);
+            if self.left.timeouts > 0 && process.now < DEADLINE && process.paths.iter().any(awaits) {
+                actions.push(Action::TimeOut(number));
+            }
+        }
+        if self.left.removals > 0 {
+            let empty =
+                |path: &usize| self.servers[*path].has_directory() && self.servers[*path].nodes().is_empty();
+            actions.extend((0..PATHS).filter(empty).map(Action::RemoveDirectory));
+        }
         if self.left.deletions > 0 {
             let nodes = |path: usize| self.servers[path].nodes().iter().map(move |node| (path, node.name));
             actions.extend((0..PATHS).flat_map(nodes).map(|(path, name)| Action::Delete(path, name)));
@@ -156,6 +187,11 @@ impl World {
         for (number, process) in self.processes.iter().enumerate() {
             let busy = (0..PATHS).filter(|path| !process.paths[*path].inbox.is_empty());
             actions.extend(busy.map(|path| Action::Path(number, path)));
+            let wakes = |path: &usize| {
+                let moment = process.paths[*path].machine.wakeup();
+                moment.is_some_and(|moment| moment <= process.now || moment < DEADLINE)
+            };
+            actions.extend((0..PATHS).filter(wakes).map(|path| Action::Wake(number, path)));
             if process.current.is_none() {
                 actions.push(Action::Connect(number));
             }
@@ -199,9 +235,10 @@ impl World {
                 self.left.mislaid -= 1;
                 if let Some(Call::Make(to, entrants)) = self.session(id).calls.pop_front() {
                     if carried_out {
-                        self.create(id, &entrants);
+                        // It may fail. Nobody learns.
+                        let _ = self.create(id, &entrants);
                     }
-                    self.tell_made(scenario, to);
+                    self.tell_made(scenario, to, Vec::new());
                     for entrant in entrants {
                         self.tell_created(entrant, Err(unknown()), Err(unknown()));
                     }
@@ -249,6 +286,19 @@ impl World {
                 self.servers[path].delete(name);
                 self.fire();
             }
+            Action::RemoveDirectory(path) => {
+                self.left.removals -= 1;
+                self.servers[path].remove_directory();
+            }
+            Action::TimeOut(process) => {
+                self.left.timeouts -= 1;
+                self.processes[process].now = DEADLINE;
+            }
+            Action::Wake(process, path) => {
+                let state = &mut self.processes[process];
+                state.now = state.now.max(state.paths[path].machine.wakeup().unwrap_or(state.now));
+                self.feed(scenario, process, path, PathEvent::Wake);
+            }
         }
     }
 
@@ -274,23 +324,22 @@ impl World {
             Call::Make(to, entrants) => {
                 let made = self.create(id, &entrants);
                 let lists: Vec<_> = entrants.iter().map(|entrant| self.names(entrant.path)).collect();
-                if self.is_lost(id) {
-                    return;
-                }
-                self.tell_made(scenario, to);
-                for ((entrant, created), list) in entrants.into_iter().zip(made).zip(lists) {
-                    self.tell_created(entrant, Ok(created), Ok(list));
+                if !self.is_lost(id) {
+                    self.distribute(scenario, to, entrants, made, lists);
                 }
             }
             Call::Create(entrant) => {
-                let made = self.create(id, &[entrant]);
-                for created in made {
-                    self.answer(id, entrant.path, Event::Created(attempt_of(entrant.attempt), Ok(created)));
-                }
+                let created = self.create(id, &[entrant]).map(|mut made| made.remove(0));
+                let created = created.map_err(|_| Failure::NoNode);
+                self.answer(id, entrant.path, Event::Created(attempt_of(entrant.attempt), created));
+            }
+            Call::MakeDirectory(path, attempt) => {
+                self.servers[path].make_directory();
+                self.answer(id, path, Event::DirectoryMade(attempt_of(attempt), Ok(())));
             }
             Call::List(path) => {
                 let names = self.names(path);
-                self.answer(id, path, Event::Listed(Ok(names)));
+                self.answer(id, path, Event::Listed(names));
             }
             Call::ReadStat(path, attempt, name) => {
                 let found = self.servers[path].find(name).ok_or(Failure::NoNode);
@@ -314,18 +363,25 @@ impl World {
         }
     }
 
-    /// All at once.
-    fn create(&mut self, id: u8, entrants: &[Entrant]) -> Vec<Created> {
+    /// All at once, or none; then the first of them whose directory is missing.
+    fn create(&mut self, id: u8, entrants: &[Entrant]) -> Result<Vec<Created>, usize> {
+        if let Some(culprit) = entrants.iter().position(|entrant| !self.servers[entrant.path].has_directory())
+        {
+            return Err(culprit);
+        }
         let author = self.sessions[&id].process as u8;
         let made = entrants.iter().filter_map(|entrant| {
             let name = Name { sequence: 0, author, attempt: entrant.attempt, mode: Mode::Lock };
             self.servers[entrant.path].create(name, id, false)
         });
-        made.map(|(name, czxid)| Created { node: name.node(), czxid: czxid.into() }).collect()
+        Ok(made.map(|(name, czxid)| Created { node: name.node(), czxid: czxid.into() }).collect())
     }
 
-    fn names(&self, path: usize) -> Vec<String> {
-        self.servers[path].nodes().iter().map(|node| node.name.text()).collect()
+    fn names(&self, path: usize) -> Result<Vec<String>, Failure> {
+        match self.servers[path].has_directory() {
+            true => Ok(self.servers[path].nodes().iter().map(|node| node.name.text()).collect()),
+            false => Err(Failure::NoNode),
+        }
     }
 
     /// Watches of nodes that are gone.
@@ -341,9 +397,32 @@ impl World {
         }
     }
 
-    fn tell_made(&mut self, scenario: &Scenario, to: Option<(usize, u8)>) {
+    /// Those whose directories are there are given back when the transaction failed because of another one.
+    fn distribute(
+        &mut self,
+        scenario: &Scenario,
+        to: Option<(usize, u8)>,
+        entrants: Vec<Entrant>,
+        made: Result<Vec<Created>, usize>,
+        lists: Vec<Result<Vec<String>, Failure>>,
+    ) {
+        let (mut back, mut answered) = (Vec::new(), Vec::new());
+        for (at, (entrant, list)) in entrants.into_iter().zip(lists).enumerate() {
+            match &made {
+                Ok(made) => answered.push((entrant, Ok(made[at].clone()), list)),
+                Err(culprit) if *culprit != at && list.is_ok() => back.push(entrant),
+                Err(_) => answered.push((entrant, Err(Failure::NoNode), list)),
+            }
+        }
+        self.tell_made(scenario, to, back);
+        for (entrant, created, list) in answered {
+            self.tell_created(entrant, created, list);
+        }
+    }
+
+    fn tell_made(&mut self, scenario: &Scenario, to: Option<(usize, u8)>, back: Vec<Entrant>) {
         if let Some((request, round)) = to {
-            self.tell(scenario, request, ToMulti::Made(round));
+            self.tell(scenario, request, ToMulti::Made(round, back));
         }
     }
 
@@ -392,8 +471,18 @@ pub fn attempt_of(attempt: u8) -> Attempt {
 }
 
 impl Scenario {
+    /// The paths that this request names.
+    pub fn paths(&self, request: usize) -> &'static [usize] {
+        self.wants.requests[request].1
+    }
+
+    /// How long it waits.
+    pub fn wait(&self, request: usize) -> Wait {
+        if self.paths(request).len() > 1 { self.wants.wait } else { Wait::Forever }
+    }
+
     /// Whether it is one of several parts.
     pub fn is_joint(&self, ticket: Ticket) -> bool {
-        self.wants[ticket.request].1.len() > 1
+        self.paths(ticket.request).len() > 1
     }
 }
