@@ -69,6 +69,13 @@ pub fn steps(recording: &Recording) -> Vec<Step> {
     recording.ring().steps.iter().map(|(step, _)| step.clone()).collect()
 }
 
+/// Removes the steps from a record, and returns them, oldest first. So a run of any length can be followed in parts.
+pub fn take(recording: &Recording) -> Vec<Step> {
+    let mut ring = recording.ring();
+    ring.used = 0;
+    std::mem::take(&mut ring.steps).into_iter().map(|(step, _)| step).collect()
+}
+
 /// One step of a machine.
 #[derive(Clone, Debug)]
 pub struct Step {
