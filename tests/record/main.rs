@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod rules;
 mod scenes;
 
 use std::collections::BTreeMap;

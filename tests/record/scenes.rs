@@ -19,6 +19,7 @@ pub async fn all() -> Vec<Step> {
     let recorded = options().session_timeout(BRISK).record(&recording);
     let keeper = recorded.connect(&proxy.address()).await.expect("should connect");
     let stranger = options().connect(&shared().address()).await.expect("should connect");
+    twice(&keeper).await;
     locks(&keeper, &stranger, LockOptions::new()).await;
     locks(&keeper, &stranger, LockOptions::new().linger(Duration::from_millis(20))).await;
     readers(&keeper).await;
@@ -32,6 +33,14 @@ pub async fn all() -> Vec<Step> {
     keeper.close().await;
     assert_eq!(recording.dropped(), 0);
     steps(&recording)
+}
+
+/// A free lock, once and again.
+async fn twice(keeper: &Keeper) {
+    let lock = keeper.lock(&unique_path("record-twice")).expect("a path");
+    for _ in 0..2 {
+        lock.acquire().await.expect("it is free").release().await.expect("held");
+    }
 }
 
 /// Grants in turn, a cancel, a timeout, a try, and a holder of another process.
