@@ -6,7 +6,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lockkeeper::error::{AcquireError, AcquireTimeoutError, TryAcquireError};
 use lockkeeper::future::{Pending, Target};
+use lockkeeper::run::LeaseView;
+use lockkeeper::singleton::Candidate;
 use lockkeeper::{Dialect, Guard, Keeper, LeaseState, Lock, LockOptions, Mode, MultiGuard};
+use ractor::{ActorProcessingErr, ActorRef};
+use tokio::time::timeout;
+
+use super::stage::SESSION;
 
 /// One kind of lock.
 #[derive(Debug)]
@@ -123,6 +129,7 @@ pub const KINDS: &[Kind] = &[
             ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
         },
     },
+    Kind { name: "singleton", places: &[LEDGER], lingers: false, ask: stand },
 ];
 
 /// Longer than most of the time between two requests of a client.
@@ -249,5 +256,63 @@ fn ask<T: Target<Guard: Held>>(
                 Err(error) => Err(error.to_string()),
             })
             .boxed(),
+    }
+}
+
+/// Becomes a candidate, and waits until its actor runs.
+fn stand(keeper: &Keeper, patience: Patience) -> Asked {
+    let singleton = keeper.singleton(LEDGER.path).expect("a valid path");
+    let mut candidate = singleton.run(|_| (Leader, ()), |_| None);
+    let limit = match patience {
+        Patience::Forever => None,
+        Patience::Until(time) => Some(time),
+        // A candidate waits, so this is as close to a try as it gets.
+        Patience::Try => Some(Duration::from_millis(20)),
+    };
+    let standing = async move {
+        let running = match limit {
+            None => candidate.running().await,
+            Some(limit) => match timeout(limit, candidate.running()).await {
+                Ok(running) => running,
+                // Dropping the candidate ends its candidacy.
+                Err(_) => return Ok(None),
+            },
+        };
+        let lease = running.ok_or("the candidacy is over")?;
+        Ok(Some(Box::new(Leading { candidate, lease }) as Box<dyn Held>))
+    };
+    standing.boxed()
+}
+
+struct Leader;
+
+#[ractor::actor(message = (), state = (), arguments = ())]
+impl Leader {
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+struct Leading {
+    candidate: Candidate<()>,
+    lease: LeaseView,
+}
+
+impl Held for Leading {
+    fn tokens(&self) -> Vec<u64> {
+        vec![self.lease.token().as_u64()]
+    }
+
+    fn state(&self) -> LeaseState {
+        self.lease.state()
+    }
+
+    /// The actor is stopped a quarter of the session timeout before the lease ends. Then the lock is released.
+    fn valid_until(&self) -> Option<Instant> {
+        self.lease.valid_until().map(|until| until - SESSION / 4)
+    }
+
+    fn release(self: Box<Self>) -> BoxFuture<'static, ()> {
+        self.candidate.shutdown().boxed()
     }
 }
