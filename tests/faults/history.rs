@@ -27,7 +27,9 @@ pub enum Entry {
     Lost(Time),
     /// The request ended without a grant.
     Refused(Time),
-    /// An error that no client should ever get.
+    /// So many of something were found in the record of the client's machines since the last such line.
+    Counted { what: String, number: u64 },
+    /// An error that no client should ever get, or a record that does not fit its machines.
     Failed(String),
 }
 
@@ -42,6 +44,7 @@ impl fmt::Display for Entry {
             Entry::Releasing(at) => write!(f, "releasing {at}"),
             Entry::Lost(at) => write!(f, "lost {at}"),
             Entry::Refused(at) => write!(f, "refused {at}"),
+            Entry::Counted { what, number } => write!(f, "counted {number} {what}"),
             Entry::Failed(reason) => write!(f, "failed {}", reason.replace('\n', " ")),
         }
     }
@@ -71,6 +74,9 @@ impl FromStr for Entry {
             "releasing" => number().map(Entry::Releasing),
             "lost" => number().map(Entry::Lost),
             "refused" => number().map(Entry::Refused),
+            "counted" => number()
+                .zip(words.next())
+                .map(|(number, what)| Entry::Counted { what: what.to_owned(), number }),
             "failed" => Some(Entry::Failed(rest.to_owned())),
             _ => None,
         };
@@ -102,6 +108,8 @@ pub struct Findings {
     /// A grant whose token is not larger than that of an earlier conflicting grant; or a permit whose token is smaller
     /// than one that was known before the permit was requested.
     pub backward: Vec<String>,
+    /// What was found in the records of all clients' machines.
+    pub counts: BTreeMap<String, u64>,
     pub failed: Vec<String>,
 }
 
@@ -164,6 +172,9 @@ impl Findings {
                     self.grants.extend(open.take());
                 }
                 Entry::Refused(_) => self.refused += 1,
+                Entry::Counted { what, number } => {
+                    *self.counts.entry(what.clone()).or_default() += number;
+                }
                 Entry::Failed(reason) => self.failed.push(format!("client {client} got the error: {reason}")),
             }
         }
@@ -283,6 +294,7 @@ mod tests {
             Entry::Releasing(4),
             Entry::Lost(5),
             Entry::Refused(6),
+            Entry::Counted { what: "lock.events".into(), number: 7 },
             Entry::Failed("the reason".into()),
         ] {
             assert_eq!(entry.to_string().parse(), Ok(entry));

@@ -2,11 +2,12 @@
 //! delayed and half-opened, and servers are cut off from each other.
 //!
 //! Every client records what its guards promise and until when. The histories are checked against each other, and
-//! writes to an external resource are checked by their tokens. `LOCKKEEPER_TEST_SERVER=ensemble` runs three real
+//! writes to an external resource are checked by their tokens. Every client also replays what its machines have decided. `LOCKKEEPER_TEST_SERVER=ensemble` runs three real
 //! servers with proxies between them; otherwise there is one server, and faults that need three are left out.
 //! `LOCKKEEPER_FAULTS_SECONDS` sets a longer duration, `LOCKKEEPER_FAULTS_SEED` repeats the order of an earlier run,
 //! and `LOCKKEEPER_FAULTS_ONLY` selects the faults whose names contain a text.
 
+mod audit;
 #[path = "../common/mod.rs"]
 mod common;
 mod dice;
@@ -22,6 +23,7 @@ mod worker;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use audit::MACHINES;
 use dice::Dice;
 use fault::{FAULTS, Fault};
 use history::{Findings, now};
@@ -82,9 +84,19 @@ async fn under_every_fault() {
     assert_eq!(findings.faults(), [""; 0]);
     assert_eq!(seen.violations, [""; 0]);
     assert!(findings.shared() > 0, "no node lingered");
+    let counted = |what: &str| findings.counts.get(what).copied().unwrap_or(0);
+    for machine in MACHINES {
+        let (events, commands) =
+            (counted(&format!("{machine}.events")), counted(&format!("{machine}.commands")));
+        assert!(events.min(commands) > summary.injected as u64, "{machine}: {events}, {commands}");
+    }
+    // The others make no difference, and are printed. In most runs, more than three quarters are refused.
+    let (altered, refused) = (counted("altered"), counted("altered.refused"));
+    assert!(altered > 100 && 2 * refused > altered, "only {refused} of {altered} altered steps are refused");
     if std::env::var_os("LOCKKEEPER_FAULTS_ONLY").is_none() {
         assert!(findings.lost > 0, "no lease was lost");
         assert!(seen.refused > 0, "no late write was refused");
+        assert!(counted("reconnects") > 0 && counted("losses") > 0, "no trouble was replayed");
     }
     let enough = 20 * summary.injected;
     assert!(
@@ -258,7 +270,7 @@ impl Summary {
             findings.refused,
             findings.overlaps.len(),
             findings.backward.len(),
-        )
+        ) + &audit::report(&findings.counts)
     }
 }
 

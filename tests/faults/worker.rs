@@ -15,6 +15,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::audit::Audit;
 use super::dice::Dice;
 use super::history::{Entry, Time, now};
 use super::locks::{Held, KINDS, Kind, Patience};
@@ -142,7 +143,9 @@ pub async fn work(directory: &Path) {
     write(&mut history, &Entry::Started(now()));
     let Settings { client, session, tick, twin, .. } = settings;
     let writer = Writer::connect(&settings.resource, client).await;
+    let audit = Audit::new();
     let options = Keeper::options()
+        .record(audit.recording())
         .session_timeout(session)
         .connect_timeout(Duration::from_secs(60))
         .identifier(format!("client-{client}"));
@@ -155,8 +158,10 @@ pub async fn work(directory: &Path) {
     let dice = Dice::new(settings.seed ^ now());
     let orders = Orders { path: directory.join(ORDER) };
     let (open, last) = (None, &KINDS[0]);
-    let mut worker = Worker { keeper, reader, orders, history, writer, dice, twin, open, last };
+    let mut worker = Worker { keeper, audit, reader, orders, history, writer, dice, twin, open, last };
     loop {
+        let checked = worker.audit.check();
+        checked.iter().for_each(|entry| worker.write(entry));
         let order = worker.orders.now();
         match order {
             Order::Stop => break,
@@ -165,10 +170,13 @@ pub async fn work(directory: &Path) {
         }
     }
     worker.keeper.close().await;
+    let checked = worker.audit.finish(&mut worker.dice);
+    checked.iter().for_each(|entry| write(&mut worker.history, entry));
 }
 
 struct Worker {
     keeper: Keeper,
+    audit: Audit,
     /// Only for the twin `FollowerReads`.
     reader: Option<twins::FollowerReads>,
     orders: Orders,
