@@ -15,5 +15,5 @@ pub fn options() -> ServerOptions {
         "-Dzookeeper.preAllocSize=65536",
         "-Dzookeeper.extendedTypesEnabled=false",
     ];
-    ServerOptions { tick_ms: 2000, config: Vec::new(), jvm: jvm.map(str::to_owned).into() }
+    ServerOptions { tick_ms: 2000, jvm: jvm.map(str::to_owned).into(), ..ServerOptions::default() }
 }

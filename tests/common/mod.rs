@@ -16,6 +16,7 @@ pub mod records;
 pub mod runner;
 pub mod servers;
 pub mod site;
+pub mod tls;
 
 use std::fmt;
 use std::future::Future;
@@ -58,7 +59,7 @@ pub fn unused_address() -> String {
 }
 
 pub fn options() -> KeeperOptions {
-    Keeper::options().session_timeout(LONG)
+    tls::keeper(Keeper::options().session_timeout(LONG))
 }
 
 /// Connects to the shared server with a session that does not expire.

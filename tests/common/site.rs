@@ -7,7 +7,7 @@ use zookeeper_client as zk;
 
 use super::kinds::{AnyGuard, AnyLock, Kind};
 use super::target::{TestServer, shared};
-use super::{SOON, eventually, unique_path};
+use super::{SOON, eventually, tls, unique_path};
 
 /// An independent client of the same server.
 pub struct Observer(pub zk::Client);
@@ -18,7 +18,7 @@ impl Observer {
     }
 
     pub async fn of(server: &TestServer) -> Observer {
-        Observer(zk::Client::connect(&server.address()).await.expect("should connect"))
+        Observer(tls::connect(zk::Client::connector(), &server.address()).await)
     }
 
     /// Syncs first: the ensemble member that this client is connected to may lag behind.

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use zookeeper_client as zk;
 
 use crate::common::kinds::Kind;
-use crate::common::{BRISK, SOON, connect, eventually, options, refusal, shared, unique_path};
+use crate::common::{BRISK, SOON, connect, eventually, options, refusal, shared, tls, unique_path};
 
 promises! {
     every_kind:
@@ -23,7 +23,7 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
     let acl = || vec![Acl::new(Permission::ALL, AuthId::authed())];
     let auth = || options().auth("digest", b"owner:secret");
     let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    let owner = owner.connect(&address).await.expect("should connect");
+    let owner = tls::connect(owner, &address).await;
     let listed = auth().acl(acl()).connect(&address).await.expect("should connect");
     let unlisted = auth().connect(&address).await.expect("should connect");
     for (name, owners, options) in

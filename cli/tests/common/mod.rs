@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
+pub use servers::tls::certificate;
 pub use servers::{Proxy, Server, ServerOptions, TestServer, eventually, proxied, shared, unique_path};
 
 use lockkeeper::Keeper;

@@ -31,11 +31,8 @@ fn credentials_open_a_closed_directory_and_what_is_made_there_is_open() {
 
 #[cfg(feature = "tls")]
 mod tls {
-    use std::path::Path;
-    use std::process::Command;
-
     use crate::common::{
-        Proxy, Scratch, Server, ServerOptions, TestServer, done, lockkeeper_at, run, shared,
+        Proxy, Scratch, Server, ServerOptions, TestServer, certificate, done, lockkeeper_at, run, shared,
     };
 
     #[test]
@@ -78,27 +75,13 @@ mod tls {
             // Only a real server can do that.
             let TestServer::Standalone(_) = shared() else { return };
             let scratch = Scratch::new("cli-tls-connection");
-            make_certificate(&scratch.0);
-            let file = |name: &str| scratch.file(name).display().to_string();
-            let (certificate, key) = (file("certificate.pem"), file("key.pem"));
-            let store = file("store.p12");
-            let server = Server::start_with(&ServerOptions {
-                config: [
-                    "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
-                    // The same port without encryption, too.
-                    "client.portUnification=true",
-                    "authProvider.x509=org.apache.zookeeper.server.auth.X509AuthenticationProvider",
-                    "ssl.keyStore.type=PKCS12",
-                    "ssl.keyStore.password=changeit",
-                    "ssl.trustStore.type=PEM",
-                    &format!("ssl.keyStore.location={store}"),
-                    &format!("ssl.trustStore.location={certificate}"),
-                ]
-                .map(str::to_owned)
-                .into(),
-                jvm: vec![format!("-Xbootclasspath/a:{}", NETTY.map(jar).join(":"))],
-                ..ServerOptions::default()
-            });
+            let shown = certificate();
+            let file = |name: &str, text: &str| {
+                std::fs::write(scratch.file(name), text).expect("written");
+                scratch.file(name).display().to_string()
+            };
+            let (certificate, key) = (file("certificate.pem", &shown.pem), file("key.pem", &shown.key));
+            let server = Server::start_with(&ServerOptions::default().with_tls(shown));
             let address = server.address();
             let with = async |options: &[&str], limit: &str| {
                 let arguments = [&["run", "--connect-timeout", limit], options, &["/a", "--", "echo", "ran"]];
@@ -110,66 +93,11 @@ mod tls {
             // The server wants a certificate.
             let none = with(&["--tls-ca", &certificate], "1s").await;
             assert_eq!((none.code, &*none.out), (Some(69), ""), "{}", none.err);
-            let other = scratch.file("other.pem");
-            std::fs::write(&other, CERTIFICATE).expect("written");
-            let stranger = with(&["--tls-ca", &other.display().to_string()], "1s").await;
+            let other = file("other.pem", CERTIFICATE);
+            let stranger = with(&["--tls-ca", &other], "1s").await;
             assert_eq!((stranger.code, &*stranger.out), (Some(69), ""), "{}", stranger.err);
         });
     }
-
-    /// Debian's jar of ZooKeeper names only some of those that Netty consists of.
-    const NETTY: [&str; 8] = [
-        "buffer",
-        "codec",
-        "common",
-        "handler",
-        "resolver",
-        "transport",
-        "transport-native-epoll",
-        "transport-native-unix-common",
-    ];
-
-    fn jar(part: &str) -> String {
-        format!("/usr/share/java/netty-{part}.jar")
-    }
-
-    /// Makes `store.p12`, with a key and a certificate that signs itself, and both as `certificate.pem` and `key.pem`.
-    fn make_certificate(directory: &Path) {
-        let made = Command::new("keytool")
-            .args(["-genkeypair", "-alias", "it", "-keyalg", "EC", "-groupname", "secp256r1"])
-            .args(["-dname", "CN=localhost", "-ext", "san=dns:localhost,ip:127.0.0.1"])
-            .args(["-storetype", "PKCS12", "-keystore", "store.p12", "-storepass", "changeit"])
-            .current_dir(directory)
-            .output()
-            .expect("keytool starts");
-        assert!(made.status.success(), "{made:?}");
-        std::fs::write(directory.join("Export.java"), EXPORT).expect("written");
-        let exported =
-            Command::new("java").arg("Export.java").current_dir(directory).output().expect("java starts");
-        assert!(exported.status.success(), "{exported:?}");
-    }
-
-    /// keytool does not export keys.
-    const EXPORT: &str = r#"
-import java.io.File;
-import java.nio.file.*;
-import java.security.KeyStore;
-import java.util.Base64;
-
-class Export {
-    public static void main(String[] args) throws Exception {
-        KeyStore store = KeyStore.getInstance(new File("store.p12"), "changeit".toCharArray());
-        write("certificate.pem", "CERTIFICATE", store.getCertificate("it").getEncoded());
-        write("key.pem", "PRIVATE KEY", store.getKey("it", "changeit".toCharArray()).getEncoded());
-    }
-
-    static void write(String file, String kind, byte[] bytes) throws Exception {
-        String text = Base64.getMimeEncoder(64, new byte[] {'\n'}).encodeToString(bytes);
-        String lines = "-----BEGIN " + kind + "-----\n" + text + "\n-----END " + kind + "-----\n";
-        Files.writeString(Path.of(file), lines);
-    }
-}
-"#;
 
     /// A certificate of a stranger.
     const CERTIFICATE: &str = include_str!("../../../tests/common/stranger.pem");
@@ -177,8 +105,6 @@ class Export {
 
 #[cfg(feature = "sasl-digest-md5")]
 mod sasl {
-    use std::path::Path;
-
     use crate::common::{
         Proxy, Scratch, Server, ServerOptions, TestServer, done, lockkeeper_at, run, shared,
     };
@@ -211,8 +137,7 @@ mod sasl {
         run(async {
             // Only a real server can do that.
             let TestServer::Standalone(_) = shared() else { return };
-            let scratch = Scratch::new("cli-sasl-connection");
-            let server = start(&scratch.0);
+            let server = Server::start_with(&ServerOptions::default().with_sasl(&[("me", "secret")]));
             let with = async |password: Option<&str>| {
                 let mut arguments = vec!["run", "--connect-timeout", "20s"];
                 arguments.extend(password.iter().flat_map(|_| ["--sasl", "env:PASSWORD"]));
@@ -228,23 +153,5 @@ mod sasl {
                 assert_eq!((refused.code, &*refused.out), (Some(77), ""), "{password:?}: {}", refused.err);
             }
         });
-    }
-
-    /// A server that lets nobody in who has not given a password.
-    fn start(directory: &Path) -> Server {
-        let jaas = directory.join("jaas.conf");
-        let module = "org.apache.zookeeper.server.auth.DigestLoginModule";
-        std::fs::write(&jaas, format!("Server {{ {module} required user_me=\"secret\"; }};\n"))
-            .expect("written");
-        Server::start_with(&ServerOptions {
-            config: [
-                "authProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider",
-                "sessionRequireClientSASLAuth=true",
-            ]
-            .map(str::to_owned)
-            .into(),
-            jvm: vec![format!("-Djava.security.auth.login.config={}", jaas.display())],
-            ..ServerOptions::default()
-        })
     }
 }

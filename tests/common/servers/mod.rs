@@ -12,8 +12,10 @@ pub mod java;
 pub mod kazoo;
 mod kazoo_process;
 mod ports;
+pub mod sasl;
 pub mod server;
 pub mod target;
+pub mod tls;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,8 +26,9 @@ pub use ensemble::Ensemble;
 pub use kazoo::{Acquire, Create, Handle, Kazoo, Kind, Pending, Stat};
 pub use kazoo_process::python;
 pub use lockkeeper_embedded::Proxy;
-pub use server::{Server, ServerOptions};
-pub use target::{TestServer, proxied, shared};
+pub use server::{DIRECTORY, Server, ServerOptions};
+pub use target::{TestServer, proxied, shared, uses_tls};
+pub use tls::Certificate;
 
 /// The polling interval of `eventually`.
 const POLL: Duration = Duration::from_millis(5);

@@ -1,5 +1,6 @@
 //! A standalone ZooKeeper server, run from its jar.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -18,6 +19,8 @@ use super::{java, ports};
 pub struct Server {
     guardian: Guardian,
     port: u16,
+    /// The port for clients, if that takes only TLS.
+    secure_port: Option<u16>,
     state: Mutex<State>,
     /// Four-letter words answered since the last launch, which the server counts as packets.
     questions: AtomicI64,
@@ -32,11 +35,25 @@ pub struct ServerOptions {
     pub config: Vec<String>,
     /// Additional JVM flags, such as `-Dznode.container.checkIntervalMs=100`.
     pub jvm: Vec<String>,
+    /// Files in the server's directory, by name. In `config` and `jvm`, [`DIRECTORY`] stands for that directory.
+    pub files: Vec<(&'static str, Vec<u8>)>,
+    /// The port for clients, if that takes only TLS: see `ServerOptions::with_tls`. The other port then serves the
+    /// four-letter words.
+    pub secure_port: Option<u16>,
 }
+
+/// The server's directory, in the options of a server.
+pub const DIRECTORY: &str = "{directory}";
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        ServerOptions { tick_ms: 200, config: Vec::new(), jvm: Vec::new() }
+        ServerOptions {
+            tick_ms: 200,
+            config: Vec::new(),
+            jvm: Vec::new(),
+            files: Vec::new(),
+            secure_port: None,
+        }
     }
 }
 
@@ -51,9 +68,14 @@ impl Server {
         Server::try_start(options).unwrap_or_else(|reason| panic!("{reason}"))
     }
 
-    /// `127.0.0.1:<port>`, the same across restarts.
+    /// `127.0.0.1:<port>` for clients, the same across restarts.
     pub fn address(&self) -> String {
-        self.socket_address().to_string()
+        loopback(self.secure_port.unwrap_or(self.port)).to_string()
+    }
+
+    /// Writes a file in the server's directory.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        fs::write(self.guardian.directory().join(name), bytes)
     }
 
     /// Kills the server with SIGKILL. Its data stays, including everything that it confirmed.
@@ -125,7 +147,7 @@ impl Server {
 
     /// Like `four_letter`, with a custom time limit and the reason for a missing answer.
     pub fn try_four_letter(&self, word: &str, within: Duration) -> io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&self.socket_address(), within)?;
+        let mut stream = TcpStream::connect_timeout(&loopback(self.port), within)?;
         stream.set_read_timeout(Some(within))?;
         stream.set_write_timeout(Some(within))?;
         stream.write_all(word.as_bytes())?;
@@ -187,7 +209,11 @@ impl Server {
     ) -> Result<Server, String> {
         let java = java::command(&options.jvm)?;
         let guardian = Guardian::new("lockkeeper-zookeeper", |directory| {
-            let mut command = java;
+            let in_directory = |word: OsString| match word.to_str() {
+                Some(text) => text.replace(DIRECTORY, &directory.to_string_lossy()).into(),
+                None => word,
+            };
+            let mut command: Vec<OsString> = java.into_iter().map(in_directory).collect();
             command.push(directory.join("zoo.cfg").into());
             command
         });
@@ -206,8 +232,11 @@ impl Server {
         ];
         lines.extend_from_slice(config);
         lines.extend_from_slice(&options.config);
+        let config = lines.join("\n").replace(DIRECTORY, &guardian.directory().to_string_lossy());
+        let written = |(name, bytes): &(&str, Vec<u8>)| fs::write(guardian.directory().join(name), bytes);
         fs::create_dir(&data)
-            .and_then(|()| fs::write(guardian.directory().join("zoo.cfg"), lines.join("\n")))
+            .and_then(|()| fs::write(guardian.directory().join("zoo.cfg"), config))
+            .and_then(|()| options.files.iter().try_for_each(written))
             .and_then(|()| match id {
                 Some(id) => fs::write(data.join("myid"), id.to_string()),
                 None => Ok(()),
@@ -217,6 +246,7 @@ impl Server {
         Ok(Server {
             guardian,
             port,
+            secure_port: options.secure_port,
             state: Mutex::new(State { status: Status::Stopped, launches: 0 }),
             questions: AtomicI64::new(0),
         })
@@ -307,7 +337,10 @@ impl Server {
     /// Whether this server serves, and not another one that took the port.
     fn serves(&self) -> bool {
         let data = self.guardian.directory().join("data");
-        self.mode().is_some() && self.four_letter("conf").contains(&*data.to_string_lossy())
+        let listens = |port| TcpStream::connect(loopback(port)).is_ok();
+        self.mode().is_some()
+            && self.four_letter("conf").contains(&*data.to_string_lossy())
+            && self.secure_port.is_none_or(listens)
     }
 
     fn log(&self) -> String {
@@ -316,13 +349,13 @@ impl Server {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn socket_address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
 }
 
 fn log_name(launch: u32) -> String {

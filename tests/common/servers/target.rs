@@ -1,7 +1,8 @@
 //! The server that a suite runs on: in-process by default, or a real one, or an ensemble of three.
 //!
-//! `LOCKKEEPER_TEST_SERVER` selects it: `embedded` (the default), `standalone` or `ensemble`. The last two need Java
-//! and ZooKeeper's jar; without them the tests fail and are not skipped.
+//! `LOCKKEEPER_TEST_SERVER` selects it: `embedded` (the default), `standalone`, `tls` or `ensemble`. All but the first
+//! need Java and ZooKeeper's jar; without them the tests fail and are not skipped. `tls` is a standalone server that
+//! takes clients only with TLS.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -14,6 +15,7 @@ use lockkeeper_embedded::{Embedded, Proxy};
 
 use super::ensemble::Ensemble;
 use super::server::{Server, ServerOptions};
+use super::tls::certificate;
 
 /// An embedded server, a standalone server or an ensemble.
 pub enum TestServer {
@@ -28,6 +30,11 @@ pub fn shared() -> &'static TestServer {
     SHARED.get_or_init(TestServer::start)
 }
 
+/// Whether the servers that tests start take clients only with TLS, and show this process' certificate.
+pub fn uses_tls() -> bool {
+    std::env::var("LOCKKEEPER_TEST_SERVER").as_deref() == Ok("tls")
+}
+
 /// A proxy in front of the shared server.
 pub async fn proxied() -> Proxy {
     Proxy::start(shared().one_address()).await.expect("a free port")
@@ -39,9 +46,10 @@ impl TestServer {
         match std::env::var("LOCKKEEPER_TEST_SERVER").as_deref() {
             Err(_) | Ok("embedded") => TestServer::Embedded(embedded()),
             Ok("standalone") => TestServer::Standalone(Server::start_with(&quick())),
+            Ok("tls") => TestServer::Standalone(Server::start_with(&quick().with_tls(certificate()))),
             Ok("ensemble") => TestServer::Ensemble(Ensemble::start_with(&quick())),
             Ok(other) => {
-                panic!("LOCKKEEPER_TEST_SERVER is {other:?}; use embedded, standalone or ensemble")
+                panic!("LOCKKEEPER_TEST_SERVER is {other:?}; use embedded, standalone, tls or ensemble")
             }
         }
     }
