@@ -4,6 +4,8 @@
 mod answers;
 mod errors;
 mod inspection;
+#[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
+mod sasl;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +20,7 @@ use zookeeper_client as zk;
 
 use self::answers::{caught, commit, created_by};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
-use super::SaslOptions;
+pub use self::sasl::SaslOptions;
 #[cfg(feature = "tls")]
 use super::TlsOptions;
 use super::inspection::Inspection;
@@ -34,8 +36,8 @@ use crate::machine::Failure;
 use crate::machine::lock::NodeStat;
 use crate::machine::semaphore::{Leases, Root, TakeFailure};
 
-/// Connects with `zookeeper_client`.
-#[derive(Clone, Debug)]
+/// Connects with `zookeeper_client`. It has no `Debug` output, because that of its client has the password for SASL.
+#[derive(Clone)]
 pub struct Connector {
     inner: zk::Connector,
     session_timeout: Duration,
@@ -73,7 +75,7 @@ impl Connector {
     /// Authenticates with SASL.
     #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
     pub fn sasl(self, options: SaslOptions) -> Connector {
-        Connector { inner: self.inner.with_sasl(options), ..self }
+        Connector { inner: self.inner.with_sasl(options.0), ..self }
     }
 }
 

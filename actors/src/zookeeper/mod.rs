@@ -17,14 +17,14 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 pub use self::client::Connector;
+#[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
+pub use self::client::SaslOptions;
 use self::inspection::Inspection;
 pub use self::transaction::{TransactionFailure, Write, WriteFailure};
 use crate::machine::Failure;
 use crate::machine::lock::NodeStat;
 use crate::machine::semaphore::{Leases, Root, TakeFailure};
 
-#[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
-pub use zookeeper_client::SaslOptions;
 pub use zookeeper_client::{Acl, AuthId, Permission};
 #[cfg(feature = "tls")]
 pub use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
