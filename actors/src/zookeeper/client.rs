@@ -42,7 +42,7 @@ pub struct Connector {
     inner: zk::Connector,
     session_timeout: Duration,
     address: String,
-    #[cfg(feature = "tls")]
+    /// Whether to connect with TLS, if the address does not say so.
     secure: bool,
 }
 
@@ -56,7 +56,6 @@ impl Connector {
             inner: zk::Client::connector().with_session_timeout(session_timeout).with_fail_eagerly(),
             session_timeout,
             address: address.to_owned(),
-            #[cfg(feature = "tls")]
             secure: false,
         }
     }
@@ -102,7 +101,7 @@ impl Connect for Connector {
                 }
                 Err(zk::Error::AuthFailed) => return Err(Unconnected::AuthFailed),
                 Err(zk::Error::NoHosts | zk::Error::Timeout) => {
-                    return Err(Unconnected::Unreachable(diagnose(&this.address).await));
+                    return Err(Unconnected::Unreachable(diagnose(&this.address, this.secure).await));
                 }
                 Err(other) => return Err(Unconnected::Unreachable(other.to_string())),
             };

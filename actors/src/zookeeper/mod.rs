@@ -5,6 +5,8 @@
 //! them too.
 
 mod client;
+#[cfg(feature = "tls")]
+mod handshake;
 pub mod inspection;
 mod no_delay;
 mod servers;

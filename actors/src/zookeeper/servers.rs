@@ -8,6 +8,9 @@ use async_net::TcpStream;
 use futures::future::join_all;
 use tokio::time::timeout;
 
+#[cfg(feature = "tls")]
+use super::handshake;
+
 /// One server of an address.
 pub(crate) struct Server<'a> {
     host: &'a str,
@@ -37,10 +40,16 @@ pub(crate) fn servers(address: &str) -> impl Iterator<Item = Server<'_>> {
 }
 
 impl Server<'_> {
-    /// Tries a TCP connection, and describes why the server grants no session.
-    async fn diagnose(self) -> String {
+    /// Tries a connection, and describes why the server grants no session. `secure` is for an address that does not say
+    /// whether to use TLS.
+    async fn diagnose(self, secure: bool) -> String {
         let Server { host, port, .. } = self;
         let problem = match timeout(CONNECT_LIMIT, TcpStream::connect((host, port))).await {
+            #[cfg(feature = "tls")]
+            Ok(Ok(stream)) if self.secure.unwrap_or(secure) => {
+                let shown = timeout(CONNECT_LIMIT, handshake::describe(stream, host)).await;
+                shown.unwrap_or_else(|_| "it takes connections, and does not answer in TLS".to_owned())
+            }
             Ok(Ok(_)) => "it takes connections, and gives no session".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no connection within {CONNECT_LIMIT:?}"),
@@ -61,8 +70,8 @@ impl Server<'_> {
 }
 
 /// Describes why none of the servers of an address grants a session.
-pub(crate) async fn diagnose(address: &str) -> String {
-    join_all(servers(address).map(Server::diagnose)).await.join("; ")
+pub(crate) async fn diagnose(address: &str, secure: bool) -> String {
+    join_all(servers(address).map(|server| server.diagnose(secure))).await.join("; ")
 }
 
 /// Finds the addresses of all servers, as far as their names can be resolved. An IPv4 address is not written as an IPv6
@@ -74,7 +83,7 @@ pub(crate) async fn resolve(address: &str) -> Vec<SocketAddr> {
     resolved.into_iter().flatten().flatten().map(canonical).collect()
 }
 
-/// How long to wait for a connection to each server.
+/// How long to wait for a connection to each server, and then for what it shows.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
