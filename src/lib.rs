@@ -109,7 +109,7 @@ pub mod auth {
     pub use lockkeeper_actors::zookeeper::{Acl, AuthId, Permission};
     #[cfg(feature = "tls")]
     #[doc(inline)]
-    pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
+    pub use lockkeeper_actors::zookeeper::{TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions};
 }
 
 // A page's links are for readers of the repository. A definition that comes first wins: those of `links.md` are for this

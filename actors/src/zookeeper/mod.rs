@@ -29,7 +29,7 @@ use crate::machine::semaphore::{Leases, Root, TakeFailure};
 
 pub use zookeeper_client::{Acl, AuthId, Permission};
 #[cfg(feature = "tls")]
-pub use zookeeper_client::{TlsCa, TlsCerts, TlsIdentity, TlsOptions};
+pub use zookeeper_client::{TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions};
 
 /// The answer to a request that has already been sent.
 pub type Answer<T> = BoxFuture<'static, Result<T, Failure>>;
