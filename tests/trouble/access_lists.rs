@@ -1,20 +1,75 @@
 //! Missing permissions.
 
-use lockkeeper::LeaseState;
+use futures::StreamExt;
 use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{AcquireError, AcquireTimeoutError, QueryError, TryAcquireError};
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{KeeperOptions, LeaseState};
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
+use crate::common::events::session_event;
 use crate::common::kinds::Kind;
-use crate::common::{LONG, SOON, connect, refusal, shared, unique_path};
+use crate::common::{LONG, SOON, connect, options, proxied, refusal, shared, unique_path};
 
 promises! {
     every_kind:
+        another_user_can_neither_enter_nor_break_nor_read_a_lock,
         a_missing_permission_is_reported_with_the_path,
         a_keeper_without_delete_permission_can_close;
     queued:
         an_unreadable_contender_ahead_is_reported_with_its_path;
+}
+
+async fn another_user_can_neither_enter_nor_break_nor_read_a_lock(kind: Kind) {
+    let (site, proxy) = (kind.site("private").await, proxied().await);
+    let (owner, other) = (private("owner").identifier("the owner's host"), private("other"));
+    let second = owner.clone().connect(&shared().address()).await.expect("should connect");
+    let owner = owner.connect(&proxy.address()).await.expect("should connect");
+    let other = other.connect(&shared().address()).await.expect("should connect");
+    let guard = site.lock(&owner).acquire().await.expect("the lock is free");
+
+    let paths = (kind.paths)(&site.path);
+    let is_denied = |path: &String| paths.contains(path);
+    let lock = site.rival(&other);
+    let refused = refusal(timeout(SOON, lock.acquire()).await.expect("an answer"));
+    assert!(matches!(&refused, AcquireError::NoAuth { path } if is_denied(path)), "{refused:?}");
+    let refused = lock.listed().await;
+    assert!(matches!(&refused, Err(QueryError::NoAuth { path }) if is_denied(path)), "{refused:?}");
+    // Whatever a client of that user sends.
+    let client = zk::Client::connector().with_auth("digest", b"other:secret");
+    let client = client.connect(&shared().address()).await.expect("should connect");
+    client.sync("/").await.expect("should connect");
+    let open = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
+    for directory in site.directories() {
+        assert_eq!(client.list_children(&directory).await, Err(zk::Error::NoAuth), "{directory}");
+        let node = format!("{directory}/0123456789abcdef0123456789abcdef__lock__0000000000");
+        assert_eq!(client.create(&node, b"", &open).await.map(drop), Err(zk::Error::NoAuth), "{node}");
+        let opened = client.set_acl(&directory, &[Acl::new(Permission::ALL, AuthId::anyone())], None).await;
+        assert_eq!(opened.map(drop), Err(zk::Error::NoAuth), "{directory}");
+    }
+    for node in guard.nodes() {
+        assert_eq!(client.delete(&node, None).await, Err(zk::Error::NoAuth), "{node}");
+        assert_eq!(client.get_data(&node).await.map(drop), Err(zk::Error::NoAuth), "{node}");
+        assert_eq!(client.set_data(&node, b"", None).await.map(drop), Err(zk::Error::NoAuth), "{node}");
+    }
+
+    // The owner's keepers go on, also over a new connection.
+    let mut events = owner.events();
+    assert_eq!(events.next().await, Some(SessionEvent::Connected { epoch: 1 }));
+    proxy.cut();
+    session_event(&mut events, SessionEvent::Resumed { epoch: 1 }).await;
+    let (next, released) = tokio::join!(site.rival(&second).acquire_timeout(SOON), guard.release());
+    assert_eq!(released, Ok(()));
+    let next = next.expect("the lock is free");
+    assert_eq!(next.state(), LeaseState::Held);
+    assert_eq!(next.release().await, Ok(()));
+}
+
+/// The options of a keeper whose nodes are for this user alone.
+fn private(user: &str) -> KeeperOptions {
+    let acl = vec![Acl::new(Permission::ALL, AuthId::authed())];
+    options().auth("digest", format!("{user}:secret").as_bytes()).acl(acl)
 }
 
 async fn a_missing_permission_is_reported_with_the_path(kind: Kind) {
