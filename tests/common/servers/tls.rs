@@ -13,8 +13,8 @@ use super::{ports, unique_path};
 pub struct Certificate {
     pub pem: String,
     pub key: String,
-    /// Both, as the content of a server's [`STORE`].
-    pub store: Vec<u8>,
+    /// Both, as a server reads them.
+    store: Vec<u8>,
 }
 
 /// The certificate of this process' servers and clients.
@@ -23,8 +23,9 @@ pub fn certificate() -> &'static Certificate {
     CERTIFICATE.get_or_init(|| Certificate::new(LOOPBACK, &[]))
 }
 
-/// The name of the file of a server's certificate.
-pub const STORE: &str = "store.p12";
+/// The files of a server's certificate, and of those that it trusts.
+const STORE: &str = "store.p12";
+const TRUSTED: &str = "trusted.pem";
 
 /// The names of this machine, for [`Certificate::new`].
 pub const LOOPBACK: &str = "dns:localhost,ip:127.0.0.1";
@@ -47,6 +48,11 @@ impl Certificate {
         fs::remove_dir_all(&directory).expect("removed");
         made
     }
+
+    /// The files of a server that shows the certificate, and trusts it.
+    pub fn files(&self) -> [(&'static str, Vec<u8>); 2] {
+        [(STORE, self.store.clone()), (TRUSTED, self.pem.clone().into())]
+    }
 }
 
 impl ServerOptions {
@@ -54,21 +60,19 @@ impl ServerOptions {
     pub fn with_tls(mut self, certificate: &Certificate) -> ServerOptions {
         let port = ports::reserve(1).ports[0];
         self.secure_port = Some(port);
-        self.files.push((STORE, certificate.store.clone()));
+        self.files.extend(certificate.files());
         self.jvm.push(format!("-Xbootclasspath/a:{}", NETTY.map(jar).join(":")));
         self.config.extend([
             format!("secureClientPort={port}"),
             "secureClientPortAddress=127.0.0.1".to_owned(),
             "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory".to_owned(),
             "authProvider.x509=org.apache.zookeeper.server.auth.X509AuthenticationProvider".to_owned(),
+            "ssl.keyStore.type=PKCS12".to_owned(),
+            format!("ssl.keyStore.location={DIRECTORY}/{STORE}"),
+            format!("ssl.keyStore.password={PASSWORD}"),
+            "ssl.trustStore.type=PEM".to_owned(),
+            format!("ssl.trustStore.location={DIRECTORY}/{TRUSTED}"),
         ]);
-        for store in ["keyStore", "trustStore"] {
-            self.config.extend([
-                format!("ssl.{store}.type=PKCS12"),
-                format!("ssl.{store}.location={DIRECTORY}/{STORE}"),
-                format!("ssl.{store}.password={PASSWORD}"),
-            ]);
-        }
         self
     }
 }
