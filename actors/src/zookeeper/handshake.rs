@@ -34,19 +34,27 @@ pub(super) async fn describe(stream: TcpStream, host: &str) -> String {
     let look = Arc::new(Look { algorithms, asked: AtomicBool::new(false) });
     let builder = builder.dangerous().with_custom_certificate_verifier(look.clone());
     let config = builder.with_client_cert_resolver(look.clone());
-    match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
-        Err(error) => format!("TLS: {error}"),
-        Ok(_) => {
-            let more = match look.asked.load(Ordering::Relaxed) {
-                true => ", and the server must trust that of the client",
-                false => "",
-            };
-            format!(
-                "it speaks TLS, and gives no session; its certificate is valid now and for this name; the client must \
-                 trust its issuer{more}"
-            )
-        }
-    }
+    let asked = || look.asked.load(Ordering::Relaxed);
+    let more = match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
+        // Before version 1.3, this ends the handshake.
+        Err(error) if asked() && is_alert(&error) => CLIENTS,
+        Err(error) => return format!("TLS: {error}"),
+        Ok(_) if asked() => CLIENTS,
+        Ok(_) => "",
+    };
+    format!(
+        "it speaks TLS, and gives no session; its certificate is valid now and for this name; the client must trust its \
+         issuer{more}"
+    )
+}
+
+/// What is added if the server asks for a certificate of the client.
+const CLIENTS: &str = ", and the server that of the client";
+
+/// Whether the server has refused something.
+fn is_alert(error: &std::io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(Error::AlertReceived(_)))
 }
 
 /// Accepts every issuer, and has no certificate.

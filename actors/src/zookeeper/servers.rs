@@ -42,6 +42,7 @@ pub(crate) fn servers(address: &str) -> impl Iterator<Item = Server<'_>> {
 impl Server<'_> {
     /// Tries a connection, and describes why the server grants no session. `secure` is for an address that does not say
     /// whether to use TLS.
+    #[cfg_attr(not(feature = "tls"), allow(unused_variables))]
     async fn diagnose(self, secure: bool) -> String {
         let Server { host, port, .. } = self;
         let problem = match timeout(CONNECT_LIMIT, TcpStream::connect((host, port))).await {
