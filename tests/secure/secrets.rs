@@ -1,0 +1,163 @@
+//! No secret is in a line of the log, in an error, or in what `Debug` shows: of the library, of the ZooKeeper client and
+//! of all else in the process, at every level.
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use lockkeeper::auth::{Acl, AuthId, Permission, SaslOptions, TlsIdentity, TlsOptions};
+use lockkeeper::error::{AcquireError, ConnectError};
+use lockkeeper::record::Recording;
+use lockkeeper::session::SessionEvent;
+use lockkeeper::{Keeper, KeeperOptions};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::common::events::session_event;
+use crate::common::servers::tls::certificate;
+use crate::common::tls::trusting;
+use crate::common::{Proxy, SOON, Server, ServerOptions, options, refusal, run};
+
+/// All that is written, by all threads.
+static WRITTEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+#[derive(Clone, Copy)]
+struct Writer;
+
+impl io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Some crates, such as rustls, write to `log`.
+impl log::Log for Writer {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        note(&format!("{} {} {}", record.level(), record.target(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+fn note(text: &str) {
+    io::Write::write_all(&mut Writer, format!("{text}\n").as_bytes()).expect("memory");
+}
+
+fn note_all(values: &[&dyn Debug]) {
+    for value in values {
+        note(&format!("{value:?} {value:#?}"));
+    }
+}
+
+fn note_error(error: &(dyn Error + 'static)) {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        note(&format!("{error} {error:?}"));
+        next = error.source();
+    }
+}
+
+const DIGEST: &str = "digest-never-write-this";
+const OTHERS_DIGEST: &str = "digest-of-another";
+const SASL: &str = "sasl-never-write-this";
+const WRONG_SASL: &str = "sasl-that-is-wrong";
+
+fn user(name: &str, digest: &str, sasl: &str) -> KeeperOptions {
+    // Not `authed`, which would name the certificate and the user of SASL, too. Both users have the same ones.
+    let owner = AuthId::new("digest", "owner:ccwpjaBisJL2+8ebq4ql37eC/qI=");
+    let acl = vec![Acl::new(Permission::ALL, owner)];
+    let options = options().tls(trusting(certificate())).sasl(SaslOptions::digest_md5("me", sasl));
+    options.auth("digest", format!("{name}:{digest}").as_bytes()).acl(acl)
+}
+
+#[test]
+fn no_secret_is_written() {
+    let subscriber = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
+    subscriber.with_span_events(FmtSpan::FULL).with_ansi(false).with_writer(|| Writer).init();
+    log::set_logger(&Writer).expect("the first logger");
+    log::set_max_level(log::LevelFilter::Trace);
+    run(work());
+
+    let written = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = String::from_utf8_lossy(&written);
+    // All of them are heard.
+    for line in [" lockkeeper_actors::session", "sending connect request", "rustls::client", "KeeperOptions"]
+    {
+        assert!(text.contains(line), "{line}");
+    }
+    let key: Vec<&str> = certificate().key.lines().filter(|line| !line.starts_with('-')).collect();
+    let number = decoded(&key.concat());
+    let passwords = [DIGEST, OTHERS_DIGEST, SASL, WRONG_SASL].map(str::as_bytes);
+    let bytes = passwords.into_iter().chain([&number[40..60]]);
+    let forms = bytes.flat_map(forms).chain(key.iter().map(|line| (*line).to_owned()));
+    for secret in forms {
+        let shown = text.lines().find(|line| line.contains(&secret));
+        assert!(shown.is_none(), "{secret}: {shown:?}");
+    }
+}
+
+/// Connects, works, and is refused, with all secrets in use.
+async fn work() {
+    let server = ServerOptions::default().with_tls(certificate()).with_sasl(&[("me", SASL)]);
+    let server = Server::start_with(&server);
+    let proxy = Proxy::start(server.address()).await.expect("a free port");
+    let recording = Recording::new(1 << 20);
+    let options = user("owner", DIGEST, SASL).record(&recording);
+    let identity = TlsIdentity::from_pem(&certificate().pem, &certificate().key).expect("a key");
+    note_all(&[&options, &trusting(certificate()), &identity, &SaslOptions::digest_md5("me", SASL)]);
+
+    let keeper = options.connect(&proxy.address()).await.expect("should connect");
+    let lock = keeper.lock("/private").expect("a path");
+    let guard = lock.acquire().await.expect("free");
+    let mut events = keeper.events();
+    proxy.cut();
+    session_event(&mut events, SessionEvent::Resumed { epoch: 1 }).await;
+    let (state, contenders) = (*keeper.state().borrow(), lock.contenders().await);
+    note_all(&[&keeper, &lock, &guard, &state, &contenders]);
+
+    let other = user("other", OTHERS_DIGEST, SASL).connect(&server.address()).await.expect("should connect");
+    let denied = refusal(other.lock("/private").expect("a path").acquire().await);
+    assert!(matches!(denied, AcquireError::NoAuth { .. }), "{denied:?}");
+    note_error(&denied);
+    let wrong = user("owner", DIGEST, WRONG_SASL).connect(&server.address()).await.expect_err("no session");
+    assert!(matches!(wrong, ConnectError::AuthFailed { .. }), "{wrong:?}");
+    note_error(&wrong);
+    let anonymous = TlsOptions::new().with_pem_ca(&certificate().pem).expect("an authority");
+    let anonymous =
+        Keeper::options().auth("digest", DIGEST.as_bytes()).tls(anonymous).connect_timeout(SOON / 5);
+    note_error(&anonymous.connect(&server.address()).await.expect_err("no session"));
+
+    guard.release().await.expect("released");
+    keeper.close().await;
+    note(&recording.to_string());
+}
+
+/// A secret as text, and as `Debug` or hexadecimal numbers show its bytes.
+fn forms(secret: &[u8]) -> Vec<String> {
+    let listed = format!("{secret:?}");
+    let listed = listed.trim_matches(['[', ']']).to_owned();
+    let hexadecimal = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = std::str::from_utf8(secret).ok().map(str::to_owned);
+    [listed, hexadecimal].into_iter().chain(text).collect()
+}
+
+/// What a text in base64, without padding at a place that matters, stands for.
+fn decoded(text: &str) -> Vec<u8> {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits: Vec<usize> = text.chars().map_while(|digit| DIGITS.find(digit)).collect();
+    let triple = |four: &[usize]| {
+        let number = four.iter().fold(0, |number, digit| number << 6 | digit);
+        [number >> 16, number >> 8, number].map(|byte| (byte & 255) as u8)
+    };
+    digits.chunks_exact(4).flat_map(triple).collect()
+}
