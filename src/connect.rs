@@ -142,7 +142,9 @@ impl KeeperOptions {
         KeeperOptions { recording: Some(recording.clone()), ..self }
     }
 
-    /// Adds credentials, as ZooKeeper's `addauth` does. An example is `("digest", b"user:password")`.
+    /// Adds credentials, as ZooKeeper's `addauth` does. An example is `("digest", b"user:password")`. The servers do not
+    /// check a digest's password when the keeper connects: with a wrong one, requests for nodes with an access list fail
+    /// with `NoAuth`.
     pub fn auth(self, scheme: &str, credentials: &[u8]) -> Self {
         self.with(Credential::Auth(scheme.to_owned(), credentials.to_vec()))
     }
@@ -167,13 +169,49 @@ impl KeeperOptions {
         KeeperOptions { metric_paths: prefixes.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// Uses TLS for the connection.
+    /// Uses TLS for all servers of the address, except those written as `tcp://host:port`.
+    ///
+    /// A server's certificate must be valid now, for the host's name in the address, and be signed by one of the
+    /// authorities. Otherwise [`connect`](KeeperOptions::connect) fails with [`Unreachable`](ConnectError::Unreachable)
+    /// when its time is over. The reason says what is wrong with the certificate, as far as it can be seen.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkeeper::Keeper;
+    /// use lockkeeper::auth::TlsOptions;
+    ///
+    /// let read = std::fs::read_to_string;
+    /// let tls = TlsOptions::new()
+    ///     .with_pem_ca(&read("ca.pem")?)?
+    ///     .with_pem_identity(&read("client.pem")?, &read("client-key.pem")?)?; // if the servers want it
+    /// let keeper = Keeper::options().tls(tls).connect("zk1:2281,zk2:2281,zk3:2281").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// With the feature `tls`.
     #[cfg(feature = "tls")]
     pub fn tls(self, options: TlsOptions) -> Self {
         self.with(Credential::Tls(options))
     }
 
-    /// Authenticates with SASL.
+    /// Authenticates with SASL, in each new session and connection. If the servers do not accept the credentials,
+    /// [`connect`](KeeperOptions::connect) fails with [`AuthFailed`](ConnectError::AuthFailed) at once, and a keeper that
+    /// connects again gives up.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "sasl-digest-md5")]
+    /// # async fn example(password: String) -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkeeper::Keeper;
+    /// use lockkeeper::auth::SaslOptions;
+    ///
+    /// let options = Keeper::options().sasl(SaslOptions::digest_md5("billing", password));
+    /// let keeper = options.connect("zk1:2181").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// With one of the features `sasl-digest-md5` and `sasl-gssapi`.
     #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
     pub fn sasl(self, options: impl Into<SaslOptions>) -> Self {
         self.with(Credential::Sasl(options.into()))
