@@ -24,6 +24,10 @@ models:
 simulation:
     LOCKKEEPER_SIMULATION_SCHEDULES=10000 cargo test -p lockkeeper-actors --locked --test simulation -- --nocapture
 
+# Breaks the machines in one place at a time, and counts what the tests catch. The seed, 0 to 19, chooses the sample.
+mutants SEED:
+    .ci/mutants {{SEED}}
+
 # The full gate, about 45 minutes: on Debian as root, it installs Java, ZooKeeper, Curator and kazoo.
 full:
     .ci/run
