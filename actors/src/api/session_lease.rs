@@ -84,13 +84,72 @@ fn encode(until: Moment, suspended: bool) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::time::Instant;
 
     use super::*;
 
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Whether waiters are notified meanwhile.
+    async fn notifies(lease: &SessionLease, change: impl FnOnce()) -> bool {
+        let mut changed = pin!(lease.changed.notified());
+        changed.as_mut().enable();
+        change();
+        futures::poll!(changed).is_ready()
+    }
+
+    #[tokio::test]
+    async fn waiters_are_notified_of_another_state_but_not_of_another_end() {
+        static TIME: AtomicU64 = AtomicU64::new(SECOND);
+        let clock = Clock::of_test(&TIME);
+        let after = |seconds| clock.now() + Duration::from_secs(seconds);
+        let lease = SessionLease::new(clock, Duration::from_secs(20), after(10), false);
+        for (seconds, suspended, notified) in
+            [(11, false, false), (11, true, true), (12, true, false), (13, false, true)]
+        {
+            let published = notifies(&lease, || assert!(lease.publish(after(seconds), suspended))).await;
+            assert_eq!(published, notified, "{seconds} s, suspended: {suspended}");
+            assert_eq!(lease.state() == LeaseState::Suspended, suspended);
+            assert_eq!(lease.valid_until(), after(seconds));
+            assert_eq!(lease.left(), Duration::from_secs(seconds));
+        }
+        assert!(lease.publish(Moment(1 << 63), false), "an end that does not fit is the latest that does");
+        assert_eq!((lease.state(), lease.valid_until()), (LeaseState::Held, Moment(u64::MAX >> 1)));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_was_lost_or_closed_stays_lost() {
+        static TIME: AtomicU64 = AtomicU64::new(SECOND);
+        let clock = Clock::of_test(&TIME);
+        let until = clock.now() + Duration::from_secs(10);
+        for closes in [false, true] {
+            let lease = SessionLease::new(clock, Duration::from_secs(20), until, true);
+            assert_eq!(lease.state(), LeaseState::Suspended);
+            let end = || if closes { lease.close() } else { lease.lose() };
+            assert!(notifies(&lease, end).await);
+            assert_eq!(lease.closed.load(Ordering::SeqCst), closes);
+            assert!(!lease.publish(until, false));
+            assert_eq!((lease.state(), lease.left()), (LeaseState::Lost, Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn a_lease_is_lost_at_its_end_and_no_heartbeat_undoes_that() {
+        static TIME: AtomicU64 = AtomicU64::new(SECOND);
+        let clock = Clock::of_test(&TIME);
+        let until = clock.now() + Duration::from_secs(10);
+        let lease = SessionLease::new(clock, Duration::from_secs(20), until, false);
+        TIME.fetch_add(10 * SECOND - 1, Ordering::SeqCst);
+        assert_eq!(lease.state(), LeaseState::Held);
+        TIME.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(lease.state(), LeaseState::Lost);
+        assert!(!lease.publish(until + Duration::from_secs(10), false));
+        assert_eq!(lease.state(), LeaseState::Lost);
+    }
+
     #[tokio::test]
     async fn a_lease_that_expired_while_the_machine_slept_is_lost_on_wakeup() {
-        const SECOND: u64 = 1_000_000_000;
         static TIME: AtomicU64 = AtomicU64::new(SECOND);
         let clock = Clock::of_test(&TIME);
         let until = clock.now() + Duration::from_secs(10);

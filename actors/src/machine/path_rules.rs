@@ -80,6 +80,7 @@ mod tests {
             ("/locks/\0", "NUL"),
             ("/locks/\u{7f}", "character"),
             ("/locks/🔒", "character"),
+            ("/zookeeper", "server"),
             ("/zookeeper/a", "server"),
         ] {
             let error = check_path(path).expect_err(path);
@@ -89,5 +90,13 @@ mod tests {
         for path in ["/a", "/locks/ledger", "/locks/.a.", "/locks/路径", "/zookeepers"] {
             assert_eq!(check_path(path), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_path_is_at_most_32_kib_long() {
+        let path = |bytes: usize| format!("/{}", "a".repeat(bytes - 1));
+        assert_eq!(check_path(&path(32 * 1024)), Ok(()));
+        let error = check_path(&path(32 * 1024 + 1)).expect_err("too long");
+        assert!(error.reason.contains("longer"), "{}", error.reason);
     }
 }
