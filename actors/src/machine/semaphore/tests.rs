@@ -725,6 +725,37 @@ fn a_retried_delete_of_an_earlier_mutex_is_sent_even_when_it_is_due_as_a_take_su
     );
 }
 
+/// A claim for permits whose leases need 30 KiB each in a transaction, which is less than 32 times as much.
+fn large(ticket: u64, count: u32) -> Event {
+    let request = PermitRequest { count, limit: Some(100), agreed: false, bytes: 30 * 1024, wait: FOREVER };
+    Event::Acquire { ticket: Ticket(ticket), request }
+}
+
+#[test]
+fn a_claim_that_does_not_fit_into_one_transaction_is_refused() {
+    let mut test = Test::new();
+    let refused = test.on(large(1, 33));
+    assert!(matches!(&refused[0], Command::Reply(Reply::Refused(Ticket(1), Refusal::Rejected(_)))));
+    assert_eq!(refused[1..], [forget(1, true)]);
+    assert_eq!(test.on(large(2, 32))[0], enter(0, 2));
+}
+
+#[test]
+fn claims_share_a_transaction_up_to_half_of_its_limit() {
+    let mut test = Test::new();
+    for (ticket, count) in [(1, 10), (2, 6), (3, 20)] {
+        test.on(large(ticket, count));
+    }
+    test.granted(0, 0);
+    let leases = |ticket, numbers: std::ops::Range<u64>| numbers.map(move |number| (ticket, number));
+    let both = leases(1, 1..11).chain(leases(2, 11..17));
+    assert_eq!(test.state_read(0, Some(100), &[]), [test.take(17, (0, 0), true, both)]);
+    assert_eq!(test.taken(17).last(), Some(&read(18, Reading::Skip, Reading::Watch)));
+    // Alone, a claim may need more than half.
+    let third = test.take(39, (0, 0), false, leases(3, 19..39));
+    assert_eq!(test.state_read(18, None, &["x"; 16]), [third]);
+}
+
 #[test]
 fn a_claim_that_arrives_after_a_read_was_sent_is_not_refused_by_that_read() {
     let mut test = Test::warm();

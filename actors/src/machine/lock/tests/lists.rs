@@ -146,6 +146,16 @@ fn a_try_is_answered_by_a_list_that_was_sent_after_it() {
 }
 
 #[test]
+fn a_try_is_not_refused_by_the_failure_of_a_list_that_was_sent_before_it() {
+    let mut test = Test::new();
+    assert_eq!(test.acquire(0, Wait::Try), [LIST]);
+    assert_eq!(test.acquire(1, Wait::Try), []);
+    let failed = test.on(Event::Listed(unknown()));
+    assert_eq!(failed, [refuse(0, Refusal::Suspended), forget(0, true), LIST]);
+    assert_eq!(test.on(listed(&[])), [enter(1, 1)]);
+}
+
+#[test]
 fn the_creates_in_flight_are_limited() {
     let mut test = Test::new();
     test.lock = Lock::with_room(test.instance, 250);
