@@ -332,7 +332,10 @@ impl Semaphore {
                     self.remove(ticket, false, out);
                 }
                 Stage::Abandoned | Stage::Deleting => self.remove(ticket, false, out),
-                _ if claim.request.wait == Wait::Try => self.give_up(ticket, Refusal::Suspended, out),
+                _ if claim.request.wait == Wait::Try => {
+                    self.give_up(ticket, Refusal::Suspended, out);
+                    self.remove(ticket, false, out);
+                }
                 Stage::Taking | Stage::Taken { .. } => self.wait_again(ticket),
                 Stage::Peeking(_) | Stage::Waiting => {}
             }

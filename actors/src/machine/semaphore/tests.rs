@@ -457,6 +457,26 @@ fn after_a_lost_session_holders_have_lost_and_waiters_keep_waiting() {
 }
 
 #[test]
+fn a_try_does_not_outlast_a_lost_session() {
+    // While it peeks, while it waits for the mutex, and while its leases are being created.
+    for (steps, confirmed) in [(0, true), (1, true), (2, false)] {
+        let mut test = Test::warm();
+        test.acquire(1, 1, Wait::Try);
+        if steps > 0 {
+            test.state_read(3, None, &[]);
+        }
+        if steps > 1 {
+            test.granted(1, 1);
+            test.state_read(4, None, &[]);
+        }
+        let refused = [refuse(1, Refusal::Suspended), forget(1, confirmed)];
+        assert_eq!(test.on(PathEvent::Lost), refused, "{steps}");
+        assert_eq!(test.on(PathEvent::Connected { session: 2 }), [], "{steps}");
+        assert!(test.machine.is_idle(), "{steps}");
+    }
+}
+
+#[test]
 fn all_permits_of_a_claim_are_lost_when_one_lease_is_missing() {
     let mut test = holding_two();
     let lost = test.on(PathEvent::Missing(vec![test.lease(4)]));
