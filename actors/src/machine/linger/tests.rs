@@ -285,6 +285,17 @@ fn a_list_that_does_not_show_the_node_ends_the_lease_and_the_line_queues_again()
 }
 
 #[test]
+fn a_line_that_a_try_began_queues_again_and_waits() {
+    let mut test = Test::new(Mode::Lock);
+    test.share(1, Wait::Try);
+    test.on(lock::Event::Listed(Ok(Vec::new())));
+    assert!(test.entered(0, 5, &[]).contains(&test.grant(1, 0, 5)));
+    test.share(2, Wait::Forever);
+    let again = test.followed(0, &[]);
+    assert!(again.contains(&enter(1, 2)), "a try would list first: {again:?}");
+}
+
+#[test]
 fn the_line_of_a_lost_session_queues_again_under_one_node() {
     let mut test = Test::new(Mode::Lock);
     test.held(1, 5);
