@@ -307,10 +307,13 @@ fn a_create_of_unknown_outcome_is_sent_again_if_it_was_not_carried_out() {
 }
 
 #[test]
-fn the_node_of_a_create_of_unknown_outcome_is_used_only_if_this_session_owns_it() {
-    for (owner, adopted) in [(SESSION, true), (SESSION + 1, false)] {
+fn the_node_of_a_create_of_unknown_outcome_is_used_only_if_it_has_the_right_owner() {
+    // A persistent node has none.
+    for (ephemeral, owner, adopted) in
+        [(true, SESSION, true), (true, SESSION + 1, false), (true, 0, false), (false, 0, true)]
+    {
         let mut test = Test::new();
-        test.acquire(0, Wait::Forever);
+        test.on(Event::Acquire { ticket: Ticket(0), request: request(ephemeral, Wait::Forever) });
         test.on(lost_create(0));
         let own = test.own(0, 5);
         let inspect = [Command::ReadStat(Attempt(0), own.clone())];

@@ -146,6 +146,16 @@ fn a_try_is_answered_by_a_list_that_was_sent_after_it() {
 }
 
 #[test]
+fn no_list_is_sent_for_a_create_that_was_cancelled() {
+    let mut test = Test::new();
+    test.acquire(0, Wait::Forever);
+    assert_eq!(test.acquire(1, Wait::Forever), [Command::Create(Attempt(1), Ticket(1))]);
+    assert_eq!(test.on(PathEvent::Cancel(Ticket(1))), [refuse(1, Refusal::Cancelled)]);
+    assert_eq!(test.entered(0, 5, &[]), [test.track(0, 5), test.grant(0, 0, 5)]);
+    assert_eq!(test.created(1, 6), [test.delete(1, 6)]);
+}
+
+#[test]
 fn a_try_is_not_refused_by_the_failure_of_a_list_that_was_sent_before_it() {
     let mut test = Test::new();
     assert_eq!(test.acquire(0, Wait::Try), [LIST]);
