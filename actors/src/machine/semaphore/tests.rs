@@ -928,3 +928,35 @@ fn queued_is_reported_only_after_the_expected_number_was_compared() {
     assert_eq!(test.on(PathEvent::Wake), [synced(2, Reading::Once, Reading::Once)]);
     assert_eq!(test.state_read(2, Some(2), &[]), [Command::Reply(Reply::Queued(Ticket(1), 1))]);
 }
+
+#[test]
+fn queued_is_reported_before_the_root_exists() {
+    let mut test = Test::new();
+    test.acquire(1, 1, FOREVER);
+    test.entered(0, 2, &[&format!("{:032x}__lock__{:010}", 1, 1)]);
+    let missing = || Failure::NoNode;
+    let read = Attempt(0);
+    let unread = Event::StateRead { read, root: Some(Err(missing())), leases: Some(Err(missing())) };
+    assert_eq!(test.on(unread), [Command::Reply(Reply::Queued(Ticket(1), 1))]);
+}
+
+#[test]
+fn all_claims_are_refused_when_the_mutex_is() {
+    let mut test = Test::new();
+    test.acquire(1, 1, FOREVER);
+    test.acquire(2, 1, FOREVER);
+    let (created, children) = (Err(Failure::NoAuth), Err(Failure::NoAuth));
+    let denied = test.on(lock::Event::CreatedAndListed { attempt: Attempt(0), created, children });
+    let refused = [1, 2].map(|ticket| [refuse(ticket, Refusal::NoAuth(None)), forget(ticket, true)]);
+    assert_eq!(denied, refused.concat());
+    assert!(test.machine.is_idle());
+}
+
+#[test]
+fn a_try_is_not_reported_as_queued() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, Wait::Try);
+    assert_eq!(test.state_read(3, None, &["x"]), [enter(1, 1), read(4, Reading::Skip, Reading::Once)]);
+    test.entered(1, 2, &[&format!("{:032x}__lock__{:010}", 1, 1)]);
+    assert_eq!(test.state_read(4, None, &["x"]), []);
+}
