@@ -52,3 +52,16 @@ impl fmt::Debug for Reason {
         fmt::Debug::fmt(&self.0, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_equal_if_their_texts_are() {
+        let io = Reason::from(std::io::Error::other("cut"));
+        assert_eq!(Reason::from("cut"), io);
+        assert_ne!(Reason::from("busy"), io);
+        assert_eq!(format!("{io}"), "cut");
+    }
+}
