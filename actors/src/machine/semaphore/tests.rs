@@ -197,6 +197,7 @@ fn free_permits_cost_two_round_trips_and_the_deletes() {
     assert_eq!(test.on(Event::LeaseDeleted(test.lease(4), Ok(()))), []);
     assert_eq!(test.on(Event::LeaseDeleted(test.lease(5), Err(Failure::NoNode))), [forget(1, true)]);
     assert!(test.machine.is_idle());
+    assert_eq!(test.machine.wakeup(), None);
 }
 
 #[test]
