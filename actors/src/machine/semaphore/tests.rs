@@ -961,3 +961,13 @@ fn a_try_is_not_reported_as_queued() {
     test.entered(1, 2, &[&format!("{:032x}__lock__{:010}", 1, 1)]);
     assert_eq!(test.state_read(4, None, &["x"]), []);
 }
+
+#[test]
+fn waiters_are_told_their_place_again_after_a_lost_session() {
+    let (mut test, other) = behind_one();
+    test.on(PathEvent::Lost);
+    let again = test.on(PathEvent::Connected { session: 2 });
+    assert_eq!(again, [enter(2, 1), read(4, Reading::Once, Reading::Once)]);
+    test.entered(2, 3, &[other.name()]);
+    assert_eq!(test.state_read(4, Some(2), &[]), [Command::Reply(Reply::Queued(Ticket(1), 1))]);
+}
