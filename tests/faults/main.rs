@@ -26,9 +26,9 @@ use std::time::Duration;
 use audit::MACHINES;
 use dice::Dice;
 use fault::{FAULTS, Fault};
-use history::{Findings, now};
+use history::{Entry, Findings, now};
 use locks::KINDS;
-use stage::{Recovery, SESSION, Servers, Stage, Trouble};
+use stage::{Client, Recovery, SESSION, Servers, Stage, Trouble};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use twins::Twin;
@@ -157,6 +157,18 @@ async fn a_client_that_leaves_its_node_is_detected() {
     let left = stage.nodes().await.expect("the servers answer");
     assert_ne!(left, [""; 0], "the node should stay as long as the session");
     assert!(left.iter().all(|node| node.contains(" of client-0 ")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_that_hold_too_many_permits_are_detected() {
+    let _alone = ALONE.lock().await;
+    let stage = Stage::start(&[Twin::Overdraws; 3], now()).await;
+    stage.order_all(Order::Hold);
+    let promises = |client: &Client| matches!(client.history().last(), Some(Entry::Promised(_)));
+    let all = stage::within(stage::RECOVERY, async || stage.clients.iter().all(promises));
+    all.await.expect("each of the three holds a permit");
+    let histories = stage.end().await.expect("all clients end");
+    assert_ne!(history::check(&histories).overlaps, [""; 0]);
 }
 
 const CLIENTS: usize = 5;

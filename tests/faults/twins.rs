@@ -22,11 +22,13 @@ pub enum Twin {
     Leaver,
     /// Considers its session alive as long as a server answers its reads.
     FollowerReads,
+    /// Uses a semaphore that grants one permit too many.
+    Overdraws,
 }
 
 impl Twin {
     pub fn read(text: &str) -> Option<Twin> {
-        let all = [Twin::None, Twin::Deaf, Twin::Leaver, Twin::FollowerReads];
+        let all = [Twin::None, Twin::Deaf, Twin::Leaver, Twin::FollowerReads, Twin::Overdraws];
         all.into_iter().find(|twin| format!("{twin:?}") == text)
     }
 }

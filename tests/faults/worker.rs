@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::audit::Audit;
 use super::dice::Dice;
 use super::history::{Entry, Time, now};
-use super::locks::{Held, KINDS, Kind, Patience};
+use super::locks::{Held, KINDS, Kind, OVERDRAWN, Patience};
 use super::resource::Writer;
 use super::twins::{self, Twin};
 
@@ -153,7 +153,7 @@ pub async fn work(directory: &Path) {
     let keeper = options.connect(&settings.zookeeper).await.expect("ZooKeeper recovers in time");
     let reader = match twin {
         Twin::FollowerReads => Some(twins::FollowerReads::connect(&settings.zookeeper, session).await),
-        Twin::None | Twin::Deaf | Twin::Leaver => None,
+        Twin::None | Twin::Deaf | Twin::Leaver | Twin::Overdraws => None,
     };
     let dice = Dice::new(settings.seed ^ now());
     let orders = Orders { path: directory.join(ORDER) };
@@ -199,6 +199,7 @@ impl Worker {
             self.open = if self.open.is_none() { Some(super::locks::open(&self.keeper)) } else { None };
         }
         let kind = match order {
+            _ if self.twin == Twin::Overdraws => &OVERDRAWN,
             Order::HoldAlone => &KINDS[0],
             _ if self.reader.is_some() => &KINDS[0],
             // Often once more, so that a node is granted again.
@@ -299,7 +300,7 @@ impl Worker {
     async fn use_it(&mut self, kind: &'static Kind, guard: &dyn Held, order: Order) -> bool {
         let (state, until) = match self.twin {
             Twin::Deaf => (LeaseState::Held, now() + 1_000_000),
-            Twin::None | Twin::Leaver | Twin::FollowerReads => promise(guard),
+            Twin::None | Twin::Leaver | Twin::FollowerReads | Twin::Overdraws => promise(guard),
         };
         let entry = match state {
             LeaseState::Held | LeaseState::Suspended => Entry::Promised(until),
