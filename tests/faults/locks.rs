@@ -95,18 +95,6 @@ pub const KINDS: &[Kind] = &[
         ask: |keeper, patience| {
             let paths = [(LEDGER.path, Mode::Lock), (INDEX.path, Mode::Write)];
 
-            /// A permit of a semaphore that grants one too many.
-            pub const OVERDRAWN: Kind = Kind {
-                name: "permit",
-                places: &[POOL],
-                lingers: false,
-                ask: |keeper, patience| ask_permit(keeper, PERMITS + 1, patience),
-            };
-
-            fn ask_permit(keeper: &Keeper, permits: u32, patience: Patience) -> Asked {
-                let pool = keeper.semaphore(POOL.path, permits).expect("a valid path");
-                ask(patience, || pool.acquire(), |time| pool.acquire_timeout(time), || pool.try_acquire())
-            }
             let lock = keeper.multi_lock_with(paths, LockOptions::default()).expect("paths");
             ask(patience, || lock.acquire(), |time| lock.acquire_timeout(time), || lock.try_acquire())
         },
@@ -141,6 +129,19 @@ pub const KINDS: &[Kind] = &[
     },
     Kind { name: "singleton", places: &[LEDGER], lingers: false, ask: stand },
 ];
+
+/// A permit of a semaphore that grants one too many.
+pub const OVERDRAWN: Kind = Kind {
+    name: "permit",
+    places: &[POOL],
+    lingers: false,
+    ask: |keeper, patience| ask_permit(keeper, PERMITS + 1, patience),
+};
+
+fn ask_permit(keeper: &Keeper, permits: u32, patience: Patience) -> Asked {
+    let pool = keeper.semaphore(POOL.path, permits).expect("a valid path");
+    ask(patience, || pool.acquire(), |time| pool.acquire_timeout(time), || pool.try_acquire())
+}
 
 /// Longer than most of the time between two requests of a client.
 fn lingering() -> LockOptions {
