@@ -12,7 +12,6 @@ pub mod internals;
 #[macro_use]
 pub mod kinds;
 pub mod logs;
-pub mod records;
 pub mod runner;
 pub mod servers;
 pub mod site;

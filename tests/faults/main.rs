@@ -15,6 +15,8 @@ mod effect;
 mod fault;
 mod history;
 mod locks;
+#[path = "../common/records/mod.rs"]
+mod records;
 mod resource;
 mod stage;
 mod twins;

@@ -2,18 +2,20 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/records/mod.rs"]
+mod records;
 mod rules;
 mod scenes;
 
 use std::collections::BTreeMap;
 
-use common::records::{Count, Replay};
 use common::{options, shared, unique_path};
 use lockkeeper::Keeper;
 use lockkeeper::record::Recording;
 use lockkeeper_actors::machine::linger::Event;
 use lockkeeper_actors::machine::lock;
 use lockkeeper_actors::record::{Exchange, Step, steps, take};
+use records::{Count, Replay};
 
 /// Larger than the record of any of these runs.
 const ROOM: usize = 64 << 20;

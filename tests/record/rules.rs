@@ -9,7 +9,7 @@ use lockkeeper_actors::machine::{Failure, Moment, PathEvent, Ticket, candidate, 
 use lockkeeper_actors::machine::{semaphore, session};
 use lockkeeper_actors::record::{Exchange, Origin, Step};
 
-use super::common::records::specification::*;
+use super::records::specification::*;
 use super::scenes;
 
 #[tokio::test]

@@ -53,7 +53,9 @@ fn an_unknown_issuer_and_a_missing_client_certificate_are_named() {
         for tls in [anonymous, stranger] {
             let reason = refusal(&server.address(), tls).await;
             assert!(
-                reason.contains("the client must trust its issuer, and the server that of the client"),
+                reason.contains(
+                    "the client must trust its issuer, and the server must trust the client's certificate"
+                ),
                 "{reason}"
             );
             assert!(reason.contains("valid now and for this name"), "{reason}");

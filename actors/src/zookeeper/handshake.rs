@@ -49,7 +49,7 @@ pub(super) async fn describe(stream: TcpStream, host: &str) -> String {
 }
 
 /// What is added if the server asks for a certificate of the client.
-const CLIENTS: &str = ", and the server that of the client";
+const CLIENTS: &str = ", and the server must trust the client's certificate";
 
 /// Whether the server has refused something.
 fn is_alert(error: &std::io::Error) -> bool {

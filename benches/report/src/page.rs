@@ -72,7 +72,7 @@ const LASTING_FAULTS_HEAD: &str = "\
 # Faults that last
 
 What lockkeeper, kazoo and Curator still get done while something is wrong and stays wrong. This page is generated, with
-all its text, by `cargo run --release -p lockkeeper-report -- --faults`, on Debian as root, in about twelve minutes. The
+all its text, by `cargo run --release -p lockkeeper-report -- --faults`, on Debian as root, in about ten minutes. The
 command fails if less is left to lockkeeper than its bounds say.
 ";
 

@@ -1,5 +1,7 @@
 //! What can be done with the record of a run (`KeeperOptions::record`): replay it through the machines, check it against
 //! a specification that does not know them, and alter it to see that both notice.
+// Each test uses some of it.
+#![allow(dead_code, unused_imports)]
 
 pub mod altered;
 mod leases;

@@ -86,8 +86,10 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Broken {
         Read,
-        /// Root and leases say of the same transaction that it was another one.
+        /// Root and leases name different transactions that have written the root.
         Contradiction,
+        /// Every take finds another limit than the read before it has shown.
+        Limit,
         NoRoot,
         MakeRoot,
         Take,
@@ -130,6 +132,7 @@ mod tests {
                 *take,
                 match broken {
                     Broken::Take | Broken::Find => Err(TakeFailure::Failed(Failure::Unknown("lost".into()))),
+                    Broken::Limit => Err(TakeFailure::LimitChanged),
                     Broken::Read
                     | Broken::Contradiction
                     | Broken::NoRoot
@@ -196,6 +199,7 @@ mod tests {
         for (broken, failure) in [
             (Broken::Read, &lost),
             (Broken::Contradiction, &lost),
+            (Broken::Limit, &lost),
             (Broken::NoRoot, &lost),
             (Broken::MakeRoot, &lost),
             (Broken::Take, &lost),

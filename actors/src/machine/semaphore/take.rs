@@ -59,7 +59,7 @@ impl Semaphore {
             Err(TakeFailure::LimitChanged | TakeFailure::RootGone | TakeFailure::Failed(Failure::NoNode)) => {
                 self.limit = Limit::Unknown;
                 self.take_failed(&take, None, out);
-                self.read_and_watch(out);
+                self.read_again(now, out);
             }
             Err(TakeFailure::Failed(Failure::NoAuth)) => {
                 self.take_failed(&take, Some(Refusal::NoAuth(None)), out);

@@ -267,7 +267,9 @@ impl World {
                 self.left.losses -= 1;
                 let session = self.session(id);
                 session.lease = LeaseState::Lost;
-                session.calls.retain(|call| matches!(call, Call::Make(..) | Call::Delete(..)));
+                session.calls.retain(|call| {
+                    matches!(call, Call::Make(..) | Call::MakeDirectory(..) | Call::Delete(..))
+                });
                 session.watches.clear();
                 session.tracked.clear();
                 let process = session.process;
