@@ -25,7 +25,10 @@ impl Semaphore {
     /// Retries the read of the state.
     pub(super) fn read_again(&mut self, now: Moment, out: &mut Vec<Command>) {
         if self.retries.again(&Retry::Turn, now) {
-            self.read_and_watch(out);
+            return self.read_and_watch(out);
+        }
+        if let Some(serving) = self.serving() {
+            serving.step = Step::Over(serving.step.watches());
         }
     }
 
