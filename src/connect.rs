@@ -175,6 +175,9 @@ impl KeeperOptions {
     /// authorities. Otherwise [`connect`](KeeperOptions::connect) fails with [`Unreachable`](ConnectError::Unreachable)
     /// when its time is over. The reason says what is wrong with the certificate, as far as it can be seen.
     ///
+    /// TLS is done by `rustls`. If the dependencies of a program turn on two of its crypto providers, the program has to
+    /// install one of them before it connects (`CryptoProvider::install_default`).
+    ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// use lockkeeper::Keeper;

@@ -56,7 +56,7 @@ async fn locks(keeper: &Keeper, stranger: &Keeper, options: LockOptions) {
         .collect();
     refusal(lock.acquire_timeout(Duration::from_millis(10)).await);
     let cancelled = tokio::spawn(lock.acquire());
-    eventually("all wait", SOON, async || {
+    eventually("a request of ours waits", SOON, async || {
         lock.contenders().await.is_ok_and(|contenders| contenders.len() > 1)
     })
     .await;

@@ -38,7 +38,8 @@ pub(super) async fn describe(stream: TcpStream, host: &str) -> String {
     let more = match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
         // Before version 1.3, this ends the handshake.
         Err(error) if asked() && is_alert(&error) => CLIENTS,
-        Err(error) => return format!("TLS: {error}"),
+        // The server decides how long this is: it has all names of the certificate.
+        Err(error) => return format!("TLS: {:.300}", error.to_string()),
         Ok(_) if asked() => CLIENTS,
         Ok(_) => "",
     };

@@ -14,7 +14,7 @@ use super::permits::SemaphoreJudge;
 use super::requests::Tokens;
 
 pub const OWNED: &str = "what is granted was made in this session, and has its token";
-pub const TURN: &str = "everything ahead in a list that shows the node is gone before it is granted";
+pub const TURN: &str = "everything ahead in a list that shows the node is gone, or a node of ours that is given up, before it is granted";
 pub const SHARING: &str = "a node that is not a reader's serves one request at a time";
 pub const DOUBT: &str = "no grant without a verified session";
 pub const ANSWER: &str = "one answer to each request, and no lock for one that was cancelled";
@@ -23,14 +23,15 @@ pub const TWICE: &str = "nothing is made again before it is known what became of
 pub const GONE: &str = "a request that is over for certain has left nothing behind";
 pub const GHOST: &str = "no node outlasts all requests";
 pub const MUTEX: &str = "leases are made under the mutex";
-pub const LIMIT: &str = "leases are made where a read has shown room for them";
+pub const LIMIT: &str = "leases are made where a read since the last of them has shown room";
 pub const TOGETHER: &str = "the nodes of several locks are made together, in one session";
 pub const ALL: &str = "several locks are granted when all are held, and none is suspended";
 pub const PROOF: &str = "a lease lasts no longer than a session timeout from what proves the session";
 pub const IDENTITY: &str = "a lease is held only over a connection of its session";
 pub const FINAL: &str = "a lost session stays lost";
 pub const LEADER: &str = "an actor runs under a granted lock, which is released when the actor has ended";
-pub const ENDED: &str = "an actor is killed before its lease ends, unless it has ended";
+pub const ENDED: &str =
+    "an actor that has not ended is killed in the first step after its lease at the latest";
 
 /// All of them.
 pub const RULES: &[&str] = &[
