@@ -21,6 +21,9 @@ import org.apache.curator.retry.RetryNTimes;
  * and its own lock object.
  */
 public final class CuratorDriver {
+    /** Between a failure and the next attempt. */
+    private static final long PAUSE_MILLISECONDS = 50;
+
     private final int sessionMilliseconds;
     private final List<CuratorFramework> clients = new ArrayList<>();
     private final List<Thread> threads = Collections.synchronizedList(new ArrayList<>());
@@ -67,8 +70,9 @@ public final class CuratorDriver {
                 connect(words[1], Integer.parseInt(words[2]));
                 return "";
             case "start":
+            case "persist":
                 for (int number = 0; number < Integer.parseInt(words[2]); number++) {
-                    start(words[1], number);
+                    start(words[1], number, words[0].equals("persist"));
                 }
                 return "";
             case "count":
@@ -111,15 +115,22 @@ public final class CuratorDriver {
         }
     }
 
-    private void start(String path, int number) {
+    private void start(String path, int number, boolean persist) {
         InterProcessMutex mutex = new InterProcessMutex(clients.get(number % clients.size()), path);
         Counts counts = this.counts;
         spawn(counts, () -> {
             while (!counts.closing) {
-                mutex.acquire();
-                mutex.release();
-                counts.cycles.increment();
-                counts.last = System.nanoTime();
+                try {
+                    mutex.acquire();
+                    mutex.release();
+                    counts.cycles.increment();
+                    counts.last = System.nanoTime();
+                } catch (Exception failure) {
+                    if (!persist || counts.closing) {
+                        throw failure;
+                    }
+                    Thread.sleep(PAUSE_MILLISECONDS);
+                }
             }
         });
     }

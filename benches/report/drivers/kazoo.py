@@ -16,6 +16,10 @@ from kazoo.client import KazooClient
 threading.stack_size(256 * 1024)
 
 
+# Seconds between a failure and the next attempt.
+PAUSE = 0.05
+
+
 def start_thread(work, *arguments):
     thread = threading.Thread(target=work, args=arguments, daemon=True)
     thread.start()
@@ -49,23 +53,29 @@ class Contenders:
             if not connected.wait(30):
                 raise RuntimeError("no connection")
 
-    def start(self, path, contenders):
+    def start(self, path, contenders, persist=False):
         count = int(contenders)
         self.cycles = [0] * count
         for number in range(count):
             lock = self.clients[number % len(self.clients)].Lock(path)
-            start_thread(self.cycle, lock, number, self.closing)
+            start_thread(self.cycle, lock, number, self.closing, persist)
 
-    def cycle(self, lock, number, closing):
-        try:
-            while not closing.is_set():
-                if not lock.acquire() or not lock.release():
+    def persist(self, path, contenders):
+        self.start(path, contenders, persist=True)
+
+    def cycle(self, lock, number, closing, persist):
+        while not closing.is_set():
+            try:
+                # It is still acquired if its release has failed.
+                if not lock.is_acquired and not lock.acquire() or not lock.release():
                     raise RuntimeError("not granted, or not released")
                 self.cycles[number] += 1
                 self.last = time.monotonic_ns()
-        except Exception as error:
-            if not closing.is_set():
-                self.failures.append(repr(error))
+            except Exception as error:
+                if not persist and not closing.is_set():
+                    self.failures.append(repr(error))
+                    return
+                closing.wait(PAUSE)
 
     def count(self):
         if self.failures:

@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release -p lockkeeper-report` runs everything, in about twenty minutes, on a machine that should do
 //! nothing else. It is made for Debian, and installs what it needs there. `-- --quick` takes a minute or two and has too
-//! few rounds for a measurement; `-- --out DIR` writes into another directory than `docs`.
+//! few rounds for a measurement; `-- --out DIR` writes into another directory than `docs`. `-- --faults` writes
+//! `docs/lasting-faults.md` instead: what is left of the grants while a fault lasts.
 //!
 //! Each library runs in a process of its own (`driver`, and `drivers` for those in other languages), which all answer the
 //! same requests. A measurement (`measure`) asks them, and a section (`sections`) makes a table of the answers.
@@ -12,6 +13,7 @@ mod common;
 #[path = "../../../tests/common/curator.rs"]
 #[allow(dead_code)]
 mod curator;
+mod cutting_relay;
 mod driver;
 mod facts;
 #[path = "../../shared/floors.rs"]
@@ -62,7 +64,7 @@ fn main() -> Result<()> {
             return driver::run(Library::of(word).ok_or("no such library")?);
         }
     }
-    let Options { quick, out } = Options::of(arguments)?;
+    let Options { quick, faults, out } = Options::of(arguments)?;
     if cfg!(debug_assertions) && !quick {
         return Err("compile it with --release".into());
     }
@@ -71,11 +73,18 @@ fn main() -> Result<()> {
     let setup = setup::install()?;
     let mut facts = Facts::of(&setup);
     println!("measuring");
-    let sections = measure(&mut Bench { plan: &plan, processes: Processes::new(&setup) })?;
+    let bench = &mut Bench { plan: &plan, processes: Processes::new(&setup) };
+    let (page, sections, below) = match faults {
+        true => {
+            let (sections, below) = sections::lasting::measure(bench)?;
+            (page::LASTING_FAULTS, sections, below)
+        }
+        false => (page::BENCHMARKS, measure(bench)?, Vec::new()),
+    };
     facts.0.push(("duration", format!("{} s", begun.elapsed().as_secs())));
-    page::write(&out, &facts, &plan, &sections)?;
-    println!("written: {}", out.join("benchmarks.md").display());
-    Ok(())
+    page.write(&out, &facts, &plan, &sections)?;
+    println!("written in {}", out.display());
+    if below.is_empty() { Ok(()) } else { Err(below.join("; ").into()) }
 }
 
 fn measure(bench: &mut Bench<'_>) -> Result<Vec<Section>> {
@@ -89,18 +98,25 @@ fn measure(bench: &mut Bench<'_>) -> Result<Vec<Section>> {
 #[derive(Debug, PartialEq)]
 struct Options {
     quick: bool,
+    faults: bool,
     out: PathBuf,
 }
 
 impl Options {
     fn of(arguments: Vec<String>) -> Result<Options> {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-        let (mut options, mut arguments) = (Options { quick: false, out: docs }, arguments.into_iter());
+        let (mut options, mut arguments) =
+            (Options { quick: false, faults: false, out: docs }, arguments.into_iter());
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--quick" => options.quick = true,
+                "--faults" => options.faults = true,
                 "--out" => options.out = arguments.next().ok_or("--out needs a directory")?.into(),
-                _ => return Err(format!("unknown: {argument}; there are --quick and --out DIR").into()),
+                _ => {
+                    return Err(
+                        format!("unknown: {argument}; there are --quick, --faults and --out DIR").into()
+                    );
+                }
             }
         }
         Ok(options)
@@ -120,7 +136,7 @@ mod tests {
     #[test]
     fn arguments_are_checked() {
         let options = |text: &str| Options::of(text.split_whitespace().map(str::to_owned).collect());
-        let quick = Options { quick: true, out: "/tmp/x".into() };
+        let quick = Options { quick: true, faults: false, out: "/tmp/x".into() };
         assert_eq!(options("--quick --out /tmp/x").expect("valid"), quick);
         assert!(!options("").expect("valid").quick);
         assert!(options("--out").expect_err("no directory").to_string().contains("needs a directory"));

@@ -1,4 +1,4 @@
-//! The page, and the files of its plots.
+//! The pages, and the files of their plots.
 
 use std::fs;
 use std::path::Path;
@@ -8,35 +8,51 @@ use crate::facts::Facts;
 use crate::plan::Plan;
 use crate::section::Section;
 
-/// Writes `benchmarks.md`, and the plots in `benchmarks`, into a directory.
-pub fn write(directory: &Path, facts: &Facts, plan: &Plan, sections: &[Section]) -> Result<()> {
-    let plots = directory.join(PLOTS);
-    fs::create_dir_all(&plots)?;
-    for (name, plot) in sections.iter().filter_map(|section| section.plot.as_ref()) {
-        plot.write(&plots.join(format!("{name}.svg")))?;
+/// A page without its measurements.
+pub struct Page {
+    /// The name of the file.
+    file: &'static str,
+    head: &'static str,
+    how: fn(&Plan) -> String,
+}
+
+/// How fast it is.
+pub const BENCHMARKS: Page = Page { file: "benchmarks.md", head: HEAD, how };
+
+/// What is left of that while a fault lasts.
+pub const LASTING_FAULTS: Page =
+    Page { file: "lasting-faults.md", head: LASTING_FAULTS_HEAD, how: how_under_faults };
+
+impl Page {
+    /// Writes the page, and the plots in `benchmarks`, into a directory.
+    pub fn write(&self, directory: &Path, facts: &Facts, plan: &Plan, sections: &[Section]) -> Result<()> {
+        let plots = directory.join(PLOTS);
+        fs::create_dir_all(&plots)?;
+        for (name, plot) in sections.iter().filter_map(|section| section.plot.as_ref()) {
+            plot.write(&plots.join(format!("{name}.svg")))?;
+        }
+        Ok(fs::write(directory.join(self.file), self.text(facts, plan, sections))?)
     }
-    let text = text(facts, plan, sections);
-    Ok(fs::write(directory.join("benchmarks.md"), text)?)
+
+    fn text(&self, facts: &Facts, plan: &Plan, sections: &[Section]) -> String {
+        let mut text = String::from(self.head);
+        text += "\n## The machine and the versions\n\n| | |\n|---|---|\n";
+        for (name, fact) in &facts.0 {
+            text += &format!("| {name} | {fact} |\n");
+        }
+        text += &format!("\n## How it was measured\n\n{}", wrapped(&(self.how)(plan)));
+        for section in sections {
+            let table = section.table.markdown(section.corner);
+            text += &format!("\n## {}\n\n{}\n{table}", section.title, wrapped(&section.text));
+            if let Some((name, plot)) = &section.plot {
+                text += &format!("\n![{}]({PLOTS}/{name}.svg)\n", plot.title);
+            }
+        }
+        text
+    }
 }
 
 const PLOTS: &str = "benchmarks";
-
-fn text(facts: &Facts, plan: &Plan, sections: &[Section]) -> String {
-    let mut text = String::from(HEAD);
-    text += "\n## The machine and the versions\n\n| | |\n|---|---|\n";
-    for (name, fact) in &facts.0 {
-        text += &format!("| {name} | {fact} |\n");
-    }
-    text += &format!("\n## How it was measured\n\n{}", wrapped(&how(plan)));
-    for section in sections {
-        let table = section.table.markdown(section.corner);
-        text += &format!("\n## {}\n\n{}\n{table}", section.title, wrapped(&section.text));
-        if let Some((name, plot)) = &section.plot {
-            text += &format!("\n![{}]({PLOTS}/{name}.svg)\n", plot.title);
-        }
-    }
-    text
-}
 
 const HEAD: &str = "\
 # Benchmarks
@@ -46,8 +62,25 @@ it, on Debian as root; it installs what is missing. It takes about twenty minute
 else meanwhile gives other numbers.
 ";
 
-fn how(plan: &Plan) -> String {
-    let rounds = match plan.rounds {
+const LASTING_FAULTS_HEAD: &str = "\
+# Faults that last
+
+What lockkeeper, kazoo and Curator still get done while something is wrong and stays wrong. This page is generated, with
+all its text, by `cargo run --release -p lockkeeper-report -- --faults`, on Debian as root, in about twelve minutes. The
+command fails if less is left to lockkeeper than its bounds say.
+";
+
+fn how_under_faults(plan: &Plan) -> String {
+    let (rounds, window) = plan.lasting;
+    format!(
+        "Clients and servers share the machine. Every member of the ensemble forces its writes to disk before it \
+         confirms them. Grants are counted for {window:?} a round, inside the process of the library.\n\n{}",
+        rounds_of(rounds)
+    )
+}
+
+fn rounds_of(rounds: usize) -> String {
+    match rounds {
         1 => {
             "There was one round: this page shows that everything works, and its numbers are no measurement."
                 .into()
@@ -57,7 +90,11 @@ fn how(plan: &Plan) -> String {
              machine slows down all of them. A cell has the median and, in brackets, the quartiles of the rounds. A \
              ratio is the median of the ratios of each round. Rely on the ratios."
         ),
-    };
+    }
+}
+
+fn how(plan: &Plan) -> String {
+    let rounds = rounds_of(plan.rounds);
     format!(
         "Client and servers share the machine. The server is a real ZooKeeper that forces every write to disk before it \
          answers, as by default; so is each member of the ensemble.\n\n\
@@ -119,7 +156,7 @@ mod tests {
             plot: None,
         };
         let facts = Facts(vec![("kernel", "Linux 6.1".to_owned())]);
-        let text = text(&facts, &Plan::FULL, &[section]);
+        let text = BENCHMARKS.text(&facts, &Plan::FULL, &[section]);
         for expected in [
             "# Benchmarks\n",
             "| kernel | Linux 6.1 |\n",

@@ -16,6 +16,8 @@ pub struct Plan {
     pub handoffs: usize,
     /// Locks that wait, and the rounds.
     pub waiting: &'static [(usize, usize)],
+    /// Rounds under faults that last, and how long grants are counted in each.
+    pub lasting: (usize, Duration),
 }
 
 impl Plan {
@@ -28,6 +30,7 @@ impl Plan {
         distances: &[Duration::from_micros(500), Duration::from_millis(2), Duration::from_millis(10)],
         handoffs: 60,
         waiting: &[(100, 3), (1_000, 3), (10_000, 1)],
+        lasting: (3, Duration::from_secs(10)),
     };
 
     /// Too little for a measurement. It shows that everything works.
@@ -39,5 +42,6 @@ impl Plan {
         distances: &[Duration::from_millis(2)],
         handoffs: 10,
         waiting: &[(10, 1), (100, 1)],
+        lasting: (1, Duration::from_secs(3)),
     };
 }

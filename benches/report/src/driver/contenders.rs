@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::mutex::Mutex as Lock;
 use crate::Result;
@@ -16,8 +18,8 @@ pub struct Contenders {
 }
 
 impl Contenders {
-    /// Each of the locks has a task, which acquires and releases it until `end`.
-    pub fn start(&mut self, locks: Vec<Lock>) {
+    /// Each of the locks has a task, which acquires and releases it until `end`, or until it fails and does not persist.
+    pub fn start(&mut self, locks: Vec<Lock>, persist: bool) {
         self.counts = Arc::default();
         for lock in locks {
             let counts = self.counts.clone();
@@ -25,6 +27,7 @@ impl Contenders {
                 loop {
                     match lock.cycle().await {
                         Ok(()) => counts.completed(),
+                        Err(_) if persist => sleep(PAUSE).await,
                         Err(reason) => return counts.fail(reason.to_string()),
                     }
                 }
@@ -58,6 +61,9 @@ impl Contenders {
         self.counts = Arc::default();
     }
 }
+
+/// Between a failure and the next attempt.
+const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Counts {

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `connect ADDRESS SESSIONS` | opens sessions, and closes those from before | |
 //! | `start PATH CONTENDERS` | contenders acquire and release the lock until `close`. They use the sessions in turn | |
+//! | `persist PATH CONTENDERS` | the same, but what fails is tried again. Not go-zookeeper | |
 //! | `count` | | cycles so far, and when the last one was complete |
 //! | `acquire PATH` | | when the lock was granted |
 //! | `release PATH` | | when the release began |
@@ -68,11 +69,11 @@ impl Driver {
                 let opened = (0..sessions.parse()?).map(|_| Session::open(self.library, address));
                 self.sessions = try_join_all(opened).await?;
             }
-            ["start", path, contenders] => {
+            [start @ ("start" | "persist"), path, contenders] => {
                 self.session()?.make_directory(path).await?;
                 let sessions = self.sessions.iter().cycle().take(contenders.parse()?);
                 let mutexes = sessions.map(|session| session.mutex(path)).collect::<Result<_>>()?;
-                self.contenders.start(mutexes);
+                self.contenders.start(mutexes, start == "persist");
             }
             ["count"] => return self.contenders.count(),
             ["acquire", path] => {

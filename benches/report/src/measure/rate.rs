@@ -17,6 +17,8 @@ pub struct Load<'a> {
     pub contenders: usize,
     /// How long cycles are counted.
     pub window: Duration,
+    /// Contenders try again what fails.
+    pub persist: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -32,12 +34,13 @@ pub struct Rate {
 /// sent in one packet. Over several sessions this averages out.
 pub fn rate(processes: &mut Processes<'_>, library: Library, load: &Load<'_>) -> Result<Rate> {
     processes.with(library, |process| {
-        let Load { address, server, sessions, contenders, window } = load;
+        let Load { address, server, sessions, contenders, window, persist } = load;
         if let Some(server) = server {
             super::until_alone(server, 0)?;
         }
         process.ask(&format!("connect {address} {sessions}"))?;
-        process.ask(&format!("start {} {contenders}", unique_path("rate")))?;
+        let start = if *persist { "persist" } else { "start" };
+        process.ask(&format!("{start} {} {contenders}", unique_path("rate")))?;
         if let (true, Some(server)) = (library.queues(), server) {
             // Those between two cycles have no node.
             let most = contenders * 3 / 4;

@@ -29,6 +29,7 @@ pub fn measure(bench: &mut Bench<'_>) -> Cycles {
         sessions,
         contenders,
         window,
+        persist: false,
     };
     // What compiles at run time is compiled. A library that fails here fails again below, and is reported there.
     let warm_up = Load { window: WARM_UP, ..one(1, 16) };
@@ -72,7 +73,7 @@ fn on_ensemble(bench: &mut Bench<'_>) -> Outcome<Rate> {
         return Library::ALL.map(|library| (library, reason())).into();
     };
     let (address, window) = (ensemble.connect_string(), bench.plan.window);
-    let load = Load { address: &address, server: None, sessions: 1, contenders: 1, window };
+    let load = Load { address: &address, server: None, sessions: 1, contenders: 1, window, persist: false };
     rates(bench, &Library::ALL, bench.plan.rounds, &load)
 }
 

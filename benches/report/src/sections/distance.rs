@@ -27,7 +27,8 @@ pub fn measure(bench: &mut Bench<'_>, near: &Outcome<Rate>) -> Result<Section> {
         let address = relay::start(&server.address(), one_way)?.to_string();
         // Long enough for a few cycles.
         let window = bench.plan.window.max(25 * one_way);
-        let load = Load { address: &address, server: None, sessions: 1, contenders: 1, window };
+        let load =
+            Load { address: &address, server: None, sessions: 1, contenders: 1, window, persist: false };
         let outcome = measure::alternate(&Library::ALL, bench.plan.rounds, |library| {
             rate::rate(&mut bench.processes, library, &load)
         });

@@ -3,6 +3,7 @@
 pub mod cycles;
 pub mod distance;
 pub mod handoff;
+pub mod lasting;
 pub mod memory;
 
 use crate::library::Library;

@@ -1,0 +1,178 @@
+//! What is left of the grants while a fault lasts.
+
+use std::time::Duration;
+
+use super::Bench;
+use crate::Result;
+use crate::common::{Ensemble, ServerOptions};
+use crate::cutting_relay;
+use crate::library::Library;
+use crate::measure::rate::{self, Load};
+use crate::measure::{self, Outcome};
+use crate::production;
+use crate::relay;
+use crate::section::Section;
+use crate::spread::Spread;
+use crate::table::{Better, Cell, Table};
+
+/// A fault that lasts for all rounds.
+struct Fault {
+    name: &'static str,
+    /// At least this part of the grants without a fault must be left to lockkeeper.
+    bound: f64,
+    begin: fn() -> Result<Site>,
+}
+
+const FAULTS: [Fault; 4] = [
+    Fault { name: "one server down", bound: 0.5, begin: one_server_down },
+    Fault { name: "slow disks", bound: 0.1, begin: slow_disks },
+    Fault { name: "a slow follower", bound: 0.2, begin: slow_follower },
+    Fault { name: "cut connections", bound: 0.3, begin: cut_connections },
+];
+
+/// An ensemble with a fault.
+struct Site {
+    /// Dropping it ends the servers.
+    _ensemble: Ensemble,
+    addresses: String,
+}
+
+/// The sections, and what is below its bound.
+pub fn measure(bench: &mut Bench<'_>) -> Result<(Vec<Section>, Vec<String>)> {
+    println!("no fault");
+    let calm = grants(bench, whole)?;
+    let (mut table, mut left) = (Table::new(Better::Higher), Table::new(Better::Higher));
+    let mut below = Vec::new();
+    table.column("no fault", calm.clone());
+    for Fault { name, bound, begin } in FAULTS {
+        println!("{name}");
+        let outcome = grants(bench, begin)?;
+        let parts = parts_left(&outcome, &calm);
+        for (_, part) in parts.iter().filter(|(library, _)| *library == Library::Lockkeeper) {
+            match part {
+                Ok(part) if Spread::of(part.clone()).median >= bound => {}
+                other => {
+                    below.push(format!("{name}: {other:?} of the grants are left; at least {bound} must be"))
+                }
+            }
+        }
+        table.column(name, outcome);
+        left.column(format!("{name} (≥ {bound})"), parts);
+    }
+    let sections = vec![
+        Section {
+            title: "Grants a minute",
+            text: format!(
+                "Four sessions in one process contend for one lock of an ensemble of three. They connect to all of its \
+                 members. A request that fails is made again after 50 ms.\n\n\
+                 *One server down*: a follower, from before the first connect to the end. *Slow disks*: every member \
+                 forces its log to disk {} times a second at most (`zookeeper.flushDelay`). *A slow follower*: what it \
+                 sends to its leader and gets from it takes {:?} each way; one session in three or so is connected to \
+                 it. *Cut connections*: in every second, {} % of all clients' connections are cut. The sessions have a \
+                 timeout of 40 s and survive this.",
+                1000 / FLUSH_MILLISECONDS,
+                LAG,
+                cutting_relay::PART * 100.0
+            ),
+            corner: "grants a minute",
+            table,
+            plot: None,
+        },
+        Section {
+            title: "The part that is left",
+            text: "The grants of each round under the fault, by those of the same round without it. In brackets above, \
+                   the bound for lockkeeper: the command fails if less is left."
+                .to_owned(),
+            corner: "part of the grants",
+            table: left,
+            plot: None,
+        },
+    ];
+    Ok((sections, below))
+}
+
+const LIBRARIES: [Library; 3] = [Library::Lockkeeper, Library::Kazoo, Library::Curator];
+
+/// Grants a minute.
+fn grants(bench: &mut Bench<'_>, begin: fn() -> Result<Site>) -> Result<Vec<(Library, Cell)>> {
+    let (rounds, window) = bench.plan.lasting;
+    let site = begin()?;
+    let load =
+        Load { address: &site.addresses, server: None, sessions: 4, contenders: 4, window, persist: true };
+    let outcome: Outcome<_> =
+        measure::alternate(&LIBRARIES, rounds, |library| rate::rate(&mut bench.processes, library, &load));
+    Ok(measure::part(&outcome, |rate| rate.per_second * 60.0))
+}
+
+fn parts_left(outcome: &[(Library, Cell)], calm: &[(Library, Cell)]) -> Vec<(Library, Cell)> {
+    let part = |((library, grants), (_, calm)): (&(Library, Cell), &(Library, Cell))| {
+        let parts = match (grants, calm) {
+            (Ok(grants), Ok(calm)) => {
+                Ok(grants.iter().zip(calm).map(|(grants, calm)| grants / calm).collect())
+            }
+            (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
+        };
+        (*library, parts)
+    };
+    outcome.iter().zip(calm).map(part).collect()
+}
+
+fn site(ensemble: Ensemble) -> Site {
+    Site { addresses: ensemble.connect_string(), _ensemble: ensemble }
+}
+
+fn whole() -> Result<Site> {
+    Ok(site(Ensemble::start_with(&production::options())))
+}
+
+fn one_server_down() -> Result<Site> {
+    let ensemble = Ensemble::start_with(&production::options());
+    ensemble.member(ensemble.follower()).stop();
+    Ok(site(ensemble))
+}
+
+fn slow_disks() -> Result<Site> {
+    let mut options: ServerOptions = production::options();
+    let delays = ["flushDelay", "maxWriteQueuePollTime"];
+    options.jvm.extend(delays.map(|delay| format!("-Dzookeeper.{delay}={FLUSH_MILLISECONDS}")));
+    Ok(site(Ensemble::start_with(&options)))
+}
+
+/// The time between two flushes of a log.
+const FLUSH_MILLISECONDS: u32 = 20;
+
+fn slow_follower() -> Result<Site> {
+    // Of three servers that start together, the one with the smallest number does not lead.
+    let link = |from: usize, _: usize, port: u16| match from {
+        0 => relay::start(&format!("127.0.0.1:{port}"), LAG).map_or(port, |address| address.port()),
+        _ => port,
+    };
+    let ensemble = Ensemble::start_linked(&production::options(), &link);
+    match ensemble.leader() {
+        0 => Err("the slow member leads".into()),
+        _ => Ok(site(ensemble)),
+    }
+}
+
+/// How long the slow follower's links take, one way.
+const LAG: Duration = Duration::from_millis(25);
+
+fn cut_connections() -> Result<Site> {
+    let ensemble = Ensemble::start_with(&production::options());
+    let relays = ensemble.members().iter().map(|member| cutting_relay::start(&member.address()));
+    let addresses = relays.map(|address| Ok(address?.to_string())).collect::<Result<Vec<_>>>()?.join(",");
+    Ok(Site { _ensemble: ensemble, addresses })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_that_is_left_is_taken_round_by_round() {
+        let calm = [(Library::Kazoo, Ok(vec![100.0, 200.0])), (Library::Curator, Ok(vec![1.0]))];
+        let faulty = [(Library::Kazoo, Ok(vec![50.0, 20.0])), (Library::Curator, Err("no".to_owned()))];
+        let expected = [(Library::Kazoo, Ok(vec![0.5, 0.1])), (Library::Curator, Err("no".to_owned()))];
+        assert_eq!(parts_left(&faulty, &calm), expected);
+    }
+}
