@@ -47,3 +47,7 @@ scale:
 # The page docs/benchmarks.md, beside the peers: twenty minutes on a machine that does nothing else.
 report:
     cargo run --release -p lockkeeper-report
+
+# The page docs/lasting-faults.md: what is left of the grants while a fault lasts. Twelve minutes.
+lasting:
+    cargo run --release -p lockkeeper-report -- --faults

@@ -120,7 +120,7 @@ async fn main() -> Result<()> {
     };
     match &server {
         Some(_) => println!(
-            "server   its own, {}, data below {}",
+            "server   its own, standalone, {}, data below {}",
             production::DESCRIPTION,
             env::temp_dir().display()
         ),

@@ -10,7 +10,11 @@ use crate::{Bench, SESSION_TIMEOUT, common, host, production};
 pub fn print(bench: &Bench) {
     println!("date     {}", host::date());
     println!("machine  {}", host::machine());
-    println!("server   ZooKeeper {}, {}", host::package_version("zookeeper"), production::DESCRIPTION);
+    println!(
+        "server   ZooKeeper {}, standalone, {}",
+        host::package_version("zookeeper"),
+        production::DESCRIPTION
+    );
     println!(
         "client   lockkeeper {}, {}, session timeout {SESSION_TIMEOUT:?}",
         env!("CARGO_PKG_VERSION"),

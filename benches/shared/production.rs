@@ -2,8 +2,7 @@
 
 use crate::common::ServerOptions;
 
-pub const DESCRIPTION: &str =
-    "standalone, tickTime 2000, every write forced to disk (forceSync as by default)";
+pub const DESCRIPTION: &str = "tickTime 2000, every write forced to disk (forceSync as by default)";
 
 /// The options that turn the tests' server into one with production settings: the flags that save a test time and disk
 /// writes are reversed.

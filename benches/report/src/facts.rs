@@ -11,7 +11,8 @@ use crate::setup::Setup;
 pub struct Facts(pub Vec<(&'static str, String)>);
 
 impl Facts {
-    pub fn of(setup: &Setup) -> Facts {
+    /// `servers` says how many there are.
+    pub fn of(setup: &Setup, servers: &str) -> Facts {
         let temporary = env::temp_dir();
         let file_system = host::output("stat", &["-f", "-c", "%T", &temporary.to_string_lossy()]);
         let zookeeper = host::package_version("zookeeper");
@@ -31,8 +32,8 @@ impl Facts {
             ("date", host::date()),
             ("commit", commit()),
             ("machine", host::machine()),
-            ("server", format!("ZooKeeper {zookeeper}, {}", production::DESCRIPTION)),
-            ("server's data", format!("below {}, a file system of type {file_system}", temporary.display())),
+            ("server", format!("ZooKeeper {zookeeper}, {servers}, {}", production::DESCRIPTION)),
+            ("servers' data", format!("below {}, a file system of type {file_system}", temporary.display())),
             (
                 "lockkeeper",
                 format!("{}, {}", env!("CARGO_PKG_VERSION"), host::output("rustc", &["--version"])),

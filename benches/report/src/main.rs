@@ -71,15 +71,13 @@ fn main() -> Result<()> {
     let begun = Instant::now();
     let plan = if quick { Plan::QUICK } else { Plan::FULL };
     let setup = setup::install()?;
-    let mut facts = Facts::of(&setup);
+    let page = if faults { page::LASTING_FAULTS } else { page::BENCHMARKS };
+    let mut facts = Facts::of(&setup, page.servers);
     println!("measuring");
     let bench = &mut Bench { plan: &plan, processes: Processes::new(&setup) };
-    let (page, sections, below) = match faults {
-        true => {
-            let (sections, below) = sections::lasting::measure(bench)?;
-            (page::LASTING_FAULTS, sections, below)
-        }
-        false => (page::BENCHMARKS, measure(bench)?, Vec::new()),
+    let (sections, below) = match faults {
+        true => sections::lasting::measure(bench)?,
+        false => (measure(bench)?, Vec::new()),
     };
     facts.0.push(("duration", format!("{} s", begun.elapsed().as_secs())));
     page.write(&out, &facts, &plan, &sections)?;

@@ -12,16 +12,22 @@ use crate::section::Section;
 pub struct Page {
     /// The name of the file.
     file: &'static str,
+    /// How many there are.
+    pub servers: &'static str,
     head: &'static str,
     how: fn(&Plan) -> String,
 }
 
 /// How fast it is.
-pub const BENCHMARKS: Page = Page { file: "benchmarks.md", head: HEAD, how };
+pub const BENCHMARKS: Page = Page { file: "benchmarks.md", servers: "standalone", head: HEAD, how };
 
 /// What is left of that while a fault lasts.
-pub const LASTING_FAULTS: Page =
-    Page { file: "lasting-faults.md", head: LASTING_FAULTS_HEAD, how: how_under_faults };
+pub const LASTING_FAULTS: Page = Page {
+    file: "lasting-faults.md",
+    servers: "an ensemble of three",
+    head: LASTING_FAULTS_HEAD,
+    how: how_under_faults,
+};
 
 impl Page {
     /// Writes the page, and the plots in `benchmarks`, into a directory.
