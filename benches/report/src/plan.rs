@@ -30,7 +30,7 @@ impl Plan {
         distances: &[Duration::from_micros(500), Duration::from_millis(2), Duration::from_millis(10)],
         handoffs: 60,
         waiting: &[(100, 3), (1_000, 3), (10_000, 1)],
-        lasting: (3, Duration::from_secs(10)),
+        lasting: (5, Duration::from_secs(5)),
     };
 
     /// Too little for a measurement. It shows that everything works.
