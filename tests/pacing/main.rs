@@ -293,14 +293,19 @@ async fn listing_reads_a_few_nodes_at_a_time_and_truncates_long_data() {
         let data = if number == 50 { &long } else { short };
         test.observer.create(&path, data.as_bytes(), &options).await.expect("a new node");
     }
-    let (list, listed) = oneshot::channel();
     let path: Arc<str> = test.path.as_str().into();
-    let contenders = LockMessage::Contenders(Default::default(), list.into());
-    test.ask(Resource::Lock(path.clone()), RegistryMessage::Lock(path.clone(), contenders));
-    let contenders = listed.await.expect("a reply").expect("an answer");
+    let list = async || {
+        let (list, listed) = oneshot::channel();
+        let contenders = LockMessage::Contenders(Default::default(), list.into());
+        test.ask(Resource::Lock(path.clone()), RegistryMessage::Lock(path.clone(), contenders));
+        listed.await.expect("a reply").expect("an answer")
+    };
+    // The member of an ensemble that the keeper is connected to may learn of them later than the observer's.
+    eventually("all are listed", SOON, async || list().await.len() == 100).await;
+    let contenders = list().await;
     let (hold, held) = oneshot::channel();
     let holders = SemaphoreMessage::LeaseHolders(hold.into());
-    test.ask(Resource::Semaphore(path.clone()), RegistryMessage::Semaphore(path, holders));
+    test.ask(Resource::Semaphore(path.clone()), RegistryMessage::Semaphore(path.clone(), holders));
     let holders = held.await.expect("a reply").expect("an answer");
     assert_eq!((contenders.len(), holders.len()), (100, 100));
     assert!(test.failing.most_reads() <= AT_A_TIME, "{} at a time", test.failing.most_reads());
