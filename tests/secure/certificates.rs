@@ -20,8 +20,8 @@ fn showing(certificate: &Certificate) -> Server {
     Server::start_with(&ServerOptions::default().with_tls(certificate))
 }
 
-/// How long the refused connections are tried.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long the refused connections are tried: at least once, also on a busy machine.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The reason of a connection that fails in time.
 async fn refusal(address: &str, tls: TlsOptions) -> String {
