@@ -9,20 +9,24 @@ use lockkeeper_actors::machine::{Failure, Moment, PathEvent, Ticket, candidate, 
 use lockkeeper_actors::machine::{semaphore, session};
 use lockkeeper_actors::record::{Exchange, Origin, Step};
 
+use super::common::run;
 use super::records::specification::*;
 use super::scenes;
 
-#[tokio::test]
-async fn a_real_record_keeps_every_rule_and_one_altered_step_breaks_it() {
-    let steps = scenes::all().await;
-    judge(&steps).unwrap_or_else(|broken| panic!("{broken}"));
-    for rule in RULES {
-        let (_, alter) = ALTERED.iter().find(|(altered, _)| altered == rule).expect("each rule has a row");
-        let mut altered = steps.clone();
-        assert!(alter(&mut altered).is_some(), "{rule}: there is no such step");
-        let broken = judge(&altered).expect_err(rule);
-        assert_eq!(broken.rule, *rule, "{broken}");
-    }
+#[test]
+fn a_real_record_keeps_every_rule_and_one_altered_step_breaks_it() {
+    run(async {
+        let steps = scenes::all().await;
+        judge(&steps).unwrap_or_else(|broken| panic!("{broken}"));
+        for rule in RULES {
+            let (_, alter) =
+                ALTERED.iter().find(|(altered, _)| altered == rule).expect("each rule has a row");
+            let mut altered = steps.clone();
+            assert!(alter(&mut altered).is_some(), "{rule}: there is no such step");
+            let broken = judge(&altered).expect_err(rule);
+            assert_eq!(broken.rule, *rule, "{broken}");
+        }
+    });
 }
 
 fn judge(steps: &[Step]) -> Result<(), Broken> {
