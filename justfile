@@ -52,6 +52,6 @@ scale:
 report:
     cargo run --release -p lockkeeper-report
 
-# The page docs/lasting-faults.md: what is left of the grants while a fault lasts. Twelve minutes.
+# The page docs/lasting-faults.md: what is left of the grants while a fault lasts. Ten minutes.
 lasting:
     cargo run --release -p lockkeeper-report -- --faults
