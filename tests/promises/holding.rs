@@ -100,11 +100,17 @@ async fn a_release_continues_when_its_future_is_dropped(kind: Kind) {
 
 async fn a_node_that_is_gone_already_counts_as_released(kind: Kind) {
     let (site, keeper) = (kind.site("gone").await, connect().await);
-    let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
-    site.server.delete(&guard.node()).await;
-    // A heartbeat in between may have noticed.
-    let released = guard.release().await;
-    assert!(matches!(released, Ok(()) | Err(ReleaseError::Lost)), "{released:?}");
+    let mut released = Err(ReleaseError::Lost);
+    for _ in 0..20 {
+        let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
+        site.server.delete(&guard.node()).await;
+        released = guard.release().await;
+        // A heartbeat in between may have noticed, or the watch of a node that lingers.
+        if !matches!(released, Err(ReleaseError::Lost)) {
+            break;
+        }
+    }
+    assert!(matches!(released, Ok(())), "{released:?}");
     drop(site.lock(&keeper).try_acquire().await.expect("the lock is free"));
 }
 
