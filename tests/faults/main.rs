@@ -109,13 +109,14 @@ async fn under_every_fault() {
     assert!(KINDS.iter().all(|kind| findings.of(kind) > summary.injected), "too few grants of some kind");
 }
 
-/// The second one only on an ensemble: a single server has no followers.
+/// The others only on an ensemble: a single server has no followers, and its clock runs at the usual rate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn clients_that_hold_for_too_long_are_detected() {
     let _alone = ALONE.lock().await;
     a_client_that_ignores_its_loss().await;
     if std::env::var("LOCKKEEPER_TEST_SERVER").is_ok_and(|server| server == "ensemble") {
         a_client_that_trusts_follower_reads().await;
+        clocks_that_break_the_assumption().await;
     }
 }
 
@@ -145,6 +146,20 @@ async fn a_client_that_trusts_follower_reads() {
     let histories = stage.end().await.expect("all clients end");
     assert_ne!(history::check(&histories).overlaps, [""; 0]);
     assert_ne!(stage.resource.seen().violations, [""; 0]);
+}
+
+/// It shows that the servers' clocks do run at another rate, and that the promises need the assumption.
+async fn clocks_that_break_the_assumption() {
+    let stage = Stage::start_at_rate(2.0, &[Twin::None; 3], now()).await;
+    stage.recovered(now()).await.expect("all clients work");
+    assert!(fault::hold(&stage, 0, Order::HoldAlone).await);
+    let proxies = &stage.clients[0].proxies;
+    proxies.iter().for_each(|proxy| proxy.black_hole(true));
+    // In half of this time the servers end the session, and another client acquires.
+    sleep(2 * SESSION).await;
+    proxies.iter().for_each(|proxy| proxy.black_hole(false));
+    let histories = stage.end().await.expect("all clients end");
+    assert_ne!(history::check(&histories).overlaps, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

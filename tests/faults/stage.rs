@@ -30,6 +30,9 @@ const SYNC_TICKS: u32 = 15;
 const TICK: Duration = Duration::from_millis(200);
 pub const SYNC: Duration = TICK.saturating_mul(SYNC_TICKS);
 
+/// How fast the clocks of an ensemble's servers run, for one second of the clients. The promises allow for a hundredth.
+const CLOCK_RATE: f64 = 1.009;
+
 /// The time limit after a fault until every client works again, and until nothing is left of released locks.
 pub const RECOVERY: Duration = SESSION.saturating_mul(5);
 
@@ -54,18 +57,19 @@ pub enum Servers {
 }
 
 impl Servers {
-    /// Starts the servers that `LOCKKEEPER_TEST_SERVER` selects.
-    pub fn start() -> Servers {
+    /// Starts the servers that `LOCKKEEPER_TEST_SERVER` selects. Only those of an ensemble have clocks of another rate.
+    pub fn start(clock_rate: f64) -> Servers {
         match std::env::var("LOCKKEEPER_TEST_SERVER").as_deref() {
-            Ok("ensemble") => Servers::three(),
+            Ok("ensemble") => Servers::three(clock_rate),
             Ok(_) | Err(_) => Servers::One(TestServer::start()),
         }
     }
 
-    fn three() -> Servers {
+    fn three(clock_rate: f64) -> Servers {
         let options = ServerOptions {
             tick_ms: u32::try_from(TICK.as_millis()).expect("it is short"),
             config: vec![format!("syncLimit={SYNC_TICKS}")],
+            clock_rate: Some(clock_rate),
             ..ServerOptions::default()
         };
         let links = Mutex::new(BTreeMap::new());
@@ -129,7 +133,12 @@ pub struct Client {
 impl Stage {
     /// Starts the servers and one client for each twin, all working.
     pub async fn start(twins: &[Twin], seed: u64) -> Stage {
-        let servers = Servers::start();
+        Stage::start_at_rate(CLOCK_RATE, twins, seed).await
+    }
+
+    /// Like `start`, with other clocks.
+    pub async fn start_at_rate(clock_rate: f64, twins: &[Twin], seed: u64) -> Stage {
+        let servers = Servers::start(clock_rate);
         let resource = Resource::start().await;
         let mut clients = Vec::new();
         for (number, twin) in twins.iter().enumerate() {

@@ -4,13 +4,22 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// The command line of a server, without the configuration file at its end. The error says what is missing and how to
-/// install it.
-pub fn command(more_flags: &[String]) -> Result<Vec<OsString>, String> {
-    let class_path = class_path()?;
+use super::clock;
+
+/// The command line of a server, without the configuration file at its end. With a rate, its clock runs at that rate.
+/// The error says what is missing and how to install it.
+pub fn command(more_flags: &[String], clock_rate: Option<f64>) -> Result<Vec<OsString>, String> {
+    let mut class_path = class_path()?;
     let mut command = vec![OsString::from("java")];
     command.extend(FLAGS.iter().map(OsString::from));
     command.extend(more_flags.iter().map(OsString::from));
+    if let Some(rate) = clock_rate {
+        let mut first = clock::class_path()?.as_os_str().to_owned();
+        first.push(":");
+        first.push(class_path);
+        class_path = first;
+        command.push(clock::flag(rate).into());
+    }
     command.extend(["-cp".into(), class_path, MAIN_CLASS.into()]);
     Ok(command)
 }

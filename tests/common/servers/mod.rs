@@ -6,6 +6,7 @@
 // Every test binary compiles this whole tree but uses only part of it.
 #![allow(dead_code, unused_imports)]
 
+mod clock;
 pub mod ensemble;
 pub mod guardian;
 pub mod java;

@@ -40,6 +40,8 @@ pub struct ServerOptions {
     /// The port for clients, if that takes only TLS: see `ServerOptions::with_tls`. The other port then serves the
     /// four-letter words.
     pub secure_port: Option<u16>,
+    /// How many seconds the server's timeouts count in one second of its clients.
+    pub clock_rate: Option<f64>,
 }
 
 /// The server's directory, in the options of a server.
@@ -53,6 +55,7 @@ impl Default for ServerOptions {
             jvm: Vec::new(),
             files: Vec::new(),
             secure_port: None,
+            clock_rate: None,
         }
     }
 }
@@ -207,7 +210,7 @@ impl Server {
         config: &[String],
         id: Option<usize>,
     ) -> Result<Server, String> {
-        let java = java::command(&options.jvm)?;
+        let java = java::command(&options.jvm, options.clock_rate)?;
         let guardian = Guardian::new("lockkeeper-zookeeper", |directory| {
             let in_directory = |word: OsString| match word.to_str() {
                 Some(text) => text.replace(DIRECTORY, &directory.to_string_lossy()).into(),
