@@ -30,13 +30,14 @@ enum Bound {
     Grants(f64),
 }
 
-const FAULTS: [Fault; 4] = [
+const FAULTS: [Fault; 5] = [
     Fault { name: "one server down", bound: Bound::Part(0.5), begin: one_server_down },
     // A release waits for the flush of its delete. The node of the next one is there already. Two thirds of the flushes.
     Fault { name: "slow disks", bound: Bound::Grants(2000.0), begin: slow_disks },
     // A grant waits for two round trips to a member at most, one after the other.
     Fault { name: "a slow follower", bound: Bound::Grants(600.0), begin: slow_follower },
     Fault { name: "cut connections", bound: Bound::Part(0.5), begin: cut_connections },
+    Fault { name: "fast clocks", bound: Bound::Part(0.5), begin: fast_clocks },
 ];
 
 /// An ensemble with a fault.
@@ -77,7 +78,8 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(Vec<Section>, Vec<String>)> {
                  forces its log to disk {} times a second at most (`zookeeper.flushDelay`). *A slow follower*: what it \
                  sends to its leader and gets from it takes {:?} each way; one session in three or so is connected to \
                  it. *Cut connections*: in every second, {} % of all clients' connections are cut. The sessions have a \
-                 timeout of 40 s and survive this.\n\n\
+                 timeout of 40 s and survive this. *Fast clocks*: the clocks of all members run {} % faster than \
+                 those of the clients.\n\n\
                  A grant counts when its release is confirmed. What fails is tried again: by lockkeeper and kazoo in \
                  their own ways, by Curator up to 20 times, 100 ms apart (`RetryNTimes`). What fails all the same is \
                  requested again after 50 ms.\n\n\
@@ -88,7 +90,8 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(Vec<Section>, Vec<String>)> {
                  median is below it.",
                 1000 / FLUSH_MILLISECONDS,
                 LAG,
-                cutting_relay::PART * 100.0
+                cutting_relay::PART * 100.0,
+                FAST_CLOCKS_PERCENT,
             ),
             corner: "grants a minute",
             table,
@@ -191,6 +194,13 @@ fn cut_connections() -> Result<Site> {
     let addresses = relays.map(|address| Ok(address?.to_string())).collect::<Result<Vec<_>>>()?.join(",");
     Ok(Site { _ensemble: ensemble, addresses })
 }
+
+fn fast_clocks() -> Result<Site> {
+    let clock_rate = Some(1.0 + FAST_CLOCKS_PERCENT / 100.0);
+    Ok(site(Ensemble::start_with(&ServerOptions { clock_rate, ..production::options() })))
+}
+
+const FAST_CLOCKS_PERCENT: f64 = 1.0;
 
 #[cfg(test)]
 mod tests {
