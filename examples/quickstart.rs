@@ -10,7 +10,7 @@ use futures::StreamExt;
 use lockkeeper::Keeper;
 use lockkeeper::error::AcquireTimeoutError;
 use lockkeeper::session::SessionEvent;
-use lockkeeper_embedded::Embedded;
+use lockkeeper_embedded::{Embedded, Proxy};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -83,18 +83,19 @@ async fn give_up_and_cancel(address: &str) -> Result<()> {
 /// A holder whose cable is pulled learns that it has lost the lock before any other client can acquire it.
 async fn lose_and_recover(address: &str) -> Result<()> {
     println!("A lost session:");
-    let proxy = cable::Proxy::start(address).await?;
-    let (unlucky, lucky) = (connect(&proxy.address, "unlucky").await?, connect(address, "lucky").await?);
+    let proxy = Proxy::start(address).await?;
+    let (unlucky, lucky) = (connect(&proxy.address(), "unlucky").await?, connect(address, "lucky").await?);
     let mut events = unlucky.events();
     let guard = unlucky.lock(PATH)?.acquire().await?;
     println!("  {:?} under token {:#x}; the cable is pulled", guard.state(), guard.token());
-    proxy.pull();
+    proxy.refuse(true);
+    proxy.cut();
     guard.lost().await;
     println!("  {:?}", guard.state());
     let next = lucky.lock(PATH)?.acquire().await?;
     println!("  only now the next client holds, under token {:#x}", next.token());
     next.release().await?;
-    proxy.plug();
+    proxy.refuse(false);
     while let Some(event) = events.next().await {
         println!("  the keeper reports {event:?}");
         if matches!(event, SessionEvent::Connected { epoch: 2.. }) {
@@ -107,49 +108,4 @@ async fn lose_and_recover(address: &str) -> Result<()> {
     unlucky.close().await;
     lucky.close().await;
     Ok(())
-}
-
-/// A cable that can be pulled: a small TCP proxy.
-mod cable {
-    use tokio::net::{TcpListener, TcpStream};
-    use tokio::sync::watch;
-
-    pub struct Proxy {
-        pub address: String,
-        plugged: watch::Sender<bool>,
-    }
-
-    impl Proxy {
-        pub async fn start(target: &str) -> std::io::Result<Proxy> {
-            let listener = TcpListener::bind("127.0.0.1:0").await?;
-            let address = listener.local_addr()?.to_string();
-            let (plugged, state) = watch::channel(true);
-            let target = target.to_owned();
-            tokio::spawn(async move {
-                while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(carry(client, target.clone(), state.clone()));
-                }
-            });
-            Ok(Proxy { address, plugged })
-        }
-
-        pub fn pull(&self) {
-            self.plugged.send_replace(false);
-        }
-
-        pub fn plug(&self) {
-            self.plugged.send_replace(true);
-        }
-    }
-
-    async fn carry(mut client: TcpStream, target: String, mut plugged: watch::Receiver<bool>) {
-        if *plugged.borrow() {
-            if let Ok(mut server) = TcpStream::connect(target).await {
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                    _ = plugged.wait_for(|plugged| !plugged) => {}
-                }
-            }
-        }
-    }
 }
