@@ -7,6 +7,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use common::{Runner, shared, unique_path};
+use futures::StreamExt;
 use lockkeeper::messages::Ticket;
 use lockkeeper::{Dialect, FencingToken, Keeper, LeaseState, LockOptions, Mode};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -30,6 +31,9 @@ async fn the_calls_that_replace_those_of_kazoo_work() -> Result<(), Box<dyn Erro
     let guard = call!(calls, lock.acquire().await)?;
     assert!(call!(calls, guard.is_held()));
     assert_eq!(call!(calls, lock.contenders().await)?[0].identifier, "billing-7");
+    let mut leaders = call!(calls, keeper.singleton(path)?.leaders());
+    let leader = leaders.next().await.expect("the current one")?;
+    assert_eq!(leader.expect("the holder").identifier, "billing-7");
     assert!(call!(calls, lock.try_acquire().await).is_err());
     let ticket = Ticket::new();
     call!(calls, lock.cancel(ticket));
@@ -70,6 +74,8 @@ async fn the_calls_that_replace_those_of_curator_work() -> Result<(), Box<dyn Er
     assert!(call!(calls, guard.valid_until()) > Some(Instant::now()));
     assert_eq!(call!(calls, lock.contenders().await)?.len(), 1);
     assert!(call!(calls, lock.try_acquire().await).is_err());
+    let work = async { 7 };
+    assert_eq!(call!(calls, guard.protect(work).await)?, 7);
     call!(calls, guard.release().await)?;
     let path = &unique_path("curator-calls-mutex");
     let mutex = call!(calls, keeper.lock_with(path, LockOptions::new().dialect(Dialect::Curator)))?;
