@@ -1,4 +1,4 @@
-//! The first program of the README, and the tables for those who come from kazoo or Curator: each call compiles and runs.
+//! The tables for those who come from kazoo or Curator: each call compiles and runs.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Runner, shared, unique_path};
 use futures::StreamExt;
 use lockkeeper::messages::Ticket;
-use lockkeeper::{Dialect, FencingToken, Keeper, LeaseState, LockOptions, Mode};
+use lockkeeper::{Dialect, Keeper, LeaseState, LockOptions, Mode};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 /// Runs a call, and strikes it off the calls of a table.
@@ -105,38 +105,6 @@ async fn the_calls_that_replace_those_of_curator_work() -> Result<(), Box<dyn Er
     assert_eq!(calls, BTreeSet::new());
     Ok(())
 }
-
-#[tokio::test]
-async fn the_first_program_of_the_readme_works() -> Result<(), Box<dyn Error>> {
-    let readme = include_str!("../README.md");
-    let program = readme.split("```rust,no_run\n").nth(1).and_then(|program| program.split("```").next());
-    let (_, statements) = program.and_then(|program| program.split_once("{\n")).expect("a main function");
-    let (statements, bill) = statements.split_once("}\n").expect("its end");
-    let statements = statements.replace("\"zk1:2181,zk2:2181,zk3:2181/app\"", "address");
-    for text in [statements.as_str(), bill] {
-        assert!(include_str!("documents.rs").contains(text), "not in this file:\n{text}");
-    }
-    first_program(&shared().address()).await
-}
-
-async fn first_program(address: &str) -> Result<(), Box<dyn Error>> {
-    let keeper = Keeper::options()
-        .session_timeout(Duration::from_secs(10))
-        .identifier("billing-7")
-        .connect(address)
-        .await?;
-    let lock = keeper.lock("/locks/ledger")?;
-
-    let guard = lock.acquire().await?;
-    // Stopped if the lease ends first. With the token, the database can refuse a former holder.
-    guard.protect(bill(guard.token())).await?;
-    guard.release().await?;
-
-    keeper.close().await;
-    Ok(())
-}
-
-async fn bill(_token: FencingToken) {}
 
 /// The code in the second column of the tables under these headings of a page, without spaces.
 fn calls_of(page: &str, headings: &[&str]) -> BTreeSet<String> {
