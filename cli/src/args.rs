@@ -105,7 +105,7 @@ Exit codes:
   0    done
   1    the request was refused, or `doctor` found something
   64   the arguments cannot be used
-  69   no server was reached
+  69   no server was reached, or none answered
   75   not acquired: another contender holds it
   76   the lock was lost, and the command was ended
   77   the servers or an access list denied it

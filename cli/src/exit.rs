@@ -16,7 +16,7 @@ pub enum Exit {
     Failure,
     /// The arguments cannot be used. Nothing was connected.
     Usage,
-    /// No server granted a session in time.
+    /// No server granted a session in time, or none answers.
     NoServer,
     /// Another contender holds what was asked for.
     NotAcquired,

@@ -1,10 +1,14 @@
 //! What is acquired: a lock, one side of a read/write lock, permits of a semaphore, or several locks.
 
+use std::fmt;
+use std::time::Duration;
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lockkeeper::error::{AcquireError, AcquireTimeoutError, ReleaseError, TryAcquireError};
 use lockkeeper::run::LeaseView;
 use lockkeeper::{FencingToken, Guard, Keeper, Lock, Mode, MultiLock, ReadLock, Semaphore, WriteLock};
+use tokio::time::timeout;
 
 use super::options::RunArgs;
 use crate::exit::{Exit, Failure, with_source};
@@ -12,6 +16,7 @@ use crate::exit::{Exit, Failure, with_source};
 /// What the arguments ask for.
 pub struct Request<'a> {
     args: &'a RunArgs,
+    keeper: &'a Keeper,
     target: Target,
 }
 
@@ -33,7 +38,7 @@ pub struct Held {
 }
 
 impl<'a> Request<'a> {
-    pub fn new(args: &'a RunArgs, keeper: &Keeper) -> Result<Request<'a>, Failure> {
+    pub fn new(args: &'a RunArgs, keeper: &'a Keeper) -> Result<Request<'a>, Failure> {
         let target = match (&*args.paths, args.permits, args.mode()) {
             ([path], Some(permits), _) => Target::Permits(
                 match args.of {
@@ -50,7 +55,7 @@ impl<'a> Request<'a> {
                 Target::Several(keeper.multi_lock_with(parts, lockkeeper::LockOptions::new())?)
             }
         };
-        Ok(Request { args, target })
+        Ok(Request { args, keeper, target })
     }
 
     /// Acquires, waiting for as long as the arguments say. Cancel safe: dropping the future withdraws the request.
@@ -59,9 +64,10 @@ impl<'a> Request<'a> {
             ($held:expr, $try:expr, $timeout:expr, $forever:expr) => {
                 match (self.args.once, self.args.wait) {
                     (true, _) => $try.await.map($held).map_err(|error| self.not_tried(error)),
-                    (false, Some(time)) => {
-                        $timeout(time).await.map($held).map_err(|error| self.not_in_time(error))
-                    }
+                    (false, Some(time)) => match $timeout(time).await {
+                        Ok(guard) => Ok($held(guard)),
+                        Err(error) => Err(self.not_in_time(error).await),
+                    },
                     (false, None) => $forever.await.map($held).map_err(|error| refused(&error)),
                 }
             };
@@ -89,21 +95,41 @@ impl<'a> Request<'a> {
         match error {
             TryAcquireError::Failed(error) => refused(&error),
             TryAcquireError::Contended { .. } => self.not_acquired("another contender is ahead"),
-            error => self.not_acquired(error),
+            TryAcquireError::Suspended => no_server(),
+            error => Failure::new(Exit::Failure, error),
         }
     }
 
-    fn not_in_time(&self, error: AcquireTimeoutError) -> Failure {
+    async fn not_in_time(&self, error: AcquireTimeoutError) -> Failure {
         match error {
             AcquireTimeoutError::Failed(error) => refused(&error),
-            error => self.not_acquired(error),
+            AcquireTimeoutError::TimedOut { .. } if !self.servers_answer().await => no_server(),
+            AcquireTimeoutError::TimedOut { .. } => self.not_acquired(error),
+            error => Failure::new(Exit::Failure, error),
         }
     }
 
-    fn not_acquired(&self, why: impl std::fmt::Display) -> Failure {
+    /// Whether a server answers a question, whatever the answer. A timeout does not tell a contender from an outage, and
+    /// the keeper notices a silent connection only after a part of the session timeout.
+    async fn servers_answer(&self) -> bool {
+        const LIMIT: Duration = Duration::from_secs(2);
+        // One read of one node, which need not be a semaphore.
+        let Ok(node) = self.keeper.semaphore_stored(&self.args.paths[0]) else { return true };
+        match timeout(LIMIT, node.limit()).await {
+            Ok(Err(error)) => Failure::from(error).exit != Exit::NoServer,
+            Ok(Ok(_)) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn not_acquired(&self, why: impl fmt::Display) -> Failure {
         let exit = self.args.conflict_exit_code.map_or(Exit::NotAcquired, Exit::Code);
         Failure::new(exit, format!("not acquired: {why}"))
     }
+}
+
+fn no_server() -> Failure {
+    Failure::new(Exit::NoServer, "not acquired: the connection to ZooKeeper broke, or no server answers")
 }
 
 impl Held {

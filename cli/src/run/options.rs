@@ -37,7 +37,7 @@ pub struct RunArgs {
     #[arg(long = "try", conflicts_with_all = ["wait", "again"])]
     pub once: bool,
 
-    /// Wait for this long at most, then exit with 75
+    /// Wait for this long at most, then exit with 75, or with 69 if no server answers
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "again")]
     pub wait: Option<Duration>,
 
@@ -58,7 +58,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub kill_before: Option<Duration>,
 
-    /// The exit code if another contender holds the lock, instead of 75
+    /// The exit code if another contender holds the lock, instead of 75; without servers it is always 69
     #[arg(long, value_name = "CODE")]
     pub conflict_exit_code: Option<u8>,
 

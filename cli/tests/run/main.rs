@@ -8,5 +8,6 @@ mod credentials;
 mod ending;
 mod input;
 mod leases;
+mod outages;
 #[path = "../../../benches/shared/delaying_relay.rs"]
 mod relay;
