@@ -152,4 +152,6 @@ The command finds in its environment:
   LOCKKEEPER_TOKEN  the fencing token, a number; larger than those of all earlier holders
   LOCKKEEPER_PATH   the path of the lock
   LOCKKEEPER_NODE   the path of the lock's node
-With several paths, each has a line for each path.";
+With several paths, each has a line for each path. With several permits, LOCKKEEPER_NODE has a line for each permit, and
+all have one token. A resource may refuse smaller tokens than it has seen, but not those of --permits or --read: several
+hold at the same time then, and all their tokens are valid.";

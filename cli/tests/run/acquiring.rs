@@ -99,10 +99,12 @@ fn permits_of_a_semaphore() {
         let two =
             done(lockkeeper(&["run", "--try", "--permits", "2", "--of", "3", &path, "--", "true"])).await;
         assert_eq!(two.code, Some(75), "{}", two.err);
-        let script = "echo \"$LOCKKEEPER_NODE\" | wc -l";
+        let script = "for lines in \"$LOCKKEEPER_NODE\" \"$LOCKKEEPER_TOKEN\" \"$LOCKKEEPER_PATH\"; do \
+                      echo \"$lines\" | wc -l; done";
         drop(permits);
         let both = done(lockkeeper(&["run", "--permits", "2", &path, "--", "sh", "-c", script])).await;
-        assert_eq!((both.code, both.out.trim()), (Some(0), "2"), "{}", both.err);
+        let lines: Vec<&str> = both.out.split_whitespace().collect();
+        assert_eq!((both.code, &*lines), (Some(0), &["2", "1", "1"][..]), "{}", both.err);
     });
 }
 
