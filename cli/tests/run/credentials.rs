@@ -31,9 +31,9 @@ fn credentials_open_a_closed_directory_and_what_is_made_there_is_open() {
 
 #[cfg(feature = "tls")]
 mod tls {
-    use crate::common::{
-        Proxy, Scratch, Server, ServerOptions, TestServer, certificate, done, lockkeeper_at, run, shared,
-    };
+    use crate::common::{Proxy, Scratch, done, lockkeeper_at, run, shared};
+    #[cfg(feature = "peer-tests")]
+    use crate::common::{Server, ServerOptions, certificate};
 
     #[test]
     fn files_that_cannot_be_used_are_refused_before_anything_is_connected() {
@@ -69,11 +69,11 @@ mod tls {
         });
     }
 
+    // Only a real server can do that.
+    #[cfg(feature = "peer-tests")]
     #[test]
     fn a_connection_can_be_encrypted_and_show_a_certificate() {
         run(async {
-            // Only a real server can do that.
-            let TestServer::Standalone(_) = shared() else { return };
             let scratch = Scratch::new("cli-tls-connection");
             let shown = certificate();
             let file = |name: &str, text: &str| {
@@ -105,9 +105,9 @@ mod tls {
 
 #[cfg(feature = "sasl-digest-md5")]
 mod sasl {
-    use crate::common::{
-        Proxy, Scratch, Server, ServerOptions, TestServer, done, lockkeeper_at, run, shared,
-    };
+    use crate::common::{Proxy, Scratch, done, lockkeeper_at, run, shared};
+    #[cfg(feature = "peer-tests")]
+    use crate::common::{Server, ServerOptions};
 
     #[test]
     fn credentials_that_cannot_be_used_are_refused_before_anything_is_connected() {
@@ -132,11 +132,11 @@ mod sasl {
         });
     }
 
+    // Only a real server can do that.
+    #[cfg(feature = "peer-tests")]
     #[test]
     fn a_server_that_wants_a_password_gets_it() {
         run(async {
-            // Only a real server can do that.
-            let TestServer::Standalone(_) = shared() else { return };
             let server = Server::start_with(&ServerOptions::default().with_sasl(&[("me", "secret")]));
             let with = async |password: Option<&str>| {
                 let mut arguments = vec!["run", "--connect-timeout", "20s"];

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
+use lockkeeper_embedded::{Embedded, Proxy};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
-    Killed, Proxy, SOON, Scratch, connect, ended, eventually, lockkeeper_at, proxied, run, runs, shared,
-    unique_path,
+    Killed, SOON, Scratch, connect, ended, eventually, lockkeeper_at, proxied, run, runs, unique_path,
 };
 use crate::ending::signal;
 
@@ -24,7 +24,12 @@ struct Stage {
 impl Stage {
     /// Starts `script`, which writes the number of its process to `pid`.
     async fn start(options: &[&str], script: &str) -> Stage {
-        let (path, proxy, scratch) = (unique_path("cli-lease"), proxied().await, Scratch::new("cli-lease"));
+        Stage::start_at(proxied().await, options, script).await
+    }
+
+    /// The same behind this proxy.
+    async fn start_at(proxy: Proxy, options: &[&str], script: &str) -> Stage {
+        let (path, scratch) = (unique_path("cli-lease"), Scratch::new("cli-lease"));
         let script = format!("cd {}; {script}", scratch.0.display());
         let arguments = [&["run"], options, &[&*path, "--", "sh", "-c", &*script]].concat();
         let mut command = lockkeeper_at(&proxy.address(), &arguments);
@@ -181,13 +186,12 @@ async fn a_watchdog_that_is_stopped_when_the_command_ends_is_replaced() {
 
 async fn a_session_that_the_server_ends_early_is_noticed() {
     // Only the embedded server does that.
-    let crate::common::TestServer::Embedded(server) = shared() else { return };
-    let mut stage = Stage::start(&[], SLEEPS).await;
-    let holder = connect().await.lock(&stage.path).expect("a path").holder().await.expect("listed");
-    let session = holder.and_then(|holder| holder.session).expect("a session");
-    let controls = server.controls();
-    let found = controls.sessions().into_iter().find(|found| found.id.0 == session).expect("it lives");
-    controls.expire(found.id);
+    let server = Embedded::start().await.expect("a free port");
+    let proxy = Proxy::start(server.address()).await.expect("a free port");
+    let mut stage = Stage::start_at(proxy, &[], SLEEPS).await;
+    let sessions = server.controls().sessions();
+    let [session] = &sessions[..] else { panic!("one session: {sessions:?}") };
+    server.controls().expire(session.id);
     assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
     assert!(!runs(&stage.pid()));
 }
