@@ -2,15 +2,22 @@
 
 mod common;
 
-use common::{done, lockkeeper, run, shared, unique_path};
+use std::time::Duration;
+
+use common::{done, lockkeeper, lockkeeper_at, run, shared, unique_path};
 use lockkeeper::{Keeper, LockOptions};
+use lockkeeper_embedded::Embedded;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use zookeeper_client as zk;
 
 /// The kinds of the findings below a path, and their texts.
 async fn findings(root: &str) -> Vec<(String, String)> {
-    let done = done(lockkeeper(&["doctor", "--json", root])).await;
+    findings_at(&shared().address(), root).await
+}
+
+async fn findings_at(servers: &str, root: &str) -> Vec<(String, String)> {
+    let done = done(lockkeeper_at(servers, &["doctor", "--json", root])).await;
     let value: Value =
         serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {}", done.err));
     let findings = value["findings"].as_array().expect("an array").clone();
@@ -37,8 +44,7 @@ async fn healthy(root: &str) {
 }
 
 async fn keeper(identifier: &str) -> Keeper {
-    let options =
-        Keeper::options().session_timeout(std::time::Duration::from_secs(20)).identifier(identifier);
+    let options = Keeper::options().session_timeout(Duration::from_secs(20)).identifier(identifier);
     options.connect(&shared().address()).await.expect("should connect")
 }
 
@@ -113,15 +119,60 @@ fn everyday_life_is_healthy() {
 #[test]
 fn a_node_that_outlives_its_owner() {
     run(async {
-        let (client, root) = (raw().await, unique_path("doctor-orphan"));
+        // Its clock can be moved.
+        let server = Embedded::start().await.expect("a free port");
+        let client = zk::Client::connect(&server.address()).await.expect("should connect");
         let mut process = std::process::Command::new("true").spawn().expect("it starts");
         process.wait().expect("it ends");
+        let node = format!("{UUID}__lock__0000000000");
+        let owners = [
+            ("/here", format!("me@{}:{}", host(), process.id()), "no such process is seen"),
+            ("/elsewhere", "billing-7".to_owned(), "no session below this path"),
+        ];
+        for (root, owner, _) in &owners {
+            directory(&client, &format!("{root}/lock")).await;
+            make(&client, &format!("{root}/lock/{node}"), owner, zk::CreateMode::Persistent).await;
+            assert_eq!(findings_at(&server.address(), root).await, [], "it is young");
+        }
+        // The clock of this host does not show it.
+        server.controls().advance_clock(Duration::from_secs(61));
+        for (root, _, says) in &owners {
+            let findings = findings_at(&server.address(), root).await;
+            let [(kind, what)] = &findings[..] else { panic!("one finding: {findings:?}") };
+            assert_eq!(kind, "orphan", "{what}");
+            assert!(what.contains("is 1m") && what.contains(says), "{what}");
+            let advice = done(lockkeeper_at(&server.address(), &["doctor", root])).await;
+            assert!(advice.out.contains(&format!("lockkeeper break {root}/lock {node}")), "{}", advice.out);
+        }
+    });
+}
+
+#[test]
+fn a_node_of_an_unknown_owner_is_not_named_while_it_is_young() {
+    run(async {
+        let (client, root) = (raw().await, unique_path("doctor-young"));
         directory(&client, &format!("{root}/lock")).await;
-        let (node, owner) = (format!("{UUID}__lock__0000000000"), format!("me@{}:{}", host(), process.id()));
-        make(&client, &format!("{root}/lock/{node}"), &owner, zk::CreateMode::Persistent).await;
-        named(&root, "orphan", "has ended").await;
-        let advice = done(lockkeeper(&["doctor", &root])).await;
-        assert!(advice.out.contains(&format!("lockkeeper break {root}/lock {node}")), "{}", advice.out);
+        let node = format!("{root}/lock/{UUID}__lock__0000000000");
+        make(&client, &node, "billing-7", zk::CreateMode::Persistent).await;
+        healthy(&root).await;
+    });
+}
+
+#[test]
+fn without_the_right_to_make_a_node_the_age_of_others_is_not_known() {
+    run(async {
+        let server = Embedded::start().await.expect("a free port");
+        let client = zk::Client::connect(&server.address()).await.expect("should connect");
+        directory(&client, "/locks/a").await;
+        make(&client, &format!("/locks/a/{UUID}__lock__0000000000"), "billing-7", zk::CreateMode::Persistent)
+            .await;
+        client.set_acl("/", zk::Acls::anyone_read(), None).await.expect("changed");
+        let json = done(lockkeeper_at(&server.address(), &["doctor", "--json", "/locks"])).await;
+        let value: Value = serde_json::from_str(&json.out).expect("JSON");
+        assert_eq!((json.code, &value["findings"]), (Some(0), &serde_json::json!([])), "{}", json.err);
+        assert_eq!(value["unchecked"][0]["kind"], "orphan", "{value}");
+        let why = value["unchecked"][0]["why"].as_str().expect("text");
+        assert!(why.contains("access list"), "{why}");
     });
 }
 

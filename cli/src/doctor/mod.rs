@@ -3,6 +3,7 @@
 //! What is concluded from what was read is pure: [`queues`], [`pools`], [`cycles`] and [`directories`]. It is concluded
 //! twice, a moment apart, and only what both show is named: what happens in between is life, not a fault.
 
+mod clock;
 mod cycles;
 mod directories;
 mod facts;
@@ -12,10 +13,11 @@ mod queues;
 mod watches;
 
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
-use lockkeeper::inspect::{Inspector, Inventory, PathState};
+use lockkeeper::Keeper;
+use lockkeeper::inspect::{Inventory, PathState};
 use serde_json::json;
 
 use self::facts::Facts;
@@ -49,7 +51,7 @@ pub struct DoctorArgs {
 pub async fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     check_prefix(&args.prefix)?;
     let keeper = args.connection.connect().await?;
-    let examined = examine_twice(&keeper.inspector(), args).await;
+    let examined = examine_twice(&keeper, args).await;
     keeper.close().await;
     let Report { findings, unchecked } = examined?;
     let mut out = std::io::stdout().lock();
@@ -73,20 +75,24 @@ pub async fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
 /// Between the two looks. Longer than a turn at a semaphore takes, or a grant.
 const PAUSE: Duration = Duration::from_secs(1);
 
-async fn examine_twice(inspector: &Inspector, args: &DoctorArgs) -> Result<Report, Failure> {
-    let first = examine_once(inspector, args).await?;
+async fn examine_twice(keeper: &Keeper, args: &DoctorArgs) -> Result<Report, Failure> {
+    let first = examine_once(keeper, args).await?;
     if first.findings.is_empty() {
         return Ok(first);
     }
     tokio::time::sleep(PAUSE).await;
-    let mut second = examine_once(inspector, args).await?;
+    let mut second = examine_once(keeper, args).await?;
     second.findings.retain(|finding| first.findings.iter().any(|before| before.is_same(finding)));
     Ok(second)
 }
 
-async fn examine_once(inspector: &Inspector, args: &DoctorArgs) -> Result<Report, Failure> {
-    let found = inspector.walk(&args.prefix).await?;
-    let mut facts = Facts::new(SystemTime::now(), &found);
+async fn examine_once(keeper: &Keeper, args: &DoctorArgs) -> Result<Report, Failure> {
+    let found = keeper.inspector().walk(&args.prefix).await?;
+    let mut facts = Facts::new(&found);
+    // Only some findings need to know the time, and asking for it makes a node.
+    if found.places.iter().any(|place| queues::may_have_orphans(place.queue(), &facts)) {
+        facts.server_time = clock::server_time(keeper).await;
+    }
     // Only some findings need to know the watches, and asking for them is costly for a large server.
     if found.places.iter().any(|place| queues::may_be_beside_readers(place.queue())) {
         facts.watched = match args.connection.uses_tls() {
@@ -114,6 +120,8 @@ fn examine(found: &Inventory, facts: &Facts) -> Report {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use lockkeeper::inspect::{Entry, LeaseHolder, Pool, Queue, Taken};
     use lockkeeper::{Dialect, Mode};
 
@@ -181,7 +189,7 @@ mod tests {
 
     /// The facts of clusters whose processes run on other hosts, and where nobody watches anything.
     fn facts(found: &Inventory) -> Facts {
-        Facts { process_runs: |_| None, ..Facts::new(NOW, found) }
+        Facts { server_time: Ok(NOW), process_runs: |_| None, ..Facts::new(found) }
     }
 
     fn kinds(found: &Inventory, facts: &Facts) -> Vec<Kind> {
@@ -230,14 +238,36 @@ mod tests {
         lasting.contender.session = None;
         let found = one_lock(&[lasting.clone()]);
         named(&found, Kind::Orphan, "is 1h old, and no session");
-        let ended = Facts { process_runs: |_| Some(false), ..facts(&found) };
-        assert_eq!(kinds(&found, &ended), [Kind::Orphan]);
+        let not_seen = Facts { process_runs: |_| Some(false), ..facts(&found) };
+        let report = examine(&found, &not_seen);
+        assert!(report.findings[0].what.contains("and no such process is seen on this host"), "{report:?}");
         let runs = Facts { process_runs: |_| Some(true), ..facts(&found) };
         assert_eq!(kinds(&found, &runs), []);
-        // Another node shows that its owner lives.
-        healthy(&locks(&[queue("/a", &[lasting.clone()]), queue("/b", &[lock(1, None)])]));
+        // Another node shows that its owner lives, perhaps in another PID namespace.
+        let other = locks(&[queue("/a", &[lasting.clone()]), queue("/b", &[lock(1, None)])]);
+        healthy(&other);
+        assert_eq!(kinds(&other, &Facts { process_runs: |_| Some(false), ..facts(&other) }), []);
+    }
+
+    #[test]
+    fn a_node_that_is_young_by_the_servers_clock_is_no_orphan() {
+        let mut lasting = lock(1, None);
+        lasting.contender.session = None;
         lasting.created = Some(NOW - Duration::from_secs(59));
-        healthy(&one_lock(&[lasting]));
+        let found = one_lock(&[lasting]);
+        healthy(&found);
+        assert_eq!(kinds(&found, &Facts { process_runs: |_| Some(false), ..facts(&found) }), []);
+        let later = Facts { server_time: Ok(NOW + Duration::from_secs(1)), ..facts(&found) };
+        assert_eq!(kinds(&found, &later), [Kind::Orphan]);
+        let unknown = || Err("an access list denies it".to_owned());
+        let report = examine(&found, &Facts { server_time: unknown(), ..facts(&found) });
+        assert_eq!(report.findings, []);
+        let [unchecked] = &report.unchecked[..] else { panic!("{report:?}") };
+        assert_eq!((unchecked.kind, &*unchecked.path), (Kind::Orphan, "/lock"));
+        assert!(unchecked.why.contains("an access list denies it"), "{unchecked:?}");
+        // Where the time does not matter, nothing is said.
+        let found = one_lock(&[lock(1, None)]);
+        assert_eq!(examine(&found, &Facts { server_time: unknown(), ..facts(&found) }), Report::default());
     }
 
     #[test]

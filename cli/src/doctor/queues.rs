@@ -1,7 +1,7 @@
 //! What can be wrong with a lock.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lockkeeper::inspect::{Entry, Queue};
 use lockkeeper::{Dialect, Mode};
@@ -12,7 +12,19 @@ use crate::list::identifier;
 use crate::text::age;
 
 pub fn examine(queue: &Queue, facts: &Facts, report: &mut Report) {
-    report.findings.extend(queue.entries.iter().filter_map(|entry| orphan(queue, entry, facts)));
+    match &facts.server_time {
+        Ok(now) => {
+            report
+                .findings
+                .extend(queue.entries.iter().filter_map(|entry| orphan(queue, entry, facts, *now)));
+        }
+        Err(why) if may_have_orphans(queue, facts) => report.unchecked.push(Unchecked {
+            kind: Kind::Orphan,
+            path: queue.path.clone(),
+            why: format!("it is not known how old a node is that outlives sessions: {why}"),
+        }),
+        Err(_) => {}
+    }
     report.findings.extend(mixed_dialects(queue));
     report.findings.extend(sequence_numbers(queue));
     match &facts.watched {
@@ -29,28 +41,46 @@ pub fn examine(queue: &Queue, facts: &Facts, report: &mut Report) {
 /// The age below which the owner of a node is given the benefit of the doubt.
 const YOUNG: Duration = Duration::from_secs(60);
 
+/// Whether the age of a node decides whether it is an orphan.
+pub fn may_have_orphans(queue: &Queue, facts: &Facts) -> bool {
+    queue.entries.iter().any(|entry| suspicion(entry, facts).is_some())
+}
+
 /// A node that no session owns stays when its owner dies.
-fn orphan(queue: &Queue, entry: &Entry, facts: &Facts) -> Option<Finding> {
+fn orphan(queue: &Queue, entry: &Entry, facts: &Facts, now: SystemTime) -> Option<Finding> {
+    let why = suspicion(entry, facts)?;
     let contender = &entry.contender;
-    let created = entry.created.filter(|_| entry.readable && contender.session.is_none())?;
-    let what = match (facts.process_runs)(&contender.identifier) {
-        Some(true) => return None,
-        Some(false) => "its process, which was on this host, has ended",
-        None if facts.living.contains(&contender.identifier) => return None,
-        None if facts.now.duration_since(created).unwrap_or_default() < YOUNG => return None,
-        None => "no session below this path shows that its owner lives",
-    };
+    if now.duration_since(entry.created?).unwrap_or_default() < YOUNG {
+        return None;
+    }
     Some(Finding {
         kind: Kind::Orphan,
         path: queue.path.clone(),
         nodes: vec![contender.name.clone()],
         what: format!(
-            "the node of {} outlives sessions, is {} old, and {what}",
+            "the node of {} outlives sessions, is {} old, and {why}",
             identifier(&contender.identifier, true),
-            age(entry.created, facts.now)
+            age(entry.created, now)
         ),
-        remedy: format!("if its owner has ended, run: lockkeeper break {} {}", queue.path, contender.name),
+        remedy: format!(
+            "make sure that its owner has ended, also in other containers; then run: lockkeeper break {} {}",
+            queue.path, contender.name
+        ),
     })
+}
+
+/// Why the owner of a node that outlives sessions may have ended.
+fn suspicion(entry: &Entry, facts: &Facts) -> Option<&'static str> {
+    let contender = &entry.contender;
+    let shows_owner = contender.session.is_some() || facts.living.contains(&contender.identifier);
+    if shows_owner || !entry.readable {
+        return None;
+    }
+    match (facts.process_runs)(&contender.identifier) {
+        Some(true) => None,
+        Some(false) => Some("no such process is seen on this host, in the PID namespace of this command"),
+        None => Some("no session below this path shows that its owner lives"),
+    }
 }
 
 /// kazoo's clients, Curator's mutexes and Curator's read/write locks do not see each other.
