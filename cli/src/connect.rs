@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use lockkeeper::auth::Acl;
 use lockkeeper::{Keeper, KeeperOptions};
 
 use crate::exit::Failure;
@@ -36,7 +37,7 @@ pub struct Connection {
     ///
     /// The credentials themselves are never an argument, because other users of a machine can read those. If the option
     /// is absent, and the variable LOCKKEEPER_AUTH is set, that is used. An example of a line is digest:user:password.
-    /// Nodes that are created are open to everyone all the same.
+    /// They open nodes, and close none: see --acl of `run`.
     #[arg(long, value_name = "SOURCE", value_parser = Source::parse)]
     pub auth: Option<Source>,
 
@@ -64,7 +65,29 @@ pub struct Connection {
 impl Connection {
     /// Connects. Options that cannot be used are refused before anything is sent.
     pub async fn connect(&self) -> Result<Keeper, Failure> {
-        Ok(self.options()?.connect(&self.servers).await?)
+        self.connect_with_acl(&[]).await
+    }
+
+    /// The same, with an access list for all that is created. An empty one stands for the default.
+    pub async fn connect_with_acl(&self, acl: &[Acl]) -> Result<Keeper, Failure> {
+        let options = match acl {
+            [] => self.options()?,
+            acl => self.options()?.acl(acl.to_vec()),
+        };
+        Ok(options.connect(&self.servers).await?)
+    }
+
+    /// Whether access lists can know this command by more than its address.
+    pub fn has_credentials(&self) -> Result<bool, Failure> {
+        #[cfg(feature = "tls")]
+        let has_certificate = self.tls_cert.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_certificate = false;
+        #[cfg(feature = "sasl-digest-md5")]
+        let has_password = self.sasl.is_some();
+        #[cfg(not(feature = "sasl-digest-md5"))]
+        let has_password = false;
+        Ok(has_certificate || has_password || !self.credentials()?.is_empty())
     }
 
     /// Whether the connection is encrypted.

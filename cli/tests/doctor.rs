@@ -166,7 +166,7 @@ fn without_the_right_to_make_a_node_the_age_of_others_is_not_known() {
         directory(&client, "/locks/a").await;
         make(&client, &format!("/locks/a/{UUID}__lock__0000000000"), "billing-7", zk::CreateMode::Persistent)
             .await;
-        client.set_acl("/", zk::Acls::anyone_read(), None).await.expect("changed");
+        client.set_acl("/", &zk::Acls::anyone_read(), None).await.expect("changed");
         let json = done(lockkeeper_at(&server.address(), &["doctor", "--json", "/locks"])).await;
         let value: Value = serde_json::from_str(&json.out).expect("JSON");
         assert_eq!((json.code, &value["findings"]), (Some(0), &serde_json::json!([])), "{}", json.err);

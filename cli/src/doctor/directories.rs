@@ -45,7 +45,8 @@ fn pile(path: &str, count: usize) -> Finding {
         nodes: Vec::new(),
         what: format!("{count} directories there are empty: nobody uses their locks any more"),
         remedy:
-            "delete them, or create them as containers, which the servers delete: container_directories(true)"
+            "delete them, or create them as containers, which the servers delete: run --container-directories, \
+             LockOptions::container_directories(true)"
                 .to_owned(),
     }
 }

@@ -39,6 +39,7 @@ pub struct Held {
 
 impl<'a> Request<'a> {
     pub fn new(args: &'a RunArgs, keeper: &'a Keeper) -> Result<Request<'a>, Failure> {
+        let options = args.lock_options();
         let target = match (&*args.paths, args.permits, args.mode()) {
             ([path], Some(permits), _) => Target::Permits(
                 match args.of {
@@ -47,12 +48,14 @@ impl<'a> Request<'a> {
                 },
                 permits,
             ),
-            ([path], None, Mode::Read) => Target::Read(keeper.read_write(path)?.read().clone()),
-            ([path], None, Mode::Write) => Target::Write(keeper.read_write(path)?.write().clone()),
-            ([path], None, _) => Target::Lock(keeper.lock(path)?),
+            ([path], None, Mode::Read) => Target::Read(keeper.read_write_with(path, options)?.read().clone()),
+            ([path], None, Mode::Write) => {
+                Target::Write(keeper.read_write_with(path, options)?.write().clone())
+            }
+            ([path], None, _) => Target::Lock(keeper.lock_with(path, options)?),
             (paths, _, mode) => {
                 let parts = paths.iter().map(|path| (path, mode));
-                Target::Several(keeper.multi_lock_with(parts, lockkeeper::LockOptions::new())?)
+                Target::Several(keeper.multi_lock_with(parts, options)?)
             }
         };
         Ok(Request { args, keeper, target })

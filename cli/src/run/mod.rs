@@ -11,6 +11,7 @@
 //! A lock service cannot stop a process, but the kernel can. The end of the lease is known in advance, so the command is
 //! asked to end (TERM) and killed (KILL) before anybody else can hold the lock.
 
+mod acl;
 mod acquire;
 mod group;
 mod launcher;
@@ -52,7 +53,7 @@ async fn run_in_runtime(args: &RunArgs) -> Result<Exit, Failure> {
     // It starts while we connect.
     let mut supervisor = Supervisor::start(args)?;
     let keeper = tokio::select! {
-        keeper = args.connection.connect() => keeper?,
+        keeper = args.connection.connect_with_acl(&args.acl) => keeper?,
         signal = signals.end() => return Ok(Exit::of_signal(signal)),
     };
     let done = acquire_and_run(args, &keeper, &mut signals, &mut supervisor).await;

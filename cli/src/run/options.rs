@@ -4,8 +4,10 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use lockkeeper::{Mode, check_path};
+use lockkeeper::auth::Acl;
+use lockkeeper::{Dialect, LockOptions, Mode, check_path};
 
+use super::acl;
 use crate::connect::Connection;
 use crate::exit::Failure;
 
@@ -62,6 +64,25 @@ pub struct RunArgs {
     #[arg(long, value_name = "CODE")]
     pub conflict_exit_code: Option<u8>,
 
+    /// Who may do what with nodes and directories that are created, as scheme:id:permissions; everyone everything by
+    /// default
+    ///
+    /// Give it once for each entry of the access list. The syntax is that of ZooKeeper's own shell: permissions are the
+    /// letters c (create), d (delete), r (read), w (write) and a (administer). `auth::cdrwa` is for whoever has the
+    /// credentials of this command, `world:anyone:r` for everyone. Every contender needs c, d and r.
+    #[arg(long, value_name = "ENTRY", value_parser = acl::entry)]
+    pub acl: Vec<Acl>,
+
+    /// Create missing directories as containers, which the servers delete when they are empty
+    ///
+    /// Not where clients of kazoo use the path, and not for semaphores, whose node keeps the number of permits.
+    #[arg(long, conflicts_with = "permits")]
+    pub container_directories: bool,
+
+    /// The client library whose node names are used, the same for all clients of a path
+    #[arg(long, value_enum, default_value_t = DialectName::Kazoo, value_name = "NAME", conflicts_with = "permits")]
+    pub dialect: DialectName,
+
     /// The paths of the locks
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<String>,
@@ -81,6 +102,15 @@ pub enum StopOn {
     Ending,
     /// When the connection is in doubt.
     Suspended,
+}
+
+/// A client library that has locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DialectName {
+    /// kazoo's Lock, ReadLock and WriteLock.
+    Kazoo,
+    /// Curator's `InterProcessMutex`, and with `--read` or `--write` its `InterProcessReadWriteLock`.
+    Curator,
 }
 
 impl RunArgs {
@@ -104,6 +134,7 @@ impl RunArgs {
                 )));
             }
         }
+        acl::check(&self.acl, self.connection.has_credentials()?)?;
         let session_timeout = self.connection.session_timeout;
         check_margins(self.margins(session_timeout), session_timeout)
     }
@@ -115,6 +146,15 @@ impl RunArgs {
             (_, true) => Mode::Write,
             (false, false) => Mode::Lock,
         }
+    }
+
+    /// The options of the locks.
+    pub fn lock_options(&self) -> LockOptions {
+        let dialect = match self.dialect {
+            DialectName::Kazoo => Dialect::Kazoo,
+            DialectName::Curator => Dialect::Curator,
+        };
+        LockOptions::new().dialect(dialect).container_directories(self.container_directories)
     }
 
     /// How long before the end of the lease the command gets TERM and KILL.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use lockkeeper::{Dialect, LockOptions};
+
 use crate::common::{
     Killed, SOON, Scratch, connect, done, ended, eventually, lockkeeper, lockkeeper_at, run, shared,
     unique_path,
@@ -135,6 +137,44 @@ fn with_again_the_command_is_repeated_until_the_user_ends_it() {
         let tokens: Vec<u64> =
             scratch.text("runs").lines().map(|line| line.parse().expect("a number")).collect();
         assert!(tokens.is_sorted_by(|a, b| a < b), "each run has a token of its own: {tokens:?}");
+    });
+}
+
+#[test]
+fn directories_can_be_containers() {
+    run(async {
+        let root = unique_path("cli-container");
+        let (container, directory) = (format!("{root}/container"), format!("{root}/directory"));
+        let with = async |options: &[&str], path: &str| {
+            done(lockkeeper(&[&["run"], options, &[path, "--", "true"]].concat())).await.code
+        };
+        assert_eq!(with(&[], &directory).await, Some(0));
+        assert_eq!(with(&["--container-directories"], &container).await, Some(0));
+        let client = zookeeper_client::Client::connect(&shared().address()).await.expect("should connect");
+        let exists = async |path: &str| client.check_stat(path).await.expect("asked").is_some();
+        eventually("the servers delete it", SOON, async || !exists(&container).await).await;
+        assert!(exists(&directory).await);
+    });
+}
+
+#[test]
+fn the_node_names_can_be_curators() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-dialect"));
+        let curator =
+            ["run", "--try", "--dialect", "curator", &path, "--", "sh", "-c", "echo $LOCKKEEPER_NODE"];
+        let tried = async || done(lockkeeper(&curator)).await;
+        let ran = tried().await;
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        let node = ran.out.trim().strip_prefix(&format!("{path}/")).expect("a node");
+        assert!(node.starts_with("_c_") && node.contains("-lock-"), "{node}");
+        let options = LockOptions::new().dialect(Dialect::Curator);
+        let guard = keeper.lock_with(&path, options).expect("a path").acquire().await.expect("free");
+        assert_eq!(tried().await.code, Some(75), "it excludes Curator's mutex");
+        guard.release().await.expect("released");
+        let guard = keeper.lock(&path).expect("a path").acquire().await.expect("free");
+        assert_eq!(tried().await.code, Some(1), "kazoo's clients do not see it");
+        drop(guard);
     });
 }
 

@@ -29,6 +29,29 @@ fn credentials_open_a_closed_directory_and_what_is_made_there_is_open() {
     });
 }
 
+#[test]
+fn what_is_made_can_be_closed() {
+    run(async {
+        let (path, scratch) = (unique_path("cli-acl"), Scratch::new("cli-acl"));
+        let script = format!("echo $LOCKKEEPER_NODE > {}; exec sleep 300", scratch.file("node").display());
+        let list = ["--acl", "auth::cdrwa", "--acl", "ip:127.0.0.2:r"];
+        let arguments = [&["run"], &list[..], &[&*path, "--", "sh", "-c", &*script]].concat();
+        let mut command = lockkeeper(&arguments);
+        let _process = Killed(command.env("LOCKKEEPER_AUTH", "digest:me:secret").spawn().expect("it starts"));
+        eventually("it holds", SOON, async || scratch.text("node").ends_with('\n')).await;
+        let client = zk::Client::connect(&shared().address()).await.expect("should connect");
+        let node = scratch.text("node");
+        client.list_children(&path).await.expect_err("the directory is closed");
+        client.get_data(node.trim()).await.expect_err("the node is closed");
+        client.auth("digest", b"me:secret").await.expect("authenticated");
+        for made in [&*path, node.trim()] {
+            let (list, _) = client.get_acl(made).await.expect("it may be read");
+            let schemes: Vec<&str> = list.iter().map(Acl::scheme).collect();
+            assert_eq!(schemes, ["digest", "ip"], "{made}: {list:?}");
+        }
+    });
+}
+
 #[cfg(feature = "tls")]
 mod tls {
     use crate::common::{Proxy, Scratch, done, lockkeeper_at, run, shared};

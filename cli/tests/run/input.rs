@@ -27,6 +27,19 @@ fn bad_input_is_refused_in_one_line_before_anything_is_connected() {
             (&["run", "--auth", "digest:me:secret", "/a", "--", "true"], "a secret is never an argument"),
             (&["run", "--auth", "env:NO_SUCH_NAME", "/a", "--", "true"], "NO_SUCH_NAME is not set"),
             (&["run", "--auth", "file:/no/such/file", "/a", "--", "true"], "cannot read /no/such/file"),
+            (&["run", "--acl", "open", "/a", "--", "true"], "scheme:id:permissions"),
+            (
+                &["run", "--acl", "digest:me:secret:cdr", "/a", "--", "true"],
+                "a password is never an argument",
+            ),
+            (&["run", "--acl", "auth::cdr", "/a", "--", "true"], "give them with --auth"),
+            (&["run", "--acl", "world:anyone:r", "/a", "--", "true"], "gives nobody all of c, d and r"),
+            (&["run", "--dialect", "zookeeper", "/a", "--", "true"], "kazoo, curator"),
+            (&["run", "--dialect", "curator", "--permits", "1", "/a", "--", "true"], "cannot be used with"),
+            (
+                &["run", "--container-directories", "--permits", "1", "/a", "--", "true"],
+                "cannot be used with",
+            ),
             (&["run", "--session-timeout", "0s", "/a", "--", "true"], "TERM"),
             (&["walk", "/a"], "unrecognized subcommand"),
         ] {
