@@ -92,6 +92,15 @@ pub fn foreign(text: &str, width: usize) -> String {
     shown
 }
 
+/// A word of a command line that users copy to a shell: quoted, unless no shell finds a meaning in it.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_-.,:@%+=".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// The id of a session, as ZooKeeper's own tools write it.
 pub fn session(session: Option<i64>) -> String {
     session.map_or_else(|| "none".to_owned(), |session| format!("{session:#x}"))
@@ -115,6 +124,15 @@ mod tests {
     fn times_have_two_units_at_most() {
         let spans = [0, 59, 60, 61, 3600, 3661, 90_000].map(|seconds| span(Duration::from_secs(seconds)));
         assert_eq!(spans, ["0s", "59s", "1m", "1m 1s", "1h", "1h 1m", "1d 1h"]);
+    }
+
+    #[test]
+    fn a_shell_takes_words_as_they_are() {
+        assert_eq!(shell_word("/locks/a-1"), "/locks/a-1");
+        let hostile = "/locks/it's $(echo x); `echo y`";
+        let script = format!("printf %s {}", shell_word(hostile));
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("it starts");
+        assert_eq!(String::from_utf8(output.stdout).expect("text"), hostile);
     }
 
     #[test]

@@ -250,6 +250,17 @@ mod tests {
     }
 
     #[test]
+    fn commands_that_are_advised_are_quoted_for_a_shell() {
+        let mut lasting = lock(1, None);
+        lasting.contender.session = None;
+        lasting.contender.name = "$(echo x)__lock__0000000000".to_owned();
+        let found = locks(&[queue("/a lock", &[lasting])]);
+        let report = examine(&found, &facts(&found));
+        let remedy = &report.findings[0].remedy;
+        assert!(remedy.ends_with("lockkeeper break '/a lock' '$(echo x)__lock__0000000000'"), "{remedy}");
+    }
+
+    #[test]
     fn a_node_that_is_young_by_the_servers_clock_is_no_orphan() {
         let mut lasting = lock(1, None);
         lasting.contender.session = None;

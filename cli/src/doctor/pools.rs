@@ -4,6 +4,7 @@ use lockkeeper::inspect::Pool;
 
 use super::finding::{Finding, Kind, Report, Unchecked};
 use crate::list::identifier;
+use crate::text::shell_word;
 
 pub fn examine(pool: &Pool, report: &mut Report) {
     report.findings.extend(too_many_permits(pool));
@@ -29,7 +30,7 @@ fn too_many_permits(pool: &Pool) -> Option<Finding> {
             format!(
                 "if it was made smaller, wait until some are released; otherwise clients disagree about the number, and \
                  `lockkeeper resize {} N` sets it",
-                pool.path
+                shell_word(&pool.path)
             ),
         ),
         [first, ..] => (
@@ -65,7 +66,7 @@ fn mutex_kept(pool: &Pool) -> Option<Finding> {
         ),
         remedy: format!(
             "it is served when permits are released; `lockkeeper show {}` shows by whom they are taken",
-            pool.path
+            shell_word(&pool.path)
         ),
     })
 }

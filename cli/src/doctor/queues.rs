@@ -9,7 +9,7 @@ use lockkeeper::{Dialect, Mode};
 use super::facts::Facts;
 use super::finding::{Finding, Kind, Report, Unchecked};
 use crate::list::identifier;
-use crate::text::age;
+use crate::text::{age, shell_word};
 
 pub fn examine(queue: &Queue, facts: &Facts, report: &mut Report) {
     match &facts.server_time {
@@ -64,7 +64,8 @@ fn orphan(queue: &Queue, entry: &Entry, facts: &Facts, now: SystemTime) -> Optio
         ),
         remedy: format!(
             "make sure that its owner has ended, also in other containers; then run: lockkeeper break {} {}",
-            queue.path, contender.name
+            shell_word(&queue.path),
+            shell_word(&contender.name)
         ),
     })
 }
