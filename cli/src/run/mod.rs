@@ -83,13 +83,13 @@ async fn acquire_and_run(
             Ended::Exited(exit) if !args.again => return Ok(exit),
             // Whoever ends us ends the repetition, too.
             Ended::Asked(exit) => return Ok(exit),
-            Ended::LeaseOver if !args.again => {
+            Ended::LeaseOver { asked } if asked || !args.again => {
                 return Err(Failure::new(
                     Exit::Lost,
                     "the lock was lost, and the command was ended before that",
                 ));
             }
-            Ended::Exited(_) | Ended::LeaseOver => {}
+            Ended::Exited(_) | Ended::LeaseOver { .. } => {}
         }
         tokio::select! {
             () = tokio::time::sleep(pause.after(begun.elapsed())) => {}

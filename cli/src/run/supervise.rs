@@ -30,8 +30,8 @@ pub enum Ended {
     Exited(Exit),
     /// After a signal to us that asks for the end, or one from the terminal.
     Asked(Exit),
-    /// Because of its lease.
-    LeaseOver,
+    /// Because of its lease, and perhaps also after such a signal.
+    LeaseOver { asked: bool },
 }
 
 impl<'a> Supervisor<'a> {
@@ -221,7 +221,7 @@ impl Run<'_> {
         let asked = self.asked || (self.terminal.is_some() && interrupted.contains(&exit));
         drop(self.group);
         match (self.policy.lease_is_over(), asked) {
-            (true, _) => Ended::LeaseOver,
+            (true, asked) => Ended::LeaseOver { asked },
             (false, true) => Ended::Asked(exit),
             (false, false) => Ended::Exited(exit),
         }

@@ -91,6 +91,7 @@ fn the_command_ends_before_its_lease_does() {
             a_watchdog_that_is_stopped_is_not_needed().boxed_local(),
             a_watchdog_that_is_stopped_when_the_command_ends_is_replaced().boxed_local(),
             a_session_that_the_server_ends_early_is_noticed().boxed_local(),
+            who_is_asked_to_end_does_not_repeat_a_command_whose_lease_ends().boxed_local(),
         ];
         join_all(scenarios).await;
     });
@@ -192,6 +193,14 @@ async fn a_session_that_the_server_ends_early_is_noticed() {
     let sessions = server.controls().sessions();
     let [session] = &sessions[..] else { panic!("one session: {sessions:?}") };
     server.controls().expire(session.id);
+    assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
+    assert!(!runs(&stage.pid()));
+}
+
+async fn who_is_asked_to_end_does_not_repeat_a_command_whose_lease_ends() {
+    let mut stage = Stage::start(&["--again"], IGNORES_TERM).await;
+    signal(&stage.process.0, Signal::TERM);
+    stage.proxy.black_hole(true);
     assert_eq!(ended("it ends", &mut stage.process.0).await, Some(76));
     assert!(!runs(&stage.pid()));
 }
