@@ -29,7 +29,8 @@ pub struct ServeArgs {
 }
 
 pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
-    let mut ends = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    // The kernel ends it with HUP, unless it was started to ignore that, as by `nohup`.
+    let mut ends = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
     let server = Embedded::options().address(args.listen).tick(args.tick).start().await;
     let server = server
         .map_err(|error| Failure::new(Exit::Failure, format!("cannot listen on {}: {error}", args.listen)))?;

@@ -5,7 +5,9 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use common::{Done, Killed, SOON, connect, done, eventually, lockkeeper, lockkeeper_at, run, unique_path};
+use common::{
+    Done, Killed, SOON, connect, done, eventually, lockkeeper, lockkeeper_at, run, started_by, unique_path,
+};
 use serde_json::Value;
 
 fn json(done: &Done) -> Value {
@@ -129,14 +131,19 @@ fn resize_changes_a_semaphore_and_makes_none() {
     });
 }
 
+/// The first line that a process writes, which says that it serves.
+async fn first_line(process: &mut Killed) -> String {
+    let mut lines = BufReader::new(process.0.stdout.take().expect("a pipe")).lines();
+    let line = tokio::task::spawn_blocking(move || lines.next().expect("a line").expect("text"));
+    line.await.expect("no panic")
+}
+
 #[test]
 fn serve_is_a_server() {
     run(async {
         let mut command = lockkeeper_at("", &["serve", "--listen", "127.0.0.1:0", "--tick", "200ms"]);
         let mut server = Killed(command.stdout(Stdio::piped()).spawn().expect("it starts"));
-        let mut lines = BufReader::new(server.0.stdout.take().expect("a pipe")).lines();
-        let line = tokio::task::spawn_blocking(move || lines.next().expect("a line").expect("text")).await;
-        let line = line.expect("no panic");
+        let line = first_line(&mut server).await;
         let address = line.rsplit(' ').next().expect("an address");
         let ran =
             done(lockkeeper_at(address, &["run", "--session-timeout", "4s", "/a", "--", "echo", "ran"]))
@@ -145,6 +152,20 @@ fn serve_is_a_server() {
         let id = rustix::process::Pid::from_child(&server.0);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
         assert_eq!(common::ended("it ends", &mut server.0).await, Some(0));
+    });
+}
+
+#[test]
+fn serve_outlives_a_terminal_under_nohup() {
+    run(async {
+        let ignoring = ["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lockkeeper")];
+        let mut command = started_by(&ignoring, &["serve", "--listen", "127.0.0.1:0"]);
+        let mut process = Killed(command.stdout(Stdio::piped()).spawn().expect("it starts"));
+        first_line(&mut process).await;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).expect("it runs");
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask");
+        let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a number");
+        assert_eq!(ignored & 1, 1, "HUP is ignored: {status}");
     });
 }
 
