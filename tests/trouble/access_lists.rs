@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use lockkeeper::auth::{Acl, AuthId, Permission};
-use lockkeeper::error::{AcquireError, AcquireTimeoutError, QueryError, TryAcquireError};
+use lockkeeper::error::{AcquireError, AcquireTimeoutError, ConnectError, QueryError, TryAcquireError};
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{KeeperOptions, LeaseState};
 use tokio::time::timeout;
@@ -10,7 +10,10 @@ use zookeeper_client as zk;
 
 use crate::common::events::session_event;
 use crate::common::kinds::Kind;
-use crate::common::{LONG, SOON, connect, options, proxied, refusal, shared, unique_path};
+use crate::common::logs::Logs;
+use crate::common::{
+    BRISK, LONG, SOON, TestServer, connect, eventually, options, proxied, refusal, shared, tls, unique_path,
+};
 
 promises! {
     every_kind:
@@ -122,6 +125,31 @@ async fn a_keeper_without_delete_permission_can_close(kind: Kind) {
     timeout(SOON, keeper.close()).await.expect("the session can be closed");
     assert_eq!(guard.state(), LeaseState::Lost);
     site.until_only(&[]).await;
+}
+
+/// Every heartbeat reads the access list of this node.
+#[tokio::test]
+async fn an_access_list_that_denies_heartbeats_fails_connect_and_is_logged_later() {
+    let (log, server) = (Logs::start(), TestServer::start());
+    let options = options().session_timeout(BRISK);
+    let keeper = options.clone().connect(&server.address()).await.expect("should connect");
+    let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
+    let owner = tls::connect(owner, &server.address()).await;
+    let set = async |who| {
+        let acl = [Acl::new(Permission::ALL, who)];
+        owner.set_acl("/zookeeper", &acl, None).await.expect("another access list");
+    };
+    set(AuthId::authed()).await;
+    let warnings = || log.with(&["WARN", "/zookeeper", "leases cannot be proven"]).len();
+    eventually("it is logged", SOON, async || warnings() == 1).await;
+    let refused = options.clone().connect(&server.address()).await.expect_err("leases cannot be proven");
+    assert_eq!(refused, ConnectError::NoAuth { path: "/zookeeper".to_owned() });
+    assert!(!refused.is_retryable() && refused.to_string().contains("\"/zookeeper\""), "{refused}");
+
+    set(AuthId::anyone()).await;
+    options.connect(&server.address()).await.expect("should connect").close().await;
+    eventually("leases are proven again", SOON, async || keeper.health().await.is_ready()).await;
+    assert_eq!(keeper.state().borrow().epoch, 1, "the session was not lost");
 }
 
 async fn owner() -> zk::Client {

@@ -71,6 +71,10 @@ impl SessionNews {
 pub(crate) enum SessionReport {
     News(SessionNews),
     NotConnected(ConnectError),
+    /// The first heartbeat was answered.
+    Answered,
+    /// The access list of this node denies what heartbeats need.
+    Denied(&'static str),
 }
 
 /// To the registry of path actors.
@@ -138,6 +142,10 @@ struct Live {
     suspended: Option<Moment>,
     /// Whether it was logged that heartbeats are answered slowly.
     slow: bool,
+    /// Whether it was reported that heartbeats are answered.
+    answered: bool,
+    /// Whether it was logged that an access list denies them.
+    denied: bool,
     /// The last own node that a heartbeat checked. The next one continues behind it.
     cursor: String,
     /// The next heartbeat checks no own nodes. The last one failed because a node is gone, and it is not known yet
@@ -248,6 +256,8 @@ impl State {
             connected: true,
             suspended: suspended.then_some(now),
             slow: false,
+            answered: false,
+            denied: false,
             cursor,
             skip_nodes: false,
             _counted: counted,
@@ -407,9 +417,10 @@ impl State {
         result: Result<(), CheckFailure>,
         myself: &ActorRef<SessionMessage>,
     ) {
-        if !matches!(result, Err(CheckFailure::Failed(_))) {
+        if !matches!(result, Err(CheckFailure::Failed(_) | CheckFailure::Denied(_))) {
             self.arguments.metrics.heartbeat(self.arguments.clock.now().since(sent));
         }
+        self.report_answer(&result);
         let input = match result {
             Ok(()) => {
                 self.log_round_trip(sent);
@@ -429,12 +440,34 @@ impl State {
                 }
                 Event::Failed { sent, at_once: true }
             }
+            Err(CheckFailure::Denied(_)) => Event::Failed { sent, at_once: false },
             Err(CheckFailure::Failed(failure)) => {
                 debug!(epoch = self.arguments.epoch, ?failure, "heartbeat failed");
                 Event::Failed { sent, at_once: false }
             }
         };
         self.feed(input, myself);
+    }
+
+    /// Tells the keeper what the first answer shows. Warns once when an access list denies heartbeats.
+    fn report_answer(&mut self, result: &Result<(), CheckFailure>) {
+        let Some(live) = &mut self.live else { return };
+        let denied = match result {
+            Err(CheckFailure::Denied(path)) => Some(*path),
+            _ => None,
+        };
+        match denied {
+            Some(path) if !live.denied => {
+                warn!(path, "the access list of a node denies reading it: leases cannot be proven");
+            }
+            Some(_) | None => {}
+        }
+        live.denied = denied.is_some();
+        if !std::mem::replace(&mut live.answered, true) {
+            let report = denied.map_or(SessionReport::Answered, SessionReport::Denied);
+            // As in `tell`.
+            let _ = self.arguments.keeper.send_message(report);
+        }
     }
 
     /// Reads each node of the batch, because a check reports only the first missing one.

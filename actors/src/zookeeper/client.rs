@@ -170,7 +170,7 @@ impl Client {
     }
 }
 
-/// A node that exists on every server, and that everybody may read.
+/// A node that exists on every server, and that everybody may read, unless its access list was changed.
 const ANCHOR: &str = "/zookeeper";
 
 impl ZooKeeper for Client {
@@ -460,6 +460,9 @@ impl ZooKeeper for Client {
                     if index > 0 =>
                 {
                     Err(CheckFailure::Unreadable(index - 1))
+                }
+                Err(zk::MultiWriteError::OperationFailed { index: 0, source: zk::Error::NoAuth }) => {
+                    Err(CheckFailure::Denied(ANCHOR))
                 }
                 Err(error) => Err(CheckFailure::Failed(zk::Error::from(error).into())),
             }

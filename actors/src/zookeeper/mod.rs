@@ -185,6 +185,8 @@ pub enum CheckFailure {
     Missing(usize),
     /// The access list of the node at this index denies reading it.
     Unreadable(usize),
+    /// The access list of this node, which every check reads, denies that.
+    Denied(&'static str),
     /// Anything else.
     Failed(Failure),
 }
