@@ -95,6 +95,10 @@ impl<M> Guard<M> {
     /// Runs `work` under the lease, and returns its result. If the lease is lost first, drops `work` and returns
     /// `Err(LostError)`.
     ///
+    /// `Ok` means that `work` was done while the lease was valid. After [`LostError`] it is unknown how far `work` has
+    /// come. It may even be done: a task that was paused may find at the same moment that its work is done and that the
+    /// lease is over, and then the result is dropped, too. So work that begins again has to look what has been done.
+    ///
     /// Work that never awaits cannot be interrupted. Only the fencing token protects against its late writes.
     ///
     /// ```

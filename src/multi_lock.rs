@@ -211,7 +211,8 @@ impl MultiGuard {
         self.0.lost().await;
     }
 
-    /// Runs `work` until one of the locks is lost: see [`Guard::protect`](crate::Guard::protect).
+    /// Runs `work` until one of the locks is lost. Then it is unknown how far `work` has come: see
+    /// [`Guard::protect`](crate::Guard::protect).
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, LostError> {
         self.0.protect(work).await
     }

@@ -15,8 +15,9 @@ impl<M: Access> Lock<M> {
     ///
     /// # Errors
     ///
-    /// [`WithError::Acquire`] if `work` was not started, [`WithError::Lost`] if it was not finished in time. Errors of
-    /// `work` itself are part of its result.
+    /// [`WithError::Acquire`] if `work` was not started. [`WithError::Lost`] if the lease was lost before it was known to
+    /// be done: as after [`Guard::protect`], it is unknown how far it has come. Errors of `work` itself are part of its
+    /// result.
     ///
     /// # Cancel safety
     ///
@@ -47,7 +48,7 @@ pub enum WithError {
     /// The lock was not acquired, so the work was not started.
     #[error(transparent)]
     Acquire(#[from] AcquireError),
-    /// The lease was lost before the work was done.
+    /// The lease was lost before the work was known to be done.
     #[error(transparent)]
     Lost(#[from] LostError),
 }

@@ -26,6 +26,8 @@ promises! {
         protected_work_ends_with_the_lease;
     own_nodes:
         a_deleted_directory_is_recreated_and_tokens_keep_growing;
+    [lock, multi_lock]:
+        work_that_is_done_when_the_lease_has_ended_counts_as_unknown;
 }
 
 async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_is_granted(kind: Kind) {
@@ -162,6 +164,25 @@ async fn protected_work_ends_with_the_lease(kind: Kind) {
     assert_eq!(guard.protect(work.boxed()).await, Err(LostError));
     assert!(dropped.load(Ordering::SeqCst), "the work is dropped when the lease ends");
     assert_eq!(guard.protect(async { unreachable!("it is already lost") }.boxed()).await, Err(LostError));
+}
+
+async fn work_that_is_done_when_the_lease_has_ended_counts_as_unknown(kind: Kind) {
+    let (site, proxy) = (kind.site("late").await, proxied().await);
+    let keeper = connect_through(&proxy, SHORT).await;
+    let guard = site.lock(&keeper).acquire().await.expect("the lock is free");
+    proxy.black_hole(true);
+    let done = AtomicBool::new(false);
+    // As in a process that is paused: the work is done, and the lease is over, in one poll.
+    let work = async {
+        while guard.state() != LeaseState::Lost {
+            std::thread::sleep(SHORT / 100);
+        }
+        done.store(true, Ordering::SeqCst);
+        42
+    };
+    let error = guard.protect(work.boxed()).await.expect_err("the lease has ended");
+    assert!(done.load(Ordering::SeqCst));
+    assert!(error.to_string().contains("unknown how far the work has come"), "{error}");
 }
 
 /// Sets a flag when it is dropped.

@@ -121,9 +121,12 @@ pub enum ReleaseError {
     NotGranted,
 }
 
-/// The lease ended before the work did, so the work was dropped.
+/// The lease ended before the work was known to be done, so the work was dropped, or its result.
+///
+/// How far the work has come is unknown: what it had sent may be carried out, and it may even be done. So before the
+/// same work begins again, look what has been done, or let the resource refuse it.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the lease was lost")]
+#[error("the lease was lost, and it is unknown how far the work has come")]
 pub struct LostError;
 
 /// Why a question about a lock or semaphore was not answered, or a change not confirmed.

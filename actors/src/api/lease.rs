@@ -95,7 +95,8 @@ impl Lease {
     }
 
     /// Runs `work` for as long as the lease lasts, and returns its result. When the lease ends first, `work` is dropped
-    /// at its current await, and the result is `Err(LostError)`. Work that never awaits cannot be interrupted.
+    /// at its current await, and the result is `Err(LostError)`. It is the same if `work` is done when the lease has
+    /// ended: its result is dropped. Work that never awaits cannot be interrupted.
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, LostError> {
         protect(|| self.state(), self.lost(), work).await
     }
