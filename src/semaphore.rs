@@ -129,7 +129,8 @@ impl Semaphore {
 
     /// Waits for a permit until `timeout` after this call, also across lost sessions.
     ///
-    /// With a timeout of zero it tries once. A timeout of more than 146 years never expires.
+    /// With a timeout of zero it tries once, as [`try_acquire`](Semaphore::try_acquire), which may wait for its turn for up
+    /// to one second. A timeout of more than 146 years never expires.
     ///
     /// # Errors
     ///

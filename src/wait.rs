@@ -15,17 +15,38 @@ pub enum Wait {
 }
 
 impl Wait {
-    /// Waits until this time from now. A time too long to represent never expires.
+    /// Waits until this time from now. Zero is a [`Try`](Wait::Try), as for
+    /// [`acquire_timeout`](crate::Lock::acquire_timeout). A time too long to represent never expires.
     pub fn timeout(timeout: Duration) -> Wait {
-        Instant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until)
+        match timeout.is_zero() {
+            true => Wait::Try,
+            false => Instant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until),
+        }
     }
 
     /// The shorter of this and a time from now.
     pub(crate) fn at_most(self, timeout: Option<Duration>) -> Wait {
         match (self, timeout.map(Wait::timeout)) {
             (Wait::Until(one), Some(Wait::Until(other))) => Wait::Until(one.min(other)),
+            (_, Some(Wait::Try)) => Wait::Try,
             (Wait::Forever, Some(limited)) => limited,
             (wait, Some(_) | None) => wait,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_of_zero_is_a_try_whatever_it_limits() {
+        assert_eq!(Wait::timeout(Duration::ZERO), Wait::Try);
+        assert!(matches!(Wait::timeout(Duration::from_nanos(1)), Wait::Until(_)));
+        assert_eq!(Wait::timeout(Duration::MAX), Wait::Forever);
+        for wait in [Wait::Try, Wait::timeout(Duration::from_secs(1)), Wait::Forever] {
+            assert_eq!(wait.at_most(Some(Duration::ZERO)), Wait::Try);
+            assert_eq!(wait.at_most(None), wait);
         }
     }
 }
