@@ -83,7 +83,10 @@ impl<M: Access> Lock<M> {
         Pending::new(self.clone(), Wait::Forever)
     }
 
-    /// Acquires the lock if no other contender is ahead. Otherwise fails, without waiting or writing anything.
+    /// Acquires the lock if no other contender is ahead. Otherwise fails without waiting.
+    ///
+    /// If it finds the lock taken, it writes nothing. If it finds the lock free and another contender comes first, it
+    /// deletes the node that it has created.
     ///
     /// # Errors
     ///

@@ -105,7 +105,8 @@ impl Semaphore {
         Pending::new(self.claim(count), Wait::Forever)
     }
 
-    /// Takes a permit if one is free and no request waits for it. Writes nothing if none is free.
+    /// Takes a permit if one is free and no request waits for it. If it finds none free, it writes nothing. If others take
+    /// them before its turn, it deletes the node that it has created.
     ///
     /// Taking a free permit needs this process' turn. If other processes have theirs, this waits for at most one
     /// second, and then fails with `Contended`.
