@@ -3,7 +3,7 @@
 use std::fmt;
 use std::slice;
 
-use lockkeeper_actors::api::error::Reason;
+use lockkeeper_actors::api::error::{Reason, is_throttled};
 use lockkeeper_actors::api::lease::{Lease, LeaseState};
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::path_rules::{InvalidName, check_path};
@@ -212,7 +212,17 @@ impl FencedError {
     /// Whether the same transaction can succeed later without a change to the code or the cluster. Not so after
     /// [`Unknown`](FencedError::Unknown): read first whether it was carried out.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, FencedError::Disconnected)
+        match self {
+            FencedError::Disconnected => true,
+            FencedError::Rejected { reason } => is_throttled(reason),
+            FencedError::Lost
+            | FencedError::Empty
+            | FencedError::InvalidPath { .. }
+            | FencedError::TooLarge { .. }
+            | FencedError::Write { .. }
+            | FencedError::Unchecked { .. }
+            | FencedError::Unknown { .. } => false,
+        }
     }
 }
 

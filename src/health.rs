@@ -81,6 +81,17 @@ pub enum ProbeError {
     NotReleased(#[from] ReleaseError),
 }
 
+impl ProbeError {
+    /// Whether a later check can succeed without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            // The next check acquires another lock.
+            ProbeError::Disconnected | ProbeError::TimedOut { .. } | ProbeError::NotReleased(_) => true,
+            ProbeError::NotAcquired(error) => error.is_retryable(),
+        }
+    }
+}
+
 /// A check of a keeper's health, from [`Keeper::health`](crate::Keeper::health). Await it, or have it answered
 /// [by message](HealthCheck::forward).
 #[must_use = "futures do nothing unless polled"]

@@ -179,3 +179,13 @@ pub enum InspectError {
     #[error(transparent)]
     Query(#[from] QueryError),
 }
+
+impl InspectError {
+    /// Whether the same call can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            InspectError::Query(error) => error.is_retryable(),
+            InspectError::Name(_) => false,
+        }
+    }
+}

@@ -52,3 +52,14 @@ pub enum WithError {
     #[error(transparent)]
     Lost(#[from] LostError),
 }
+
+impl WithError {
+    /// Whether the same call can succeed later without a change to the code or the cluster. Not so after
+    /// [`Lost`](WithError::Lost): look first what the work has done.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            WithError::Acquire(error) => error.is_retryable(),
+            WithError::Lost(_) => false,
+        }
+    }
+}

@@ -219,8 +219,16 @@ pub enum AdvertiseError {
         /// The candidate's node.
         path: String,
     },
-    /// ZooKeeper rejected the write, its answer was lost, or the node was deleted meanwhile. The next node is created
-    /// with the data. The reason is the [`source`](std::error::Error::source).
+    /// ZooKeeper rejected the write. The next node is created with the data. The reason is the
+    /// [`source`](std::error::Error::source).
+    #[error("ZooKeeper rejected the write of the candidate's node")]
+    Rejected {
+        /// Why it was rejected.
+        #[source]
+        reason: Reason,
+    },
+    /// The answer was lost, or the node was deleted meanwhile. The next node is created with the data. The reason is the
+    /// [`source`](std::error::Error::source).
     #[error("the candidate's node was not written")]
     Failed {
         /// Why it failed.
@@ -293,6 +301,16 @@ impl AcquireError {
     }
 }
 
+impl ReleaseError {
+    /// Whether the same release can succeed later: once the request has been granted.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ReleaseError::NotGranted => true,
+            ReleaseError::Lost => false,
+        }
+    }
+}
+
 impl QueryError {
     /// Whether the same question can be answered later without a change to the code or the cluster.
     pub fn is_retryable(&self) -> bool {
@@ -345,6 +363,7 @@ impl AdvertiseError {
     pub fn is_retryable(&self) -> bool {
         match self {
             AdvertiseError::Failed { .. } => true,
+            AdvertiseError::Rejected { reason } => is_throttled(reason),
             AdvertiseError::Closed | AdvertiseError::TooLong { .. } | AdvertiseError::NoAuth { .. } => false,
         }
     }
@@ -353,7 +372,8 @@ impl AdvertiseError {
         match failure {
             Failure::NoAuth => AdvertiseError::NoAuth { path: path.to_owned() },
             Failure::SessionGone | Failure::NoNode => AdvertiseError::gone(),
-            Failure::Refused(reason) | Failure::Unknown(reason) => AdvertiseError::Failed { reason },
+            Failure::Refused(reason) => AdvertiseError::Rejected { reason },
+            Failure::Unknown(reason) => AdvertiseError::Failed { reason },
         }
     }
 
@@ -372,8 +392,9 @@ impl ResizeError {
     }
 }
 
-/// Whether the server rejects requests because it is overloaded.
-fn is_throttled(reason: &Reason) -> bool {
+/// Whether a request was rejected only because the server is overloaded, so that it can succeed later. Any other
+/// rejection stays.
+pub fn is_throttled(reason: &Reason) -> bool {
     matches!(reason.downcast_ref(), Some(zookeeper_client::Error::Throttled))
 }
 

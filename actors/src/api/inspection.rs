@@ -158,3 +158,13 @@ pub enum DeleteNodeError {
     #[error(transparent)]
     Failed(#[from] QueryError),
 }
+
+impl DeleteNodeError {
+    /// Whether the same call can succeed later without a change to the code or the cluster.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            DeleteNodeError::Failed(error) => error.is_retryable(),
+            DeleteNodeError::Gone { .. } | DeleteNodeError::Changed { .. } => false,
+        }
+    }
+}
