@@ -50,8 +50,9 @@ impl<M> Guard<M> {
         self.0.node()
     }
 
-    /// The fencing token. It is larger than the tokens of all earlier holders that exclude this one. The tokens of
-    /// holders that do not exclude each other, such as two readers, have no particular order.
+    /// The fencing token. It is not smaller than the token of any earlier holder that excludes this one. It is larger,
+    /// unless the two share a node that [lingers](crate::LockOptions::linger): so a resource compares with `<=`. The
+    /// tokens of holders that do not exclude each other, such as two readers, have no particular order.
     pub fn token(&self) -> FencingToken {
         self.0.token()
     }

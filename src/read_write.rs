@@ -60,8 +60,9 @@ impl ReadWriteLock {
 
     /// The write side.
     ///
-    /// A writer's fencing token is larger than those of all earlier holders. A reader's is larger than those of all
-    /// earlier writers, so a resource must compare it only with the largest *writer's* token.
+    /// A writer's fencing token is larger than those of all earlier readers, and not smaller than those of earlier
+    /// writers: equal only if they share a node that [lingers](crate::LockOptions::linger). A reader's is larger than
+    /// those of all earlier writers, so a resource must compare it only with the largest *writer's* token.
     pub fn write(&self) -> &WriteLock {
         &self.write
     }

@@ -6,15 +6,17 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// A number that grows with every conflicting grant, across all processes: the id of the ZooKeeper transaction that
-/// created the holder's node (`czxid`).
+/// A number that tells a resource which of two conflicting holders came later, across all processes: the id of the
+/// ZooKeeper transaction that created the holder's node (`czxid`).
 ///
 /// A resource that remembers the largest token it has seen and rejects smaller ones is safe from a holder that was
 /// paused past the end of its lease. Tokens keep growing even when the lock's directory is deleted and created again.
 ///
 /// A token is opaque: only its order has a meaning. Of two holders of one path that exclude each other, the later one
-/// has the larger token, and no two have the same. Tokens of different paths are not to be compared, because one
-/// transaction may create nodes on several of them. The difference of two tokens means nothing.
+/// has the larger token. The two are equal only if they share a node that [lingers][linger]: such holders are of one
+/// process. So a resource accepts a token that equals the stored one, as `stored <= token` does. Tokens of different
+/// paths are not to be compared, because one transaction may create nodes on several of them. The difference of two
+/// tokens means nothing.
 ///
 /// It converts to what a resource stores: `u64` and `i64`, text in decimal and hexadecimal, and, with the feature
 /// `serde`, a number. ZooKeeper's ids are positive numbers of 63 bits, so a token of ZooKeeper always fits into an `i64`.
@@ -30,6 +32,8 @@ use thiserror::Error;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// [linger]: https://docs.rs/lockkeeper/latest/lockkeeper/struct.LockOptions.html#method.linger
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FencingToken(u64);
 
