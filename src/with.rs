@@ -8,10 +8,12 @@ use crate::lock::Lock;
 use crate::marker::Access;
 
 impl<M: Access> Lock<M> {
-    /// Waits for the lock, runs `work` under it, and releases it.
+    /// Waits for the lock, runs `work` under it, releases the lock, and waits until the server has confirmed that, or
+    /// the session has ended.
     ///
-    /// If the lease is lost first, `work` is dropped at its current await, as by [`Guard::protect`]. The lock is released
-    /// in the background, also when `work` panics.
+    /// If the lease is lost first, `work` is dropped at its current await, as by [`Guard::protect`]. If it is lost only
+    /// before the release is confirmed, the work was done under the lock, and its result is returned. When `work` panics,
+    /// the lock is released in the background.
     ///
     /// # Errors
     ///
@@ -21,7 +23,8 @@ impl<M: Access> Lock<M> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels the request, or drops `work` and releases the lock.
+    /// Dropping the future cancels the request, or drops `work` and releases the lock in the background. If `work` is done
+    /// already, its result is lost.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -37,7 +40,10 @@ impl<M: Access> Lock<M> {
     /// ```
     pub async fn with<R>(&self, work: impl AsyncFnOnce(&Guard<M>) -> R) -> Result<R, WithError> {
         let guard = self.acquire().await?;
-        Ok(guard.protect(work(&guard)).await?)
+        let done = guard.protect(work(&guard)).await?;
+        // Without a confirmation, the lock is free when the session has ended.
+        let _ = guard.release().await;
+        Ok(done)
     }
 }
 

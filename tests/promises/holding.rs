@@ -134,7 +134,7 @@ async fn work_runs_under_the_lock_and_releases_it_however_it_ends(kind: Kind) {
     });
     let (state, token) = spawned.await.expect("no panic").expect("it is free");
     assert_eq!(state, LeaseState::Held);
-    site.until_only(&[]).await;
+    assert_eq!(site.nodes().await, [""; 0], "the release was confirmed");
 
     let panicking = {
         let lock = lock.clone();
