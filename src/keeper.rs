@@ -196,7 +196,12 @@ impl Keeper {
     /// Creates a handle to the semaphore at `path` with the number of permits that is stored there. Acquiring fails
     /// with [`PermitsError::NoLimit`](crate::error::PermitsError::NoLimit) while no number is stored.
     pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidLock> {
-        Semaphore::new(&self.shared, path, None, LockOptions::default())
+        self.semaphore_stored_with(path, LockOptions::default())
+    }
+
+    /// As [`semaphore_stored`](Keeper::semaphore_stored), with options.
+    pub fn semaphore_stored_with(&self, path: &str, options: LockOptions) -> Result<Semaphore, InvalidLock> {
+        Semaphore::new(&self.shared, path, None, options)
     }
 
     /// An inspector, which reads the locks and semaphores of all clients. Does no I/O.

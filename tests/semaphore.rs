@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Proxy, TestServer, eventually, shared, unique_path};
 use futures::{FutureExt, StreamExt};
-use lockkeeper::error::{AcquireError, AcquireTimeoutError, PermitsError, TryAcquireError};
+use lockkeeper::error::{AcquireError, AcquireTimeoutError, InvalidLock, PermitsError, TryAcquireError};
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{Keeper, LeaseState, LockOptions, Semaphore};
 use tokio::task::JoinSet;
@@ -119,6 +119,14 @@ async fn a_handle_with_a_different_limit_fails_and_one_without_uses_the_stored_l
     let second = stored.acquire().await.expect("the second of two");
     assert!(matches!(stored.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     drop((permit, second));
+    leased(&pool, 0).await;
+    let keeper = connect(&shared().address()).await;
+    let named = keeper.semaphore_stored_with(&path, LockOptions::new().identifier("a worker"));
+    let third = named.expect("valid options").acquire().await.expect("free");
+    assert_eq!(pool.lease_holders().await.expect("connected")[0].identifier, "a worker");
+    let refused = keeper.semaphore_stored_with(&path, LockOptions::new().ephemeral(false));
+    assert!(matches!(refused, Err(InvalidLock::NotForSemaphores { .. })), "{refused:?}");
+    drop(third);
     leased(&pool, 0).await;
 }
 
