@@ -26,9 +26,8 @@ async fn ready(State(keeper): State<Keeper>) -> (StatusCode, String) {
     (if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, health.to_string())
 }
 
-async fn alive(State(keeper): State<Keeper>) -> (StatusCode, String) {
-    let health = keeper.health().await;
-    (if health.is_alive() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, health.to_string())
+async fn alive(State(keeper): State<Keeper>) -> StatusCode {
+    if keeper.is_alive().await { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 #[tokio::main]
@@ -50,7 +49,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// The status and the body of a response.
+/// The status of a response, and its body if it has one.
 async fn ask(address: SocketAddr, path: &str) -> Result<String> {
     let mut connection = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n");
@@ -58,5 +57,6 @@ async fn ask(address: SocketAddr, path: &str) -> Result<String> {
     let mut response = String::new();
     connection.read_to_string(&mut response).await?;
     let (status, body) = (response.split(' ').nth(1), response.split("\r\n\r\n").nth(1));
-    Ok(format!("{}, {}", status.unwrap_or_default(), body.unwrap_or_default()))
+    let parts: Vec<&str> = [status, body].into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    Ok(parts.join(", "))
 }

@@ -53,7 +53,8 @@ impl Health {
     /// Whether the keeper works, although ZooKeeper may be out of reach: it is not closed, has not given up, and its
     /// actors answer.
     ///
-    /// For a *liveness* probe, which restarts this process. While ZooKeeper is out of reach this stays true: a restart
+    /// For a *liveness* probe, which restarts this process. [`Keeper::is_alive`](crate::Keeper::is_alive) tells the same
+    /// without a request to a server. While ZooKeeper is out of reach this stays true: a restart
     /// would not help, and would lose the process's place in every queue.
     pub fn is_alive(&self) -> bool {
         self.status != SessionStatus::Closed && self.answered
@@ -129,11 +130,16 @@ impl Future for HealthCheck {
     }
 }
 
+/// Whether the keeper's actors answer within the time of a check. Asks no server.
+pub(crate) async fn is_alive(shared: &Shared) -> bool {
+    let limit = shared.started.state.borrow().session_timeout / PART;
+    let answered = timeout(limit, margin(shared)).await.is_ok();
+    answered && shared.started.state.borrow().status != SessionStatus::Closed
+}
+
 async fn check(shared: Arc<Shared>) -> Health {
     let state = *shared.started.state.borrow();
-    // Shorter than the interval of heartbeats, an eighth, so that a server that does not answer any more fails this
-    // before it suspends a lease. Long enough for the two round trips of servers that are near enough for the timeout.
-    let limit = state.session_timeout / 10;
+    let limit = state.session_timeout / PART;
     let (margin, probe) = join(timeout(limit, margin(&shared)), timeout(limit, probe(&shared))).await;
     let status = shared.started.state.borrow().status;
     Health {
@@ -144,6 +150,11 @@ async fn check(shared: Arc<Shared>) -> Health {
         probe: probe.unwrap_or(Err(ProbeError::TimedOut { limit })),
     }
 }
+
+/// The part of the session timeout that a check may take. It is shorter than the interval of heartbeats, an eighth, so
+/// that a server that does not answer any more fails a check before it suspends a lease. It is long enough for the two
+/// round trips of servers that are near enough for the timeout.
+const PART: u32 = 10;
 
 /// How long leases are still proven; `None` if the keeper is closed.
 async fn margin(shared: &Shared) -> Option<Duration> {

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connect::KeeperOptions;
 use crate::handle::Shared;
-use crate::health::HealthCheck;
+use crate::health::{self, HealthCheck};
 use crate::inspect::Inspector;
 use crate::lock::Lock;
 use crate::multi_lock::MultiLock;
@@ -238,13 +238,14 @@ impl Keeper {
         self.shared.started.state.clone()
     }
 
-    /// Checks whether a lock can be acquired and kept now, for readiness and liveness probes. It acquires and releases a
-    /// read lock on the keeper's [health path](KeeperOptions::health_path), and is done after a tenth of the session
-    /// timeout at the latest: give the probe itself more time than that. There are no errors; what fails is in the
+    /// Checks whether a lock can be acquired and kept now, for readiness probes. It acquires and releases a read lock on
+    /// the keeper's [health path](KeeperOptions::health_path), and is done after a tenth of the session timeout at the
+    /// latest: give the probe itself more time than that. There are no errors; what fails is in the
     /// [`Health`](crate::health::Health).
     ///
-    /// A check costs three requests to the server: a create, a list, and a delete. If the health path does not exist,
-    /// it is created too. Checks may run at the same time, each with its own requests.
+    /// A check costs three requests to the server: a create, a list, and a delete, of which the create and the delete
+    /// are writes. If the health path does not exist, it is created too. Checks may run at the same time, each with its
+    /// own requests.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -266,6 +267,28 @@ impl Keeper {
     /// Nothing is sent before the first poll. Dropping the future after that leaves no node.
     pub fn health(&self) -> HealthCheck {
         HealthCheck::new(self.shared.clone())
+    }
+
+    /// Whether the keeper works, for liveness probes: it is not closed, has not given up, and its actors answer within a
+    /// tenth of the session timeout. Sends nothing to a server, and stays `true` while ZooKeeper is out of reach.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let zookeeper = lockkeeper_embedded::Embedded::start().await?;
+    /// # let keeper = lockkeeper::Keeper::connect(&zookeeper.address()).await?;
+    /// assert!(keeper.is_alive().await);
+    /// keeper.close().await;
+    /// assert!(!keeper.is_alive().await);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only asks.
+    pub async fn is_alive(&self) -> bool {
+        health::is_alive(&self.shared).await
     }
 
     /// The id of the keeper's actor, by which a [supervisor](KeeperOptions::connect_linked) recognises its events.

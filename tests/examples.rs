@@ -78,12 +78,10 @@ async fn a_service_without_actors_hands_over() {
 async fn the_probes_of_a_service_tell_whether_zookeeper_answers() {
     let output = run("health", &[&shared().one_address()]).await;
     let (answers, silent) = output.split_once("ZooKeeper is silent\n").expect("both parts");
-    for expected in
-        ["/ready: 200, connected; ", "/alive: 200, connected; ", "; a lock was acquired and released in "]
-    {
+    for expected in ["/ready: 200, connected; ", "/alive: 200\n", "; a lock was acquired and released in "] {
         assert!(answers.contains(expected), "{expected:?} is not in:\n{output}");
     }
-    for expected in ["/ready: 503, ", "/alive: 200, ", "; no lock was acquired and released within 1s\n"] {
+    for expected in ["/ready: 503, ", "/alive: 200\n", "; no lock was acquired and released within 1s\n"] {
         assert!(silent.contains(expected), "{expected:?} is not in:\n{output}");
     }
 }

@@ -108,9 +108,21 @@ async fn without_a_session_it_is_alive_and_not_ready() {
 }
 
 #[tokio::test]
+async fn a_keeper_tells_that_it_is_alive_without_a_server() {
+    let proxy = proxied().await;
+    let keeper = connect_through(&proxy, LONG).await;
+    proxy.black_hole(true);
+    let asked = Instant::now();
+    assert!(keeper.is_alive().await);
+    assert!(asked.elapsed() < LONG / 10, "it is answered before its limit");
+}
+
+#[tokio::test]
 async fn a_closed_keeper_is_not_alive() {
     let keeper = connect().await;
+    assert!(keeper.is_alive().await);
     keeper.close().await;
+    assert!(!keeper.is_alive().await);
     let health = keeper.health().await;
     assert!(!health.is_ready() && !health.is_alive(), "{health}");
     assert_eq!((health.status, health.probe), (SessionStatus::Closed, Err(ProbeError::Disconnected)));
