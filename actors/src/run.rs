@@ -28,10 +28,25 @@ use crate::runtime::timer::{Precision, Timer};
 /// How an application's actor is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopPolicy {
-    /// How long the actor may take to stop before it is killed.
-    pub grace: Duration,
-    /// Whether the actor is stopped as soon as the lease is suspended.
-    pub stop_when_suspended: bool,
+    grace: Duration,
+    stop_when_suspended: bool,
+}
+
+impl StopPolicy {
+    /// The default policy.
+    pub fn new() -> StopPolicy {
+        StopPolicy::default()
+    }
+
+    /// How long the actor may take to stop before it is killed. The default is five seconds.
+    pub fn grace(self, grace: Duration) -> StopPolicy {
+        StopPolicy { grace, ..self }
+    }
+
+    /// Whether the actor is stopped as soon as the lease is suspended. The default is `false`.
+    pub fn stop_when_suspended(self, stop_when_suspended: bool) -> StopPolicy {
+        StopPolicy { stop_when_suspended, ..self }
+    }
 }
 
 impl Default for StopPolicy {

@@ -35,14 +35,14 @@ impl SingletonOptions {
     /// seconds. If it is stopped because the lease is about to end, it has at most 1/8 of the session timeout: a
     /// `post_stop` of one second needs a session timeout of more than eight seconds.
     pub fn grace(self, grace: Duration) -> Self {
-        SingletonOptions { stop_policy: StopPolicy { grace, ..self.stop_policy }, ..self }
+        SingletonOptions { stop_policy: self.stop_policy.grace(grace), ..self }
     }
 
     /// `true` stops the actor as soon as the connection is suspended, instead of when 1/4 of the session timeout is
     /// left. Every short interruption then moves it to another member, and it does not receive
     /// [`LeaseEvent::Suspended`](crate::run::LeaseEvent::Suspended). The default is `false`.
     pub fn stop_when_suspended(self, stop_when_suspended: bool) -> Self {
-        SingletonOptions { stop_policy: StopPolicy { stop_when_suspended, ..self.stop_policy }, ..self }
+        SingletonOptions { stop_policy: self.stop_policy.stop_when_suspended(stop_when_suspended), ..self }
     }
 
     /// The pause of this member after a run that failed or ended by itself: `initial` at first, then doubled each time

@@ -194,7 +194,7 @@ async fn start(
         }
         Under::Guard => {
             let guard = keeper.lock(path).expect("a valid path").acquire().await.expect("free");
-            let policy = StopPolicy { grace: LONG, ..StopPolicy::default() };
+            let policy = StopPolicy::new().grace(LONG);
             Running::Guard(guard.run(policy, move |lease| (Probe, (lease, behavior, notes)), |_| None))
         }
     }

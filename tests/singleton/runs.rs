@@ -102,7 +102,7 @@ async fn a_sibling_actor_that_stops_does_not_end_the_run() {
         keeper.lock(&unique_path("beside")).expect("a valid path").acquire().await.expect("connected");
     let (sender, mut notes) = mpsc::unbounded_channel();
     let make = move |lease: LeaseView| (Probe, (lease, Behavior::default(), sender));
-    let policy = StopPolicy { grace: Duration::from_millis(50), ..StopPolicy::default() };
+    let policy = StopPolicy::new().grace(Duration::from_millis(50));
     let run = guard.run(policy, make, |_| None);
     let (actor, _) = started(&mut notes).await;
     actor.cast(Order::Sibling).expect("it runs");
