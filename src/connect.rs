@@ -19,6 +19,7 @@ use lockkeeper_actors::zookeeper::{Acl, AuthId, Connector, Permission};
 use lockkeeper_actors::{Clock, Randomness};
 
 use crate::handle::Shared;
+use crate::identity;
 use crate::options::MAX_IDENTIFIER;
 
 /// Options for connecting, from [`Keeper::options`](crate::Keeper::options).
@@ -43,7 +44,7 @@ impl KeeperOptions {
             session_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             tick: None,
-            identifier: Vec::new(),
+            identifier: identity::of_this_process().into_bytes(),
             acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
             build: Vec::new(),
             restart: RestartPolicy::default(),
@@ -99,7 +100,8 @@ impl KeeperOptions {
         KeeperOptions { tick: Some(tick), ..self }
     }
 
-    /// The text that identifies this process when contenders are listed. At most 960 KiB. The default is empty.
+    /// The text that identifies this process when contenders are listed. At most 960 KiB. The default is `user@host:pid`.
+    /// Everybody who may read the nodes sees it; an empty text tells nothing.
     pub fn identifier(self, identifier: impl Into<String>) -> Self {
         KeeperOptions { identifier: identifier.into().into_bytes(), ..self }
     }

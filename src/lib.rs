@@ -8,6 +8,7 @@ mod fenced;
 mod guard;
 mod handle;
 pub mod health;
+mod identity;
 pub mod inspect;
 mod keeper;
 mod lock;

@@ -37,25 +37,31 @@ async fn contenders_are_listed_in_queue_order_with_their_details(kind: Kind) {
     let own = LockOptions::new().identifier("lock");
     let (_, mut second) = listen(&site.lock_with(&named, own));
     queued(&mut second).await;
-    let (_, mut third) = listen(&site.lock(&connect().await));
+    let (unnamed, nameless) = (connect().await, options().identifier("").connect(&shared().address()).await);
+    let (_, mut third) = listen(&site.lock(&unnamed));
     queued(&mut third).await;
+    let (_, mut fourth) = listen(&site.lock(&nameless.expect("should connect")));
+    queued(&mut fourth).await;
     let foreign = server.contender(path, b"caf\xe9").await;
     server.create(&format!("{path}/notes"), b"unrelated", zk::CreateMode::Persistent).await;
 
     let contenders = site.queue(&named).contenders().await.expect("an answer");
     let identifiers: Vec<_> = contenders.iter().map(|c| c.identifier.as_str()).collect();
-    assert_eq!(identifiers, ["keeper", "lock", "", "caf\u{fffd}"]);
-    assert!(contenders.iter().map(|c| c.position).eq(0..4));
+    let (user, process) = identifiers[2].split_once('@').expect("user@host:pid");
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!((user.is_empty(), process), (false, &*format!("{host}:{}", std::process::id())));
+    assert_eq!(identifiers, ["keeper", "lock", identifiers[2], "", "caf\u{fffd}"]);
+    assert!(contenders.iter().map(|c| c.position).eq(0..5));
     // Locks and write locks have the same name pattern on the server.
     assert!(contenders.iter().all(|c| c.mode == Mode::Lock));
     assert!(contenders.is_sorted_by(|before, after| before.token < after.token));
     assert_eq!(format!("{path}/{}", contenders[0].name), guard.node());
     assert_eq!(contenders[0].token, guard.token());
     assert_eq!(contenders[0].session, contenders[1].session);
-    assert_eq!(format!("{path}/{}", contenders[3].name), foreign);
-    assert_eq!(contenders[3].session, Some(server.0.session_id().0));
+    assert_eq!(format!("{path}/{}", contenders[4].name), foreign);
+    assert_eq!(contenders[4].session, Some(server.0.session_id().0));
     let node = server.stat(&foreign).await.expect("the node");
-    assert_eq!(contenders[3].token.as_u64(), node.czxid as u64);
+    assert_eq!(contenders[4].token.as_u64(), node.czxid as u64);
 }
 
 async fn foreign_contenders_count_if_a_pattern_matches_their_names(kind: Kind) {
