@@ -99,17 +99,14 @@ impl Connection {
         has_authorities || self.servers.contains("tcp+tls://")
     }
 
-    /// The identifier of this process.
-    pub fn identifier(&self) -> String {
-        self.identifier.clone().unwrap_or_else(identity)
-    }
-
     fn options(&self) -> Result<KeeperOptions, Failure> {
         let mut options = Keeper::options()
             .session_timeout(self.session_timeout)
             .connect_timeout(self.connect_timeout)
-            .close_timeout(CLOSE_LIMIT)
-            .identifier(self.identifier());
+            .close_timeout(CLOSE_LIMIT);
+        if let Some(identifier) = &self.identifier {
+            options = options.identifier(identifier);
+        }
         for (scheme, credentials) in self.credentials()? {
             options = options.auth(&scheme, credentials.as_bytes());
         }
@@ -224,14 +221,6 @@ fn certificates(path: &PathBuf) -> Result<String, Failure> {
 #[cfg(feature = "tls")]
 fn unusable(path: &Path, why: impl std::fmt::Display) -> Failure {
     Failure::usage(format!("cannot use {}: {why}", path.display()))
-}
-
-/// Who we are, for others: user@host:pid.
-fn identity() -> String {
-    let variable = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
-    let user = variable("USER").or_else(|| variable("LOGNAME"));
-    let user = user.unwrap_or_else(|| rustix::process::getuid().as_raw().to_string());
-    format!("{user}@{}:{}", host(), std::process::id())
 }
 
 /// The name of this host.
