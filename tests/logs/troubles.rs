@@ -123,7 +123,7 @@ async fn a_refused_access_list() {
     private_directory(&path).await;
     let refused = refusal(keeper.lock(&path).expect("a valid path").acquire().await);
     assert!(matches!(refused, AcquireError::NoAuth { .. }), "{refused:?}");
-    assert_eq!(log.with("debug", "refused", &[("refusal", "NoAuth(None)")]).len(), 1);
+    assert_eq!(log.with("debug", "refused", &[("refusal", "NoAuth(Directory)")]).len(), 1);
     check(&log);
 }
 

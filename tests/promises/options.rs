@@ -42,7 +42,7 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
             assert_eq!(entry.id(), id);
         }
         let stranger = site.lock(&connect().await);
-        let paths = (kind.paths)(&site.path);
+        let paths = site.directories();
         let refused = refusal(stranger.acquire().await);
         assert!(matches!(&refused, AcquireError::NoAuth { path } if paths.contains(path)), "{refused:?}");
         let TryAcquireError::Failed(refused) = refusal(stranger.try_acquire().await) else {

@@ -32,7 +32,7 @@ async fn another_user_can_neither_enter_nor_break_nor_read_a_lock(kind: Kind) {
     let other = other.connect(&shared().address()).await.expect("should connect");
     let guard = site.lock(&owner).acquire().await.expect("the lock is free");
 
-    let paths = (kind.paths)(&site.path);
+    let paths = site.directories();
     let is_denied = |path: &String| paths.contains(path);
     let lock = site.rival(&other);
     let refused = refusal(timeout(SOON, lock.acquire()).await.expect("an answer"));
@@ -76,16 +76,24 @@ fn private(user: &str) -> KeeperOptions {
 }
 
 async fn a_missing_permission_is_reported_with_the_path(kind: Kind) {
-    let (keeper, path) = (connect().await, unique_path("no-right"));
+    let (keeper, parent) = (connect().await, unique_path("no-right"));
+    let made = format!("{parent}/made");
     let owner = owner().await;
     let private = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
-    owner.create(&path, b"", &private).await.expect("a new node");
-    owner.create(&format!("{path}/made"), b"", &private).await.expect("a new node");
-    for path in [format!("{path}/missing"), format!("{path}/made"), path] {
+    for path in [&parent, &made] {
+        owner.create(path, b"", &private).await.expect("a new node");
+    }
+    // Of the second one, a kind may need more than one directory, and the others are missing.
+    for (path, denied) in [
+        (format!("{parent}/missing"), vec![&parent]),
+        (format!("{parent}/missing/below"), vec![&parent]),
+        (made.clone(), vec![&made, &parent]),
+        (parent.clone(), vec![&parent]),
+    ] {
         let lock = (kind.open)(&keeper, &path).expect("a valid path");
         let expect_no_auth = |error: &AcquireError| {
             let AcquireError::NoAuth { path: of } = error else { panic!("{error:?}") };
-            assert!((kind.paths)(&path).contains(of) && error.to_string().contains(of), "{error}");
+            assert!(denied.contains(&of) && error.to_string().contains(of), "{path}: {error}");
         };
         expect_no_auth(&refusal(timeout(SOON, lock.acquire()).await.expect("an answer")));
         match refusal(timeout(SOON, lock.try_acquire()).await.expect("an answer")) {
@@ -96,6 +104,50 @@ async fn a_missing_permission_is_reported_with_the_path(kind: Kind) {
             AcquireTimeoutError::Failed(error) => expect_no_auth(&error),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn the_node_that_denies_a_semaphore_is_named() {
+    let (keeper, path) = (connect().await, unique_path("no-right-pool"));
+    let (owner, mutex) = (owner().await, format!("{path}-__lock__"));
+    let (open, private) = (zk::Acls::anyone_all(), zk::Acls::creator_all());
+    let pool = keeper.semaphore(&path, 1).expect("a valid path");
+    let denied = async |node: &str| {
+        let error = refusal(timeout(SOON, pool.acquire()).await.expect("an answer"));
+        assert_eq!(error, AcquireError::NoAuth { path: node.to_owned() });
+    };
+    owner.create(&mutex, b"", &zk::CreateMode::Persistent.with_acls(private)).await.expect("a new node");
+    denied(&mutex).await;
+    let delete = async |allowed: bool| {
+        let rights = Permission::READ | Permission::CREATE;
+        let rights = if allowed { rights | Permission::DELETE } else { rights };
+        let acl = [Acl::new(rights, AuthId::anyone()), Acl::new(Permission::ADMIN, AuthId::authed())];
+        owner.set_acl(&mutex, &acl, None).await.expect("another access list");
+    };
+    delete(true).await;
+    owner.create(&path, b"1", &zk::CreateMode::Persistent.with_acls(private)).await.expect("a new node");
+    denied(&path).await;
+    owner.delete(&path, None).await.expect("it is empty");
+    owner.create(&path, b"1", &zk::CreateMode::Persistent.with_acls(open)).await.expect("a new node");
+    // The transaction that takes a permit deletes the node in the queue.
+    delete(false).await;
+    denied(&mutex).await;
+}
+
+#[tokio::test]
+async fn a_node_above_the_chroot_that_denies_a_lock_is_named() {
+    let chroot = unique_path("no-right-root");
+    let private = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
+    owner().await.create(&chroot, b"", &private).await.expect("a new node");
+    for (below, denied) in [("", "/"), ("/missing", &*chroot)] {
+        let address = format!("{}{chroot}{below}", shared().address());
+        let keeper = options().connect(&address).await.expect("should connect");
+        let lock = keeper.lock("/locks/ledger").expect("a valid path");
+        let error = refusal(timeout(SOON, lock.acquire()).await.expect("an answer"));
+        assert_eq!(error, AcquireError::NoAuth { path: denied.to_owned() });
+        let resized = keeper.semaphore("/pool", 1).expect("a valid path").resize(2).await;
+        assert_eq!(resized, Err(QueryError::NoAuth { path: denied.to_owned() }.into()));
     }
 }
 

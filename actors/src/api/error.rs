@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::machine::Failure;
 pub use crate::machine::Reason;
+use crate::zookeeper::NoAuth;
 
 /// Why an acquire failed. A lock that is merely held by somebody else is not an error: see
 /// [`Refused`](super::event::Refused).
@@ -16,7 +17,8 @@ pub enum AcquireError {
     /// The access list of a node denies a request that the lock needs.
     #[error("the access list of {path:?} denies what the lock needs")]
     NoAuth {
-        /// The node: the lock's directory, one of its parents, or a contender ahead.
+        /// The node: the lock's directory, the semaphore's path or that of its queue; the nearest parent that exists, if
+        /// one of them is missing; or a contender ahead. A parent above the chroot has its whole path.
         path: String,
     },
     /// The lock's directory has used up nearly all of its sequence numbers. Delete the directory; the next request
@@ -328,7 +330,10 @@ impl QueryError {
             Failure::NoNode => {
                 QueryError::Rejected { path: path.to_owned(), reason: "it does not exist".into() }
             }
-            Failure::Refused(reason) => QueryError::Rejected { path: path.to_owned(), reason },
+            Failure::Refused(reason) => match NoAuth::in_reason(&reason) {
+                Some(NoAuth { path }) => QueryError::NoAuth { path: path.clone() },
+                None => QueryError::Rejected { path: path.to_owned(), reason },
+            },
             Failure::Unknown(reason) => QueryError::Unanswered { path: path.to_owned(), reason },
         }
     }

@@ -205,8 +205,19 @@ pub enum Refusal {
     },
     /// No number of permits is stored, and the caller has given none.
     NoLimit,
-    /// The access list of this node, or of the directory, denies a request.
-    NoAuth(Option<Znode>),
+    /// The access list of this node denies a request.
+    NoAuth(Denied),
     /// The request was rejected for this reason, by the server or because it could never succeed.
     Rejected(Reason),
+}
+
+/// A node whose access list denies a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// The directory of the queue.
+    Directory,
+    /// The semaphore's root.
+    Root,
+    /// A contender's node.
+    Contender(Znode),
 }

@@ -13,9 +13,10 @@ use crate::api::grant::{Grant, Hold};
 use crate::api::keep_alive::KeepAlive;
 use crate::api::lease::{FencingToken, Lease, ReleasePort};
 use crate::api::request::{AcquireRequest, ContenderOptions};
-use crate::machine::{Moment, PathMachine, Refusal, Reply, Ticket, Wait};
+use crate::machine::{Denied, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
 use crate::metrics::{RefusedFor, RequestMetrics};
 use crate::runtime::log::{Identifier, SessionId};
+use crate::zookeeper::NoAuth;
 
 /// The part of a request that the machine does not need.
 pub(super) struct Entry {
@@ -366,14 +367,18 @@ fn refused(path: &str, directory: &str, refusal: Refusal) -> Refused {
         Refusal::Closed => AcquireError::Closed,
         Refusal::Exhausted => AcquireError::SequenceExhausted { path: directory.to_owned() },
         Refusal::MixedDialects(node) => AcquireError::MixedDialects { contender: node_path(node.name()) },
-        Refusal::NoAuth(None) => AcquireError::NoAuth { path },
-        Refusal::NoAuth(Some(node)) => AcquireError::NoAuth { path: node_path(node.name()) },
+        Refusal::NoAuth(Denied::Directory) => AcquireError::NoAuth { path: directory.to_owned() },
+        Refusal::NoAuth(Denied::Root) => AcquireError::NoAuth { path },
+        Refusal::NoAuth(Denied::Contender(node)) => AcquireError::NoAuth { path: node_path(node.name()) },
         Refusal::NoPermits => PermitsError::None { path }.into(),
         Refusal::TooMany { count, limit } => PermitsError::TooMany { path, count, limit }.into(),
         Refusal::LimitMismatch { stored, given } => {
             PermitsError::LimitMismatch { path, stored, given }.into()
         }
         Refusal::NoLimit => PermitsError::NoLimit { path }.into(),
-        Refusal::Rejected(reason) => AcquireError::Rejected { path, reason },
+        Refusal::Rejected(reason) => match NoAuth::in_reason(&reason) {
+            Some(NoAuth { path }) => AcquireError::NoAuth { path: path.clone() },
+            None => AcquireError::Rejected { path, reason },
+        },
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::api::error::{QueryError, ResizeError};
 use crate::api::request::ContenderOptions;
 use crate::machine::Failure;
-use crate::zookeeper::ZooKeeper;
+use crate::zookeeper::{NoAuth, ZooKeeper};
 
 /// Changes the number of permits. Waiters notice through their watch on the root's data.
 pub(super) async fn resize(
@@ -38,5 +38,9 @@ pub(super) async fn make(
 ) -> Result<(), Failure> {
     let parent = root.rsplit_once('/').map_or("", |(parent, _)| parent);
     client.make_directories(parent, options.container, &options.acl).await?;
-    client.make(&root, limit.to_string().as_bytes(), &options.acl).await
+    let made = client.make(&root, limit.to_string().as_bytes(), &options.acl).await;
+    made.map_err(|failure| match failure {
+        Failure::NoAuth => NoAuth { path: if parent.is_empty() { "/" } else { parent }.to_owned() }.into(),
+        failure => failure,
+    })
 }

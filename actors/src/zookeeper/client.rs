@@ -30,7 +30,7 @@ use super::servers::diagnose;
 use super::servers::servers;
 use super::{
     Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
-    Node, NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
+    NoAuth, Node, NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
 };
 use crate::machine::Failure;
 use crate::machine::lock::NodeStat;
@@ -268,7 +268,13 @@ impl ZooKeeper for Client {
             true => zk::CreateMode::Container,
             false => zk::CreateMode::Persistent,
         };
-        self.submit(async move { root.mkdir(&path, &mode.with_acls(zk::Acls::new(&acl))).await })
+        let chroot = self.chroot.clone();
+        self.send(async move {
+            match caught(root.mkdir(&path, &mode.with_acls(zk::Acls::new(&acl)))).await {
+                Err(zk::Error::NoAuth) => Err(denied_above(&root, &path, &chroot).await),
+                made => made.map_err(Failure::from),
+            }
+        })
     }
 
     fn children(&self, path: &str) -> Answer<Vec<String>> {
@@ -377,6 +383,11 @@ impl ZooKeeper for Client {
                 Ok(_) => Ok(()),
                 Err(zk::MultiWriteError::OperationFailed { index, source }) => Err(match (index, source) {
                     (0, zk::Error::NoNode) => TakeFailure::MutexGone,
+                    (0, zk::Error::NoAuth) => {
+                        // Reading a node is up to its own access list, deleting it up to that of its directory.
+                        let denied = if keep { mutex.as_str() } else { parent(&mutex) };
+                        TakeFailure::Failed(NoAuth { path: denied.to_owned() }.into())
+                    }
                     (1, zk::Error::BadVersion) => TakeFailure::LimitChanged,
                     (_, zk::Error::NoNode) => TakeFailure::RootGone,
                     (_, error) => TakeFailure::Failed(error.into()),
@@ -486,6 +497,32 @@ async fn owner_in(client: &zk::Client, directory: &str) -> Result<Option<i64>, z
             Ok((!stat.is_invalid()).then_some(stat.ephemeral_owner))
         }
         Some(_) | None => Err(zk::Error::UnexpectedError("the answer to a create has another type".into())),
+    }
+}
+
+/// Why a directory could not be created: the access list of the nearest node above it that exists.
+async fn denied_above(root: &zk::Client, path: &str, chroot: &str) -> Failure {
+    let mut node = parent(path);
+    while node != "/" {
+        match caught(root.check_stat(node)).await {
+            Ok(None) => node = parent(node),
+            // Some servers show a stat only to those who may read the node.
+            Ok(Some(_)) | Err(zk::Error::NoAuth) => break,
+            Err(error) => return error.into(),
+        }
+    }
+    let path = match node.strip_prefix(chroot) {
+        Some("") => "/",
+        Some(below) if below.starts_with('/') => below,
+        Some(_) | None => node,
+    };
+    NoAuth { path: path.to_owned() }.into()
+}
+
+fn parent(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((parent, _)) => parent,
     }
 }
 

@@ -17,15 +17,16 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use thiserror::Error;
 
 pub use self::client::Connector;
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use self::client::SaslOptions;
 use self::inspection::Inspection;
 pub use self::transaction::{TransactionFailure, Write, WriteFailure};
-use crate::machine::Failure;
 use crate::machine::lock::NodeStat;
 use crate::machine::semaphore::{Leases, Root, TakeFailure};
+use crate::machine::{Failure, Reason};
 
 pub use zookeeper_client::{Acl, AuthId, Permission};
 #[cfg(feature = "tls")]
@@ -55,7 +56,8 @@ pub trait ZooKeeper: Send + Sync + 'static {
     /// Creates ephemeral sequential nodes in one transaction, all or none.
     fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>>;
     /// Creates a directory and its missing parents, including the connection's chroot. An empty path is the chroot
-    /// itself. This is several requests: neither atomic, nor ordered with other requests.
+    /// itself. This is several requests: neither atomic, nor ordered with other requests. If an access list denies that,
+    /// the reason of the failure is a [`NoAuth`].
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()>;
     /// Lists the names of a node's children, in no particular order.
     fn children(&self, path: &str) -> Answer<Vec<String>>;
@@ -165,6 +167,28 @@ pub struct NotCreated {
     pub culprit: Option<usize>,
     /// The failure of that node, or of the whole request.
     pub failure: Failure,
+}
+
+/// The access list of a node denies a request. This is the [reason](Failure::Refused) of a failure where the node is not
+/// the one that the request is for.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("the access list of {path:?} denies the request")]
+pub struct NoAuth {
+    /// The node, without the connection's chroot. A node above the chroot has its whole path.
+    pub path: String,
+}
+
+impl NoAuth {
+    /// The node that a reason names.
+    pub fn in_reason(reason: &Reason) -> Option<&NoAuth> {
+        reason.downcast_ref()
+    }
+}
+
+impl From<NoAuth> for Failure {
+    fn from(denied: NoAuth) -> Failure {
+        Failure::Refused(denied.into())
+    }
 }
 
 /// How a watch ended.

@@ -5,7 +5,7 @@ use super::lists::Placed;
 use super::{Link, Lock, Retry, WATCH_RETRY};
 use crate::machine::lock::protocol::{Command, Created, NodeStat};
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Failure, Moment, Refusal, Reply, Wait};
+use crate::machine::{Denied, Failure, Moment, Refusal, Reply, Wait};
 
 impl Lock {
     pub(super) fn created(
@@ -48,7 +48,7 @@ impl Lock {
             }
             // `Lost` follows.
             Err(Failure::SessionGone) => {}
-            Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(None), out),
+            Err(Failure::NoAuth) => self.fail(attempt, Refusal::NoAuth(Denied::Directory), out),
             Err(Failure::Refused(reason)) => self.fail(attempt, Refusal::Rejected(reason), out),
         }
     }
@@ -94,7 +94,7 @@ impl Lock {
                 self.make_directory_again(now, out);
             }
             Err(Failure::SessionGone) => self.making = Some(attempt),
-            Err(Failure::NoAuth) => self.directory_denied(attempt, Refusal::NoAuth(None), out),
+            Err(Failure::NoAuth) => self.directory_denied(attempt, Refusal::NoAuth(Denied::Directory), out),
             Err(Failure::Refused(reason)) => self.directory_denied(attempt, Refusal::Rejected(reason), out),
         }
     }
@@ -175,7 +175,7 @@ impl Lock {
                 let behind: Vec<Attempt> = self.queue.local_from(&node).map(|(_, attempt)| attempt).collect();
                 for attempt in behind {
                     if !self.is_held(attempt) && self.contenders[&attempt].kind().waits_for(&node) {
-                        self.give_up(attempt, Refusal::NoAuth(Some(node.clone())), out);
+                        self.give_up(attempt, Refusal::NoAuth(Denied::Contender(node.clone())), out);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use super::{Link, Lock, Owner, Retry};
 use crate::machine::lock::protocol::Command;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::small_map::SmallMap;
-use crate::machine::{Failure, Moment, Refusal, Wait};
+use crate::machine::{Denied, Failure, Moment, Refusal, Wait};
 
 /// A list in flight, which all local contenders share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -277,7 +277,7 @@ impl Lock {
         // Without the list, the nodes ahead are watched one after the other.
         self.crossed_off = None;
         let refusal = match &failure {
-            Failure::NoAuth => Refusal::NoAuth(None),
+            Failure::NoAuth => Refusal::NoAuth(Denied::Directory),
             Failure::Refused(reason) => Refusal::Rejected(reason.clone()),
             Failure::Unknown(_) | Failure::NoNode | Failure::SessionGone => Refusal::Suspended,
         };
@@ -287,16 +287,14 @@ impl Lock {
         let affected = self.all_with(Need::List).into_iter().chain(list.finding.iter().copied());
         for attempt in affected {
             let Some(contender) = self.contenders.get(&attempt) else { continue };
-            let refusal = match refusal {
-                // Only a try does not wait for a reconnect.
-                Refusal::Suspended if contender.request.wait != Wait::Try => continue,
-                Refusal::NoAuth(None) => Refusal::NoAuth(contender.node.clone()),
-                _ => refusal.clone(),
-            };
+            // Only a try does not wait for a reconnect.
+            if refusal == Refusal::Suspended && contender.request.wait != Wait::Try {
+                continue;
+            }
             match self.closed && refusal != Refusal::Suspended {
                 // The server deletes ephemeral nodes with the session. A persistent node is left behind.
                 true => self.remove(attempt, false, out),
-                false => self.give_up(attempt, refusal, out),
+                false => self.give_up(attempt, refusal.clone(), out),
             }
         }
         match failure {

@@ -9,7 +9,7 @@ use super::{Link, Lock, ROOM_WITHOUT_DIRECTORY, Retry};
 use crate::machine::lock::protocol::Command;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::small_map::SmallSet;
-use crate::machine::{Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
+use crate::machine::{Denied, Failure, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
 
 impl Lock {
     /// Grants and watches, answers the contenders that this event has placed, and sends what others need.
@@ -195,7 +195,10 @@ impl Lock {
             Failure::Unknown(_) => return self.lost_answer(attempt, now, out),
             // `Lost` follows.
             Failure::SessionGone => return,
-            Failure::NoAuth => Refusal::NoAuth(self.contenders[&attempt].node.clone()),
+            Failure::NoAuth => {
+                let node = self.contenders[&attempt].node.clone();
+                Refusal::NoAuth(node.map_or(Denied::Directory, Denied::Contender))
+            }
             Failure::NoNode => Refusal::Rejected("a node is missing".into()),
             Failure::Refused(reason) => Refusal::Rejected(reason),
         };

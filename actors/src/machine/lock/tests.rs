@@ -4,9 +4,9 @@ mod lists;
 mod retries;
 
 use super::*;
-use crate::machine::Failure;
 use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::patterns::Patterns;
+use crate::machine::{Denied, Failure};
 
 const SESSION: i64 = 77;
 const SECOND: Duration = Duration::from_secs(1);
@@ -462,7 +462,7 @@ fn a_predecessor_that_must_not_be_read_refuses_the_waiter_with_its_node() {
     test.acquire(0, Wait::Forever);
     test.entered(0, 5, &[&foreign(4)]);
     let refused = test.on(Event::Watched(foreign(4), Err(Failure::NoAuth)));
-    assert_eq!(refused, [test.delete(0, 5), refuse(0, Refusal::NoAuth(Some(foreign(4))))]);
+    assert_eq!(refused, [test.delete(0, 5), refuse(0, Refusal::NoAuth(Denied::Contender(foreign(4))))]);
 }
 
 #[test]

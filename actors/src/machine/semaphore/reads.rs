@@ -4,7 +4,7 @@ use super::protocol::{Command, Leases, Part, Reading, Root};
 use super::turn::{PendingRead, Step, Turn, TurnStage, Watches};
 use super::{Limit, Retry, Semaphore, Stage, TRY_LIMIT};
 use crate::machine::node::Attempt;
-use crate::machine::{Failure, Moment, Refusal, Ticket};
+use crate::machine::{Denied, Failure, Moment, Refusal, Ticket};
 
 impl Semaphore {
     /// Reads the state for a try, which is queued only if there are enough permits.
@@ -114,7 +114,7 @@ impl Semaphore {
             Err(Failure::NoNode) => self.make_root(out),
             // `Lost` follows.
             Err(Failure::SessionGone) => {}
-            Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(None), out),
+            Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(Denied::Root), out),
             Err(Failure::Refused(reason)) => self.fail(Refusal::Rejected(reason), out),
         }
     }
@@ -140,7 +140,7 @@ impl Semaphore {
             Ok(used) => free(used),
             // The root is created during the turn.
             Err(Failure::NoNode) => Ok(()),
-            Err(Failure::NoAuth) => Err(Refusal::NoAuth(None)),
+            Err(Failure::NoAuth) => Err(Refusal::NoAuth(Denied::Root)),
             Err(Failure::Refused(reason)) => Err(Refusal::Rejected(reason)),
             Err(Failure::Unknown(_) | Failure::SessionGone) => Err(Refusal::Suspended),
         };
@@ -212,7 +212,7 @@ impl Semaphore {
         match result {
             Ok(()) | Err(Failure::NoNode | Failure::Unknown(_)) => self.read_again(now, out),
             Err(Failure::SessionGone) => {}
-            Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(None), out),
+            Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(Denied::Root), out),
             Err(Failure::Refused(reason)) => self.fail(Refusal::Rejected(reason), out),
         }
     }

@@ -7,7 +7,7 @@ use super::queue::Terms;
 use super::turn::{Serving, Step};
 use super::{Claim, Limit, MAX_TAKE, Retry, Semaphore, Stage};
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Ticket, Wait, lock};
+use crate::machine::{Denied, Failure, Machine, Moment, PathEvent, PathMachine, Refusal, Ticket, Wait, lock};
 
 /// A transaction that creates leases, in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,7 +62,7 @@ impl Semaphore {
                 self.read_again(now, out);
             }
             Err(TakeFailure::Failed(Failure::NoAuth)) => {
-                self.take_failed(&take, Some(Refusal::NoAuth(None)), out);
+                self.take_failed(&take, Some(Refusal::NoAuth(Denied::Root)), out);
                 self.read_and_watch(out);
             }
             Err(TakeFailure::Failed(Failure::Refused(reason))) => {

@@ -4,6 +4,7 @@ mod regrouped;
 mod tries;
 
 use super::*;
+use crate::machine::Denied;
 use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::lock::{self, Created};
 use crate::machine::node::Znode;
@@ -460,7 +461,8 @@ fn all_claims_are_refused_when_the_mutex_is() {
     test.acquire(2, 1, FOREVER);
     let (created, children) = (Err(Failure::NoAuth), Err(Failure::NoAuth));
     let denied = test.on(lock::Event::CreatedAndListed { attempt: Attempt(0), created, children });
-    let refused = [1, 2].map(|ticket| [refuse(ticket, Refusal::NoAuth(None)), forget(ticket, true)]);
+    let refused =
+        [1, 2].map(|ticket| [refuse(ticket, Refusal::NoAuth(Denied::Directory)), forget(ticket, true)]);
     assert_eq!(denied, refused.concat());
     assert!(test.machine.is_idle());
 }

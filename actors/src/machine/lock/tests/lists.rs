@@ -220,7 +220,11 @@ fn a_directory_that_is_denied_to_one_is_created_with_the_options_of_another() {
     let denied = test.on(Event::DirectoryMade(Attempt(0), Err(Failure::NoAuth)));
     assert_eq!(
         denied,
-        [refuse(0, Refusal::NoAuth(None)), forget(0, true), Command::MakeDirectory(Attempt(1), Ticket(1))]
+        [
+            refuse(0, Refusal::NoAuth(Denied::Directory)),
+            forget(0, true),
+            Command::MakeDirectory(Attempt(1), Ticket(1))
+        ]
     );
 }
 
