@@ -20,10 +20,12 @@ pub async fn all() -> Vec<Step> {
     let keeper = recorded.connect(&proxy.address()).await.expect("should connect");
     let stranger = options().connect(&shared().address()).await.expect("should connect");
     twice(&keeper).await;
+    given_up(&keeper).await;
     locks(&keeper, &stranger, LockOptions::new()).await;
     locks(&keeper, &stranger, LockOptions::new().linger(Duration::from_millis(20))).await;
     readers(&keeper).await;
     permits(&keeper, &stranger).await;
+    several(&keeper).await;
     actors(&keeper).await;
     let guard = keeper.lock(&unique_path("recorded")).expect("a path").acquire().await.expect("it is free");
     let mut events = keeper.events();
@@ -41,6 +43,16 @@ async fn twice(keeper: &Keeper) {
     for _ in 0..2 {
         lock.acquire().await.expect("it is free").release().await.expect("held");
     }
+}
+
+/// A request that is cancelled while its node is being made.
+async fn given_up(keeper: &Keeper) {
+    let lock = keeper.lock(&unique_path("record-given-up")).expect("a path");
+    lock.acquire().await.expect("it is free").release().await.expect("held");
+    let mut asked = lock.acquire();
+    assert!(futures::poll!(&mut asked).is_pending());
+    drop(asked);
+    lock.acquire().await.expect("it is free").release().await.expect("held");
 }
 
 /// Grants in turn, a cancel, a timeout, a try, and a holder of another process.
@@ -77,18 +89,41 @@ async fn readers(keeper: &Keeper) {
     drop(both);
 }
 
-/// Permits that are waited for, split and merged, and several locks at once.
+/// Permits: for two requests at once, beside others of the same client, behind the mutex of another process, split and
+/// merged.
 async fn permits(keeper: &Keeper, stranger: &Keeper) {
     let path = unique_path("record-semaphore");
-    let semaphore = keeper.semaphore(&path, 3).expect("a path");
-    let theirs = stranger.semaphore(&path, 3).expect("a path").acquire().await.expect("free");
+    let (semaphore, others) = (keeper.semaphore(&path, 4), stranger.semaphore(&path, 4));
+    let (semaphore, others) = (semaphore.expect("a path"), others.expect("a path"));
+    let theirs = others.acquire().await.expect("free");
     let mut two = semaphore.acquire_many(2).await.expect("free");
-    let waiting = tokio::spawn(semaphore.acquire_many(3));
+    let one = semaphore.acquire().await.expect("free");
     let part = two.split(1).expect("one of two");
     two.merge(part).expect("of the same semaphore");
+    let mutex = stranger.lock(&format!("{path}-__lock__")).expect("a path");
+    let waits = async |count| {
+        eventually("it waits for permits or the mutex", SOON, async || {
+            mutex.contenders().await.is_ok_and(|contenders| contenders.len() == count)
+        })
+        .await;
+    };
     drop(theirs);
+    let theirs = tokio::spawn(others.acquire_many(4));
+    waits(1).await;
+    let ours = tokio::spawn(semaphore.acquire_many(4));
+    waits(2).await;
     two.release().await.expect("held");
-    drop(waiting.await.expect("no panic").expect("granted"));
+    one.release().await.expect("held");
+    drop(theirs.await.expect("no panic").expect("granted"));
+    ours.await.expect("no panic").expect("granted").release().await.expect("held");
+    let both = [semaphore.acquire(), semaphore.acquire()];
+    for guard in futures::future::try_join_all(both).await.expect("free") {
+        guard.release().await.expect("held");
+    }
+}
+
+/// Several locks at once.
+async fn several(keeper: &Keeper) {
     let paths = [unique_path("record-multi"), unique_path("record-multi")];
     let multi = keeper.multi_lock(&paths).expect("two paths");
     multi.acquire().await.expect("free").release().await.expect("held");

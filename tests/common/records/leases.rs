@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lockkeeper_actors::machine::{LeaseState, Moment, candidate, multi_lock, run, session};
 
+use super::gaps::Gaps;
 use super::specification::{ALL, ANSWER, ENDED, FINAL, Fault, IDENTITY, LEADER, PROOF, TOGETHER};
 
 /// A session. The rule of its proof is that of `actors/src/machine/session.rs`: a write proves the session from its
@@ -18,6 +19,8 @@ pub(super) struct SessionJudge {
     up: bool,
     identified: bool,
     lost: bool,
+    /// When its lease ends, or has ended.
+    end: Moment,
     /// When each write was sent, and when it was answered.
     writes: Vec<(Moment, Moment)>,
     /// The sending of the last write that was answered before the connection broke.
@@ -35,6 +38,7 @@ impl SessionJudge {
             up: true,
             identified: true,
             lost: false,
+            end: begun + timeout,
             writes: Vec::new(),
             before: None,
             since: begun,
@@ -66,10 +70,15 @@ impl SessionJudge {
             session::Event::Identified { .. } | session::Event::Failed { .. } => {}
             session::Event::Ended | session::Event::Wake => {}
         }
-        self.commands(commands)
+        self.commands(commands, at)
     }
 
-    pub fn commands(&mut self, commands: &[session::Command]) -> Result<(), Fault> {
+    /// When its lease ends, or has ended.
+    pub fn end(&self) -> Moment {
+        self.end
+    }
+
+    pub fn commands(&mut self, commands: &[session::Command], at: Moment) -> Result<(), Fault> {
         for command in commands {
             match command {
                 session::Command::Lose => {}
@@ -83,7 +92,11 @@ impl SessionJudge {
                 session::Command::Hold(_) | session::Command::Suspend(_) => {}
                 session::Command::Heartbeat(_) | session::Command::Identify(_) => {}
             }
-            self.lost |= *command == session::Command::Lose;
+            match command {
+                session::Command::Hold(until) | session::Command::Suspend(until) => self.end = *until,
+                session::Command::Lose => (self.lost, self.end) = (true, self.end.min(at)),
+                session::Command::Heartbeat(_) | session::Command::Identify(_) => {}
+            }
         }
         Ok(())
     }
@@ -232,19 +245,28 @@ pub(super) struct RunJudge {
 }
 
 impl RunJudge {
+    /// `until` is the end of its lease, as the run has seen it, and `end` as the session has: the run sees zero once the
+    /// lease is lost.
     pub fn step(
         &mut self,
         until: Option<Moment>,
+        end: Option<Moment>,
         event: &run::Event,
         commands: &[run::Command],
         at: Moment,
+        gaps: &Gaps,
     ) -> Result<(), Fault> {
         let ended = matches!(event, run::Event::Ended { .. });
+        let was_over = self.over;
         self.over |= ended || commands.contains(&run::Command::Kill);
         let outlived =
             until.is_some_and(|until| at >= until) || *event == run::Event::Lease(LeaseState::Lost);
         if outlived && !self.over {
             return Err((ENDED, format!("it goes on at {at:?}, and the lease ends at {until:?}")));
+        }
+        let end = if until == Some(Moment(0)) { end } else { until };
+        if let Some(end) = end.filter(|end| !was_over && at > gaps.latest(*end)) {
+            return Err((ENDED, format!("it goes on until {at:?}, and the lease ended at {end:?}")));
         }
         for command in commands {
             if matches!(command, run::Command::Finish(_)) {

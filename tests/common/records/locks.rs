@@ -10,7 +10,7 @@ use lockkeeper_actors::machine::{PathEvent, Refusal, Reply, Ticket};
 
 use super::queue::{Queue, waits};
 use super::requests::{Kind, Requests, Tokens, ticket};
-use super::specification::{Fault, SHARING};
+use super::specification::{Fault, SHARING, TURN};
 
 pub(super) struct LockJudge {
     queue: Queue,
@@ -46,29 +46,29 @@ impl LockJudge {
                 if let lock::Event::Path(event) = event {
                     self.requests.path_event(event);
                     if let PathEvent::Release(ticket) = event {
-                        self.gives_back(*ticket);
+                        self.released(*ticket);
                     }
                 }
                 self.queue.event(event);
             }
             Event::Retire | Event::Followed(..) | Event::ChildrenChanged(_) => {}
         }
-        let queue = || commands.iter().filter_map(of_queue);
-        let is_delete = |command: &&lock::Command| matches!(command, lock::Command::Delete(..));
-        for command in queue().filter(is_delete) {
-            self.queue.command(command)?;
+        let (settling, others): (Vec<_>, Vec<_>) =
+            commands.iter().filter_map(of_queue).partition(|command| Queue::settles(command));
+        settling.into_iter().try_for_each(|command| self.queue.command(command))?;
+        others.into_iter().try_for_each(|command| self.command(command, tokens))?;
+        if self.outliving {
+            return Ok(());
         }
-        for command in queue().filter(|command| !is_delete(command)) {
-            self.command(command, tokens)?;
-        }
-        Ok(())
+        self.keeps_what_is_held()?;
+        self.queue.has_left_nothing()
     }
 
     pub fn finish(&self) -> Result<(), Fault> {
         if self.outliving {
             return Ok(());
         }
-        self.queue.finish()?;
+        self.queue.finish(self.requests.are_verified())?;
         self.requests.finish()
     }
 
@@ -91,6 +91,7 @@ impl LockJudge {
         self.requests.grant(ticket)?;
         let Some((request, _)) = self.asked.get(&ticket).filter(|_| !self.outliving) else { return Ok(()) };
         let kind = Kind(request.dialect, request.mode);
+        self.keeps_what_is_held()?;
         self.queue.owns(node, Some(czxid))?;
         self.queue.is_first(node, waits(kind, &request.patterns))?;
         let holders = self.holders.entry(node.clone()).or_default();
@@ -122,6 +123,23 @@ impl LockJudge {
             Reply::Queued(..) | Reply::Suspended(_) | Reply::Resumed(_) => {}
         }
         Ok(())
+    }
+
+    /// A node that is given up counts as gone, so no request may hold by it any more.
+    fn keeps_what_is_held(&self) -> Result<(), Fault> {
+        match self.holders.iter().find(|(node, _)| self.queue.is_deleted(node)) {
+            Some((node, holders)) => Err((TURN, format!("{} is deleted, and {holders:?} hold", node.name()))),
+            None => Ok(()),
+        }
+    }
+
+    /// The request of a holder that releases wants its node no more, unless others share it.
+    fn released(&mut self, ticket: Ticket) {
+        self.gives_back(ticket);
+        let shares = self.asked.get(&ticket).is_none_or(|(_, shares)| *shares);
+        if self.requests.has_released(ticket) && !shares {
+            self.queue.leave(ticket);
+        }
     }
 
     fn gives_back(&mut self, ticket: Ticket) {

@@ -4,10 +4,12 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod altered;
+mod gaps;
 mod leases;
 mod locks;
 mod permits;
 mod queue;
+mod reads;
 pub mod replay;
 mod requests;
 pub mod specification;

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockkeeper_actors::machine::lock;
 use lockkeeper_actors::machine::node::{Attempt, Instance, Znode};
-use lockkeeper_actors::machine::semaphore::{Command, Event, PermitRequest, Reading, Root, TakeFailure};
+use lockkeeper_actors::machine::semaphore::{Command, Event, Leases, PermitRequest, Root, TakeFailure};
 use lockkeeper_actors::machine::{Failure, PathEvent, Reply, Ticket};
 
 use super::queue::Queue;
+use super::reads::Reads;
 use super::requests::{Kind, Requests, Tokens};
 use super::specification::{Fault, GHOST, GONE, LIMIT, MUTEX, OWNED, TWICE};
 
@@ -18,10 +19,11 @@ pub(super) struct SemaphoreJudge {
     /// The leases that were to be made in this session.
     leases: BTreeMap<String, Lease>,
     takes: BTreeMap<Attempt, Take>,
-    /// The root as it was read last.
-    root: Option<Root>,
-    /// The reads of leases that were sent since the last take, and their answers.
-    reads: BTreeMap<Attempt, Option<usize>>,
+    /// The root as reads have shown it, by the transaction that wrote it.
+    roots: BTreeMap<i64, Root>,
+    reads: Reads,
+    /// The leases as this step's event shows them, if that may decide how many more are made.
+    shown: Option<Leases>,
 }
 
 struct Lease {
@@ -39,6 +41,13 @@ struct Take {
     keep: bool,
 }
 
+impl Lease {
+    /// It was made, and nothing was done to delete it.
+    fn stays(&self) -> bool {
+        self.made && !self.left && !self.gone
+    }
+}
+
 impl SemaphoreJudge {
     pub fn new(instance: Instance) -> SemaphoreJudge {
         SemaphoreJudge {
@@ -47,28 +56,63 @@ impl SemaphoreJudge {
             asked: BTreeMap::new(),
             leases: BTreeMap::new(),
             takes: BTreeMap::new(),
-            root: None,
-            reads: BTreeMap::new(),
+            roots: BTreeMap::new(),
+            reads: Reads::default(),
+            shown: None,
         }
     }
 
     pub fn step(&mut self, event: &Event, commands: &[Command], tokens: &mut Tokens) -> Result<(), Fault> {
+        self.shown = None;
         self.event(event)?;
+        self.reads.event(event, self.mutex.front(|name| Kind::MUTEX.waits_for(name)));
+        if let Event::StateRead { read, root, leases } = event {
+            self.read(*read, root.as_ref(), leases.as_ref());
+        }
         for command in commands {
             match command {
                 Command::DeleteLease(lease) => self.with(lease, |lease| lease.left = true),
-                Command::Mutex(command @ lock::Command::Delete(..)) => self.mutex.command(command)?,
+                Command::Mutex(command) if Queue::settles(command) => self.mutex.command(command)?,
                 _ => {}
             }
         }
-        commands.iter().try_for_each(|command| self.command(command, tokens))
+        for command in commands {
+            self.reads.command(command, !self.takes.is_empty());
+            self.command(command, tokens)?;
+        }
+        self.mutex.has_left_nothing()?;
+        let mut staying = self.leases.iter().filter(|(_, lease)| lease.stays());
+        match staying.find(|(_, lease)| !self.requests.wants(lease.owner)) {
+            Some((name, lease)) => Err((GHOST, format!("{:?} leaves the lease {name}", lease.owner))),
+            None => Ok(()),
+        }
     }
 
     pub fn finish(&self) -> Result<(), Fault> {
-        self.mutex.finish()?;
-        match self.leases.iter().find(|(_, lease)| lease.made && !lease.left && !lease.gone) {
-            Some((name, lease)) => Err((GHOST, format!("{name} of {:?}", lease.owner))),
-            None => self.requests.finish(),
+        let verified = self.requests.are_verified();
+        if let Some(take) = self.takes.values().next().filter(|_| verified && !self.mutex.is_denied()) {
+            return Err((GHOST, format!("at the end nobody knows of {:?}", take.leases)));
+        }
+        if let Some((name, lease)) = self.leases.iter().find(|(_, lease)| lease.stays()) {
+            return Err((GHOST, format!("at the end {:?} has the lease {name}", lease.owner)));
+        }
+        self.mutex.finish(verified)?;
+        self.requests.finish()
+    }
+
+    /// An answer to a read.
+    fn read(
+        &mut self,
+        read: Attempt,
+        root: Option<&Result<Root, Failure>>,
+        leases: Option<&Result<Leases, Failure>>,
+    ) {
+        if let Some(Ok(root)) = root {
+            self.roots.insert(root.written, root.clone());
+        }
+        let failed = matches!(root, Some(Err(_))) || matches!(leases, Some(Err(_)));
+        if !failed && self.reads.answered(read) {
+            self.shown = leases.and_then(|leases| leases.as_ref().ok()).cloned();
         }
     }
 
@@ -93,8 +137,8 @@ impl SemaphoreJudge {
                     PathEvent::Lost => {
                         self.leases.clear();
                         self.takes.clear();
-                        self.reads.clear();
-                        self.root = None;
+                        self.reads = Reads::default();
+                        self.roots.clear();
                     }
                     PathEvent::Missing(names) => {
                         for name in names {
@@ -105,14 +149,6 @@ impl SemaphoreJudge {
                 }
             }
             Event::Mutex(event) => self.mutex.event(event),
-            Event::StateRead { read, root, leases } => {
-                if let Some(Ok(root)) = root {
-                    self.root = Some(root.clone());
-                }
-                if let (Some(count), Some(Ok(leases))) = (self.reads.get_mut(read), leases) {
-                    *count = Some(leases.names.len());
-                }
-            }
             Event::Taken(take, result) => match result {
                 Ok(()) => self.made(*take),
                 // Nobody knows yet, or the session has ended.
@@ -128,29 +164,25 @@ impl SemaphoreJudge {
                     }
                 }
                 Err(Failure::NoNode) => self.not_made(*take),
-                Err(_) => {}
+                Err(failure) => self.mutex.denies(failure),
             },
             Event::LeaseDeleted(lease, Ok(()) | Err(Failure::NoNode)) => {
                 self.with(lease, |lease| lease.gone = true)
             }
-            Event::LeaseDeleted(..) | Event::Changed { .. } | Event::RootMade(..) => {}
+            Event::StateRead { .. } | Event::LeaseDeleted(..) => {}
+            Event::Changed { .. } | Event::RootMade(..) => {}
         }
         Ok(())
     }
 
     fn command(&mut self, command: &Command, tokens: &mut Tokens) -> Result<(), Fault> {
         match command {
-            Command::Mutex(lock::Command::Delete(..)) => Ok(()),
+            Command::Mutex(command) if Queue::settles(command) => Ok(()),
             Command::Mutex(command) => self.mutex.command(command),
-            Command::ReadState { read, leases: Reading::Once | Reading::Watch, .. } => {
-                self.reads.insert(*read, None);
-                Ok(())
-            }
             Command::Take { take, version, mutex, keep, leases } => {
                 self.take(*version, mutex, leases)?;
                 let leases = leases.iter().map(|(_, lease)| lease.clone()).collect();
                 self.takes.insert(*take, Take { leases, mutex: mutex.clone(), keep: *keep });
-                self.reads.clear();
                 Ok(())
             }
             Command::Grant { ticket, leases, czxid } => self.grant(*ticket, leases, *czxid, tokens),
@@ -174,16 +206,8 @@ impl SemaphoreJudge {
         let under_it = |(_, what)| (MUTEX, what);
         self.mutex.owns(mutex, None).map_err(under_it)?;
         self.mutex.is_first(mutex, |name| Kind::MUTEX.waits_for(name)).map_err(under_it)?;
-        let Some(root) = self.root.as_ref().filter(|root| root.version == version) else {
-            return Err((LIMIT, format!("of version {version}, and {:?} was read", self.root)));
-        };
-        let used = self.reads.values().flatten().min();
-        let Some(used) = used else { return Err((LIMIT, "no list of leases".into())) };
-        if let Some(limit) = root.permits() {
-            if (used + leases.len()) as i64 > limit {
-                return Err((LIMIT, format!("{} more, of {limit} with {used}", leases.len())));
-            }
-        }
+        self.has_room(version, leases)?;
+        self.shown = None;
         let czxid = self.mutex.token(mutex);
         for (owner, name) in leases {
             let mut earlier = self.leases.iter().filter(|(_, lease)| lease.owner == *owner && !lease.gone);
@@ -194,6 +218,26 @@ impl SemaphoreJudge {
             }
             let lease = Lease { owner: *owner, czxid, made: false, left: false, gone: false };
             self.leases.insert(name.clone(), lease);
+        }
+        Ok(())
+    }
+
+    /// Whether the read that this step answers shows room for more leases, under the number of permits as of that read.
+    /// Where that is no number, each request's own counts.
+    fn has_room(&self, version: i32, leases: &[(Ticket, String)]) -> Result<(), Fault> {
+        let Some(Leases { names, written }) = &self.shown else {
+            return Err((LIMIT, "no read that counts is answered in this step".into()));
+        };
+        let Some(root) = self.roots.get(written).filter(|root| root.version == version) else {
+            let newest = self.roots.get(written);
+            return Err((LIMIT, format!("of version {version}, and {newest:?} was read")));
+        };
+        let own = |owner: &Ticket| self.asked.get(owner).and_then(|request| request.limit).map(i64::from);
+        for ((owner, _), used) in leases.iter().zip(names.len() as i64 + 1..) {
+            let limit = root.permits().or_else(|| own(owner));
+            if limit.is_none_or(|limit| used > limit) {
+                return Err((LIMIT, format!("{owner:?} gets lease number {used} of {limit:?}")));
+            }
         }
         Ok(())
     }
@@ -209,10 +253,9 @@ impl SemaphoreJudge {
         let names: BTreeSet<&String> = leases.iter().collect();
         let count = self.asked.get(&ticket).map_or(0, |request| request.count as usize);
         let backed = |name: &&String| {
-            self.leases.get(*name).is_some_and(|lease| {
-                let whole = lease.made && !lease.left && !lease.gone;
-                whole && lease.owner == ticket && lease.czxid == Some(czxid)
-            })
+            self.leases
+                .get(*name)
+                .is_some_and(|lease| lease.stays() && lease.owner == ticket && lease.czxid == Some(czxid))
         };
         if names.len() != count || !names.iter().all(backed) {
             return Err((OWNED, format!("{leases:?} with {czxid} for {count} permits of {ticket:?}")));

@@ -15,6 +15,9 @@ use super::specification::{Fault, GHOST, GONE, OWNED, TURN, TWICE};
 pub(super) struct Queue {
     instance: Instance,
     session: Option<i64>,
+    closed: bool,
+    /// After its close, the server has denied a request. What that leaves behind ends with the session.
+    denied: bool,
     /// The attempts to make a node in this session.
     attempts: BTreeMap<Attempt, Attempted>,
 }
@@ -26,8 +29,10 @@ struct Attempted {
     czxid: Option<i64>,
     /// What a list has shown ahead of the node, as far as it is not known to be gone.
     ahead: Option<Vec<Znode>>,
-    /// No request wants it any more, or its delete was sent.
-    left: bool,
+    /// No request wants it any more.
+    unwanted: bool,
+    /// Its delete was sent.
+    deleted: bool,
     gone: bool,
     /// A list has shown it after a create of unknown outcome. Whether a request still wants it shows when its stat is
     /// read.
@@ -49,7 +54,7 @@ enum Outcome {
 
 impl Queue {
     pub fn new(instance: Instance) -> Queue {
-        Queue { instance, session: None, attempts: BTreeMap::new() }
+        Queue { instance, session: None, closed: false, denied: false, attempts: BTreeMap::new() }
     }
 
     pub fn path_event(&mut self, event: &PathEvent) {
@@ -65,12 +70,16 @@ impl Queue {
                     self.with(attempt, |attempted| attempted.gone = true);
                 }
             }
+            PathEvent::Close => self.closed = true,
             _ => {}
         }
     }
 
     /// An answer, or a watch that fired.
     pub fn event(&mut self, event: &Event) {
+        if let Event::Listed(Err(failure)) | Event::StatRead(_, Err(failure)) = event {
+            self.denies(failure);
+        }
         match event {
             Event::Acquire { .. } | Event::DirectoryMade(..) => {}
             Event::Path(event) => self.path_event(event),
@@ -101,7 +110,16 @@ impl Queue {
         }
     }
 
-    /// What is sent. Deletes of the same step must come first.
+    /// A request to find out what became of something has failed.
+    pub fn denies(&mut self, failure: &Failure) {
+        self.denied |= self.closed && matches!(failure, Failure::NoAuth | Failure::Refused(_));
+    }
+
+    pub fn is_denied(&self) -> bool {
+        self.denied
+    }
+
+    /// What is sent. The commands of a step for which [`Queue::settles`] must come first.
     pub fn command(&mut self, command: &Command) -> Result<(), Fault> {
         match command {
             Command::Create(attempt, ticket) | Command::CreateAndList(attempt, ticket) => {
@@ -112,7 +130,7 @@ impl Queue {
                 Ok(())
             }
             Command::Delete(attempt, _) => {
-                self.with(*attempt, |attempted| attempted.left = true);
+                self.with(*attempt, |attempted| attempted.deleted = true);
                 Ok(())
             }
             Command::ReadStat(attempt, _) => {
@@ -123,16 +141,30 @@ impl Queue {
         }
     }
 
+    /// Whether a command shows what becomes of a node that is known.
+    pub fn settles(command: &Command) -> bool {
+        matches!(command, Command::Delete(..) | Command::ReadStat(..))
+    }
+
     /// The request wants no node any more.
     pub fn leave(&mut self, ticket: Ticket) {
         let of_it = self.attempts.values_mut().filter(|attempted| attempted.ticket == ticket);
-        of_it.for_each(|attempted| attempted.left = true);
+        of_it.for_each(|attempted| attempted.unwanted = true);
+    }
+
+    /// At the end of each step: the delete of a node that nobody wants is sent as soon as its name is known.
+    pub fn has_left_nothing(&self) -> Result<(), Fault> {
+        let mut unwanted = self.attempts.values().filter(|attempted| attempted.unwanted);
+        match unwanted.find(|attempted| attempted.stays() && !attempted.found) {
+            Some(attempted) => Err((GHOST, format!("nobody wants it, and it is {attempted}"))),
+            None => Ok(()),
+        }
     }
 
     /// The node was deleted together with something else.
     pub fn took(&mut self, node: &Znode) {
         if let Some(attempt) = self.instance.attempt(node.name()) {
-            self.with(attempt, |attempted| (attempted.left, attempted.gone) = (true, true));
+            self.with(attempt, |attempted| (attempted.deleted, attempted.gone) = (true, true));
         }
     }
 
@@ -143,7 +175,7 @@ impl Queue {
             return Err((OWNED, format!("{} was not made in this session", node.name())));
         };
         let token = czxid.is_none() || attempted.czxid == czxid;
-        match attempted.node.as_ref() == Some(node) && token && !attempted.left && !attempted.gone {
+        match attempted.node.as_ref() == Some(node) && token && !attempted.is_given_up() {
             true => Ok(()),
             false => Err((OWNED, format!("{} with {czxid:?}, and it is {attempted}", node.name()))),
         }
@@ -154,7 +186,25 @@ impl Queue {
         self.attempts.get(&self.instance.attempt(node.name())?)?.czxid
     }
 
+    /// Whether the delete of this node was sent.
+    pub fn is_deleted(&self, node: &Znode) -> bool {
+        let attempt = self.instance.attempt(node.name());
+        attempt.and_then(|attempt| self.attempts.get(&attempt)).is_some_and(|attempted| attempted.deleted)
+    }
+
+    /// A node of ours that is there, and that nothing is ahead of which a contender of this kind waits for.
+    pub fn front(&self, waits_for: impl Fn(&str) -> bool) -> Option<&Znode> {
+        let there = self.attempts.values().filter(|attempted| attempted.stays() && !attempted.found);
+        there
+            .filter_map(|attempted| attempted.node.as_ref())
+            .find(|node| self.owns(node, None).and_then(|()| self.is_first(node, &waits_for)).is_ok())
+    }
+
     /// Whether nothing that a contender of this kind waits for is ahead of its node.
+    ///
+    /// A node of ours counts as gone as soon as no request wants it, whatever the server still shows: only its request
+    /// could hold by it. No other client is overtaken, because until the delete is carried out, the place of that node
+    /// is ours.
     pub fn is_first(&self, node: &Znode, waits_for: impl Fn(&str) -> bool) -> Result<(), Fault> {
         let attempt = self.instance.attempt(node.name());
         let attempted = attempt.and_then(|attempt| self.attempts.get(&attempt));
@@ -178,10 +228,14 @@ impl Queue {
         }
     }
 
-    pub fn finish(&self) -> Result<(), Fault> {
-        let mut made = self.attempts.values().filter(|attempted| attempted.outcome == Outcome::Made);
-        match made.find(|attempted| !attempted.left && !attempted.gone) {
-            Some(attempted) => Err((GHOST, attempted.to_string())),
+    /// At the end of a keeper: `verified` says whether it could still reach the servers.
+    pub fn finish(&self, verified: bool) -> Result<(), Fault> {
+        let unknown = |attempted: &&Attempted| {
+            matches!(attempted.outcome, Outcome::Sent | Outcome::Unknown | Outcome::Sought)
+        };
+        let mut attempts = self.attempts.values().filter(|_| !self.denied);
+        match attempts.find(|attempted| attempted.stays() || (verified && unknown(attempted))) {
+            Some(attempted) => Err((GHOST, format!("at the end it is {attempted}"))),
             None => Ok(()),
         }
     }
@@ -190,7 +244,7 @@ impl Queue {
         if let Some(first) = self.newest(ticket) {
             let settled = match first.outcome {
                 Outcome::Never => true,
-                Outcome::Made => first.left || first.gone,
+                Outcome::Made => first.deleted || first.gone,
                 Outcome::Sent | Outcome::Unknown | Outcome::Sought => false,
             };
             if !settled {
@@ -203,7 +257,8 @@ impl Queue {
             node: None,
             czxid: None,
             ahead: None,
-            left: false,
+            unwanted: false,
+            deleted: false,
             gone: false,
             found: false,
             missed: false,
@@ -265,7 +320,7 @@ impl Queue {
     fn has_left(&self, node: &Znode) -> bool {
         let attempt = self.instance.attempt(node.name());
         let attempted = attempt.and_then(|attempt| self.attempts.get(&attempt));
-        attempted.is_some_and(|attempted| attempted.left || attempted.gone || attempted.found)
+        attempted.is_some_and(|attempted| attempted.is_given_up() || attempted.found)
     }
 
     fn newest(&self, ticket: Ticket) -> Option<&Attempted> {
@@ -284,11 +339,22 @@ impl Queue {
     }
 }
 
+impl Attempted {
+    /// It was made, and nothing was done to delete it.
+    fn stays(&self) -> bool {
+        self.outcome == Outcome::Made && !self.deleted && !self.gone
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.unwanted || self.deleted || self.gone
+    }
+}
+
 impl fmt::Display for Attempted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Attempted { outcome, node, czxid, left, gone, .. } = self;
+        let Attempted { outcome, node, czxid, deleted, gone, .. } = self;
         let name = node.as_ref().map(Znode::name);
-        write!(f, "{outcome:?} as {name:?} with {czxid:?}, left: {left}, gone: {gone}")
+        write!(f, "{outcome:?} as {name:?} with {czxid:?}, deleted: {deleted}, gone: {gone}")
     }
 }
 

@@ -105,6 +105,21 @@ impl Requests {
         }
     }
 
+    /// Whether a holder has released.
+    pub fn has_released(&self, ticket: Ticket) -> bool {
+        matches!(self.stages.get(&ticket), Some(Stage::Granted { released: true }))
+    }
+
+    /// Whether a request may still want what was made for it.
+    pub fn wants(&self, ticket: Ticket) -> bool {
+        matches!(self.stages.get(&ticket), Some(Stage::Asked { .. } | Stage::Granted { released: false }))
+    }
+
+    /// Whether there is a session that is not suspended.
+    pub fn are_verified(&self) -> bool {
+        self.verified
+    }
+
     /// At its end, a keeper has ended all requests, unless it could not reach the servers.
     pub fn finish(&self) -> Result<(), Fault> {
         match self.stages.iter().next().filter(|_| self.verified) {

@@ -1,13 +1,16 @@
 //! What one client's record must show, judged from its events and commands alone, without the machines.
 //!
-//! - `requests`: the answers to callers. `queue`: the nodes of one directory. `locks` and `permits`
-//!   apply both to locks and semaphores. `leases`: sessions, multi-locks, candidates and runs.
+//! - `requests`: the answers to callers. `queue`: the nodes of one directory. `reads`: the reads of a semaphore's
+//!   leases. `locks` and `permits` apply them to locks and semaphores. `leases`: sessions, multi-locks, candidates and
+//!   runs. `gaps`: when the process was stopped.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use lockkeeper_actors::machine::Moment;
 use lockkeeper_actors::record::{Exchange, Origin, Step};
 
+use super::gaps::Gaps;
 use super::leases::{CandidateJudge, MultiLockJudge, RunJudge, SessionJudge};
 use super::locks::LockJudge;
 use super::permits::SemaphoreJudge;
@@ -31,7 +34,7 @@ pub const IDENTITY: &str = "a lease is held only over a connection of its sessio
 pub const FINAL: &str = "a lost session stays lost";
 pub const LEADER: &str = "an actor runs under a granted lock, which is released when the actor has ended";
 pub const ENDED: &str =
-    "an actor that has not ended is killed in the first step after its lease at the latest";
+    "an actor that has not ended is killed when its lease ends, or as soon as its process runs again";
 
 /// All of them.
 pub const RULES: &[&str] = &[
@@ -48,6 +51,9 @@ pub struct Specification {
     judges: BTreeMap<u64, Judge>,
     /// By path, because the next machine of a path goes on where the last one ended.
     tokens: BTreeMap<String, Tokens>,
+    gaps: Gaps,
+    /// The newest session.
+    session: Option<u64>,
 }
 
 /// The first step that the specification refuses.
@@ -64,16 +70,8 @@ impl Specification {
     /// Checks the next steps of a record. Steps of machines whose beginning is not in the record are left out.
     pub fn feed(&mut self, steps: &[Step]) -> Result<(), Broken> {
         for step in steps {
-            let judged = match &step.exchange {
-                Exchange::Begun(origin) => Judge::begin(origin).map(|judge| {
-                    self.judges.insert(step.machine, judge);
-                }),
-                exchange => match self.judges.get_mut(&step.machine) {
-                    Some(judge) => judge.judge(exchange, step, &mut self.tokens),
-                    None => Ok(()),
-                },
-            };
-            judged.map_err(|(rule, what)| Broken {
+            self.gaps.step(step.at);
+            self.judge(step).map_err(|(rule, what)| Broken {
                 rule,
                 machine: step.machine,
                 what,
@@ -90,7 +88,7 @@ impl Specification {
                 Judge::Lock(_, judge) => judge.finish(),
                 Judge::Semaphore(_, judge) => judge.finish(),
                 Judge::MultiLock(judge) => judge.finish(),
-                Judge::Session(_) | Judge::Candidate(_) | Judge::Run(_) => Ok(()),
+                Judge::Session(_) | Judge::Candidate(_) | Judge::Run(..) => Ok(()),
             };
             finished.map_err(|(rule, what)| Broken {
                 rule,
@@ -100,6 +98,42 @@ impl Specification {
             })?;
         }
         Ok(())
+    }
+}
+
+impl Specification {
+    fn judge(&mut self, step: &Step) -> Result<(), Fault> {
+        if let Exchange::Begun(origin) = &step.exchange {
+            if matches!(origin, Origin::Session { .. }) {
+                self.session = Some(step.machine);
+            }
+            self.judges.insert(step.machine, Judge::begin(origin, step.at, self.session)?);
+            return Ok(());
+        }
+        let end = match self.judges.get(&step.machine) {
+            Some(Judge::Run(Some(session), _)) => match self.judges.get(session) {
+                Some(Judge::Session(session)) => Some(session.end()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some(judge) = self.judges.get_mut(&step.machine) else { return Ok(()) };
+        let (tokens, at) = (&mut self.tokens, step.at);
+        match (judge, &step.exchange) {
+            (Judge::Lock(path, judge), Exchange::Lock(event, commands)) => {
+                judge.step(event, commands, tokens.entry(path.clone()).or_default())
+            }
+            (Judge::Semaphore(path, judge), Exchange::Semaphore(event, commands)) => {
+                judge.step(event, commands, tokens.entry(path.clone()).or_default())
+            }
+            (Judge::MultiLock(judge), Exchange::MultiLock(event, commands)) => judge.step(event, commands),
+            (Judge::Session(judge), Exchange::Session(event, commands)) => judge.step(*event, commands, at),
+            (Judge::Candidate(judge), Exchange::Candidate(event, commands)) => judge.step(event, commands),
+            (Judge::Run(_, judge), Exchange::Run(until, event, commands)) => {
+                judge.step(*until, end, event, commands, at, &self.gaps)
+            }
+            (_, _) => Err((ANSWER, "a step of another kind of machine".into())),
+        }
     }
 }
 
@@ -117,11 +151,12 @@ enum Judge {
     MultiLock(MultiLockJudge),
     Session(SessionJudge),
     Candidate(CandidateJudge),
-    Run(RunJudge),
+    /// With the session that it began in.
+    Run(Option<u64>, RunJudge),
 }
 
 impl Judge {
-    fn begin(origin: &Origin) -> Result<Judge, Fault> {
+    fn begin(origin: &Origin, at: Moment, session: Option<u64>) -> Result<Judge, Fault> {
         Ok(match origin {
             Origin::Lock { path, instance } => Judge::Lock(path.to_string(), LockJudge::new(*instance)),
             Origin::Semaphore { path, instance } => {
@@ -129,36 +164,12 @@ impl Judge {
             }
             Origin::MultiLock { paths } => Judge::MultiLock(MultiLockJudge::new(paths.len())),
             Origin::Session { begun, timeout, tick, commands, .. } => {
-                let mut session = SessionJudge::new(*begun, *timeout, *tick);
-                session.commands(commands)?;
-                Judge::Session(session)
+                let mut judge = SessionJudge::new(*begun, *timeout, *tick);
+                judge.commands(commands, at)?;
+                Judge::Session(judge)
             }
             Origin::Candidate { .. } => Judge::Candidate(CandidateJudge::default()),
-            Origin::Run { .. } => Judge::Run(RunJudge::default()),
+            Origin::Run { .. } => Judge::Run(session, RunJudge::default()),
         })
-    }
-
-    fn judge(
-        &mut self,
-        exchange: &Exchange,
-        step: &Step,
-        tokens: &mut BTreeMap<String, Tokens>,
-    ) -> Result<(), Fault> {
-        let at = step.at;
-        match (self, exchange) {
-            (Judge::Lock(path, judge), Exchange::Lock(event, commands)) => {
-                judge.step(event, commands, tokens.entry(path.clone()).or_default())
-            }
-            (Judge::Semaphore(path, judge), Exchange::Semaphore(event, commands)) => {
-                judge.step(event, commands, tokens.entry(path.clone()).or_default())
-            }
-            (Judge::MultiLock(judge), Exchange::MultiLock(event, commands)) => judge.step(event, commands),
-            (Judge::Session(judge), Exchange::Session(event, commands)) => judge.step(*event, commands, at),
-            (Judge::Candidate(judge), Exchange::Candidate(event, commands)) => judge.step(event, commands),
-            (Judge::Run(judge), Exchange::Run(until, event, commands)) => {
-                judge.step(*until, event, commands, at)
-            }
-            (_, _) => Err((ANSWER, "a step of another kind of machine".into())),
-        }
     }
 }
