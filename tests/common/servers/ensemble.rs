@@ -85,8 +85,8 @@ impl Ensemble {
     ) -> Result<Ensemble, String> {
         let mut attempt = 1;
         loop {
-            let reserved = ports::reserve(3 * SIZE);
-            let (clients, peers) = reserved.ports.split_at(SIZE);
+            let reserved = ports::reserve((options.ports() + 2) * SIZE);
+            let (clients, peers) = reserved.ports.split_at(options.ports() * SIZE);
             let config = |member: usize| {
                 let mut config = vec![format!("initLimit={INIT_LIMIT}"), format!("syncLimit={SYNC_LIMIT}")];
                 for (number, ports) in peers.chunks(2).enumerate() {
@@ -97,9 +97,9 @@ impl Ensemble {
                 config
             };
             let members = clients
-                .iter()
+                .chunks(options.ports())
                 .enumerate()
-                .map(|(number, port)| Server::prepare(*port, options, &config(number), Some(number + 1)))
+                .map(|(number, ports)| Server::prepare(ports, options, &config(number), Some(number + 1)))
                 .collect::<Result<Vec<_>, _>>()?;
             let ensemble = Ensemble { members };
             drop(reserved);

@@ -37,9 +37,9 @@ pub struct ServerOptions {
     pub jvm: Vec<String>,
     /// Files in the server's directory, by name. In `config` and `jvm`, [`DIRECTORY`] stands for that directory.
     pub files: Vec<(&'static str, Vec<u8>)>,
-    /// The port for clients, if that takes only TLS: see `ServerOptions::with_tls`. The other port then serves the
-    /// four-letter words.
-    pub secure_port: Option<u16>,
+    /// Whether clients need TLS: see `ServerOptions::with_tls`. They have a port of their own then, and the other one
+    /// serves the four-letter words.
+    pub tls: bool,
     /// How many seconds the server's timeouts count in one second of its clients.
     pub clock_rate: Option<f64>,
 }
@@ -54,9 +54,16 @@ impl Default for ServerOptions {
             config: Vec::new(),
             jvm: Vec::new(),
             files: Vec::new(),
-            secure_port: None,
+            tls: false,
             clock_rate: None,
         }
+    }
+}
+
+impl ServerOptions {
+    /// The number of ports for clients and four-letter words.
+    pub(super) fn ports(&self) -> usize {
+        1 + usize::from(self.tls)
     }
 }
 
@@ -202,10 +209,10 @@ impl Server {
 
 /// Also used by `ensemble`.
 impl Server {
-    /// Prepares a server without launching it. `config` is added to the lines that every server has; `id` is written to
-    /// the file that identifies an ensemble member.
+    /// Prepares a server without launching it, on as many ports as the options need. `config` is added to the lines that
+    /// every server has; `id` is written to the file that identifies an ensemble member.
     pub(super) fn prepare(
-        port: u16,
+        ports: &[u16],
         options: &ServerOptions,
         config: &[String],
         id: Option<usize>,
@@ -221,6 +228,7 @@ impl Server {
             command
         });
 
+        let (port, secure_port) = (ports[0], ports.get(1).copied());
         let data = guardian.directory().join("data");
         let mut lines = vec![
             format!("tickTime={}", options.tick_ms),
@@ -233,6 +241,10 @@ impl Server {
             // The default is 20 ticks, which is too short for clients when ticks are short.
             "maxSessionTimeout=60000".to_owned(),
         ];
+        if let Some(port) = secure_port {
+            lines.push(format!("secureClientPort={port}"));
+            lines.push("secureClientPortAddress=127.0.0.1".to_owned());
+        }
         lines.extend_from_slice(config);
         lines.extend_from_slice(&options.config);
         let config = lines.join("\n").replace(DIRECTORY, &guardian.directory().to_string_lossy());
@@ -249,7 +261,7 @@ impl Server {
         Ok(Server {
             guardian,
             port,
-            secure_port: options.secure_port,
+            secure_port,
             state: Mutex::new(State { status: Status::Stopped, launches: 0 }),
             questions: AtomicI64::new(0),
         })
@@ -318,8 +330,8 @@ impl Server {
     fn try_start(options: &ServerOptions) -> Result<Server, String> {
         let mut attempt = 1;
         loop {
-            let reserved = ports::reserve(1);
-            let server = Server::prepare(reserved.ports[0], options, &[], None)?;
+            let reserved = ports::reserve(options.ports());
+            let server = Server::prepare(&reserved.ports, options, &[], None)?;
             drop(reserved);
             server.relaunch();
             match server.outcome_of_launch(Instant::now() + START_LIMIT) {
@@ -337,13 +349,14 @@ impl Server {
         self.guardian.launch(&log_name(state.launches));
     }
 
-    /// Whether this server serves, and not another one that took the port.
+    /// Whether this server serves on all its ports, and not another one that took them. It binds the port for TLS last,
+    /// and ends if that is taken.
     fn serves(&self) -> bool {
         let data = self.guardian.directory().join("data");
-        let listens = |port| TcpStream::connect(loopback(port)).is_ok();
+        let bound = |port| self.log().contains(&format!("bound to port {port}"));
         self.mode().is_some()
             && self.four_letter("conf").contains(&*data.to_string_lossy())
-            && self.secure_port.is_none_or(listens)
+            && self.secure_port.is_none_or(bound)
     }
 
     fn log(&self) -> String {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use super::server::{DIRECTORY, ServerOptions};
-use super::{ports, unique_path};
+use super::unique_path;
 
 /// A certificate that signs itself, with its key. For a client that trusts it, it is also the authority.
 #[derive(Clone)]
@@ -58,13 +58,10 @@ impl Certificate {
 impl ServerOptions {
     /// Clients need TLS and have to show the same certificate.
     pub fn with_tls(mut self, certificate: &Certificate) -> ServerOptions {
-        let port = ports::reserve(1).ports[0];
-        self.secure_port = Some(port);
+        self.tls = true;
         self.files.extend(certificate.files());
         self.jvm.push(format!("-Xbootclasspath/a:{}", NETTY.map(jar).join(":")));
         self.config.extend([
-            format!("secureClientPort={port}"),
-            "secureClientPortAddress=127.0.0.1".to_owned(),
             "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory".to_owned(),
             "authProvider.x509=org.apache.zookeeper.server.auth.X509AuthenticationProvider".to_owned(),
             "ssl.keyStore.type=PKCS12".to_owned(),
