@@ -88,22 +88,27 @@ fn no_secret_is_written() {
     log::set_max_level(log::LevelFilter::Trace);
     run(work());
 
-    let written = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = String::from_utf8_lossy(&written);
+    let text = take_written();
     // All of them are heard.
     for line in [" lockkeeper_actors::session", "sending connect request", "rustls::client", "KeeperOptions"]
     {
         assert!(text.contains(line), "{line}");
     }
-    let key: Vec<&str> = certificate().key.lines().filter(|line| !line.starts_with('-')).collect();
-    let number = decoded(&key.concat());
-    let passwords = [DIGEST, OTHERS_DIGEST, SASL, WRONG_SASL].map(str::as_bytes);
-    let bytes = passwords.into_iter().chain([&number[40..60]]);
-    let forms = bytes.flat_map(forms).chain(key.iter().map(|line| (*line).to_owned()));
-    for secret in forms {
-        let shown = text.lines().find(|line| line.contains(&secret));
-        assert!(shown.is_none(), "{secret}: {shown:?}");
+    let secrets = secrets();
+    assert_eq!(shown(&text, &secrets), None);
+    // Whoever wrote one of them would be noticed.
+    let writers: [fn(&str); 3] = [|leak| tracing::trace!("{leak}"), |leak| log::trace!("{leak}"), note];
+    for leak in leaks() {
+        for write in writers {
+            write(&leak);
+            assert!(shown(&take_written(), &secrets).is_some(), "{leak} is not noticed");
+        }
     }
+}
+
+fn take_written() -> String {
+    let written = std::mem::take(&mut *WRITTEN.lock().unwrap_or_else(PoisonError::into_inner));
+    String::from_utf8_lossy(&written).into_owned()
 }
 
 /// Connects, works, and is refused, with all secrets in use.
@@ -142,13 +147,70 @@ async fn work() {
     note(&recording.to_string());
 }
 
-/// A secret as text, and as `Debug` or hexadecimal numbers show its bytes.
-fn forms(secret: &[u8]) -> Vec<String> {
-    let listed = format!("{secret:?}");
-    let listed = listed.trim_matches(['[', ']']).to_owned();
-    let hexadecimal = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = std::str::from_utf8(secret).ok().map(str::to_owned);
-    [listed, hexadecimal].into_iter().chain(text).collect()
+const PASSWORDS: [&str; 4] = [DIGEST, OTHERS_DIGEST, SASL, WRONG_SASL];
+
+/// All secrets, in the forms in which they might be written.
+fn secrets() -> Vec<String> {
+    let lines = certificate().key.lines().filter(|line| !line.starts_with('-'));
+    let passwords = PASSWORDS.into_iter().flat_map(|password| {
+        let forms = forms(password.as_bytes());
+        forms.into_iter().chain([password.to_owned()])
+    });
+    passwords.chain(forms(&private_number())).chain(lines.map(str::to_owned)).collect()
+}
+
+/// The secret that a text shows, if there is one, and the line.
+fn shown<'a>(text: &'a str, secrets: &'a [String]) -> Option<(&'a str, &'a str)> {
+    let shown = |line: &'a str| Some((secrets.iter().find(|secret| line.contains(*secret))?.as_str(), line));
+    text.lines().find_map(shown)
+}
+
+/// Bytes as `Debug` shows them, also in hexadecimal numbers, and as one such number.
+fn forms(secret: &[u8]) -> [String; 3] {
+    let inner = |list: String| list.trim_matches(['[', ']']).to_owned();
+    [inner(format!("{secret:?}")), inner(format!("{secret:02x?}")), hexadecimal(secret)]
+}
+
+/// What careless code would write.
+fn leaks() -> Vec<String> {
+    let key = &certificate().key;
+    let der = der();
+    let passwords = PASSWORDS.into_iter().flat_map(|password| {
+        let bytes = password.as_bytes();
+        [
+            format!("user:{password}"),
+            format!("{:?}", Some(password)),
+            format!("{:?}", ("digest", bytes)),
+            format!("{bytes:02x?}"),
+            hexadecimal(format!("user:{password}").as_bytes()),
+        ]
+    });
+    let keys = [
+        key.clone(),
+        format!("{key:?}"),
+        key.lines().nth(1).expect("a line of the key").to_owned(),
+        format!("{der:?}"),
+        format!("{der:02x?}"),
+        hexadecimal(&der),
+    ];
+    passwords.chain(keys).collect()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The key, as PKCS #8 encodes it.
+fn der() -> Vec<u8> {
+    decoded(&certificate().key.lines().filter(|line| !line.starts_with('-')).collect::<String>())
+}
+
+/// A part of the secret number in the key.
+fn private_number() -> Vec<u8> {
+    let der = der();
+    // The first bytes of a key, and those before its number of 32 bytes.
+    assert_eq!((der[0], &der[33..35]), (0x30, &[4, 32][..]), "a key for P-256");
+    der[35..65].to_vec()
 }
 
 /// What a text in base64, without padding at a place that matters, stands for.
