@@ -1,6 +1,8 @@
 //! Certificates that the client or the server refuses.
 
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lockkeeper::Keeper;
@@ -13,7 +15,7 @@ use tokio::task::spawn_blocking;
 use crate::common::events::session_event;
 use crate::common::servers::tls::{LOOPBACK, certificate};
 use crate::common::tls::trusting;
-use crate::common::{Certificate, LONG, SLACK, SOON, Server, ServerOptions, run};
+use crate::common::{Certificate, LONG, SLACK, SOON, Server, ServerOptions, eventually, run};
 
 /// A server that shows this certificate, and wants it from its clients.
 fn showing(certificate: &Certificate) -> Server {
@@ -108,6 +110,22 @@ fn certificates_are_replaced_while_a_lock_is_held() {
         assert_eq!(guard.release().await, Ok(()));
         refusal(&server.address(), trusting(certificate())).await;
     });
+}
+
+/// Another server may get its port while it is stopped. The tests' server counts as running only on a port of its own.
+#[test]
+fn a_server_whose_port_is_taken_waits_for_it() {
+    let server = Arc::new(showing(certificate()));
+    server.stop();
+    let taken = TcpListener::bind(server.address()).expect("the port of a stopped server");
+    let restarted = server.clone();
+    let restart = thread::spawn(move || restarted.restart());
+    let complains = async || server.log_tail().contains("Address already in use");
+    run(eventually("its port is taken", 3 * SOON, complains));
+    assert!(!restart.is_finished());
+    drop(taken);
+    restart.join().expect("it serves again");
+    run(accepted(&server.address(), trusting(certificate())));
 }
 
 fn certs(certificate: &Certificate) -> TlsCerts {
