@@ -165,6 +165,9 @@ impl<G> EventSink<G> {
 impl<G> Drop for EventSink<G> {
     /// Sends a last event if there was none, because the actor was killed or panicked.
     fn drop(&mut self) {
+        if self.send.is_none() {
+            return;
+        }
         let error = AcquireError::Stopped { path: self.path.to_string() };
         self.tell(match self.granted {
             true => LockEvent::Lost(self.ticket),
