@@ -43,8 +43,8 @@ pub trait Machine {
     fn wakeup(&self) -> Option<Moment>;
 }
 
-/// For how many commands room is kept between events. Most events have fewer.
-pub(crate) const COMMANDS: usize = 4;
+/// For how many commands room is kept between events. Those of an uncontended lock have no more.
+pub(crate) const COMMANDS: usize = 2;
 
 /// The machine of one path: a lock or a semaphore.
 pub trait PathMachine: Machine<Event: From<PathEvent>> {
