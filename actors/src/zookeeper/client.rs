@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures::future::{self, BoxFuture, FutureExt};
+use futures::future::{self, BoxFuture, FutureExt, TryFutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use tracing::warn;
 use uuid::Uuid;
@@ -147,15 +147,14 @@ impl Client {
 
     /// Polls a request once, which sends it, if it has not been sent yet: `zookeeper_client` sends when its method is
     /// called, and an async block that owns what the method borrows calls it at its first poll.
+    ///
+    /// Here and below, futures are combined without async blocks: each of those has room for the inner future twice.
     fn send<T: Send + 'static>(
         &self,
         request: impl Future<Output = T> + Send + 'static,
     ) -> BoxFuture<'static, T> {
         let in_flight = self.no_delay.request();
-        let mut request = Box::pin(async move {
-            let _in_flight = in_flight;
-            request.await
-        });
+        let mut request = Box::pin(request.inspect(move |_| drop(in_flight)));
         match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Box::pin(future::ready(answer)),
             Poll::Pending => request,
@@ -166,7 +165,7 @@ impl Client {
         &self,
         request: impl Future<Output = Result<T, zk::Error>> + Send + 'static,
     ) -> Answer<T> {
-        self.send(async move { caught(request).await.map_err(Failure::from) })
+        self.send(caught(request).map_err(Failure::from))
     }
 }
 

@@ -32,10 +32,12 @@ pub(super) async fn commit(
 }
 
 /// Turns a panic of the client into an error. It panics at some answers that are too short.
-pub(super) async fn caught<T, E: From<zk::Error>>(
+pub(super) fn caught<T, E: From<zk::Error>>(
     answer: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    let outcome = AssertUnwindSafe(answer).catch_unwind().await;
-    outcome
-        .unwrap_or_else(|_| Err(zk::Error::UnexpectedError("the client panicked at an answer".into()).into()))
+) -> impl Future<Output = Result<T, E>> {
+    AssertUnwindSafe(answer).catch_unwind().map(|outcome| {
+        outcome.unwrap_or_else(|_| {
+            Err(zk::Error::UnexpectedError("the client panicked at an answer".into()).into())
+        })
+    })
 }
