@@ -28,8 +28,8 @@ pub(crate) struct LockActor;
 
 pub(crate) enum LockActorMessage {
     Public(LockMessage),
-    /// A request that is one part of a multi-lock.
-    AcquirePart(AcquireRequest, Part),
+    /// A request that is one part of a multi-lock. Boxed, because an actor at rest has room for its largest message.
+    AcquirePart(Box<(AcquireRequest, Part)>),
     /// Creates the nodes of a multi-lock, among them a node of this lock.
     JointCreate(JointCreate),
     Release(Release),
@@ -81,7 +81,10 @@ impl LockActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             LockActorMessage::Public(message) => state.public(message),
-            LockActorMessage::AcquirePart(request, part) => state.acquire(request, Some(part)),
+            LockActorMessage::AcquirePart(part) => {
+                let (request, part) = *part;
+                state.acquire(request, Some(part))
+            }
             LockActorMessage::JointCreate(create) => state.create_jointly(create),
             LockActorMessage::Release(Release { ticket, reply }) => state.release(ticket, reply),
             LockActorMessage::Path(message) => state.message(message),

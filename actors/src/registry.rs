@@ -317,7 +317,7 @@ impl State {
             }
             MultiLockReport::Acquire(path, request, part) => {
                 self.start_lock(&path).await?;
-                let message = LockActorMessage::AcquirePart(request, part);
+                let message = LockActorMessage::AcquirePart(Box::new((request, part)));
                 self.locks.pass(&path, message, self.connection.as_ref(), self.suspended, None)?;
             }
             MultiLockReport::Cancel(path, ticket) if !self.closed => {
