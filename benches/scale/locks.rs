@@ -71,7 +71,9 @@ async fn measure(
 
     let process = Process::connect(library, &site).await?;
     let (requests, events) = unbounded_channel();
-    let mut locks = Locks { site, process, progress, paths, requests, events, open: Vec::new() };
+    // Has its room from the beginning, so that it does not count as memory of the locks.
+    let open = Vec::with_capacity(size);
+    let mut locks = Locks { site, process, progress, paths, requests, events, open };
     let allocated = allocated();
     locks.queue().await?;
     locks.measured_each(ALLOCATED, self::allocated().saturating_sub(allocated) as f64);
