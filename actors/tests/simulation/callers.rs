@@ -30,6 +30,8 @@ pub struct Kind {
     pub what: What,
     /// Whether requests share nodes, which stay for a while.
     pub lingers: bool,
+    /// Whether its nodes outlive sessions.
+    pub outlives: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,21 +43,27 @@ pub enum What {
     All([usize; 2]),
 }
 
-pub const KINDS: [Kind; 11] = [
-    Kind { path: EXCLUSIVE, what: What::Lock(Mode::Lock), lingers: false },
-    Kind { path: SHARED, what: What::Lock(Mode::Read), lingers: false },
-    Kind { path: SHARED, what: What::Lock(Mode::Write), lingers: false },
-    Kind { path: SEMAPHORE, what: What::Permits(1), lingers: false },
-    Kind { path: SEMAPHORE, what: What::Permits(2), lingers: false },
-    Kind { path: EXCLUSIVE, what: What::All([0, 2]), lingers: false },
-    Kind { path: EXCLUSIVE, what: What::Lock(Mode::Lock), lingers: true },
-    Kind { path: SHARED, what: What::Lock(Mode::Read), lingers: true },
-    Kind { path: SHARED, what: What::Lock(Mode::Write), lingers: true },
-    Kind { path: CURATOR, what: What::Lock(Mode::Read), lingers: false },
-    Kind { path: CURATOR, what: What::Lock(Mode::Write), lingers: false },
+pub const KINDS: [Kind; 13] = [
+    Kind::new(EXCLUSIVE, What::Lock(Mode::Lock)),
+    Kind::new(SHARED, What::Lock(Mode::Read)),
+    Kind::new(SHARED, What::Lock(Mode::Write)),
+    Kind::new(SEMAPHORE, What::Permits(1)),
+    Kind::new(SEMAPHORE, What::Permits(2)),
+    Kind::new(EXCLUSIVE, What::All([0, 2])),
+    Kind { lingers: true, ..Kind::new(EXCLUSIVE, What::Lock(Mode::Lock)) },
+    Kind { lingers: true, ..Kind::new(SHARED, What::Lock(Mode::Read)) },
+    Kind { lingers: true, ..Kind::new(SHARED, What::Lock(Mode::Write)) },
+    Kind::new(CURATOR, What::Lock(Mode::Read)),
+    Kind::new(CURATOR, What::Lock(Mode::Write)),
+    Kind { outlives: true, ..Kind::new(EXCLUSIVE, What::Lock(Mode::Lock)) },
+    Kind { outlives: true, ..Kind::new(SHARED, What::Lock(Mode::Read)) },
 ];
 
 impl Kind {
+    const fn new(path: &'static str, what: What) -> Kind {
+        Kind { path, what, lingers: false, outlives: false }
+    }
+
     pub fn paths(&self) -> Vec<&'static str> {
         match self.what {
             What::Lock(_) | What::Permits(_) => vec![self.path],
@@ -377,7 +385,7 @@ fn options(kind: &Kind) -> ContenderOptions {
         dialect: if kind.path == CURATOR { Dialect::Curator } else { Dialect::Kazoo },
         identifier: Arc::default(),
         patterns: Default::default(),
-        ephemeral: true,
+        ephemeral: !kind.outlives,
         container: false,
         acl: Arc::default(),
         max_waiting: None,

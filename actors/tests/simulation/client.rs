@@ -87,7 +87,7 @@ impl Drop for Client {
 
 impl ZooKeeper for Client {
     fn session(&self) -> i64 {
-        self.link.inner.lock().unwrap().session
+        self.link.session()
     }
 
     fn timeout(&self) -> Duration {
@@ -103,6 +103,9 @@ impl ZooKeeper for Client {
     ) -> Answer<CreatedNode> {
         let directory = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
         *self.last.lock().unwrap() = Last::Create(directory.to_owned());
+        if !ephemeral {
+            self.link.host.note_outliving(directory, &prefix);
+        }
         let flags = if ephemeral { 3 } else { 2 };
         let (length, write) = (prefix.len(), create(&prefix, &data, flags));
         self.ask(Stage::Creating, write, move |reply| match reply {
@@ -324,7 +327,7 @@ impl Client {
         request: Request,
         read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
     ) -> Answer<T> {
-        self.link.host.may_panic(&paths_of(&request));
+        self.link.host.may_panic(&paths_of(&request), self.session());
         self.link.ask(stage, request, read)
     }
 
@@ -335,7 +338,7 @@ impl Client {
         request: Request,
         read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
     ) -> Answer<(T, Watching)> {
-        self.link.host.may_panic(&paths_of(&request));
+        self.link.host.may_panic(&paths_of(&request), self.session());
         let (answer, answered) = oneshot::channel();
         self.link.submit(Flight::new(request, stage.into(), Waiter::Watch(watched, answer)));
         Box::pin(answered.map(|answer| {
@@ -501,6 +504,10 @@ impl Link {
         }
     }
 
+    pub fn session(&self) -> i64 {
+        self.inner.lock().unwrap().session
+    }
+
     pub fn wire(&self) -> Option<Wire> {
         self.inner.lock().unwrap().wire
     }
@@ -542,6 +549,7 @@ impl Link {
                 Down::Connected(reply) if reply.session == 0 => self.end(&mut inner, &mut deferred),
                 Down::Connected(reply) => {
                     (inner.session, inner.password) = (reply.session, reply.password.to_vec());
+                    self.host.session.store(reply.session, Ordering::Relaxed);
                     self.connected(&mut inner, &mut deferred);
                 }
                 // The client library takes no transaction id from a ping's answer, nor from an event.
@@ -664,6 +672,7 @@ impl Link {
 
     fn end(&self, inner: &mut Inner, deferred: &mut Deferred) {
         self.hang_up(inner);
+        self.host.world().ensemble.give_up(inner.session);
         inner.phase = Phase::Ended;
         let flights =
             std::mem::take(&mut inner.in_flight).into_iter().chain(std::mem::take(&mut inner.queued));
@@ -684,6 +693,7 @@ impl Link {
         let mut deferred = Vec::new();
         let mut inner = self.inner.lock().unwrap();
         inner.closing = true;
+        self.host.world().ensemble.give_up(inner.session);
         match inner.phase {
             Phase::Up => self.transmit(&mut inner, Flight::new(Request::CloseSession, None, Waiter::Nobody)),
             Phase::Beginning | Phase::Down | Phase::Resuming => self.end(&mut inner, &mut deferred),

@@ -9,16 +9,16 @@
 //! Every link is first-in-first-out, and takes at least [`LATENCY`] between a client and its server.
 
 mod faults;
+mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use lockkeeper_embedded::SessionId;
 use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Moment, Output, Server};
-use lockkeeper_embedded::wire::{
-    ConnectReply, ConnectRequest, ErrorCode, EventKind, OpResult, Read, Reply, Request, Write,
-};
+use lockkeeper_embedded::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Read, Reply, Request};
 
+pub use self::nodes::{Gone, Node, actor_of};
 use crate::random::Random;
 
 /// Virtual milliseconds.
@@ -47,26 +47,6 @@ pub enum Down {
     Closed,
 }
 
-/// A contender's node, as known to the leader.
-#[derive(Clone, Debug)]
-pub struct Node {
-    pub owner: i64,
-    /// Zero for a semaphore's lease, which has no sequence number.
-    pub sequence: i64,
-    /// The transaction that created it.
-    pub made: i64,
-}
-
-/// A contender's node that was deleted.
-#[derive(Clone, Copy, Debug)]
-pub struct Gone {
-    pub at: Time,
-    /// Whether an operator deleted it or ended its session by hand.
-    pub tampered: bool,
-    /// The transaction that created it.
-    pub made: i64,
-}
-
 pub struct Ensemble {
     now: Time,
     sequence: u64,
@@ -82,6 +62,10 @@ pub struct Ensemble {
     /// The live sessions, as known to the leader.
     sessions: BTreeMap<i64, Tracked>,
     passwords: BTreeMap<i64, [u8; 16]>,
+    /// The sessions that their clients have given up.
+    given_up: BTreeSet<i64>,
+    /// The actors of paths that died, with the session that is used to clean up after them.
+    dead: Vec<(String, i64)>,
     operator: i64,
     /// How many changes the operator has made.
     operated: u64,
@@ -217,6 +201,8 @@ impl Ensemble {
             log: Vec::new(),
             sessions: BTreeMap::new(),
             passwords: BTreeMap::new(),
+            given_up: BTreeSet::new(),
+            dead: Vec::new(),
             operator: 0,
             operated: 0,
             down_until: 0,
@@ -597,7 +583,7 @@ impl Ensemble {
         }
     }
 
-    // ---- sessions and nodes, as the leader knows them ----
+    // ---- sessions, as the leader knows them ----
 
     fn touch(&mut self, session: i64) {
         let Some(timeout) = self.sessions.get(&session).map(|tracked| tracked.timeout) else { return };
@@ -611,51 +597,6 @@ impl Ensemble {
     /// up.
     fn end(&self, timeout: Time) -> Time {
         ((self.now + timeout) / TICK + 1) * TICK
-    }
-
-    fn note(&mut self, session: i64, request: Request, answer: Option<Result<Reply, ErrorCode>>) {
-        let writes = match request {
-            Request::Write(write) => vec![write],
-            Request::Multi(writes) => writes,
-            Request::CloseSession => {
-                self.sessions.remove(&session);
-                return self.session_gone(session, false);
-            }
-            _ => return,
-        };
-        let Some(Ok(reply)) = answer else { return };
-        self.operated += u64::from(session == self.operator);
-        let results = match reply {
-            Reply::Multi(results) => results,
-            Reply::PathStat(path, stat) => vec![OpResult::CreateStat(path, stat)],
-            _ => vec![OpResult::Delete],
-        };
-        for (write, result) in writes.into_iter().zip(results) {
-            match (write, result) {
-                (Write::Create { path: prefix, flags: 1..=3, .. }, OpResult::CreateStat(path, stat)) => {
-                    let sequence = path[prefix.len()..].parse().unwrap_or_default();
-                    let node = Node { owner: stat.ephemeral_owner, sequence, made: stat.czxid };
-                    self.nodes.insert(path, node);
-                }
-                (Write::Delete { path, .. }, OpResult::Delete) => {
-                    if let Some(Node { made, .. }) = self.nodes.remove(&path) {
-                        let gone = Gone { at: self.now, tampered: session == self.operator, made };
-                        self.gone.insert(path, gone);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn session_gone(&mut self, session: i64, tampered: bool) {
-        let at = self.now;
-        let gone = |(path, node): (&String, &Node)| (node.owner == session).then(|| path.clone());
-        for path in self.nodes.iter().filter_map(gone).collect::<Vec<_>>() {
-            if let Some(Node { made, .. }) = self.nodes.remove(&path) {
-                self.gone.insert(path, Gone { at, tampered, made });
-            }
-        }
     }
 
     pub fn live_sessions(&self) -> usize {

@@ -111,7 +111,7 @@ pub fn strike(
             true
         }
         (Fault::NodeDeleted | Fault::NodeWritten, Some((_, session))) => {
-            let own = ensemble.nodes.iter().filter(|(_, node)| node.owner == session);
+            let own = ensemble.nodes.iter().filter(|(_, node)| node.author == session);
             let own: Vec<String> = own.map(|(path, _)| path.clone()).collect();
             match pick(&own, |node| stages_at(node), stage, random) {
                 Some(node) => {

@@ -4,9 +4,12 @@
 //! three processes. Below it are a simulated network, and an ensemble built from the embedded server's core. The seed
 //! determines everything.
 //!
-//! Not simulated: persistent contenders, because a lost session may leave their nodes behind; observers; a deposed
-//! leader. When an operator deletes a node or ends a session by hand, the holder cannot know at once. Such leases are
-//! exempt from the check for exclusion; they must only be noticed in time.
+//! Not simulated: observers; a deposed leader. When an operator deletes a node or ends a session by hand, the holder
+//! cannot know at once. Such leases are exempt from the check for exclusion; they must only be noticed in time.
+//!
+//! A node that outlives sessions blocks its path after its owner has crashed, until an operator deletes it with the
+//! product's own means. So does one of a create that was carried out after its owner had looked for the node in the next
+//! session. All other nodes must be deleted by their owners.
 //!
 //! - `LOCKKEEPER_SIMULATION_SEED=<seed>` runs one schedule and prints its history.
 //! - `LOCKKEEPER_SIMULATION_SCHEDULES=<count>` sets the number of schedules; the default is one thousand. From ten
@@ -20,6 +23,7 @@ mod client;
 mod coverage;
 mod ensemble;
 mod faults;
+mod operator;
 mod process;
 mod random;
 mod schedule;

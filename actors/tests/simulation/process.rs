@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ use tokio::time::Instant;
 use crate::callers::{caller, resources};
 use crate::client::{Dialer, Link};
 use crate::coverage::{Coverage, Fault, Stage};
-use crate::ensemble::{Ensemble, TICK, Time};
+use crate::ensemble::{Ensemble, TICK, Time, actor_of};
+use crate::operator;
 use crate::random::Random;
 use crate::twins::Twin;
 use crate::witness::Witness;
@@ -60,6 +61,12 @@ pub struct Host {
     dead: AtomicBool,
     calm: AtomicBool,
     pub links: Mutex<Vec<Arc<Link>>>,
+    /// The newest session.
+    pub session: AtomicI64,
+    /// The beginnings of the nodes that outlive sessions, for the actor of each path.
+    outliving: Mutex<BTreeMap<String, String>>,
+    /// Whether an operator is at work in this process.
+    operated: AtomicBool,
     opened: watch::Sender<Option<Arc<Opened>>>,
     close: Notify,
     closing: AtomicBool,
@@ -208,9 +215,22 @@ impl Host {
         self.armed.listener.swap(false, Ordering::Relaxed)
     }
 
-    /// Called when a path's actor sends a request. Panics if that is armed.
-    pub fn may_panic(&self, paths: &[&str]) {
-        if self.armed.lock.swap(false, Ordering::Relaxed) {
+    /// Called when a path's actor creates a node that outlives sessions.
+    pub fn note_outliving(&self, path: &str, node: &str) {
+        self.outliving.lock().unwrap().insert(path.to_owned(), actor_of(node).to_owned());
+    }
+
+    /// The actors of all paths have ended with their keeper.
+    fn keeper_died(&self, ensemble: &mut Ensemble) {
+        for (_, beginning) in std::mem::take(&mut *self.outliving.lock().unwrap()) {
+            ensemble.died(beginning, self.session.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Called when a path's actor sends a request in this session. Panics if that is armed.
+    pub fn may_panic(&self, paths: &[&str], session: i64) {
+        // The questions of an operator are asked beside the actor.
+        if !self.operated.load(Ordering::Relaxed) && self.armed.lock.swap(false, Ordering::Relaxed) {
             let resources = resources();
             let path = resources
                 .iter()
@@ -220,6 +240,9 @@ impl Host {
                 Some(path) => vec![&**path],
                 None => paths.to_vec(),
             };
+            if let Some(beginning) = path.and_then(|path| self.outliving.lock().unwrap().remove(&**path)) {
+                self.world().ensemble.died(beginning, session);
+            }
             let hit = Hit::Paths(&hit);
             self.panic(Fault::LockPanics, hit, Fault::RegistryPanics, "the actor of a path died");
         }
@@ -298,6 +321,9 @@ impl Process {
                 dead: AtomicBool::new(false),
                 calm: AtomicBool::new(false),
                 links: Mutex::default(),
+                session: AtomicI64::new(0),
+                outliving: Mutex::default(),
+                operated: AtomicBool::new(false),
                 opened: watch::Sender::new(None),
                 close: Notify::new(),
                 closing: AtomicBool::new(false),
@@ -395,6 +421,8 @@ impl Process {
         let links = self.host.links.lock().unwrap().clone();
         let mut world = self.host.world();
         world.witness.killed(self.index, now);
+        self.host.keeper_died(&mut world.ensemble);
+        links.iter().for_each(|link| world.ensemble.give_up(link.session()));
         for wire in links.iter().filter_map(|link| link.wire()) {
             world.ensemble.hang_up(wire, now);
         }
@@ -408,6 +436,17 @@ impl Process {
         let ArmedPanics { listener, lock, sweep, session, supervisor: _ } = &self.host.armed;
         for arm in [listener, lock, sweep, session] {
             arm.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Has an operator delete what was left behind through this process, unless one is at work there.
+    pub fn operate(&self) {
+        let host = self.host.clone();
+        if !host.operated.swap(true, Ordering::Relaxed) {
+            self.runtime.spawn(async move {
+                operator::clean_up(&host).await;
+                host.operated.store(false, Ordering::Relaxed);
+            });
         }
     }
 
@@ -483,6 +522,7 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
             }
         }
         host.opened.send_replace(None);
+        host.keeper_died(&mut host.world().ensemble);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -109,6 +109,11 @@ pub fn run(seed: u64, twin: Twin, history: bool) -> Outcome {
             }
         }
 
+        if !world.lock().unwrap().ensemble.left_behind().is_empty() {
+            let mut awake = running.iter().flatten().filter(|process| process.paused_until.is_none());
+            awake.next().into_iter().for_each(Process::operate);
+        }
+
         // ---- time advances ----
         let until = now + LATENCY;
         world.lock().unwrap().ensemble.run(until);

@@ -29,6 +29,8 @@ pub enum Twin {
     None,
     /// A create of unknown outcome counts as not carried out.
     LostCreateIsForgotten,
+    /// Nodes that should outlive sessions end with them.
+    NodeEndsWithSession,
     /// Heartbeats are reads, which a follower answers without its leader.
     CheckIsARead,
     /// Heartbeats count as answered as soon as they are sent.
@@ -75,8 +77,9 @@ pub enum Twin {
 }
 
 /// All twins, each with the checkers of which at least one must catch it.
-pub const TWINS: [(Twin, &[Checker]); 23] = [
+pub const TWINS: [(Twin, &[Checker]); 24] = [
     (Twin::LostCreateIsForgotten, &[Checker::Progress, Checker::Orphans]),
+    (Twin::NodeEndsWithSession, &[Checker::Backing, Checker::Exclusion]),
     (Twin::CheckIsARead, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::CheckIsBelieved, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::TimeoutIsDoubled, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
@@ -116,6 +119,9 @@ impl Twin {
             Twin::TokenFromSequence => &[(Fault::DirectoryDeleted, None)],
             Twin::LostTakeIsForgotten => &[(Fault::CutAfter, Some(Stage::Taking))],
             Twin::MissingIsIgnored => &[(Fault::NodeDeleted, Some(Stage::Held))],
+            Twin::NodeEndsWithSession => {
+                &[(Fault::HalfOpen, Some(Stage::Held)), (Fault::CutOff, Some(Stage::Held))]
+            }
             Twin::None
             | Twin::ResumedAfterLoss
             | Twin::WatchNeverFires
@@ -241,6 +247,7 @@ impl ZooKeeper for Twisted {
         }
         self.own.lock().unwrap().extend(prefix.rsplit('/').next().map(str::to_owned));
         let twin = self.twin;
+        let ephemeral = ephemeral || twin == Twin::NodeEndsWithSession;
         let answer = self.inner.create(prefix, data, ephemeral, acl);
         let twisted = answer.map(move |answer| match (twin, answer) {
             (Twin::LostCreateIsForgotten, Err(Failure::Unknown(_))) => Err(Failure::NoNode),

@@ -8,7 +8,7 @@ use lockkeeper_actors::api::lease::LeaseState;
 use lockkeeper_actors::machine::exclusion::Mode;
 
 use crate::callers::{Guard, KINDS, LIMIT, LINGERING, SEMAPHORE, What};
-use crate::ensemble::{Ensemble, SESSION_TIMEOUT, Time};
+use crate::ensemble::{Ensemble, SESSION_TIMEOUT, Time, actor_of};
 
 /// A promise that was not kept.
 #[derive(Clone)]
@@ -32,7 +32,8 @@ pub enum Checker {
     Validity,
     /// A token is not larger than that of an earlier, conflicting grant.
     Tokens,
-    /// A grant came while another session's conflicting node was ahead.
+    /// A grant came while a conflicting node of another session was ahead, or one of another actor that outlives
+    /// sessions.
     Queue,
     /// The node or session of a grant did not exist, or the lease was not `Held`.
     DeadGrant,
@@ -92,6 +93,8 @@ struct Grant {
     token: u64,
     /// One for each permit.
     nodes: Vec<String>,
+    /// The session in which it was granted.
+    session: Option<i64>,
     at: Time,
     /// When it was released or lost, or its process was killed.
     ended: Option<Time>,
@@ -257,6 +260,7 @@ impl Witness {
             what: KINDS[kind].what,
             token: lease.token().as_u64(),
             nodes: lease.nodes().to_vec(),
+            session: lease.keep_session().map(|client| client.session()),
             at: now,
             ended: None,
             until: now,
@@ -446,11 +450,18 @@ impl Witness {
 
     /// Checks a lock's grant against all earlier conflicting grants, and against the queue.
     fn check_lock(&self, grant: &Grant, mode: Mode, ensemble: &Ensemble, wrong: &mut Vec<(Checker, String)>) {
-        let own = grant.nodes.first().and_then(|node| ensemble.nodes.get(node));
+        let own = grant.nodes.first().and_then(|node| Some((node, ensemble.nodes.get(node)?)));
         let is_read = |path: &str| path.contains("__rlock__") || path.contains("__READ__");
         let ahead = ensemble.nodes.iter().find(|(path, other)| {
             parent(path) == Some(grant.path)
-                && own.is_some_and(|own| other.sequence < own.sequence && other.owner != own.owner)
+                && own.is_some_and(|(node, own)| {
+                    // The actor that was granted this may have given up the other node, which will be deleted.
+                    let may_be_passed = match other.owner {
+                        0 => actor_of(path) == actor_of(node),
+                        owner => owner == own.owner || Some(owner) == grant.session,
+                    };
+                    other.sequence < own.sequence && !may_be_passed
+                })
                 && (!is_read(path) || mode != Mode::Read)
         });
         if let Some((path, _)) = ahead {
