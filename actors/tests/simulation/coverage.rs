@@ -63,6 +63,8 @@ pub enum Fault {
     CutOff,
     /// The client's follower applies the log late.
     Lag,
+    /// The client's server is the leader, and is cut off from the others, which elect another one.
+    Deposed,
     /// An operator ends the session.
     Expired,
     NodeDeleted,
@@ -81,7 +83,7 @@ pub enum Fault {
     Killed,
 }
 
-pub const FAULTS: [Fault; 24] = [
+pub const FAULTS: [Fault; 25] = [
     Fault::CutBefore,
     Fault::CutAfter,
     Fault::CutBetween,
@@ -92,6 +94,7 @@ pub const FAULTS: [Fault; 24] = [
     Fault::Restart,
     Fault::CutOff,
     Fault::Lag,
+    Fault::Deposed,
     Fault::Expired,
     Fault::NodeDeleted,
     Fault::NodeWritten,
@@ -151,6 +154,7 @@ fn reachable(fault: Fault, stage: Stage) -> bool {
         | Fault::SlowAnswers
         | Fault::CutOff
         | Fault::Lag
+        | Fault::Deposed
         | Fault::Expired
         | Fault::NodeDeleted
         | Fault::NodeWritten

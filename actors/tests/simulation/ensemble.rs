@@ -4,7 +4,8 @@
 //! reaches it. So a follower that lags answers reads from an older state; its clients' writes are answered, and its
 //! watches fire, once it has applied them. Time does not advance inside the cores. The leader tracks the sessions, as
 //! in ZooKeeper: the sessions of a follower's clients are touched by the answers to the leader's pings, every half
-//! tick. So a follower that is cut off from the leader serves sessions that the leader lets expire.
+//! tick. So a follower that is cut off from the leader serves sessions that the leader lets expire. A leader that is cut
+//! off is deposed: the others elect another one, and until it notices, it answers reads and syncs from its old state.
 //!
 //! Every link is first-in-first-out, and takes at least [`LATENCY`] between a client and its server.
 
@@ -18,6 +19,7 @@ use lockkeeper_embedded::SessionId;
 use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Moment, Output, Server};
 use lockkeeper_embedded::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Read, Reply, Request};
 
+pub use self::faults::Deposed;
 pub use self::nodes::{Gone, Node, actor_of};
 use crate::random::Random;
 
@@ -28,6 +30,8 @@ pub type Time = u64;
 pub const LATENCY: Time = 50;
 pub const SESSION_TIMEOUT: Time = 6000;
 pub const TICK: Time = 600;
+/// How long a leader that has lost its quorum continues to serve: ZooKeeper's `syncLimit` of five ticks.
+pub const SYNC_LIMIT: Time = 5 * TICK;
 
 /// Identifies a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,9 +59,14 @@ pub struct Ensemble {
     /// Packets in flight to each process.
     deliveries: Vec<BTreeMap<(Time, u64), (Wire, Down)>>,
     wires: BTreeMap<Wire, Connection>,
+    /// The only replica that each process can reach, if it is cut off from the others.
+    islands: Vec<Option<usize>>,
     /// The additional time that answers take to each process.
     slow: Vec<Time>,
     replicas: Vec<Replica>,
+    leader: usize,
+    /// A former leader that is cut off from the others.
+    deposed: Option<usize>,
     log: Vec<Entry>,
     /// The live sessions, as known to the leader.
     sessions: BTreeMap<i64, Tracked>,
@@ -69,8 +78,6 @@ pub struct Ensemble {
     operator: i64,
     /// How many changes the operator has made.
     operated: u64,
-    /// No client can connect before this time.
-    down_until: Time,
     /// Contenders' nodes, as known to the leader.
     pub nodes: BTreeMap<String, Node>,
     pub gone: BTreeMap<String, Gone>,
@@ -119,6 +126,8 @@ impl Lane {
 
 struct Replica {
     core: Server,
+    /// No client can connect before this time.
+    down_until: Time,
     applied: usize,
     from_leader: Lane,
     to_leader: Lane,
@@ -163,6 +172,10 @@ enum Occurrence {
     PingArrives(usize),
     Touched(BTreeSet<i64>),
     Expiry,
+    /// A deposed leader notices.
+    StepsDown,
+    /// It can reach the others again.
+    Rejoins,
 }
 
 impl Ensemble {
@@ -181,6 +194,7 @@ impl Ensemble {
         };
         let replica = || Replica {
             core: Server::new(config.clone()),
+            down_until: 0,
             applied: 0,
             from_leader: Lane::default(),
             to_leader: Lane::default(),
@@ -196,8 +210,11 @@ impl Ensemble {
             occurrences: BTreeMap::new(),
             deliveries: (0..processes).map(|_| BTreeMap::new()).collect(),
             wires: BTreeMap::new(),
+            islands: vec![None; processes],
             slow: vec![0; processes],
             replicas: (0..replicas).map(|_| replica()).collect(),
+            leader: 0,
+            deposed: None,
             log: Vec::new(),
             sessions: BTreeMap::new(),
             passwords: BTreeMap::new(),
@@ -205,7 +222,6 @@ impl Ensemble {
             dead: Vec::new(),
             operator: 0,
             operated: 0,
-            down_until: 0,
             nodes: BTreeMap::new(),
             gone: BTreeMap::new(),
             history: None,
@@ -221,7 +237,8 @@ impl Ensemble {
     // ---- for clients ----
 
     pub fn open(&mut self, process: usize) -> Wire {
-        let replica = self.random.between(0, self.replicas.len() as u64 - 1) as usize;
+        let any = self.random.between(0, self.replicas.len() as u64 - 1) as usize;
+        let replica = self.islands[process].unwrap_or(any);
         self.sequence += 1;
         let (wire, core) = (Wire(self.sequence), self.replicas[replica].connection());
         let connection = Connection {
@@ -291,7 +308,7 @@ impl Ensemble {
             Occurrence::Validated { wire, request, alive } => self.validated(wire, request, alive),
             Occurrence::Learn { replica, upto } => self.learn(replica, upto),
             Occurrence::LeaderPings => {
-                for follower in 1..self.replicas.len() {
+                for follower in self.followers() {
                     let arrival = self.replicas[follower].from_leader.arrival(self.now + 1);
                     self.at(arrival, Occurrence::PingArrives(follower));
                 }
@@ -313,16 +330,34 @@ impl Ensemble {
                 }
                 self.at(self.now + TICK, Occurrence::Expiry);
             }
+            Occurrence::StepsDown => self.step_down(),
+            Occurrence::Rejoins => self.rejoin(),
+        }
+    }
+
+    /// The replicas that the leader can reach.
+    fn followers(&self) -> Vec<usize> {
+        let others = (0..self.replicas.len()).filter(|other| *other != self.leader);
+        others.filter(|other| Some(*other) != self.deposed).collect()
+    }
+
+    /// Whether a replica cannot answer a request alone.
+    fn needs_leader(&self, replica: usize, request: &Request) -> bool {
+        match request {
+            // A deposed leader does not know that it is not the leader.
+            Request::Sync { .. } => Some(replica) != self.deposed,
+            Request::Write(_) | Request::Multi(_) | Request::CloseSession => true,
+            _ => false,
         }
     }
 
     fn arrive(&mut self, wire: Wire, packet: Up) {
-        let down = self.now < self.down_until;
         let Some(connection) = self.wires.get_mut(&wire).filter(|connection| connection.open) else { return };
-        let replica = &mut self.replicas[connection.replica];
+        let at = connection.replica;
+        let replica = &mut self.replicas[at];
         match &packet {
             Up::Connect(request) => {
-                if down || request.last_zxid_seen > replica.core.last_zxid() {
+                if self.now < replica.down_until || request.last_zxid_seen > replica.core.last_zxid() {
                     connection.open = false;
                     return self.down(wire, Down::Closed);
                 }
@@ -340,10 +375,10 @@ impl Ensemble {
                 let Some(session) = connection.session else { return };
                 connection.waiting.push_back((*xid, request.clone()));
                 replica.touched.insert(session);
-                if connection.replica == 0 {
+                if at == self.leader {
                     self.touch(session);
                 }
-                match goes_to_leader(request) {
+                match self.needs_leader(at, request) {
                     true => self.forward(wire, packet),
                     false => self.serve(wire),
                 }
@@ -354,7 +389,9 @@ impl Ensemble {
     /// Answers reads, up to the first request that waits for the leader.
     fn serve(&mut self, wire: Wire) {
         while let Some(connection) = self.wires.get(&wire).filter(|connection| connection.open) {
-            let Some((xid, request)) = connection.waiting.front().filter(|(_, r)| !goes_to_leader(r)) else {
+            let first = connection.waiting.front();
+            let Some((xid, request)) = first.filter(|(_, r)| !self.needs_leader(connection.replica, r))
+            else {
                 return;
             };
             let input = Input::Request { connection: connection.core, xid: *xid, request: request.clone() };
@@ -367,9 +404,18 @@ impl Ensemble {
 
     fn forward(&mut self, wire: Wire, packet: Up) {
         let replica = self.wires[&wire].replica;
-        match replica {
-            0 => self.at_leader(wire, packet),
-            _ => {
+        match packet {
+            Up::Connect(request) if Some(replica) == self.deposed => {
+                // It resumes the sessions that it knows. A new session needs the quorum.
+                if request.session != 0 {
+                    let alive = self.replicas[replica].core.has_session(SessionId(request.session));
+                    self.at(self.now + 1, Occurrence::Validated { wire, request, alive });
+                }
+            }
+            // Waits for the quorum for ever.
+            Up::Request { .. } if Some(replica) == self.deposed => {}
+            packet if replica == self.leader => self.at_leader(wire, packet),
+            packet => {
                 let arrival = self.replicas[replica].to_leader.arrival(self.now + 1);
                 self.at(arrival, Occurrence::AtLeader(wire, packet));
             }
@@ -438,8 +484,8 @@ impl Ensemble {
         }
         self.log.push(entry);
         let upto = self.log.len();
-        self.learn(0, upto);
-        for follower in 1..self.replicas.len() {
+        self.learn(self.leader, upto);
+        for follower in self.followers() {
             let arrival = self.replicas[follower].from_leader.arrival(self.now + 1);
             self.at(arrival, Occurrence::Learn { replica: follower, upto });
         }
@@ -464,7 +510,7 @@ impl Ensemble {
                 let outputs = self.replicas[at].connect(core, request);
                 let Some((session, password)) = session_of(&outputs) else { return };
                 self.replicas[at].bound.insert(session, core);
-                if at == 0 {
+                if at == self.leader {
                     let ends = self.end(timeout);
                     self.sessions.insert(session, Tracked { timeout, ends, owner: wire });
                     self.passwords.insert(session, password);
@@ -481,7 +527,7 @@ impl Ensemble {
                 let Some(connection) = self.replicas[at].bound.get(&session).copied() else { return };
                 let outputs =
                     self.replicas[at].handle(Input::Request { connection, xid, request: request.clone() });
-                if at == 0 {
+                if at == self.leader {
                     let answer = outputs.iter().find_map(|output| match output {
                         Output::Reply { connection: c, result, .. } if *c == connection => {
                             Some(result.clone())
@@ -500,7 +546,7 @@ impl Ensemble {
             }
             Entry::Expire { session, tampered } => {
                 let outputs = self.replicas[at].handle(Input::Expire { session: SessionId(session) });
-                if at == 0 {
+                if at == self.leader {
                     self.sessions.remove(&session);
                     self.session_gone(session, tampered);
                 }
@@ -647,10 +693,6 @@ impl Entry {
             Entry::Expire { session, tampered } => format!("{session:x} expires, by hand: {tampered}"),
         }
     }
-}
-
-fn goes_to_leader(request: &Request) -> bool {
-    matches!(request, Request::Write(_) | Request::Multi(_) | Request::CloseSession | Request::Sync { .. })
 }
 
 fn no_session() -> ConnectRequest {

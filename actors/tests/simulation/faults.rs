@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::callers::{SEMAPHORE, resources};
 use crate::coverage::{FAULTS, Fault, STAGES, Stage};
-use crate::ensemble::Time;
+use crate::ensemble::{Deposed, SYNC_LIMIT, Time};
 use crate::process::{Hit, Host, Process, World};
 use crate::random::Random;
 
@@ -106,6 +106,14 @@ pub fn strike(
         }
         (Fault::CutOff, Some((wire, _))) => ensemble.cut_off(wire, now + random.between(500, 12_000)),
         (Fault::Lag, Some((wire, _))) => ensemble.lag(wire, random.between(100, 3000)),
+        (Fault::Deposed, Some((wire, _))) => {
+            let times = Deposed {
+                elected: now + random.between(100, 2000),
+                noticed: now + random.between(500, SYNC_LIMIT),
+                healed: now + random.between(500, 12_000),
+            };
+            ensemble.depose(wire, random.percent(50), times)
+        }
         (Fault::Expired, Some((_, session))) => {
             ensemble.expire(session);
             true
@@ -182,6 +190,7 @@ pub fn strike(
             | Fault::SlowAnswers
             | Fault::CutOff
             | Fault::Lag
+            | Fault::Deposed
             | Fault::Expired
             | Fault::NodeDeleted
             | Fault::NodeWritten,

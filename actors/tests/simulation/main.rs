@@ -4,8 +4,8 @@
 //! three processes. Below it are a simulated network, and an ensemble built from the embedded server's core. The seed
 //! determines everything.
 //!
-//! Not simulated: observers; a deposed leader. When an operator deletes a node or ends a session by hand, the holder
-//! cannot know at once. Such leases are exempt from the check for exclusion; they must only be noticed in time.
+//! Not simulated: observers. When an operator deletes a node or ends a session by hand, the holder cannot know at once.
+//! Such leases are exempt from the check for exclusion; they must only be noticed in time.
 //!
 //! A node that outlives sessions blocks its path after its owner has crashed, until an operator deletes it with the
 //! product's own means. So does one of a create that was carried out after its owner had looked for the node in the next

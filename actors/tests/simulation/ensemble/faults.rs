@@ -4,7 +4,17 @@ use std::collections::BTreeMap;
 
 use lockkeeper_embedded::wire::{Request, Write};
 
-use super::{Down, Ensemble, Entry, Lane, Occurrence, TICK, Time, Wire};
+use super::{Connection, Down, Ensemble, Entry, Lane, Occurrence, TICK, Time, Wire};
+
+/// When a leader that is cut off is replaced.
+pub struct Deposed {
+    /// The next leader serves from this time on.
+    pub elected: Time,
+    /// The former one serves until then.
+    pub noticed: Time,
+    /// It can reach the others again, but not before it has noticed.
+    pub healed: Time,
+}
 
 impl Ensemble {
     /// Breaks a connection so that both sides notice. Requests that would arrive at the server before `carried` are
@@ -64,10 +74,16 @@ impl Ensemble {
         }
     }
 
+    /// The client's replica, if it is a follower.
+    fn follower(&self, wire: Wire) -> Option<usize> {
+        let at = self.wires.get(&wire)?.replica;
+        self.followers().contains(&at).then_some(at)
+    }
+
     /// Stalls the link between a client's follower and the leader. Returns whether the client is at a follower.
     pub fn cut_off(&mut self, wire: Wire, until: Time) -> bool {
-        let at = self.wires.get(&wire).map_or(0, |connection| connection.replica);
-        if at != 0 {
+        let follower = self.follower(wire);
+        if let Some(at) = follower {
             let wires = &self.wires;
             let replica = &mut self.replicas[at];
             (replica.from_leader.stalled, replica.to_leader.stalled) = (until, until);
@@ -79,21 +95,103 @@ impl Ensemble {
                 | Occurrence::LeaderPings
                 | Occurrence::Validated { .. }
                 | Occurrence::Touched(_)
-                | Occurrence::Expiry => false,
+                | Occurrence::Expiry
+                | Occurrence::StepsDown
+                | Occurrence::Rejoins => false,
             });
             replica.from_leader.passed(held, until);
             replica.to_leader.passed(held, until);
         }
-        at != 0
+        follower.is_some()
     }
 
     /// Lets a client's follower apply the log late from now on. Returns whether the client is at a follower.
     pub fn lag(&mut self, wire: Wire, extra: Time) -> bool {
-        let at = self.wires.get(&wire).map_or(0, |connection| connection.replica);
-        if at != 0 {
+        let follower = self.follower(wire);
+        if let Some(at) = follower {
             self.replicas[at].from_leader.extra = extra;
         }
-        at != 0
+        follower.is_some()
+    }
+
+    /// Cuts the client's server off from the others, if it is the leader. The others elect another leader. A client that
+    /// is `alone` with the former one can reach no other server until that can. Returns whether the client is at the
+    /// leader.
+    pub fn depose(&mut self, wire: Wire, alone: bool, times: Deposed) -> bool {
+        let Some(connection) = self.wires.get(&wire) else { return false };
+        let (at, process, others) = (connection.replica, connection.process, self.followers());
+        let Some(next) = others.first().copied().filter(|_| at == self.leader && self.deposed.is_none())
+        else {
+            return false;
+        };
+        self.disconnect(&others);
+        self.occurrences.retain(|_, occurrence| match occurrence {
+            // What the followers had sent to the former leader is lost, and they learn all that it had committed.
+            Occurrence::AtLeader(..)
+            | Occurrence::Learn { .. }
+            | Occurrence::PingArrives(_)
+            | Occurrence::Touched(_) => false,
+            Occurrence::Arrive(..)
+            | Occurrence::HungUp(_)
+            | Occurrence::Validated { .. }
+            | Occurrence::LeaderPings
+            | Occurrence::Expiry
+            | Occurrence::StepsDown
+            | Occurrence::Rejoins => true,
+        });
+        for other in others {
+            self.catch_up(other, times.elected);
+        }
+        (self.leader, self.deposed) = (next, Some(at));
+        self.islands[process] = alone.then_some(at);
+        self.renew_sessions(times.elected);
+        self.at(times.noticed, Occurrence::StepsDown);
+        self.at(times.healed.max(times.noticed), Occurrence::Rejoins);
+        true
+    }
+
+    /// The deposed leader closes all connections, and accepts no others.
+    pub(super) fn step_down(&mut self) {
+        if let Some(at) = self.deposed {
+            self.disconnect(&[at]);
+            self.replicas[at].down_until = Time::MAX;
+        }
+    }
+
+    /// The deposed leader becomes a follower.
+    pub(super) fn rejoin(&mut self) {
+        if let Some(at) = self.deposed.take() {
+            self.islands.fill(None);
+            self.catch_up(at, self.now);
+        }
+    }
+
+    /// Closes all connections of these replicas.
+    fn disconnect(&mut self, replicas: &[usize]) {
+        let here = |(_, connection): &(&Wire, &Connection)| {
+            connection.open && replicas.contains(&connection.replica)
+        };
+        let wires: Vec<Wire> = self.wires.iter().filter(here).map(|(wire, _)| *wire).collect();
+        for wire in wires {
+            self.close(wire);
+            self.down(wire, Down::Closed);
+        }
+    }
+
+    /// Lets a replica without connections learn everything. It accepts connections from `until` on.
+    fn catch_up(&mut self, at: usize, until: Time) {
+        self.learn(at, self.log.len());
+        let replica = &mut self.replicas[at];
+        (replica.from_leader, replica.to_leader) = (Lane::default(), Lane::default());
+        replica.touched.clear();
+        replica.down_until = until;
+    }
+
+    /// A new leader gives every session its whole timeout.
+    fn renew_sessions(&mut self, at: Time) {
+        for tracked in self.sessions.values_mut() {
+            tracked.ends = ((at + tracked.timeout) / TICK + 1) * TICK;
+        }
     }
 
     /// Stops all servers. They restart at `until` with their data, and every session then gets its whole timeout.
@@ -108,21 +206,19 @@ impl Ensemble {
             | Occurrence::Validated { .. }
             | Occurrence::Learn { .. }
             | Occurrence::PingArrives(_)
-            | Occurrence::Touched(_) => false,
+            | Occurrence::Touched(_)
+            | Occurrence::StepsDown
+            | Occurrence::Rejoins => false,
             Occurrence::Arrive(..) | Occurrence::HungUp(_) | Occurrence::LeaderPings | Occurrence::Expiry => {
                 true
             }
         });
         for replica in 0..self.replicas.len() {
-            self.learn(replica, self.log.len());
-            self.replicas[replica].touched.clear();
-            self.replicas[replica].from_leader = Lane::default();
-            self.replicas[replica].to_leader = Lane::default();
+            self.catch_up(replica, until);
         }
-        self.down_until = until;
-        for tracked in self.sessions.values_mut() {
-            tracked.ends = ((until + tracked.timeout) / TICK + 1) * TICK;
-        }
+        self.deposed = None;
+        self.islands.fill(None);
+        self.renew_sessions(until);
     }
 
     pub fn expire(&mut self, session: i64) {
@@ -158,6 +254,8 @@ impl Ensemble {
 
     /// Ends all lasting faults.
     pub fn heal(&mut self) {
+        self.step_down();
+        self.rejoin();
         self.slow.fill(0);
         for connection in self.wires.values_mut() {
             for lane in [&mut connection.up, &mut connection.down] {
