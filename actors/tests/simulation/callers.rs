@@ -261,8 +261,8 @@ async fn call(host: &Arc<Host>, opened: Arc<Opened>, plan: Plan) -> bool {
         PlannedWait::Try => (None, Wait::Try),
         PlannedWait::Forever => (None, Wait::Forever),
         PlannedWait::For(time) => {
-            let wait = Wait::Until(opened.started.clock.now() + Duration::from_millis(time));
-            (Some(host.now() + time), host.twin.wait(wait))
+            let time = Duration::from_millis(time);
+            (Some(host.after(time)), host.twin.wait(Wait::Until(opened.started.clock.now() + time)))
         }
     };
     let key = host.world().witness.asked(host.index, plan.kind, deadline);

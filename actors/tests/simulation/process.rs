@@ -3,6 +3,9 @@
 //! The runtime's clock is paused, and the simulation runs one process after the other up to the same moment. Each step
 //! is so short that nothing sent by one process can reach another within it. A paused process is not run, and its clock
 //! jumps when it runs again. A killed process is a runtime that is dropped.
+//!
+//! The clock of a process runs at a rate of its own. Everything else, also what simulates its client library, uses the
+//! servers' time.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -58,6 +61,8 @@ pub struct Host {
     world: Arc<Mutex<World>>,
     base: Instant,
     begun: Time,
+    /// How fast its clock runs, in thousandths of the servers' clocks.
+    rate: u64,
     dead: AtomicBool,
     calm: AtomicBool,
     pub links: Mutex<Vec<Arc<Link>>>,
@@ -119,11 +124,17 @@ impl Host {
     }
 
     pub fn now(&self) -> Time {
-        self.begun + self.base.elapsed().as_millis() as Time
+        self.after(Duration::ZERO)
     }
 
+    /// The time when this much will have passed on the process's own clock.
+    pub fn after(&self, passed: Duration) -> Time {
+        self.begun + (self.base.elapsed() + passed).as_millis() as Time * 1000 / self.rate
+    }
+
+    /// What the process's own clock shows at a time, or a little later.
     fn at(&self, time: Time) -> Instant {
-        self.base + Duration::from_millis(time.saturating_sub(self.begun))
+        self.base + Duration::from_millis((time.saturating_sub(self.begun) * self.rate).div_ceil(1000))
     }
 
     pub fn is_dead(&self) -> bool {
@@ -309,6 +320,8 @@ impl Process {
         character: Character,
     ) -> Process {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        // Less than the hundredth that is promised.
+        let rate = random.between(991, 1009);
         let random = Mutex::new(random.fork());
         let host = runtime.block_on(async {
             let host = Arc::new(Host {
@@ -318,6 +331,7 @@ impl Process {
                 world: world.clone(),
                 base: Instant::now(),
                 begun: now,
+                rate,
                 dead: AtomicBool::new(false),
                 calm: AtomicBool::new(false),
                 links: Mutex::default(),
@@ -369,10 +383,10 @@ impl Process {
         let host = &self.host;
         CURRENT.with_borrow_mut(|current| *current = Some(host.clone()));
         let asking = self.runtime.block_on(async {
-            let behind = from.saturating_sub(host.now());
-            if behind > 0 {
+            let behind = host.at(from).saturating_duration_since(Instant::now());
+            if !behind.is_zero() {
                 // The process was paused: its clock jumps before any task runs.
-                let _ = Box::pin(tokio::time::advance(Duration::from_millis(behind))).now_or_never();
+                let _ = Box::pin(tokio::time::advance(behind)).now_or_never();
                 self.read();
             }
             loop {
@@ -410,7 +424,7 @@ impl Process {
         let (host, now) = (&self.host, self.host.now());
         let base = host.base.into_std();
         let to_time = |instant: std::time::Instant| {
-            host.begun + instant.saturating_duration_since(base).as_micros().div_ceil(1000) as Time
+            host.begun + (instant.saturating_duration_since(base).as_micros() as Time).div_ceil(host.rate)
         };
         host.world().witness.read(self.index, now, to_time);
     }
