@@ -108,9 +108,9 @@ pub fn strike(
         (Fault::Lag, Some((wire, _))) => ensemble.lag(wire, random.between(100, 3000)),
         (Fault::Deposed, Some((wire, _))) => {
             let times = Deposed {
-                elected: now + random.between(100, 2000),
-                noticed: now + random.between(500, SYNC_LIMIT),
-                healed: now + random.between(500, 12_000),
+                elected: now + random.between(100, 800),
+                noticed: now + random.between(SYNC_LIMIT / 2, SYNC_LIMIT),
+                healed: now + random.between(500, 15_000),
             };
             ensemble.depose(wire, random.percent(50), times)
         }

@@ -321,7 +321,7 @@ impl Process {
     ) -> Process {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         // Less than the hundredth that is promised.
-        let rate = random.between(991, 1009);
+        let rate = character.twin.rate().unwrap_or(random.between(991, 1009));
         let random = Mutex::new(random.fork());
         let host = runtime.block_on(async {
             let host = Arc::new(Host {

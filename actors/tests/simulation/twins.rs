@@ -33,10 +33,14 @@ pub enum Twin {
     NodeEndsWithSession,
     /// Heartbeats are reads, which a follower answers without its leader.
     CheckIsARead,
+    /// Heartbeats are reads behind a sync, which a deposed leader answers.
+    CheckIsASync,
     /// Heartbeats count as answered as soon as they are sent.
     CheckIsBelieved,
     /// The session timeout is reported as twice as long.
     TimeoutIsDoubled,
+    /// Clocks run at four fifths of the servers' rate, which breaks an assumption instead of the product.
+    ClocksAreSlow,
     /// The end of the session is reported as a reconnect, and failed heartbeats count as successful.
     ResumedAfterLoss,
     WatchNeverFires,
@@ -77,12 +81,14 @@ pub enum Twin {
 }
 
 /// All twins, each with the checkers of which at least one must catch it.
-pub const TWINS: [(Twin, &[Checker]); 24] = [
+pub const TWINS: [(Twin, &[Checker]); 26] = [
     (Twin::LostCreateIsForgotten, &[Checker::Progress, Checker::Orphans]),
     (Twin::NodeEndsWithSession, &[Checker::Backing, Checker::Exclusion]),
     (Twin::CheckIsARead, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
+    (Twin::CheckIsASync, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::CheckIsBelieved, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::TimeoutIsDoubled, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
+    (Twin::ClocksAreSlow, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::ResumedAfterLoss, &[Checker::Progress, Checker::Backing, Checker::Validity]),
     (Twin::WatchNeverFires, &[Checker::Progress]),
     (Twin::WatchIsLostOnReconnect, &[Checker::Progress]),
@@ -110,9 +116,10 @@ impl Twin {
         match self {
             Twin::LostCreateIsForgotten => &[(Fault::CutAfter, Some(Stage::Creating))],
             Twin::SyncIsSkipped => &[(Fault::Lag, None), (Fault::CutAfter, Some(Stage::Creating))],
-            Twin::CheckIsARead | Twin::CheckIsBelieved | Twin::TimeoutIsDoubled => {
+            Twin::CheckIsARead | Twin::CheckIsBelieved | Twin::TimeoutIsDoubled | Twin::ClocksAreSlow => {
                 &[(Fault::CutOff, Some(Stage::Held)), (Fault::HalfOpen, Some(Stage::Held))]
             }
+            Twin::CheckIsASync => &[(Fault::Deposed, Some(Stage::Held))],
             Twin::WatchIsLostOnReconnect => &[(Fault::CutAfter, Some(Stage::Waiting))],
             Twin::ChangeIsTakenForGone => &[(Fault::NodeWritten, Some(Stage::Held))],
             Twin::LostDeleteIsForgotten => &[(Fault::CutBefore, Some(Stage::Deleting))],
@@ -140,9 +147,14 @@ impl Twin {
 
     pub fn connector(self, inner: Arc<dyn Connect>) -> Arc<dyn Connect> {
         match self {
-            Twin::None | Twin::CancelIsSwallowed | Twin::DeadlineIsSwallowed => inner,
+            Twin::None | Twin::ClocksAreSlow | Twin::CancelIsSwallowed | Twin::DeadlineIsSwallowed => inner,
             twin => Arc::new(TwistedConnector { inner, twin }),
         }
+    }
+
+    /// How fast clocks run, in thousandths of the servers' clocks.
+    pub fn rate(self) -> Option<u64> {
+        (self == Twin::ClocksAreSlow).then_some(800)
     }
 
     pub fn wait(self, wait: Wait) -> Wait {
@@ -418,16 +430,21 @@ impl ZooKeeper for Twisted {
                 Err(CheckFailure::Missing(_)) => Ok(()),
                 answer => answer,
             })),
-            Twin::CheckIsARead => {
+            Twin::CheckIsARead | Twin::CheckIsASync => {
+                let synced = (self.twin == Twin::CheckIsASync).then(|| self.inner.sync("/zookeeper"));
                 let anchor = std::iter::once("/zookeeper").chain(paths.iter().map(String::as_str));
                 let reads: Vec<_> = anchor.map(|path| self.inner.read(path)).collect();
-                Box::pin(future::join_all(reads).map(|answers| {
+                Box::pin(async move {
+                    if let Some(synced) = synced {
+                        synced.await.map_err(CheckFailure::Failed)?;
+                    }
+                    let answers = future::join_all(reads).await;
                     answers.into_iter().enumerate().try_for_each(|(index, answer)| match answer {
                         Ok(_) => Ok(()),
                         Err(Failure::NoNode) if index > 0 => Err(CheckFailure::Missing(index - 1)),
                         Err(failure) => Err(CheckFailure::Failed(failure)),
                     })
-                }))
+                })
             }
             _ => self.inner.check(paths),
         }
