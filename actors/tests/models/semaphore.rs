@@ -96,7 +96,7 @@ const LONG_SEARCHES: &[(&str, Wants, Budget)] = &[
 const CALM: Budget =
     Budget { cuts: 2, doubts: 2, losses: 1, cancels: 2, timeouts: 1, refusals: 1, lags: 2, ..NONE };
 const DENIED: Budget = Budget { denials: 3, crashes: 1, ..CALM };
-const RESIZED: Budget = Budget { resizes: 2, peer: 2, ..CALM };
+const RESIZED: Budget = Budget { resizes: 2, peer: 2, denials: 2, ..CALM };
 const MEDDLED: Budget = Budget { deletions: 2, removals: 1, ..RESIZED };
 
 /// Walked at random, with each of these numbers of permits on the root or without a root: two processes with three
@@ -104,7 +104,7 @@ const MEDDLED: Budget = Budget { deletions: 2, removals: 1, ..RESIZED };
 const WALKS: &[(&str, Wants, Budget)] = &[
     ("connections, sessions, cancels, deadlines, refusals, lags", CROWD, CALM),
     ("the same, denials, and a crash", CROWD, DENIED),
-    ("the first, resizes, and a client of kazoo", CROWD, RESIZED),
+    ("the first, denials, resizes, and a client of kazoo", CROWD, RESIZED),
     ("the same, and an operator who deletes", CROWD, MEDDLED),
     ("the same, with numbers of their own", NEWCOMERS, MEDDLED),
     ("a resize, with numbers of their own", NEWCOMERS, Budget { resizes: 1, ..NONE }),
@@ -126,6 +126,9 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (LeasesNotFound, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
     (OneLeaseForgotten, CROWD, Some(2), NONE, GHOSTS),
     (DeniedDeleteTakenForDone, CROWD, Some(2), Budget { denials: 1, ..NONE }, GHOSTS),
+    (DeniedDeleteTakenForDone, CROWD, Some(2), RESIZED, GHOSTS),
+    (DeniedListTakenForEmpty, CROWD, Some(1), RESIZED, EXCLUSION),
+    (DeniedListTakenForEmpty, NEWCOMERS, Some(1), MEDDLED, EXCLUSION),
     (GrantedWhileSuspended, CROWD, Some(1), Budget { doubts: 1, ..NONE }, CERTAINTY),
     (Gate(IgnoresDoubt), CROWD, Some(1), Budget { doubts: 1, ..NONE }, CERTAINTY),
     (MutexKept, CROWD, Some(1), NONE, GHOSTS),

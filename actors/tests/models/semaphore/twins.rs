@@ -26,6 +26,8 @@ pub enum Twin {
     OneLeaseForgotten,
     /// A lease whose delete is denied is taken for deleted.
     DeniedDeleteTakenForDone,
+    /// A list of the leases that is denied is taken for one that shows none.
+    DeniedListTakenForEmpty,
     GrantedWhileSuspended,
     /// A driver with a broken gate.
     Gate(Gate),
@@ -82,6 +84,14 @@ impl Twin {
             }
             (Twin::DeniedDeleteTakenForDone, Event::LeaseDeleted(lease, Err(Failure::NoAuth))) => {
                 Some(Event::LeaseDeleted(lease, Ok(())))
+            }
+            (
+                Twin::DeniedListTakenForEmpty,
+                Event::StateRead { read, root, leases: Some(Err(Failure::NoAuth)) },
+            ) => {
+                let written = world.server.now().root.as_ref().map_or(0, |root| root.mzxid.into());
+                let leases = Some(Ok(Leases { names: Vec::new(), written }));
+                Some(Event::StateRead { read, root, leases })
             }
             (Twin::GrantedWhileSuspended, Event::Path(PathEvent::Suspended)) => None,
             (Twin::MissingSwallowed, Event::Path(PathEvent::Missing(_))) => None,
