@@ -57,11 +57,15 @@ impl World {
         }
     }
 
-    fn tell_refused(&mut self, number: usize) {
+    /// Nobody is told of a cancel who has not cancelled.
+    fn tell_refused(&mut self, number: usize, cancelled: bool) {
         let word = &mut self.requests[number].word;
         match word {
-            Word::Waiting | Word::Cancelling => *word = Word::Refused,
-            Word::Refused | Word::Granted | Word::Lost | Word::Released => drop(self.flaws.insert(ANSWERS)),
+            Word::Waiting if !cancelled => *word = Word::Refused,
+            Word::Cancelling => *word = Word::Refused,
+            Word::Waiting | Word::Refused | Word::Granted | Word::Lost | Word::Released => {
+                self.flaws.insert(ANSWERS);
+            }
         }
     }
 
@@ -248,8 +252,9 @@ impl World {
             Reply::Refused(ticket, refusal) => {
                 let ticket = Ticket::of(ticket);
                 let wait = scenario.wait(ticket.request);
+                // A part that is withdrawn is rejected.
+                let cancelled = matches!(refusal, Refusal::Cancelled | Refusal::Rejected(_));
                 let truth = match refusal {
-                    // A part that is withdrawn is refused, too.
                     Refusal::Cancelled | Refusal::Rejected(_) => true,
                     Refusal::TimedOut => {
                         wait == Wait::Until(DEADLINE) && self.processes[process].now >= DEADLINE
@@ -260,8 +265,8 @@ impl World {
                 if !truth {
                     self.flaws.insert(ANSWERS);
                 }
-                if !self.tell_part(scenario, ticket, ToMulti::Refused(ticket)) {
-                    self.tell_refused(ticket.request);
+                if !self.tell_part(scenario, ticket, ToMulti::Refused(ticket, cancelled)) {
+                    self.tell_refused(ticket.request, cancelled);
                 }
             }
             Reply::Lost(ticket) => {
@@ -299,7 +304,7 @@ impl World {
             ToMulti::Queued(ticket, _)
             | ToMulti::Suspended(ticket)
             | ToMulti::Resumed(ticket)
-            | ToMulti::Refused(ticket)
+            | ToMulti::Refused(ticket, _)
             | ToMulti::Lost(ticket)
             | ToMulti::Over(ticket) => !request.ended && ticket.round == request.round,
         };
@@ -359,7 +364,11 @@ impl World {
             ToMulti::Resumed(ticket) if is_now(ticket) => {
                 self.feed_multi(scenario, number, multi_lock::Event::Resumed(ticket.part))
             }
-            ToMulti::Refused(ticket) if is_now(ticket) => {
+            ToMulti::Refused(ticket, cancelled) if is_now(ticket) => {
+                // Parts are cancelled and withdrawn only after their round.
+                if cancelled && request.word == Word::Waiting {
+                    self.flaws.insert(ANSWERS);
+                }
                 self.feed_multi(scenario, number, multi_lock::Event::Refused(ticket.part))
             }
             ToMulti::Lost(ticket) if is_now(ticket) => {
@@ -368,11 +377,12 @@ impl World {
             ToMulti::Over(ticket) if is_now(ticket) => {
                 self.feed_multi(scenario, number, multi_lock::Event::Over(ticket.part))
             }
+            ToMulti::Cancel if request.pauses && scenario.twin == Some(Twin::CancelSwallowedInPause) => {}
             ToMulti::Cancel if !request.ended => self.feed_multi(scenario, number, multi_lock::Event::Cancel),
             ToMulti::Queued(..)
             | ToMulti::Suspended(_)
             | ToMulti::Resumed(_)
-            | ToMulti::Refused(_)
+            | ToMulti::Refused(..)
             | ToMulti::Lost(_)
             | ToMulti::Over(_)
             | ToMulti::Cancel => {}
@@ -384,13 +394,24 @@ impl World {
         let keeps = scenario.twin == Some(Twin::NothingGivenBack) && event == multi_lock::Event::Cancel;
         let early =
             scenario.twin == Some(Twin::GrantedTooEarly) && matches!(event, multi_lock::Event::Held(_));
+        let cancels = scenario.twin == Some(Twin::CancelledByLoss)
+            && matches!(event, multi_lock::Event::Lost(_))
+            && self.requests[number].word == Word::Waiting;
+        let event = if cancels { multi_lock::Event::Cancel } else { event };
         self.requests[number].machine.handle(event, Moment(0), &mut commands);
         if early && self.requests[number].word == Word::Waiting {
             commands = vec![multi_lock::Command::Grant];
         }
         for command in commands {
             match command {
-                multi_lock::Command::Ask => self.ask(scenario, number),
+                multi_lock::Command::Ask => {
+                    let request = &mut self.requests[number];
+                    request.round += 1;
+                    match request.round {
+                        1 => self.ask(scenario, number),
+                        _ => request.pauses = true,
+                    }
+                }
                 multi_lock::Command::Submit => self.submit(scenario, number),
                 multi_lock::Command::GiveBack if keeps => {}
                 multi_lock::Command::GiveBack => self.give_back(scenario, number),
@@ -401,8 +422,12 @@ impl World {
                     self.hand_over(number, leases);
                 }
                 multi_lock::Command::Lose => self.tell_lost(number),
-                multi_lock::Command::Refuse(_) => self.tell_refused(number),
-                multi_lock::Command::End => self.requests[number].ended = true,
+                multi_lock::Command::Refuse(cause) => {
+                    self.tell_refused(number, cause == multi_lock::Cause::Cancelled)
+                }
+                multi_lock::Command::End => {
+                    (self.requests[number].ended, self.requests[number].pauses) = (true, false)
+                }
                 multi_lock::Command::Queued(_)
                 | multi_lock::Command::Suspend
                 | multi_lock::Command::Resume
@@ -411,9 +436,10 @@ impl World {
         }
     }
 
-    fn ask(&mut self, scenario: &Scenario, number: usize) {
+    /// Begins the round.
+    pub fn ask(&mut self, scenario: &Scenario, number: usize) {
         let request = &mut self.requests[number];
-        request.round += 1;
+        request.pauses = false;
         let (process, round) = (request.process, request.round);
         for (part, path) in scenario.paths(number).iter().enumerate() {
             let ticket = Ticket { request: number, round, part };

@@ -39,7 +39,8 @@ pub enum ToMulti {
     Acquired(Lease),
     Suspended(Ticket),
     Resumed(Ticket),
-    Refused(Ticket),
+    /// The last is whether it says that the part was cancelled or withdrawn.
+    Refused(Ticket, bool),
     Lost(Ticket),
     Over(Ticket),
     Cancel,

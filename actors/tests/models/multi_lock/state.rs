@@ -38,6 +38,8 @@ pub struct Request {
     pub word: Word,
     pub machine: MultiLock,
     pub round: u8,
+    /// This round has not begun yet, because of the pause after the last one.
+    pub pauses: bool,
     pub parts: Vec<Part>,
     pub inbox: VecDeque<ToMulti>,
     /// The actor has stopped.
@@ -110,6 +112,7 @@ impl Request {
             word: Word::Waiting,
             machine: MultiLock::new(paths.len()),
             round: 0,
+            pauses: false,
             parts: vec![Part::default(); paths.len()],
             inbox: VecDeque::new(),
             ended: false,

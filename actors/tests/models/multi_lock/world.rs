@@ -68,6 +68,10 @@ pub enum Twin {
     BackForgotten,
     /// The first part that is held is taken for all.
     GrantedTooEarly,
+    /// A cancel is not heard in the pause between two rounds.
+    CancelSwallowedInPause,
+    /// A request that loses a part is refused as if its caller had cancelled it.
+    CancelledByLoss,
     /// An actor of a path with a broken gate.
     Gate(Gate),
 }
@@ -101,6 +105,8 @@ pub enum Action {
     Path(usize, usize),
     /// The actor of a request does.
     Multi(usize),
+    /// The pause before a request's round is over.
+    Ask(usize),
     /// A heartbeat finds out which nodes are gone.
     Heartbeat(u8),
     Doubt(u8),
@@ -167,7 +173,9 @@ impl World {
         }
         for (number, process) in self.processes.iter().enumerate() {
             let awaits = |path: &Path| path.machine.wakeup() == Some(DEADLINE);
-            if self.left.timeouts > 0 && process.now < DEADLINE && process.paths.iter().any(awaits) {
+            let pauses = |request: &Request| request.process == number && request.pauses;
+            let waits = process.paths.iter().any(awaits) || self.requests.iter().any(pauses);
+            if self.left.timeouts > 0 && process.now < DEADLINE && waits {
                 actions.push(Action::TimeOut(number));
             }
         }
@@ -198,6 +206,8 @@ impl World {
         }
         let busy = self.requests.iter().enumerate().filter(|(_, request)| !request.inbox.is_empty());
         actions.extend(busy.map(|(number, _)| Action::Multi(number)));
+        let pausing = self.requests.iter().enumerate().filter(|(_, request)| request.pauses);
+        actions.extend(pausing.map(|(number, _)| Action::Ask(number)));
         for (&id, session) in &self.sessions {
             if !session.calls.is_empty() {
                 actions.push(Action::Serve(id));
@@ -246,6 +256,7 @@ impl World {
             }
             Action::Path(process, path) => self.take_path(scenario, process, path),
             Action::Multi(number) => self.take_multi(scenario, number),
+            Action::Ask(number) => self.ask(scenario, number),
             Action::Heartbeat(id) => {
                 let tracked = std::mem::take(&mut self.session(id).tracked);
                 let (there, gone) = tracked.into_iter().partition(|node| self.is_there(*node));
