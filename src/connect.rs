@@ -64,7 +64,7 @@ impl KeeperOptions {
         KeeperOptions { session_timeout, ..self }
     }
 
-    /// The time limit of [`connect`](KeeperOptions::connect). The default is ten seconds.
+    /// How long [`connect`](KeeperOptions::connect) tries to establish a session. The default is ten seconds.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
     }
