@@ -16,6 +16,9 @@ const MAKES_SURE: Duration = Duration::from_secs(1);
 /// Deletes them through the keeper of a process. Those that it cannot delete are left to the next call.
 pub async fn clean_up(host: &Host) {
     tokio::time::sleep(MAKES_SURE).await;
+    if host.is_closing() {
+        return;
+    }
     let Some(opened) = host.opened().await else { return };
     let registry = opened.started.registry.clone();
     let left = host.world().ensemble.left_behind();

@@ -33,13 +33,11 @@ pub enum Twin {
     NodeEndsWithSession,
     /// Heartbeats are reads, which a follower answers without its leader.
     CheckIsARead,
-    /// Heartbeats are reads behind a sync, which a deposed leader answers.
-    CheckIsASync,
     /// Heartbeats count as answered as soon as they are sent.
     CheckIsBelieved,
     /// The session timeout is reported as twice as long.
     TimeoutIsDoubled,
-    /// Clocks run at four fifths of the servers' rate, which breaks an assumption instead of the product.
+    /// Clocks run at half of the servers' rate, which breaks an assumption instead of the product.
     ClocksAreSlow,
     /// The end of the session is reported as a reconnect, and failed heartbeats count as successful.
     ResumedAfterLoss,
@@ -81,11 +79,10 @@ pub enum Twin {
 }
 
 /// All twins, each with the checkers of which at least one must catch it.
-pub const TWINS: [(Twin, &[Checker]); 26] = [
+pub const TWINS: [(Twin, &[Checker]); 25] = [
     (Twin::LostCreateIsForgotten, &[Checker::Progress, Checker::Orphans]),
     (Twin::NodeEndsWithSession, &[Checker::Backing, Checker::Exclusion]),
     (Twin::CheckIsARead, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
-    (Twin::CheckIsASync, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::CheckIsBelieved, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::TimeoutIsDoubled, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::ClocksAreSlow, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
@@ -119,7 +116,6 @@ impl Twin {
             Twin::CheckIsARead | Twin::CheckIsBelieved | Twin::TimeoutIsDoubled | Twin::ClocksAreSlow => {
                 &[(Fault::CutOff, Some(Stage::Held)), (Fault::HalfOpen, Some(Stage::Held))]
             }
-            Twin::CheckIsASync => &[(Fault::Deposed, Some(Stage::Held))],
             Twin::WatchIsLostOnReconnect => &[(Fault::CutAfter, Some(Stage::Waiting))],
             Twin::ChangeIsTakenForGone => &[(Fault::NodeWritten, Some(Stage::Held))],
             Twin::LostDeleteIsForgotten => &[(Fault::CutBefore, Some(Stage::Deleting))],
@@ -154,7 +150,7 @@ impl Twin {
 
     /// How fast clocks run, in thousandths of the servers' clocks.
     pub fn rate(self) -> Option<u64> {
-        (self == Twin::ClocksAreSlow).then_some(800)
+        (self == Twin::ClocksAreSlow).then_some(500)
     }
 
     pub fn wait(self, wait: Wait) -> Wait {
@@ -430,21 +426,16 @@ impl ZooKeeper for Twisted {
                 Err(CheckFailure::Missing(_)) => Ok(()),
                 answer => answer,
             })),
-            Twin::CheckIsARead | Twin::CheckIsASync => {
-                let synced = (self.twin == Twin::CheckIsASync).then(|| self.inner.sync("/zookeeper"));
+            Twin::CheckIsARead => {
                 let anchor = std::iter::once("/zookeeper").chain(paths.iter().map(String::as_str));
                 let reads: Vec<_> = anchor.map(|path| self.inner.read(path)).collect();
-                Box::pin(async move {
-                    if let Some(synced) = synced {
-                        synced.await.map_err(CheckFailure::Failed)?;
-                    }
-                    let answers = future::join_all(reads).await;
+                Box::pin(future::join_all(reads).map(|answers| {
                     answers.into_iter().enumerate().try_for_each(|(index, answer)| match answer {
                         Ok(_) => Ok(()),
                         Err(Failure::NoNode) if index > 0 => Err(CheckFailure::Missing(index - 1)),
                         Err(failure) => Err(CheckFailure::Failed(failure)),
                     })
-                })
+                }))
             }
             _ => self.inner.check(paths),
         }
