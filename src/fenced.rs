@@ -6,7 +6,7 @@ use std::slice;
 use lockkeeper_actors::api::error::{Reason, is_throttled};
 use lockkeeper_actors::api::lease::{Lease, LeaseState};
 use lockkeeper_actors::machine::Failure;
-use lockkeeper_actors::machine::path_rules::{InvalidName, check_path};
+use lockkeeper_actors::machine::path_rules::{InvalidPath, check_path};
 use lockkeeper_actors::zookeeper::{TransactionFailure, Write, WriteFailure};
 use thiserror::Error;
 
@@ -233,7 +233,7 @@ fn check(nodes: &[String], writes: &[Write]) -> Result<(), FencedError> {
     }
     for write in writes {
         check_path(write.path())
-            .map_err(|InvalidName { path, reason, .. }| FencedError::InvalidPath { path, reason })?;
+            .map_err(|InvalidPath { path, reason, .. }| FencedError::InvalidPath { path, reason })?;
     }
     // An upper bound for the fields of one operation.
     const OPERATION: usize = 64;

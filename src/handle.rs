@@ -13,7 +13,7 @@ use lockkeeper_actors::api::request::{AcquireRequest, ContenderOptions, Ticket, 
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::Started;
 use lockkeeper_actors::machine::exclusion::Mode;
-use lockkeeper_actors::machine::path_rules::{InvalidName, check_path};
+use lockkeeper_actors::machine::path_rules::{InvalidPath, check_path};
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{DerivedActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::oneshot;
@@ -111,7 +111,7 @@ impl Handle {
         resource: Resource,
         mode: Mode,
         options: LockOptions,
-    ) -> Result<Handle, InvalidName> {
+    ) -> Result<Handle, InvalidPath> {
         let path = resource.path();
         check_path(path)?;
         // The queue of a semaphore has a longer path.

@@ -12,7 +12,7 @@ pub use lockkeeper_actors::api::inspection::{
 };
 use lockkeeper_actors::api::lease::FencingToken;
 use lockkeeper_actors::api::messages::{InspectMessage, RegistryMessage};
-use lockkeeper_actors::machine::path_rules::{InvalidName, check_path};
+use lockkeeper_actors::machine::path_rules::{InvalidPath, check_path};
 use tokio::sync::oneshot;
 
 use crate::handle::Shared;
@@ -174,7 +174,7 @@ impl fmt::Debug for Inspector {
 pub enum InspectError {
     /// The path is not valid.
     #[error(transparent)]
-    Name(#[from] InvalidName),
+    Path(#[from] InvalidPath),
     /// A request failed.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -185,7 +185,7 @@ impl InspectError {
     pub fn is_retryable(&self) -> bool {
         match self {
             InspectError::Query(error) => error.is_retryable(),
-            InspectError::Name(_) => false,
+            InspectError::Path(_) => false,
         }
     }
 }

@@ -12,7 +12,7 @@ use lockkeeper_actors::api::event::SessionEvent;
 use lockkeeper_actors::api::keeper_state::KeeperState;
 use lockkeeper_actors::keeper::KeeperMessage;
 use lockkeeper_actors::machine::exclusion::Mode;
-use lockkeeper_actors::machine::path_rules::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidPath;
 use ractor::{ActorCell, ActorId, ActorRef, Message};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,7 +22,7 @@ use crate::health::{self, HealthCheck};
 use crate::inspect::Inspector;
 use crate::lock::Lock;
 use crate::multi_lock::MultiLock;
-use crate::options::{InvalidLock, LockOptions};
+use crate::options::{InvalidHandle, LockOptions};
 use crate::read_write::ReadWriteLock;
 use crate::semaphore::Semaphore;
 use crate::singleton::{Singleton, SingletonOptions};
@@ -79,22 +79,22 @@ impl Keeper {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn lock(&self, path: &str) -> Result<Lock, InvalidName> {
+    pub fn lock(&self, path: &str) -> Result<Lock, InvalidPath> {
         Lock::new(&self.shared, path, LockOptions::default())
     }
 
     /// As [`lock`](Keeper::lock), with options.
-    pub fn lock_with(&self, path: &str, options: LockOptions) -> Result<Lock, InvalidLock> {
+    pub fn lock_with(&self, path: &str, options: LockOptions) -> Result<Lock, InvalidHandle> {
         Ok(Lock::new(&self.shared, path, options.checked()?)?)
     }
 
     /// Creates a handle to the read/write lock on `path`. This checks the path, and does no I/O.
-    pub fn read_write(&self, path: &str) -> Result<ReadWriteLock, InvalidName> {
+    pub fn read_write(&self, path: &str) -> Result<ReadWriteLock, InvalidPath> {
         ReadWriteLock::new(&self.shared, path, LockOptions::default())
     }
 
     /// As [`read_write`](Keeper::read_write), with options.
-    pub fn read_write_with(&self, path: &str, options: LockOptions) -> Result<ReadWriteLock, InvalidLock> {
+    pub fn read_write_with(&self, path: &str, options: LockOptions) -> Result<ReadWriteLock, InvalidHandle> {
         Ok(ReadWriteLock::new(&self.shared, path, options.checked()?)?)
     }
 
@@ -118,11 +118,11 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// [`InvalidLock`] if there is no path, a path is invalid or given twice, or the paths do not fit into one request.
+    /// [`InvalidHandle`] if there is no path, a path is invalid or given twice, or the paths do not fit into one request.
     pub fn multi_lock<S: AsRef<str>>(
         &self,
         paths: impl IntoIterator<Item = S>,
-    ) -> Result<MultiLock, InvalidLock> {
+    ) -> Result<MultiLock, InvalidHandle> {
         self.multi_lock_with(paths.into_iter().map(|path| (path, Mode::Lock)), LockOptions::default())
     }
 
@@ -146,23 +146,23 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// As [`multi_lock`](Keeper::multi_lock), and [`InvalidLock::Outlives`] for nodes that outlive sessions.
+    /// As [`multi_lock`](Keeper::multi_lock), and [`InvalidHandle::NotEphemeral`] for nodes that outlive sessions.
     pub fn multi_lock_with<S: AsRef<str>>(
         &self,
         paths: impl IntoIterator<Item = (S, Mode)>,
         options: LockOptions,
-    ) -> Result<MultiLock, InvalidLock> {
+    ) -> Result<MultiLock, InvalidHandle> {
         MultiLock::new(&self.shared, paths, options)
     }
 
     /// Creates a handle to a singleton, an actor that runs once in the cluster, which uses the lock on `path`. This
     /// checks the path, and does no I/O.
-    pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidName> {
+    pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidPath> {
         Singleton::new(&self.shared, path, SingletonOptions::default())
     }
 
     /// As [`singleton`](Keeper::singleton), with options.
-    pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidLock> {
+    pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidHandle> {
         Ok(Singleton::new(&self.shared, path, options.checked()?)?)
     }
 
@@ -179,7 +179,7 @@ impl Keeper {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn semaphore(&self, path: &str, permits: u32) -> Result<Semaphore, InvalidLock> {
+    pub fn semaphore(&self, path: &str, permits: u32) -> Result<Semaphore, InvalidHandle> {
         Semaphore::new(&self.shared, path, Some(permits), LockOptions::default())
     }
 
@@ -189,18 +189,22 @@ impl Keeper {
         path: &str,
         permits: u32,
         options: LockOptions,
-    ) -> Result<Semaphore, InvalidLock> {
+    ) -> Result<Semaphore, InvalidHandle> {
         Semaphore::new(&self.shared, path, Some(permits), options)
     }
 
     /// Creates a handle to the semaphore at `path` with the number of permits that is stored there. Acquiring fails
     /// with [`PermitsError::NoLimit`](crate::error::PermitsError::NoLimit) while no number is stored.
-    pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidLock> {
+    pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidHandle> {
         self.semaphore_stored_with(path, LockOptions::default())
     }
 
     /// As [`semaphore_stored`](Keeper::semaphore_stored), with options.
-    pub fn semaphore_stored_with(&self, path: &str, options: LockOptions) -> Result<Semaphore, InvalidLock> {
+    pub fn semaphore_stored_with(
+        &self,
+        path: &str,
+        options: LockOptions,
+    ) -> Result<Semaphore, InvalidHandle> {
         Semaphore::new(&self.shared, path, None, options)
     }
 

@@ -61,7 +61,7 @@ pub mod error {
     #[doc(inline)]
     pub use lockkeeper_actors::api::event::Refused;
     #[doc(inline)]
-    pub use lockkeeper_actors::machine::path_rules::InvalidName;
+    pub use lockkeeper_actors::machine::path_rules::InvalidPath;
     #[doc(inline)]
     pub use lockkeeper_actors::machine::patterns::InvalidPattern;
 
@@ -71,7 +71,7 @@ pub mod error {
     pub use lockkeeper_actors::zookeeper::WriteFailure;
 
     pub use crate::fenced::FencedError;
-    pub use crate::options::InvalidLock;
+    pub use crate::options::InvalidHandle;
     pub use crate::pending::{AcquireTimeoutError, TryAcquireError};
     pub use crate::permit::MergeError;
     pub use crate::with::WithError;

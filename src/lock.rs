@@ -12,7 +12,7 @@ use lockkeeper_actors::api::event::LockEvent;
 use lockkeeper_actors::api::messages::LockMessage as ActorMessage;
 use lockkeeper_actors::api::request::{Ticket, Wait};
 use lockkeeper_actors::api::resource::Resource;
-use lockkeeper_actors::machine::path_rules::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidPath;
 use ractor::ActorRef;
 
 use crate::address::{Address, Recipient};
@@ -47,7 +47,7 @@ impl<M: Access> Lock<M> {
         shared: &Arc<Shared>,
         path: &str,
         options: LockOptions,
-    ) -> Result<Lock<M>, InvalidName> {
+    ) -> Result<Lock<M>, InvalidPath> {
         let handle = Handle::open(shared, Resource::lock(path), M::MODE, options)?;
         Ok(Lock { handle, mode: PhantomData, address: Arc::default() })
     }

@@ -20,7 +20,7 @@ use ractor::ActorRef;
 
 use crate::address::{Address, Recipient};
 use crate::handle::Shared;
-use crate::options::{InvalidLock, LockOptions, MAX_IDENTIFIER};
+use crate::options::{InvalidHandle, LockOptions, MAX_IDENTIFIER};
 use crate::pending::{AcquireTimeoutError, Pending, Target, TryAcquireError, sealed};
 use crate::wait;
 
@@ -55,22 +55,22 @@ impl MultiLock {
         shared: &Arc<Shared>,
         paths: impl IntoIterator<Item = (S, Mode)>,
         options: LockOptions,
-    ) -> Result<MultiLock, InvalidLock> {
+    ) -> Result<MultiLock, InvalidHandle> {
         let options = options.checked_for_multi_lock()?;
         let (mut parts, mut seen, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
         for (path, mode) in paths {
             let path: Arc<str> = path.as_ref().into();
             check_path(&path)?;
             if !seen.insert(path.clone()) {
-                return Err(InvalidLock::Twice { path: path.to_string() });
+                return Err(InvalidHandle::DuplicatePath { path: path.to_string() });
             }
             let options = Arc::new(shared.contender(mode, options.clone()));
             bytes += options.bytes(&path);
             parts.push(MultiLockPart { path, options });
         }
         match parts.is_empty() {
-            true => Err(InvalidLock::NoPaths),
-            false if bytes > MAX_IDENTIFIER => Err(InvalidLock::TooLarge { bytes }),
+            true => Err(InvalidHandle::NoPaths),
+            false if bytes > MAX_IDENTIFIER => Err(InvalidHandle::TooLarge { bytes }),
             false => Ok(MultiLock { shared: shared.clone(), parts: parts.into(), address: Arc::default() }),
         }
     }

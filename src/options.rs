@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lockkeeper_actors::api::request::ContenderOptions;
 use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
-use lockkeeper_actors::machine::path_rules::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidPath;
 use lockkeeper_actors::machine::patterns::{InvalidPattern, Patterns};
 use lockkeeper_actors::zookeeper::Acl;
 use thiserror::Error;
@@ -84,7 +84,7 @@ impl LockOptions {
     /// sequence number.
     ///
     /// The patterns are compiled by this call, once for all clones of the options. A pattern that is empty, is not
-    /// valid or needs more than 4 MiB when compiled is refused with [`InvalidLock::Pattern`] when the options are used.
+    /// valid or needs more than 4 MiB when compiled is refused with [`InvalidHandle::Pattern`] when the options are used.
     pub fn extra_lock_patterns<S: Into<String>>(self, patterns: impl IntoIterator<Item = S>) -> Self {
         LockOptions { patterns: Patterns::new(patterns), ..self }
     }
@@ -183,31 +183,31 @@ impl LockOptions {
     }
 
     /// Returns the options if they can be used.
-    pub(crate) fn checked(self) -> Result<LockOptions, InvalidLock> {
+    pub(crate) fn checked(self) -> Result<LockOptions, InvalidHandle> {
         if let Err(invalid) = self.patterns {
             return Err(invalid.into());
         }
         match &self.identifier {
             Some(identifier) if identifier.len() > MAX_IDENTIFIER => {
-                return Err(InvalidLock::Identifier { bytes: identifier.len() });
+                return Err(InvalidHandle::Identifier { bytes: identifier.len() });
             }
             Some(_) | None => {}
         }
         if self.max_waiting == Some(0) {
-            return Err(InvalidLock::NobodyMayWait);
+            return Err(InvalidHandle::ZeroMaxWaiting);
         }
         if self.linger.is_some() && !self.ephemeral {
-            return Err(InvalidLock::Lingers { what: "a node that outlives sessions" });
+            return Err(InvalidHandle::CannotLinger { what: "a node that outlives sessions" });
         }
         match &self.acl {
-            Some(acl) if acl.is_empty() => Err(InvalidLock::Acl),
+            Some(acl) if acl.is_empty() => Err(InvalidHandle::EmptyAcl),
             Some(_) | None => Ok(self),
         }
     }
 
     /// Returns the options if a semaphore can use them.
-    pub(crate) fn checked_for_semaphore(self) -> Result<LockOptions, InvalidLock> {
-        let refuse = |option| Err(InvalidLock::NotForSemaphores { option });
+    pub(crate) fn checked_for_semaphore(self) -> Result<LockOptions, InvalidHandle> {
+        let refuse = |option| Err(InvalidHandle::NotForSemaphores { option });
         match self.checked()? {
             options if options.patterns != Ok(Patterns::default()) => refuse("extra lock patterns"),
             options if options.dialect != Dialect::Kazoo => refuse("dialects other than kazoo's"),
@@ -218,11 +218,11 @@ impl LockOptions {
     }
 
     /// Returns the options if a multi-lock can use them.
-    pub(crate) fn checked_for_multi_lock(self) -> Result<LockOptions, InvalidLock> {
+    pub(crate) fn checked_for_multi_lock(self) -> Result<LockOptions, InvalidHandle> {
         match self.checked()? {
-            options if !options.ephemeral => Err(InvalidLock::Outlives),
+            options if !options.ephemeral => Err(InvalidHandle::NotEphemeral),
             options if options.linger.is_some() => {
-                Err(InvalidLock::Lingers { what: "a node of a multi-lock" })
+                Err(InvalidHandle::CannotLinger { what: "a node of a multi-lock" })
             }
             options => Ok(options),
         }
@@ -235,10 +235,10 @@ pub(crate) const MAX_IDENTIFIER: usize = 1024 * 1024 - 64 * 1024;
 /// Why a handle was not created.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum InvalidLock {
+pub enum InvalidHandle {
     /// The path is not valid.
     #[error(transparent)]
-    Name(#[from] InvalidName),
+    Path(#[from] InvalidPath),
     /// An extra lock pattern is not valid.
     #[error(transparent)]
     Pattern(#[from] InvalidPattern),
@@ -253,14 +253,14 @@ pub enum InvalidLock {
     NoPaths,
     /// A multi-lock with the same path twice. It would wait for itself.
     #[error("{path:?} is given twice; a multi-lock must have each path only once")]
-    Twice {
+    DuplicatePath {
         /// The path.
         path: String,
     },
     /// A multi-lock with [`LockOptions::ephemeral`]`(false)`. After a lost session, the nodes that are left could not
     /// be acquired together again.
     #[error("a multi-lock does not support nodes that outlive sessions")]
-    Outlives,
+    NotEphemeral,
     /// A multi-lock with more paths, or longer ones, than fit into the request that acquires them.
     #[error("the request for all paths has {bytes} bytes; at most {MAX_IDENTIFIER} are allowed")]
     TooLarge {
@@ -278,14 +278,14 @@ pub enum InvalidLock {
     },
     /// A limit of zero waiting requests. Every request waits for a moment at least.
     #[error("a limit of 0 waiting requests would refuse every request; it must be at least 1")]
-    NobodyMayWait,
+    ZeroMaxWaiting,
     /// [`LockOptions::linger`] for a node that cannot linger.
     #[error("{what} cannot linger")]
-    Lingers {
+    CannotLinger {
         /// Which node that is.
         what: &'static str,
     },
     /// The access list is empty.
     #[error("an access list with no entries would permit nothing; it must have at least one")]
-    Acl,
+    EmptyAcl,
 }

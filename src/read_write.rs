@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lockkeeper_actors::machine::path_rules::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidPath;
 
 use crate::handle::Shared;
 use crate::lock::Lock;
@@ -35,7 +35,7 @@ impl ReadWriteLock {
         shared: &Arc<Shared>,
         path: &str,
         options: LockOptions,
-    ) -> Result<ReadWriteLock, InvalidName> {
+    ) -> Result<ReadWriteLock, InvalidPath> {
         let read = Lock::new(shared, path, options.clone())?;
         Ok(ReadWriteLock { read, write: Lock::new(shared, path, options)? })
     }

@@ -19,7 +19,7 @@ use ractor::ActorRef;
 use crate::address::{Address, Recipient};
 use crate::guard::Permit;
 use crate::handle::{Handle, Shared};
-use crate::options::{InvalidLock, LockOptions};
+use crate::options::{InvalidHandle, LockOptions};
 use crate::pending::{AcquireTimeoutError, Pending, Target, TryAcquireError, sealed};
 use crate::wait;
 
@@ -56,10 +56,10 @@ impl Semaphore {
         path: &str,
         limit: Option<u32>,
         options: LockOptions,
-    ) -> Result<Semaphore, InvalidLock> {
+    ) -> Result<Semaphore, InvalidHandle> {
         let options = options.checked_for_semaphore()?;
         if limit == Some(0) {
-            return Err(InvalidLock::NoPermits);
+            return Err(InvalidHandle::NoPermits);
         }
         let handle = Handle::open(shared, Resource::semaphore(path), Mode::Lock, options)?;
         Ok(Semaphore { handle, limit, agreed: Arc::default(), address: Arc::default() })

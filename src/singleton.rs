@@ -17,7 +17,7 @@ use lockkeeper_actors::candidate::{CandidateActor, CandidateArguments, Superviso
 #[doc(inline)]
 pub use lockkeeper_actors::candidate::{CandidateState, RestReason, RunFailed};
 use lockkeeper_actors::machine::exclusion::Mode;
-use lockkeeper_actors::machine::path_rules::InvalidName;
+use lockkeeper_actors::machine::path_rules::InvalidPath;
 use lockkeeper_actors::run::StopPolicy;
 use lockkeeper_actors::run::worker::{ActorFactory, LeaseEvent};
 use ractor::{Actor, ActorRef, ActorRuntime, Message};
@@ -92,7 +92,7 @@ impl Singleton {
         shared: &Arc<Shared>,
         path: &str,
         options: SingletonOptions,
-    ) -> Result<Singleton, InvalidName> {
+    ) -> Result<Singleton, InvalidPath> {
         let SingletonOptions { lock, stop_policy, backoff, supervisor } = options;
         let handle = Handle::open(shared, Resource::lock(path), Mode::Lock, lock)?;
         Ok(Singleton { handle, stop_policy, backoff, supervisor })

@@ -5,7 +5,7 @@ mod common;
 use std::time::SystemTime;
 
 use common::{SOON, connect, eventually, run, shared, unique_path};
-use lockkeeper::error::{InvalidName, QueryError};
+use lockkeeper::error::{InvalidPath, QueryError};
 use lockkeeper::inspect::{DeleteNodeError, Entry, InspectError, Inspector, PathState, Pool, Queue};
 use lockkeeper::{Dialect, LockOptions, Mode};
 use zookeeper_client as zk;
@@ -255,7 +255,7 @@ fn bad_paths_and_a_closed_keeper_are_errors() {
         let keeper = connect().await;
         let inspector = keeper.inspector();
         for result in [inspector.look("locks").await.map(drop), inspector.walk("locks").await.map(drop)] {
-            assert!(matches!(result, Err(InspectError::Name(InvalidName { .. }))), "{result:?}");
+            assert!(matches!(result, Err(InspectError::Path(InvalidPath { .. }))), "{result:?}");
         }
         keeper.close().await;
         assert_eq!(inspector.look("/a").await, Err(InspectError::Query(QueryError::Closed)));

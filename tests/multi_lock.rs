@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{BRISK, SOON, TestServer, eventually, proxied, shared, unique_path};
 use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{
-    AcquireError, AcquireTimeoutError, InvalidLock, LostError, Refused, ReleaseError, TryAcquireError,
+    AcquireError, AcquireTimeoutError, InvalidHandle, LostError, Refused, ReleaseError, TryAcquireError,
 };
 use lockkeeper::future::Pending;
 use lockkeeper::messages::LockEvent;
@@ -141,15 +141,15 @@ async fn invalid_requests_are_refused_without_asking_the_server() {
     let keeper = connect_to(&proxy.address(), Duration::from_secs(20)).await;
     proxy.black_hole(true);
     let refusal = |paths: &[&str]| keeper.multi_lock(paths).err();
-    assert_eq!(refusal(&[]), Some(InvalidLock::NoPaths));
-    assert_eq!(refusal(&["/a", "/b", "/a"]), Some(InvalidLock::Twice { path: "/a".into() }));
-    assert!(matches!(refusal(&["/a", "b"]), Some(InvalidLock::Name(_))));
+    assert_eq!(refusal(&[]), Some(InvalidHandle::NoPaths));
+    assert_eq!(refusal(&["/a", "/b", "/a"]), Some(InvalidHandle::DuplicatePath { path: "/a".into() }));
+    assert!(matches!(refusal(&["/a", "b"]), Some(InvalidHandle::Path(_))));
     let with = |options| keeper.multi_lock_with([("/a", Mode::Read)], options).err();
-    assert_eq!(with(LockOptions::new().ephemeral(false)), Some(InvalidLock::Outlives));
-    assert!(matches!(with(LockOptions::new().extra_lock_patterns([""])), Some(InvalidLock::Pattern(_))));
+    assert_eq!(with(LockOptions::new().ephemeral(false)), Some(InvalidHandle::NotEphemeral));
+    assert!(matches!(with(LockOptions::new().extra_lock_patterns([""])), Some(InvalidHandle::Pattern(_))));
     let many = (0..40).map(|number| (format!("/{number}"), Mode::Lock));
     let large = LockOptions::new().identifier("x".repeat(32 * 1024));
-    assert!(matches!(keeper.multi_lock_with(many, large).err(), Some(InvalidLock::TooLarge { .. })));
+    assert!(matches!(keeper.multi_lock_with(many, large).err(), Some(InvalidHandle::TooLarge { .. })));
 }
 
 #[tokio::test]

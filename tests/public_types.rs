@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::FusedFuture;
 use lockkeeper::error::{
-    AcquireError, AcquireTimeoutError, AdvertiseError, ConnectError, FencedError, InvalidLock, LostError,
+    AcquireError, AcquireTimeoutError, AdvertiseError, ConnectError, FencedError, InvalidHandle, LostError,
     PermitsError, QueryError, Reason, Refused, ReleaseError, RemoveContenderError, ResizeError,
     TryAcquireError, WithError, WriteFailure,
 };
@@ -60,7 +60,7 @@ fn types_can_be_used_in_any_task_and_shown() {
 #[test]
 fn every_error_is_an_error_that_can_be_kept() {
     all!(an_error: AcquireError, TryAcquireError, AcquireTimeoutError, ConnectError, QueryError, Refused);
-    all!(an_error: RemoveContenderError, ReleaseError, ResizeError, LostError, WithError, InvalidLock);
+    all!(an_error: RemoveContenderError, ReleaseError, ResizeError, LostError, WithError, InvalidHandle);
     all!(an_error: InspectError, DeleteNodeError);
     all!(an_error: ProbeError);
 }
@@ -119,7 +119,7 @@ fn errors_tell_whether_the_same_call_can_succeed_later() {
         AdvertiseError::Rejected { reason: busy() } => true,
         AdvertiseError::Rejected { reason: full() } => false,
         AdvertiseError::Failed { reason: "cut".into() } => true,
-        InspectError::Name(check_path("a").expect_err("it is relative")) => false,
+        InspectError::Path(check_path("a").expect_err("it is relative")) => false,
         InspectError::Query(gone()) => true,
         DeleteNodeError::Gone { node: path() } => false,
         DeleteNodeError::Changed { node: path() } => false,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Proxy, TestServer, eventually, shared, unique_path};
 use futures::{FutureExt, StreamExt};
-use lockkeeper::error::{AcquireError, AcquireTimeoutError, InvalidLock, PermitsError, TryAcquireError};
+use lockkeeper::error::{AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, TryAcquireError};
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{Keeper, LeaseState, LockOptions, Semaphore};
 use tokio::task::JoinSet;
@@ -125,7 +125,7 @@ async fn a_handle_with_a_different_limit_fails_and_one_without_uses_the_stored_l
     let third = named.expect("valid options").acquire().await.expect("free");
     assert_eq!(pool.lease_holders().await.expect("connected")[0].identifier, "a worker");
     let refused = keeper.semaphore_stored_with(&path, LockOptions::new().ephemeral(false));
-    assert!(matches!(refused, Err(InvalidLock::NotForSemaphores { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(InvalidHandle::NotForSemaphores { .. })), "{refused:?}");
     drop(third);
     leased(&pool, 0).await;
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use lockkeeper::error::{ConnectError, InvalidLock, InvalidName, QueryError};
+use lockkeeper::error::{ConnectError, InvalidHandle, InvalidPath, QueryError};
 use lockkeeper::inspect::InspectError;
 
 /// Every exit code of its own. A command that ran gives its own code, or 128 plus the number of its signal.
@@ -79,14 +79,14 @@ impl Failure {
     }
 }
 
-impl From<InvalidName> for Failure {
-    fn from(error: InvalidName) -> Failure {
+impl From<InvalidPath> for Failure {
+    fn from(error: InvalidPath) -> Failure {
         Failure::usage(error)
     }
 }
 
-impl From<InvalidLock> for Failure {
-    fn from(error: InvalidLock) -> Failure {
+impl From<InvalidHandle> for Failure {
+    fn from(error: InvalidHandle) -> Failure {
         Failure::usage(error)
     }
 }
@@ -116,7 +116,7 @@ impl From<QueryError> for Failure {
 impl From<InspectError> for Failure {
     fn from(error: InspectError) -> Failure {
         match error {
-            InspectError::Name(error) => error.into(),
+            InspectError::Path(error) => error.into(),
             InspectError::Query(error) => error.into(),
             error => Failure::new(Exit::Failure, error),
         }

@@ -8,7 +8,7 @@ use lockkeeper_actors::run::StopPolicy;
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, Message};
 
-use crate::options::{InvalidLock, LockOptions};
+use crate::options::{InvalidHandle, LockOptions};
 
 /// Options of a [`Singleton`](super::Singleton) handle, and of its candidates.
 #[derive(Clone, Debug, Default)]
@@ -102,7 +102,7 @@ impl SingletonOptions {
     }
 
     /// Returns the options if they can be used.
-    pub(crate) fn checked(self) -> Result<SingletonOptions, InvalidLock> {
+    pub(crate) fn checked(self) -> Result<SingletonOptions, InvalidHandle> {
         Ok(SingletonOptions { lock: self.lock.checked()?, ..self })
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lockkeeper::error::{
-    AcquireError, AcquireTimeoutError, InvalidLock, LostError, QueryError, ReleaseError, TryAcquireError,
+    AcquireError, AcquireTimeoutError, InvalidHandle, LostError, QueryError, ReleaseError, TryAcquireError,
 };
 use lockkeeper::marker::Access;
 use lockkeeper::messages::{LockEvent, Ticket};
@@ -28,7 +28,7 @@ use super::events::Recorded;
 /// One kind of lock.
 #[derive(Clone, Copy)]
 pub struct Kind {
-    pub open: fn(&Keeper, &str) -> Result<AnyLock, InvalidLock>,
+    pub open: fn(&Keeper, &str) -> Result<AnyLock, InvalidHandle>,
     pub open_with: Open,
     /// Opens a lock on the same path that excludes this kind and is excluded by it.
     pub rival: Open,
@@ -42,7 +42,7 @@ pub struct Kind {
     pub leases: bool,
 }
 
-pub type Open = fn(&Keeper, &str, LockOptions) -> Result<AnyLock, InvalidLock>;
+pub type Open = fn(&Keeper, &str, LockOptions) -> Result<AnyLock, InvalidHandle>;
 
 pub fn lock() -> Kind {
     Kind {
@@ -178,7 +178,7 @@ fn second(path: &str) -> String {
     format!("{path}-too")
 }
 
-fn write_with(keeper: &Keeper, path: &str, options: LockOptions) -> Result<AnyLock, InvalidLock> {
+fn write_with(keeper: &Keeper, path: &str, options: LockOptions) -> Result<AnyLock, InvalidHandle> {
     Ok(Arc::new(keeper.read_write_with(path, options)?.write().clone()))
 }
 

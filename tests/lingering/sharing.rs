@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lockkeeper::error::{AcquireTimeoutError, InvalidLock, TryAcquireError};
+use lockkeeper::error::{AcquireTimeoutError, InvalidHandle, TryAcquireError};
 use lockkeeper::marker::Access;
 use lockkeeper::{Dialect, Lock, LockOptions, Mode};
 use tokio::task::JoinSet;
@@ -212,13 +212,13 @@ async fn nodes_that_cannot_linger_are_refused_before_any_request() {
     let scene = Scene::new("refused").await;
     let (keeper, path) = (&scene.keeper, &scene.path);
     let refused = keeper.lock_with(path, lingering(HOUR).ephemeral(false)).err();
-    assert!(matches!(refused, Some(InvalidLock::Lingers { .. })), "{refused:?}");
+    assert!(matches!(refused, Some(InvalidHandle::CannotLinger { .. })), "{refused:?}");
     let refused = keeper.read_write_with(path, lingering(HOUR).ephemeral(false)).err();
-    assert!(matches!(refused, Some(InvalidLock::Lingers { .. })), "{refused:?}");
+    assert!(matches!(refused, Some(InvalidHandle::CannotLinger { .. })), "{refused:?}");
     let refused = keeper.multi_lock_with([(path.clone(), Mode::Lock)], lingering(HOUR)).err();
-    assert!(matches!(refused, Some(InvalidLock::Lingers { .. })), "{refused:?}");
+    assert!(matches!(refused, Some(InvalidHandle::CannotLinger { .. })), "{refused:?}");
     let refused = keeper.semaphore_with(path, 2, lingering(HOUR)).err();
-    assert!(matches!(refused, Some(InvalidLock::NotForSemaphores { .. })), "{refused:?}");
+    assert!(matches!(refused, Some(InvalidHandle::NotForSemaphores { .. })), "{refused:?}");
     assert_eq!(refused.expect("an error").to_string(), "a semaphore does not support lingering nodes");
     // The limit of waiting requests counts those that share a node.
     let limited = lingering(HOUR).max_waiting(1);

@@ -8,7 +8,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{path:?} cannot be locked: {reason}")]
 #[non_exhaustive]
-pub struct InvalidName {
+pub struct InvalidPath {
     /// The invalid path.
     pub path: String,
     /// What is wrong with it.
@@ -16,8 +16,8 @@ pub struct InvalidName {
 }
 
 /// Checks a path by the rules of ZooKeeper's `PathUtils.validatePath`, and that nodes can be created below it.
-pub fn check_path(path: &str) -> Result<(), InvalidName> {
-    let refuse = |reason| Err(InvalidName { path: path.to_owned(), reason });
+pub fn check_path(path: &str) -> Result<(), InvalidPath> {
+    let refuse = |reason| Err(InvalidPath { path: path.to_owned(), reason });
     if path.is_empty() {
         return refuse("it is empty");
     }
