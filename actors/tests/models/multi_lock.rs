@@ -75,7 +75,6 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (NothingGivenBack, CROSSED, Budget { cancels: 1, ..NONE }, GHOSTS),
     (GrantedTooEarly, CROSSED, NONE, WHOLE),
     (BackForgotten, PLAIN_HALF_NEW, NONE, WAKING),
-    (CancelSwallowedInPause, CROSSED, Budget { mislaid: 1, cancels: 1, ..NONE }, WAKING),
     (CancelledByLoss, CROSSED, Budget { losses: 1, ..NONE }, ANSWERS),
     (Gate(IgnoresDoubt), CROSSED, Budget { losses: 1, ..NONE }, CERTAINTY),
     (Gate(IgnoresDoubt), CROSSED, Budget { doubts: 1, ..NONE }, CERTAINTY),

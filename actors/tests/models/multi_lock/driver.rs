@@ -377,7 +377,6 @@ impl World {
             ToMulti::Over(ticket) if is_now(ticket) => {
                 self.feed_multi(scenario, number, multi_lock::Event::Over(ticket.part))
             }
-            ToMulti::Cancel if request.pauses && scenario.twin == Some(Twin::CancelSwallowedInPause) => {}
             ToMulti::Cancel if !request.ended => self.feed_multi(scenario, number, multi_lock::Event::Cancel),
             ToMulti::Queued(..)
             | ToMulti::Suspended(_)

@@ -68,8 +68,6 @@ pub enum Twin {
     BackForgotten,
     /// The first part that is held is taken for all.
     GrantedTooEarly,
-    /// A cancel is not heard in the pause between two rounds.
-    CancelSwallowedInPause,
     /// A request that loses a part is refused as if its caller had cancelled it.
     CancelledByLoss,
     /// An actor of a path with a broken gate.
