@@ -362,14 +362,10 @@ impl KeeperOptions {
     /// Connects to `address`, in the form `host:port,host:port/chroot`. The default port is 2181. The chroot is
     /// optional, and created when a lock first needs it. `tcp+tls://host:port` denotes a server that uses TLS.
     ///
-    /// Returns when the session's first heartbeat was answered, or when the session is in doubt because there was no
-    /// answer.
-    ///
     /// # Errors
     ///
-    /// [`ConnectError`] if an option or the address is invalid, the server rejects the credentials, the access list of
-    /// `/zookeeper` denies reading it, or no server answers within the connect timeout. Invalid options are reported
-    /// before anything is sent.
+    /// [`ConnectError`] if an option or the address is invalid, the server rejects the credentials, or no server
+    /// answers within the connect timeout. Invalid options are reported before anything is sent.
     ///
     /// # Cancel safety
     ///

@@ -141,7 +141,6 @@ fn errors_tell_whether_the_same_call_can_succeed_later() {
         FencedError::Unknown { reason: "cut".into() } => false,
         ConnectError::NoSupervisor => false,
         ConnectError::AuthFailed { address: path() } => false,
-        ConnectError::NoAuth { path: path() } => false,
         ConnectError::InvalidAddress { address: path(), reason: path() } => false,
         ConnectError::InvalidOption { option: "", value: path(), reason: "" } => false,
         ConnectError::Unreachable { address: path(), timeout: Duration::ZERO, reason: path() } => true,

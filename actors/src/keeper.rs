@@ -88,7 +88,7 @@ pub enum KeeperMessage {
 
 accepts!(KeeperMessage: Request(KeeperRequest), Session(SessionReport));
 
-/// Starts a keeper and waits for its first session, and for the answer to that session's first heartbeat.
+/// Starts a keeper and waits for its first session.
 pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
     let (clock, metrics) = (settings.clock, settings.metrics.clone());
     let (reply, first) = tokio::sync::oneshot::channel();
@@ -283,14 +283,6 @@ impl KeeperActor {
                 }
                 None => state.not_connected(error, &myself)?,
             },
-            KeeperMessage::Session(SessionReport::Answered) => state.answer_first(),
-            KeeperMessage::Session(SessionReport::Denied(path)) => {
-                // A caller that has its keeper is not told: the session actor warns, and leases end.
-                if let Some(first) = state.first.take() {
-                    let _ = first.send(Err(ConnectError::NoAuth { path: path.to_owned() }));
-                    myself.stop(None);
-                }
-            }
             KeeperMessage::StartSession => state.start_session(&myself).await?,
             KeeperMessage::RegistryClosed if state.closing_session => {}
             KeeperMessage::RegistryClosed => state.close_session(&myself)?,
@@ -424,7 +416,6 @@ impl State {
             ConnectError::AuthFailed { .. }
             | ConnectError::InvalidAddress { .. }
             | ConnectError::InvalidOption { .. }
-            | ConnectError::NoAuth { .. }
             | ConnectError::NoSupervisor => Some(error),
         };
         match last {
@@ -453,7 +444,6 @@ impl State {
     }
 
     fn follow(&mut self, news: SessionNews) {
-        let is_new = matches!(&news, SessionNews::Connected(_));
         let event = match &news {
             SessionNews::Connected(connection) => {
                 (self.open, self.failures, self.epoch) = (true, 0, connection.epoch);
@@ -473,15 +463,6 @@ impl State {
             }
         };
         self.tell(event);
-        // The answer to the first heartbeat shows whether leases can be proven. If there is none, the caller goes on when
-        // the session is suspended or lost.
-        if !is_new {
-            self.answer_first();
-        }
-    }
-
-    /// Answers the caller of [`start`], once.
-    fn answer_first(&mut self) {
         if let Some(first) = self.first.take() {
             let _ = first.send(Ok(self.registry.get_derived()));
         }

@@ -95,7 +95,7 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Failure {
         let exit = match &error {
             ConnectError::InvalidOption { .. } | ConnectError::InvalidAddress { .. } => Exit::Usage,
-            ConnectError::AuthFailed { .. } | ConnectError::NoAuth { .. } => Exit::Denied,
+            ConnectError::AuthFailed { .. } => Exit::Denied,
             _ => Exit::NoServer,
         };
         Failure::new(exit, with_source(&error))

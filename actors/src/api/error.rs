@@ -267,12 +267,6 @@ pub enum ConnectError {
         /// The address of the server or servers.
         address: String,
     },
-    /// The access list of a node denies reading it, without which no lease can be proven.
-    #[error("the access list of {path:?} denies reading it, so no lease can be proven")]
-    NoAuth {
-        /// The node, without regard to a chroot.
-        path: String,
-    },
     /// The actor that should supervise the keeper is stopping.
     #[error("the actor that should supervise the keeper is stopping")]
     NoSupervisor,
@@ -357,7 +351,6 @@ impl ConnectError {
             ConnectError::InvalidOption { .. }
             | ConnectError::InvalidAddress { .. }
             | ConnectError::AuthFailed { .. }
-            | ConnectError::NoAuth { .. }
             | ConnectError::NoSupervisor => false,
         }
     }

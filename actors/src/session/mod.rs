@@ -71,10 +71,6 @@ impl SessionNews {
 pub(crate) enum SessionReport {
     News(SessionNews),
     NotConnected(ConnectError),
-    /// The first heartbeat was answered.
-    Answered,
-    /// The access list of this node denies what heartbeats need.
-    Denied(&'static str),
 }
 
 /// To the registry of path actors.
@@ -142,8 +138,6 @@ struct Live {
     suspended: Option<Moment>,
     /// Whether it was logged that heartbeats are answered slowly.
     slow: bool,
-    /// Whether it was reported that heartbeats are answered.
-    answered: bool,
     /// Whether it was logged that an access list denies them.
     denied: bool,
     /// The last own node that a heartbeat checked. The next one continues behind it.
@@ -256,7 +250,6 @@ impl State {
             connected: true,
             suspended: suspended.then_some(now),
             slow: false,
-            answered: false,
             denied: false,
             cursor,
             skip_nodes: false,
@@ -420,7 +413,7 @@ impl State {
         if !matches!(result, Err(CheckFailure::Failed(_) | CheckFailure::Denied(_))) {
             self.arguments.metrics.heartbeat(self.arguments.clock.now().since(sent));
         }
-        self.report_answer(&result);
+        self.warn_if_denied(&result);
         let input = match result {
             Ok(()) => {
                 self.log_round_trip(sent);
@@ -449,24 +442,13 @@ impl State {
         self.feed(input, myself);
     }
 
-    /// Tells the keeper what the first answer shows. Warns once when an access list denies heartbeats.
-    fn report_answer(&mut self, result: &Result<(), CheckFailure>) {
+    /// Warns once when an access list denies heartbeats.
+    fn warn_if_denied(&mut self, result: &Result<(), CheckFailure>) {
         let Some(live) = &mut self.live else { return };
-        let denied = match result {
-            Err(CheckFailure::Denied(path)) => Some(*path),
-            _ => None,
-        };
-        match denied {
-            Some(path) if !live.denied => {
-                warn!(path, "the access list of a node denies reading it: leases cannot be proven");
-            }
-            Some(_) | None => {}
-        }
-        live.denied = denied.is_some();
-        if !std::mem::replace(&mut live.answered, true) {
-            let report = denied.map_or(SessionReport::Answered, SessionReport::Denied);
-            // As in `tell`.
-            let _ = self.arguments.keeper.send_message(report);
+        let was_denied = live.denied;
+        live.denied = matches!(result, Err(CheckFailure::Denied(_)));
+        if let (Err(CheckFailure::Denied(path)), false) = (result, was_denied) {
+            warn!(path, "the access list of a node denies reading it: leases cannot be proven");
         }
     }
 
