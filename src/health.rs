@@ -53,9 +53,9 @@ impl Health {
     /// Whether the keeper works, although ZooKeeper may be out of reach: it is not closed, has not given up, and its
     /// actors answer.
     ///
-    /// For a *liveness* probe, which restarts this process. [`Keeper::is_alive`](crate::Keeper::is_alive) tells the same
-    /// without a request to a server. While ZooKeeper is out of reach this stays true: a restart
-    /// would not help, and would lose the process's place in every queue.
+    /// For a *liveness* probe, which restarts this process. While ZooKeeper is out of reach this stays true: a restart
+    /// would not help, and would lose the process's place in every queue. [`Keeper::is_alive`](crate::Keeper::is_alive)
+    /// answers the same question without a request to a server.
     pub fn is_alive(&self) -> bool {
         self.status != SessionStatus::Closed && self.answered
     }

@@ -67,9 +67,10 @@ pub struct RunArgs {
     /// Who may do what with nodes and directories that are created, as scheme:id:permissions; everyone everything by
     /// default
     ///
-    /// Give it once for each entry of the access list. The syntax is that of ZooKeeper's own shell: permissions are the
-    /// letters c (create), d (delete), r (read), w (write) and a (administer). `auth::cdrwa` is for whoever has the
-    /// credentials of this command, `world:anyone:r` for everyone. Every contender needs c, d and r.
+    /// Give it once for each entry of the access list. The syntax is that of ZooKeeper's own shell. The permissions are
+    /// letters: c for create, d for delete, r for read, w for write, and a for admin. `auth::cdrwa` permits everything to
+    /// clients with the credentials of this command. `world:anyone:r` permits everyone to read. Every contender needs c,
+    /// d and r.
     #[arg(long, value_name = "ENTRY", value_parser = acl::entry)]
     pub acl: Vec<Acl>,
 
