@@ -6,12 +6,14 @@ mod common;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use common::{LONG, Proxy, SOON, connect_through, eventually, proxied, unique_path};
 use filedescriptor::FileDescriptor;
 use futures::future::join_all;
 use lockkeeper::Keeper;
 use rustix::net::{getpeername, sockopt};
+use tokio::task::spawn_blocking;
 
 /// Whether each socket of this process that is connected to the proxy has the option `TCP_NODELAY`, in order.
 fn options(proxy: &Proxy) -> Vec<bool> {
@@ -78,13 +80,24 @@ async fn cycle(keeper: Keeper) {
     lock.acquire().await.expect("granted").release().await.expect("released");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_connect_at_the_same_time_all_send_without_delay() {
-    let proxy = proxied().await;
-    let keepers = join_all((0..5).map(|_| connect_through(&proxy, LONG))).await;
-    eventually("all have the option", SOON, async || options(&proxy) == [true; 5]).await;
-    join_all(keepers.iter().map(Keeper::close)).await;
-    eventually("all are closed", SOON, async || proxy.open() == 0).await;
+    let proxy = Arc::new(proxied().await);
+    // Duplicates all sockets again and again, each for a moment, as every session does that looks for its own.
+    let looked_at = Arc::downgrade(&proxy);
+    let looking = spawn_blocking(move || {
+        while let Some(proxy) = looked_at.upgrade() {
+            options(&proxy);
+        }
+    });
+    for _ in 0..20 {
+        let keepers = join_all((0..5).map(|_| connect_through(&proxy, LONG))).await;
+        eventually("all have the option", SOON, async || options(&proxy) == [true; 5]).await;
+        join_all(keepers.iter().map(Keeper::close)).await;
+        eventually("all are closed", SOON, async || proxy.open() == 0).await;
+    }
+    drop(proxy);
+    looking.await.expect("no panic");
 }
 
 #[tokio::test]

@@ -33,8 +33,8 @@ pub(super) struct NoDelay {
     on: AtomicBool,
     /// The session's socket. `None` if it is not known.
     socket: Mutex<Option<Socket>>,
-    /// Sockets that are not the session's next connection: those that were there before it.
-    earlier: Mutex<HashSet<Socket>>,
+    /// Sockets that are not the session's next connection: those that were there before it, by their identifiers.
+    earlier: Mutex<HashSet<u64>>,
 }
 
 /// A request that counts as in flight until this is dropped.
@@ -49,7 +49,7 @@ impl NoDelay {
             in_flight: AtomicUsize::new(0),
             on: AtomicBool::new(true),
             socket: Mutex::new(None),
-            earlier: Mutex::new(earlier.into_iter().collect()),
+            earlier: Mutex::new(earlier.iter().map(Socket::id).collect()),
         })
     }
 
@@ -75,14 +75,15 @@ impl NoDelay {
 
     fn find(&self, servers: &[SocketAddr]) -> io::Result<()> {
         let mut earlier = lock(&self.earlier);
-        let all: HashSet<_> = sockets::all()?.into_iter().collect();
+        let all = sockets::all()?;
+        let new = all.iter().filter(|socket| !earlier.contains(&socket.id()));
         // One that has no peer yet may be the session's next connection.
-        let with_peer = |socket: &Socket| Some((*socket, socket.peer().ok()?));
-        let added: Vec<_> = all.difference(&earlier).filter_map(with_peer).collect();
-        earlier.retain(|socket| all.contains(socket));
-        earlier.extend(added.iter().map(|(socket, _)| *socket));
+        let added: Vec<_> = new.filter_map(|socket| Some((socket, socket.peer().ok()?))).collect();
+        let open: HashSet<_> = all.iter().map(Socket::id).collect();
+        earlier.retain(|id| open.contains(id));
+        earlier.extend(added.iter().map(|(socket, _)| socket.id()));
         drop(earlier);
-        let is_server = |(_, peer): &&(Socket, SocketAddr)| servers.contains(peer);
+        let is_server = |(_, peer): &&(&Socket, SocketAddr)| servers.contains(peer);
         let new: Vec<_> = added.iter().filter(is_server).map(|(socket, _)| *socket).collect();
         let mut socket = lock(&self.socket);
         match new[..] {
@@ -90,14 +91,14 @@ impl NoDelay {
             [] if socket.is_some() => Ok(()),
             [] => Err(io::Error::other("its socket was not found")),
             [own] => {
-                *socket = Some(own);
+                *socket = Some(own.clone());
                 own.set_no_delay(self.on.load(Ordering::Relaxed))
             }
             // Others have connected to the servers at the same time. The option suits all of them, but nobody knows
-            // whose load should switch which.
+            // whose load should switch which. Any of them may have been closed since.
             _ => {
                 *socket = None;
-                new.iter().try_for_each(|socket| socket.set_no_delay(true))
+                new.iter().map(|socket| socket.set_no_delay(true)).fold(Ok(()), Result::and)
             }
         }
     }
@@ -107,7 +108,7 @@ impl NoDelay {
         if self.on.swap(on, Ordering::Relaxed) == on {
             return;
         }
-        if let Some(Err(error)) = socket.map(|socket| socket.set_no_delay(on)) {
+        if let Some(Err(error)) = socket.as_ref().map(|socket| socket.set_no_delay(on)) {
             debug!(%error, "the connection has gone");
             *socket = None;
         }
@@ -146,7 +147,7 @@ mod sockets {
     use std::io;
     use std::net::SocketAddr;
 
-    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    #[derive(Clone, Copy)]
     pub enum Socket {}
 
     pub fn all() -> io::Result<Vec<Socket>> {
@@ -154,12 +155,16 @@ mod sockets {
     }
 
     impl Socket {
-        pub fn peer(self) -> io::Result<SocketAddr> {
-            match self {}
+        pub fn id(&self) -> u64 {
+            match *self {}
         }
 
-        pub fn set_no_delay(self, _on: bool) -> io::Result<()> {
-            match self {}
+        pub fn peer(&self) -> io::Result<SocketAddr> {
+            match *self {}
+        }
+
+        pub fn set_no_delay(&self, _on: bool) -> io::Result<()> {
+            match *self {}
         }
     }
 }

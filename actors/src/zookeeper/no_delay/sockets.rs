@@ -6,6 +6,7 @@
 //! Duplicating is done with `fcntl`, as the standard library's `try_clone` does it. `pidfd_getfd` could do the same, but
 //! container runtimes and systemd count it among the calls of debuggers: they refuse it, or kill the process.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::{fs, io, mem};
@@ -15,33 +16,44 @@ use rustix::fs::{FileType, fstat};
 use rustix::net::{getpeername, sockopt};
 
 /// A socket that was open at some time, and may have been closed since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Socket {
-    descriptor: RawFd,
     /// Tells the socket from another one that has its descriptor later.
     inode: u64,
+    /// More than one while somebody duplicates it, which other sessions do when they look for their connection. Some
+    /// of them may be closed at once.
+    descriptors: Vec<RawFd>,
 }
 
-/// All sockets that are open.
+/// All sockets that are open, each once.
 pub fn all() -> io::Result<Vec<Socket>> {
-    let mut sockets = Vec::new();
+    let mut descriptors: HashMap<u64, Vec<RawFd>> = HashMap::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         let Some(descriptor) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // Fails if it has been closed meanwhile.
-        let Ok(target) = fs::read_link(entry.path()) else { continue };
-        let target = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
-        let inode = target.and_then(|inode| inode.parse().ok());
-        sockets.extend(inode.map(|inode| Socket { descriptor, inode }));
+        if let Some(inode) = inode(descriptor) {
+            descriptors.entry(inode).or_default().push(descriptor);
+        }
     }
-    Ok(sockets)
+    Ok(descriptors.into_iter().map(|(inode, descriptors)| Socket { inode, descriptors }).collect())
+}
+
+/// `None` if the descriptor is closed or belongs to something else than a socket.
+fn inode(descriptor: RawFd) -> Option<u64> {
+    let target = fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 impl Socket {
+    /// No two open sockets have the same.
+    pub fn id(&self) -> u64 {
+        self.inode
+    }
+
     /// The address that it is connected to. An IPv4 address is not written as an IPv6 address.
-    pub fn peer(self) -> io::Result<SocketAddr> {
+    pub fn peer(&self) -> io::Result<SocketAddr> {
         let peer = getpeername(self.duplicate()?)?.ok_or(io::ErrorKind::NotConnected)?;
         let mut peer = SocketAddr::try_from(peer)?;
         peer.set_ip(peer.ip().to_canonical());
@@ -49,16 +61,28 @@ impl Socket {
     }
 
     /// Sets `TCP_NODELAY`. Switching it on sends what has waited.
-    pub fn set_no_delay(self, on: bool) -> io::Result<()> {
+    pub fn set_no_delay(&self, on: bool) -> io::Result<()> {
         Ok(sockopt::set_tcp_nodelay(self.duplicate()?, on)?)
     }
 
-    fn duplicate(self) -> io::Result<FileDescriptor> {
-        let duplicate = FileDescriptor::dup(&self.descriptor).map_err(io::Error::other)?;
+    fn duplicate(&self) -> io::Result<FileDescriptor> {
+        let duplicate = self.descriptors.iter().find_map(|descriptor| self.duplicate_of(*descriptor).ok());
+        duplicate.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn duplicate_of(&self, descriptor: RawFd) -> io::Result<FileDescriptor> {
+        if inode(descriptor) != Some(self.inode) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.check(FileDescriptor::dup(&descriptor).map_err(io::Error::other)?)
+    }
+
+    /// The descriptor may have been closed and given to something else just before it was duplicated.
+    fn check(&self, duplicate: FileDescriptor) -> io::Result<FileDescriptor> {
         let stat = fstat(&duplicate)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-            // A file has the descriptor now. Its duplicate is never closed, because closing any descriptor of a file
-            // gives up the process's POSIX locks on it.
+            // A file's duplicate is never closed, because closing any descriptor of a file gives up the process's POSIX
+            // locks on it.
             mem::forget(duplicate);
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -80,7 +104,7 @@ mod tests {
 
     /// The socket that has this descriptor.
     fn socket(of: &impl AsRawFd) -> Socket {
-        let found = all().expect("readable").into_iter().find(|it| it.descriptor == of.as_raw_fd());
+        let found = all().expect("readable").into_iter().find(|it| it.descriptors.contains(&of.as_raw_fd()));
         found.expect("a socket")
     }
 
@@ -101,6 +125,27 @@ mod tests {
         assert_eq!(io::Read::read(&mut accepted, &mut [0]).expect("the end"), 0);
     }
 
+    /// Whoever looks for another connection duplicates all sockets for a moment.
+    #[test]
+    fn a_socket_that_is_duplicated_is_one_and_does_not_depend_on_the_duplicate() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let copies = [stream.try_clone().expect("a duplicate"), stream];
+        let found = socket(&copies[0]);
+        assert!(copies.iter().all(|copy| found.descriptors.contains(&copy.as_raw_fd())));
+        assert_eq!(all().expect("readable").iter().filter(|it| it.id() == found.id()).count(), 1);
+        for left in 0..2 {
+            let [first, second] = copies.each_ref().map(|copy| copy.try_clone().expect("a duplicate"));
+            let found =
+                Socket { inode: found.inode, descriptors: vec![first.as_raw_fd(), second.as_raw_fd()] };
+            let (kept, closed) = if left == 0 { (first, second) } else { (second, first) };
+            drop(closed);
+            let on = left == 0;
+            found.set_no_delay(on).expect("the other descriptor is left");
+            assert_eq!(kept.nodelay().expect("an option"), on);
+        }
+    }
+
     #[test]
     fn a_descriptor_that_belongs_to_something_else_by_now_is_left_alone() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -115,8 +160,15 @@ mod tests {
             let entries = fs::read_dir("/proc/self/fd").expect("readable").flatten();
             entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path)).count()
         };
+        let former = Socket { inode: u64::MAX, descriptors: vec![file.as_raw_fd()] };
         let before = open();
-        Socket { descriptor: file.as_raw_fd(), inode: u64::MAX }.set_no_delay(true).expect_err("a file");
-        assert_eq!(open(), before + 1, "a file's duplicate is not closed, so that it keeps its locks");
+        former.set_no_delay(true).expect_err("a file");
+        assert_eq!(open(), before, "a file is not duplicated");
+        former.check(FileDescriptor::dup(&file).expect("a duplicate")).expect_err("a file");
+        assert_eq!(
+            open(),
+            before + 1,
+            "a duplicate that was made by mistake stays open, so that the file keeps its locks"
+        );
     }
 }
