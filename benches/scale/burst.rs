@@ -55,7 +55,7 @@ async fn burst(
     progress: Progress,
 ) -> Result<Burst> {
     let site = Site::connect(address).await?;
-    let process = Process::connect(library, &site).await?;
+    let process = Process::connect(library, &site.address).await?;
     // The process has done everything once.
     let (requests, mut events) = unbounded_channel();
     process.open(Kind::Lock, &unique_path("warm-up"))?.request(contenders, &requests);

@@ -40,7 +40,7 @@ pub fn pool(bench: &Bench) -> Result<()> {
         let (metrics, held) = (metrics(library, Kind::Permit { limit }), limit as usize);
         curve::draw(bench, &title, &metrics, move |address, size, progress| async move {
             let site = Site::connect(address).await?;
-            let process = Process::connect(library, &site).await?;
+            let process = Process::connect(library, &site.address).await?;
             for round in 0..rounds(size + held) {
                 Crowd::behind_itself(&site, &process, limit, size, progress.clone()).await?.pass().await?;
                 forget_warm_up(size + held, round, &progress);
@@ -57,7 +57,7 @@ fn compare(bench: &Bench, kind: Kind, title: &str, libraries: &[Library]) -> Res
         let (title, metrics) = (format!("{title}: {}", library.name()), metrics(library, kind));
         curve::draw(bench, &title, &metrics, move |address, size, progress| async move {
             let site = Site::connect(address).await?;
-            let process = Process::connect(library, &site).await?;
+            let process = Process::connect(library, &site.address).await?;
             for round in 0..rounds(size) {
                 let progress = progress.clone();
                 let crowd = Crowd::behind_strangers(&site, &process, library, kind, size, progress.clone());

@@ -69,7 +69,7 @@ async fn measure(
         paths.iter().map(|path| site::stranger(Kind::Lock, library.dialect(), path)).collect();
     site.strangers(&strangers).await?;
 
-    let process = Process::connect(library, &site).await?;
+    let process = Process::connect(library, &site.address).await?;
     let (requests, events) = unbounded_channel();
     // Has its room from the beginning, so that it does not count as memory of the locks.
     let open = Vec::with_capacity(size);

@@ -106,7 +106,7 @@ async fn wait(
     progress: Progress,
 ) -> Result<Cost> {
     let site = Site::connect(address).await?;
-    let process = Process::connect(library, &site).await?;
+    let process = Process::connect(library, &site.address).await?;
     let (requests, mut events) = unbounded_channel();
     // The process has done everything once.
     process.open(Kind::Lock, &unique_path("warm-up"))?.request(0, &requests);

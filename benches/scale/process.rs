@@ -11,7 +11,6 @@ use zookeeper_client::{Acls, Client, CreateMode, LockOptions, LockPrefix};
 
 use crate::common::{Acquire, Curator, CuratorKind, Kazoo, Kind as KazooKind};
 use crate::relay::Relay;
-use crate::site::Site;
 use crate::{Result, SESSION_TIMEOUT, floors};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,8 +95,8 @@ impl Library {
 }
 
 impl Process {
-    pub async fn connect(library: Library, site: &Site) -> Result<Process> {
-        let relay = Relay::start(&site.address).await?;
+    pub async fn connect(library: Library, address: &str) -> Result<Process> {
+        let relay = Relay::start(address).await?;
         let address = relay.address();
         let client = match library {
             Library::Lockkeeper => Connected::Lockkeeper(
