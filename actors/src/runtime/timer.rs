@@ -45,9 +45,10 @@ impl Timer {
         }
     }
 
-    /// Notes that the timer has fired.
+    /// Notes that the timer has fired. It may have been set again since, after the message of an earlier time was sent:
+    /// that is cancelled, so that there is never more than one.
     pub fn rang(&mut self) {
-        self.set = None;
+        self.cancel();
     }
 
     fn cancel(&mut self) {
@@ -60,5 +61,35 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         self.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_message_leaves_one_timer() {
+        let (clock, (rings, mut rung)) = (Clock::start(), unbounded_channel());
+        let mut timer = Timer::new(Precision::Tokio);
+        let set = |timer: &mut Timer, due: Moment| {
+            let rings = rings.clone();
+            timer.set(clock, Some(due), move || rings.send(due).expect("received"));
+        };
+        let first = clock.now() + Duration::from_secs(1);
+        let second = first + Duration::from_secs(1);
+        set(&mut timer, first);
+        assert_eq!(rung.recv().await, Some(first));
+        // The actor handles another message first, which sets the timer, and then that of the first time.
+        set(&mut timer, second);
+        timer.rang();
+        set(&mut timer, second);
+        assert_eq!(rung.recv().await, Some(second));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(rung.try_recv().ok(), None, "it rings once");
     }
 }
