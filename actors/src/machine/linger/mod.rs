@@ -33,6 +33,7 @@ mod steps;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeBounds;
 use std::time::Duration;
 
 use self::line::{Arrival, Line, Member, excludes};
@@ -192,17 +193,22 @@ impl LingeringLock {
         self.changed.insert(id);
     }
 
-    /// Gives up all idle nodes, and answers once the last one is gone. Some may be on their way already.
+    /// Gives up all idle nodes, and answers once all are gone. Some may be on their way already.
     fn let_go(&mut self, ticket: Ticket, now: Moment, out: &mut Vec<Command>) {
         let idle: Vec<LineId> = self.idle_lines().collect();
         for id in idle {
             self.close(id, out);
         }
-        match self.lines.values_mut().rfind(|line| line.is_empty()) {
-            Some(line) => drop(line.leaving.insert(ticket)),
+        self.await_end(ticket, .., out);
+        self.settle(now, out);
+    }
+
+    /// Answers once all of these lines are gone that have no members: the last one first, then the others.
+    fn await_end(&mut self, ticket: Ticket, lines: impl RangeBounds<LineId>, out: &mut Vec<Command>) {
+        match self.lines.range_mut(lines).rfind(|(_, line)| line.is_empty()) {
+            Some((_, line)) => drop(line.leaving.insert(ticket)),
             None => out.push(forgotten(ticket, true)),
         }
-        self.settle(now, out);
     }
 
     fn retire(&mut self, out: &mut Vec<Command>) {

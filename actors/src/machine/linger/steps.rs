@@ -142,7 +142,11 @@ impl LingeringLock {
             self.checks.remove(&(check, id));
         }
         for ticket in line.leaving {
-            self.forget(ticket, confirmed, out);
+            match confirmed && !self.members.contains_key(&ticket) {
+                // It waits for all idle nodes.
+                true => self.await_end(ticket, ..id, out),
+                false => self.forget(ticket, confirmed, out),
+            }
         }
     }
 

@@ -392,6 +392,17 @@ fn letting_go_ends_an_idle_node_and_is_answered_once_it_is_gone() {
     assert_eq!(test.on(deleted(0)), [forget(9)]);
     assert_eq!(test.on(Event::LetGo(Ticket(10))), [forget(10)]);
 
+    let mut test = Test::new(Mode::Read);
+    let first = test.held(1, 5);
+    assert_eq!(test.share_with(2, 1, Wait::Forever), [enter(1, 2)], "other options need another node");
+    test.entered(1, 6, &[&first]);
+    test.release(1);
+    test.release(2);
+    let deletes = [unfollow(0), unfollow(1), test.delete(0, 5), test.delete(1, 6)];
+    assert_eq!(test.on(Event::LetGo(Ticket(9))), deletes);
+    assert_eq!(test.on(deleted(1)), [], "the other one is still there");
+    assert_eq!(test.on(deleted(0)), [forget(9)]);
+
     let mut test = Test::new(Mode::Lock);
     test.held(1, 5);
     test.release(1);
