@@ -7,7 +7,7 @@ use lockkeeper_actors::api::error::{Reason, is_throttled};
 use lockkeeper_actors::api::lease::{Lease, LeaseState};
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::path_rules::{InvalidPath, check_path};
-use lockkeeper_actors::zookeeper::{TransactionFailure, Write, WriteFailure};
+use lockkeeper_actors::zookeeper::{Acl, TransactionFailure, Write, WriteFailure};
 use thiserror::Error;
 
 use crate::guard::Guard;
@@ -109,11 +109,12 @@ impl<'guard> Fenced<'guard> {
     pub async fn commit(self) -> Result<(), FencedError> {
         let Fenced { leases, writes } = self;
         let nodes: Vec<String> = leases.iter().flat_map(Lease::nodes).cloned().collect();
-        check(&nodes, &writes)?;
+        let session = leases.first().and_then(Lease::keep_session);
+        check(&nodes, &writes, session.as_ref().map_or("", |session| session.chroot()))?;
         if leases.iter().any(|lease| lease.state() == LeaseState::Lost) {
             return Err(FencedError::Lost);
         }
-        let Some(session) = leases.first().and_then(Lease::keep_session) else {
+        let Some(session) = session else {
             return Err(no_session(leases));
         };
         let paths: Vec<String> = writes.iter().map(|write| write.path().to_owned()).collect();
@@ -227,7 +228,7 @@ impl FencedError {
 }
 
 /// Checks what can be checked without a server.
-fn check(nodes: &[String], writes: &[Write]) -> Result<(), FencedError> {
+fn check(nodes: &[String], writes: &[Write], chroot: &str) -> Result<(), FencedError> {
     if writes.is_empty() {
         return Err(FencedError::Empty);
     }
@@ -235,10 +236,10 @@ fn check(nodes: &[String], writes: &[Write]) -> Result<(), FencedError> {
         check_path(write.path())
             .map_err(|InvalidPath { path, reason, .. }| FencedError::InvalidPath { path, reason })?;
     }
-    // An upper bound for the fields of one operation.
-    const OPERATION: usize = 64;
-    let checks: usize = nodes.iter().map(|node| OPERATION + node.len()).sum();
-    let bytes = checks + writes.iter().map(|write| OPERATION + size(write)).sum::<usize>();
+    // An upper bound for the fields of one operation, with the beginning of its path.
+    let operation = 64 + chroot.len();
+    let checks: usize = nodes.iter().map(|node| operation + node.len()).sum();
+    let bytes = checks + writes.iter().map(|write| operation + size(write)).sum::<usize>();
     if bytes > MAX_IDENTIFIER {
         return Err(FencedError::TooLarge { bytes });
     }
@@ -246,12 +247,17 @@ fn check(nodes: &[String], writes: &[Write]) -> Result<(), FencedError> {
 }
 
 fn size(write: &Write) -> usize {
-    let data = match write {
-        // The limit leaves room for access lists.
-        Write::Create { data, .. } | Write::Set { data, .. } => data.len(),
+    let rest = match write {
+        Write::Create { data, acl, .. } => data.len() + acl.iter().map(bytes_of).sum::<usize>(),
+        Write::Set { data, .. } => data.len(),
         Write::Delete { .. } => 0,
     };
-    write.path().len() + data
+    write.path().len() + rest
+}
+
+/// What an entry of an access list takes in a request: two texts with their lengths, and the permissions.
+fn bytes_of(entry: &Acl) -> usize {
+    12 + entry.scheme().len() + entry.id().len()
 }
 
 /// The error if the session has ended before the transaction was sent.

@@ -170,6 +170,26 @@ async fn bad_input_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn the_size_includes_access_lists() {
+    let (keeper, path) = (connect().await, unique_path("listed"));
+    let user = |number: usize| {
+        let digest = format!("{number}:{}", "x".repeat(28));
+        Acl::new(Permission::ALL, AuthId::new("digest", &digest))
+    };
+    let acl: Vec<Acl> =
+        [Acl::new(Permission::ALL, AuthId::anyone())].into_iter().chain((0..9).map(user)).collect();
+    let lock = keeper.lock_with(&path, LockOptions::new().acl(acl)).expect("a path");
+    let guard = lock.acquire().await.expect("it is free");
+    let mut fenced = guard.fenced();
+    for number in 0..3_000 {
+        fenced = fenced.create(format!("{path}-{number}"), "");
+    }
+    let error = fenced.commit().now_or_never().expect("no I/O").expect_err("1.2 MB of access lists");
+    assert!(matches!(error, FencedError::TooLarge { bytes } if bytes > 3_000 * 9 * 40), "{error:?}");
+    guard.release().await.expect("it is held");
+}
+
+#[tokio::test]
 async fn a_permit_writes_only_while_all_of_its_nodes_exist() {
     let ledger = Ledger::held_by(&connect().await).await;
     let keeper = connect().await;
