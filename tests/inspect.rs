@@ -8,6 +8,7 @@ use common::{SOON, connect, eventually, run, shared, unique_path};
 use lockkeeper::error::{InvalidPath, QueryError};
 use lockkeeper::inspect::{DeleteNodeError, Entry, InspectError, Inspector, PathState, Pool, Queue};
 use lockkeeper::{Dialect, LockOptions, Mode};
+use tokio::time::timeout;
 use zookeeper_client as zk;
 
 fn lock(state: &PathState) -> &Queue {
@@ -246,6 +247,29 @@ fn a_node_is_deleted_only_if_it_is_the_one_that_was_seen() {
         guard.lost().await;
         let gone = inspector.delete_node(&node, token).await;
         assert_eq!(gone, Err(DeleteNodeError::Gone { node }));
+    });
+}
+
+#[test]
+fn a_node_whose_data_change_during_the_call_is_not_deleted() {
+    run(async {
+        let (keeper, client, path) = (connect().await, raw().await, unique_path("changing"));
+        let inspector = keeper.inspector();
+        make(&client, &path, b"", zk::Acls::anyone_all()).await;
+        let created = client.check_stat(&path).await.expect("an answer").expect("the node").czxid;
+        let token = lockkeeper::FencingToken::from(u64::try_from(created).expect("a transaction"));
+        let writers = (0..4).map(|_| async {
+            loop {
+                client.set_data(&path, b"", None).await.expect("it is there");
+            }
+        });
+        let writing = futures::future::join_all(writers);
+        let deleting = timeout(SOON, inspector.delete_node(&path, token));
+        let deleted = tokio::select! {
+            deleted = deleting => deleted.expect("in time"),
+            _ = writing => unreachable!("they do not end"),
+        };
+        assert_eq!(deleted, Err(DeleteNodeError::Changed { node: path }));
     });
 }
 

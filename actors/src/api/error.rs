@@ -396,6 +396,11 @@ pub fn is_throttled(reason: &Reason) -> bool {
     matches!(reason.downcast_ref(), Some(zookeeper_client::Error::Throttled))
 }
 
+/// Whether a request was rejected because a node has another version than the one that was read.
+pub(crate) fn is_other_version(reason: &Reason) -> bool {
+    matches!(reason.downcast_ref(), Some(zookeeper_client::Error::BadVersion))
+}
+
 #[cfg(test)]
 mod tests {
     use std::error::Error;

@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt};
 
 use super::shown;
 use crate::api::contender::{Contender, LeaseHolder};
-use crate::api::error::QueryError;
+use crate::api::error::{QueryError, is_other_version};
 use crate::api::inspection::{DeleteNodeError, Entry, PathState, Pool, Queue, Taken};
 use crate::api::lease::FencingToken;
 use crate::api::resource::Resource;
@@ -83,13 +83,15 @@ pub(crate) async fn delete(
     node: Arc<str>,
     token: FencingToken,
 ) -> Result<(), DeleteNodeError> {
+    let changed = || DeleteNodeError::Changed { node: node.to_string() };
     let failed = |failure| match failure {
         Failure::NoNode => DeleteNodeError::Gone { node: node.to_string() },
+        Failure::Refused(reason) if is_other_version(&reason) => changed(),
         failure => QueryError::new(&node, failure).into(),
     };
     let status = client.status(&node).await.map_err(failed)?;
     if transaction(Some(status)) != token {
-        return Err(DeleteNodeError::Changed { node: node.to_string() });
+        return Err(changed());
     }
     client.delete_version(&node, status.version).await.map_err(failed)
 }
