@@ -87,7 +87,8 @@ pub(crate) async fn first(
             match watches.children(&path).await {
                 // Waits, unless a contender has been created since the list.
                 Ok((found, watching)) if first_of(&found.names, &patterns).is_none() => drop(watching.await),
-                Ok(_) => {}
+                // The watch may have been set through another server, which knew of the contender earlier.
+                Ok(_) => client.sync(&path).await.map_err(|failure| QueryError::new(&path, failure))?,
                 Err(Failure::NoNode) => match watches.absent_node(&path).await {
                     Ok(watching) => drop(watching.await),
                     Err(failure) => return Err(QueryError::new(&path, failure)),
