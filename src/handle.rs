@@ -90,6 +90,20 @@ impl Shared {
         }
     }
 
+    /// The answer to a question. The reply is dropped without one if the actor or its session ends first.
+    pub fn answered<T, E: From<QueryError> + PartialEq>(
+        &self,
+        answer: Result<Result<T, E>, oneshot::error::RecvError>,
+    ) -> Result<T, E> {
+        let disconnected = || E::from(QueryError::Disconnected);
+        match answer.unwrap_or_else(|_| Err(disconnected())) {
+            Err(error) if error == disconnected() && self.started.is_closed() => {
+                Err(QueryError::Closed.into())
+            }
+            answer => answer,
+        }
+    }
+
     /// The options of contenders in this mode, with the keeper's identifier and access list as defaults.
     pub fn contender(&self, mode: Mode, options: LockOptions) -> ContenderOptions {
         options.contender(mode, &self.identifier, &self.acl)
@@ -141,10 +155,6 @@ impl Handle {
         &self.options
     }
 
-    pub fn is_closed(&self) -> bool {
-        self.shared.started.is_closed()
-    }
-
     /// The message for the lock at this path.
     pub fn to_lock(&self, message: LockMessage) -> RegistryMessage {
         RegistryMessage::Lock(self.path().clone(), message)
@@ -175,19 +185,7 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.shared.send(message(reply.into()));
         let handle = self.clone();
-        Box::pin(async move { handle.answered(answer.await) })
-    }
-
-    /// The answer to a question. The reply is dropped without one if the actor or its session ends first.
-    pub fn answered<T, E: From<QueryError> + PartialEq>(
-        &self,
-        answer: Result<Result<T, E>, oneshot::error::RecvError>,
-    ) -> Result<T, E> {
-        let disconnected = || E::from(QueryError::Disconnected);
-        match answer.unwrap_or_else(|_| Err(disconnected())) {
-            Err(error) if error == disconnected() && self.is_closed() => Err(QueryError::Closed.into()),
-            answer => answer,
-        }
+        Box::pin(async move { handle.shared.answered(answer.await) })
     }
 }
 

@@ -149,16 +149,11 @@ impl Inspector {
     ) -> Result<T, E>
     where
         E: From<F>,
-        F: From<QueryError>,
+        F: From<QueryError> + PartialEq,
     {
         let (reply, answer) = oneshot::channel();
         self.shared.send(RegistryMessage::Inspect(message(reply)));
-        // The reply is dropped without an answer if the session ends first.
-        let unanswered = match self.shared.started.is_closed() {
-            true => QueryError::Closed,
-            false => QueryError::Disconnected,
-        };
-        answer.await.unwrap_or_else(|_| Err(F::from(unanswered))).map_err(E::from)
+        self.shared.answered(answer.await).map_err(E::from)
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn ask_leader(handle: &Handle) -> BoxFuture<'static, Result<Option<Co
     let first = LockMessage::First(handle.options().patterns.clone(), Known::Nothing, reply);
     handle.shared().send(handle.to_lock(first));
     let handle = handle.clone();
-    Box::pin(async move { handle.answered(answer.await) })
+    Box::pin(async move { handle.shared().answered(answer.await) })
 }
 
 async fn next_leader(

@@ -203,6 +203,9 @@ fn a_query_pending_while_the_keeper_closes_is_answered_with_closed() {
         assert_eq!(lock.contenders().await, Ok(vec![]));
         assert_eq!(pool.lease_holders().await, Ok(vec![]));
         proxy.hold_replies(true);
+        let inspector = keeper.inspector();
+        let mut look = Box::pin(inspector.look(lock.path()));
+        assert!(futures::poll!(&mut look).is_pending());
         let (mut list, mut resize) = (Box::pin(lock.contenders()), Box::pin(pool.resize(2)));
         assert!(futures::poll!(&mut list).is_pending());
         assert!(futures::poll!(&mut resize).is_pending());
@@ -211,6 +214,7 @@ fn a_query_pending_while_the_keeper_closes_is_answered_with_closed() {
             async move { keeper.close().await }
         });
         assert_eq!(timeout(SOON, list).await, Ok(Err(QueryError::Closed)));
+        assert_eq!(timeout(SOON, look).await, Ok(Err(QueryError::Closed.into())));
         assert_eq!(timeout(SOON, resize).await, Ok(Err(ResizeError::Failed(QueryError::Closed))));
         proxy.hold_replies(false);
         closing.await.expect("no panic");
