@@ -10,6 +10,7 @@ mod access_lists;
 mod applications;
 mod closing;
 mod connections;
+mod idle;
 mod lost_answers;
 mod neighbours;
 mod requests;

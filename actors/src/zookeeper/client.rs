@@ -4,21 +4,22 @@
 mod answers;
 mod errors;
 mod inspection;
+mod owner;
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 mod sasl;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::future::{self, BoxFuture, FutureExt, TryFutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use tracing::warn;
-use uuid::Uuid;
 use zookeeper_client as zk;
 
 use self::answers::{caught, commit, created_by};
+use self::owner::{LastDirectories, owner};
 #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
 pub use self::sasl::SaslOptions;
 #[cfg(feature = "tls")]
@@ -113,9 +114,9 @@ impl Connect for Connector {
             let states = states(client.state_watcher(), Arc::clone(&no_delay));
             let root = Arc::new(client.clone().chroot("/").unwrap_or_else(|client| client));
             let chroot = Some(client.path()).filter(|path| *path != "/").unwrap_or_default().to_owned();
-            let directory = Arc::default();
+            let directories = LastDirectories::default();
             let client = Arc::new(client);
-            Ok(Connected { client: Arc::new(Client { client, root, chroot, directory, no_delay }), states })
+            Ok(Connected { client: Arc::new(Client { client, root, chroot, directories, no_delay }), states })
         })
     }
 
@@ -131,20 +132,11 @@ struct Client {
     /// The same session without a chroot.
     root: Arc<zk::Client>,
     chroot: String,
-    /// The directory in which a contender was last created, or may have been.
-    directory: Arc<Mutex<Option<String>>>,
+    directories: LastDirectories,
     no_delay: Arc<NoDelay>,
 }
 
 impl Client {
-    fn remember_directory(&self, prefix: &str) {
-        let directory = prefix.rsplit_once('/').map(|(directory, _)| directory);
-        let mut last = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_deref() != directory {
-            *last = directory.map(str::to_owned);
-        }
-    }
-
     /// Polls a request once, which sends it, if it has not been sent yet: `zookeeper_client` sends when its method is
     /// called, and an async block that owns what the method borrows calls it at its first poll.
     ///
@@ -192,8 +184,8 @@ impl ZooKeeper for Client {
         ephemeral: bool,
         acl: Arc<[Acl]>,
     ) -> Answer<CreatedNode> {
-        self.remember_directory(&prefix);
-        let client = self.client.clone();
+        let (client, directories) = (self.client.clone(), self.directories.clone());
+        directories.tried(&prefix);
         let mode = match ephemeral {
             true => zk::CreateMode::EphemeralSequential,
             false => zk::CreateMode::PersistentSequential,
@@ -201,15 +193,16 @@ impl ZooKeeper for Client {
         self.submit(async move {
             let options = mode.with_acls(zk::Acls::new(&acl));
             let (stat, sequence) = client.create(&prefix, &data, &options).await?;
+            directories.succeeded(&prefix);
             Ok(CreatedNode { sequence: sequence.into_i64(), czxid: created_by(&stat)? })
         })
     }
 
     fn create_all(&self, prefixes: &[NewNode<'_>]) -> BoxFuture<'static, Result<CreatedNodes, NotCreated>> {
         if let Some(node) = prefixes.last() {
-            self.remember_directory(node.path);
+            self.directories.tried(node.path);
         }
-        let client = self.client.clone();
+        let (client, directories) = (self.client.clone(), self.directories.clone());
         // The async block must own all that the multi borrows: the client, and the arguments.
         let own = |node: &NewNode<'_>| (node.path.to_owned(), node.data.to_vec(), node.acl.to_vec());
         let nodes: Vec<_> = prefixes.iter().map(own).collect();
@@ -233,6 +226,7 @@ impl ZooKeeper for Client {
                 let zk::MultiWriteResult::Create { path, stat } = result else {
                     return Err(unexpected("the answer to a create has another type"));
                 };
+                directories.succeeded(prefix);
                 let number = path.strip_prefix(prefix.as_str()).and_then(|number| number.parse().ok());
                 sequences.push(number.ok_or_else(|| unexpected("the created node has no sequence number"))?);
                 if czxid.is_none() {
@@ -435,20 +429,8 @@ impl ZooKeeper for Client {
     }
 
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
-        let (client, mut directories) = (self.client.clone(), directories.to_vec());
-        directories.extend(self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        self.submit(async move {
-            let mut failure = (!directories.is_empty()).then_some(zk::Error::NoNode);
-            for directory in directories {
-                match owner_in(&client, &directory).await {
-                    Ok(owner) => return Ok(owner),
-                    Err(zk::Error::NoNode) => {}
-                    Err(zk::Error::NoAuth) => failure = Some(zk::Error::NoAuth),
-                    Err(error) => return Err(error),
-                }
-            }
-            failure.map_or(Ok(None), Err)
-        })
+        let (client, directories) = (self.client.clone(), self.directories.after(directories));
+        self.submit(async move { owner(&client, &directories).await })
     }
 
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
@@ -477,25 +459,6 @@ impl ZooKeeper for Client {
                 Err(error) => Err(CheckFailure::Failed(zk::Error::from(error).into())),
             }
         })
-    }
-}
-
-/// Creates and deletes a node in one transaction, so nobody else ever sees it, and returns the session that owned it.
-///
-/// `None` if the server leaves out the stat of a create in a transaction (ZOOKEEPER-4026). Only releases of ZooKeeper
-/// itself do that, those before 3.7.2 and 3.8.2, and they never answer a reconnect with another session.
-async fn owner_in(client: &zk::Client, directory: &str) -> Result<Option<i64>, zk::Error> {
-    // This name matches no contender of any dialect.
-    let path = format!("{directory}/session-check-{}", Uuid::new_v4().simple());
-    let options = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
-    let mut multi = client.new_multi_writer();
-    multi.add_create(&path, &[], &options)?;
-    multi.add_delete(&path, None)?;
-    match commit(multi, 2).await?.into_iter().next() {
-        Some(zk::MultiWriteResult::Create { stat, .. }) => {
-            Ok((!stat.is_invalid()).then_some(stat.ephemeral_owner))
-        }
-        Some(_) | None => Err(zk::Error::UnexpectedError("the answer to a create has another type".into())),
     }
 }
 

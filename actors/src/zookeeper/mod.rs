@@ -98,9 +98,9 @@ pub trait ZooKeeper: Send + Sync + 'static {
     /// Finds out which session owns the ephemeral nodes that this connection creates. Some servers answer a reconnect
     /// with another session than the requested one, and `zookeeper_client` does not report that.
     ///
-    /// Creates a node and deletes it in the same transaction, in the first of these directories that exists, or else in
-    /// the directory of the last contender. `None` if there has been no contender yet, or if the server does not return
-    /// the owner.
+    /// Creates a node and deletes it in the same transaction, in the first of these directories where it can, or else in
+    /// that of the last contender, or above them. `None` if there has been no contender yet, or if the server does not
+    /// return the owner.
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>>;
     /// Checks that these nodes exist, with a write that goes through the quorum but changes nothing.
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>>;

@@ -275,6 +275,8 @@ impl ZooKeeper for Client {
         let (link, mut directories) = (self.link.clone(), directories.to_vec());
         if let Last::Create(directory) = &*self.last.lock().unwrap() {
             directories.push(directory.clone());
+            let above = directory.match_indices('/').map(|(end, _)| &directory[..end]);
+            directories.extend(above.rev().map(str::to_owned));
         }
         let answers: Vec<_> = (directories.iter())
             .map(|directory| {
