@@ -89,6 +89,9 @@ impl<T> Drop for SessionHandle<T> {
     }
 }
 
+/// An actor keeps room for so many answers. A path that one caller uses again and again needs no more.
+const FEW: usize = 4;
+
 async fn deliver<T: Send + 'static>(
     first: impl Future<Output = T>,
     answers: Arc<Mutex<Answers<T>>>,
@@ -100,7 +103,8 @@ async fn deliver<T: Send + 'static>(
             let mut answers = lock(&answers);
             let next = answers.queue.pop_front();
             if next.is_none() {
-                *answers = Answers { queue: VecDeque::new(), delivery: None };
+                answers.delivery = None;
+                answers.queue.shrink_to(FEW);
             }
             next
         };

@@ -109,13 +109,13 @@ impl Lock {
             list.overtaken = true;
         }
         let Some(Stage::Listing { .. }) = self.stage(attempt) else { return Placed::default() };
+        let node = self.contenders[&attempt].node.as_ref();
         let siblings = match children {
-            Ok(children) => parse(children),
+            Ok(children) => parse(children, node),
             Err(Failure::NoNode) => Vec::new(),
             // The next list is shared.
             Err(_) => return Placed::default(),
         };
-        let node = self.contenders[&attempt].node.as_ref();
         if let Some(node) = node.filter(|node| siblings.binary_search(node).is_ok()) {
             return self.place(&siblings, Placed::from_iter([(node.clone(), attempt)]), out);
         }
@@ -125,7 +125,8 @@ impl Lock {
 
     fn shown(&mut self, list: List, children: Vec<String>, now: Moment, out: &mut Vec<Command>) -> Placed {
         self.retries.done(&Retry::List);
-        let siblings = parse(children);
+        let created = list.behind.and_then(|attempt| self.contenders.get(&attempt)?.node.as_ref());
+        let siblings = parse(children, created);
         if !list.overtaken {
             self.cross_off_unlisted(&siblings);
         }
@@ -307,9 +308,13 @@ impl Lock {
     }
 }
 
-/// The contenders' nodes among these children, in the order of the queue.
-fn parse(children: Vec<String>) -> Vec<Znode> {
-    let mut nodes: Vec<Znode> = children.into_iter().filter_map(Znode::named).collect();
+/// The contenders' nodes among these children, in the order of the queue. A node that is known is not made again.
+fn parse(children: Vec<String>, known: Option<&Znode>) -> Vec<Znode> {
+    let node = |name: String| match known.filter(|known| known.name() == name) {
+        Some(known) => Some(known.clone()),
+        None => Znode::named(name),
+    };
+    let mut nodes: Vec<Znode> = children.into_iter().filter_map(node).collect();
     nodes.sort_unstable();
     nodes
 }
