@@ -332,6 +332,19 @@ fn a_try_is_granted_by_an_idle_node_and_refused_by_a_held_one_without_a_request(
 }
 
 #[test]
+fn the_node_of_a_request_is_shown_unless_it_shares_one() {
+    let mut test = Test::new(Mode::Lock);
+    test.held(1, 5);
+    assert_eq!(test.lock.node(Ticket(1)), None);
+
+    let mut test = Test::new(Mode::Lock);
+    test.acquire(1, Mode::Lock, Wait::Forever);
+    assert_eq!(test.lock.node(Ticket(1)), None, "it is not created yet");
+    test.entered(0, 5, &[]);
+    assert_eq!(test.lock.node(Ticket(1)), Some(&test.own(0, 5)));
+}
+
+#[test]
 fn a_request_without_a_shared_node_ends_an_idle_one_and_keeps_its_place() {
     let mut test = Test::new(Mode::Lock);
     test.held(1, 5);

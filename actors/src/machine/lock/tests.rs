@@ -73,7 +73,9 @@ impl Test {
         assert_eq!(self.acquire(ticket, Wait::Forever), [enter(ticket, ticket)]);
         let granted = self.entered(ticket, sequence, &[]);
         assert_eq!(granted.last(), Some(&self.grant(ticket, ticket, sequence)));
-        self.own(ticket, sequence)
+        let node = self.own(ticket, sequence);
+        assert_eq!(self.lock.node(Ticket(ticket)), Some(&node));
+        node
     }
 
     fn grant(&self, ticket: u64, attempt: u64, sequence: i64) -> Command {
