@@ -28,7 +28,7 @@ use lockkeeper_actors::api::request::{
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::{self, KeeperMessage, Started};
 use lockkeeper_actors::zookeeper::{Connect, Connected, Connector, Unconnected};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -58,15 +58,21 @@ impl Test {
 
     fn acquire_with(&self, options: Arc<ContenderOptions>) -> mpsc::UnboundedReceiver<LockEvent> {
         let (sender, events) = mpsc::unbounded_channel();
-        let ticket = Ticket::new();
-        let sink = EventSink::new(ticket, self.path.clone(), move |event| {
-            let _ = sender.send(event);
-        });
-        let keep_alive = self.keep_alive.clone();
-        let request = AcquireRequest::new(ticket, options, Wait::Forever, sink, keep_alive);
+        self.request(Ticket::new(), options, Wait::Forever, move |event| drop(sender.send(event)));
+        events
+    }
+
+    fn request(
+        &self,
+        ticket: Ticket,
+        options: Arc<ContenderOptions>,
+        wait: Wait,
+        listener: impl FnMut(LockEvent) + Send + 'static,
+    ) {
+        let sink = EventSink::new(ticket, self.path.clone(), listener);
+        let request = AcquireRequest::new(ticket, options, wait, sink, self.keep_alive.clone());
         let message = RegistryMessage::Lock(self.path.clone(), LockMessage::Acquire(request));
         self.started.registry.send_message(message).expect("it runs");
-        events
     }
 
     /// Acquires the lock and another one, whose actor already runs, as a multi-lock; returns the other path.
@@ -135,6 +141,59 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
     assert!(again.token() > held.token());
     assert!(held.release().await.is_err());
     assert_eq!(again.state(), LeaseState::Held);
+}
+
+/// A listener that takes its time when the actor of its path has died.
+fn slow_listener(event: LockEvent) {
+    if let LockEvent::Refused(_, Refused::Failed(AcquireError::Stopped { .. })) = event {
+        // The task that a thread woke last is taken over by no other thread. This makes it another one.
+        tokio::spawn(async {});
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Makes the actor that drops it panic.
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    LockActorKilled,
+    LockActorPanics,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leases_of_dead_actors_are_lost_before_others_are_granted() {
+    for death in [Death::LockActorKilled, Death::LockActorPanics] {
+        let test = Test::new("dies-slowly").await;
+        let early = Ticket::new();
+        let held = lease(&mut test.acquire()).await;
+        let other = Keeper::connect(&shared().address()).await.expect("connected");
+        let lock = other.lock(&test.path).expect("a valid path");
+        let next = tokio::spawn(lock.acquire());
+        let queued = async |count| lock.contenders().await.is_ok_and(|contenders| contenders.len() == count);
+        eventually("the next holder is queued", SOON, async || queued(2).await).await;
+        // Told of the death before the lease ends, because the requests are dropped in the order of their tickets.
+        test.request(early, contender_options(), Wait::Forever, slow_listener);
+        eventually("the slow listener's request is queued", SOON, async || queued(3).await).await;
+        match death {
+            Death::LockActorKilled => test.started.registry.get_children().iter().for_each(ActorCell::kill),
+            Death::LockActorPanics => {
+                let panics = PanicsWhenDropped;
+                test.request(Ticket::new(), contender_options(), Wait::Try, move |_| {
+                    let _ = &panics;
+                });
+            }
+        }
+        let next = timeout(SOON, next).await.expect("granted").expect("no panic").expect("connected");
+        assert_eq!(held.state(), LeaseState::Lost, "{death:?}");
+        assert!(next.token() > held.token());
+    }
 }
 
 #[tokio::test]
