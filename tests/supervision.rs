@@ -165,11 +165,12 @@ impl Drop for PanicsWhenDropped {
 enum Death {
     LockActorKilled,
     LockActorPanics,
+    KeeperKilled,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn leases_of_dead_actors_are_lost_before_others_are_granted() {
-    for death in [Death::LockActorKilled, Death::LockActorPanics] {
+    for death in [Death::LockActorKilled, Death::LockActorPanics, Death::KeeperKilled] {
         let test = Test::new("dies-slowly").await;
         let early = Ticket::new();
         let held = lease(&mut test.acquire()).await;
@@ -189,6 +190,7 @@ async fn leases_of_dead_actors_are_lost_before_others_are_granted() {
                     let _ = &panics;
                 });
             }
+            Death::KeeperKilled => test.started.keeper.kill(),
         }
         let next = timeout(SOON, next).await.expect("granted").expect("no panic").expect("connected");
         assert_eq!(held.state(), LeaseState::Lost, "{death:?}");
