@@ -17,7 +17,6 @@ use tracing::warn;
 
 use self::dead::Dead;
 use self::paths::{Entry, Paths};
-use self::sweep::delete;
 use crate::api::error::{AcquireError, QueryError};
 use crate::api::lease::ReleasePort;
 use crate::api::messages::{InspectMessage, LockMessage, MultiLockMessage, RegistryMessage};
@@ -27,7 +26,7 @@ use crate::inspect;
 use crate::lock::{LockActor, LockActorMessage};
 use crate::machine::Ticket;
 use crate::machine::node::Instance;
-use crate::metrics::{Counted, Kind, Metrics};
+use crate::metrics::{Counted, Metrics};
 use crate::multi_lock::{MultiLockActor, MultiLockActorMessage, MultiLockArguments, MultiLockReport};
 use crate::path::{PathArguments, PathNotice, PathReport};
 use crate::record::Recording;
@@ -136,8 +135,8 @@ impl RegistryActor {
             RegistryActorMessage::Path(PathReport::Retired { resource, instance, generation }) => {
                 state.retired(&resource, instance, generation)
             }
-            RegistryActorMessage::Path(PathReport::Orphaned { epoch, nodes }) => {
-                state.delete_orphans(epoch, nodes)
+            RegistryActorMessage::Path(PathReport::Orphaned { epoch, directory, instance, attempt }) => {
+                state.delete_orphan(epoch, directory, instance, attempt)
             }
             RegistryActorMessage::MultiLock(report) => state.multi_lock_report(report).await?,
             RegistryActorMessage::Gone(instance) => state.gone(instance),
@@ -458,16 +457,6 @@ impl State {
             }
         }
         Ok(())
-    }
-
-    fn delete_orphans(&mut self, epoch: u64, nodes: Vec<String>) {
-        let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
-        while self.tasks.try_join_next().is_some() {}
-        for node in nodes {
-            let spread = self.randomness.next() as u32;
-            let pending = self.metrics.paths().cleanup(Kind::MultiLock);
-            self.tasks.spawn(counted(pending, delete(connection.client.clone(), node, spread)));
-        }
     }
 
     fn close(&mut self, reply: RpcReplyPort<()>) {

@@ -4,6 +4,7 @@
 //! whoever receives the report. Only that marks its leases as `Lost`, and until then its nodes must stay.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use futures::future::join_all;
 use ractor::actor::messages::BoxedState;
@@ -12,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::sweep::sweep;
 use super::{RegistryActorMessage, State, counted};
 use crate::api::resource::Resource;
-use crate::machine::node::Instance;
+use crate::machine::node::{Attempt, Instance};
 use crate::metrics::{Counted, Kind};
 
 /// An actor that died, and of which something may be left.
@@ -52,9 +53,24 @@ impl State {
         let (Some(dead), Some(connection)) = (self.dead.remove(&instance), &self.connection) else { return };
         while self.tasks.try_join_next().is_some() {}
         let sweeps = dead.resource.directories().into_iter();
-        let sweeps = sweeps.map(|directory| sweep(connection.client.clone(), directory, instance));
+        let sweeps = sweeps.map(|directory| sweep(connection.client.clone(), directory, instance, None));
         let sweeps = join_all(sweeps);
         self.tasks.spawn(counted(dead.pending, async move { drop(sweeps.await) }));
+    }
+
+    /// Deletes the node of one attempt of a dead actor, of which something may be left: its other nodes must stay.
+    pub(super) fn delete_orphan(
+        &mut self,
+        epoch: u64,
+        directory: Arc<str>,
+        instance: Instance,
+        attempt: Attempt,
+    ) {
+        let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
+        while self.tasks.try_join_next().is_some() {}
+        let pending = self.metrics.paths().cleanup(Kind::MultiLock);
+        let sweep = sweep(connection.client.clone(), directory, instance, Some(attempt));
+        self.tasks.spawn(counted(pending, sweep));
     }
 
     fn cleanup(&self, resource: &Resource) -> Counted {
