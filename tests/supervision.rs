@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::internals::{contender_options, keeper_settings, kill_session_actors, until_no_nodes};
-use common::{SOON, eventually, proxied, shared, unique_path};
+use common::logs::Logs;
+use common::{LONG, Proxy, SHORT, SOON, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
@@ -29,7 +30,7 @@ use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::{self, KeeperMessage, Started};
 use lockkeeper_actors::zookeeper::{Connect, Connected, Connector, Unconnected};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 /// A keeper with one lock path, driven through its actors.
@@ -42,8 +43,16 @@ struct Test {
 
 impl Test {
     async fn new(name: &str) -> Test {
-        let settings =
-            keeper_settings(Arc::new(Connector::new(&shared().address(), Duration::from_secs(20))));
+        Test::with(Connector::new(&shared().address(), LONG), name).await
+    }
+
+    /// Through a proxy, with a session that the test lets expire.
+    async fn through(proxy: &Proxy, name: &str) -> Test {
+        Test::with(Connector::new(&proxy.address(), SHORT), name).await
+    }
+
+    async fn with(connector: Connector, name: &str) -> Test {
+        let settings = keeper_settings(Arc::new(connector));
         let started = keeper::start(settings).await.expect("should connect");
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), None));
         let path: Arc<str> = unique_path(name).into();
@@ -196,6 +205,52 @@ async fn leases_of_dead_actors_are_lost_before_others_are_granted() {
         assert_eq!(held.state(), LeaseState::Lost, "{death:?}");
         assert!(next.token() > held.token());
     }
+}
+
+fn outliving() -> Arc<ContenderOptions> {
+    Arc::new(ContenderOptions { ephemeral: false, ..(*contender_options()).clone() })
+}
+
+#[tokio::test]
+async fn a_node_that_outlives_its_session_is_deleted_in_a_later_one_when_its_actor_has_died() {
+    for dies_first in [false, true] {
+        let proxy = proxied().await;
+        let test = Test::through(&proxy, "outlives").await;
+        let held = lease(&mut test.acquire_with(outliving())).await;
+        let mut session = test.events();
+        let die = || test.started.registry.get_children().iter().for_each(ActorCell::kill);
+        proxy.refuse(true);
+        proxy.cut();
+        if dies_first {
+            die();
+            timeout(SOON, held.lost()).await.expect("its actor has ended");
+        }
+        while timeout(SOON, session.recv()).await != Ok(Some(SessionEvent::Lost { epoch: 1 })) {}
+        if !dies_first {
+            assert_ne!(held.state(), LeaseState::Lost);
+            die();
+            timeout(SOON, held.lost()).await.expect("its actor has ended");
+        }
+        proxy.refuse(false);
+        test.until_no_nodes().await;
+    }
+}
+
+#[tokio::test]
+async fn closing_warns_of_a_node_that_outlives_sessions_when_its_actor_has_died() {
+    let (logs, proxy) = (Logs::start(), proxied().await);
+    let test = Test::through(&proxy, "left-behind").await;
+    let held = lease(&mut test.acquire_with(outliving())).await;
+    proxy.refuse(true);
+    proxy.cut();
+    test.started.registry.get_children().iter().for_each(ActorCell::kill);
+    timeout(SOON, held.lost()).await.expect("its actor has ended");
+    let warnings = || logs.with(&["WARN", "persistent ones may be left behind", &test.path]);
+    assert_eq!(warnings(), [""; 0]);
+    let (reply, closed) = oneshot::channel();
+    test.started.keeper.cast(KeeperMessage::Close(reply.into())).expect("it runs");
+    timeout(SOON, closed).await.expect("it closes").expect("a reply");
+    assert_eq!(warnings().len(), 1);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::inspect;
 use crate::lock::{LockActor, LockActorMessage};
 use crate::machine::Ticket;
 use crate::machine::node::Instance;
-use crate::metrics::{Counted, Metrics};
+use crate::metrics::Metrics;
 use crate::multi_lock::{MultiLockActor, MultiLockActorMessage, MultiLockArguments, MultiLockReport};
 use crate::path::{PathArguments, PathNotice, PathReport};
 use crate::record::Recording;
@@ -51,6 +51,8 @@ pub(crate) enum RegistryActorMessage {
     MultiLock(MultiLockReport),
     /// Nothing is left of the actor of this instance, which died.
     Gone(Instance),
+    /// Its nodes are deleted.
+    Swept(Instance),
     /// Announce the session of this epoch to the next actors.
     Announce(u64),
     /// Refuse new requests, and reply once all actors have ended.
@@ -140,6 +142,7 @@ impl RegistryActor {
             }
             RegistryActorMessage::MultiLock(report) => state.multi_lock_report(report).await?,
             RegistryActorMessage::Gone(instance) => state.gone(instance),
+            RegistryActorMessage::Swept(instance) => drop(state.dead.remove(&instance)),
             RegistryActorMessage::Announce(epoch) => state.announce(epoch),
             RegistryActorMessage::Close(reply) => state.close(reply),
         }
@@ -353,6 +356,7 @@ impl State {
             SessionNews::Connected(connection) => {
                 self.connection = Some(connection.clone());
                 self.suspended = false;
+                self.sweep_all();
                 return self.announce(connection.epoch);
             }
             SessionNews::Suspended(_) if current => self.suspended = true,
@@ -473,15 +477,11 @@ impl State {
             if let Some(reply) = self.closing.take() {
                 self.connection = None;
                 self.tasks.abort_all();
+                self.leave_behind();
                 let _ = reply.send(());
             }
         }
     }
-}
-
-/// Counts a clean-up until it is done, or aborted.
-async fn counted(_pending: Counted, cleanup: impl Future<Output = ()>) {
-    cleanup.await;
 }
 
 /// How many actors learn of the session in one round trip.

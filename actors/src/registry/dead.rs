@@ -9,17 +9,21 @@ use std::sync::Arc;
 use futures::future::join_all;
 use ractor::actor::messages::BoxedState;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use super::sweep::sweep;
-use super::{RegistryActorMessage, State, counted};
+use super::{RegistryActorMessage, State};
 use crate::api::resource::Resource;
 use crate::machine::node::{Attempt, Instance};
 use crate::metrics::{Counted, Kind};
 
-/// An actor that died, and of which something may be left.
+/// An actor that died, and whose nodes are not known to be deleted. Kept when the session ends, because nodes may outlive
+/// it.
 pub(super) struct Dead {
     resource: Resource,
-    pending: Counted,
+    /// Nothing but nodes is left of it.
+    gone: bool,
+    _counted: Counted,
 }
 
 impl State {
@@ -36,8 +40,12 @@ impl State {
                 connection.nodes.untrack_all(&directory, instance);
             }
         }
-        let pending = self.cleanup(&resource);
-        self.dead.insert(instance, Dead { resource, pending });
+        let kind = match &resource {
+            Resource::Lock(_) => Kind::Lock,
+            Resource::Semaphore(_) => Kind::Semaphore,
+        };
+        let _counted = self.metrics.path(resource.path()).cleanup(kind);
+        self.dead.insert(instance, Dead { resource, gone: false, _counted });
         let myself = self.myself.clone();
         // Beside this actor, because it calls the application's listeners, and may take long.
         tokio::spawn(async move {
@@ -48,14 +56,39 @@ impl State {
         });
     }
 
-    /// Deletes the nodes of a dead actor, of which nothing is left.
     pub(super) fn gone(&mut self, instance: Instance) {
-        let (Some(dead), Some(connection)) = (self.dead.remove(&instance), &self.connection) else { return };
+        if let Some(dead) = self.dead.get_mut(&instance) {
+            dead.gone = true;
+            self.sweep(instance);
+        }
+    }
+
+    /// Called when a session begins.
+    pub(super) fn sweep_all(&mut self) {
+        let instances: Vec<_> = self.dead.keys().copied().collect();
+        instances.into_iter().for_each(|instance| self.sweep(instance));
+    }
+
+    fn sweep(&mut self, instance: Instance) {
+        let dead = self.dead.get(&instance).filter(|dead| dead.gone);
+        let (Some(dead), Some(connection)) = (dead, &self.connection) else { return };
         while self.tasks.try_join_next().is_some() {}
-        let sweeps = dead.resource.directories().into_iter();
-        let sweeps = sweeps.map(|directory| sweep(connection.client.clone(), directory, instance, None));
-        let sweeps = join_all(sweeps);
-        self.tasks.spawn(counted(dead.pending, async move { drop(sweeps.await) }));
+        let sweep = |directory| sweep(connection.client.clone(), directory, instance, None);
+        let sweeps = join_all(dead.resource.directories().into_iter().map(sweep));
+        let myself = self.myself.clone();
+        self.tasks.spawn(async move {
+            if sweeps.await.into_iter().all(|is_swept| is_swept) {
+                let _ = myself.cast(RegistryActorMessage::Swept(instance));
+            }
+        });
+    }
+
+    /// Warns of nodes that may be left behind. Called when the keeper is closed.
+    pub(super) fn leave_behind(&mut self) {
+        for dead in std::mem::take(&mut self.dead).into_values() {
+            let path = dead.resource.path();
+            warn!(%path, "closing before the nodes of a dead actor are deleted: persistent ones may be left behind");
+        }
     }
 
     /// Deletes the node of one attempt of a dead actor, of which something may be left: its other nodes must stay.
@@ -68,16 +101,11 @@ impl State {
     ) {
         let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
         while self.tasks.try_join_next().is_some() {}
-        let pending = self.metrics.paths().cleanup(Kind::MultiLock);
+        let counted = self.metrics.paths().cleanup(Kind::MultiLock);
         let sweep = sweep(connection.client.clone(), directory, instance, Some(attempt));
-        self.tasks.spawn(counted(pending, sweep));
-    }
-
-    fn cleanup(&self, resource: &Resource) -> Counted {
-        let kind = match resource {
-            Resource::Lock(_) => Kind::Lock,
-            Resource::Semaphore(_) => Kind::Semaphore,
-        };
-        self.metrics.path(resource.path()).cleanup(kind)
+        self.tasks.spawn(async move {
+            let _counted = counted;
+            sweep.await;
+        });
     }
 }

@@ -13,24 +13,32 @@ use crate::machine::node::{Attempt, Instance};
 use crate::zookeeper::ZooKeeper;
 
 /// Deletes all nodes of this instance in a directory, or the node of this attempt. Starts over after a panic, because
-/// nothing else would delete them.
+/// nothing else would delete them. Returns `false` if the session has ended before.
 pub(super) async fn sweep(
     client: Arc<dyn ZooKeeper>,
     directory: Arc<str>,
     instance: Instance,
     attempt: Option<Attempt>,
-) {
+) -> bool {
     let mut rests = Rests::new(instance.spread());
     let once =
         || AssertUnwindSafe(sweep_once(client.clone(), directory.clone(), instance, attempt)).catch_unwind();
-    while once().await.is_err() {
+    loop {
+        if let Ok(is_swept) = once().await {
+            return is_swept;
+        }
         warn!(path = %directory, "cleaning up after a dead actor panicked; starting over");
         tokio::time::sleep(rests.next()).await;
     }
 }
 
 /// The requests were sent earlier on the same connection, so a list that shows none of the nodes is final.
-async fn sweep_once(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance, only: Option<Attempt>) {
+async fn sweep_once(
+    client: Arc<dyn ZooKeeper>,
+    path: Arc<str>,
+    instance: Instance,
+    only: Option<Attempt>,
+) -> bool {
     let is_wanted = |attempt| only.is_none_or(|only| only == attempt);
     let mut rests = Rests::new(instance.spread());
     loop {
@@ -42,13 +50,14 @@ async fn sweep_once(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instan
                     .filter(|name| instance.attempt(name).is_some_and(is_wanted))
                     .peekable();
                 if nodes.peek().is_none() {
-                    return;
+                    return true;
                 }
                 debug!(%path, "cleaning up after a dead actor");
                 let nodes = nodes.map(|name| format!("{path}/{name}"));
                 join_all(nodes.map(|node| delete(client.clone(), node, instance.spread()))).await;
             }
-            Err(Failure::NoNode | Failure::SessionGone) => return,
+            Err(Failure::NoNode) => return true,
+            Err(Failure::SessionGone) => return false,
             Err(Failure::Unknown(_) | Failure::NoAuth | Failure::Refused(_)) => {
                 tokio::time::sleep(rests.next()).await;
             }
