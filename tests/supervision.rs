@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::internals::{contender_options, keeper_settings, kill_session_actors, until_no_nodes};
 use common::logs::Logs;
-use common::{LONG, Proxy, SHORT, SOON, eventually, proxied, shared, unique_path};
+use common::{LONG, SHORT, SOON, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
@@ -22,9 +22,8 @@ use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::api::lease::{Lease, LeaseState};
 use lockkeeper_actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage};
 use lockkeeper_actors::api::multi_lease::MultiLease;
-use lockkeeper_actors::api::request::Wait;
 use lockkeeper_actors::api::request::{
-    AcquireRequest, ContenderOptions, MultiLockPart, MultiLockRequest, Ticket,
+    AcquireRequest, ContenderOptions, MultiLockPart, MultiLockRequest, Ticket, Wait,
 };
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::{self, KeeperMessage, Started};
@@ -46,14 +45,8 @@ impl Test {
         Test::with(Connector::new(&shared().address(), LONG), name).await
     }
 
-    /// Through a proxy, with a session that the test lets expire.
-    async fn through(proxy: &Proxy, name: &str) -> Test {
-        Test::with(Connector::new(&proxy.address(), SHORT), name).await
-    }
-
     async fn with(connector: Connector, name: &str) -> Test {
-        let settings = keeper_settings(Arc::new(connector));
-        let started = keeper::start(settings).await.expect("should connect");
+        let started = keeper::start(keeper_settings(Arc::new(connector))).await.expect("should connect");
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), None));
         let path: Arc<str> = unique_path(name).into();
         started.registry.send_message(RegistryMessage::Open(Resource::lock(&path))).expect("it runs");
@@ -102,6 +95,10 @@ impl Test {
         (events, other)
     }
 
+    fn kill_actors(&self) {
+        self.started.registry.get_children().iter().for_each(ActorCell::kill);
+    }
+
     async fn until_no_nodes(&self) {
         self.no_nodes_at(&self.path).await;
     }
@@ -134,9 +131,7 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
     let mut waiting = test.acquire();
     assert!(matches!(timeout(SOON, waiting.recv()).await, Ok(Some(LockEvent::Enqueued { ahead: 1, .. }))));
     let mut session = test.events();
-    for actor in test.started.registry.get_children() {
-        actor.kill();
-    }
+    test.kill_actors();
     timeout(SOON, held.lost()).await.expect("its actor has ended");
     assert_eq!(held.state(), LeaseState::Lost);
     let event = timeout(SOON, waiting.recv()).await.expect("it is refused");
@@ -181,8 +176,7 @@ enum Death {
 async fn leases_of_dead_actors_are_lost_before_others_are_granted() {
     for death in [Death::LockActorKilled, Death::LockActorPanics, Death::KeeperKilled] {
         let test = Test::new("dies-slowly").await;
-        let early = Ticket::new();
-        let held = lease(&mut test.acquire()).await;
+        let (early, held) = (Ticket::new(), lease(&mut test.acquire()).await);
         let other = Keeper::connect(&shared().address()).await.expect("connected");
         let lock = other.lock(&test.path).expect("a valid path");
         let next = tokio::spawn(lock.acquire());
@@ -192,7 +186,7 @@ async fn leases_of_dead_actors_are_lost_before_others_are_granted() {
         test.request(early, contender_options(), Wait::Forever, slow_listener);
         eventually("the slow listener's request is queued", SOON, async || queued(3).await).await;
         match death {
-            Death::LockActorKilled => test.started.registry.get_children().iter().for_each(ActorCell::kill),
+            Death::LockActorKilled => test.kill_actors(),
             Death::LockActorPanics => {
                 let panics = PanicsWhenDropped;
                 test.request(Ticket::new(), contender_options(), Wait::Try, move |_| {
@@ -215,21 +209,22 @@ fn outliving() -> Arc<ContenderOptions> {
 async fn a_node_that_outlives_its_session_is_deleted_in_a_later_one_when_its_actor_has_died() {
     for dies_first in [false, true] {
         let proxy = proxied().await;
-        let test = Test::through(&proxy, "outlives").await;
+        let test = Test::with(Connector::new(&proxy.address(), SHORT), "outlives").await;
         let held = lease(&mut test.acquire_with(outliving())).await;
         let mut session = test.events();
-        let die = || test.started.registry.get_children().iter().for_each(ActorCell::kill);
+        let mut session_lost = async || {
+            while timeout(SOON, session.recv()).await != Ok(Some(SessionEvent::Lost { epoch: 1 })) {}
+        };
         proxy.refuse(true);
         proxy.cut();
-        if dies_first {
-            die();
-            timeout(SOON, held.lost()).await.expect("its actor has ended");
-        }
-        while timeout(SOON, session.recv()).await != Ok(Some(SessionEvent::Lost { epoch: 1 })) {}
         if !dies_first {
+            session_lost().await;
             assert_ne!(held.state(), LeaseState::Lost);
-            die();
-            timeout(SOON, held.lost()).await.expect("its actor has ended");
+        }
+        test.kill_actors();
+        timeout(SOON, held.lost()).await.expect("its actor has ended");
+        if dies_first {
+            session_lost().await;
         }
         proxy.refuse(false);
         test.until_no_nodes().await;
@@ -239,18 +234,16 @@ async fn a_node_that_outlives_its_session_is_deleted_in_a_later_one_when_its_act
 #[tokio::test]
 async fn closing_warns_of_a_node_that_outlives_sessions_when_its_actor_has_died() {
     let (logs, proxy) = (Logs::start(), proxied().await);
-    let test = Test::through(&proxy, "left-behind").await;
+    let test = Test::with(Connector::new(&proxy.address(), SHORT), "left-behind").await;
     let held = lease(&mut test.acquire_with(outliving())).await;
     proxy.refuse(true);
     proxy.cut();
-    test.started.registry.get_children().iter().for_each(ActorCell::kill);
+    test.kill_actors();
     timeout(SOON, held.lost()).await.expect("its actor has ended");
-    let warnings = || logs.with(&["WARN", "persistent ones may be left behind", &test.path]);
-    assert_eq!(warnings(), [""; 0]);
     let (reply, closed) = oneshot::channel();
     test.started.keeper.cast(KeeperMessage::Close(reply.into())).expect("it runs");
     timeout(SOON, closed).await.expect("it closes").expect("a reply");
-    assert_eq!(warnings().len(), 1);
+    assert_eq!(logs.with(&["WARN", "persistent ones may be left behind", &test.path]).len(), 1);
 }
 
 #[tokio::test]
@@ -261,9 +254,7 @@ async fn a_lock_actor_that_is_killed_leaves_no_node_that_lingers() {
     let held = lease(&mut test.acquire_with(options.clone())).await;
     let token = held.token();
     held.release().await.expect("held");
-    for actor in test.started.registry.get_children() {
-        actor.kill();
-    }
+    test.kill_actors();
     test.until_no_nodes().await;
     let again = lease(&mut test.acquire_with(options.clone())).await;
     assert!(again.token() > token);
