@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::internals::{contender_options, keeper_settings, kill_session_actors, until_no_nodes};
-use common::{SOON, eventually, proxied, shared, unique_path};
+use common::logs::Logs;
+use common::{LONG, SHORT, SOON, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
@@ -21,15 +22,14 @@ use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::api::lease::{Lease, LeaseState};
 use lockkeeper_actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage};
 use lockkeeper_actors::api::multi_lease::MultiLease;
-use lockkeeper_actors::api::request::Wait;
 use lockkeeper_actors::api::request::{
-    AcquireRequest, ContenderOptions, MultiLockPart, MultiLockRequest, Ticket,
+    AcquireRequest, ContenderOptions, MultiLockPart, MultiLockRequest, Ticket, Wait,
 };
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::{self, KeeperMessage, Started};
 use lockkeeper_actors::zookeeper::{Connect, Connected, Connector, Unconnected};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::mpsc;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 /// A keeper with one lock path, driven through its actors.
@@ -42,9 +42,11 @@ struct Test {
 
 impl Test {
     async fn new(name: &str) -> Test {
-        let settings =
-            keeper_settings(Arc::new(Connector::new(&shared().address(), Duration::from_secs(20))));
-        let started = keeper::start(settings).await.expect("should connect");
+        Test::with(Connector::new(&shared().address(), LONG), name).await
+    }
+
+    async fn with(connector: Connector, name: &str) -> Test {
+        let started = keeper::start(keeper_settings(Arc::new(connector))).await.expect("should connect");
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), None));
         let path: Arc<str> = unique_path(name).into();
         started.registry.send_message(RegistryMessage::Open(Resource::lock(&path))).expect("it runs");
@@ -58,15 +60,21 @@ impl Test {
 
     fn acquire_with(&self, options: Arc<ContenderOptions>) -> mpsc::UnboundedReceiver<LockEvent> {
         let (sender, events) = mpsc::unbounded_channel();
-        let ticket = Ticket::new();
-        let sink = EventSink::new(ticket, self.path.clone(), move |event| {
-            let _ = sender.send(event);
-        });
-        let keep_alive = self.keep_alive.clone();
-        let request = AcquireRequest::new(ticket, options, Wait::Forever, sink, keep_alive);
+        self.request(Ticket::new(), options, Wait::Forever, move |event| drop(sender.send(event)));
+        events
+    }
+
+    fn request(
+        &self,
+        ticket: Ticket,
+        options: Arc<ContenderOptions>,
+        wait: Wait,
+        listener: impl FnMut(LockEvent) + Send + 'static,
+    ) {
+        let sink = EventSink::new(ticket, self.path.clone(), listener);
+        let request = AcquireRequest::new(ticket, options, wait, sink, self.keep_alive.clone());
         let message = RegistryMessage::Lock(self.path.clone(), LockMessage::Acquire(request));
         self.started.registry.send_message(message).expect("it runs");
-        events
     }
 
     /// Acquires the lock and another one, whose actor already runs, as a multi-lock; returns the other path.
@@ -85,6 +93,10 @@ impl Test {
         let message = RegistryMessage::MultiLock(MultiLockMessage::Acquire(request));
         self.started.registry.send_message(message).expect("it runs");
         (events, other)
+    }
+
+    fn kill_actors(&self) {
+        self.started.registry.get_children().iter().for_each(ActorCell::kill);
     }
 
     async fn until_no_nodes(&self) {
@@ -119,9 +131,7 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
     let mut waiting = test.acquire();
     assert!(matches!(timeout(SOON, waiting.recv()).await, Ok(Some(LockEvent::Enqueued { ahead: 1, .. }))));
     let mut session = test.events();
-    for actor in test.started.registry.get_children() {
-        actor.kill();
-    }
+    test.kill_actors();
     timeout(SOON, held.lost()).await.expect("its actor has ended");
     assert_eq!(held.state(), LeaseState::Lost);
     let event = timeout(SOON, waiting.recv()).await.expect("it is refused");
@@ -137,6 +147,105 @@ async fn a_lock_actor_that_is_killed_loses_its_leases_and_leaves_no_node() {
     assert_eq!(again.state(), LeaseState::Held);
 }
 
+/// A listener that takes its time when the actor of its path has died.
+fn slow_listener(event: LockEvent) {
+    if let LockEvent::Refused(_, Refused::Failed(AcquireError::Stopped { .. })) = event {
+        // The task that a thread woke last is taken over by no other thread. This makes it another one.
+        tokio::spawn(async {});
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Makes the actor that drops it panic.
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    LockActorKilled,
+    LockActorPanics,
+    KeeperKilled,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leases_of_dead_actors_are_lost_before_others_are_granted() {
+    for death in [Death::LockActorKilled, Death::LockActorPanics, Death::KeeperKilled] {
+        let test = Test::new("dies-slowly").await;
+        let (early, held) = (Ticket::new(), lease(&mut test.acquire()).await);
+        let other = Keeper::connect(&shared().address()).await.expect("connected");
+        let lock = other.lock(&test.path).expect("a valid path");
+        let next = tokio::spawn(lock.acquire());
+        let queued = async |count| lock.contenders().await.is_ok_and(|contenders| contenders.len() == count);
+        eventually("the next holder is queued", SOON, async || queued(2).await).await;
+        // Told of the death before the lease ends, because the requests are dropped in the order of their tickets.
+        test.request(early, contender_options(), Wait::Forever, slow_listener);
+        eventually("the slow listener's request is queued", SOON, async || queued(3).await).await;
+        match death {
+            Death::LockActorKilled => test.kill_actors(),
+            Death::LockActorPanics => {
+                let panics = PanicsWhenDropped;
+                test.request(Ticket::new(), contender_options(), Wait::Try, move |_| {
+                    let _ = &panics;
+                });
+            }
+            Death::KeeperKilled => test.started.keeper.kill(),
+        }
+        let next = timeout(SOON, next).await.expect("granted").expect("no panic").expect("connected");
+        assert_eq!(held.state(), LeaseState::Lost, "{death:?}");
+        assert!(next.token() > held.token());
+    }
+}
+
+fn outliving() -> Arc<ContenderOptions> {
+    Arc::new(ContenderOptions { ephemeral: false, ..(*contender_options()).clone() })
+}
+
+#[tokio::test]
+async fn a_node_that_outlives_its_session_is_deleted_in_a_later_one_when_its_actor_has_died() {
+    for dies_first in [false, true] {
+        let proxy = proxied().await;
+        let test = Test::with(Connector::new(&proxy.address(), SHORT), "outlives").await;
+        let held = lease(&mut test.acquire_with(outliving())).await;
+        let mut session = test.events();
+        let mut session_lost = async || {
+            while timeout(SOON, session.recv()).await != Ok(Some(SessionEvent::Lost { epoch: 1 })) {}
+        };
+        proxy.refuse(true);
+        proxy.cut();
+        if !dies_first {
+            session_lost().await;
+            assert_ne!(held.state(), LeaseState::Lost);
+        }
+        test.kill_actors();
+        timeout(SOON, held.lost()).await.expect("its actor has ended");
+        if dies_first {
+            session_lost().await;
+        }
+        proxy.refuse(false);
+        test.until_no_nodes().await;
+    }
+}
+
+#[tokio::test]
+async fn closing_warns_of_a_node_that_outlives_sessions_when_its_actor_has_died() {
+    let (logs, proxy) = (Logs::start(), proxied().await);
+    let test = Test::with(Connector::new(&proxy.address(), SHORT), "left-behind").await;
+    let held = lease(&mut test.acquire_with(outliving())).await;
+    proxy.refuse(true);
+    proxy.cut();
+    test.kill_actors();
+    timeout(SOON, held.lost()).await.expect("its actor has ended");
+    let (reply, closed) = oneshot::channel();
+    test.started.keeper.cast(KeeperMessage::Close(reply.into())).expect("it runs");
+    timeout(SOON, closed).await.expect("it closes").expect("a reply");
+    assert_eq!(logs.with(&["WARN", "persistent ones may be left behind", &test.path]).len(), 1);
+}
+
 #[tokio::test]
 async fn a_lock_actor_that_is_killed_leaves_no_node_that_lingers() {
     let test = Test::new("lingering").await;
@@ -145,9 +254,7 @@ async fn a_lock_actor_that_is_killed_leaves_no_node_that_lingers() {
     let held = lease(&mut test.acquire_with(options.clone())).await;
     let token = held.token();
     held.release().await.expect("held");
-    for actor in test.started.registry.get_children() {
-        actor.kill();
-    }
+    test.kill_actors();
     test.until_no_nodes().await;
     let again = lease(&mut test.acquire_with(options.clone())).await;
     assert!(again.token() > token);

@@ -101,6 +101,7 @@ mod tests {
     use super::keeper::KeeperMessage;
     use super::lock::LockActorMessage;
     use super::lock::joint_create::JointCreate;
+    use super::machine::node::{Attempt, Instance};
     use super::multi_lock::MultiLockReport;
     use super::path::{PathMessage, PathNotice, PathReport};
     use super::registry::RegistryActorMessage;
@@ -119,7 +120,12 @@ mod tests {
         let path: Arc<str> = "/a".into();
         let open = || RegistryMessage::Open(Resource::Lock(path.clone()));
         let create = JointCreate { entrants: Vec::new(), answer: Box::new(drop) };
-        let orphaned = || PathReport::Orphaned { epoch: 1, nodes: Vec::new() };
+        let orphaned = || PathReport::Orphaned {
+            epoch: 1,
+            directory: path.clone(),
+            instance: Instance::new(1),
+            attempt: Attempt(1),
+        };
         let error = super::api::error::ConnectError::NoSupervisor;
 
         assert!(converts::<LockActorMessage, _, _>(release(), PathNotice::Close));

@@ -231,10 +231,12 @@ impl State {
         (part.offer)(Entrant {
             epoch: session.connection.epoch,
             path: self.path.directory.clone(),
+            instance: self.path.instance,
             attempt,
             name: self.path.instance.prefix(attempt, options.dialect, options.mode),
             options,
             answers: self.path.actor(),
+            registry: self.path.registry.clone(),
             creates: self.myself.get_derived(),
             on_drop: Entrant::withdrawn(),
         });

@@ -1,20 +1,22 @@
 //! The registry: finds or starts the actor of a path, stops actors that are no longer needed, and cleans up after those
 //! that died.
 
+mod dead;
 mod paths;
 mod sweep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use ractor::actor::messages::BoxedState;
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort, SupervisionEvent,
 };
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::warn;
 
+use self::dead::Dead;
 use self::paths::{Entry, Paths};
-use self::sweep::{delete, sweep};
 use crate::api::error::{AcquireError, QueryError};
 use crate::api::lease::ReleasePort;
 use crate::api::messages::{InspectMessage, LockMessage, MultiLockMessage, RegistryMessage};
@@ -24,7 +26,7 @@ use crate::inspect;
 use crate::lock::{LockActor, LockActorMessage};
 use crate::machine::Ticket;
 use crate::machine::node::Instance;
-use crate::metrics::{Counted, Kind, Metrics};
+use crate::metrics::Metrics;
 use crate::multi_lock::{MultiLockActor, MultiLockActorMessage, MultiLockArguments, MultiLockReport};
 use crate::path::{PathArguments, PathNotice, PathReport};
 use crate::record::Recording;
@@ -47,6 +49,10 @@ pub(crate) enum RegistryActorMessage {
     Session(SessionNotice),
     Path(PathReport),
     MultiLock(MultiLockReport),
+    /// Nothing is left of the actor of this instance, which died.
+    Gone(Instance),
+    /// Its nodes are deleted.
+    Swept(Instance),
     /// Announce the session of this epoch to the next actors.
     Announce(u64),
     /// Refuse new requests, and reply once all actors have ended.
@@ -68,6 +74,7 @@ pub(crate) struct State {
     semaphores: Paths<SemaphoreActorMessage>,
     multi_locks: BTreeMap<Ticket, ActorRef<MultiLockActorMessage>>,
     children: HashMap<ActorId, Child>,
+    dead: BTreeMap<Instance, Dead>,
     connection: Option<Connection>,
     suspended: bool,
     /// How many more actors may learn of the session before the next round trip has ended.
@@ -82,7 +89,8 @@ pub(crate) struct State {
 }
 
 enum Child {
-    Path(Resource),
+    /// With the actor's task.
+    Path(Resource, JoinHandle<()>),
     MultiLock(Ticket),
 }
 
@@ -104,6 +112,7 @@ impl RegistryActor {
             semaphores: Paths(BTreeMap::new()),
             multi_locks: BTreeMap::new(),
             children: HashMap::new(),
+            dead: BTreeMap::new(),
             connection: None,
             suspended: false,
             turns: 0,
@@ -128,10 +137,12 @@ impl RegistryActor {
             RegistryActorMessage::Path(PathReport::Retired { resource, instance, generation }) => {
                 state.retired(&resource, instance, generation)
             }
-            RegistryActorMessage::Path(PathReport::Orphaned { epoch, nodes }) => {
-                state.delete_orphans(epoch, nodes)
+            RegistryActorMessage::Path(PathReport::Orphaned { epoch, directory, instance, attempt }) => {
+                state.delete_orphan(epoch, directory, instance, attempt)
             }
             RegistryActorMessage::MultiLock(report) => state.multi_lock_report(report).await?,
+            RegistryActorMessage::Gone(instance) => state.gone(instance),
+            RegistryActorMessage::Swept(instance) => drop(state.dead.remove(&instance)),
             RegistryActorMessage::Announce(epoch) => state.announce(epoch),
             RegistryActorMessage::Close(reply) => state.close(reply),
         }
@@ -147,10 +158,12 @@ impl RegistryActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorTerminated(actor, _, reason) => {
-                state.died(actor, &reason.unwrap_or_default()).await?
+            SupervisionEvent::ActorTerminated(actor, its_state, reason) => {
+                state.died(actor, its_state, &reason.unwrap_or_default()).await?
             }
-            SupervisionEvent::ActorFailed(actor, error) => state.died(actor, &error.to_string()).await?,
+            SupervisionEvent::ActorFailed(actor, error) => {
+                state.died(actor, None, &error.to_string()).await?
+            }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
             SupervisionEvent::PidLifecycleEvent(_) => {}
@@ -272,8 +285,8 @@ impl State {
         let (clock, metrics) = (self.clock, self.metrics.path(resource.path()));
         let arguments =
             PathArguments { resource: resource.clone(), instance, clock, registry, metrics, recording };
-        let (actor, _) = Actor::spawn_linked(None, actor, arguments, self.myself.get_cell()).await?;
-        self.children.insert(actor.get_id(), Child::Path(resource));
+        let (actor, task) = Actor::spawn_linked(None, actor, arguments, self.myself.get_cell()).await?;
+        self.children.insert(actor.get_id(), Child::Path(resource, task));
         Ok(Entry::new(actor, instance))
     }
 
@@ -343,6 +356,7 @@ impl State {
             SessionNews::Connected(connection) => {
                 self.connection = Some(connection.clone());
                 self.suspended = false;
+                self.sweep_all();
                 return self.announce(connection.epoch);
             }
             SessionNews::Suspended(_) if current => self.suspended = true,
@@ -416,13 +430,18 @@ impl State {
         }
     }
 
-    /// Cleans up after an actor that ended without retiring. Dropping its state marked its leases as `Lost` and
-    /// reported an error to its callers. Its nodes are left, and are found by its instance.
-    async fn died(&mut self, actor: ActorCell, reason: &str) -> Result<(), ActorProcessingErr> {
-        let resource = match self.children.remove(&actor.get_id()) {
-            Some(Child::Path(resource)) => resource,
+    /// Cleans up after an actor that ended without retiring. Dropping its state marks its leases as `Lost` and reports
+    /// an error to its callers. Its nodes are left, and are found by its instance.
+    async fn died(
+        &mut self,
+        actor: ActorCell,
+        state: Option<BoxedState>,
+        reason: &str,
+    ) -> Result<(), ActorProcessingErr> {
+        let (resource, task) = match self.children.remove(&actor.get_id()) {
+            Some(Child::Path(resource, task)) => (resource, task),
             Some(Child::MultiLock(ticket)) => {
-                // Dropping its state has cancelled and released all its parts.
+                // Dropping its state cancels and releases all its parts.
                 self.multi_locks.remove(&ticket);
                 return Ok(());
             }
@@ -434,14 +453,7 @@ impl State {
         };
         let Some((instance, handles, generation)) = removed else { return Ok(()) };
         warn!(path = %resource.path(), reason, "the actor of a path died");
-        if let Some(connection) = &self.connection {
-            while self.tasks.try_join_next().is_some() {}
-            for directory in resource.directories() {
-                connection.nodes.untrack_all(&directory, instance);
-                let cleanup = sweep(connection.client.clone(), directory, instance);
-                self.tasks.spawn(counted(self.cleanup(&resource), cleanup));
-            }
-        }
+        self.bury(resource.clone(), instance, state, task);
         if handles > 0 && !self.closed {
             match resource {
                 Resource::Lock(path) => self.lock(&path).await?.inherit(handles, generation),
@@ -449,24 +461,6 @@ impl State {
             }
         }
         Ok(())
-    }
-
-    fn delete_orphans(&mut self, epoch: u64, nodes: Vec<String>) {
-        let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
-        while self.tasks.try_join_next().is_some() {}
-        for node in nodes {
-            let spread = self.randomness.next() as u32;
-            let pending = self.metrics.paths().cleanup(Kind::MultiLock);
-            self.tasks.spawn(counted(pending, delete(connection.client.clone(), node, spread)));
-        }
-    }
-
-    fn cleanup(&self, resource: &Resource) -> Counted {
-        let kind = match resource {
-            Resource::Lock(_) => Kind::Lock,
-            Resource::Semaphore(_) => Kind::Semaphore,
-        };
-        self.metrics.path(resource.path()).cleanup(kind)
     }
 
     fn close(&mut self, reply: RpcReplyPort<()>) {
@@ -483,15 +477,11 @@ impl State {
             if let Some(reply) = self.closing.take() {
                 self.connection = None;
                 self.tasks.abort_all();
+                self.leave_behind();
                 let _ = reply.send(());
             }
         }
     }
-}
-
-/// Counts a clean-up until it is done, or aborted.
-async fn counted(_pending: Counted, cleanup: impl Future<Output = ()>) {
-    cleanup.await;
 }
 
 /// How many actors learn of the session in one round trip.

@@ -6,7 +6,7 @@ pub mod worker;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::future::{join_all, select};
+use futures::future::{FutureExt, Shared, join_all, select};
 use ractor::{ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -129,12 +129,17 @@ struct Work {
     factory: ActorFactory,
     finish: Finish,
     worker: Option<Worker>,
+    /// Ends when the application's actor and its state are dropped. ractor reports the end before that. `None` if it
+    /// was not spawned.
+    dropped: Option<Dropped>,
     /// All descendants of the application's actor that were seen when it was stopped or killed. They end with it, but
     /// not at once.
     descendants: Vec<ActorCell>,
     /// Keeps the session open until it is dropped.
     _session: Option<oneshot::Sender<()>>,
 }
+
+type Dropped = Shared<oneshot::Receiver<()>>;
 
 #[ractor::actor(message = RunMessage, state = State, arguments = RunArguments)]
 impl RunActor {
@@ -175,7 +180,14 @@ impl RunActor {
             recorder,
             view,
             started: Some(started),
-            work: Some(Work { factory, finish, worker: None, descendants: Vec::new(), _session: session }),
+            work: Some(Work {
+                factory,
+                finish,
+                worker: None,
+                dropped: None,
+                descendants: Vec::new(),
+                _session: session,
+            }),
             end: None,
             tasks,
             timer: Timer::new(Precision::ThroughSleep),
@@ -256,8 +268,17 @@ impl State {
         };
         match work.factory.spawn(self.view.clone(), myself.get_cell()) {
             Ok((worker, start)) => {
-                work.worker = Some(worker);
-                self.tasks.spawn(async move { start.await.unwrap_or_else(not_started) });
+                let (alive, dropped) = oneshot::channel();
+                (work.worker, work.dropped) = (Some(worker), Some(dropped.shared()));
+                // Not one of `tasks`, because it is awaited also when this actor has died.
+                tokio::spawn(async move {
+                    match start.await {
+                        // It fails only if a drop has panicked, or with the runtime.
+                        Ok(task) => drop(task.await),
+                        Err(end) => not_started(end),
+                    }
+                    drop(alive);
+                });
             }
             Err(end) => not_started(end),
         }
@@ -300,17 +321,17 @@ impl State {
         self.timer.set(self.clock, due, move || drop(myself.cast(RunMessage::Wake)));
     }
 
-    /// Waits for all other actors of the run, because the application's actor has ended. Its children were killed with
-    /// it, and end at their next await. Actors that it has linked to this run are killed here.
+    /// Waits until the application's actor, which has ended, is dropped, and for all other actors of the run. Its children
+    /// were killed with it, and end at their next await. Actors that it has linked to this run are killed here.
     fn worker_ended(&mut self, end: WorkerEnd, myself: &ActorRef<RunMessage>) {
         let Some(work) = &mut self.work else { return };
         let ended = work.worker.as_ref().map(|worker| worker.cell.get_id());
         let linked = myself.get_children().into_iter().filter(|actor| Some(actor.get_id()) != ended);
         work.descendants.extend(linked.inspect(ActorCell::kill));
         // They stay in the list, so that a later kill reaches them too.
-        let (descendants, myself) = (work.descendants.clone(), myself.clone());
+        let (gone, myself) = (work.gone(), myself.clone());
         self.tasks.spawn(async move {
-            wait_for(descendants).await;
+            gone.await;
             let _ = myself.cast(RunMessage::Gone(end));
         });
     }
@@ -325,8 +346,7 @@ impl Drop for State {
         // Without a runtime, no task runs any more.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
-            let all = work.worker.iter().map(|worker| &worker.cell).chain(&work.descendants).cloned();
-            wait_for(all.collect()).await;
+            work.gone().await;
             work.finish(EndReason::Failed, Some(RunFailure::Killed));
         });
     }
@@ -358,14 +378,22 @@ impl Work {
         }
     }
 
+    /// Waits until nothing is left of the application's actor, and all its descendants have ended. The tasks of those are
+    /// not known: what they drop after their end was reported may take longer.
+    fn gone(&self) -> impl Future<Output = ()> + use<> {
+        let (dropped, descendants) = (self.dropped.clone(), self.descendants.clone());
+        async move {
+            if let Some(dropped) = dropped {
+                let _ = dropped.await;
+            }
+            join_all(descendants.iter().map(|actor| actor.wait(None))).await;
+        }
+    }
+
     fn finish(self, reason: EndReason, failure: Option<RunFailure>) {
         let Work { factory, finish, .. } = self;
         finish(Ended { reason, failure, factory });
     }
-}
-
-async fn wait_for(actors: Vec<ActorCell>) {
-    join_all(actors.iter().map(|actor| actor.wait(None))).await;
 }
 
 /// Keeps the session open until the result is dropped: when the keeper dies, nobody else gets the lock before the

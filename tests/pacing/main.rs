@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::internals::{contender_options, keeper_settings, until_no_nodes};
-use common::{eventually, shared, unique_path};
+use common::{eventually, proxied, shared, unique_path};
 use failing::{Failing, Kind};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -47,7 +47,11 @@ type Events = mpsc::UnboundedReceiver<LockEvent>;
 
 impl Test {
     async fn new(name: &str) -> Test {
-        let failing = Failing::new(&shared().address());
+        Test::at(&shared().address(), name).await
+    }
+
+    async fn at(address: &str, name: &str) -> Test {
+        let failing = Failing::new(address);
         let settings = KeeperSettings { connect_timeout: SOON, ..keeper_settings(failing.clone()) };
         let started = keeper::start(settings).await.expect("should connect");
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), None));
@@ -277,6 +281,35 @@ async fn a_failed_delete_leaves_no_node_of_a_multi_lock_behind() {
         actors[0].kill();
         until_no_nodes(&test.observer, &other, SOON).await;
     }
+}
+
+/// As above, but the answer to the create is lost: it is not known whether there is a node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_leaves_no_node_of_a_multi_lock_behind() {
+    let proxy = proxied().await;
+    let test = Test::at(&proxy.address(), "pacing-joint").await;
+    test.create_foreign_contender().await;
+    let held = test.failing.hold();
+    let other = test.lock_two().await;
+    eventually("the create is requested", SOON, async || test.failing.count(Kind::CreateAll) == 1).await;
+    let mut actors = test.started.registry.get_children();
+    actors.sort_by_key(|actor| actor.get_id().pid());
+    let syncs = test.failing.count(Kind::Sync);
+    // That of the second path, as above.
+    actors[2].kill();
+    eventually("the clean-up has begun", SOON, async || test.failing.count(Kind::Sync) > syncs).await;
+    // Every answer to a request before this one has been received when it is answered.
+    let (reply, answered) = oneshot::channel();
+    let question = LockMessage::Contenders(Default::default(), reply.into());
+    test.ask(Resource::lock(&other), RegistryMessage::Lock(other.as_str().into(), question));
+    answered.await.expect("the actor runs").expect("connected");
+    actors[0].kill();
+    proxy.drop_replies_then_cut();
+    drop(held);
+    let created = async || test.observer.list_children(&other).await.is_ok_and(|nodes| !nodes.is_empty());
+    eventually("the nodes are created", SOON, created).await;
+    proxy.cut();
+    until_no_nodes(&test.observer, &other, SOON).await;
 }
 
 /// A directory may have thousands of nodes of almost 1 MiB each.

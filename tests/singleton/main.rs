@@ -6,6 +6,7 @@ mod common;
 
 mod by_message;
 mod deaths;
+mod endings;
 mod leaders;
 mod member;
 mod running;

@@ -10,7 +10,7 @@ use crate::api::request::ContenderOptions;
 use crate::machine::Failure;
 use crate::machine::linger;
 use crate::machine::lock::{Created, Event};
-use crate::machine::node::{Attempt, Znode};
+use crate::machine::node::{Attempt, Instance, Znode};
 use crate::path::{PathMessage, PathReport};
 use crate::session::SessionHandle;
 use crate::zookeeper::{CreatedNodes, NewNode, NotCreated};
@@ -28,12 +28,15 @@ pub(crate) struct Entrant {
     /// The epoch of its lock's session.
     pub epoch: u64,
     pub(super) path: Arc<str>,
+    pub(super) instance: Instance,
     pub(super) attempt: Attempt,
     /// Its node's name, without the sequence number.
     pub(super) name: String,
     pub(super) options: Arc<ContenderOptions>,
     /// The lock's actor, which receives the answer.
     pub(super) answers: DerivedActorRef<PathMessage<linger::Event>>,
+    /// Learns of a node whose lock's actor has died.
+    pub(super) registry: DerivedActorRef<PathReport>,
     pub(super) creates: DerivedActorRef<JointCreate>,
     /// The failure to report when it is dropped.
     pub(super) on_drop: Option<Failure>,
@@ -66,15 +69,24 @@ impl Entrant {
         format!("{}/{}", self.path, self.name)
     }
 
-    /// Sends the answer to the lock's actor. Returns `false` when that has died.
-    fn answer(mut self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) -> bool {
+    /// Sends the answer to the lock's actor.
+    fn answer(mut self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) {
         self.on_drop = None;
-        self.tell(created, children)
+        self.tell(created, children);
     }
 
-    fn tell(&self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) -> bool {
-        let event = Event::CreatedAndListed { attempt: self.attempt, created, children };
-        self.answers.send_message(PathMessage::Answer(self.epoch, event.into(), Vec::new())).is_ok()
+    fn tell(&self, created: Result<Created, Failure>, children: Result<Vec<String>, Failure>) {
+        let &Entrant { epoch, instance, attempt, .. } = self;
+        let may_exist = matches!(created, Ok(_) | Err(Failure::Unknown(_)));
+        let event = Event::CreatedAndListed { attempt, created, children };
+        let told = self.answers.send_message(PathMessage::Answer(epoch, event.into(), Vec::new()));
+        if told.is_err() && may_exist {
+            // The clean-up after that actor may have run before the node existed. If the registry has ended, so does the
+            // session, which deletes the node.
+            let directory = self.path.clone();
+            let orphaned = PathReport::Orphaned { epoch, directory, instance, attempt };
+            let _ = self.registry.send_message(orphaned);
+        }
     }
 }
 
@@ -107,31 +119,21 @@ impl State {
                 acl: &entrant.options.acl,
             })
             .collect();
-        let (created, registry) = (client.create_all(&nodes), self.path.registry.clone());
-        let epoch = session.connection.epoch;
+        let created = client.create_all(&nodes);
         let lists: Vec<_> = create.entrants.iter().map(|entrant| client.children(&entrant.path)).collect();
         for entrant in &mut create.entrants {
             entrant.on_drop = Some(Failure::Unknown("the task that awaits the answer has ended".into()));
         }
         session.spawn(async move {
             let (created, lists) = (created.await, join_all(lists).await);
-            let nodes = create.distribute(created, lists);
-            if !nodes.is_empty() {
-                // If the registry has ended, so does the session, which deletes the nodes.
-                let _ = registry.send_message(PathReport::Orphaned { epoch, nodes });
-            }
+            create.distribute(created, lists);
         });
     }
 }
 
 impl JointCreate {
-    /// Sends the answers to all locks. Returns the nodes of locks whose actors have died: the cleanup for those actors
-    /// may have run before the nodes existed.
-    fn distribute(
-        self,
-        created: Result<CreatedNodes, NotCreated>,
-        lists: Vec<Result<Vec<String>, Failure>>,
-    ) -> Vec<String> {
+    /// Sends the answers to all locks.
+    fn distribute(self, created: Result<CreatedNodes, NotCreated>, lists: Vec<Result<Vec<String>, Failure>>) {
         let (mut back, mut answered) = (Vec::new(), Vec::new());
         for (part, (mut entrant, list)) in self.entrants.into_iter().zip(lists).enumerate() {
             let outcome = match &created {
@@ -155,13 +157,8 @@ impl JointCreate {
             answered.push((entrant, outcome, list));
         }
         (self.answer)(back);
-        let mut orphaned = Vec::new();
         for (entrant, outcome, list) in answered {
-            let node = outcome.as_ref().ok().map(|made| format!("{}/{}", entrant.path, made.node.name()));
-            if !entrant.answer(outcome, list) {
-                orphaned.extend(node);
-            }
+            entrant.answer(outcome, list);
         }
-        orphaned
     }
 }

@@ -18,7 +18,7 @@ use self::watches::WantedWatches;
 use crate::api::lease::{Grantor, ReleasePort};
 use crate::api::resource::Resource;
 use crate::machine::linger::LineId;
-use crate::machine::node::{Instance, Znode};
+use crate::machine::node::{Attempt, Instance, Znode};
 use crate::machine::semaphore::Part;
 use crate::machine::small_map::SmallMap;
 use crate::machine::{COMMANDS, Failure, Machine, Moment, PathEvent, PathMachine, Ticket, gate};
@@ -44,8 +44,8 @@ pub(crate) enum PathReport {
     /// The actor of this instance has nothing left to do. Answers [`PathNotice::Retire`] with the same generation, and
     /// may do so more than once.
     Retired { resource: Resource, instance: Instance, generation: u64 },
-    /// These nodes were created for actors that have died since.
-    Orphaned { epoch: u64, nodes: Vec<String> },
+    /// There may be a node of this attempt. Its actor has died, and has not learned of it.
+    Orphaned { epoch: u64, directory: Arc<str>, instance: Instance, attempt: Attempt },
 }
 
 /// From the registry.

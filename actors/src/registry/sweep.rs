@@ -9,37 +9,55 @@ use tracing::{debug, warn};
 
 use crate::machine::Failure;
 use crate::machine::backoff::Rests;
-use crate::machine::node::Instance;
+use crate::machine::node::{Attempt, Instance};
 use crate::zookeeper::ZooKeeper;
 
-/// Deletes all nodes of this instance in a directory. Starts over after a panic, because nothing else would delete
-/// them.
-pub(super) async fn sweep(client: Arc<dyn ZooKeeper>, directory: Arc<str>, instance: Instance) {
+/// Deletes all nodes of this instance in a directory, or the node of this attempt. Starts over after a panic, because
+/// nothing else would delete them. Returns `false` if the session has ended before.
+pub(super) async fn sweep(
+    client: Arc<dyn ZooKeeper>,
+    directory: Arc<str>,
+    instance: Instance,
+    attempt: Option<Attempt>,
+) -> bool {
     let mut rests = Rests::new(instance.spread());
-    let once = || AssertUnwindSafe(sweep_once(client.clone(), directory.clone(), instance)).catch_unwind();
-    while once().await.is_err() {
+    let once =
+        || AssertUnwindSafe(sweep_once(client.clone(), directory.clone(), instance, attempt)).catch_unwind();
+    loop {
+        if let Ok(is_swept) = once().await {
+            return is_swept;
+        }
         warn!(path = %directory, "cleaning up after a dead actor panicked; starting over");
         tokio::time::sleep(rests.next()).await;
     }
 }
 
-/// The dead actor's requests were sent earlier on the same connection, so a list that shows none of its nodes is final.
-async fn sweep_once(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instance) {
+/// The requests were sent earlier on the same connection, so a list that shows none of the nodes is final.
+async fn sweep_once(
+    client: Arc<dyn ZooKeeper>,
+    path: Arc<str>,
+    instance: Instance,
+    only: Option<Attempt>,
+) -> bool {
+    let is_wanted = |attempt| only.is_none_or(|only| only == attempt);
     let mut rests = Rests::new(instance.spread());
     loop {
         let (sync, children) = (client.sync(&path), client.children(&path));
         match sync.await.and(children.await) {
             Ok(children) => {
-                let mut nodes =
-                    children.into_iter().filter(|name| instance.attempt(name).is_some()).peekable();
+                let mut nodes = children
+                    .into_iter()
+                    .filter(|name| instance.attempt(name).is_some_and(is_wanted))
+                    .peekable();
                 if nodes.peek().is_none() {
-                    return;
+                    return true;
                 }
                 debug!(%path, "cleaning up after a dead actor");
                 let nodes = nodes.map(|name| format!("{path}/{name}"));
                 join_all(nodes.map(|node| delete(client.clone(), node, instance.spread()))).await;
             }
-            Err(Failure::NoNode | Failure::SessionGone) => return,
+            Err(Failure::NoNode) => return true,
+            Err(Failure::SessionGone) => return false,
             Err(Failure::Unknown(_) | Failure::NoAuth | Failure::Refused(_)) => {
                 tokio::time::sleep(rests.next()).await;
             }
@@ -48,7 +66,7 @@ async fn sweep_once(client: Arc<dyn ZooKeeper>, path: Arc<str>, instance: Instan
 }
 
 /// Tries until the node is deleted, or the session has ended.
-pub(super) async fn delete(client: Arc<dyn ZooKeeper>, node: String, spread: u32) {
+async fn delete(client: Arc<dyn ZooKeeper>, node: String, spread: u32) {
     let mut rests = Rests::new(spread);
     loop {
         match client.delete(&node).await {

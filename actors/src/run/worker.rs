@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, SpawnErr, SupervisionEvent};
+use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::failure::{Crash, WorkerEnd};
@@ -25,8 +26,9 @@ pub(crate) struct Worker {
     end: Arc<End>,
 }
 
-/// Resolves when the actor's `pre_start` has ended, with the actor's end if it failed.
-pub(crate) type Start = BoxFuture<'static, Result<(), WorkerEnd>>;
+/// Resolves when the actor's `pre_start` has ended: with its task, which ends when the actor and its state are dropped,
+/// or with the actor's end if it failed.
+pub(crate) type Start = BoxFuture<'static, Result<JoinHandle<()>, WorkerEnd>>;
 
 /// State about an actor's end, shared by the actor and the run that started it.
 #[derive(Default)]
@@ -89,7 +91,7 @@ fn spawn<A: Actor>(
     let (cell, end_of_start) = (actor.get_cell(), end.clone());
     let start = Box::pin(async move {
         let error = match starting.await {
-            Ok(Ok(_running)) => return Ok(()),
+            Ok(Ok(task)) => return Ok(task),
             Ok(Err(SpawnErr::StartupFailed(error))) => error,
             Ok(Err(error)) => error.into(),
             Err(error) => error.into(),

@@ -526,6 +526,16 @@ impl State {
     }
 }
 
+impl Drop for State {
+    /// If this actor was killed or panicked, every guard reads `Lost` before the session can be closed: this state has a
+    /// clone of the client.
+    fn drop(&mut self) {
+        if let Some(live) = &self.live {
+            live.connection.lease.lose();
+        }
+    }
+}
+
 /// Delivers changes of the connection's state and answers to heartbeats. State changes come first: if an answer that
 /// came over a new connection were delivered before the reconnect, it would count as an answer of the old connection.
 async fn pump(

@@ -1,0 +1,180 @@
+//! What an actor owns may take long to be dropped. It has ended only when that is over: nobody else may run meanwhile.
+
+use std::thread;
+use std::time::Duration;
+
+use lockkeeper::Keeper;
+use lockkeeper::run::StopPolicy;
+use lockkeeper::singleton::{Candidate, SingletonOptions};
+use ractor::{ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::common::{eventually, shared, unique_path};
+use crate::member::{SOON, connect};
+
+/// How the actor ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Stops,
+    Panics,
+    ReturnsAnError,
+    /// Its `post_stop` returns an error.
+    FailsToStop,
+    IsKilled,
+    /// It is killed while its `post_stop` runs.
+    IsKilledWhileItStops,
+    /// The actor that supervises it is killed.
+    IsKilledFromAbove,
+}
+
+const WAYS: [Way; 7] = [
+    Way::Stops,
+    Way::Panics,
+    Way::ReturnsAnError,
+    Way::FailsToStop,
+    Way::IsKilled,
+    Way::IsKilledWhileItStops,
+    Way::IsKilledFromAbove,
+];
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Way {}
+
+#[derive(Debug)]
+enum Note {
+    Started(ActorRef<Way>),
+    Stopping,
+    Dropped(&'static str),
+}
+
+type Notes = mpsc::UnboundedSender<Note>;
+
+/// What the actor owns: it is slow to drop.
+struct Owned(&'static str, Notes);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // The task that a thread woke last is taken over by no other thread. This makes it another one.
+        tokio::spawn(async {});
+        thread::sleep(Duration::from_millis(300));
+        let _ = self.1.send(Note::Dropped(self.0));
+    }
+}
+
+struct Owner(#[allow(dead_code)] Owned);
+
+struct State {
+    way: Option<Way>,
+    owned: Owned,
+}
+
+#[ractor::actor(message = Way, state = State, arguments = Notes)]
+impl Owner {
+    async fn pre_start(&self, myself: ActorRef<Way>, notes: Notes) -> Result<State, ActorProcessingErr> {
+        let _ = notes.send(Note::Started(myself));
+        Ok(State { way: None, owned: Owned("the state", notes) })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Way>,
+        way: Way,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.way = Some(way);
+        match way {
+            Way::Stops | Way::FailsToStop | Way::IsKilledWhileItStops => myself.stop(None),
+            Way::Panics => panic!("on purpose"),
+            Way::ReturnsAnError => return Err("on purpose".into()),
+            Way::IsKilled => myself.kill(),
+            Way::IsKilledFromAbove => myself.try_get_supervisor().ok_or("it runs alone")?.kill(),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Way>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let _ = state.owned.1.send(Note::Stopping);
+        match state.way {
+            Some(Way::FailsToStop) => Err("on purpose".into()),
+            Some(Way::IsKilledWhileItStops) => std::future::pending().await,
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn next(notes: &mut mpsc::UnboundedReceiver<Note>) -> Note {
+    timeout(SOON, notes.recv()).await.expect("a note in time").expect("a sender is kept")
+}
+
+async fn started(notes: &mut mpsc::UnboundedReceiver<Note>) -> ActorRef<Way> {
+    match next(notes).await {
+        Note::Started(actor) => actor,
+        other => panic!("not started, but {other:?}"),
+    }
+}
+
+/// Makes the actor end in this way.
+async fn end(actor: &ActorRef<Way>, way: Way, notes: &mut mpsc::UnboundedReceiver<Note>) {
+    actor.cast(way).expect("it runs");
+    if way == Way::IsKilledWhileItStops {
+        assert!(matches!(next(notes).await, Note::Stopping));
+        actor.kill();
+    }
+}
+
+fn join(keeper: &Keeper, path: &str, notes: &Notes) -> Candidate<Way> {
+    // Long pauses, so that a member that has failed does not run the actor again.
+    let options = SingletonOptions::new().backoff(SOON, SOON);
+    let (singleton, notes) = (keeper.singleton_with(path, options).expect("a valid path"), notes.clone());
+    singleton.run(move |_| (Owner(Owned("the actor", notes.clone())), notes.clone()), |_| None)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_next_member_starts_when_the_actor_and_its_state_are_dropped() {
+    let (one, other) = (connect(&shared().address()).await, connect(&shared().address()).await);
+    for way in WAYS {
+        let (path, (sender, mut notes)) = (unique_path("dropped-first"), mpsc::unbounded_channel());
+        let first = join(&one, &path, &sender);
+        let actor = started(&mut notes).await;
+        let second = join(&other, &path, &sender);
+        let lock = other.lock(&path).expect("a valid path");
+        let queued = async || lock.contenders().await.is_ok_and(|contenders| contenders.len() == 2);
+        eventually("the next member is queued", SOON, queued).await;
+        end(&actor, way, &mut notes).await;
+        let mut dropped = Vec::new();
+        loop {
+            match next(&mut notes).await {
+                Note::Started(_) => break,
+                Note::Stopping => {}
+                Note::Dropped(what) => dropped.push(what),
+            }
+        }
+        dropped.sort_unstable();
+        assert_eq!(dropped, ["the actor", "the state"], "{way:?}");
+        timeout(SOON, second.shutdown()).await.expect("it hands over");
+        drop(first);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_guard_comes_back_when_the_actor_and_its_state_are_dropped() {
+    let keeper = connect(&shared().address()).await;
+    let lock = keeper.lock(&unique_path("dropped-first")).expect("a valid path");
+    let mut guard = lock.acquire().await.expect("connected");
+    for way in WAYS {
+        let (sender, mut notes) = mpsc::unbounded_channel();
+        let make = move |_| (Owner(Owned("the actor", sender.clone())), sender);
+        let run = guard.run(StopPolicy::default(), make, |_| None);
+        let actor = started(&mut notes).await;
+        end(&actor, way, &mut notes).await;
+        let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("it was started");
+        let mut dropped = Vec::new();
+        while let Ok(note) = notes.try_recv() {
+            dropped.extend(if let Note::Dropped(what) = note { Some(what) } else { None });
+        }
+        dropped.sort_unstable();
+        assert_eq!(dropped, ["the actor", "the state"], "{way:?}");
+        guard = ended.guard;
+    }
+}
