@@ -92,9 +92,10 @@ impl LockOptions {
     /// `false` creates nodes that outlive sessions, as kazoo's `ephemeral=False`. The lock is then not lost with the
     /// session, and not freed when its holder crashes. The default is `true`.
     ///
-    /// A node can be left behind in three cases: its owner crashes; the keeper is closed while there is no connection,
-    /// which is logged as a warning; or the session is lost during the create, and the server executes it only after
-    /// the next session has looked for the node. [`Lock::contenders`](crate::Lock::contenders) lists such nodes, and
+    /// A node can be left behind in four cases: its owner crashes; the session is lost during the create, and the server
+    /// executes it only after the next session has looked for the node; the keeper is closed while there is no
+    /// connection; or it is closed before it has cleaned up after a bug in this library. All but the first are logged as
+    /// warnings. [`Lock::contenders`](crate::Lock::contenders) lists such nodes, and
     /// [`Lock::remove_contender`](crate::Lock::remove_contender) deletes them.
     pub fn ephemeral(self, ephemeral: bool) -> Self {
         LockOptions { ephemeral, ..self }
