@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use common::{BRISK, SOON, TestServer, eventually, proxied, shared, unique_path};
+use common::{BRISK, SOON, TestServer, caught_up, eventually, proxied, shared, unique_path};
 use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{
     AcquireError, AcquireTimeoutError, InvalidHandle, LostError, Refused, ReleaseError, TryAcquireError,
@@ -187,6 +187,7 @@ async fn try_acquire_with_one_path_taken_writes_nothing() {
         }
         changes
     };
+    caught_up(&keeper).await;
     let before = changes().await;
     assert!(matches!(multi.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
     assert!(matches!(
@@ -574,6 +575,7 @@ async fn a_holder_and_a_waiter_survive_a_connection_reset() {
     let guard = granted(&mut holding).await;
     let (_, mut waiting) = listen(all(&keeper, &paths).acquire());
     next(&mut waiting).await;
+    caught_up(&other).await;
     let before = one(&other, &paths[1]).contenders().await.expect("connected");
     proxy.cut();
     assert!(matches!(next(&mut holding).await, LockEvent::Suspended(_)));
@@ -592,6 +594,7 @@ async fn a_node_deleted_by_hand_makes_a_waiter_queue_again_and_a_holder_lose_its
     let held = one(&other, &paths[1]).acquire().await.expect("free");
     let (_, mut events) = listen(all(&keeper, &paths).acquire());
     next(&mut events).await;
+    caught_up(&other).await;
     let contenders = one(&other, &paths[1]).contenders().await.expect("connected");
     let first = one(&other, &paths[0]).contenders().await.expect("connected")[0].clone();
     // It holds the first path by then.

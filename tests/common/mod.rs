@@ -98,6 +98,14 @@ pub async fn keeper_failing_to_reconnect(proxy: &Proxy) -> Keeper {
     keeper
 }
 
+/// Returns when the server of this keeper knows every write that was confirmed before. A read or an attempt does not wait
+/// for a follower that lags, but a write of the same session comes after all of them.
+pub async fn caught_up(keeper: &Keeper) {
+    let lock = keeper.lock(&unique_path("caught-up")).expect("a valid path");
+    let guard = timeout(SOON, lock.acquire()).await.expect("in time").expect("the lock is free");
+    guard.release().await.expect("released");
+}
+
 /// Nanoseconds on the monotonic clock that all processes of this machine share.
 pub fn monotonic() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -27,7 +27,7 @@ use crate::common::events::{
     acquired, granted, listen, listen_for, queued, refused, released, session_event,
 };
 use crate::common::kinds::{Kind, Wait};
-use crate::common::{LONG, SHORT, SOON, connect, connect_through, eventually, proxied, refusal};
+use crate::common::{LONG, SHORT, SOON, caught_up, connect, connect_through, eventually, proxied, refusal};
 
 promises! {
     every_kind:
@@ -205,6 +205,7 @@ async fn fault_7_the_lock_is_usable_after_a_release_in_doubt(kind: Kind) {
         assert_eq!(release.await.expect("no panic"), Ok::<(), ReleaseError>(()));
         assert_eq!(site.nodes().await, [""; 0]);
         // Nothing blocks other clients or the same handle.
+        caught_up(&other).await;
         drop(site.rival(&other).try_acquire().await.expect("the lock is free"));
         drop(lock.acquire_timeout(SOON).await.expect("the lock is free"));
         site.until_only(&[]).await;
