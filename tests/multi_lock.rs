@@ -546,17 +546,21 @@ async fn a_lost_session_ends_the_lease_and_makes_a_waiter_queue_again() {
 
     proxy.refuse(true);
     proxy.cut();
-    let event = next(&mut events).await;
-    assert!(matches!(event, LockEvent::Suspended(of) if of == ticket), "{event:?}");
-    assert_eq!(guard.state(), LeaseState::Suspended);
     timeout(LIMIT, guard.lost()).await.expect("the lease ends");
     assert_eq!(guard.state(), LeaseState::Lost);
     assert_eq!(guard.protect(async {}).await, Err(LostError));
     let theirs = timeout(LIMIT, theirs).await.expect("in time").expect("no panic").expect("granted");
     assert_eq!(guard.state(), LeaseState::Lost);
-    let event = next(&mut events).await;
-    assert!(matches!(event, LockEvent::Lost(of) if of == ticket), "{event:?}");
-    assert!(timeout(LIMIT, events.recv()).await.expect("the end").is_none(), "no further event");
+    let mut received = Vec::new();
+    while let Some(event) = timeout(LIMIT, events.recv()).await.expect("the end") {
+        match event {
+            // A busy machine may suspend it for a moment.
+            LockEvent::Resumed(_) => assert!(matches!(received.pop(), Some(LockEvent::Suspended(_)))),
+            event => received.push(event),
+        }
+    }
+    let [LockEvent::Suspended(first), LockEvent::Lost(last)] = &received[..] else { panic!("{received:?}") };
+    assert_eq!((*first, *last), (ticket, ticket));
     assert_eq!(guard.release().await, Err(ReleaseError::Lost));
 
     proxy.refuse(false);
