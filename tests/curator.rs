@@ -151,6 +151,7 @@ async fn readers_of_both_share_the_lock_and_writers_of_both_exclude() {
     assert!(!writing.is_finished());
     read.release().await.expect("released");
     let written = writing.await.expect("no panic").expect("granted");
+    queued(ours.write(), 1).await;
     let modes = ours.read().contenders().await.expect("connected");
     assert!(modes.iter().all(|contender| contender.mode == Mode::Write), "{modes:?}");
     for kind in [CuratorKind::Read, CuratorKind::Write] {

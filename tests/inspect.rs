@@ -4,7 +4,7 @@ mod common;
 
 use std::time::SystemTime;
 
-use common::{SOON, connect, eventually, run, shared, unique_path};
+use common::{SOON, caught_up, connect, eventually, run, shared, unique_path};
 use lockkeeper::error::{InvalidPath, QueryError};
 use lockkeeper::inspect::{DeleteNodeError, Entry, InspectError, Inspector, PathState, Pool, Queue};
 use lockkeeper::{Dialect, LockOptions, Mode};
@@ -202,6 +202,7 @@ fn nodes_that_may_not_be_read_are_shown_without_their_data() {
         make(&client, &format!("{root}/lock"), b"", zk::Acls::anyone_all()).await;
         let node = format!("{root}/lock/0123456789abcdef0123456789abcdef__lock__0000000000");
         make(&client, &node, b"hidden", zk::Acls::creator_all()).await;
+        caught_up(&keeper).await;
         let found = keeper.inspector().walk(&root).await.expect("read");
         assert_eq!(found.unreadable, [format!("{root}/closed"), node]);
         let entry = &found.places[0].queue().entries[0];

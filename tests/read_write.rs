@@ -33,6 +33,7 @@ async fn readers_hold_together_and_a_writer_alone() {
         two.read().try_acquire().await.expect("shared with readers"),
     ];
     assert!(matches!(two.write().try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
+    queued(&one, 3).await;
     let contenders = one.write().contenders().await.expect("connected");
     assert!(contenders.iter().all(|contender| contender.mode == Mode::Read), "{contenders:?}");
     for reader in readers {

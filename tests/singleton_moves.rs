@@ -206,15 +206,13 @@ impl Stage {
             let asked = Instant::now();
             let member = &mut self.members[current.member];
             drop(member.process.stdin.take());
+            let run = current;
             if left > 0 {
-                let run = current;
                 current = self.next_run(Some(run)).await;
                 self.takeovers.push(Takeover { fault: None, run, took: asked.elapsed() });
-                let member = &mut self.members[run.member];
-                assert!(member.process.wait().await.expect("it ends").success());
-            } else {
-                assert!(member.process.wait().await.expect("it ends").success());
             }
+            let ended = tokio::time::timeout(SOON, self.members[run.member].process.wait()).await;
+            assert!(ended.expect("it ends").expect("it ends").success());
         }
         let lock = self.observer.lock(PATH).expect("a valid path");
         // Another server of the ensemble may see it a little later.

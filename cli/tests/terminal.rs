@@ -167,9 +167,13 @@ fn another_program_of_a_pipeline_can_use_the_terminal() {
 fn a_log_can_be_written_to_the_terminal() {
     run(async {
         let path = unique_path("cli-log");
-        let mut session = Session::start(LOCKKEEPER, &["-v", "run", &path, "--", "echo", "ran"], (24, 200));
+        let mut session = Session::start(
+            LOCKKEEPER,
+            &["-v", "run", &path, "--", "sh", "-c", "echo it-has-$((6*7))"],
+            (24, 200),
+        );
         session.shows("INFO").await;
-        session.shows("ran").await;
+        session.shows("it-has-42").await;
         assert_eq!(common::ended("it ends", &mut session.program).await, Some(0));
     });
 }

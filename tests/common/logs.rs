@@ -1,9 +1,19 @@
 //! Captures log output.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use tracing::Dispatch;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// A subscriber that wants everything and gets nothing, because no thread uses it. While the subscriber of one thread is
+/// the only one, `tracing` switches off what another thread without a subscriber is the first to log, for all threads.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
+
+/// Makes sure that what is captured does not depend on the tests of other threads.
+pub fn shared_with_other_threads() {
+    LazyLock::force(&SECOND);
+}
 
 /// Captures what this thread logs from now on. A test that uses it must run on a single-threaded runtime.
 pub struct Logs {
@@ -13,6 +23,7 @@ pub struct Logs {
 
 impl Logs {
     pub fn start() -> Logs {
+        shared_with_other_threads();
         let written = Written::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());

@@ -38,6 +38,8 @@ pub const BRISK: Duration = Duration::from_secs(8);
 pub const SHORT: Duration = Duration::from_secs(2);
 /// A time limit for what takes milliseconds when nothing is wrong.
 pub const SOON: Duration = Duration::from_secs(10);
+/// A time limit for a whole test, which may have to wait until its servers have started.
+const HANGING: Duration = Duration::from_secs(300);
 /// Extra time that a busy machine may need beyond a time limit.
 pub const SLACK: Duration = Duration::from_secs(2);
 
@@ -45,7 +47,7 @@ pub const SLACK: Duration = Duration::from_secs(2);
 pub fn run(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(async { timeout(Duration::from_secs(60), test).await.expect("the test hangs") });
+    runtime.block_on(async { timeout(HANGING, test).await.expect("the test hangs") });
 }
 
 /// An address where nothing listens. The port stays bound until the process ends: nobody else can get it.
@@ -96,6 +98,14 @@ pub async fn keeper_failing_to_reconnect(proxy: &Proxy) -> Keeper {
     let tries = proxy.accepted();
     eventually("it keeps trying to reconnect", SOON, async || proxy.accepted() > tries + 2).await;
     keeper
+}
+
+/// Returns when the server of this keeper knows every write that was confirmed before. A read or an attempt does not wait
+/// for a follower that lags, but a write of the same session comes after all of them.
+pub async fn caught_up(keeper: &Keeper) {
+    let lock = keeper.lock(&unique_path("caught-up")).expect("a valid path");
+    let guard = timeout(SOON, lock.acquire()).await.expect("in time").expect("the lock is free");
+    guard.release().await.expect("released");
 }
 
 /// Nanoseconds on the monotonic clock that all processes of this machine share.

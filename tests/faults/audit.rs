@@ -37,8 +37,9 @@ const KEPT: usize = 20_000;
 /// How many times a step is altered.
 const ALTERED: usize = 200;
 
-/// How long a client alters steps at most.
+/// After this time, a client stops at fewer of them.
 const LONGEST: Duration = Duration::from_secs(3);
+const FEWEST: usize = 40;
 
 impl Audit {
     pub fn new() -> Audit {
@@ -152,9 +153,9 @@ fn alterations(steps: &[Step], dice: &mut Dice) -> BTreeMap<String, usize> {
     }
     let mut count = |what: String| *counts.entry(what).or_default() += 1;
     let begun = Instant::now();
-    for _ in 0..ALTERED {
+    for tried in 0..ALTERED {
         // A busy machine alters fewer of them, and ends in time all the same.
-        if begun.elapsed() > LONGEST {
+        if tried >= FEWEST && begun.elapsed() > LONGEST {
             break;
         }
         let (machine, place) = places[dice.index(places.len())];

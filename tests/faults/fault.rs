@@ -408,7 +408,7 @@ pub async fn hold(stage: &Stage, client: usize, order: Order) -> bool {
         Some((at, followed)) => *at > begun && *followed == order.write(),
         None => false,
     };
-    within(2 * SESSION, holds).await.is_some()
+    within(RECOVERY, holds).await.is_some()
 }
 
 /// Injects a fault that lasts for longer than a lease. If the victim held a lock, it must report the loss.

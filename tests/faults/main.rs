@@ -94,7 +94,8 @@ async fn under_every_fault() {
     }
     // The others make no difference, and are printed. In most runs, more than three quarters are refused.
     let (altered, refused) = (counted("altered"), counted("altered.refused"));
-    assert!(altered > 100 && 2 * refused > altered, "only {refused} of {altered} altered steps are refused");
+    assert!(altered > 100, "only {altered} altered steps");
+    assert!(2 * refused > altered, "only {refused} of {altered} altered steps are refused");
     if std::env::var_os("LOCKKEEPER_FAULTS_ONLY").is_none() {
         assert!(findings.lost > 0, "no lease was lost");
         assert!(seen.refused > 0, "no late write was refused");
@@ -150,14 +151,26 @@ async fn a_client_that_trusts_follower_reads() {
 
 /// It shows that the servers' clocks do run at another rate, and that the promises need the assumption.
 async fn clocks_that_break_the_assumption() {
-    let stage = Stage::start_at_rate(2.0, &[Twin::None; 3], now()).await;
-    stage.recovered(now()).await.expect("all clients work");
-    assert!(fault::hold(&stage, 0, Order::HoldAlone).await);
-    let proxies = &stage.clients[0].proxies;
-    proxies.iter().for_each(|proxy| proxy.black_hole(true));
-    // In half of this time the servers end the session, and another client acquires.
-    sleep(2 * SESSION).await;
-    proxies.iter().for_each(|proxy| proxy.black_hole(false));
+    let stage = Stage::start_at_rate(2.5, &[Twin::None; 3], now()).await;
+    let overlap = || {
+        !history::check(&stage.clients.iter().map(Client::history).collect::<Vec<_>>()).overlaps.is_empty()
+    };
+    // The servers end the session too early by a part of a second at most. It is less if the last heartbeat was slow.
+    for _ in 0..MOST_TRIES {
+        stage.order_all(Order::Work);
+        stage.recovered(now()).await.expect("all clients work");
+        if !fault::hold(&stage, 0, Order::HoldAlone).await {
+            continue;
+        }
+        let proxies = &stage.clients[0].proxies;
+        proxies.iter().for_each(|proxy| proxy.black_hole(true));
+        // In less than half of this time the servers end the session, and another client acquires.
+        sleep(2 * SESSION).await;
+        proxies.iter().for_each(|proxy| proxy.black_hole(false));
+        if overlap() {
+            break;
+        }
+    }
     let histories = stage.end().await.expect("all clients end");
     assert_ne!(history::check(&histories).overlaps, [""; 0]);
 }
@@ -190,7 +203,7 @@ async fn clients_that_hold_too_many_permits_are_detected() {
 
 const CLIENTS: usize = 5;
 
-/// How many times a fault may look for a client that holds a lock.
+/// How many times a fault may look for a client that holds a lock, or for an effect that depends on the moment.
 const MOST_TRIES: usize = 3;
 
 /// How many times in a run the servers themselves may fail to recover.

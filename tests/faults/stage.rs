@@ -283,7 +283,8 @@ impl Stage {
     pub async fn end(&self) -> Result<Vec<Vec<Entry>>, String> {
         self.order_all(Order::Stop);
         for client in &self.clients {
-            let ended = within(RECOVERY, async || client.has_ended()).await;
+            // It first judges its record.
+            let ended = within(2 * RECOVERY, async || client.has_ended()).await;
             ended.ok_or_else(|| format!("a client does not end:\n{}", client.tail()))?;
         }
         Ok(self.clients.iter().map(Client::history).collect())

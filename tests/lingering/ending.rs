@@ -1,6 +1,6 @@
 //! What ends a node that lingers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockkeeper::Lock;
 use lockkeeper::error::QueryError;
@@ -17,9 +17,11 @@ async fn an_idle_node_is_deleted_after_its_time() {
     let scene = Scene::new("time").await;
     let idle = Duration::from_millis(300);
     let lock = scene.keeper.lock_with(&scene.path, lingering(idle)).expect("a valid path");
-    let token = lock.acquire().await.expect("free").token();
-    assert_eq!(scene.nodes().await.len(), 1);
+    let guard = lock.acquire().await.expect("free");
+    let (token, dropped) = (guard.token(), Instant::now());
+    drop(guard);
     scene.until_nodes(0).await;
+    assert!(dropped.elapsed() >= idle, "it is deleted too early");
     assert!(lock.acquire().await.expect("free").token() > token);
     // Without time to linger, the requests that wait share a node, which is deleted after the last of them.
     let brief = scene.keeper.lock_with(&scene.path, lingering(Duration::ZERO)).expect("a valid path");

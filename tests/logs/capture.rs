@@ -12,6 +12,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Row;
+use crate::common::logs::shared_with_other_threads;
 
 /// Captures what this thread logs from now on. A test that uses it must run on a single-threaded runtime.
 pub struct Capture {
@@ -28,6 +29,7 @@ pub struct Line {
 
 impl Capture {
     pub fn start() -> Capture {
+        shared_with_other_threads();
         let lines = Lines::default();
         let subscribed = tracing_subscriber::registry().with(lines.clone()).set_default();
         Capture { lines, _subscribed: subscribed }

@@ -51,11 +51,16 @@ async fn a_slow_server() {
     proxy.delay(Duration::from_millis(125));
     let slow = "heartbeats are answered slowly";
     eventually(slow, SOON, async || !log.with("warn", slow, &[("epoch", "1")]).is_empty()).await;
-    assert!(time(&log.with("warn", slow, &[]), "round_trip") > Duration::from_millis(200));
+    let lines = log.with("warn", slow, &[]);
+    assert!(time(&lines[lines.len() - 1..], "round_trip") > Duration::from_millis(200));
     proxy.delay(Duration::ZERO);
     let again = "heartbeats are answered in time again";
-    eventually(again, SOON, async || !log.with("info", again, &[("epoch", "1")]).is_empty()).await;
-    assert_eq!(log.with("warn", slow, &[]).len(), 1, "once, not for each heartbeat");
+    // Once, not for each heartbeat. On a busy machine another one may be slow by itself.
+    eventually("it is slow as often as it is in time again", SOON, async || {
+        let times = log.with("info", again, &[("epoch", "1")]).len();
+        times > 0 && log.with("warn", slow, &[]).len() == times
+    })
+    .await;
     check(&log);
 }
 
@@ -64,12 +69,18 @@ async fn a_flapping_link() {
     let log = Capture::start();
     let proxy = proxied().await;
     let _keeper = connect(&proxy.address(), BRISK).await;
+    let resumed = || log.with("info", "session resumed", &[]).len();
     for flap in 1..=2 {
+        let before = resumed();
         proxy.cut();
-        eventually("it is resumed", SOON, async || log.with("info", "session resumed", &[]).len() == flap)
-            .await;
-        assert_eq!(log.with("warn", "session suspended", &[("connected", "false")]).len(), flap);
+        eventually("it is resumed", SOON, async || resumed() > before).await;
+        assert!(log.with("warn", "session suspended", &[("connected", "false")]).len() >= flap);
     }
+    // A busy machine may suspend it for a moment, without a cut.
+    eventually("each suspension has its lines", SOON, async || {
+        log.with("warn", "session suspended", &[]).len() == resumed()
+    })
+    .await;
     check(&log);
 }
 

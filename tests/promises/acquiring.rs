@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::common::events::{acquired, listen, queued};
 use crate::common::kinds::{AnyLock, Kind, Wait};
-use crate::common::{LONG, SOON, connect, connect_through, proxied, refusal};
+use crate::common::{LONG, SOON, caught_up, connect, connect_through, proxied, refusal};
 
 promises! {
     every_kind:
@@ -57,6 +57,7 @@ async fn try_acquire_of_a_contended_lock_fails_and_writes_nothing(kind: Kind) {
         }
         counts
     };
+    caught_up(&other).await;
     let before = written().await;
     for keeper in [&keeper, &other] {
         let lock = site.lock(keeper);

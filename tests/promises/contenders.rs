@@ -7,7 +7,9 @@ use zookeeper_client as zk;
 
 use crate::common::events::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
-use crate::common::{SHORT, SOON, connect, connect_through, eventually, options, proxied, refusal, shared};
+use crate::common::{
+    SHORT, SOON, caught_up, connect, connect_through, eventually, options, proxied, refusal, shared,
+};
 
 promises! {
     every_kind:
@@ -45,6 +47,7 @@ async fn contenders_are_listed_in_queue_order_with_their_details(kind: Kind) {
     let foreign = server.contender(path, b"caf\xe9").await;
     server.create(&format!("{path}/notes"), b"unrelated", zk::CreateMode::Persistent).await;
 
+    caught_up(&named).await;
     let contenders = site.queue(&named).contenders().await.expect("an answer");
     let identifiers: Vec<_> = contenders.iter().map(|c| c.identifier.as_str()).collect();
     let (user, process) = identifiers[2].split_once('@').expect("user@host:pid");

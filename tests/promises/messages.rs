@@ -43,7 +43,7 @@ async fn an_actor_gets_its_lock_by_message_and_releases_by_dropping_the_guard(ki
     assert_eq!(queued(&mut events).await, (kind.ahead)(1, 0));
     let tried = lock.forward(Wait::Try, &actor);
     assert_eq!(refused(&mut events).await, (tried, Refused::Contended));
-    let timed = lock.forward(Wait::For(Duration::from_millis(500)), &actor);
+    let timed = lock.forward(Wait::For(Duration::from_secs(2)), &actor);
     assert_eq!(queued(&mut events).await, (kind.ahead)(1, 1));
     assert_eq!(refused(&mut events).await, (timed, Refused::TimedOut));
 

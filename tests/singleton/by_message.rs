@@ -186,7 +186,8 @@ async fn a_dead_subscriber_is_forgotten() {
     member.candidate().subscribe(&alive.actor, Heard::State);
     assert_eq!(states_until(&mut alive, "Running").await, ["Running"]);
     ear.actor.kill();
-    let gone = async || metrics.num_alive_tasks() == before + 2;
+    // Fewer, if connecting had not quite ended.
+    let gone = async || metrics.num_alive_tasks() <= before + 2;
     eventually("only the other actor and its subscription are left", SOON, gone).await;
     member.shutdown().await;
     assert_eq!(states_until(&mut alive, "Over").await, ["Releasing", "Over"]);

@@ -197,6 +197,20 @@ impl Member {
         started(&mut self.notes).await
     }
 
+    /// Waits until it is stopped because of a suspension that it was told of. Returns the state of the lease then. A busy
+    /// machine may suspend it for a moment before.
+    pub async fn suspended_and_stopped(&mut self) -> LeaseState {
+        let mut suspended = false;
+        loop {
+            match self.note().await {
+                Note::Told(LeaseEvent::Suspended) if !suspended => suspended = true,
+                Note::Told(LeaseEvent::Resumed) if suspended => suspended = false,
+                Note::Stopped(state) if suspended => return state,
+                other => panic!("not suspended and stopped, but {other:?}"),
+            }
+        }
+    }
+
     /// Waits until a method that takes long has begun.
     pub async fn busy(&mut self) {
         match any_note(&mut self.notes).await {

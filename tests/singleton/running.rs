@@ -165,5 +165,6 @@ async fn nothing_is_left_of_candidates_runs_and_observers() {
         let gone = async || metrics.num_alive_tasks() == before;
         eventually("every actor and task is gone", SOON, gone).await;
     }
-    assert_eq!(server.mntr("zk_ephemerals_count"), 0);
+    // Another server of an ensemble may see it a little later.
+    eventually("no node is left", SOON, async || server.mntr("zk_ephemerals_count") == 0).await;
 }

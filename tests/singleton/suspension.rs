@@ -48,9 +48,11 @@ async fn a_disconnected_actor_is_stopped_before_its_lease_ends_and_the_next_star
     let mut other = Member::join(&path, Behavior::default()).await;
     eventually("it is queued", SOON, async || other.contenders().await == 2).await;
     proxy.black_hole(true);
-    assert!(matches!(alone.note().await, Note::Told(LeaseEvent::Suspended)));
-    let Note::Stopped(state) = alone.note().await else { panic!("not stopped") };
-    assert_ne!(state, LeaseState::Lost, "stopped only after the lease was lost");
+    assert_ne!(
+        alone.suspended_and_stopped().await,
+        LeaseState::Lost,
+        "stopped only after the lease was lost"
+    );
     let (_, next) = other.started().await;
     assert!(next.token() > lease.token());
     assert_eq!(lease.state(), LeaseState::Lost);

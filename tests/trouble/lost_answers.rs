@@ -72,8 +72,10 @@ async fn a_request_abandoned_while_its_create_is_in_doubt_leaves_no_node(kind: K
                 assert_eq!(refused(&mut events).await, (ticket, Refused::Cancelled));
             }
             "timed out" => {
-                let acquire = lock.acquire_timeout(Duration::from_millis(200));
-                assert!(matches!(refusal(acquire.await), AcquireTimeoutError::TimedOut { .. }));
+                let acquire = tokio::spawn(lock.acquire_timeout(Duration::from_millis(1500)));
+                site.until_nodes(1).await;
+                let refused = refusal(acquire.await.expect("no panic"));
+                assert!(matches!(refused, AcquireTimeoutError::TimedOut { .. }));
             }
             _ => {
                 let acquire = tokio::spawn(lock.acquire());

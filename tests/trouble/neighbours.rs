@@ -12,7 +12,8 @@ use zookeeper_client as zk;
 use crate::common::events::{acquired, granted, listen, queued};
 use crate::common::kinds::Kind;
 use crate::common::{
-    BRISK, LONG, SOON, connect, connect_for, connect_through, eventually, proxied, refusal, unique_path,
+    BRISK, LONG, SOON, caught_up, connect, connect_for, connect_through, eventually, proxied, refusal,
+    unique_path,
 };
 
 promises! {
@@ -63,6 +64,7 @@ async fn children_of_any_name_and_data_never_break_a_queue(kind: Kind) {
     assert_eq!(queued(&mut first).await, ahead.len());
     let (_, mut second) = listen(&site.lock(&other));
     assert_eq!(queued(&mut second).await, ahead.len() + 1);
+    caught_up(&keeper).await;
     let contenders = site.queue(&keeper).contenders().await.expect("an answer");
     let locks: Vec<_> = contenders.iter().filter(|contender| contender.mode == Mode::Lock).collect();
     assert_eq!(locks.len(), ahead.len() + 2);

@@ -63,7 +63,9 @@ fn no_promise_is_broken_by_a_faulty_wire() {
     let (grants, lost, began) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
     lanes(|| {
         let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= seeds || failed.load(Ordering::Relaxed) > 0 {
+        // Some faults strike only if the time fits, which it may never do in the usual seeds.
+        let missing = || seeds >= COVERING && faults::counts().iter().any(|(_, count)| *count == 0);
+        if failed.load(Ordering::Relaxed) > 0 || seed >= seeds && (seed >= 10 * seeds || !missing()) {
             return false;
         }
         let outcome = stage.seed(seed);

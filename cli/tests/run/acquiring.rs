@@ -184,11 +184,11 @@ fn it_is_granted_one_round_trip_after_the_session() {
         let (keeper, path, scratch) = (connect().await, unique_path("cli-trips"), Scratch::new("cli-trips"));
         // The directory exists, as that of a lock that was used before.
         keeper.lock(&path).expect("a path").acquire().await.expect("free").release().await.expect("released");
-        let one_way = Duration::from_millis(200);
+        let one_way = Duration::from_millis(400);
         let distant = relay::start(&shared().one_address(), one_way).expect("a free port").to_string();
-        let mut quickest = Duration::MAX;
+        let (mut quickest, first) = (Duration::MAX, Instant::now());
         // A busy machine adds to the time of some.
-        for number in 0..5 {
+        for number in 0.. {
             let up = format!("up-{number}");
             let script = format!("echo up > {}", scratch.file(&up).display());
             let begun = Instant::now();
@@ -199,9 +199,9 @@ fn it_is_granted_one_round_trip_after_the_session() {
             assert_eq!(ended("it ends", &mut process.0).await, Some(0));
             // The session, a ping by which the client verifies it, and the lock. The fourth is for starting the processes.
             if quickest < one_way * 8 {
-                return;
+                break;
             }
+            assert!(first.elapsed() < 3 * SOON, "{quickest:?}, with a round trip of {:?}", one_way * 2);
         }
-        panic!("{quickest:?}, with a round trip of {:?}", one_way * 2);
     });
 }

@@ -138,7 +138,7 @@ async fn if_we_are_killed_the_whole_group_dies_at_once() {
     let script = "(trap '' TERM HUP; while :; do sleep 0.1; done) & echo $! > other; echo $$ > pid; wait";
     let stage = Stage::start(&[], script).await;
     signal(&stage.process.0, Signal::KILL);
-    eventually("nobody is left", Duration::from_secs(2), async || {
+    eventually("nobody is left", Duration::from_secs(5), async || {
         !runs(&stage.pid()) && !runs(&stage.scratch.text("other"))
     })
     .await;

@@ -1,8 +1,10 @@
 //! Three ZooKeeper servers that elect a leader.
 
+use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::STARTING;
 use super::ports;
 use super::server::{Failure, START_ATTEMPTS, START_LIMIT, Server, ServerOptions};
 
@@ -83,6 +85,7 @@ impl Ensemble {
         options: &ServerOptions,
         link: &dyn Fn(usize, usize, u16) -> u16,
     ) -> Result<Ensemble, String> {
+        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut attempt = 1;
         loop {
             let reserved = ports::reserve((options.ports() + 2) * SIZE);

@@ -18,6 +18,7 @@ pub mod server;
 pub mod target;
 pub mod tls;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -30,6 +31,10 @@ pub use lockkeeper_embedded::Proxy;
 pub use server::{DIRECTORY, Server, ServerOptions};
 pub use target::{TestServer, proxied, shared, uses_tls};
 pub use tls::Certificate;
+
+/// Servers of one process start one after another, because a machine with few cores that starts many at once exceeds the
+/// time limits of all of them.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// The polling interval of `eventually`.
 const POLL: Duration = Duration::from_millis(5);

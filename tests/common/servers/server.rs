@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::guardian::Guardian;
-use super::{java, ports};
+use super::{STARTING, java, ports};
 
 /// One server process on loopback. Dropping it kills the process and removes its data.
 ///
@@ -328,6 +328,7 @@ enum Status {
 
 impl Server {
     fn try_start(options: &ServerOptions) -> Result<Server, String> {
+        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut attempt = 1;
         loop {
             let reserved = ports::reserve(options.ports());
