@@ -23,6 +23,7 @@ use lockkeeper_actors::api::request::{AcquireRequest, MultiLockPart, MultiLockRe
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::{self, KeeperSettings, Started};
 use lockkeeper_actors::machine::Failure;
+use ractor::ActorCell;
 use tokio::sync::{mpsc, oneshot};
 use zookeeper_client::{Acls, CreateMode};
 
@@ -264,21 +265,11 @@ async fn requests_that_keep_failing_are_retried_ever_more_slowly() {
 async fn a_failed_delete_leaves_no_node_of_a_multi_lock_behind() {
     for failure in [throttled(), lost()] {
         let test = Test::new("pacing-joint").await;
-        test.create_foreign_contender().await;
-        let held = test.failing.hold();
-        let other = test.lock_two().await;
-        eventually("the create is requested", SOON, async || test.failing.count(Kind::CreateAll) == 1).await;
-        let mut actors = test.started.registry.get_children();
-        actors.sort_by_key(|actor| actor.get_id().pid());
-        // Sorted by age: the actor of the request, of the first path, and of the second path, which is not the one that
-        // creates the nodes.
-        let syncs = test.failing.count(Kind::Sync);
-        actors[2].kill();
-        eventually("the clean-up has begun", SOON, async || test.failing.count(Kind::Sync) > syncs).await;
+        let (held, other, request) = lock_two_and_kill_the_second(&test).await;
         test.failing.fail_times(Kind::Delete, failure, 1);
         drop(held);
         eventually("a delete failed", SOON, async || test.failing.failed() == 1).await;
-        actors[0].kill();
+        request.kill();
         until_no_nodes(&test.observer, &other, SOON).await;
     }
 }
@@ -288,28 +279,35 @@ async fn a_failed_delete_leaves_no_node_of_a_multi_lock_behind() {
 async fn a_lost_answer_leaves_no_node_of_a_multi_lock_behind() {
     let proxy = proxied().await;
     let test = Test::at(&proxy.address(), "pacing-joint").await;
-    test.create_foreign_contender().await;
-    let held = test.failing.hold();
-    let other = test.lock_two().await;
-    eventually("the create is requested", SOON, async || test.failing.count(Kind::CreateAll) == 1).await;
-    let mut actors = test.started.registry.get_children();
-    actors.sort_by_key(|actor| actor.get_id().pid());
-    let syncs = test.failing.count(Kind::Sync);
-    // That of the second path, as above.
-    actors[2].kill();
-    eventually("the clean-up has begun", SOON, async || test.failing.count(Kind::Sync) > syncs).await;
+    let (held, other, request) = lock_two_and_kill_the_second(&test).await;
     // Every answer to a request before this one has been received when it is answered.
     let (reply, answered) = oneshot::channel();
     let question = LockMessage::Contenders(Default::default(), reply.into());
     test.ask(Resource::lock(&other), RegistryMessage::Lock(other.as_str().into(), question));
     answered.await.expect("the actor runs").expect("connected");
-    actors[0].kill();
+    request.kill();
     proxy.drop_replies_then_cut();
     drop(held);
     let created = async || test.observer.list_children(&other).await.is_ok_and(|nodes| !nodes.is_empty());
     eventually("the nodes are created", SOON, created).await;
     proxy.cut();
     until_no_nodes(&test.observer, &other, SOON).await;
+}
+
+/// Requests a multi-lock, and kills the actor of its second path, which is not the one that creates the nodes. Returns
+/// what holds back the create, the second path and the actor of the request.
+async fn lock_two_and_kill_the_second(test: &Test) -> (oneshot::Sender<()>, String, ActorCell) {
+    test.create_foreign_contender().await;
+    let held = test.failing.hold();
+    let other = test.lock_two().await;
+    eventually("the create is requested", SOON, async || test.failing.count(Kind::CreateAll) == 1).await;
+    let mut actors = test.started.registry.get_children();
+    // By age: the actor of the request, of the first path, and of the second path.
+    actors.sort_by_key(|actor| actor.get_id().pid());
+    let syncs = test.failing.count(Kind::Sync);
+    actors[2].kill();
+    eventually("the clean-up has begun", SOON, async || test.failing.count(Kind::Sync) > syncs).await;
+    (held, other, actors.swap_remove(0))
 }
 
 /// A directory may have thousands of nodes of almost 1 MiB each.
