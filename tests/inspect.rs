@@ -8,7 +8,6 @@ use common::{SOON, caught_up, connect, eventually, run, shared, unique_path};
 use lockkeeper::error::{InvalidPath, QueryError};
 use lockkeeper::inspect::{DeleteNodeError, Entry, InspectError, Inspector, PathState, Pool, Queue};
 use lockkeeper::{Dialect, LockOptions, Mode};
-use tokio::time::timeout;
 use zookeeper_client as zk;
 
 fn lock(state: &PathState) -> &Queue {
@@ -256,22 +255,30 @@ fn a_node_whose_data_change_during_the_call_is_not_deleted() {
     run(async {
         let (keeper, client, path) = (connect().await, raw().await, unique_path("changing"));
         let inspector = keeper.inspector();
-        make(&client, &path, b"", zk::Acls::anyone_all()).await;
-        let created = client.check_stat(&path).await.expect("an answer").expect("the node").czxid;
-        let token = lockkeeper::FencingToken::from(u64::try_from(created).expect("a transaction"));
-        let writers = (0..4).map(|_| async {
-            loop {
-                client.set_data(&path, b"", None).await.expect("it is there");
+        let writers: Vec<_> =
+            (0..8).map(|_| tokio::spawn(write_forever(client.clone(), path.clone()))).collect();
+        eventually("the data change during the call", SOON, async || {
+            make(&client, &path, b"", zk::Acls::anyone_all()).await;
+            let created = client.check_stat(&path).await.expect("an answer").expect("the node").czxid;
+            let token = lockkeeper::FencingToken::from(u64::try_from(created).expect("a transaction"));
+            caught_up(&keeper).await;
+            let deleted = inspector.delete_node(&path, token).await;
+            if deleted == Ok(()) {
+                return false;
             }
-        });
-        let writing = futures::future::join_all(writers);
-        let deleting = timeout(SOON, inspector.delete_node(&path, token));
-        let deleted = tokio::select! {
-            deleted = deleting => deleted.expect("in time"),
-            _ = writing => unreachable!("they do not end"),
-        };
-        assert_eq!(deleted, Err(DeleteNodeError::Changed { node: path }));
+            assert_eq!(deleted, Err(DeleteNodeError::Changed { node: path.clone() }));
+            true
+        })
+        .await;
+        writers.iter().for_each(|writer| writer.abort());
     });
+}
+
+/// Changes the data of a node, whether or not it exists.
+async fn write_forever(client: zk::Client, path: String) {
+    loop {
+        let _ = client.set_data(&path, b"", None).await;
+    }
 }
 
 #[test]
