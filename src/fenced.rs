@@ -5,9 +5,10 @@ use std::slice;
 
 use lockkeeper_actors::api::error::{Reason, is_throttled};
 use lockkeeper_actors::api::lease::{Lease, LeaseState};
+use lockkeeper_actors::api::request::bytes_of;
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::path_rules::{InvalidPath, check_path};
-use lockkeeper_actors::zookeeper::{Acl, TransactionFailure, Write, WriteFailure};
+use lockkeeper_actors::zookeeper::{TransactionFailure, Write, WriteFailure};
 use thiserror::Error;
 
 use crate::guard::Guard;
@@ -248,16 +249,11 @@ fn check(nodes: &[String], writes: &[Write], chroot: &str) -> Result<(), FencedE
 
 fn size(write: &Write) -> usize {
     let rest = match write {
-        Write::Create { data, acl, .. } => data.len() + acl.iter().map(bytes_of).sum::<usize>(),
+        Write::Create { data, acl, .. } => data.len() + bytes_of(acl),
         Write::Set { data, .. } => data.len(),
         Write::Delete { .. } => 0,
     };
     write.path().len() + rest
-}
-
-/// What an entry of an access list takes in a request: two texts with their lengths, and the permissions.
-fn bytes_of(entry: &Acl) -> usize {
-    12 + entry.scheme().len() + entry.id().len()
 }
 
 /// The error if the session has ended before the transaction was sent.

@@ -25,7 +25,7 @@ fn a_session_survives_without_the_directory_of_its_last_lock() {
 }
 
 #[test]
-fn a_session_survives_without_a_directory_where_it_may_create_anything() {
+fn a_session_survives_after_a_lock_was_denied() {
     run(async {
         let (server, proxy, path) = (Observer::new().await, proxied().await, unique_path("denied"));
         let keeper = connect_through(&proxy, BRISK).await;

@@ -164,8 +164,12 @@ impl ContenderOptions {
     /// An upper bound for the bytes that a node with these options in this directory adds to a transaction.
     pub fn bytes(&self, directory: &str) -> usize {
         const NODE: usize = 128;
-        const ENTRY: usize = 32;
-        let acl = self.acl.iter().map(|entry| ENTRY + entry.scheme().len() + entry.id().len());
-        NODE + directory.len() + self.identifier.len() + acl.sum::<usize>()
+        NODE + directory.len() + self.identifier.len() + bytes_of(&self.acl)
     }
+}
+
+/// An upper bound for the size of an access list in a request.
+pub fn bytes_of(acl: &[Acl]) -> usize {
+    const ENTRY: usize = 32;
+    acl.iter().map(|entry| ENTRY + entry.scheme().len() + entry.id().len()).sum()
 }

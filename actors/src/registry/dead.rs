@@ -1,7 +1,8 @@
 //! The actors of paths that died: their nodes are deleted once nothing is left of them.
 //!
-//! ractor reports an actor's end before it drops the actor's state: after a panic, the actor's task drops it, otherwise
-//! whoever receives the report. Only that marks its leases as `Lost`, and until then its nodes must stay.
+//! A dead actor's leases are marked as `Lost` when its state is dropped. ractor reports the actor's end before that: after
+//! a panic the actor's task still has the state, otherwise the report contains it. Until it is dropped, the nodes must
+//! stay.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -143,7 +143,7 @@ impl LingeringLock {
         }
         for ticket in line.leaving {
             match confirmed && !self.members.contains_key(&ticket) {
-                // It waits for all idle nodes.
+                // No request: it gives up idle nodes, and waits for the earlier ones, too.
                 true => self.await_end(ticket, ..id, out),
                 false => self.forget(ticket, confirmed, out),
             }

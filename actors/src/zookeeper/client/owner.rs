@@ -1,5 +1,6 @@
 //! Which session owns the nodes that a connection creates.
 
+use std::collections::HashSet;
 use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,8 +54,9 @@ fn set(last: &mut String, path: &str) {
 /// contender that has left may be gone. `None` without a directory.
 pub(super) async fn owner(client: &zk::Client, directories: &[String]) -> Result<Option<i64>, zk::Error> {
     let above = directories.iter().flat_map(|directory| ancestors(directory));
-    let mut refused = None;
-    for directory in directories.iter().map(String::as_str).chain(above) {
+    let (mut asked, mut refused) = (HashSet::new(), None);
+    let all = directories.iter().map(String::as_str).chain(above);
+    for directory in all.filter(|directory| asked.insert(*directory)) {
         match owner_in(client, directory).await {
             Err(error @ (zk::Error::NoNode | zk::Error::NoAuth)) => refused = Some(error),
             answer => return answer,
