@@ -329,7 +329,7 @@ impl Client {
         request: Request,
         read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
     ) -> Answer<T> {
-        self.link.host.may_panic(&paths_of(&request), self.session());
+        self.link.host.may_panic(&paths_of(&request));
         self.link.ask(stage, request, read)
     }
 
@@ -340,7 +340,7 @@ impl Client {
         request: Request,
         read: impl FnOnce(Reply) -> Result<T, Failure> + Send + 'static,
     ) -> Answer<(T, Watching)> {
-        self.link.host.may_panic(&paths_of(&request), self.session());
+        self.link.host.may_panic(&paths_of(&request));
         let (answer, answered) = oneshot::channel();
         self.link.submit(Flight::new(request, stage.into(), Waiter::Watch(watched, answer)));
         Box::pin(answered.map(|answer| {

@@ -30,8 +30,9 @@ pub type Time = u64;
 pub const LATENCY: Time = 50;
 pub const SESSION_TIMEOUT: Time = 6000;
 pub const TICK: Time = 600;
-/// How long a leader that has lost its quorum continues to serve: ZooKeeper's `syncLimit` of five ticks.
-pub const SYNC_LIMIT: Time = 5 * TICK;
+/// How long a leader that has lost its quorum continues to serve, at most. Longer than a session timeout, as a
+/// `syncLimit` of five ticks is for a session of two.
+pub const SYNC_LIMIT: Time = 15 * TICK;
 
 /// Identifies a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

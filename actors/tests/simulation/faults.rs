@@ -109,7 +109,7 @@ pub fn strike(
         (Fault::Deposed, Some((wire, _))) => {
             let times = Deposed {
                 elected: now + random.between(100, 800),
-                noticed: now + random.between(SYNC_LIMIT / 2, SYNC_LIMIT),
+                noticed: now + random.between(SYNC_LIMIT / 6, SYNC_LIMIT),
                 healed: now + random.between(500, 15_000),
             };
             ensemble.depose(wire, random.percent(50), times)

@@ -70,6 +70,8 @@ pub struct Host {
     pub session: AtomicI64,
     /// The beginnings of the nodes that outlive sessions, for the actor of each path.
     outliving: Mutex<BTreeMap<String, String>>,
+    /// The same for actors of paths that died. Their keeper deletes the nodes as long as it lives.
+    orphaned: Mutex<Vec<String>>,
     /// Whether an operator is at work in this process.
     operated: AtomicBool,
     opened: watch::Sender<Option<Arc<Opened>>>,
@@ -238,13 +240,15 @@ impl Host {
 
     /// The actors of all paths have ended with their keeper.
     fn keeper_died(&self, ensemble: &mut Ensemble) {
-        for (_, beginning) in std::mem::take(&mut *self.outliving.lock().unwrap()) {
+        let outliving = std::mem::take(&mut *self.outliving.lock().unwrap()).into_values();
+        let orphaned = std::mem::take(&mut *self.orphaned.lock().unwrap());
+        for beginning in outliving.chain(orphaned) {
             ensemble.died(beginning, self.session.load(Ordering::Relaxed));
         }
     }
 
-    /// Called when a path's actor sends a request in this session. Panics if that is armed.
-    pub fn may_panic(&self, paths: &[&str], session: i64) {
+    /// Called when a path's actor sends a request. Panics if that is armed.
+    pub fn may_panic(&self, paths: &[&str]) {
         // The questions of an operator are asked beside the actor.
         if !self.operated.load(Ordering::Relaxed) && self.armed.lock.swap(false, Ordering::Relaxed) {
             let resources = resources();
@@ -257,7 +261,7 @@ impl Host {
                 None => paths.to_vec(),
             };
             if let Some(beginning) = path.and_then(|path| self.outliving.lock().unwrap().remove(&**path)) {
-                self.world().ensemble.died(beginning, session);
+                self.orphaned.lock().unwrap().push(beginning);
             }
             let hit = Hit::Paths(&hit);
             self.panic(Fault::LockPanics, hit, Fault::RegistryPanics, "the actor of a path died");
@@ -344,6 +348,7 @@ impl Process {
                 links: Mutex::default(),
                 session: AtomicI64::new(0),
                 outliving: Mutex::default(),
+                orphaned: Mutex::default(),
                 operated: AtomicBool::new(false),
                 opened: watch::Sender::new(None),
                 close: Notify::new(),

@@ -33,6 +33,8 @@ pub enum Twin {
     NodeEndsWithSession,
     /// Heartbeats are reads, which a follower answers without its leader.
     CheckIsARead,
+    /// Heartbeats are syncs and reads, which a deposed leader answers without a quorum.
+    CheckIsASync,
     /// Heartbeats count as answered as soon as they are sent.
     CheckIsBelieved,
     /// The session timeout is reported as twice as long.
@@ -79,10 +81,11 @@ pub enum Twin {
 }
 
 /// All twins, each with the checkers of which at least one must catch it.
-pub const TWINS: [(Twin, &[Checker]); 25] = [
+pub const TWINS: [(Twin, &[Checker]); 26] = [
     (Twin::LostCreateIsForgotten, &[Checker::Progress, Checker::Orphans]),
     (Twin::NodeEndsWithSession, &[Checker::Backing, Checker::Exclusion]),
     (Twin::CheckIsARead, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
+    (Twin::CheckIsASync, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::CheckIsBelieved, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::TimeoutIsDoubled, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
     (Twin::ClocksAreSlow, &[Checker::Backing, Checker::Validity, Checker::Exclusion]),
@@ -116,6 +119,7 @@ impl Twin {
             Twin::CheckIsARead | Twin::CheckIsBelieved | Twin::TimeoutIsDoubled | Twin::ClocksAreSlow => {
                 &[(Fault::CutOff, Some(Stage::Held)), (Fault::HalfOpen, Some(Stage::Held))]
             }
+            Twin::CheckIsASync => &[(Fault::Deposed, Some(Stage::Held))],
             Twin::WatchIsLostOnReconnect => &[(Fault::CutAfter, Some(Stage::Waiting))],
             Twin::ChangeIsTakenForGone => &[(Fault::NodeWritten, Some(Stage::Held))],
             Twin::LostDeleteIsForgotten => &[(Fault::CutBefore, Some(Stage::Deleting))],
@@ -426,19 +430,31 @@ impl ZooKeeper for Twisted {
                 Err(CheckFailure::Missing(_)) => Ok(()),
                 answer => answer,
             })),
-            Twin::CheckIsARead => {
-                let anchor = std::iter::once("/zookeeper").chain(paths.iter().map(String::as_str));
-                let reads: Vec<_> = anchor.map(|path| self.inner.read(path)).collect();
-                Box::pin(future::join_all(reads).map(|answers| {
-                    answers.into_iter().enumerate().try_for_each(|(index, answer)| match answer {
-                        Ok(_) => Ok(()),
-                        Err(Failure::NoNode) if index > 0 => Err(CheckFailure::Missing(index - 1)),
-                        Err(failure) => Err(CheckFailure::Failed(failure)),
-                    })
-                }))
+            Twin::CheckIsARead => self.read_all(paths),
+            Twin::CheckIsASync => {
+                let (synced, read) = (self.inner.sync("/zookeeper"), self.read_all(paths));
+                Box::pin(async move {
+                    synced.await.map_err(CheckFailure::Failed)?;
+                    read.await
+                })
             }
             _ => self.inner.check(paths),
         }
+    }
+}
+
+impl Twisted {
+    /// Checks by reads alone that the nodes exist.
+    fn read_all(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
+        let anchor = std::iter::once("/zookeeper").chain(paths.iter().map(String::as_str));
+        let reads: Vec<_> = anchor.map(|path| self.inner.read(path)).collect();
+        Box::pin(future::join_all(reads).map(|answers| {
+            answers.into_iter().enumerate().try_for_each(|(index, answer)| match answer {
+                Ok(_) => Ok(()),
+                Err(Failure::NoNode) if index > 0 => Err(CheckFailure::Missing(index - 1)),
+                Err(failure) => Err(CheckFailure::Failed(failure)),
+            })
+        }))
     }
 }
 

@@ -47,7 +47,7 @@ impl Ensemble {
         self.given_up.insert(session);
     }
 
-    /// An actor that creates nodes with this prefix has died. Its keeper deletes them as long as it has this session.
+    /// An actor that creates nodes with this prefix has died with its keeper, in this session.
     pub fn died(&mut self, prefix: String, session: i64) {
         self.dead.push((prefix, session));
     }
