@@ -1,11 +1,11 @@
 //! Cycles a second: of one contender, of many in one session, of many sessions. And the requests of a cycle.
 
 use std::collections::BTreeMap;
-use std::panic::catch_unwind;
+use std::panic::{UnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::{Bench, LOCKS};
-use crate::common::{Ensemble, Server};
+use crate::common::{Ensemble, Server, ServerOptions};
 use crate::library::Library;
 use crate::measure::rate::{self, Load, Rate};
 use crate::measure::{self, Outcome};
@@ -47,12 +47,14 @@ pub fn measure(bench: &mut Bench<'_>) -> Cycles {
         println!("{sessions} sessions");
         by_sessions.push((sessions, rates(bench, &LOCKS, bench.plan.rounds, &one(sessions, sessions))));
     }
+    println!("a server that does not wait for its disk");
+    let unforced = rates_on(bench, || Server::start_with(&unforced_options()), Server::address);
     println!("an ensemble of three");
-    let ensemble = on_ensemble(bench);
+    let ensemble = rates_on(bench, || Ensemble::start_with(&production::options()), Ensemble::connect_string);
 
     let single = by_contenders.get(&1).cloned().unwrap_or_default();
     let sections = vec![
-        uncontended(&single, &ensemble),
+        uncontended(&single, &unforced, &ensemble),
         contended(&by_contenders),
         sessions(by_sessions),
         requests(&by_contenders),
@@ -66,13 +68,25 @@ fn rates(bench: &mut Bench<'_>, libraries: &[Library], rounds: usize, load: &Loa
     measure::alternate(libraries, rounds, |library| rate::rate(&mut bench.processes, library, load))
 }
 
-fn on_ensemble(bench: &mut Bench<'_>) -> Outcome<Rate> {
+/// The server answers before a write is on disk.
+fn unforced_options() -> ServerOptions {
+    let mut options = production::options();
+    options.jvm.push("-Dzookeeper.forceSync=no".to_owned());
+    options
+}
+
+/// Cycles of one contender on other servers.
+fn rates_on<S>(
+    bench: &mut Bench<'_>,
+    start: impl FnOnce() -> S + UnwindSafe,
+    address: impl FnOnce(&S) -> String,
+) -> Outcome<Rate> {
     // The start panics when a server does not serve.
-    let Ok(ensemble) = catch_unwind(|| Ensemble::start_with(&production::options())) else {
-        let reason = || Err("the ensemble did not start".to_owned());
+    let Ok(servers) = catch_unwind(start) else {
+        let reason = || Err("the server did not start".to_owned());
         return Library::ALL.map(|library| (library, reason())).into();
     };
-    let (address, window) = (ensemble.connect_string(), bench.plan.window);
+    let (address, window) = (address(&servers), bench.plan.window);
     let load = Load { address: &address, server: None, sessions: 1, contenders: 1, window, persist: false };
     rates(bench, &Library::ALL, bench.plan.rounds, &load)
 }
@@ -85,15 +99,17 @@ fn is_usual((library, _): &(Library, Cell)) -> bool {
     *library != Library::Dropped
 }
 
-fn uncontended(single: &Outcome<Rate>, ensemble: &Outcome<Rate>) -> Section {
+fn uncontended(single: &Outcome<Rate>, unforced: &Outcome<Rate>, ensemble: &Outcome<Rate>) -> Section {
     let mut table = Table::new(Better::Higher);
     table.column("one server", per_second(single));
+    table.column("one server, `forceSync=no`", per_second(unforced));
     table.column("ensemble of three", per_second(ensemble));
     Section {
         title: "One contender",
         text: "Cycles a second of one contender that nobody else disturbs. The lock and its directory exist already. \
-               The sessions of a round connect to any member of the ensemble, the leader or a follower, which is part \
-               of the spread.\n\n\
+               All libraries wait for the server's disk. With `forceSync=no` the server answers before a write is on \
+               disk, which shows what a library costs without that; do not run servers so. The sessions of a round \
+               connect to any member of the ensemble, the leader or a follower, which is part of the spread.\n\n\
                The floor waits for its delete. A lock that does not wait for it can be faster than the floor: \
                *zookeeper-client's lock*, which cannot wait, and *lockkeeper, release not awaited*. Compare these two \
                with each other, and the other rows with the floor. *lockkeeper, lingering* sends no request at all \
