@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::common::events::{Recorder, acquired, granted, listen, queued, refused};
 use crate::common::kinds::{Kind, Wait};
-use crate::common::{LONG, SOON, connect, connect_through, eventually, options, proxied, shared};
+use crate::common::{LONG, SOON, caught_up, connect, connect_through, eventually, options, proxied, shared};
 
 promises! {
     every_kind:
@@ -269,7 +269,9 @@ async fn queries_are_answered_after_the_last_handle_is_dropped(kind: Kind) {
     for last in ["last handle of the path", "last handle of the keeper"] {
         let (site, proxy) = (kind.site("last-question").await, proxied().await);
         let keeper = connect_through(&proxy, LONG).await;
-        let guard = site.rival(&connect().await).acquire().await.expect("the lock is free");
+        let other = connect().await;
+        let guard = site.rival(&other).acquire().await.expect("the lock is free");
+        caught_up(&keeper).await;
         let queue = site.queue(&keeper);
         let actor = queue.actor();
         proxy.hold_replies(true);
@@ -278,7 +280,7 @@ async fn queries_are_answered_after_the_last_handle_is_dropped(kind: Kind) {
         drop(queue);
         let kept = (last == "last handle of the path").then_some(keeper);
         // By the time of this answer, the end of the handle has had its effect.
-        let absent = site.queue(&connect().await).contenders().await;
+        let absent = site.queue(&other).contenders().await;
         assert_eq!(absent.expect("an answer").len(), 1);
         proxy.hold_replies(false);
         let listed = timeout(SOON, listed).await.expect("in time").expect(last).expect("an answer");
