@@ -70,6 +70,7 @@ pub const FAULTS: &[Fault] = &[
     fault!(Three, "a client moved from server to server", moved),
     fault!(Three, "the leader killed", |stage, _| member_killed(stage, Role::Leader)),
     fault!(Three, "a follower killed", |stage, _| member_killed(stage, Role::Follower)),
+    fault!(Three, "a follower killed that loses its data", |stage, _| member_replaced(stage)),
     fault!(Three, "the leader paused for a moment", |stage, _| member_paused(stage, Role::Leader, SYNC / 3)),
     fault!(Three, "the leader paused and deposed", |stage, _| leader_deposed(stage)),
     fault!(Three, "a follower paused and left behind", |stage, _| {
@@ -327,6 +328,12 @@ async fn member_killed(stage: &Stage, role: Role) -> bool {
     effect::silence([member.address()]).await;
     sleep(stage.dice(|dice| dice.time(2000))).await;
     blocking(|| member.restart());
+    true
+}
+
+async fn member_replaced(stage: &Stage) -> bool {
+    let number = member(stage, Role::Follower);
+    stage.replace(number);
     true
 }
 

@@ -11,6 +11,7 @@ mod audit;
 #[path = "../common/mod.rs"]
 mod common;
 mod dice;
+mod divergence;
 mod effect;
 mod fault;
 mod history;
@@ -209,6 +210,9 @@ const MOST_TRIES: usize = 3;
 /// How many times in a run the servers themselves may fail to recover.
 const MOST_STANDSTILLS: usize = 3;
 
+/// How many servers of a run may get data that differ from those of the others.
+const MOST_REPLACED: usize = 3;
+
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, which is not a number")))
@@ -225,6 +229,7 @@ struct Summary {
     longest_rest: Duration,
     longest_election: Duration,
     standstills: usize,
+    replaced: usize,
 }
 
 impl Summary {
@@ -238,6 +243,7 @@ impl Summary {
             longest_rest: Duration::ZERO,
             longest_election: Duration::ZERO,
             standstills: 0,
+            replaced: 0,
         }
     }
 
@@ -266,9 +272,12 @@ impl Summary {
         self.injected += usize::from(struck);
         self.times.push((begun, over));
         self.recovery(stage, fault.name).await;
-        match stage.nothing_left().await {
-            Ok(took) => self.longest_rest = self.longest_rest.max(took),
-            Err(reason) => panic!("{self}after {:?}: {reason}", fault.name),
+        loop {
+            match stage.nothing_left().await {
+                Ok(took) => break self.longest_rest = self.longest_rest.max(took),
+                Err(_) if self.replaced_odd_member(stage, fault.name).await => {}
+                Err(reason) => panic!("{self}after {:?}: {reason}", fault.name),
+            }
         }
         stage.order_all(Order::Work);
         struck
@@ -292,9 +301,24 @@ impl Summary {
                     since = now();
                 }
                 Err(Trouble::Standstill) => panic!("{self}after {name:?}: the servers still do not answer"),
+                Err(Trouble::Clients(_)) if self.replaced_odd_member(stage, name).await => since = now(),
                 Err(Trouble::Clients(reason)) => panic!("{self}after {name:?}: {reason}"),
             }
         }
+    }
+
+    /// If the data of one server differ from those of the others, the clients cannot help it: it gets the data of its
+    /// leader.
+    async fn replaced_odd_member(&mut self, stage: &Stage, name: &str) -> bool {
+        if self.replaced == MOST_REPLACED {
+            return false;
+        }
+        let found = tokio::time::timeout(stage::RECOVERY, divergence::odd_member(&stage.servers)).await;
+        let Ok(Ok(Some(odd))) = found else { return false };
+        println!("{name}: server {} is replaced, because its data differ: {}", odd.member, odd.node);
+        self.replaced += 1;
+        stage.replace(odd.member);
+        true
     }
 
     fn of(&self, findings: &Findings) -> String {
@@ -321,6 +345,7 @@ impl std::fmt::Display for Summary {
         let Summary { seed, injected, longest: (longest, name), longest_rest, longest_election, .. } = self;
         writeln!(f, "LOCKKEEPER_FAULTS_SEED={seed}: {injected} faults")?;
         writeln!(f, "restarts of stuck servers: {}", self.standstills)?;
+        writeln!(f, "servers replaced because their data differed: {}", self.replaced)?;
         writeln!(f, "longest until all servers served again: {longest_election:?}")?;
         writeln!(
             f,

@@ -255,28 +255,17 @@ impl Stage {
 
     /// The nodes of all locks, with the identifiers of their clients.
     pub async fn nodes(&self) -> Result<Vec<String>, zk::Error> {
-        let mut connector = zk::Client::connector().with_session_timeout(Duration::from_secs(10));
-        connector = connector.with_connection_timeout(Duration::from_secs(5));
-        let client = connector.connect(&self.servers.addresses().join(",")).await?;
-        match client.sync(ROOT).await {
-            Ok(()) | Err(zk::Error::NoNode) => {}
-            Err(error) => return Err(error),
-        }
-        let mut nodes = Vec::new();
-        // The contenders of queues, and the leases of a semaphore.
-        for directory in children(&client, ROOT).await? {
-            for node in children(&client, &directory).await? {
-                match client.get_data(&node).await {
-                    Ok((identifier, stat)) => {
-                        let (client, session) = (String::from_utf8_lossy(&identifier), stat.ephemeral_owner);
-                        nodes.push(format!("{node} of {client} in session {session:#x}"));
-                    }
-                    Err(zk::Error::NoNode) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(nodes)
+        nodes_at(&self.servers.addresses().join(",")).await
+    }
+
+    /// Kills a member of the ensemble and launches it without its data, as if another one took its place.
+    pub fn replace(&self, number: usize) {
+        let member = self.ensemble().member(number);
+        blocking(|| {
+            member.stop();
+            member.forget();
+            member.restart();
+        });
     }
 
     /// Stops all clients and returns their histories.
@@ -289,6 +278,32 @@ impl Stage {
         }
         Ok(self.clients.iter().map(Client::history).collect())
     }
+}
+
+/// The nodes of all locks, as one of these servers knows them.
+pub async fn nodes_at(addresses: &str) -> Result<Vec<String>, zk::Error> {
+    let mut connector = zk::Client::connector().with_session_timeout(Duration::from_secs(10));
+    connector = connector.with_connection_timeout(Duration::from_secs(5));
+    let client = connector.connect(addresses).await?;
+    match client.sync(ROOT).await {
+        Ok(()) | Err(zk::Error::NoNode) => {}
+        Err(error) => return Err(error),
+    }
+    let mut nodes = Vec::new();
+    // The contenders of queues, and the leases of a semaphore.
+    for directory in children(&client, ROOT).await? {
+        for node in children(&client, &directory).await? {
+            match client.get_data(&node).await {
+                Ok((identifier, stat)) => {
+                    let (client, session) = (String::from_utf8_lossy(&identifier), stat.ephemeral_owner);
+                    nodes.push(format!("{node} of {client} in session {session:#x}"));
+                }
+                Err(zk::Error::NoNode) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(nodes)
 }
 
 /// The paths of the children; empty if the node does not exist.

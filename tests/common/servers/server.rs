@@ -103,6 +103,13 @@ impl Server {
         self.wait_until_serving();
     }
 
+    /// Deletes the data of a stopped server. A member of an ensemble then gets that of its leader.
+    pub fn forget(&self) {
+        assert!(self.state().status == Status::Stopped, "only a stopped server can lose its data");
+        let data = self.guardian.directory().join("data").join("version-2");
+        fs::remove_dir_all(&data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
+    }
+
     /// Launches a stopped server without waiting until it serves: a member of an ensemble cannot serve before another
     /// one is launched as well.
     pub fn relaunch(&self) {
