@@ -61,7 +61,9 @@ pub trait ZooKeeper: Send + Sync + 'static {
     fn make_directories(&self, path: &str, container: bool, acl: &[Acl]) -> Answer<()>;
     /// Lists the names of a node's children, in no particular order.
     fn children(&self, path: &str) -> Answer<Vec<String>>;
-    /// Brings the session's server up to date with its leader.
+    /// Brings the session's server up to date, by a write through the quorum that changes nothing: what is read below this
+    /// path afterwards, on the same connection, is not older than anything that any session has seen before. A `sync` of
+    /// ZooKeeper does not prove that: a leader that was deposed answers it alone.
     fn sync(&self, path: &str) -> Answer<()>;
     /// Reads a node's data and stat.
     fn read(&self, path: &str) -> Answer<Node>;

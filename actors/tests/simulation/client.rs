@@ -31,6 +31,7 @@ use crate::callers::SEMAPHORE;
 use crate::coverage::Stage;
 use crate::ensemble::{Down, SESSION_TIMEOUT, Time, Up, Wire, children};
 use crate::process::Host;
+use crate::twins::Twin;
 
 /// Establishes sessions for one process.
 pub struct Dialer(pub Arc<Host>);
@@ -173,7 +174,12 @@ impl ZooKeeper for Client {
     fn sync(&self, path: &str) -> Answer<()> {
         self.link.host.sweep_may_panic(path);
         *self.last.lock().unwrap() = Last::Sync(path.to_owned());
-        self.ask(Stage::FindingCreated, Request::Sync { path: path.to_owned() }, |_| Ok(()))
+        let path = path.to_owned();
+        let request = match self.link.host.twin {
+            Twin::CheckIsASync => Request::Sync { path },
+            _ => Request::Multi(vec![Write::Check { path: ANCHOR.to_owned(), version: -1 }]),
+        };
+        self.ask(Stage::FindingCreated, request, |_| Ok(()))
     }
 
     fn read(&self, path: &str) -> Answer<Node> {
@@ -305,7 +311,7 @@ impl ZooKeeper for Client {
         self.link.host.session_may_panic();
         self.link.missed.store(false, Ordering::Relaxed);
         let link = self.link.clone();
-        let anchor = std::iter::once("/zookeeper");
+        let anchor = std::iter::once(ANCHOR);
         let checks = anchor.chain(paths.iter().map(String::as_str));
         let checks = checks.map(|path| Write::Check { path: path.to_owned(), version: -1 }).collect();
         let answer = self.link.ask(None, Request::Multi(checks), all);
@@ -849,6 +855,8 @@ fn leases(reply: Reply) -> Result<Leases, Failure> {
     }
 }
 
+/// What every write that changes nothing checks.
+const ANCHOR: &str = "/zookeeper";
 const NO_NODE: i32 = ErrorCode::NoNode as i32;
 const BAD_VERSION: i32 = ErrorCode::BadVersion as i32;
 

@@ -96,7 +96,7 @@ pub struct NodeStat {
 pub enum Command {
     /// List the directory.
     List {
-        /// Whether to send a sync first, on the same connection. If the sync fails, so does the list.
+        /// Whether to bring the server up to date first, on the same connection. If that fails, so does the list.
         sync: bool,
     },
     /// Create the node.

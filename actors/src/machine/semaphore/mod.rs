@@ -10,8 +10,8 @@
 //!
 //! A list of the leases counts only if it was sent while the mutex was ours, because then all earlier holders of the
 //! mutex have created their leases. When an event has shown that the mutex is ours, the first list is sent after a
-//! `sync`, and counts only if the `sync` succeeds: the client does not remember the zxid of an event, so after a
-//! reconnect it may read from a server that has not seen the event's change yet.
+//! request that brings the server up to date, and counts only if that succeeds: the client does not remember the zxid
+//! of an event, so after a reconnect it may read from a server that has not seen the event's change yet.
 //!
 //! The server checks each transaction again: it fails if the mutex or the number of permits has changed. The number of
 //! permits is read once and remembered. Each list of the leases shows which transaction wrote the root's data, and so

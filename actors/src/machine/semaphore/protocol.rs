@@ -146,7 +146,7 @@ pub enum Command {
     ReadState {
         /// Identifies the read.
         read: Attempt,
-        /// Whether to send a sync first, on the same connection. If the sync fails, all parts of the read count as
+        /// Whether to bring the server up to date first, on the same connection. If that fails, all parts of the read count as
         /// failed, and no watch is set.
         sync: bool,
         /// How to read the root's data.
