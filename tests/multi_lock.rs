@@ -664,6 +664,7 @@ async fn an_actor_runs_while_all_locks_are_held_and_is_killed_when_one_is_lost()
             true => assert_eq!((ended.reason, ended.guard.state()), (EndReason::Lease, LeaseState::Lost)),
         }
         assert_eq!(view.state(), LeaseState::Lost, "released or lost");
+        assert!(view.valid_until().is_some_and(|end| end <= Instant::now()), "an end that has passed");
     }
     nothing_left(&keeper, &paths).await;
 }

@@ -1,6 +1,6 @@
 //! Requests, answers and releases as messages instead of futures.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::poll;
 use lockkeeper::LeaseState;
@@ -20,6 +20,7 @@ promises! {
         the_timeout_of_a_call_ends_its_wait,
         a_caller_that_has_gone_keeps_its_place_until_it_is_granted,
         a_ticket_cancels_a_waiting_request_and_releases_a_granted_one,
+        a_guard_released_by_message_is_not_valid_any_more,
         a_ticket_is_known_to_every_handle_of_its_paths,
         a_ticket_in_use_is_refused_and_its_request_continues,
         events_go_to_an_actor_and_its_end_cancels_the_request,
@@ -124,6 +125,16 @@ async fn a_ticket_cancels_a_waiting_request_and_releases_a_granted_one(kind: Kin
     eventually("its guard is lost", SOON, async || guard.state() == LeaseState::Lost).await;
     let again = rival.release_by_message(guard.ticket()).await.expect("an answer");
     assert_eq!(again, Err(ReleaseError::Lost), "it has ended");
+}
+
+async fn a_guard_released_by_message_is_not_valid_any_more(kind: Kind) {
+    let (site, keeper) = (kind.site("valid-until").await, connect().await);
+    let lock = site.lock(&keeper);
+    let guard = lock.acquire().await.expect("the lock is free");
+    assert!(guard.valid_until().is_some_and(|end| end > Instant::now()));
+    assert_eq!(lock.release_by_message(guard.ticket()).await.expect("an answer"), Ok(()));
+    eventually("its guard is lost", SOON, async || guard.state() == LeaseState::Lost).await;
+    assert!(guard.valid_until().is_some_and(|end| end <= Instant::now()), "an end that has passed");
 }
 
 async fn a_ticket_is_known_to_every_handle_of_its_paths(kind: Kind) {

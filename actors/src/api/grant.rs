@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::session_lease::SessionLease;
 use super::token::FencingToken;
-use crate::machine::{LeaseState, Ticket};
+use crate::machine::{LeaseState, Moment, Ticket};
 use crate::zookeeper::ZooKeeper;
 
 /// State shared by a lease and the actor that granted it.
@@ -68,8 +68,17 @@ impl Grant {
         }
     }
 
+    /// The proven end; once the lease is lost, the origin of the clock. `None` for a persistent node.
+    pub fn until(&self) -> Option<Moment> {
+        let session = self.session.as_ref()?;
+        Some(match self.mark.load(Ordering::SeqCst) {
+            LOST => Moment(0),
+            _ => session.valid_until(),
+        })
+    }
+
     pub fn valid_until(&self) -> Option<Instant> {
-        self.session.as_ref().map(|session| session.clock.instant(session.valid_until()))
+        Some(self.session.as_ref()?.clock.instant(self.until()?))
     }
 
     pub async fn lost(&self) {

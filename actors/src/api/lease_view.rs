@@ -103,7 +103,7 @@ impl LeaseView {
     }
 
     pub(crate) fn until(&self) -> Option<Moment> {
-        Some(self.first()?.session.as_ref()?.valid_until())
+        self.0.iter().filter_map(|grant| grant.until()).min()
     }
 
     fn first(&self) -> Option<&Arc<Grant>> {
