@@ -35,6 +35,9 @@ impl<M: 'static> Guard<M> {
     /// - it is stopped when 1/4 is left, or as soon as the connection is suspended if `stop_policy` says so;
     /// - it is killed when 1/8 is left, and immediately if the lease is already lost.
     ///
+    /// If the lease is lost before the actor is started, neither `make` nor the actor runs, and the run ends with
+    /// [`EndReason::Lease`].
+    ///
     /// A `pre_start` or handler that never awaits cannot be killed; only the fencing token protects against it. Tasks
     /// that the actor has spawned are not ended either: the actor must do that.
     ///

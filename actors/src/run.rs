@@ -261,6 +261,11 @@ impl RunActor {
 impl State {
     /// The last step of `pre_start`: nothing after it can fail, so the state always owns the worker.
     fn start_worker(&mut self, myself: &ActorRef<RunMessage>) {
+        // Nothing has watched the lease before, and the process may have been paused.
+        if self.view.state() == LeaseState::Lost {
+            self.feed(Event::Lease(LeaseState::Lost), myself);
+            return self.feed(Event::Ended { failed: false }, myself);
+        }
         let Some(work) = &mut self.work else { return };
         let not_started = {
             let myself = myself.clone();
@@ -303,8 +308,10 @@ impl State {
                     }
                 }
                 Command::Kill => {
-                    warn!(path = self.view.path(), "killing an actor that works under a lease");
                     if let Some(work) = &mut self.work {
+                        if work.worker.is_some() {
+                            warn!(path = self.view.path(), "killing an actor that works under a lease");
+                        }
                         work.kill();
                     }
                 }

@@ -1,9 +1,11 @@
 //! Actors that run under a guard.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lockkeeper::LeaseState;
-use lockkeeper::run::{EndReason, LeaseView, StopPolicy};
+use lockkeeper::run::{EndReason, LeaseView, RunFailure, StopPolicy};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -56,6 +58,31 @@ async fn an_actor_under_a_guard_is_killed_when_its_node_is_deleted() {
     operator.delete(&node, None).await.expect("it is there");
     let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
     assert_eq!((ended.reason, ended.guard.state()), (EndReason::Lease, LeaseState::Lost));
+}
+
+#[tokio::test]
+async fn no_actor_is_started_under_a_guard_that_is_lost_already() {
+    let keeper = connect(&shared().address()).await;
+    let guard =
+        keeper.lock(&unique_path("lost-before")).expect("a valid path").acquire().await.expect("connected");
+    let operator = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
+    operator.delete(guard.node(), None).await.expect("it is there");
+    timeout(SOON, guard.lost()).await.expect("a heartbeat notices it");
+    let (sender, mut notes) = mpsc::unbounded_channel();
+    let made = Arc::new(AtomicBool::new(false));
+    let make = {
+        let made = made.clone();
+        move |lease: LeaseView| {
+            made.store(true, Ordering::SeqCst);
+            (Probe, (lease, Behavior::default(), sender))
+        }
+    };
+    let run = guard.run(StopPolicy::default(), make, |_| None);
+    let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the keeper is open");
+    assert!(!made.load(Ordering::SeqCst), "something of the application has run");
+    assert_eq!(ended.reason, EndReason::Lease);
+    assert!(matches!(ended.failure, Some(RunFailure::LeaseEnded { killed: false })), "{:?}", ended.failure);
+    assert!(notes.recv().await.is_none(), "the actor has not run");
 }
 
 #[tokio::test]

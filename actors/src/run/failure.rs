@@ -24,7 +24,7 @@ pub enum RunFailure {
     /// The actor was asked to stop. It took longer than its grace, and was killed.
     #[error("the actor did not stop in time, and was killed")]
     NotStopped,
-    /// The lease was suspended, about to end, or lost. So the actor was stopped.
+    /// The lease was suspended, about to end, or lost. So the actor was stopped, or not started.
     #[error("the lease of the actor ended")]
     LeaseEnded {
         /// The actor did not stop in time, and was killed.
