@@ -120,7 +120,8 @@ impl<M> Guard<M> {
 
     /// Releases the lock, and waits until the server has confirmed it. Dropping the guard releases without waiting.
     ///
-    /// A node that no longer exists counts as released.
+    /// A node that no longer exists counts as released. If the node [lingers](crate::LockOptions::linger), or serves
+    /// further requests, it stays, and there is nothing to wait for.
     ///
     /// # Errors
     ///

@@ -73,7 +73,7 @@ impl<E, T: Target> Pending<E, T> {
     /// should not wait.
     ///
     /// [`LockEvent::Acquired`] contains the guard. Dropping that releases the lock, and [`LockEvent::Released`] follows
-    /// when the server has confirmed the release. The returned ticket [cancels](crate::Lock::cancel) the request. An
+    /// when the release is confirmed. The returned ticket [cancels](crate::Lock::cancel) the request. An
     /// `Acquired` that has been sent before the cancellation still arrives; drop it.
     ///
     /// When the actor ends, for whatever reason, a request that still waits is cancelled. A guard in the actor's

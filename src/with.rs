@@ -8,8 +8,8 @@ use crate::lock::Lock;
 use crate::marker::Access;
 
 impl<M: Access> Lock<M> {
-    /// Waits for the lock, runs `work` under it, releases the lock, and waits until the server has confirmed that, or
-    /// the session has ended.
+    /// Waits for the lock, runs `work` under it, [releases](Guard::release) the lock, and waits until that is confirmed,
+    /// or the session has ended.
     ///
     /// If the lease is lost first, `work` is dropped at its current await, as by [`Guard::protect`]. If it is lost only
     /// before the release is confirmed, the work was done under the lock, and its result is returned. When `work` panics,

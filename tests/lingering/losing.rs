@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use lockkeeper::LeaseState;
 use lockkeeper::error::{ReleaseError, TryAcquireError};
+use lockkeeper::messages::LockEvent;
 use lockkeeper::session::SessionEvent;
 use tokio::time::timeout;
 
 use super::{Asked, Scene, begin, read_write, until_watches};
 use crate::common::events::session_event;
-use crate::common::{BRISK, SHORT, SOON, TestServer, connect, connect_through, eventually, options, proxied};
+use crate::common::{
+    BRISK, SHORT, SOON, TestServer, connect, connect_for, connect_through, eventually, options, proxied,
+};
 
 /// With a heartbeat every seven and a half seconds.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -109,6 +112,28 @@ async fn an_idle_node_does_not_outlast_a_session_in_doubt() {
     scene.until_nodes(0).await;
     drop(scene.lock.acquire().await.expect("free"));
     scene.until_nodes(1).await;
+}
+
+#[tokio::test]
+async fn a_release_after_the_end_of_the_lease_is_not_confirmed() {
+    for is_awaited in [true, false] {
+        let scene = Scene::with(connect_for(SHORT).await, "paused").await;
+        let mut holder = Asked::new(&scene.lock);
+        let guard = holder.granted().await;
+        let mut next = Asked::new(&scene.lock);
+        next.queued().await;
+        let token = guard.token();
+        // As in a process that is paused: the release is handled before the session reports its end.
+        while guard.state() != LeaseState::Lost {
+            std::thread::sleep(SHORT / 100);
+        }
+        match is_awaited {
+            true => assert_eq!(guard.release().await, Err(ReleaseError::Lost)),
+            false => drop(guard),
+        }
+        assert!(matches!(holder.last().await, LockEvent::Lost(_)));
+        assert!(next.granted().await.token() > token, "it has another node");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -120,6 +120,17 @@ impl Asked {
         }
     }
 
+    /// The last event of a lease.
+    async fn last(&mut self) -> LockEvent<LockGuard> {
+        loop {
+            match timeout(SOON, self.0.recv()).await.expect("an event") {
+                Some(LockEvent::Suspended(_) | LockEvent::Resumed(_)) => {}
+                Some(event) => return event,
+                None => panic!("the last event is missing"),
+            }
+        }
+    }
+
     fn waits(&mut self) -> bool {
         self.0.try_recv().is_err()
     }

@@ -35,7 +35,8 @@ pub enum LockEvent<G = Lease> {
     Resumed(Ticket),
     /// The lease is lost: somebody else may hold the lock now.
     Lost(Ticket),
-    /// The guard was released or dropped, and the server has confirmed that its node is deleted.
+    /// The guard was released or dropped, and the server has confirmed that its node is deleted. If the node lingers, or
+    /// serves further requests, the event does not wait for the server.
     Released(Ticket),
     /// The request ended without the lock.
     Refused(Ticket, Refused),

@@ -174,7 +174,7 @@ impl Lease {
     }
 
     /// Releases the lock and waits until the server has confirmed it. Dropping this future does not stop the release. A
-    /// node that is already gone counts as released.
+    /// node that is already gone counts as released. One that stays for further requests is not waited for.
     pub async fn release(mut self) -> Result<(), ReleaseError> {
         self.released = true;
         let (reply, answer) = oneshot::channel();

@@ -11,7 +11,7 @@ use crate::api::error::{AcquireError, PermitsError, ReleaseError};
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::grant::{Grant, Hold};
 use crate::api::keep_alive::KeepAlive;
-use crate::api::lease::{FencingToken, Lease, ReleasePort};
+use crate::api::lease::{FencingToken, Lease, LeaseState, ReleasePort};
 use crate::api::request::{AcquireRequest, ContenderOptions};
 use crate::machine::{Denied, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
 use crate::metrics::{RefusedFor, RequestMetrics};
@@ -47,6 +47,11 @@ impl Entry {
     /// Whether it has neither been granted nor refused.
     fn is_waiting(&self) -> bool {
         self.keep_alive.is_some() && self.sink.is_some()
+    }
+
+    /// Whether its lease has ended, and nobody was told.
+    fn is_over(&self) -> bool {
+        !self.ended && self.hold.as_ref().is_some_and(|hold| hold.0.state() == LeaseState::Lost)
     }
 
     /// Removes it from the number of waiting requests, once.
@@ -99,8 +104,14 @@ where
         true
     }
 
-    /// Returns whether the release must be passed to the machine. Otherwise it has been answered.
+    /// Returns whether the release must be passed to the machine. Otherwise it has been answered, as it has if the lease
+    /// is over.
     pub(super) fn begin_release(&mut self, ticket: Ticket, reply: Option<ReleasePort>) -> bool {
+        // The session may not have reported its end yet.
+        let is_over = self.requests.get(&ticket).is_some_and(|entry| entry.is_over());
+        if is_over {
+            self.reply(Reply::Lost(ticket));
+        }
         // The node of a lost lease may still be being deleted, but that confirms nothing to its holder.
         let error = match self.requests.get_mut(&ticket).filter(|entry| !entry.ended) {
             Some(entry) if entry.keep_alive.is_some() => ReleaseError::NotGranted,
@@ -122,7 +133,7 @@ where
         if let Some(reply) = reply {
             let _ = reply.send(Err(error));
         }
-        false
+        is_over
     }
 
     /// Whether nothing is left to do.
