@@ -1,13 +1,13 @@
 //! A held lock, and until when it is proven to be held.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::slice;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
-use futures::future::{Either, select};
 use ractor::{DerivedActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
@@ -236,17 +236,44 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// Runs `work` until it is done or `lost` ends.
+/// Runs `work` until it is done or `lost` ends. It is not polled once the state is `Lost`.
 pub(crate) async fn protect<F: Future>(
     state: impl Fn() -> LeaseState,
     lost: impl Future<Output = ()>,
     work: F,
 ) -> Result<F::Output, LostError> {
-    if state() == LeaseState::Lost {
-        return Err(LostError);
-    }
-    match select(pin!(work), pin!(lost)).await {
-        Either::Left((done, _)) if state() != LeaseState::Lost => Ok(done),
-        Either::Left(_) | Either::Right(_) => Err(LostError),
+    let (mut work, mut lost) = (pin!(work), pin!(lost));
+    poll_fn(|context| {
+        // Not left to `lost`, which may be woken later than the work, or get no turn beside it.
+        if state() == LeaseState::Lost {
+            return Poll::Ready(Err(LostError));
+        }
+        match work.as_mut().poll(context) {
+            Poll::Ready(done) if state() != LeaseState::Lost => Poll::Ready(Ok(done)),
+            Poll::Ready(_) => Poll::Ready(Err(LostError)),
+            Poll::Pending => lost.as_mut().poll(context).map(|()| Err(LostError)),
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_is_not_polled_once_the_lease_has_ended() {
+        let state = Cell::new(LeaseState::Held);
+        let work = poll_fn(|context| {
+            assert_eq!(state.get(), LeaseState::Held, "polled after the end");
+            // The process is paused here, and the work is woken meanwhile.
+            state.set(LeaseState::Lost);
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        });
+        assert_eq!(protect(|| state.get(), pending(), work).await, Err(LostError));
     }
 }
