@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::internals::{contender_options, keeper_settings, kill_session_actors, until_no_nodes};
-use common::logs::Logs;
+use common::logs::{Logs, with_a_log_that_panics};
 use common::{LONG, SHORT, SOON, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -156,15 +156,6 @@ fn slow_listener(event: LockEvent) {
     }
 }
 
-/// Makes the actor that drops it panic.
-struct PanicsWhenDropped;
-
-impl Drop for PanicsWhenDropped {
-    fn drop(&mut self) {
-        panic!("on purpose");
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Death {
     LockActorKilled,
@@ -187,12 +178,7 @@ async fn leases_of_dead_actors_are_lost_before_others_are_granted() {
         eventually("the slow listener's request is queued", SOON, async || queued(3).await).await;
         match death {
             Death::LockActorKilled => test.kill_actors(),
-            Death::LockActorPanics => {
-                let panics = PanicsWhenDropped;
-                test.request(Ticket::new(), contender_options(), Wait::Try, move |_| {
-                    let _ = &panics;
-                });
-            }
+            Death::LockActorPanics => with_a_log_that_panics(|| drop(test.acquire())),
             Death::KeeperKilled => test.started.keeper.kill(),
         }
         let next = timeout(SOON, next).await.expect("granted").expect("no panic").expect("connected");

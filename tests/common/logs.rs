@@ -1,9 +1,11 @@
-//! Captures log output.
+//! Captures log output, or panics while something is logged.
 
 use std::io;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use tracing::Dispatch;
+use tracing::span::Id;
+use tracing::{Dispatch, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// A subscriber that wants everything and gets nothing, because no thread uses it. While the subscriber of one thread is
@@ -13,6 +15,21 @@ static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subsc
 /// Makes sure that what is captured does not depend on the tests of other threads.
 pub fn shared_with_other_threads() {
     LazyLock::force(&SECOND);
+}
+
+/// Sends a request whose log panics. This ends the actor that serves it.
+pub fn with_a_log_that_panics<T>(send: impl FnOnce() -> T) -> T {
+    shared_with_other_threads();
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(Panics), send)
+}
+
+/// Panics as soon as a span is entered.
+struct Panics;
+
+impl<S: Subscriber> Layer<S> for Panics {
+    fn on_enter(&self, _: &Id, _: Context<'_, S>) {
+        panic!("a log that panics, on purpose");
+    }
 }
 
 /// Captures what this thread logs from now on. A test that uses it must run on a single-threaded runtime.

@@ -1,19 +1,21 @@
 //! Applications that stop or panic.
 
 use lockkeeper::LeaseState;
-use lockkeeper::error::{AcquireError, Refused, ReleaseError};
+use lockkeeper::error::{AcquireError, Refused, ReleaseError, TryAcquireError};
 use lockkeeper::messages::LockEvent;
 use tokio::time::timeout;
 
 use crate::common::events::{acquired, listen, queued};
 use crate::common::kinds::{Kind, Wait};
+use crate::common::logs::with_a_log_that_panics;
 use crate::common::site::is_known;
 use crate::common::{SHORT, SOON, connect, options, refusal, shared};
 
 promises! {
     every_kind:
         a_lock_of_a_stopped_runtime_is_freed_when_its_session_ends,
-        a_panicking_listener_ends_only_its_own_request;
+        a_panicking_listener_ends_only_its_own_request,
+        a_listener_that_panics_when_it_is_dropped_ends_only_its_own_request;
     // The kinds that have an actor for each path, in which their listeners run.
     [lock, write_lock, read_lock, semaphore]:
         a_dead_lock_actor_loses_the_guards_of_its_path_and_leaves_no_node;
@@ -61,6 +63,25 @@ async fn a_panicking_listener_ends_only_its_own_request(kind: Kind) {
     }
 }
 
+async fn a_listener_that_panics_when_it_is_dropped_ends_only_its_own_request(kind: Kind) {
+    let (site, keeper) = (kind.site("panic-drop").await, connect().await);
+    let (lock, rival) = (site.lock(&keeper), site.rival(&keeper));
+    let guard = rival.acquire().await.expect("the lock is free");
+    for panics_before in [false, true] {
+        let owned = PanicsWhenDropped;
+        let hear = move |_| {
+            let _owns = &owned;
+            assert!(!panics_before, "a listener that panics, on purpose");
+        };
+        // It is dropped after the refusal, and the next try is answered later.
+        lock.listen(Wait::Try, Box::new(hear));
+        let tried = refusal(lock.try_acquire().await);
+        assert!(matches!(tried, TryAcquireError::Contended { .. }), "{tried:?}");
+        assert_eq!(guard.state(), LeaseState::Held);
+    }
+    assert_eq!(guard.release().await, Ok(()));
+}
+
 async fn a_dead_lock_actor_loses_the_guards_of_its_path_and_leaves_no_node(kind: Kind) {
     let (site, elsewhere) = (kind.site("dies").await, kind.site("lives").await);
     let keeper = connect().await;
@@ -73,12 +94,7 @@ async fn a_dead_lock_actor_loses_the_guards_of_its_path_and_leaves_no_node(kind:
     queued(&mut events).await;
     let session = site.server.owner(&guard.node()).await;
 
-    // What a listener owns is dropped in the lock's actor, after the last event. This panic kills that actor.
-    let owned = PanicsWhenDropped;
-    let hear = move |_| {
-        let _owns = &owned;
-    };
-    lock.listen(Wait::Try, Box::new(hear));
+    with_a_log_that_panics(|| listen(&lock));
     timeout(SOON, guard.lost()).await.expect("its actor is gone");
     assert_eq!(guard.state(), LeaseState::Lost);
     let stopped = AcquireError::Stopped { path: (kind.paths)(&site.path).swap_remove(0) };

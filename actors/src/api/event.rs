@@ -111,7 +111,8 @@ impl Refused {
 
 /// Receives the events of one request. It runs inside the lock's actor, so it must pass events on and never block.
 ///
-/// After a panic it is not called again, and its request is cancelled or released. Other requests are not affected.
+/// After a panic it is not called again, and its request is cancelled or released. Other requests are not affected, and
+/// neither are they by a panic when it is dropped.
 pub struct EventSink<G = Lease> {
     send: Option<Box<dyn FnMut(LockEvent<G>) + Send>>,
     /// It has received `Acquired`.
@@ -139,27 +140,38 @@ impl<G> EventSink<G> {
     pub(crate) fn tell(&mut self, event: LockEvent<G>) -> bool {
         let Some(mut send) = self.send.take() else { return false };
         self.granted |= matches!(event, LockEvent::Acquired { .. });
-        // After a panic the closure is dropped, so its possibly inconsistent state is not used again.
-        let sent = catch_unwind(AssertUnwindSafe(move || {
-            send(event);
-            send
-        }));
-        match sent {
-            Ok(send) => self.send = Some(send),
-            Err(_) => warn!(path = %self.path, ticket = %self.ticket, "an event sink panicked"),
+        let sent = self.survives(|| send(event));
+        self.send = Some(send);
+        if !sent {
+            // Its state may be inconsistent, so it is not used again.
+            self.close();
         }
-        self.send.is_some()
+        sent
+    }
+
+    /// Drops the closure. What it owns belongs to the application, and may panic, too.
+    fn close(&mut self) {
+        let send = self.send.take();
+        self.survives(|| drop(send));
+    }
+
+    fn survives(&self, call: impl FnOnce()) -> bool {
+        let survives = catch_unwind(AssertUnwindSafe(call)).is_ok();
+        if !survives {
+            warn!(path = %self.path, ticket = %self.ticket, "an event sink panicked");
+        }
+        survives
     }
 
     /// Sends the last event.
     pub(crate) fn conclude(mut self, event: LockEvent<G>) {
         self.tell(event);
-        self.send = None;
+        self.close();
     }
 
     /// Drops the sink without a last event, because the guard outlives the actor.
     pub(crate) fn close_silently(mut self) {
-        self.send = None;
+        self.close();
     }
 }
 
@@ -174,6 +186,7 @@ impl<G> Drop for EventSink<G> {
             true => LockEvent::Lost(self.ticket),
             false => LockEvent::Refused(self.ticket, Refused::Failed(error)),
         });
+        self.close();
     }
 }
 
@@ -208,4 +221,34 @@ pub enum SessionEvent {
     },
     /// The keeper is closed. This event is final.
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a listener owns.
+    struct PanicsWhenDropped;
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_panics_when_it_is_dropped_does_not_harm_its_actor() {
+        let ends: [fn(EventSink); 3] = [
+            |sink| sink.conclude(LockEvent::Released(Ticket(1))),
+            |sink| sink.close_silently(),
+            |sink| drop(sink),
+        ];
+        for end in ends {
+            let owned = PanicsWhenDropped;
+            let sink = EventSink::new(Ticket(1), "/locks/ledger".into(), move |_| {
+                let _owns = &owned;
+            });
+            assert!(catch_unwind(AssertUnwindSafe(|| end(sink))).is_ok());
+        }
+    }
 }
