@@ -12,6 +12,8 @@ pub(super) enum Retry {
     DeleteLease(String),
     /// The next request of the turn: finding the leases of a take, or reading the state.
     Turn,
+    /// The next turn, after a take has found that the mutex's node is gone.
+    NextTurn,
 }
 
 impl Semaphore {
@@ -59,6 +61,8 @@ impl Semaphore {
         while let Some(retry) = self.retries.pop(now) {
             match (retry, &self.take, &self.turn) {
                 (Retry::DeleteLease(lease), _, _) => out.push(Command::DeleteLease(lease)),
+                // `advance` begins it.
+                (Retry::NextTurn, _, _) => {}
                 (Retry::Turn, Some(take), _) => out.push(Command::FindLeases(take.attempt)),
                 (Retry::Turn, None, Some(turn)) => match &turn.stage {
                     TurnStage::Queued { read: None, .. } if self.limit == Limit::Unknown => {
@@ -93,6 +97,8 @@ mod tests {
         Contradiction,
         /// Every take finds another limit than the read before it has shown.
         Limit,
+        /// Every take finds that the mutex's node is gone.
+        Mutex,
         NoRoot,
         MakeRoot,
         Take,
@@ -136,6 +142,7 @@ mod tests {
                 match broken {
                     Broken::Take | Broken::Find => Err(TakeFailure::Failed(Failure::Unknown("lost".into()))),
                     Broken::Limit => Err(TakeFailure::LimitChanged),
+                    Broken::Mutex => Err(TakeFailure::MutexGone),
                     Broken::Read
                     | Broken::Contradiction
                     | Broken::NoRoot
@@ -191,9 +198,9 @@ mod tests {
         }
     }
 
-    /// An upper bound: pauses double up to five seconds, at most half of each is left out, and three requests follow
+    /// An upper bound: pauses double up to five seconds, at most half of each is left out, and four requests follow
     /// each.
-    const MOST: usize = 3 * 30 + 10;
+    const MOST: usize = 4 * 30 + 10;
 
     #[test]
     fn requests_that_keep_failing_are_retried_after_growing_pauses() {
@@ -203,6 +210,7 @@ mod tests {
             (Broken::Read, &lost),
             (Broken::Contradiction, &lost),
             (Broken::Limit, &lost),
+            (Broken::Mutex, &lost),
             (Broken::NoRoot, &lost),
             (Broken::MakeRoot, &lost),
             (Broken::Take, &lost),

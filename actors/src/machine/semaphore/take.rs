@@ -55,6 +55,8 @@ impl Semaphore {
                 let name = take.mutex.name().to_owned();
                 self.take_failed(&take, None, out);
                 self.mutex(PathEvent::Missing(vec![name]).into(), now, out);
+                // The first time at once: `advance` begins the next turn unless a pause was scheduled.
+                self.retries.again(&Retry::NextTurn, now);
             }
             Err(TakeFailure::LimitChanged | TakeFailure::RootGone | TakeFailure::Failed(Failure::NoNode)) => {
                 self.limit = Limit::Unknown;
@@ -106,6 +108,7 @@ impl Semaphore {
     /// Handles the success of a take: its leases exist.
     fn take_succeeded(&mut self, take: Take, now: Moment, out: &mut Vec<Command>) {
         self.retries.done(&Retry::Turn);
+        self.retries.done(&Retry::NextTurn);
         let tickets: BTreeSet<Ticket> = take.leases.iter().map(|(ticket, _)| *ticket).collect();
         for (ticket, lease) in take.leases {
             self.leases.insert(lease.clone(), Some(ticket));

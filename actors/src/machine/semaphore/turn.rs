@@ -147,6 +147,7 @@ impl Semaphore {
             && self.turn.is_none()
             && !self.local_queue.is_empty()
             && self.link != Link::Down
+            && !self.retries.rests(&Retry::NextTurn)
         {
             self.begin_turn(now, out);
         }
