@@ -58,8 +58,10 @@ pub struct Semaphore {
     /// Claims that arrived before this one have been told their place in the queue.
     told: u64,
     local_queue: LocalQueue,
-    /// The tries that peek, by their reads.
-    peeking: BTreeMap<Attempt, Ticket>,
+    /// The read in flight for tries, with the tries that arrived before it was sent.
+    peek: Option<(Attempt, BTreeSet<Ticket>)>,
+    /// The tries that have arrived since. The read in flight may be older than they are, so they share the next one.
+    to_peek: BTreeSet<Ticket>,
     leases: OwnLeases,
     limit: Limit,
     turns: u64,
@@ -112,7 +114,7 @@ struct Claim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     /// A try reads the state before it is queued.
-    Peeking(Attempt),
+    Peeking,
     /// In the local queue.
     Waiting,
     /// The transaction that creates its leases is in flight.
@@ -187,7 +189,8 @@ impl Semaphore {
             told: 0,
             claims: BTreeMap::new(),
             local_queue: LocalQueue::default(),
-            peeking: BTreeMap::new(),
+            peek: None,
+            to_peek: BTreeSet::new(),
             leases: OwnLeases::default(),
             limit: Limit::Unknown,
             turns: 0,
@@ -254,7 +257,11 @@ impl Semaphore {
         self.local_queue.insert(ticket, &claim);
         self.claims.insert(ticket, claim);
         match wait {
-            Wait::Try => self.peek(ticket, out),
+            Wait::Try => {
+                self.set(ticket, Stage::Peeking);
+                self.to_peek.insert(ticket);
+                self.peek(out);
+            }
             Wait::Until(deadline) => {
                 self.set_timer(ticket, deadline);
                 self.wait(ticket);
@@ -318,7 +325,7 @@ impl Semaphore {
     /// The server deletes all leases with the session. Waiting claims keep their place in the local queue.
     fn lost(&mut self, now: Moment, out: &mut Vec<Command>) {
         self.link = Link::Down;
-        (self.limit, self.take) = (Limit::Unknown, None);
+        (self.limit, self.take, self.peek) = (Limit::Unknown, None, None);
         self.leases.clear();
         self.retries.clear();
         if let Some(turn) = &mut self.turn {
@@ -337,7 +344,7 @@ impl Semaphore {
                     self.remove(ticket, false, out);
                 }
                 Stage::Taking | Stage::Taken { .. } => self.wait_again(ticket),
-                Stage::Peeking(_) | Stage::Waiting => {}
+                Stage::Peeking | Stage::Waiting => {}
             }
         }
         self.tell_waiters_again();
@@ -371,7 +378,7 @@ impl Semaphore {
                 }
                 self.wait_again(ticket);
             }
-            Some(Stage::Peeking(_) | Stage::Waiting | Stage::Taking | Stage::Abandoned | Stage::Deleting)
+            Some(Stage::Peeking | Stage::Waiting | Stage::Taking | Stage::Abandoned | Stage::Deleting)
             | None => {}
         }
     }
@@ -410,7 +417,7 @@ impl Semaphore {
     /// Refuses a waiting claim. Does nothing to a holder, or to a claim that is no longer wanted.
     fn give_up(&mut self, ticket: Ticket, refusal: Refusal, out: &mut Vec<Command>) {
         match self.stage(ticket) {
-            Some(Stage::Peeking(_) | Stage::Waiting) => {
+            Some(Stage::Peeking | Stage::Waiting) => {
                 out.push(Command::Reply(Reply::Refused(ticket, refusal)));
                 self.remove(ticket, true, out);
             }
@@ -448,10 +455,11 @@ impl Semaphore {
 
     fn remove(&mut self, ticket: Ticket, confirmed: bool, out: &mut Vec<Command>) {
         self.leave_local_queue(ticket);
-        if let Some(claim) = self.claims.remove(&ticket) {
-            if let Stage::Peeking(read) = claim.stage {
-                self.peeking.remove(&read);
-            }
+        self.to_peek.remove(&ticket);
+        if let Some((_, tries)) = &mut self.peek {
+            tries.remove(&ticket);
+        }
+        if self.claims.remove(&ticket).is_some() {
             out.push(Command::Reply(Reply::Forgotten { ticket, confirmed }));
         }
     }

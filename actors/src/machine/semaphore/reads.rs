@@ -7,15 +7,18 @@ use crate::machine::node::Attempt;
 use crate::machine::{Denied, Failure, Moment, Refusal, Ticket};
 
 impl Semaphore {
-    /// Reads the state for a try, which is queued only if there are enough permits.
-    pub(super) fn peek(&mut self, ticket: Ticket, out: &mut Vec<Command>) {
+    /// Reads the state for the tries, each of which is queued only if there are enough permits. One read at a time,
+    /// because the list of the leases may be long.
+    pub(super) fn peek(&mut self, out: &mut Vec<Command>) {
+        if self.peek.is_some() || self.to_peek.is_empty() {
+            return;
+        }
         let read = self.next_attempt();
         out.push(Command::ReadState { read, sync: false, root: self.unknown_root(), leases: Reading::Once });
-        self.set(ticket, Stage::Peeking(read));
-        self.peeking.insert(read, ticket);
+        self.peek = Some((read, std::mem::take(&mut self.to_peek)));
     }
 
-    /// The answer to a try that peeks, or to the read that the turn awaits.
+    /// The answer to the read that tries await, or to the one that the turn awaits.
     pub(super) fn state_read(
         &mut self,
         read: Attempt,
@@ -24,7 +27,7 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let peek = self.peeking.remove(&read);
+        let peek = self.peek.take_if(|(peek, _)| *peek == read);
         let awaited = self.turn.as_ref().is_some_and(|turn| turn.awaits(read));
         if peek.is_none() && !awaited {
             return;
@@ -32,10 +35,13 @@ impl Semaphore {
         let leases_only = root.is_none();
         let found = self.learn(root, leases);
         match (peek, self.turn.as_mut().map(|turn| &mut turn.stage)) {
-            (Some(ticket), _) if leases_only && found.is_ok() && self.limit == Limit::Unknown => {
-                self.peek(ticket, out)
+            (Some((_, mut tries)), _) => {
+                match leases_only && found.is_ok() && self.limit == Limit::Unknown {
+                    true => self.to_peek.append(&mut tries),
+                    false => tries.into_iter().for_each(|ticket| self.peeked(ticket, &found, now, out)),
+                }
+                self.peek(out);
             }
-            (Some(ticket), _) => self.peeked(ticket, found, now, out),
             (None, Some(TurnStage::Queued { read, .. })) => {
                 *read = None;
                 self.read_while_queued(found, now, out);
@@ -122,7 +128,7 @@ impl Semaphore {
     fn peeked(
         &mut self,
         ticket: Ticket,
-        result: Result<Option<usize>, Failure>,
+        found: &Result<Option<usize>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
     ) {
@@ -134,14 +140,14 @@ impl Semaphore {
             Ok(_) => Err(Refusal::Contended),
             Err(refusal) => Err(refusal),
         };
-        let result = match result {
+        let result = match found {
             // The limit was changed between the reads of root and leases. The turn reads them again.
             Ok(_) if self.limit == Limit::Unknown => Ok(()),
-            Ok(used) => free(used),
+            Ok(used) => free(*used),
             // The root is created during the turn.
             Err(Failure::NoNode) => Ok(()),
             Err(Failure::NoAuth) => Err(Refusal::NoAuth(Denied::Root)),
-            Err(Failure::Refused(reason)) => Err(Refusal::Rejected(reason)),
+            Err(Failure::Refused(reason)) => Err(Refusal::Rejected(reason.clone())),
             Err(Failure::Unknown(_) | Failure::SessionGone) => Err(Refusal::Suspended),
         };
         match result {

@@ -56,6 +56,38 @@ fn a_try_reads_before_it_is_queued_and_waits_only_a_limited_time() {
 }
 
 #[test]
+fn tries_share_a_read_that_was_sent_after_they_arrived() {
+    let mut test = Test::warm();
+    assert_eq!(test.acquire(1, 1, Wait::Try), [read(3, Reading::Skip, Reading::Once)]);
+    // The read in flight may be older than these.
+    for ticket in 2..500 {
+        assert_eq!(test.acquire(ticket, 1, Wait::Try), []);
+    }
+    let cancelled = [refuse(2, Refusal::Cancelled), forget(2, true)];
+    assert_eq!(test.on(PathEvent::Cancel(Ticket(2))), cancelled);
+    let first = [refuse(1, Refusal::Contended), forget(1, true)];
+    let next = [read(4, Reading::Skip, Reading::Once)];
+    assert_eq!(test.state_read(3, None, &["x", "y"]), [&first[..], &next].concat());
+    assert_eq!(test.acquire(500, 1, Wait::Try), []);
+    let shared: Vec<Command> = (3..500)
+        .flat_map(|ticket| [refuse(ticket, Refusal::Contended), forget(ticket, true)])
+        .chain([read(5, Reading::Skip, Reading::Once)])
+        .collect();
+    assert_eq!(test.state_read(4, None, &["x", "y"]), shared);
+    assert_eq!(test.state_read(5, None, &["x"])[0], enter(1, 500));
+}
+
+#[test]
+fn a_try_of_a_new_session_does_not_wait_for_a_read_of_the_old_one() {
+    let mut test = Test::warm();
+    test.acquire(1, 1, Wait::Try);
+    test.acquire(2, 1, Wait::Try);
+    test.on(PathEvent::Lost);
+    test.on(PathEvent::Connected { session: 2 });
+    assert_eq!(test.acquire(3, 1, Wait::Try), [read(4, Reading::Once, Reading::Once)]);
+}
+
+#[test]
 fn a_try_that_read_while_the_limit_changed_reads_again() {
     let mut test = Test::warm();
     test.acquire(1, 1, FOREVER);
