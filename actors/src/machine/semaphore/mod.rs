@@ -249,8 +249,8 @@ impl Semaphore {
             return;
         }
         let wait = request.wait;
-        // During a turn, the remembered number is current.
-        request.agreed |= self.turn.is_some() && self.limit.is(request.limit);
+        // A number that is remembered from an earlier turn may have been changed since.
+        request.agreed |= self.is_limit_checked() && self.limit.is(request.limit);
         let claim =
             Claim { request, arrival: self.arrivals, stage: Stage::Waiting, queued: false, due: None };
         self.arrivals += 1;

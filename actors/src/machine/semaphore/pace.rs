@@ -1,8 +1,8 @@
 //! Retries of failed requests.
 
+use super::Semaphore;
 use super::protocol::Command;
 use super::turn::{Serving, Step, TurnStage, Watches};
-use super::{Limit, Semaphore};
 use crate::machine::Moment;
 use crate::machine::node::Attempt;
 
@@ -65,7 +65,7 @@ impl Semaphore {
                 (Retry::NextTurn, _, _) => {}
                 (Retry::Turn, Some(take), _) => out.push(Command::FindLeases(take.attempt)),
                 (Retry::Turn, None, Some(turn)) => match &turn.stage {
-                    TurnStage::Queued { read: None, .. } if self.limit == Limit::Unknown => {
+                    TurnStage::Queued { read: None, .. } if !self.is_limit_checked() => {
                         self.read_ahead(true, out);
                     }
                     TurnStage::Serving(Serving { step: Step::Over(_), .. }) => self.read_and_watch(out),

@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 
 use super::protocol::{Command, PermitRequest};
 use super::turn::{Serving, Step, TurnStage};
-use super::{Claim, Limit, Retry, Semaphore, Stage};
+use super::{Claim, Retry, Semaphore, Stage};
 use crate::machine::{Refusal, Reply, Ticket, Wait};
 
 /// The claims that are not granted yet, by arrival. A try that peeks is not in the queue yet, and a claim whose leases
@@ -153,7 +153,7 @@ impl Semaphore {
             // The read compares their expected numbers with the stored one first. Later changes do not concern them.
             Some(TurnStage::Queued { read: Some(_), .. }) => return,
             Some(TurnStage::Queued { read: None, .. })
-                if self.limit == Limit::Unknown && self.retries.rests(&Retry::Turn) =>
+                if !self.is_limit_checked() && self.retries.rests(&Retry::Turn) =>
             {
                 return;
             }

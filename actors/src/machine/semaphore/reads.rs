@@ -33,7 +33,14 @@ impl Semaphore {
             return;
         }
         let leases_only = root.is_none();
+        let answered = matches!(root, Some(Ok(_))) || matches!(leases, Some(Ok(_)));
         let found = self.learn(root, leases);
+        if answered {
+            self.agree();
+        }
+        if let Some(turn) = self.turn.as_mut().filter(|_| awaited) {
+            turn.checked |= answered;
+        }
         match (peek, self.turn.as_mut().map(|turn| &mut turn.stage)) {
             (Some((_, mut tries)), _) => {
                 match leases_only && found.is_ok() && self.limit == Limit::Unknown {
@@ -63,7 +70,6 @@ impl Semaphore {
                 self.limit = Limit::Unknown;
             }
         }
-        self.agree();
         match (root, leases) {
             (Some(Err(failure)), _) | (_, Some(Err(failure))) => Err(failure),
             (Some(Ok(())) | None, Some(Ok(leases))) => Ok(Some(leases.names.len())),
@@ -78,13 +84,13 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let unknown = self.limit == Limit::Unknown;
+        let checked = self.is_limit_checked();
         let again = match found {
-            Ok(_) if !unknown => {
+            Ok(_) if checked => {
                 self.retries.done(&Retry::Turn);
                 false
             }
-            Ok(_) | Err(Failure::Unknown(_)) => unknown && self.retries.again(&Retry::Turn, now),
+            Ok(_) | Err(Failure::Unknown(_)) => !checked && self.retries.again(&Retry::Turn, now),
             Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => false,
         };
         if again {

@@ -13,6 +13,8 @@ use crate::machine::{Machine, Moment, PathEvent, Refusal, Reply, Ticket, Wait};
 pub(super) struct Turn {
     /// Identifies the contender in the mutex's machine. Not a ticket of a caller's request.
     pub ticket: Ticket,
+    /// A read of this turn was answered, so the number of permits is not only remembered from an earlier one.
+    pub checked: bool,
     pub stage: TurnStage,
 }
 
@@ -82,6 +84,7 @@ impl Turn {
 
     /// Forgets all reads and watches, because the session is lost.
     pub fn forget_reads(&mut self) {
+        self.checked = false;
         match &mut self.stage {
             TurnStage::Queued { ahead, read } => (*ahead, *read) = (None, None),
             TurnStage::Serving(serving) => serving.step = Step::Over(Watches::default()),
@@ -159,7 +162,8 @@ impl Semaphore {
         self.retries.done(&Retry::Turn);
         self.turns += 1;
         let ticket = Ticket(self.turns);
-        self.turn = Some(Turn { ticket, stage: TurnStage::Queued { ahead: None, read: None } });
+        let stage = TurnStage::Queued { ahead: None, read: None };
+        self.turn = Some(Turn { ticket, checked: false, stage });
         let request = Request {
             mode: Mode::Lock,
             dialect: Dialect::Kazoo,
@@ -280,6 +284,11 @@ impl Semaphore {
         if again {
             self.read_and_watch(out);
         }
+    }
+
+    /// Whether the number of permits is known, and not only remembered from an earlier turn.
+    pub(super) fn is_limit_checked(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| turn.checked) && self.limit != Limit::Unknown
     }
 
     /// Refuses all claims of this turn.

@@ -115,6 +115,51 @@ fn a_waiting_claim_whose_number_matched_follows_later_changes() {
 }
 
 #[test]
+fn a_number_from_an_earlier_turn_accepts_no_claim() {
+    // The number was changed to five meanwhile. The second claim arrives while the turn's first read is in flight.
+    let mut test = Test::warm();
+    test.written = 11;
+    test.acquire(1, 1, FOREVER);
+    test.acquire(2, 1, FOREVER);
+    test.granted(1, 1);
+    assert_eq!(test.state_read(3, None, &[]), [read(4, Reading::Once, Reading::Watch)]);
+    let mismatch =
+        |ticket| [refuse(ticket, Refusal::LimitMismatch { stored: 5, given: 2 }), forget(ticket, true)];
+    assert_eq!(test.state_read(4, Some(5), &[])[..4], [mismatch(1), mismatch(2)].concat());
+
+    // That read fails, which shows no number.
+    let (mut test, other) = unread();
+    test.acquire(2, 1, FOREVER);
+    let turn = test.on(lock::Event::Fired { node: other, gone: true });
+    assert_eq!(turn, [synced(5, Reading::Skip, Reading::Watch)]);
+    test.written = 11;
+    assert_eq!(test.state_read(5, None, &[]), [], "after the second failure it pauses");
+    test.now = test.machine.wakeup().expect("a retry is scheduled");
+    assert_eq!(test.on(PathEvent::Wake), [read(6, Reading::Once, Reading::Watch)]);
+    assert_eq!(test.state_read(6, Some(5), &[])[..4], [mismatch(1), mismatch(2)].concat());
+}
+
+/// Behind a foreign contender. The first read of the turn has failed.
+fn unread() -> (Test, Znode) {
+    let mut test = Test::warm();
+    test.acquire(1, 1, FOREVER);
+    let other = format!("{:032x}__lock__{:010}", 1, 1);
+    test.entered(1, 2, &[&other]);
+    let cut = Some(Err(Failure::Unknown("reset".into())));
+    let again = test.on(Event::StateRead { read: Attempt(3), root: None, leases: cut });
+    assert_eq!(again, [synced(4, Reading::Skip, Reading::Once)]);
+    (test, Znode::parse(&other).expect("a contender"))
+}
+
+#[test]
+fn queued_is_reported_only_after_a_number_from_an_earlier_turn_was_read_again() {
+    let (mut test, _) = unread();
+    assert_eq!(test.acquire(2, 1, FOREVER), []);
+    let told = [1, 2].map(|ticket| Command::Reply(Reply::Queued(Ticket(ticket), ticket as usize)));
+    assert_eq!(test.state_read(4, None, &[]), told);
+}
+
+#[test]
 fn a_claim_whose_number_matched_on_arrival_is_not_refused_after_a_resize() {
     // The mutex is behind a foreign contender. The second claim arrives after the turn has read the number.
     let (mut test, other) = behind_one();
