@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use lockkeeper::auth::Acl;
 use lockkeeper::{Keeper, KeeperOptions};
 
 use crate::exit::Failure;
@@ -65,20 +64,11 @@ pub struct Connection {
 impl Connection {
     /// Connects. Options that cannot be used are refused before anything is sent.
     pub async fn connect(&self) -> Result<Keeper, Failure> {
-        self.connect_with_acl(&[]).await
+        Ok(self.read()?.options.connect(&self.servers).await?)
     }
 
-    /// The same, with an access list for all that is created. An empty one stands for the default.
-    pub async fn connect_with_acl(&self, acl: &[Acl]) -> Result<Keeper, Failure> {
-        let options = match acl {
-            [] => self.options()?,
-            acl => self.options()?.acl(acl.to_vec()),
-        };
-        Ok(options.connect(&self.servers).await?)
-    }
-
-    /// Whether access lists can know this command by more than its address.
-    pub fn has_credentials(&self) -> Result<bool, Failure> {
+    /// Whether there is a certificate, or a user of SASL.
+    fn has_identity(&self) -> bool {
         #[cfg(feature = "tls")]
         let has_certificate = self.tls_cert.is_some();
         #[cfg(not(feature = "tls"))]
@@ -87,7 +77,7 @@ impl Connection {
         let has_password = self.sasl.is_some();
         #[cfg(not(feature = "sasl-digest-md5"))]
         let has_password = false;
-        Ok(has_certificate || has_password || !self.credentials()?.is_empty())
+        has_certificate || has_password
     }
 
     /// Whether the connection is encrypted.
@@ -99,7 +89,8 @@ impl Connection {
         has_authorities || self.servers.contains("tcp+tls://")
     }
 
-    fn options(&self) -> Result<KeeperOptions, Failure> {
+    /// Reads all secrets. To be called once: a pipe has them no second time.
+    pub fn read(&self) -> Result<Prepared, Failure> {
         let mut options = Keeper::options()
             .session_timeout(self.session_timeout)
             .connect_timeout(self.connect_timeout)
@@ -107,7 +98,9 @@ impl Connection {
         if let Some(identifier) = &self.identifier {
             options = options.identifier(identifier);
         }
-        for (scheme, credentials) in self.credentials()? {
+        let credentials = self.credentials()?;
+        let has_credentials = self.has_identity() || !credentials.is_empty();
+        for (scheme, credentials) in credentials {
             options = options.auth(&scheme, credentials.as_bytes());
         }
         #[cfg(feature = "tls")]
@@ -125,7 +118,7 @@ impl Connection {
             let (user, password) = (user.to_owned(), password.to_owned());
             options = options.sasl(lockkeeper::auth::SaslOptions::digest_md5(user, password));
         }
-        Ok(options)
+        Ok(Prepared { options, has_credentials })
     }
 
     fn credentials(&self) -> Result<Vec<(String, String)>, Failure> {
@@ -136,8 +129,8 @@ impl Connection {
             None => return Ok(Vec::new()),
         };
         let text = source.read()?;
-        let lines = text.lines().filter(|line| !line.trim().is_empty());
-        let parsed = lines.enumerate().map(|(index, line)| match line.split_once(':') {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let parsed = lines.map(|(index, line)| match line.split_once(':') {
             Some((scheme, credentials)) if !scheme.is_empty() && !credentials.is_empty() => {
                 Ok((scheme.to_owned(), credentials.to_owned()))
             }
@@ -147,7 +140,12 @@ impl Connection {
                 index + 1
             ))),
         });
-        parsed.collect()
+        let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
+        // The default variable may be empty, as a variable that is not set.
+        match self.auth.is_some() && parsed.is_empty() {
+            true => Err(Failure::usage(format!("{source} has no credentials: write scheme:credentials"))),
+            false => Ok(parsed),
+        }
     }
 
     #[cfg(feature = "tls")]
@@ -160,6 +158,13 @@ impl Connection {
         }
         Ok(options)
     }
+}
+
+/// What is needed to connect, with all secrets.
+pub struct Prepared {
+    pub options: KeeperOptions,
+    /// Whether access lists can know this command by more than its address.
+    pub has_credentials: bool,
 }
 
 /// How long closing waits for the servers. A session that is not closed ends by itself.

@@ -26,7 +26,7 @@ mod watchdog;
 
 use std::time::{Duration, Instant};
 
-use lockkeeper::Keeper;
+use lockkeeper::{Keeper, KeeperOptions};
 use tokio::time::timeout;
 
 use self::acquire::{Held, Request};
@@ -39,21 +39,21 @@ use crate::exit::{Exit, Failure};
 
 /// Runs the command, and returns its exit code, or why it was not run or ended.
 pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
-    args.check()?;
+    let options = args.prepare()?;
     // Before the first thread starts, because threads inherit the mask. The command gets an empty one.
     terminal::block_background_writes();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     // This thread only waits and starts processes; a worker keeps the session.
     let runtime = runtime.worker_threads(1).enable_all().build()?;
-    runtime.block_on(run_in_runtime(args))
+    runtime.block_on(run_in_runtime(args, options))
 }
 
-async fn run_in_runtime(args: &RunArgs) -> Result<Exit, Failure> {
+async fn run_in_runtime(args: &RunArgs, options: KeeperOptions) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     // It starts while we connect.
     let mut supervisor = Supervisor::start(args)?;
     let keeper = tokio::select! {
-        keeper = args.connection.connect_with_acl(&args.acl) => keeper?,
+        keeper = options.connect(&args.connection.servers) => keeper?,
         signal = signals.end() => return Ok(Exit::of_signal(signal)),
     };
     let done = acquire_and_run(args, &keeper, &mut signals, &mut supervisor).await;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use lockkeeper::auth::Acl;
-use lockkeeper::{Dialect, LockOptions, Mode, check_path};
+use lockkeeper::{Dialect, KeeperOptions, LockOptions, Mode, check_path};
 
 use super::acl;
-use crate::connect::Connection;
+use crate::connect::{Connection, Prepared};
 use crate::exit::Failure;
 
 /// Run a command while a lock is held
@@ -115,8 +115,8 @@ pub enum DialectName {
 }
 
 impl RunArgs {
-    /// Checks what can be checked without a server.
-    pub fn check(&self) -> Result<(), Failure> {
+    /// Checks what can be checked without a server, and reads what is needed to connect.
+    pub fn prepare(&self) -> Result<KeeperOptions, Failure> {
         for (index, path) in self.paths.iter().enumerate() {
             check_path(path)?;
             if self.paths[..index].contains(path) {
@@ -135,9 +135,12 @@ impl RunArgs {
                 )));
             }
         }
-        acl::check(&self.acl, self.connection.has_credentials()?)?;
         let session_timeout = self.connection.session_timeout;
-        check_margins(self.margins(session_timeout), session_timeout)
+        check_margins(self.margins(session_timeout), session_timeout)?;
+        let Prepared { options, has_credentials } = self.connection.read()?;
+        acl::check(&self.acl, has_credentials)?;
+        // An empty list stands for the default.
+        Ok(if self.acl.is_empty() { options } else { options.acl(self.acl.clone()) })
     }
 
     /// The mode of each path.

@@ -1,5 +1,8 @@
 //! Credentials, encryption, and what they mean for the nodes that are made.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use lockkeeper::Keeper;
 use lockkeeper::auth::{Acl, AuthId, Permission};
 use zookeeper_client as zk;
@@ -49,6 +52,22 @@ fn what_is_made_can_be_closed() {
             let schemes: Vec<&str> = list.iter().map(Acl::scheme).collect();
             assert_eq!(schemes, ["digest", "ip"], "{made}: {list:?}");
         }
+    });
+}
+
+#[test]
+fn credentials_can_come_through_a_pipe_which_has_them_once() {
+    run(async {
+        let path = unique_path("cli-auth-pipe");
+        let arguments = ["run", "--auth", "file:/dev/stdin", "--acl", "auth::cdrwa", &path, "--", "true"];
+        let mut command = lockkeeper(&arguments);
+        let streams = command.stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = streams.spawn().expect("it starts");
+        let mut secrets = process.stdin.take().expect("a pipe");
+        secrets.write_all(b"digest:me:secret\n").expect("written");
+        drop(secrets);
+        let output = process.wait_with_output().expect("it ends");
+        assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
     });
 }
 

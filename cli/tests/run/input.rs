@@ -27,6 +27,8 @@ fn bad_input_is_refused_in_one_line_before_anything_is_connected() {
             (&["run", "--auth", "digest:me:secret", "/a", "--", "true"], "a secret is never an argument"),
             (&["run", "--auth", "env:NO_SUCH_NAME", "/a", "--", "true"], "NO_SUCH_NAME is not set"),
             (&["run", "--auth", "file:/no/such/file", "/a", "--", "true"], "cannot read /no/such/file"),
+            (&["run", "--auth", "file:/dev/null", "/a", "--", "true"], "/dev/null has no credentials"),
+            (&["ls", "--auth", "file:/dev/null"], "/dev/null has no credentials"),
             (&["run", "--acl", "open", "/a", "--", "true"], "scheme:id:permissions"),
             (
                 &["run", "--acl", "digest:me:secret:cdr", "/a", "--", "true"],
@@ -56,10 +58,11 @@ fn bad_input_is_refused_in_one_line_before_anything_is_connected() {
 fn a_secret_that_cannot_be_read_is_not_shown() {
     run(async {
         let mut command = lockkeeper_at(&shared().address(), &["run", "/a", "--", "true"]);
-        command.env("LOCKKEEPER_AUTH", "hunter2");
+        command.env("LOCKKEEPER_AUTH", "digest:me:secret\n\nhunter2");
         let done = done(command).await;
         assert_eq!(done.code, Some(64), "{}", done.err);
-        assert!(done.err.contains("LOCKKEEPER_AUTH") && !done.err.contains("hunter2"), "{}", done.err);
+        assert!(done.err.contains("line 3 of the variable LOCKKEEPER_AUTH"), "{}", done.err);
+        assert!(!done.err.contains("hunter2"), "{}", done.err);
     });
 }
 
