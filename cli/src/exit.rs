@@ -124,12 +124,16 @@ impl From<InspectError> for Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// An error of standard output. A reader that has seen enough, such as `head`, is none.
     fn from(error: io::Error) -> Failure {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::new(Exit::Success, ""),
-            _ => Failure::new(Exit::Failure, error),
-        }
+        Failure::new(Exit::Failure, error)
+    }
+}
+
+/// The end of a command that has only to write its result. A reader that has seen enough, such as `head`, is no failure.
+pub fn written(output: io::Result<()>, exit: Exit) -> Result<Exit, Failure> {
+    match output {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(exit),
     }
 }
 

@@ -65,8 +65,6 @@ fn in_runtime(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Ex
 }
 
 fn complain(failure: &Failure) {
-    if failure.exit != Exit::Success && !failure.message.is_empty() {
-        // Standard error may be closed. There is nobody else to tell.
-        let _ = writeln!(std::io::stderr(), "lockkeeper: {}", failure.message);
-    }
+    // Standard error may be closed. There is nobody else to tell.
+    let _ = writeln!(std::io::stderr(), "lockkeeper: {}", failure.message);
 }

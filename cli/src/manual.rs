@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, written};
 
 /// Write the completions for a shell
 #[derive(Args, Debug)]
@@ -32,8 +32,7 @@ pub struct ManArgs {
 pub fn completions(args: &CompletionsArgs, mut command: Command) -> Result<Exit, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut command, "lockkeeper", &mut text);
-    std::io::stdout().write_all(&text)?;
-    Ok(Exit::Success)
+    written(std::io::stdout().write_all(&text), Exit::Success)
 }
 
 pub fn man(args: &ManArgs, command: Command) -> Result<Exit, Failure> {
@@ -48,6 +47,5 @@ pub fn man(args: &ManArgs, command: Command) -> Result<Exit, Failure> {
     };
     let mut text = Vec::new();
     clap_mangen::Man::new(about).render(&mut text)?;
-    std::io::stdout().write_all(&text)?;
-    Ok(Exit::Success)
+    written(std::io::stdout().write_all(&text), Exit::Success)
 }

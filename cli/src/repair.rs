@@ -9,7 +9,7 @@ use lockkeeper::inspect::{DeleteNodeError, PathState};
 use lockkeeper::{FencingToken, Keeper, check_path};
 
 use crate::connect::Connection;
-use crate::exit::{Exit, Failure, with_source};
+use crate::exit::{Exit, Failure, with_source, written};
 use crate::list::identifier;
 use crate::text::{age, session};
 
@@ -83,15 +83,16 @@ async fn delete(args: &BreakArgs, keeper: &Keeper, asks: bool) -> Result<Exit, F
         return Err(Failure::new(Exit::Failure, format!("{}/{} does not exist", args.path, args.node)));
     };
     let mut out = std::io::stdout();
-    writeln!(out, "{}", found.text)?;
-    if asks && !confirmed("delete it?").await? {
-        return Err(Failure::new(Exit::Failure, "nothing was deleted"));
+    let shown = writeln!(out, "{}", found.text);
+    // With --yes, nobody has to read it.
+    if asks {
+        shown?;
+        if !confirmed("delete it?").await? {
+            return Err(Failure::new(Exit::Failure, "nothing was deleted"));
+        }
     }
     match inspector.delete_node(&found.node, found.transaction).await {
-        Ok(()) => {
-            writeln!(out, "deleted")?;
-            Ok(Exit::Success)
-        }
+        Ok(()) => written(writeln!(out, "deleted"), Exit::Success),
         Err(DeleteNodeError::Failed(error)) => Err(error.into()),
         Err(error) => Err(Failure::new(Exit::Failure, format!("nothing was deleted: {error}"))),
     }
@@ -167,10 +168,11 @@ async fn set_permits(args: &ResizeArgs, keeper: &Keeper) -> Result<Exit, Failure
     };
     match semaphore.resize(args.permits).await {
         Ok(()) => {
-            writeln!(std::io::stdout(), "{} has {} permits now, and had {before}", args.path, args.permits)?
+            let mut out = std::io::stdout();
+            let text = format!("{} has {} permits now, and had {before}", args.path, args.permits);
+            written(writeln!(out, "{text}"), Exit::Success)
         }
-        Err(ResizeError::Failed(error)) => return Err(error.into()),
-        Err(error) => return Err(Failure::new(Exit::Failure, with_source(&error))),
+        Err(ResizeError::Failed(error)) => Err(error.into()),
+        Err(error) => Err(Failure::new(Exit::Failure, with_source(&error))),
     }
-    Ok(Exit::Success)
 }

@@ -297,6 +297,22 @@ fn a_cycle_of_sessions() {
 }
 
 #[test]
+fn what_is_wrong_is_told_by_the_exit_code_also_if_nobody_reads_the_rest() {
+    run(async {
+        let (client, root) = (raw().await, unique_path("doctor-unread"));
+        let path = format!("{root}/lock");
+        directory(&client, &path).await;
+        make(&client, &format!("{path}/{UUID}__lock__2100000000"), "", zk::CreateMode::Ephemeral).await;
+        for arguments in [&["doctor", &*root][..], &["doctor", "--json", &root]] {
+            let mut command = lockkeeper(arguments);
+            command.stdout(common::unread());
+            let unread = done(command).await;
+            assert_eq!((unread.code, &*unread.err), (Some(1), ""), "{arguments:?}");
+        }
+    });
+}
+
+#[test]
 fn nodes_that_may_not_be_read() {
     run(async {
         let (client, root) = (raw().await, unique_path("doctor-unreadable"));

@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use common::{
     Done, Killed, SOON, connect, done, eventually, lockkeeper, lockkeeper_at, run, started_by, unique_path,
+    unread,
 };
 use serde_json::Value;
 
@@ -85,11 +86,14 @@ fn what_others_wrote_cannot_harm_a_terminal() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     run(async {
-        let script = format!("{} ls / --json | true", env!("CARGO_BIN_EXE_lockkeeper"));
-        let mut command = std::process::Command::new("sh");
-        command.env("LOCKKEEPER_SERVERS", common::shared().address()).args(["-c", &script]);
-        let done = done(command).await;
-        assert_eq!(&*done.err, "");
+        for arguments in
+            [&["ls"][..], &["show", "/a"], &["top", "--json"], &["man"], &["completions", "bash"]]
+        {
+            let mut command = lockkeeper(arguments);
+            command.stdout(unread());
+            let unread = done(command).await;
+            assert_eq!((unread.code, &*unread.err), (Some(0), ""), "{arguments:?}");
+        }
     });
 }
 
@@ -112,6 +116,21 @@ fn break_deletes_the_node_that_it_shows() {
         let again = done(lockkeeper(&["break", "--yes", &path, &node])).await;
         assert_eq!(again.code, Some(1));
         assert!(again.err.contains("does not exist"), "{}", again.err);
+        drop(guard);
+    });
+}
+
+#[test]
+fn break_deletes_or_fails_also_if_nobody_reads_what_it_writes() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-break-unread"));
+        let guard = keeper.lock(&path).expect("a path").acquire().await.expect("free");
+        let node = guard.node().rsplit('/').next().expect("a name").to_owned();
+        let mut command = lockkeeper(&["break", "--yes", &path, &node]);
+        command.stdout(unread());
+        let unread = done(command).await;
+        assert_eq!((unread.code, &*unread.err), (Some(0), ""));
+        assert_eq!(keeper.inspector().look(&path).await.expect("read"), None, "it is deleted");
         drop(guard);
     });
 }

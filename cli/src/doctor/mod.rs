@@ -12,7 +12,7 @@ mod pools;
 mod queues;
 mod watches;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -23,7 +23,7 @@ use serde_json::json;
 use self::facts::Facts;
 use self::finding::{Finding, Report, Unchecked};
 use crate::connect::Connection;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, written};
 use crate::list::check_prefix;
 use crate::text::has_colours;
 
@@ -53,23 +53,26 @@ pub async fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     let keeper = args.connection.connect().await?;
     let examined = examine_twice(&keeper, args).await;
     keeper.close().await;
-    let Report { findings, unchecked } = examined?;
-    let mut out = std::io::stdout().lock();
+    let report = examined?;
+    let exit = if report.findings.is_empty() { Exit::Success } else { Exit::Failure };
+    written(write(args, &report), exit)
+}
+
+fn write(args: &DoctorArgs, Report { findings, unchecked }: &Report) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     if args.json {
         let findings: Vec<_> = findings.iter().map(Finding::json).collect();
         let unchecked: Vec<_> = unchecked.iter().map(Unchecked::json).collect();
-        writeln!(out, "{:#}", json!({ "findings": findings, "unchecked": unchecked }))?;
-    } else {
-        let colours = has_colours(&std::io::stdout());
-        findings.iter().try_for_each(|finding| finding.write(&mut out, colours))?;
-        unchecked.iter().try_for_each(|unchecked| unchecked.write(&mut out))?;
-        match (findings.is_empty(), unchecked.is_empty()) {
-            (true, true) => writeln!(out, "nothing is wrong below {}", args.prefix)?,
-            (true, false) => writeln!(out, "nothing else is wrong below {}", args.prefix)?,
-            (false, _) => {}
-        }
+        return writeln!(out, "{:#}", json!({ "findings": findings, "unchecked": unchecked }));
     }
-    Ok(if findings.is_empty() { Exit::Success } else { Exit::Failure })
+    let colours = has_colours(&io::stdout());
+    findings.iter().try_for_each(|finding| finding.write(&mut out, colours))?;
+    unchecked.iter().try_for_each(|unchecked| unchecked.write(&mut out))?;
+    match (findings.is_empty(), unchecked.is_empty()) {
+        (true, true) => writeln!(out, "nothing is wrong below {}", args.prefix),
+        (true, false) => writeln!(out, "nothing else is wrong below {}", args.prefix),
+        (false, _) => Ok(()),
+    }
 }
 
 /// Between the two looks. Longer than a turn at a semaphore takes, or a grant.

@@ -2,7 +2,7 @@
 
 pub mod json;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::SystemTime;
 
 use clap::Args;
@@ -10,7 +10,7 @@ use lockkeeper::inspect::{Entry, PathState, Pool, Queue};
 use lockkeeper::{Mode, check_path};
 
 use crate::connect::Connection;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, written};
 use crate::text::{Table, age, foreign, has_colours, session};
 
 /// List locks and semaphores, with their holders and waiters
@@ -67,17 +67,15 @@ pub async fn list(args: &ListArgs) -> Result<Exit, Failure> {
     let keeper = args.connection.connect().await?;
     let found = keeper.inspector().walk(&args.prefix).await;
     keeper.close().await;
-    let (found, now, mut out) = (found?, SystemTime::now(), std::io::stdout().lock());
+    let (found, now, mut out) = (found?, SystemTime::now(), io::stdout().lock());
     if args.json {
-        writeln!(out, "{:#}", json::list(&found.places, now))?;
-        return Ok(Exit::Success);
+        return written(writeln!(out, "{:#}", json::list(&found.places, now)), Exit::Success);
     }
     let mut table = Table::new(&HEADINGS);
     for place in &found.places {
         table.row(Summary::of(place).cells(now));
     }
-    table.write(&mut out, has_colours(&std::io::stdout()))?;
-    Ok(Exit::Success)
+    written(table.write(&mut out, has_colours(&io::stdout())), Exit::Success)
 }
 
 pub async fn show(args: &ShowArgs) -> Result<Exit, Failure> {
@@ -85,23 +83,25 @@ pub async fn show(args: &ShowArgs) -> Result<Exit, Failure> {
     let keeper = args.connection.connect().await?;
     let state = keeper.inspector().look(&args.path).await;
     keeper.close().await;
-    let (state, now, mut out) = (state?, SystemTime::now(), std::io::stdout().lock());
+    written(write(args, state?.as_ref()), Exit::Success)
+}
+
+fn write(args: &ShowArgs, state: Option<&PathState>) -> io::Result<()> {
+    let (now, mut out) = (SystemTime::now(), io::stdout().lock());
     if args.json {
-        writeln!(out, "{:#}", json::show(&args.path, state.as_ref(), now))?;
-        return Ok(Exit::Success);
+        return writeln!(out, "{:#}", json::show(&args.path, state, now));
     }
-    let colours = has_colours(&std::io::stdout());
-    match &state {
-        None => writeln!(out, "nobody holds {} or waits for it", args.path)?,
+    let colours = has_colours(&io::stdout());
+    match state {
+        None => writeln!(out, "nobody holds {} or waits for it", args.path),
         Some(PathState::Semaphore(pool)) => {
             writeln!(out, "{} of {} permits are taken", pool.taken.len(), limit(pool))?;
             taken(pool, now).write(&mut out, colours)?;
             writeln!(out, "\n{} in the queue for permits", pool.mutex.entries.len())?;
-            queue(&pool.mutex, now).write(&mut out, colours)?;
+            queue(&pool.mutex, now).write(&mut out, colours)
         }
-        Some(state) => queue(state.queue(), now).write(&mut out, colours)?,
+        Some(state) => queue(state.queue(), now).write(&mut out, colours),
     }
-    Ok(Exit::Success)
 }
 
 /// How much of what others wrote is shown.

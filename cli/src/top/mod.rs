@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::state::{Key, State};
 use crate::connect::Connection;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, written};
 use crate::list::{check_prefix, json};
 
 /// Show locks and semaphores, live
@@ -95,8 +95,10 @@ async fn lines(mut found: watch::Receiver<Found>) -> Result<Exit, Failure> {
         match read {
             Ok(inventory) => {
                 let mut out = io::stdout().lock();
-                writeln!(out, "{}", json::list(&inventory.places, SystemTime::now()))?;
-                out.flush()?;
+                let line = writeln!(out, "{}", json::list(&inventory.places, SystemTime::now()));
+                if let Err(error) = line.and_then(|()| out.flush()) {
+                    return written(Err(error), Exit::Success);
+                }
             }
             // The keeper connects again.
             Err(InspectError::Query(QueryError::Disconnected | QueryError::Unanswered { .. })) => {}

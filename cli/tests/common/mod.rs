@@ -6,6 +6,8 @@
 #[path = "../../../tests/common/servers/mod.rs"]
 mod servers;
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -71,6 +73,12 @@ pub async fn done(mut command: Command) -> Done {
     let output = output.await.expect("no panic");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// An output whose reader has gone.
+pub fn unread() -> Stdio {
+    let (output, _reader) = UnixStream::pair().expect("a pair");
+    Stdio::from(OwnedFd::from(output))
 }
 
 /// Waits for the end of a process, and returns its exit code.
