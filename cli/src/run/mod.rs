@@ -26,6 +26,8 @@ mod watchdog;
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use lockkeeper::session::{Events, SessionEvent, SessionStatus};
 use lockkeeper::{Keeper, KeeperOptions};
 use tokio::time::timeout;
 
@@ -69,12 +71,17 @@ async fn acquire_and_run(
     supervisor: &mut Supervisor<'_>,
 ) -> Result<Exit, Failure> {
     let request = Request::new(args, keeper)?;
+    let mut events = keeper.events();
     let mut pause = Pause::default();
     loop {
-        let held = tokio::select! {
-            held = request.acquire() => held?,
+        let acquired = tokio::select! {
+            acquired = request.acquire() => acquired,
             never = progress::show(keeper, &args.paths) => match never {},
             signal = signals.end() => return Ok(Exit::of_signal(signal)),
+        };
+        let held = match acquired {
+            Ok(held) => held,
+            Err(failure) => return Err(gave_up(keeper, &mut events).await.unwrap_or(failure)),
         };
         let begun = Instant::now();
         let ended = supervisor.run(&held, keeper.session_timeout(), signals).await?;
@@ -96,6 +103,20 @@ async fn acquire_and_run(
             signal = signals.end() => return Ok(Exit::of_signal(signal)),
         }
     }
+}
+
+/// Why the keeper gave up, as when the servers no longer accept the credentials. `None` if it has not.
+async fn gave_up(keeper: &Keeper, events: &mut Events) -> Option<Failure> {
+    if keeper.state().borrow().status != SessionStatus::Closed {
+        return None;
+    }
+    // The stream of a closed keeper ends.
+    while let Some(event) = events.next().await {
+        if let SessionEvent::GaveUp { error } = event {
+            return Some(error.into());
+        }
+    }
+    None
 }
 
 /// Releases, unless there is no connection. The node then ends with the session.

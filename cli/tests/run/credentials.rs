@@ -1,13 +1,19 @@
 //! Credentials, encryption, and what they mean for the nodes that are made.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lockkeeper::Keeper;
 use lockkeeper::auth::{Acl, AuthId, Permission};
 use zookeeper_client as zk;
 
-use crate::common::{Killed, SOON, Scratch, done, eventually, lockkeeper, run, shared, unique_path};
+use crate::common::{
+    Killed, Proxy, SOON, Scratch, connect, done, ended, eventually, lockkeeper, lockkeeper_at, run, shared,
+    unique_path,
+};
+use crate::frames::{AUTH, Pass, relay_of_frames};
 
 #[test]
 fn credentials_open_a_closed_directory_and_what_is_made_there_is_open() {
@@ -68,6 +74,37 @@ fn credentials_can_come_through_a_pipe_which_has_them_once() {
         drop(secrets);
         let output = process.wait_with_output().expect("it ends");
         assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+    });
+}
+
+#[test]
+fn credentials_that_are_rejected_while_it_waits_are_told_from_a_refusal() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-rejected"));
+        let lock = keeper.lock(&path).expect("a path");
+        let guard = lock.acquire().await.expect("free");
+        let rejects = Arc::new(AtomicBool::new(false));
+        let rejecting = rejects.clone();
+        // The server takes the credentials for those of a scheme that it does not know.
+        let relay = relay_of_frames(move |frame| {
+            if frame[4..8] == AUTH && rejecting.load(Ordering::SeqCst) {
+                let at = frame.windows(6).position(|word| word == b"digest").expect("a scheme");
+                frame[at..at + 6].copy_from_slice(b"DIGEST");
+            }
+            Pass::On
+        });
+        let proxy = Proxy::start(relay.await).await.expect("a free port");
+        let mut command = lockkeeper_at(&proxy.address(), &["run", &path, "--", "true"]);
+        command.env("LOCKKEEPER_AUTH", "digest:me:secret").stderr(Stdio::piped());
+        let mut process = Killed(command.spawn().expect("it starts"));
+        eventually("it queues", SOON, async || lock.contenders().await.expect("listed").len() == 2).await;
+        rejects.store(true, Ordering::SeqCst);
+        proxy.cut();
+        assert_eq!(ended("it gives up", &mut process.0).await, Some(77));
+        let mut said = String::new();
+        process.0.stderr.take().expect("a pipe").read_to_string(&mut said).expect("read");
+        assert!(said.contains("credentials") && said.lines().count() == 1, "{said}");
+        drop(guard);
     });
 }
 

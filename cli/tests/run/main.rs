@@ -6,6 +6,7 @@ mod common;
 mod acquiring;
 mod credentials;
 mod ending;
+mod frames;
 mod input;
 mod leases;
 mod outages;

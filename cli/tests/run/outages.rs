@@ -2,13 +2,10 @@
 
 use std::process::Stdio;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-
 use crate::common::{
-    Killed, Proxy, SOON, connect, done, ended, eventually, lockkeeper_at, proxied, run, shared, unique_path,
+    Killed, Proxy, SOON, connect, done, ended, eventually, lockkeeper_at, proxied, run, unique_path,
 };
+use crate::frames::{CREATES, Pass, relay_of_frames};
 
 #[test]
 fn an_outage_while_it_waits_is_not_a_contender() {
@@ -51,40 +48,9 @@ fn an_outage_while_it_tries_is_not_a_contender() {
 
 /// The address of a relay to the server that goes silent when a client asks it to make a node.
 async fn deaf_to_creates() -> String {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-    let address = listener.local_addr().expect("an address").to_string();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let Ok(server) = TcpStream::connect(shared().one_address()).await else { return };
-            let ((requests, to_client), (replies, to_server)) = (client.into_split(), server.into_split());
-            tokio::spawn(relay(requests, to_server, replies, to_client));
-        }
-    });
-    address
-}
-
-async fn relay(
-    mut requests: OwnedReadHalf,
-    mut to_server: OwnedWriteHalf,
-    mut replies: OwnedReadHalf,
-    mut to_client: OwnedWriteHalf,
-) {
-    tokio::spawn(async move { copy(&mut replies, &mut to_client).await });
-    let mut is_first = true;
-    while let Ok(length) = requests.read_u32().await {
-        let mut frame = vec![0; length as usize];
-        if requests.read_exact(&mut frame).await.is_err() {
-            break;
-        }
-        // The first one asks for a session. Others have a number, then a code: here those of the requests that make nodes.
-        if !is_first && [1, 14, 15, 19].contains(&frame[7]) {
-            // Neither side is closed.
-            return std::future::pending().await;
-        }
-        is_first = false;
-        let bytes = [&length.to_be_bytes()[..], &frame].concat();
-        if to_server.write_all(&bytes).await.is_err() {
-            break;
-        }
-    }
+    relay_of_frames(|frame| match CREATES.contains(&frame[7]) {
+        true => Pass::Never,
+        false => Pass::On,
+    })
+    .await
 }
