@@ -6,10 +6,11 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use common::{
-    Done, Killed, SOON, connect, done, eventually, lockkeeper, lockkeeper_at, run, started_by, unique_path,
-    unread,
+    Done, Killed, SOON, connect, done, eventually, lockkeeper, lockkeeper_at, run, shared, started_by,
+    unique_path, unread,
 };
 use serde_json::Value;
+use zookeeper_client as zk;
 
 fn json(done: &Done) -> Value {
     assert_eq!(done.code, Some(0), "{}", done.err);
@@ -133,6 +134,44 @@ fn break_deletes_or_fails_also_if_nobody_reads_what_it_writes() {
         assert_eq!(keeper.inspector().look(&path).await.expect("read"), None, "it is deleted");
         drop(guard);
     });
+}
+
+#[test]
+fn what_may_not_be_read_is_counted() {
+    run(async {
+        let (keeper, client) = (connect().await, client().await);
+        let root = unique_path("cli-unreadable");
+        let (lock, closed) = (format!("{root}/lock"), format!("{root}/closed"));
+        let guard = keeper.lock(&lock).expect("a path").acquire().await.expect("free");
+        client.auth("digest", b"me:secret").await.expect("authenticated");
+        let options = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
+        client.create(&closed, b"", &options).await.expect("made");
+
+        let some = done(lockkeeper(&["ls", &root])).await;
+        assert!(some.code == Some(0) && some.out.contains(&lock), "{}", some.out);
+        assert!(some.err.starts_with("lockkeeper: 1 node may not be read"), "{}", some.err);
+        assert!(some.err.contains(&format!("`lockkeeper doctor {root}`")), "{}", some.err);
+        let value = json(&done(lockkeeper(&["ls", "--json", &root])).await);
+        assert_eq!(value["unreadable"], serde_json::json!([closed]));
+
+        // Nothing is known of what is there.
+        for arguments in [&["ls", &*closed][..], &["ls", "--json", &closed], &["top", "--json", &closed]] {
+            let none = done(lockkeeper(arguments)).await;
+            assert_eq!(none.code, Some(77), "{arguments:?}: {}", none.err);
+            assert!(none.err.contains(&format!("{closed} may not be read")), "{}", none.err);
+            assert_eq!(none.err.lines().count(), 1, "{}", none.err);
+        }
+        let mut command = lockkeeper(&["ls", &root]);
+        command.env("LOCKKEEPER_AUTH", "digest:me:secret");
+        let all = done(command).await;
+        assert_eq!((all.code, &*all.err), (Some(0), ""));
+        drop(guard);
+    });
+}
+
+/// A client without a keeper, for nodes that no keeper makes.
+async fn client() -> zk::Client {
+    zk::Client::connect(&shared().address()).await.expect("should connect")
 }
 
 #[test]

@@ -5,14 +5,14 @@
 use std::time::SystemTime;
 
 use lockkeeper::Dialect;
-use lockkeeper::inspect::{Entry, PathState, Pool, Queue, Taken};
+use lockkeeper::inspect::{Entry, Inventory, PathState, Pool, Queue, Taken};
 use serde_json::{Value, json};
 
 use super::{kind, mode, waiters};
 
-pub fn list(places: &[PathState], now: SystemTime) -> Value {
-    let places: Vec<Value> = places.iter().map(|place| summary(place, now)).collect();
-    json!({ "places": places })
+pub fn list(found: &Inventory, now: SystemTime) -> Value {
+    let places: Vec<Value> = found.places.iter().map(|place| summary(place, now)).collect();
+    json!({ "places": places, "unreadable": found.unreadable })
 }
 
 pub fn show(path: &str, state: Option<&PathState>, now: SystemTime) -> Value {

@@ -6,12 +6,12 @@ use std::io::{self, Write};
 use std::time::SystemTime;
 
 use clap::Args;
-use lockkeeper::inspect::{Entry, PathState, Pool, Queue};
+use lockkeeper::inspect::{Entry, Inventory, PathState, Pool, Queue};
 use lockkeeper::{Mode, check_path};
 
 use crate::connect::Connection;
 use crate::exit::{Exit, Failure, written};
-use crate::text::{Table, age, foreign, has_colours, session};
+use crate::text::{Table, age, foreign, has_colours, session, shell_word};
 
 /// List locks and semaphores, with their holders and waiters
 ///
@@ -68,14 +68,38 @@ pub async fn list(args: &ListArgs) -> Result<Exit, Failure> {
     let found = keeper.inspector().walk(&args.prefix).await;
     keeper.close().await;
     let (found, now, mut out) = (found?, SystemTime::now(), io::stdout().lock());
+    check_readable(&found, &args.prefix)?;
     if args.json {
-        return written(writeln!(out, "{:#}", json::list(&found.places, now)), Exit::Success);
+        return written(writeln!(out, "{:#}", json::list(&found, now)), Exit::Success);
     }
     let mut table = Table::new(&HEADINGS);
     for place in &found.places {
         table.row(Summary::of(place).cells(now));
     }
-    written(table.write(&mut out, has_colours(&io::stdout())), Exit::Success)
+    let listed = table.write(&mut out, has_colours(&io::stdout()));
+    if let Some(unreadable) = unreadable(&found) {
+        let doctor = format!("lockkeeper doctor {}", shell_word(&args.prefix));
+        // If standard error is closed, nobody wants to know.
+        let _ = writeln!(io::stderr(), "lockkeeper: {unreadable} with these credentials; see `{doctor}`");
+    }
+    written(listed, Exit::Success)
+}
+
+/// Fails if nothing is known of what is there.
+pub fn check_readable(found: &Inventory, prefix: &str) -> Result<(), Failure> {
+    match found.unreadable.iter().any(|path| path == prefix) {
+        true => Err(Failure::new(Exit::Denied, format!("{prefix} may not be read with these credentials"))),
+        false => Ok(()),
+    }
+}
+
+/// How many nodes may not be read, if there are such: what is below them is not shown.
+pub fn unreadable(found: &Inventory) -> Option<String> {
+    match found.unreadable.len() {
+        0 => None,
+        1 => Some("1 node may not be read".to_owned()),
+        count => Some(format!("{count} nodes may not be read")),
+    }
 }
 
 pub async fn show(args: &ShowArgs) -> Result<Exit, Failure> {

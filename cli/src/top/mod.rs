@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use self::state::{Key, State};
 use crate::connect::Connection;
 use crate::exit::{Exit, Failure, written};
-use crate::list::{check_prefix, json};
+use crate::list::{check_prefix, check_readable, json};
 
 /// Show locks and semaphores, live
 ///
@@ -63,7 +63,7 @@ pub async fn top(args: &TopArgs) -> Result<Exit, Failure> {
     let (sender, found) = watch::channel(Ok(Inventory::default()));
     let reading = tokio::spawn(read(keeper.clone(), args.prefix.clone(), args.every, sender));
     let done = match args.json {
-        true => lines(found).await,
+        true => lines(&args.prefix, found).await,
         false => screen(args, found).await,
     };
     reading.abort();
@@ -89,13 +89,14 @@ async fn read(keeper: Keeper, prefix: String, every: Duration, found: watch::Sen
     }
 }
 
-async fn lines(mut found: watch::Receiver<Found>) -> Result<Exit, Failure> {
+async fn lines(prefix: &str, mut found: watch::Receiver<Found>) -> Result<Exit, Failure> {
     while found.changed().await.is_ok() {
         let read = found.borrow_and_update().clone();
         match read {
             Ok(inventory) => {
+                check_readable(&inventory, prefix)?;
                 let mut out = io::stdout().lock();
-                let line = writeln!(out, "{}", json::list(&inventory.places, SystemTime::now()));
+                let line = writeln!(out, "{}", json::list(&inventory, SystemTime::now()));
                 if let Err(error) = line.and_then(|()| out.flush()) {
                     return written(Err(error), Exit::Success);
                 }

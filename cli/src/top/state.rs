@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use lockkeeper::inspect::{InspectError, Inventory, PathState};
 
 use crate::exit::with_source;
-use crate::list::Summary;
+use crate::list::{Summary, unreadable};
 
 /// What the user can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct State {
     pub title: String,
     /// The places in their order, each with its summary.
     pub rows: Vec<(Summary, PathState)>,
+    /// How many nodes may not be read, if there are such.
+    pub unreadable: Option<String>,
     /// The column that the rows are sorted by.
     pub sort: usize,
     pub reversed: bool,
@@ -50,6 +52,7 @@ impl State {
         State {
             title: format!("{prefix} at {servers}"),
             rows: Vec::new(),
+            unreadable: None,
             sort: WAITERS,
             reversed: false,
             detail: false,
@@ -64,6 +67,7 @@ impl State {
         match found {
             Ok(inventory) => {
                 self.error = None;
+                self.unreadable = unreadable(&inventory);
                 self.rows = inventory.places.into_iter().map(|place| (Summary::of(&place), place)).collect();
                 self.order();
             }

@@ -19,7 +19,11 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, now: SystemTime) {
         Layout::vertical([Constraint::Length(1), Constraint::Min(3), detail, Constraint::Length(1)])
             .areas(frame.area());
     let waiters: usize = state.rows.iter().map(|(row, _)| row.waiters).sum();
-    let summary = format!("lockkeeper top {}: {} places, {waiters} waiters", state.title, state.rows.len());
+    let mut summary =
+        format!("lockkeeper top {}: {} places, {waiters} waiters", state.title, state.rows.len());
+    if let Some(unreadable) = &state.unreadable {
+        summary = format!("{summary}, {unreadable}");
+    }
     frame.render_widget(Line::styled(foreign(&summary, head.width.into()), bold()), head);
     places(frame, state, rows, now);
     if state.detail {
@@ -199,6 +203,20 @@ mod tests {
         state.read(keeper.inspector().walk("/locks").await);
         let lines = lines(&mut terminal, &mut state);
         assert!(lines[2].starts_with("/locks/a") && lines[7].contains("closed"), "{lines:?}");
+    }
+
+    #[test]
+    fn what_may_not_be_read_is_counted() {
+        let mut terminal = Terminal::new(TestBackend::new(100, 8)).expect("a terminal");
+        let mut state = State::new("/locks", "here");
+        let mut found = Inventory::default();
+        found.unreadable.extend(["/locks/a".to_owned(), "/locks/b".to_owned()]);
+        state.read(Ok(found));
+        let shown = lines(&mut terminal, &mut state);
+        assert!(shown[0].ends_with("0 places, 0 waiters, 2 nodes may not be read"), "{shown:?}");
+        state.read(Ok(Inventory::default()));
+        let shown = lines(&mut terminal, &mut state);
+        assert!(shown[0].ends_with("0 places, 0 waiters"), "{shown:?}");
     }
 
     #[tokio::test]
