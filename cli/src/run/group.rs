@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process_group, test_kill_process_group, waitid,
 };
 
 use super::launcher;
@@ -112,14 +113,18 @@ impl Group {
 
     /// Whether a process other than the command, which has ended, is left in the group.
     fn has_others(&mut self) -> bool {
-        match fs::read_dir("/proc").map(|entries| entries.flatten().any(|entry| self.is_member(&entry))) {
-            Ok(found) if cfg!(target_os = "linux") => found,
-            // Without `/proc`, only the signal tells, and it also finds a command that is not reaped.
-            Ok(_) | Err(_) => {
-                let _ = waitid(WaitId::Pid(self.leader), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-                test_kill_process_group(self.leader).is_ok()
-            }
+        self.has_others_in(Path::new("/proc"))
+    }
+
+    fn has_others_in(&mut self, proc: &Path) -> bool {
+        if let Some(mut entries) = processes(proc) {
+            return entries.any(|entry| self.is_member(&entry));
         }
+        // Only the signal tells, and it also finds processes that are not reaped. As the first process of a namespace,
+        // this one also has those that the command has left.
+        let group = WaitId::Pgid(Some(self.leader));
+        while let Ok(Some(_)) = waitid(group.clone(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {}
+        test_kill_process_group(self.leader).is_ok()
     }
 
     /// Whether an entry of `/proc` is a process of the group that has not ended.
@@ -133,6 +138,16 @@ impl Group {
         let has_ended = matches!(state, None | Some("Z" | "X"));
         !has_ended && group == Some(&*self.leader.as_raw_nonzero().to_string())
     }
+}
+
+/// The entries of a `/proc`, if it shows the processes by the numbers that this process knows. That of another PID
+/// namespace, as after `unshare --pid`, or an empty one shows none of the group.
+fn processes(proc: &Path) -> Option<impl Iterator<Item = fs::DirEntry> + use<>> {
+    let ourselves = fs::read_link(proc.join("self")).ok()?;
+    let is_ours =
+        cfg!(target_os = "linux") && ourselves.as_os_str() == &*getpid().as_raw_nonzero().to_string();
+    let entries = is_ours.then(|| fs::read_dir(proc).ok()).flatten()?;
+    Some(entries.flatten())
 }
 
 impl Drop for Group {
@@ -152,6 +167,41 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    #[test]
+    fn what_is_left_is_also_found_where_proc_does_not_show_it() {
+        let directory = std::env::temp_dir().join(format!("lockkeeper-proc-{}", std::process::id()));
+        let (empty, strange) = (directory.join("empty"), directory.join("strange"));
+        for made in [&empty, &strange] {
+            fs::create_dir_all(made).expect("made");
+        }
+        // As in the namespace of the parent, where this process has another number.
+        std::os::unix::fs::symlink("1", strange.join("self")).expect("made");
+        for proc in [&empty, &strange, &directory.join("missing"), Path::new("/proc")] {
+            let start = |group| {
+                let mut sleep = Command::new("sleep");
+                sleep.arg("300").process_group(group).spawn().expect("it starts")
+            };
+            let mut leader = start(0);
+            let id = Pid::from_child(&leader);
+            let mut left = start(id.as_raw_nonzero().get());
+            let mut group = Group { leader: id, ended: None };
+            leader.kill().expect("it runs");
+            while group.change().is_none() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(group.has_others_in(proc), "{proc:?}");
+            left.kill().expect("it runs");
+            let ended = Instant::now();
+            while group.has_others_in(proc) {
+                assert!(ended.elapsed() < Duration::from_secs(20), "{proc:?}");
+                thread::sleep(Duration::from_millis(1));
+            }
+            // Where /proc does not show them, they have been reaped.
+            let _ = (leader.wait(), left.wait());
+        }
+        let _ = fs::remove_dir_all(directory);
+    }
 
     #[test]
     fn a_group_that_is_dropped_has_ended() {
