@@ -173,7 +173,7 @@ impl RunArgs {
 /// asked for.
 pub fn check_margins((term, kill): (Duration, Duration), session_timeout: Duration) -> Result<(), Failure> {
     // Between two heartbeats a lease that is in order has more than this left.
-    let longest = session_timeout * 3 / 8;
+    let longest = session_timeout / 8 * 3;
     if kill.is_zero() || term < kill || term > longest {
         return Err(Failure::usage(format!(
             "TERM {term:?} and KILL {kill:?} before the end of the lease: TERM must come first, KILL before the end, and \

@@ -43,6 +43,7 @@ fn bad_input_is_refused_in_one_line_before_anything_is_connected() {
                 "cannot be used with",
             ),
             (&["run", "--session-timeout", "0s", "/a", "--", "true"], "TERM"),
+            (&["run", "--session-timeout", "18446744073709551615s", "/a", "--", "true"], "session timeout"),
             (&["walk", "/a"], "unrecognized subcommand"),
         ] {
             let done = done(lockkeeper_at(&proxy.address(), arguments)).await;
