@@ -91,6 +91,8 @@ impl Connection {
 
     /// Reads all secrets. To be called once: a pipe has them no second time.
     pub fn read(&self) -> Result<Prepared, Failure> {
+        #[cfg(not(feature = "tls"))]
+        refuse_tls()?;
         let mut options = Keeper::options()
             .session_timeout(self.session_timeout)
             .connect_timeout(self.connect_timeout)
@@ -211,6 +213,19 @@ impl std::fmt::Display for Source {
 fn read(path: &PathBuf) -> Result<String, Failure> {
     fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+}
+
+/// The variables of the options for TLS, which this program does not have.
+#[cfg(not(feature = "tls"))]
+fn refuse_tls() -> Result<(), Failure> {
+    let names = ["LOCKKEEPER_TLS_CA", "LOCKKEEPER_TLS_CERT", "LOCKKEEPER_TLS_KEY"];
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    match names.into_iter().find(is_set) {
+        Some(name) => Err(Failure::usage(format!(
+            "{name} is set, and this program was built without TLS: install it with --features tls"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The text of a file with certificates. One without any would be taken for an empty chain.

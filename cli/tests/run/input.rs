@@ -67,6 +67,29 @@ fn a_secret_that_cannot_be_read_is_not_shown() {
     });
 }
 
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_program_without_tls_does_not_connect_in_clear_if_tls_is_asked_for() {
+    run(async {
+        let proxy = Proxy::start(shared().one_address()).await.expect("a free port");
+        for variable in ["LOCKKEEPER_TLS_CA", "LOCKKEEPER_TLS_CERT", "LOCKKEEPER_TLS_KEY"] {
+            for arguments in [&["run", "/a", "--", "true"][..], &["ls"]] {
+                let mut command = lockkeeper_at(&proxy.address(), arguments);
+                command.env(variable, "/etc/ssl/ca.pem");
+                let done = done(command).await;
+                assert_eq!(done.code, Some(64), "{variable} {arguments:?}: {}", done.err);
+                assert!(done.err.contains(variable) && done.err.contains("--features tls"), "{}", done.err);
+                assert_eq!(done.err.lines().count(), 1, "{}", done.err);
+            }
+        }
+        assert_eq!(proxy.accepted(), 0);
+        // As with the other variables of shells, empty is absent.
+        let mut command = lockkeeper_at(&proxy.address(), &["run", "/a", "--", "true"]);
+        command.env("LOCKKEEPER_TLS_CA", "");
+        assert_eq!(done(command).await.code, Some(0));
+    });
+}
+
 #[test]
 fn an_address_that_is_no_address_is_bad_input_and_no_server_is_not() {
     run(async {
