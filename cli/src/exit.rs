@@ -14,7 +14,7 @@ pub enum Exit {
     Success,
     /// The request was refused, or `doctor` found something.
     Failure,
-    /// The arguments cannot be used. Nothing was connected.
+    /// The arguments cannot be used. Nothing was acquired.
     Usage,
     /// No server granted a session in time, or none answers.
     NoServer,

@@ -34,6 +34,7 @@ use tokio::time::timeout;
 use self::acquire::{Held, Request};
 pub use self::launcher::{LaunchArgs, launch};
 pub use self::options::RunArgs;
+use self::options::check_margins;
 use self::signals::Signals;
 use self::supervise::{Ended, Supervisor};
 pub use self::watchdog::{WatchdogArgs, watchdog};
@@ -70,6 +71,9 @@ async fn acquire_and_run(
     signals: &mut Signals,
     supervisor: &mut Supervisor<'_>,
 ) -> Result<Exit, Failure> {
+    // The server may have granted another session timeout than the one that was asked for.
+    let session_timeout = keeper.session_timeout();
+    check_margins(args.margins(session_timeout), session_timeout)?;
     let request = Request::new(args, keeper)?;
     let mut events = keeper.events();
     let mut pause = Pause::default();

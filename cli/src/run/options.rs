@@ -169,11 +169,19 @@ impl RunArgs {
     }
 }
 
-/// Checks when the command gets TERM and KILL. The server may have granted another session timeout than the one that was
-/// asked for.
+/// Between two heartbeats a lease that is in order has more than this left.
+pub fn longest_margin(session_timeout: Duration) -> Duration {
+    session_timeout / 8 * 3
+}
+
+/// Margins that are too long, cut to the longest one.
+pub fn within((term, kill): (Duration, Duration), longest: Duration) -> (Duration, Duration) {
+    (term.min(longest), kill.min(longest))
+}
+
+/// Checks when the command gets TERM and KILL.
 pub fn check_margins((term, kill): (Duration, Duration), session_timeout: Duration) -> Result<(), Failure> {
-    // Between two heartbeats a lease that is in order has more than this left.
-    let longest = session_timeout / 8 * 3;
+    let longest = longest_margin(session_timeout);
     if kill.is_zero() || term < kill || term > longest {
         return Err(Failure::usage(format!(
             "TERM {term:?} and KILL {kill:?} before the end of the lease: TERM must come first, KILL before the end, and \
@@ -199,3 +207,20 @@ The command finds in its environment:
 With several paths, each has a line for each path. With several permits, LOCKKEEPER_NODE has a line for each permit, and
 all have one token. A resource may refuse smaller tokens than it has seen, but not those of --permits or --read: several
 hold at the same time then, and all their tokens are valid.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn margins_of_a_later_session_are_those_that_its_timeout_allows() {
+        let margins = |term, kill| (Duration::from_millis(term), Duration::from_millis(kill));
+        let (asked, later) = (Duration::from_secs(20), Duration::from_secs(4));
+        assert!(check_margins(margins(5000, 2000), asked).is_ok());
+        for (given, cut) in [((5000, 2000), (1500, 1500)), ((1500, 500), (1500, 500))] {
+            let cut = margins(cut.0, cut.1);
+            assert_eq!(within(margins(given.0, given.1), longest_margin(later)), cut);
+            assert!(check_margins(cut, later).is_ok(), "{cut:?}");
+        }
+    }
+}

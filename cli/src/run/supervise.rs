@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::acquire::Held;
 use super::group::{Change, Group};
-use super::options::{RunArgs, check_margins};
+use super::options::{RunArgs, longest_margin, within};
 use super::policy::{Lease, Order, Policy};
 use super::signals::{Signals, ends};
 use super::terminal::Terminal;
@@ -47,8 +47,8 @@ impl<'a> Supervisor<'a> {
         session_timeout: Duration,
         signals: &mut Signals,
     ) -> Result<Ended, Failure> {
-        let margins = self.args.margins(session_timeout);
-        check_margins(margins, session_timeout)?;
+        // A later session may have another timeout than the one that the arguments were checked with.
+        let margins = within(self.args.margins(session_timeout), longest_margin(session_timeout));
         let mut children = signal(SignalKind::child())?;
         let launched = Group::launch(&self.args.command, &held.variables());
         let group = launched.map_err(|error| Failure::new(Exit::Failure, format!("cannot fork: {error}")))?;

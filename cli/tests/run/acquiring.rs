@@ -1,8 +1,10 @@
 //! What is acquired, and what the command sees of it.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lockkeeper::{Dialect, LockOptions};
+use lockkeeper::{Dialect, Keeper, LockOptions};
+use lockkeeper_embedded::Embedded;
 
 use crate::common::{
     Killed, SOON, Scratch, connect, done, ended, eventually, lockkeeper, lockkeeper_at, run, shared,
@@ -61,6 +63,24 @@ fn a_lock_that_is_held_is_not_waited_for_with_try_or_longer_than_wait() {
         let other = &["run", "--try", "--conflict-exit-code", "0", &path, "--", "echo", "ran"];
         assert_eq!(done(lockkeeper(other)).await.code, Some(0));
         assert_eq!(keeper.lock(&path).expect("a path").contenders().await.expect("listed").len(), 1);
+        drop(guard);
+    });
+}
+
+#[test]
+fn margins_that_the_granted_session_timeout_does_not_allow_are_refused_before_it_waits() {
+    run(async {
+        let server = Embedded::options().max_session_timeout(Duration::from_secs(4));
+        let server = server.start().await.expect("a free port");
+        let keeper = Keeper::connect(&server.address()).await.expect("should connect");
+        let lock = keeper.lock("/a").expect("a path");
+        let guard = lock.acquire().await.expect("free");
+        // Three eighths of the 20 s that are asked for are more, those of the 4 s that are granted are not.
+        let arguments = ["run", "--term-before", "5s", "/a", "--", "true"];
+        let mut command = lockkeeper_at(&server.address(), &arguments);
+        let mut process = Killed(command.stderr(Stdio::null()).spawn().expect("it starts"));
+        assert_eq!(ended("it is refused", &mut process.0).await, Some(64));
+        assert_eq!(lock.contenders().await.expect("listed").len(), 1, "nothing is left");
         drop(guard);
     });
 }
