@@ -109,9 +109,10 @@ impl Found {
     fn new(state: &PathState, name: &str) -> Option<Found> {
         let now = SystemTime::now();
         let queue = state.queue();
-        let owner = |id: Option<i64>| match id {
-            Some(id) => format!("session {}, which is alive", session(Some(id))),
-            None => "no session: it stays when its owner ends".to_owned(),
+        let owner = |id: Option<i64>, created: Option<SystemTime>| match (id, created) {
+            (Some(id), _) => format!("session {}, which is alive", session(Some(id))),
+            (None, Some(_)) => "no session: it stays when its owner ends".to_owned(),
+            (None, None) => "an owner that the server does not show".to_owned(),
         };
         if let Some(entry) = queue.entries.iter().find(|entry| entry.contender.name == name) {
             let what = match entry.waits_for {
@@ -119,7 +120,7 @@ impl Found {
                 Some(_) => format!("waits, at position {}", entry.contender.position),
             };
             let who = identifier(&entry.contender.identifier, entry.readable);
-            let (age, owner) = (age(entry.created, now), owner(entry.contender.session));
+            let (age, owner) = (age(entry.created, now), owner(entry.contender.session, entry.created));
             let node = format!("{}/{name}", queue.path);
             let text = format!("node   {node}\nowner  {who}\nstate  {what}, for {age}\nof     {owner}");
             return Some(Found { node, transaction: entry.contender.token, text });
@@ -127,7 +128,7 @@ impl Found {
         let PathState::Semaphore(pool) = state else { return None };
         let taken = pool.taken.iter().find(|taken| taken.holder.name == name)?;
         let who = identifier(&taken.holder.identifier, taken.readable);
-        let (age, owner) = (age(taken.created, now), owner(taken.holder.session));
+        let (age, owner) = (age(taken.created, now), owner(taken.holder.session, taken.created));
         let node = format!("{}/{name}", pool.path);
         let text = format!("node   {node}\nowner  {who}\nstate  a permit, taken for {age}\nof     {owner}");
         Some(Found { node, transaction: taken.transaction, text })

@@ -169,6 +169,33 @@ fn what_may_not_be_read_is_counted() {
     });
 }
 
+#[test]
+fn what_the_servers_do_not_show_is_unknown() {
+    run(async {
+        let (client, root) = (client().await, unique_path("cli-unknown"));
+        client.auth("digest", b"me:secret").await.expect("authenticated");
+        let open = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+        client.mkdir(&format!("{root}/lock"), &open).await.expect("made");
+        let closed = zk::CreateMode::Ephemeral.with_acls(zk::Acls::creator_all());
+        let node = format!("{root}/lock/4b2d6a1f9c3e4d08a7550000000000e1__lock__0000000000");
+        client.create(&node, b"me", &closed).await.expect("made");
+        let (path, servers) = (format!("{root}/lock"), shared().address());
+        let entry = json(&done(lockkeeper(&["show", "--json", &path])).await)["queue"][0].clone();
+        // Older servers show the times and numbers of nodes that may not be read.
+        let is_shown = !entry["age_ms"].is_null();
+        assert_eq!(entry["token"].is_null(), !is_shown, "{entry} at {servers}");
+        assert_ne!(entry["token"], "0", "{entry}");
+        assert!(entry["identifier"].is_null(), "{entry}");
+        let text = done(lockkeeper(&["show", &path])).await;
+        let row = text.out.lines().nth(1).expect("a row").replace("(may not be read)", "-");
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(cells[3..6].contains(&"?"), !is_shown, "{row}");
+        assert!(is_shown || cells[3..6] == ["?", "?", "?"], "session, token and age: {row}");
+        let list = done(lockkeeper(&["ls", &root])).await;
+        assert!(list.out.contains("(may not be read)"), "{}", list.out);
+    });
+}
+
 /// A client without a keeper, for nodes that no keeper makes.
 async fn client() -> zk::Client {
     zk::Client::connect(&shared().address()).await.expect("should connect")

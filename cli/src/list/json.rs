@@ -70,7 +70,8 @@ fn entry(entry: &Entry, queue: &Queue, now: SystemTime) -> Value {
         "dialect": dialect,
         "identifier": entry.readable.then_some(&contender.identifier),
         "session": contender.session.map(|session| format!("{session:#x}")),
-        "token": contender.token.to_string(),
+        // It is zero if the server does not show the node.
+        "token": entry.created.map(|_| contender.token.to_string()),
         "age_ms": entry.created.map(|created| age(created, now)),
         "waits_for": ahead.map(|ahead| &ahead.contender.name),
     })

@@ -152,18 +152,20 @@ impl Summary {
         let (first, count) = match place {
             PathState::Semaphore(pool) => {
                 let first = pool.taken.first();
-                (first.map(|it| (it.holder.identifier.clone(), it.created)), pool.taken.len())
+                let first = first.map(|it| (identifier(&it.holder.identifier, it.readable), it.created));
+                (first, pool.taken.len())
             }
             state => {
                 let first = state.queue().holders().next();
                 let count = state.queue().holders().count();
-                (first.map(|it| (it.contender.identifier.clone(), it.created)), count)
+                let first = first.map(|it| (identifier(&it.contender.identifier, it.readable), it.created));
+                (first, count)
             }
         };
         let (holder, since) = first.unwrap_or_else(|| ("-".to_owned(), None));
         let holder = match count {
-            0 | 1 => foreign(&holder, WIDTH),
-            count => format!("{} and {} more", foreign(&holder, WIDTH), count - 1),
+            0 | 1 => holder,
+            count => format!("{holder} and {} more", count - 1),
         };
         let path = foreign(place.path(), usize::MAX);
         Summary { path, kind: kind(place), holder, since, waiters: waiters.len(), oldest }
@@ -218,8 +220,8 @@ fn queue(queue: &Queue, now: SystemTime) -> Table {
             position.to_string(),
             mode(entry).to_owned(),
             identifier(&entry.contender.identifier, entry.readable),
-            session(entry.contender.session),
-            entry.contender.token.to_string(),
+            if_shown(entry.created, session(entry.contender.session)),
+            if_shown(entry.created, entry.contender.token.to_string()),
             age(entry.created, now),
             waits_for,
             foreign(&entry.contender.name, usize::MAX),
@@ -233,12 +235,17 @@ fn taken(pool: &Pool, now: SystemTime) -> Table {
     for taken in &pool.taken {
         table.row(vec![
             identifier(&taken.holder.identifier, taken.readable),
-            session(taken.holder.session),
+            if_shown(taken.created, session(taken.holder.session)),
             age(taken.created, now),
             foreign(&taken.holder.name, usize::MAX),
         ]);
     }
     table
+}
+
+/// What the server says of a node, or `?`: newer ones do not show nodes that may not be read.
+pub fn if_shown(created: Option<SystemTime>, text: String) -> String {
+    created.map_or_else(|| "?".to_owned(), |_| text)
 }
 
 /// What an owner calls itself.

@@ -10,7 +10,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Borders, Row, Table};
 
 use super::state::State;
-use crate::list::{HEADINGS, identifier, mode};
+use crate::list::{HEADINGS, identifier, if_shown, mode};
 use crate::text::{age, foreign, session};
 
 pub fn draw(frame: &mut Frame<'_>, state: &mut State, now: SystemTime) {
@@ -89,8 +89,8 @@ fn queue(frame: &mut Frame<'_>, place: &PathState, area: Rect, now: SystemTime) 
             format!("#{position}"),
             mode(entry).to_owned(),
             identifier(&entry.contender.identifier, entry.readable),
-            session(entry.contender.session),
-            entry.contender.token.to_string(),
+            if_shown(entry.created, session(entry.contender.session)),
+            if_shown(entry.created, entry.contender.token.to_string()),
             age(entry.created, now),
             entry.waits_for.map_or_else(|| "holds".to_owned(), |ahead| format!("waits for #{ahead}")),
         ])
