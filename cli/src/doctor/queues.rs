@@ -167,7 +167,8 @@ fn lock_beside_readers(queue: &Queue, watched: &BTreeSet<String>) -> Option<Find
                 count => format!("{count} readers"),
             }
         ),
-        remedy: "where there are readers, use a write lock: kazoo's WriteLock, read_write(path)?.write(), run --write"
+        remedy: "make sure that --servers names all servers, since others were not asked; where there are readers, use a \
+                 write lock: kazoo's WriteLock, read_write(path)?.write(), run --write"
             .to_owned(),
     })
 }
