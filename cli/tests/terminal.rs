@@ -192,6 +192,22 @@ fn who_waits_sees_who_is_ahead() {
 }
 
 #[test]
+fn who_waits_at_a_narrow_terminal_sees_one_line() {
+    run(async {
+        let (keeper, path) = (connect().await, unique_path("cli-ahead-narrow"));
+        let guard = keeper.lock(&path).expect("a path").acquire().await.expect("free");
+        let session = Session::start(LOCKKEEPER, &["run", &path, "--", "echo", "my turn"], (24, 40));
+        let shown = || session.written().matches("waiting for").count();
+        eventually("it is shown three times", SOON, async || shown() >= 3).await;
+        let is_cut =
+            |screen: &str| screen.trim_end().lines().count() == 1 && screen.trim_end().ends_with('…');
+        session.shows_on_screen("one line", is_cut).await;
+        guard.release().await.expect("released");
+        session.shows_on_screen("its turn only", |screen| screen.trim() == "my turn").await;
+    });
+}
+
+#[test]
 fn break_asks_at_a_terminal() {
     run(async {
         let (keeper, path) = (connect().await, unique_path("cli-break-asks"));

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use lockkeeper::Keeper;
 use lockkeeper::inspect::{PathState, Queue};
+use rustix::termios::tcgetwinsize;
 
 use crate::text::{age, foreign};
 
@@ -59,6 +60,15 @@ fn describe(state: &PathState, session: i64, now: SystemTime) -> Option<String> 
     }
 }
 
+/// The width of the terminal.
+fn columns() -> usize {
+    const USUAL: usize = 80;
+    match tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        Ok(_) | Err(_) => USUAL,
+    }
+}
+
 /// One line at the bottom of the terminal, which is removed in the end.
 #[derive(Default)]
 struct ProgressLine {
@@ -68,6 +78,8 @@ struct ProgressLine {
 impl ProgressLine {
     fn show(&mut self, text: &str) {
         self.is_shown = true;
+        // A longer one would leave its first rows behind.
+        let text = foreign(text, columns() - 1);
         // If the terminal has gone, nobody reads it.
         let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
     }
