@@ -30,14 +30,11 @@ pub enum Exit {
     NotFound,
     /// The code of a command that ran, or one that the user chose.
     Code(u8),
+    /// This signal ended a command that ran, or this process.
+    Signal(i32),
 }
 
 impl Exit {
-    /// The code of a command that a signal has ended.
-    pub fn of_signal(signal: i32) -> Exit {
-        Exit::Code(u8::try_from(signal).unwrap_or(127) | 128)
-    }
-
     /// The number that the shell sees.
     pub fn code(self) -> u8 {
         match self {
@@ -51,6 +48,7 @@ impl Exit {
             Exit::NotExecutable => 126,
             Exit::NotFound => 127,
             Exit::Code(code) => code,
+            Exit::Signal(signal) => u8::try_from(signal).unwrap_or(127) | 128,
         }
     }
 }

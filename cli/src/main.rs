@@ -22,6 +22,8 @@ use std::process::ExitCode;
 use args::{Cli, Command, Helper};
 use clap::CommandFactory;
 use exit::{Exit, Failure};
+use rustix::process::{Pid, Signal, getpid};
+use signal_hook::low_level::emulate_default_handler;
 
 fn main() -> ExitCode {
     if let Some(helper) = Helper::from_arguments() {
@@ -51,12 +53,22 @@ fn main() -> ExitCode {
 }
 
 fn ended(done: Result<Exit, Failure>) -> ExitCode {
-    match done {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            complain(&failure);
-            failure.exit.into()
-        }
+    let exit = done.unwrap_or_else(|failure| {
+        complain(&failure);
+        failure.exit
+    });
+    if exit == Exit::Signal(Signal::INT.as_raw()) {
+        die_by_interrupt();
+    }
+    exit.into()
+}
+
+/// Ends this process by the signal of Ctrl-C. A shell that sees this ends its loop; as an exit code it shows the same.
+fn die_by_interrupt() {
+    // The kernel spares the first process of a namespace.
+    if getpid() != Pid::INIT {
+        // If it fails, the exit code tells.
+        let _ = emulate_default_handler(Signal::INT.as_raw());
     }
 }
 

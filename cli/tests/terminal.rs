@@ -120,6 +120,20 @@ fn control_c_ends_the_command_and_the_exit_code_tells() {
 }
 
 #[test]
+fn control_c_ends_a_loop_of_the_shell() {
+    run(async {
+        let (shell, path) = (Session::shell(), unique_path("cli-loop"));
+        let script = "echo run\"\"ning; exec sleep 300";
+        shell.types(&format!("while :; do {LOCKKEEPER} run {path} -- sh -c '{script}'; done\n"));
+        shell.shows("running").await;
+        shell.types("\x03");
+        shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
+        shell.types("echo code-$?\n");
+        shell.shows("code-130").await;
+    });
+}
+
+#[test]
 fn control_z_stops_the_whole_job_and_fg_continues_it() {
     run(async {
         let (shell, path) = (Session::shell(), unique_path("cli-stop"));

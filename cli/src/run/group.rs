@@ -78,7 +78,7 @@ impl Group {
             Ok(Some(status)) => {
                 let exit = match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => Exit::Code(code as u8),
-                    (None, signal) => Exit::of_signal(signal.unwrap_or_default()),
+                    (None, signal) => Exit::Signal(signal.unwrap_or_default()),
                 };
                 self.ended = Some((exit, Instant::now()));
                 return Some(Change::Ended);

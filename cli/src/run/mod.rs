@@ -57,7 +57,7 @@ async fn run_in_runtime(args: &RunArgs, options: KeeperOptions) -> Result<Exit, 
     let mut supervisor = Supervisor::start(args)?;
     let keeper = tokio::select! {
         keeper = options.connect(&args.connection.servers) => keeper?,
-        signal = signals.end() => return Ok(Exit::of_signal(signal)),
+        signal = signals.end() => return Ok(Exit::Signal(signal)),
     };
     let done = acquire_and_run(args, &keeper, &mut signals, &mut supervisor).await;
     // Deletes a node that waits, and ends the session. If there is no connection, the session ends by itself.
@@ -81,7 +81,7 @@ async fn acquire_and_run(
         let acquired = tokio::select! {
             acquired = request.acquire() => acquired,
             never = progress::show(keeper, &args.paths) => match never {},
-            signal = signals.end() => return Ok(Exit::of_signal(signal)),
+            signal = signals.end() => return Ok(Exit::Signal(signal)),
         };
         let held = match acquired {
             Ok(held) => held,
@@ -104,7 +104,7 @@ async fn acquire_and_run(
         }
         tokio::select! {
             () = tokio::time::sleep(pause.after(begun.elapsed())) => {}
-            signal = signals.end() => return Ok(Exit::of_signal(signal)),
+            signal = signals.end() => return Ok(Exit::Signal(signal)),
         }
     }
 }

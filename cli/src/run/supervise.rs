@@ -216,7 +216,7 @@ impl Run<'_> {
             self.watchdog.kill().await;
         }
         let exit = self.group.exit().unwrap_or(Exit::Failure);
-        let interrupted = [Signal::INT, Signal::QUIT].map(|signal| Exit::of_signal(signal.as_raw()));
+        let interrupted = [Signal::INT, Signal::QUIT].map(|signal| Exit::Signal(signal.as_raw()));
         // Who ends the command from the terminal does not want it again.
         let asked = self.asked || (self.terminal.is_some() && interrupted.contains(&exit));
         drop(self.group);

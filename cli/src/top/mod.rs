@@ -129,8 +129,8 @@ async fn screen(args: &TopArgs, mut found: watch::Receiver<Found>) -> Result<Exi
                 Some(event) if state.press(event) => {}
                 Some(_) | None => break Ok(Exit::Success),
             },
-            _ = terminated.recv() => break Ok(Exit::of_signal(Signal::TERM.as_raw())),
-            _ = hung_up.recv() => break Ok(Exit::of_signal(Signal::HUP.as_raw())),
+            _ = terminated.recv() => break Ok(Exit::Signal(Signal::TERM.as_raw())),
+            _ = hung_up.recv() => break Ok(Exit::Signal(Signal::HUP.as_raw())),
             // Ages grow, also while nothing is read.
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
