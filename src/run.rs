@@ -12,10 +12,10 @@ pub use lockkeeper_actors::run::failure::{Crash, RunFailure};
 use lockkeeper_actors::run::worker::ActorFactory;
 #[doc(inline)]
 pub use lockkeeper_actors::run::worker::LeaseEvent;
-use lockkeeper_actors::run::{self, RunActor, RunArguments, RunMessage};
+use lockkeeper_actors::run::{self, RunArguments, RunMessage};
 #[doc(inline)]
 pub use lockkeeper_actors::run::{EndReason, StopPolicy};
-use ractor::{Actor, ActorRef, ActorRuntime, DerivedActorRef, Message};
+use ractor::{Actor, ActorRef, DerivedActorRef, Message};
 use tokio::sync::oneshot;
 
 use crate::guard::{Guard, LockGuard};
@@ -128,8 +128,7 @@ fn start<G: Send + 'static>(
     });
     let started = Box::new(drop);
     let arguments = RunArguments { keeper, view, factory, stop_policy, started, finish, recording };
-    let spawned = ActorRuntime::spawn_instant(None, RunActor, arguments);
-    Run { actor: spawned.ok().map(|(actor, _)| actor), ended }
+    Run { actor: run::start(arguments), ended }
 }
 
 /// An actor that runs under a guard. Dropping it stops the actor, as [`stop`](Run::stop) does, and then releases the

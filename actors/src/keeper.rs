@@ -79,6 +79,8 @@ pub enum KeeperMessage {
     #[doc(hidden)]
     StartSession,
     #[doc(hidden)]
+    AdoptedEnded(ActorId),
+    #[doc(hidden)]
     RegistryClosed,
     #[doc(hidden)]
     SessionClosed,
@@ -284,6 +286,10 @@ impl KeeperActor {
                 None => state.not_connected(error, &myself)?,
             },
             KeeperMessage::StartSession => state.start_session(&myself).await?,
+            KeeperMessage::AdoptedEnded(actor) => {
+                state.adopted.remove(&actor);
+                state.close_registry_when_alone(&myself)?;
+            }
             KeeperMessage::RegistryClosed if state.closing_session => {}
             KeeperMessage::RegistryClosed => state.close_session(&myself)?,
             KeeperMessage::CloseOverdue => state.close_at_once(&myself)?,
@@ -339,8 +345,6 @@ impl KeeperActor {
                 state.disconnected_since.get_or_insert(state.clock.now());
                 myself.send_after(state.rest(), || KeeperMessage::StartSession);
             }
-        } else if state.adopted.remove(&id).is_some() {
-            state.close_registry_when_alone(&myself)?;
         }
         Ok(())
     }
@@ -500,14 +504,17 @@ impl State {
 
     fn adopt(&mut self, actor: ActorCell, stop: Box<dyn Fn() + Send>, myself: &ActorRef<KeeperMessage>) {
         actor.link(myself.get_cell());
-        // An actor that has already ended cannot be linked, and its end would never be reported.
-        if actor.try_get_supervisor().is_none_or(|supervisor| supervisor.get_id() != myself.get_id()) {
-            return;
-        }
         if self.closing.is_some() {
             stop();
         }
         self.adopted.insert(actor.get_id(), stop);
+        let myself = myself.clone();
+        // No supervision event tells of an actor that ends before it has started.
+        tokio::spawn(async move {
+            if actor.wait(None).await.is_ok() {
+                let _ = myself.cast(KeeperMessage::AdoptedEnded(actor.get_id()));
+            }
+        });
     }
 
     fn close_registry_when_alone(

@@ -7,7 +7,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::{FutureExt, Shared, join_all, select};
-use ractor::{ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef, SupervisionEvent};
+use ractor::{
+    ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, ActorStatus, DerivedActorRef, SupervisionEvent,
+};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -89,7 +91,8 @@ pub struct RunActor;
 
 /// The arguments of a run's actor.
 pub struct RunArguments {
-    /// The keeper, which stops the run before it closes the session; `None` when another actor supervises the run.
+    /// The keeper, which stops the run before it closes the session: see [`start`]. `None` when another actor supervises
+    /// the run.
     pub keeper: Option<DerivedActorRef<KeeperRequest>>,
     /// A view of the guard of the run, which `finish` owns.
     pub view: LeaseView,
@@ -103,6 +106,19 @@ pub struct RunArguments {
     pub finish: Finish,
     /// Records what the run decides.
     pub recording: Option<Recording>,
+}
+
+/// Starts a run. Its keeper knows it when this returns, so a close that is asked for later stops it first.
+pub fn start(arguments: RunArguments) -> Option<ActorRef<RunMessage>> {
+    let keeper = arguments.keeper.clone();
+    let (run, _) = ActorRuntime::spawn_instant(None, RunActor, arguments).ok()?;
+    if let Some(keeper) = keeper {
+        let stopped = run.clone();
+        let stop = Box::new(move || drop(stopped.cast(RunMessage::Stop)));
+        // If the keeper has ended, the run does not start.
+        let _ = keeper.send_message(KeeperRequest::Adopt { actor: run.get_cell(), stop });
+    }
+    Some(run)
 }
 
 /// The callback that receives the end of a run.
@@ -149,11 +165,8 @@ impl RunActor {
         arguments: RunArguments,
     ) -> Result<State, ActorProcessingErr> {
         let RunArguments { keeper, view, factory, stop_policy, started, finish, recording } = arguments;
-        if let Some(keeper) = keeper {
-            let run = myself.clone();
-            let stop = Box::new(move || drop(run.cast(RunMessage::Stop)));
-            let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop };
-            keeper.send_message(adopt).map_err(|_| "the keeper has ended")?;
+        if keeper.is_some_and(|keeper| keeper.get_status() >= ActorStatus::Stopping) {
+            return Err("the keeper has ended".into());
         }
         let mut tasks = JoinSet::new();
         let (actor, watched) = (myself.clone(), view.clone());

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::common::{shared, unique_path};
-use crate::member::{Behavior, FOREVER, Note, Order, Probe, SOON, any_note, connect, started};
+use crate::member::{Arguments, Behavior, FOREVER, Note, Order, Probe, SOON, any_note, connect, started};
 
 #[tokio::test]
 async fn an_actor_under_a_guard_returns_the_guard_however_it_ends() {
@@ -139,4 +139,47 @@ async fn a_sibling_actor_that_stops_does_not_end_the_run() {
     run.stop();
     let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
     assert_eq!(ended.reason, EndReason::Stopped, "it ran until it was asked to stop");
+}
+
+#[tokio::test]
+async fn a_run_that_begins_just_before_its_keeper_closes_is_stopped_while_the_lock_is_held() {
+    let keeper = connect(&shared().address()).await;
+    let guard =
+        keeper.lock(&unique_path("closing")).expect("a valid path").acquire().await.expect("connected");
+    let (sender, mut notes) = mpsc::unbounded_channel();
+    let behavior = Behavior { slow_to_stop: Duration::from_millis(100), ..Behavior::default() };
+    let run = guard.run(StopPolicy::default(), move |lease| (Probe, (lease, behavior, sender)), |_| None);
+    // The task of the run has not begun: this test has only one thread.
+    timeout(SOON, keeper.close()).await.expect("it closes");
+    started(&mut notes).await;
+    assert!(matches!(notes.try_recv(), Ok(Note::Busy)), "it has ended before the keeper is closed");
+    assert!(matches!(notes.try_recv(), Ok(Note::Stopped(LeaseState::Held))), "stopped in order");
+    let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
+    assert_eq!(ended.reason, EndReason::Stopped);
+}
+
+#[tokio::test]
+async fn a_run_whose_runtime_ends_before_it_starts_does_not_keep_its_keeper_from_closing() {
+    let keeper = connect(&shared().address()).await;
+    let lock = keeper.lock(&unique_path("no-runtime")).expect("a valid path");
+    let guard = lock.acquire().await.expect("connected");
+    let other = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let run = {
+        let _entered = other.enter();
+        guard.run(StopPolicy::default(), |_| -> (Probe, Arguments) { unreachable!() }, |_| None)
+    };
+    other.shutdown_background();
+    assert!(run.ended().await.is_err(), "it was not started");
+    drop(timeout(SOON, lock.acquire()).await.expect("released").expect("connected"));
+    timeout(SOON, keeper.close()).await.expect("it closes");
+}
+
+#[tokio::test]
+async fn a_run_under_a_guard_of_a_closed_keeper_does_not_start() {
+    let keeper = connect(&shared().address()).await;
+    let guard =
+        keeper.lock(&unique_path("closed")).expect("a valid path").acquire().await.expect("connected");
+    keeper.close().await;
+    let run = guard.run(StopPolicy::default(), |_| -> (Probe, Arguments) { unreachable!() }, |_| None);
+    assert!(timeout(SOON, run.ended()).await.expect("it ends").is_err(), "it was not started");
 }
