@@ -77,8 +77,11 @@ impl<E, T: Target> Pending<E, T> {
     /// `Acquired` that has been sent before the cancellation still arrives; drop it.
     ///
     /// When the actor ends, for whatever reason, a request that still waits is cancelled. A guard in the actor's
-    /// mailbox or state is dropped with it, which releases the lock. A guard that the actor has passed on is not
-    /// affected.
+    /// mailbox or state is dropped, which releases the lock. A guard that the actor has passed on is not affected.
+    ///
+    /// ractor sends the state of an actor that stops in order to its supervisor, if it has one, with the event
+    /// `ActorTerminated`. The state is dropped when the supervisor has handled that. Drop the guard in `post_stop` to
+    /// release the lock earlier.
     ///
     /// ```no_run
     /// # use lockkeeper::{Lock, LockGuard};

@@ -15,3 +15,4 @@ mod kazoo_faults;
 mod losing;
 mod messages;
 mod options;
+mod supervised;

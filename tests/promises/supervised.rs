@@ -1,0 +1,97 @@
+//! Actors of an application that supervise others, which hold guards.
+
+use lockkeeper::LockGuard;
+use lockkeeper::error::TryAcquireError;
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::common::{SOON, connect, unique_path};
+
+/// An actor that holds a lock.
+struct Holder;
+
+struct Held {
+    guard: Option<LockGuard>,
+    /// Whether it releases the lock in its `post_stop`.
+    releases: bool,
+}
+
+#[ractor::actor(message = (), state = Held, arguments = Held)]
+impl Holder {
+    async fn pre_start(&self, _: ActorRef<()>, held: Held) -> Result<Held, ActorProcessingErr> {
+        Ok(held)
+    }
+
+    async fn post_stop(&self, _: ActorRef<()>, held: &mut Held) -> Result<(), ActorProcessingErr> {
+        if held.releases {
+            held.guard = None;
+        }
+        Ok(())
+    }
+}
+
+/// Handles the end of its child only once it is permitted.
+struct Supervisor;
+
+type Permission = Option<oneshot::Receiver<()>>;
+
+#[ractor::actor(message = (), state = Permission, arguments = oneshot::Receiver<()>)]
+impl Supervisor {
+    async fn pre_start(
+        &self,
+        _: ActorRef<()>,
+        permission: oneshot::Receiver<()>,
+    ) -> Result<Permission, ActorProcessingErr> {
+        Ok(Some(permission))
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<()>,
+        event: SupervisionEvent,
+        permission: &mut Permission,
+    ) -> Result<(), ActorProcessingErr> {
+        let ended = matches!(event, SupervisionEvent::ActorTerminated(..));
+        if let Some(permission) = permission.take_if(|_| ended) {
+            let _ = permission.await;
+        }
+        Ok(())
+    }
+}
+
+async fn supervisor() -> (ActorRef<()>, oneshot::Sender<()>) {
+    let (permit, permission) = oneshot::channel();
+    let (supervisor, _) = Actor::spawn(None, Supervisor, permission).await.expect("the actor starts");
+    (supervisor, permit)
+}
+
+#[tokio::test]
+async fn a_guard_in_a_supervised_actors_state_is_released_when_the_actors_end_has_been_handled() {
+    let (keeper, (supervisor, permit)) = (connect().await, supervisor().await);
+    let lock = keeper.lock(&unique_path("supervised")).expect("a valid path");
+    let guard = Some(lock.acquire().await.expect("the lock is free"));
+    let held = Held { guard, releases: false };
+    let (holder, _) =
+        Actor::spawn_linked(None, Holder, held, supervisor.get_cell()).await.expect("it starts");
+    holder.stop_and_wait(None, Some(SOON)).await.expect("it stops");
+    let tried = lock.try_acquire().await;
+    assert!(
+        matches!(tried, Err(TryAcquireError::Contended { .. })),
+        "its supervisor has the guard: {tried:?}"
+    );
+    permit.send(()).expect("the supervisor waits");
+    drop(timeout(SOON, lock.acquire()).await.expect("released").expect("connected"));
+}
+
+#[tokio::test]
+async fn a_supervised_actor_that_drops_its_guard_in_post_stop_has_released_it_when_it_has_ended() {
+    let (keeper, (supervisor, _permit)) = (connect().await, supervisor().await);
+    let lock = keeper.lock(&unique_path("supervised")).expect("a valid path");
+    let guard = Some(lock.acquire().await.expect("the lock is free"));
+    let held = Held { guard, releases: true };
+    let (holder, _) =
+        Actor::spawn_linked(None, Holder, held, supervisor.get_cell()).await.expect("it starts");
+    holder.stop_and_wait(None, Some(SOON)).await.expect("it stops");
+    drop(timeout(SOON, lock.acquire()).await.expect("released").expect("connected"));
+}
