@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
@@ -300,16 +300,17 @@ impl Keeper {
         self.shared.started.keeper.get_id()
     }
 
-    /// The session's events as a stream: the most recent one, then every later one.
+    /// The session's events as a stream: the most recent one, then every later one. The last one is
+    /// [`SessionEvent::Closed`], however the keeper ends. It is the only one if the keeper has ended already.
     pub fn events(&self) -> Events {
         let (sender, receiver) = mpsc::unbounded_channel();
-        // A closed keeper drops the sender, which ends the stream.
+        // A keeper that has ended drops the sender.
         let _ = self.shared.started.keeper.cast(KeeperMessage::Subscribe(sender));
-        Events { receiver }
+        Events { receiver, closed: false }
     }
 
     /// Sends the session's events to `actor` for as long as it lives: the most recent one, then every later one in
-    /// order.
+    /// order. The last one is [`SessionEvent::Closed`], however the keeper ends.
     ///
     /// ```no_run
     /// # use lockkeeper::Keeper;
@@ -402,13 +403,22 @@ impl KeeperOptions {
 #[derive(Debug)]
 pub struct Events {
     receiver: mpsc::UnboundedReceiver<SessionEvent>,
+    /// Whether `Closed` was the last item.
+    closed: bool,
 }
 
 impl Stream for Events {
     type Item = SessionEvent;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<SessionEvent>> {
-        self.receiver.poll_recv(context)
+        let event = match ready!(self.receiver.poll_recv(context)) {
+            None if self.closed => return Poll::Ready(None),
+            // A keeper that dies with its supervisor reports nothing itself.
+            None => SessionEvent::Closed,
+            Some(event) => event,
+        };
+        self.closed = event == SessionEvent::Closed;
+        Poll::Ready(Some(event))
     }
 }
 

@@ -1,12 +1,14 @@
-//! Actors of an application that supervise others, which hold guards.
+//! Actors of an application that supervise others: actors that hold guards, and keepers.
 
+use futures::StreamExt;
 use lockkeeper::LockGuard;
 use lockkeeper::error::TryAcquireError;
+use lockkeeper::session::SessionEvent;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::common::{SOON, connect, unique_path};
+use crate::common::{SOON, connect, options, shared, unique_path};
 
 /// An actor that holds a lock.
 struct Holder;
@@ -94,4 +96,52 @@ async fn a_supervised_actor_that_drops_its_guard_in_post_stop_has_released_it_wh
         Actor::spawn_linked(None, Holder, held, supervisor.get_cell()).await.expect("it starts");
     holder.stop_and_wait(None, Some(SOON)).await.expect("it stops");
     drop(timeout(SOON, lock.acquire()).await.expect("released").expect("connected"));
+}
+
+/// An actor that passes on what happens to a session.
+struct Watcher;
+
+struct Session(SessionEvent);
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Session {}
+
+type Events = mpsc::UnboundedSender<SessionEvent>;
+
+#[ractor::actor(message = Session, state = Events, arguments = Events)]
+impl Watcher {
+    async fn pre_start(&self, _: ActorRef<Session>, events: Events) -> Result<Events, ActorProcessingErr> {
+        Ok(events)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Session>,
+        Session(event): Session,
+        events: &mut Events,
+    ) -> Result<(), ActorProcessingErr> {
+        let _ = events.send(event);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_keeper_that_dies_with_its_supervisor_is_reported_as_closed() {
+    let (supervisor, _permit) = supervisor().await;
+    let keeper = options().connect_linked(&shared().address(), &supervisor.get_cell()).await;
+    let keeper = keeper.expect("should connect");
+    let (sender, mut heard) = mpsc::unbounded_channel();
+    let (watcher, _) = Actor::spawn(None, Watcher, sender).await.expect("the actor starts");
+    keeper.subscribe(&watcher, Session);
+    assert_eq!(timeout(SOON, heard.recv()).await, Ok(Some(SessionEvent::Connected { epoch: 1 })));
+    let events = keeper.events();
+    supervisor.kill();
+    let seen: Vec<_> = timeout(SOON, events.collect()).await.expect("the events end");
+    assert_eq!(seen.iter().filter(|event| **event == SessionEvent::Closed).count(), 1, "{seen:?}");
+    assert_eq!(seen.last(), Some(&SessionEvent::Closed));
+    let mut last = None;
+    while last != Some(SessionEvent::Closed) {
+        last = timeout(SOON, heard.recv()).await.expect("it is reported");
+    }
+    assert_eq!(keeper.events().collect::<Vec<_>>().await, [SessionEvent::Closed], "also later");
 }

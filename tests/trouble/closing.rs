@@ -82,7 +82,7 @@ async fn a_closed_keeper_refuses_every_request_at_once(kind: Kind) {
         assert_eq!(lock.listed().await, Err(QueryError::Closed));
     }
     timeout(SLACK, keeper.close()).await.expect("it is already closed");
-    assert_eq!(keeper.events().next().await, None);
+    assert_eq!(keeper.events().collect::<Vec<_>>().await, [SessionEvent::Closed]);
 }
 
 async fn closing_deletes_nodes_that_would_outlive_the_session(kind: Kind) {
@@ -118,7 +118,7 @@ async fn closing_while_reconnecting_answers_all_requests_at_once(kind: Kind) {
     let closed = Refused::Failed(AcquireError::Closed);
     assert!(matches!(&received, Some(LockEvent::Refused(_, why)) if *why == closed), "{received:?}");
     proxy.refuse(false);
-    assert_eq!(keeper.events().next().await, None);
+    assert_eq!(keeper.events().collect::<Vec<_>>().await, [SessionEvent::Closed]);
     eventually("no connection attempt is left", SOON, async || proxy.open() == 0).await;
 }
 
