@@ -200,8 +200,8 @@ impl<M> Lock<M> {
     ///
     /// # Errors
     ///
-    /// [`QueryError::Closed`] if the keeper is closed. [`QueryError::Disconnected`] if the path's actor has died, which
-    /// deletes its nodes too.
+    /// [`QueryError::Closed`] if the keeper is closed. [`QueryError::Disconnected`] if the session or the path's actor ends
+    /// before the server has confirmed that the nodes are gone. They are deleted then, too, but perhaps later.
     ///
     /// # Cancel safety
     ///

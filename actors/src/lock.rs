@@ -120,7 +120,7 @@ impl Driver for State {
             Command::Queue(lock::Command::Reply(Reply::Forgotten { ticket, confirmed })) => {
                 self.parts.remove(&ticket);
                 if let Some(reply) = self.letting_go.remove(&ticket) {
-                    let _ = reply.send(Ok(()));
+                    let _ = reply.send(if confirmed { Ok(()) } else { Err(QueryError::Disconnected) });
                 }
                 self.path.reply(Reply::Forgotten { ticket, confirmed });
             }

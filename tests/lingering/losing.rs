@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lockkeeper::LeaseState;
-use lockkeeper::error::{ReleaseError, TryAcquireError};
+use lockkeeper::error::{QueryError, ReleaseError, TryAcquireError};
 use lockkeeper::messages::LockEvent;
 use lockkeeper::session::SessionEvent;
 use tokio::time::timeout;
@@ -134,6 +134,20 @@ async fn a_release_after_the_end_of_the_lease_is_not_confirmed() {
         assert!(matches!(holder.last().await, LockEvent::Lost(_)));
         assert!(next.granted().await.token() > token, "it has another node");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letting_go_fails_if_the_session_ends_before_the_server_has_confirmed_it() {
+    let proxy = proxied().await;
+    let scene = Scene::with(connect_through(&proxy, SHORT).await, "let-go-lost").await;
+    scene.idle().await;
+    proxy.black_hole(true);
+    let answer = timeout(SOON, scene.lock.let_go()).await.expect("the session ends");
+    assert_eq!(answer, Err(QueryError::Disconnected));
+    // The server ends the session, too.
+    scene.until_nodes(0).await;
+    // Nothing is left to do.
+    assert_eq!(timeout(SOON, scene.lock.let_go()).await, Ok(Ok(())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
