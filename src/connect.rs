@@ -235,6 +235,7 @@ impl KeeperOptions {
                 Credential::Sasl(options) => connector.sasl(options),
             };
         }
+        let chroot = connector.chroot().len();
         let settings = KeeperSettings {
             clock: Clock::start(),
             connector: Arc::new(connector),
@@ -254,6 +255,7 @@ impl KeeperOptions {
             keep_alive,
             identifier: self.identifier.into(),
             acl: self.acl.into(),
+            chroot,
             health_path: self.health_path.into(),
         })
     }

@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub keep_alive: Arc<KeepAlive>,
     pub identifier: Arc<[u8]>,
     pub acl: Arc<[Acl]>,
+    /// The length of the connection's chroot.
+    pub chroot: usize,
     pub health_path: Arc<str>,
 }
 
@@ -106,7 +108,7 @@ impl Shared {
 
     /// The options of contenders in this mode, with the keeper's identifier and access list as defaults.
     pub fn contender(&self, mode: Mode, options: LockOptions) -> ContenderOptions {
-        options.contender(mode, &self.identifier, &self.acl)
+        options.contender(mode, self)
     }
 }
 

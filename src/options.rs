@@ -10,6 +10,8 @@ use lockkeeper_actors::machine::patterns::{InvalidPattern, Patterns};
 use lockkeeper_actors::zookeeper::Acl;
 use thiserror::Error;
 
+use crate::handle::Shared;
+
 /// Options of one handle. They apply to the contenders that the handle creates. Handles of one path share a queue even
 /// if their options differ.
 #[derive(Clone, Debug)]
@@ -167,19 +169,20 @@ impl LockOptions {
         LockOptions { linger: Some(idle), ..self }
     }
 
-    /// The options of contenders in this mode. `identifier` and `acl` are the keeper's, and serve as defaults.
-    pub(crate) fn contender(self, mode: Mode, identifier: &Arc<[u8]>, acl: &Arc<[Acl]>) -> ContenderOptions {
+    /// The options of contenders in this mode. The identifier and access list of `shared` serve as defaults.
+    pub(crate) fn contender(self, mode: Mode, shared: &Shared) -> ContenderOptions {
         ContenderOptions {
             mode,
             dialect: self.dialect,
-            identifier: self.identifier.unwrap_or_else(|| identifier.clone()),
+            identifier: self.identifier.unwrap_or_else(|| shared.identifier.clone()),
             // Options with an error are not checked options.
             patterns: self.patterns.unwrap_or_default(),
             ephemeral: self.ephemeral,
             container: self.container,
-            acl: self.acl.unwrap_or_else(|| acl.clone()),
+            acl: self.acl.unwrap_or_else(|| shared.acl.clone()),
             max_waiting: self.max_waiting,
             linger: self.linger,
+            chroot: shared.chroot,
         }
     }
 

@@ -153,6 +153,18 @@ async fn invalid_requests_are_refused_without_asking_the_server() {
 }
 
 #[tokio::test]
+async fn the_size_of_a_request_includes_the_chroot() {
+    let paths: Vec<_> = (0..500).map(|number| format!("/{number}")).collect();
+    for (chroot, fits) in [(String::new(), true), (format!("/{}", "x".repeat(2000)), false)] {
+        let keeper = connect_to(&format!("{}{chroot}", shared().address()), Duration::from_secs(20)).await;
+        let opened = keeper.multi_lock(&paths);
+        assert!(opened.is_ok() == fits, "{:?}", opened.err());
+        let too_large = matches!(opened.err(), Some(InvalidHandle::TooLarge { bytes }) if bytes > 500 * 2000);
+        assert_eq!(!too_large, fits);
+    }
+}
+
+#[tokio::test]
 async fn each_path_has_its_mode() {
     let (keeper, other, [index, log]) = (connect().await, connect().await, paths("modes"));
     let options = LockOptions::new().identifier("reindex");

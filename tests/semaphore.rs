@@ -352,6 +352,21 @@ async fn random_holds(permits: u32, resized: bool) {
     eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;
 }
 
+#[tokio::test]
+async fn the_size_of_a_request_includes_the_chroot() {
+    let chroot = format!("/{}", "x".repeat(2000));
+    for (below, fits) in [("", true), (chroot.as_str(), false)] {
+        let keeper = connect(&format!("{}{below}", shared().address())).await;
+        let pool = keeper.semaphore(&unique_path("long"), 600).expect("a valid path");
+        match timeout(SOON, pool.acquire_many(600)).await.expect("an answer") {
+            Err(AcquireError::Rejected { reason, .. }) => {
+                assert!(!fits && reason.to_string().contains("1 MiB"), "{reason}");
+            }
+            other => assert!(fits && other.is_ok(), "{other:?}"),
+        }
+    }
+}
+
 /// A server closes a connection on which a request exceeds 1 MiB.
 #[tokio::test]
 async fn leases_that_do_not_fit_into_one_request_are_created_in_several_or_refused() {

@@ -39,6 +39,7 @@ pub fn contender_options() -> Arc<ContenderOptions> {
         acl: [Acl::new(Permission::ALL, AuthId::anyone())].into(),
         max_waiting: None,
         linger: None,
+        chroot: 0,
     })
 }
 

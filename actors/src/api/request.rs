@@ -158,13 +158,15 @@ pub struct ContenderOptions {
     /// `None` for a node of its own for each request. It must be `None` if the node outlives sessions, and has no effect
     /// in a multi-lock.
     pub linger: Option<Duration>,
+    /// The number of bytes that the connection's chroot adds to every path.
+    pub chroot: usize,
 }
 
 impl ContenderOptions {
     /// An upper bound for the bytes that a node with these options in this directory adds to a transaction.
     pub fn bytes(&self, directory: &str) -> usize {
         const NODE: usize = 128;
-        NODE + directory.len() + self.identifier.len() + bytes_of(&self.acl)
+        NODE + self.chroot + directory.len() + self.identifier.len() + bytes_of(&self.acl)
     }
 }
 

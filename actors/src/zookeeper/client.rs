@@ -26,9 +26,7 @@ pub use self::sasl::SaslOptions;
 use super::TlsOptions;
 use super::inspection::Inspection;
 use super::no_delay::NoDelay;
-use super::servers::diagnose;
-#[cfg(feature = "tls")]
-use super::servers::servers;
+use super::servers::{self, diagnose};
 use super::{
     Acl, Answer, CheckFailure, Connect, Connected, CreatedNode, CreatedNodes, Fired, LinkState, NewNode,
     NoAuth, Node, NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
@@ -61,6 +59,11 @@ impl Connector {
         }
     }
 
+    /// The chroot of the address; empty for none.
+    pub fn chroot(&self) -> &str {
+        servers::chroot(&self.address)
+    }
+
     /// Adds credentials, as ZooKeeper's `addauth` does.
     pub fn auth(self, scheme: &str, credentials: &[u8]) -> Connector {
         Connector { inner: self.inner.with_auth(scheme, credentials), ..self }
@@ -84,7 +87,7 @@ impl Connect for Connector {
         let this = self.clone();
         Box::pin(async move {
             #[cfg(feature = "tls")]
-            for server in servers(&this.address) {
+            for server in servers::servers(&this.address) {
                 server.check_name(this.secure).map_err(Unconnected::Address)?;
             }
             let no_delay = NoDelay::new(&this.address).await;

@@ -23,9 +23,7 @@ pub(crate) struct Server<'a> {
 /// The servers of an address that the client accepts. For an address that it rejects, the result is meaningless.
 pub(crate) fn servers(address: &str) -> impl Iterator<Item = Server<'_>> {
     address.split(',').filter_map(|server| {
-        let schemes = [("tcp+tls://", true), ("tcp://", false)];
-        let scheme = |(prefix, secure)| Some((server.strip_prefix(prefix)?, Some(secure)));
-        let (server, secure) = schemes.into_iter().find_map(scheme).unwrap_or((server, None));
+        let (server, secure) = without_scheme(server);
         let server = server.split_once('/').map_or(server, |(server, _chroot)| server);
         let (host, port) = match server.strip_prefix('[') {
             Some(server) => server.split_once(']')?,
@@ -37,6 +35,20 @@ pub(crate) fn servers(address: &str) -> impl Iterator<Item = Server<'_>> {
         };
         Some(Server { host, port, secure })
     })
+}
+
+/// The chroot at the end of an address that the client accepts; empty for none.
+pub(crate) fn chroot(address: &str) -> &str {
+    let (server, _) = without_scheme(address.rsplit(',').next().unwrap_or_default());
+    let chroot = server.find('/').map_or("", |start| &server[start..]);
+    if chroot == "/" { "" } else { chroot }
+}
+
+/// A server of an address, and whether its scheme says to use TLS, if it has one.
+fn without_scheme(server: &str) -> (&str, Option<bool>) {
+    let schemes = [("tcp+tls://", true), ("tcp://", false)];
+    let scheme = |(prefix, secure)| Some((server.strip_prefix(prefix)?, Some(secure)));
+    schemes.into_iter().find_map(scheme).unwrap_or((server, None))
 }
 
 impl Server<'_> {
@@ -103,5 +115,19 @@ mod tests {
             ("::2", 2181, Some(true)),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_chroot_is_what_follows_the_last_server() {
+        for (address, expected) in [
+            ("zk1", ""),
+            ("zk1:2181,zk2:2181", ""),
+            ("zk1:2181/", ""),
+            ("zk1,zk2:2181/app", "/app"),
+            ("tcp://zk1,tcp+tls://zk2", ""),
+            ("tcp://zk1,tcp+tls://[::1]:2184/app/of/mine", "/app/of/mine"),
+        ] {
+            assert_eq!(chroot(address), expected, "{address}");
+        }
     }
 }

@@ -390,6 +390,7 @@ fn options(kind: &Kind) -> ContenderOptions {
         acl: Arc::default(),
         max_waiting: None,
         linger: kind.lingers.then_some(LINGER),
+        chroot: 0,
     }
 }
 
