@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lockkeeper_actors::api::error::ConnectError;
 use lockkeeper_actors::api::keep_alive::KeepAlive;
+use lockkeeper_actors::api::request::bytes_of;
 use lockkeeper_actors::backoff::Backoff;
 use lockkeeper_actors::keeper::{self, KeeperSettings, RestartPolicy};
 use lockkeeper_actors::machine::path_rules::check_path;
@@ -20,7 +21,7 @@ use lockkeeper_actors::{Clock, Randomness};
 
 use crate::handle::Shared;
 use crate::identity;
-use crate::options::MAX_IDENTIFIER;
+use crate::options::{MAX_IDENTIFIER, MAX_NODE};
 
 /// Options for connecting, from [`Keeper::options`](crate::Keeper::options).
 #[derive(Clone)]
@@ -106,8 +107,8 @@ impl KeeperOptions {
         KeeperOptions { identifier: identifier.into().into_bytes(), ..self }
     }
 
-    /// The access list of all nodes that the keeper creates. The default permits everything to everyone. Contenders
-    /// must be able to read each other's nodes.
+    /// The access list of all nodes that the keeper creates, at most 976 KiB together with the identifier. The default
+    /// permits everything to everyone. Contenders must be able to read each other's nodes.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         KeeperOptions { acl, ..self }
     }
@@ -303,6 +304,11 @@ impl KeeperOptions {
         }
         if self.acl.is_empty() {
             return refuse("an access list", "no entries".into(), "it must have at least one entry");
+        }
+        let bytes = self.identifier.len() + bytes_of(&self.acl);
+        if bytes > MAX_NODE {
+            let value = format!("{bytes} bytes with the identifier");
+            return refuse("an access list", value, "they must be at most 976 KiB together");
         }
         Ok(())
     }

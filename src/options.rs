@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkeeper_actors::api::request::ContenderOptions;
+use lockkeeper_actors::api::request::{ContenderOptions, bytes_of};
 use lockkeeper_actors::machine::exclusion::{Dialect, Mode};
 use lockkeeper_actors::machine::path_rules::InvalidPath;
 use lockkeeper_actors::machine::patterns::{InvalidPattern, Patterns};
@@ -109,7 +109,8 @@ impl LockOptions {
         LockOptions { container, ..self }
     }
 
-    /// The access list of the contender's node and of missing directories. The default is the keeper's access list.
+    /// The access list of the contender's node and of missing directories, at most 976 KiB together with the
+    /// identifier. The default is the keeper's access list.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         LockOptions { acl: Some(acl.into()), ..self }
     }
@@ -187,7 +188,7 @@ impl LockOptions {
     }
 
     /// Returns the options if they can be used.
-    pub(crate) fn checked(self) -> Result<LockOptions, InvalidHandle> {
+    pub(crate) fn checked(self, shared: &Shared) -> Result<LockOptions, InvalidHandle> {
         if let Err(invalid) = self.patterns {
             return Err(invalid.into());
         }
@@ -203,16 +204,19 @@ impl LockOptions {
         if self.linger.is_some() && !self.ephemeral {
             return Err(InvalidHandle::CannotLinger { what: "a node that outlives sessions" });
         }
-        match &self.acl {
-            Some(acl) if acl.is_empty() => Err(InvalidHandle::EmptyAcl),
-            Some(_) | None => Ok(self),
+        let identifier = self.identifier.as_ref().unwrap_or(&shared.identifier);
+        let acl = self.acl.as_ref().unwrap_or(&shared.acl);
+        match identifier.len() + bytes_of(acl) {
+            _ if acl.is_empty() => Err(InvalidHandle::EmptyAcl),
+            bytes if bytes > MAX_NODE => Err(InvalidHandle::NodeTooLarge { bytes }),
+            _ => Ok(self),
         }
     }
 
     /// Returns the options if a semaphore can use them.
-    pub(crate) fn checked_for_semaphore(self) -> Result<LockOptions, InvalidHandle> {
+    pub(crate) fn checked_for_semaphore(self, shared: &Shared) -> Result<LockOptions, InvalidHandle> {
         let refuse = |option| Err(InvalidHandle::NotForSemaphores { option });
-        match self.checked()? {
+        match self.checked(shared)? {
             options if options.patterns != Ok(Patterns::default()) => refuse("extra lock patterns"),
             options if options.dialect != Dialect::Kazoo => refuse("dialects other than kazoo's"),
             options if !options.ephemeral => refuse("nodes that outlive sessions"),
@@ -222,8 +226,8 @@ impl LockOptions {
     }
 
     /// Returns the options if a multi-lock can use them.
-    pub(crate) fn checked_for_multi_lock(self) -> Result<LockOptions, InvalidHandle> {
-        match self.checked()? {
+    pub(crate) fn checked_for_multi_lock(self, shared: &Shared) -> Result<LockOptions, InvalidHandle> {
+        match self.checked(shared)? {
             options if !options.ephemeral => Err(InvalidHandle::NotEphemeral),
             options if options.linger.is_some() => {
                 Err(InvalidHandle::CannotLinger { what: "a node of a multi-lock" })
@@ -235,6 +239,8 @@ impl LockOptions {
 
 /// The server accepts requests of less than 1 MiB. This leaves room for the path and the access list.
 pub(crate) const MAX_IDENTIFIER: usize = 1024 * 1024 - 64 * 1024;
+/// The limit for the identifier and the access list together. This leaves room for the path.
+pub(crate) const MAX_NODE: usize = MAX_IDENTIFIER + 16 * 1024;
 
 /// Why a handle was not created.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -250,6 +256,12 @@ pub enum InvalidHandle {
     #[error("the identifier has {bytes} bytes; at most {MAX_IDENTIFIER} are allowed")]
     Identifier {
         /// Its length in bytes.
+        bytes: usize,
+    },
+    /// The identifier and the access list do not fit into one request.
+    #[error("the identifier and the access list have {bytes} bytes together; at most {MAX_NODE} are allowed")]
+    NodeTooLarge {
+        /// Their length in bytes.
         bytes: usize,
     },
     /// A multi-lock without paths.

@@ -7,13 +7,14 @@ use futures::stream::{self, StreamExt};
 use futures::{FutureExt, Stream};
 use lockkeeper_actors::api::error::AdvertiseError;
 use lockkeeper_actors::api::lease_view::LeaseView;
+use lockkeeper_actors::api::request::bytes_of;
 use lockkeeper_actors::candidate::{CandidateMessage, CandidateState};
 use ractor::{ActorRef, Message};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::{Address, Recipient};
 use crate::handle::Handle;
-use crate::options::MAX_IDENTIFIER;
+use crate::options::{MAX_IDENTIFIER, MAX_NODE};
 use crate::subscribe;
 
 /// A candidacy of this process, for a singleton whose actor takes messages of type `M`. Dropping it ends the candidacy
@@ -99,8 +100,8 @@ impl<M: Message> Candidate<M> {
     }
 
     /// Changes the data about this member that others can read, for example its load: see
-    /// [`SingletonOptions::advertise`](super::SingletonOptions::advertise). At most 960 KiB, of which others see the
-    /// first KiB as the [`identifier`](crate::inspect::Contender::identifier).
+    /// [`SingletonOptions::advertise`](super::SingletonOptions::advertise). At most 960 KiB, or 976 KiB together with the
+    /// access list. Others see the first KiB as the [`identifier`](crate::inspect::Contender::identifier).
     ///
     /// Returns when the server has confirmed that the candidate's node has the data. The node keeps its place in the
     /// queue, and its token. Later nodes are created with the data. If there is no node at the moment, because the
@@ -196,8 +197,9 @@ impl<M: Message> Candidacy<M> {
 
     pub fn ask_advertise(&self, data: String) -> BoxFuture<'static, Result<(), AdvertiseError>> {
         let bytes = data.len();
-        if bytes > MAX_IDENTIFIER {
-            return ready(Err(AdvertiseError::TooLong { bytes, limit: MAX_IDENTIFIER })).boxed();
+        let limit = MAX_IDENTIFIER.min(MAX_NODE.saturating_sub(bytes_of(&self.handle.options().acl)));
+        if bytes > limit {
+            return ready(Err(AdvertiseError::TooLong { bytes, limit })).boxed();
         }
         let (reply, answer) = oneshot::channel();
         self.send(CandidateMessage::Advertise(data.into_bytes(), reply.into()));

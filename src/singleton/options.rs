@@ -8,6 +8,7 @@ use lockkeeper_actors::run::StopPolicy;
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, Message};
 
+use crate::handle::Shared;
 use crate::options::{InvalidHandle, LockOptions};
 
 /// Options of a [`Singleton`](super::Singleton) handle, and of its candidates.
@@ -102,7 +103,7 @@ impl SingletonOptions {
     }
 
     /// Returns the options if they can be used.
-    pub(crate) fn checked(self) -> Result<SingletonOptions, InvalidHandle> {
-        Ok(SingletonOptions { lock: self.lock.checked()?, ..self })
+    pub(crate) fn checked(self, shared: &Shared) -> Result<SingletonOptions, InvalidHandle> {
+        Ok(SingletonOptions { lock: self.lock.checked(shared)?, ..self })
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use lockkeeper::Keeper;
+use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{AdvertiseError, QueryError};
 use lockkeeper::inspect::Contender;
 use lockkeeper::messages::CandidateMessage;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::common::{LONG, SHORT, eventually, proxied, shared, unique_path};
-use crate::member::{Behavior, FOREVER, Member, Order, Probe, SOON, connect, connect_for};
+use crate::member::{Arguments, Behavior, FOREVER, Member, Order, Probe, SOON, connect, connect_for};
 
 /// An actor of an application, which reports what it is sent.
 struct Listener;
@@ -426,6 +427,18 @@ async fn data_that_are_too_long_are_refused_before_anything_is_sent() {
     let leader = member.singleton.leader().await.expect("connected").expect("it leads");
     assert_eq!(leader.identifier, "before");
     member.candidate().advertise("x".repeat(limit)).await.expect("as long as allowed");
+
+    // Also together with the access list of the next node.
+    let user = Acl::new(Permission::ALL, AuthId::new("digest", &"x".repeat(20 * 1024)));
+    let options = SingletonOptions::new().acl(vec![user]);
+    let listed = member.keeper.singleton_with(member.singleton.path(), options).expect("valid options");
+    let candidate = listed.run(|_| -> (Probe, Arguments) { unreachable!() }, |_| None);
+    let refused = candidate.advertise("x".repeat(limit)).now_or_never();
+    let shorter = |limit| limit < 960 * 1024 && limit > 955 * 1024;
+    assert!(
+        matches!(refused, Some(Err(AdvertiseError::TooLong { limit, .. })) if shorter(limit)),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

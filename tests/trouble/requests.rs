@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{AcquireError, ConnectError, Refused, TryAcquireError};
 use lockkeeper::{Keeper, LockOptions};
 use tokio::time::timeout;
@@ -58,7 +59,11 @@ async fn invalid_options_are_refused_by_value_without_asking_the_server(kind: Ki
     let keeper = connect_through(&proxy, LONG).await;
     proxy.black_hole(true);
     let too_much = 1024 * 1024;
+    // Each of them is short enough.
+    let (long, listed) = ("x".repeat(940 * 1024), vec![user(60 * 1024)]);
     for (options, value) in [
+        (LockOptions::new().acl(vec![user(too_much)]), "identifier and the access list".to_owned()),
+        (LockOptions::new().identifier(long).acl(listed), "identifier and the access list".to_owned()),
         (LockOptions::new().extra_lock_patterns(["-lock-", ""]), "\"\"".to_owned()),
         (LockOptions::new().extra_lock_patterns(["up["]), "\"up[\" is invalid: unclosed".to_owned()),
         (LockOptions::new().identifier("x".repeat(too_much)), too_much.to_string()),
@@ -68,6 +73,11 @@ async fn invalid_options_are_refused_by_value_without_asking_the_server(kind: Ki
         let error = (kind.open_with)(&keeper, "/ledger", options).err().expect(&value);
         assert!(error.to_string().contains(&value), "{error}");
     }
+}
+
+/// An entry of an access list whose id has this length.
+fn user(bytes: usize) -> Acl {
+    Acl::new(Permission::ALL, AuthId::new("digest", &"x".repeat(bytes)))
 }
 
 async fn waiting_requests_beyond_the_limit_are_refused_without_asking_the_server(kind: Kind) {
@@ -120,6 +130,7 @@ fn invalid_connect_options_are_refused_by_value_without_asking_a_server() {
             (Keeper::options().tick_time(Duration::from_secs(6)), "tick time of 6s"),
             (Keeper::options().identifier("x".repeat(1024 * 1024)), "identifier of 1048576 bytes"),
             (Keeper::options().acl(vec![]), "access list of no entries"),
+            (Keeper::options().acl(vec![user(1024 * 1024)]).identifier(""), "access list of 1048614 bytes"),
         ] {
             let error = options.connect(&unused_address()).await.expect_err(value);
             assert!(matches!(error, ConnectError::InvalidOption { .. }), "{error:?}");
