@@ -220,9 +220,9 @@ impl Keeper {
         self.shared.started.state.borrow().session_timeout
     }
 
-    /// The state of the session, always current: its status, number, id and timeout. `borrow` reads it, `changed` and
-    /// `wait_for` wait for a change. A reader that is slow sees the newest state, not every one in between:
-    /// [`events`](Keeper::events) has them all. `changed` fails once the keeper has ended.
+    /// The state of the session, always current: its status, number, id and timeout. `borrow` reads it, `changed`
+    /// waits for the next change, and `wait_for` for a state. A reader that is slow sees the newest state, not every one
+    /// in between: [`events`](Keeper::events) has them all. `changed` fails once the keeper has ended.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -239,7 +239,10 @@ impl Keeper {
     /// # }
     /// ```
     pub fn state(&self) -> watch::Receiver<KeeperState> {
-        self.shared.started.state.clone()
+        let mut state = self.shared.started.state.clone();
+        // The shared one has seen no state.
+        drop(state.borrow_and_update());
+        state
     }
 
     /// Checks whether a lock can be acquired and kept now, for readiness probes. It acquires and releases a read lock on

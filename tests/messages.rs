@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use common::{BRISK, SHORT, eventually, proxied, shared, unique_path};
+use futures::FutureExt;
 use lockkeeper::error::{AcquireError, Refused};
 use lockkeeper::future::{Pending, Target};
 use lockkeeper::messages::{LockEvent, LockMessage, Ticket, Wait};
@@ -501,6 +502,7 @@ async fn a_keepers_state_follows_its_session() {
     let proxy = proxied().await;
     let keeper = Keeper::options().session_timeout(SHORT).connect(&proxy.address()).await.expect("connected");
     let mut state = keeper.state();
+    assert!(state.changed().now_or_never().is_none(), "nothing has changed since");
     let first = *state.borrow();
     assert_eq!((first.status, first.epoch), (SessionStatus::Connected, 1));
     assert_eq!(first.session_timeout, keeper.session_timeout());
