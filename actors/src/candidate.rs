@@ -381,7 +381,10 @@ impl<M: Message> State<M> {
     }
 
     fn acquire(&mut self, myself: &ActorRef<CandidateMessage<M>>) {
-        self.publish(CandidateState::Waiting);
+        // A candidate waits from the beginning: its first request changes nothing.
+        if !matches!(*self.arguments.states.borrow(), CandidateState::Waiting) {
+            self.publish(CandidateState::Waiting);
+        }
         let ticket = Ticket::new();
         self.ticket = Some(ticket);
         let (candidate, path) = (myself.clone(), self.arguments.path.clone());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use lockkeeper::LeaseState;
 use lockkeeper::singleton::{CandidateState, SingletonOptions};
 use tokio::sync::mpsc;
@@ -128,6 +129,20 @@ async fn closing_the_keeper_stops_the_actor_while_the_lock_is_held() {
     // A candidate of a closed keeper ends at once.
     let mut late = member.singleton.run(|_| -> (Probe, Arguments) { unreachable!() }, |_| None);
     assert!(timeout(SOON, late.running()).await.expect("it ends").is_none());
+}
+
+#[tokio::test]
+async fn a_candidate_that_waits_has_not_changed_until_its_turn() {
+    let path = unique_path("waits");
+    let mut first = Member::join(&path, Behavior::default()).await;
+    first.started().await;
+    let mut second = Member::join(&path, Behavior::default()).await;
+    assert!(matches!(second.candidate().state(), CandidateState::Waiting));
+    eventually("both are queued", SOON, async || second.contenders().await == 2).await;
+    assert!(second.candidate().changed().now_or_never().is_none(), "it still waits");
+    drop(first.candidate.take());
+    let next = timeout(SOON, second.candidate().changed()).await.expect("it is its turn");
+    assert!(matches!(next, CandidateState::Starting(_) | CandidateState::Running { .. }), "{next:?}");
 }
 
 #[tokio::test]
