@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use lockkeeper_actors::api::contender::{LeaseHolder, SemaphoreState};
 use lockkeeper_actors::api::error::{AcquireError, QueryError, ReleaseError, ResizeError};
 use lockkeeper_actors::api::event::LockEvent;
@@ -175,7 +175,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`ResizeError`], which also tells when the number may have been changed nevertheless.
+    /// [`ResizeError`], which also tells when the number may have been changed nevertheless. Zero is refused before
+    /// anything is sent.
     ///
     /// # Cancel safety
     ///
@@ -263,6 +264,9 @@ impl Semaphore {
     }
 
     pub(crate) fn ask_resize(&self, permits: u32) -> BoxFuture<'static, Result<(), ResizeError>> {
+        if permits == 0 {
+            return ready(Err(ResizeError::NoPermits)).boxed();
+        }
         let (options, agreed) = (self.handle.options().clone(), self.agreed.clone());
         let resize = |reply| self.message(ActorMessage::Resize(permits, options, reply));
         let agree = move |()| agreed.store(true, Ordering::Relaxed);

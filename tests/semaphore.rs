@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use common::{Proxy, TestServer, caught_up, eventually, shared, unique_path};
 use futures::{FutureExt, StreamExt};
-use lockkeeper::error::{AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, TryAcquireError};
+use lockkeeper::error::{
+    AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, ResizeError, TryAcquireError,
+};
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{Keeper, LeaseState, LockOptions, Semaphore};
 use tokio::task::JoinSet;
@@ -94,6 +96,8 @@ async fn requests_that_can_never_be_served_are_refused_before_anything_is_writte
         pool.acquire_many(0).await.err(),
         Some(AcquireError::Permits(PermitsError::None { path: path.clone() }))
     );
+    // It does not depend on a session.
+    assert_eq!(pool.resize(0).now_or_never(), Some(Err(ResizeError::NoPermits)));
     let keeper = connect(&shared().address()).await;
     assert!(keeper.semaphore(&path, 0).is_err());
     assert!(keeper.semaphore("no-slash", 1).is_err());
