@@ -134,12 +134,13 @@ impl Inspector {
     ///
     /// # Errors
     ///
-    /// [`DeleteNodeError`] if the node no longer exists, is another one, or a request fails.
+    /// [`DeleteNodeError`] if the path is not valid, the node no longer exists, is another one, or a request fails.
     ///
     /// # Cancel safety
     ///
     /// The node may have been deleted when this future is dropped.
     pub async fn delete_node(&self, node: &str, transaction: FencingToken) -> Result<(), DeleteNodeError> {
+        check_path(node)?;
         self.ask(|reply| InspectMessage::Delete(node.into(), transaction, reply.into())).await
     }
 

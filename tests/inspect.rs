@@ -5,6 +5,7 @@ mod common;
 use std::time::SystemTime;
 
 use common::{SOON, caught_up, connect, eventually, run, shared, unique_path};
+use futures::FutureExt;
 use lockkeeper::error::{InvalidPath, QueryError};
 use lockkeeper::inspect::{DeleteNodeError, Entry, InspectError, Inspector, PathState, Pool, Queue};
 use lockkeeper::{Dialect, LockOptions, Mode};
@@ -247,6 +248,21 @@ fn a_node_is_deleted_only_if_it_is_the_one_that_was_seen() {
         guard.lost().await;
         let gone = inspector.delete_node(&node, token).await;
         assert_eq!(gone, Err(DeleteNodeError::Gone { node }));
+    });
+}
+
+#[test]
+fn an_invalid_path_of_a_node_is_refused_without_asking_the_server() {
+    run(async {
+        let inspector = connect().await.inspector();
+        let long = format!("/{}", "x".repeat(40_000));
+        for node in ["", "relative", "/", "/a/", "/a//b", "/a/../b", "/zookeeper/config", "/a\0", &long] {
+            let refused = inspector.delete_node(node, lockkeeper::FencingToken::from(1)).now_or_never();
+            assert!(
+                matches!(&refused, Some(Err(DeleteNodeError::Path(path))) if path.path == node),
+                "{refused:?}"
+            );
+        }
     });
 }
 

@@ -121,6 +121,7 @@ fn errors_tell_whether_the_same_call_can_succeed_later() {
         AdvertiseError::Failed { reason: "cut".into() } => true,
         InspectError::Path(check_path("a").expect_err("it is relative")) => false,
         InspectError::Query(gone()) => true,
+        DeleteNodeError::Path(check_path("a").expect_err("it is relative")) => false,
         DeleteNodeError::Gone { node: path() } => false,
         DeleteNodeError::Changed { node: path() } => false,
         DeleteNodeError::Failed(gone()) => true,

@@ -8,6 +8,7 @@ use super::contender::{Contender, LeaseHolder};
 use super::error::QueryError;
 use super::token::FencingToken;
 use crate::machine::exclusion::Dialect;
+use crate::machine::path_rules::InvalidPath;
 
 /// What was found below a path.
 ///
@@ -142,6 +143,9 @@ impl Queue {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeleteNodeError {
+    /// The path is not valid.
+    #[error(transparent)]
+    Path(#[from] InvalidPath),
     /// The node no longer exists.
     #[error("{node:?} no longer exists")]
     Gone {
@@ -164,7 +168,9 @@ impl DeleteNodeError {
     pub fn is_retryable(&self) -> bool {
         match self {
             DeleteNodeError::Failed(error) => error.is_retryable(),
-            DeleteNodeError::Gone { .. } | DeleteNodeError::Changed { .. } => false,
+            DeleteNodeError::Path(_) | DeleteNodeError::Gone { .. } | DeleteNodeError::Changed { .. } => {
+                false
+            }
         }
     }
 }
