@@ -111,8 +111,8 @@ impl Refused {
 
 /// Receives the events of one request. It runs inside the lock's actor, so it must pass events on and never block.
 ///
-/// After a panic it is not called again, and its request is cancelled or released. Other requests are not affected, and
-/// neither are they by a panic when it is dropped.
+/// After a panic it is not called again, and its request is cancelled or released. It may also panic when it is dropped.
+/// Other requests are not affected.
 pub struct EventSink<G = Lease> {
     send: Option<Box<dyn FnMut(LockEvent<G>) + Send>>,
     /// It has received `Acquired`.
