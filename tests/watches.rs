@@ -16,6 +16,10 @@ use tokio::time::{sleep, timeout};
 /// Two such paths fit into one session.
 const LONG_NAME: usize = 30_000;
 
+/// A spare session that could not be opened is tried again after up to five seconds, by a waiter that looks again up to
+/// five seconds later.
+const WATCHED: Duration = Duration::from_secs(30);
+
 /// Locks that wait, each behind a stranger on its own path.
 struct Waiters {
     observer: Observer,
@@ -47,7 +51,7 @@ impl Waiters {
     /// Waits until every stranger is watched.
     async fn until_watched(&self, server: &TestServer) {
         let count = self.waiters.len() as i64;
-        eventually("all are watched", SOON, async || server.mntr("zk_watch_count") == count).await;
+        eventually("all are watched", WATCHED, async || server.mntr("zk_watch_count") == count).await;
     }
 
     /// The nodes in all queues.
