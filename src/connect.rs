@@ -21,7 +21,7 @@ use lockkeeper_actors::{Clock, Randomness};
 
 use crate::handle::Shared;
 use crate::identity;
-use crate::options::{MAX_IDENTIFIER, MAX_NODE};
+use crate::options::{Defaults, MAX_IDENTIFIER, MAX_NODE};
 
 /// Options for connecting, from [`Keeper::options`](crate::Keeper::options).
 #[derive(Clone)]
@@ -236,7 +236,11 @@ impl KeeperOptions {
                 Credential::Sasl(options) => connector.sasl(options),
             };
         }
-        let chroot = connector.chroot().len();
+        let defaults = Defaults {
+            identifier: self.identifier.into(),
+            acl: self.acl.into(),
+            chroot: connector.chroot().len(),
+        };
         let settings = KeeperSettings {
             clock: Clock::start(),
             connector: Arc::new(connector),
@@ -251,14 +255,7 @@ impl KeeperOptions {
         let started = keeper::start(settings).await?;
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), self.recording));
         let started = Arc::new(started);
-        Ok(Shared {
-            started,
-            keep_alive,
-            identifier: self.identifier.into(),
-            acl: self.acl.into(),
-            chroot,
-            health_path: self.health_path.into(),
-        })
+        Ok(Shared { started, keep_alive, defaults, health_path: self.health_path.into() })
     }
 
     fn with(mut self, credential: Credential) -> Self {

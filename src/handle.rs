@@ -14,22 +14,18 @@ use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::keeper::Started;
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::path_rules::{InvalidPath, check_path};
-use lockkeeper_actors::zookeeper::Acl;
 use ractor::{DerivedActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use crate::guard::Guard;
-use crate::options::LockOptions;
+use crate::options::{Defaults, LockOptions};
 use crate::wait;
 
 /// The state that all handles of a keeper share.
 pub(crate) struct Shared {
     pub started: Arc<Started>,
     pub keep_alive: Arc<KeepAlive>,
-    pub identifier: Arc<[u8]>,
-    pub acl: Arc<[Acl]>,
-    /// The length of the connection's chroot.
-    pub chroot: usize,
+    pub defaults: Defaults,
     pub health_path: Arc<str>,
 }
 
@@ -108,7 +104,7 @@ impl Shared {
 
     /// The options of contenders in this mode, with the keeper's identifier and access list as defaults.
     pub fn contender(&self, mode: Mode, options: LockOptions) -> ContenderOptions {
-        options.contender(mode, self)
+        options.contender(mode, &self.defaults)
     }
 }
 

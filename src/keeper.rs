@@ -85,7 +85,7 @@ impl Keeper {
 
     /// As [`lock`](Keeper::lock), with options.
     pub fn lock_with(&self, path: &str, options: LockOptions) -> Result<Lock, InvalidHandle> {
-        Ok(Lock::new(&self.shared, path, options.checked(&self.shared)?)?)
+        Ok(Lock::new(&self.shared, path, options.checked(&self.shared.defaults)?)?)
     }
 
     /// Creates a handle to the read/write lock on `path`. This checks the path, and does no I/O.
@@ -95,7 +95,7 @@ impl Keeper {
 
     /// As [`read_write`](Keeper::read_write), with options.
     pub fn read_write_with(&self, path: &str, options: LockOptions) -> Result<ReadWriteLock, InvalidHandle> {
-        Ok(ReadWriteLock::new(&self.shared, path, options.checked(&self.shared)?)?)
+        Ok(ReadWriteLock::new(&self.shared, path, options.checked(&self.shared.defaults)?)?)
     }
 
     /// Creates a handle to the exclusive locks on several paths, which are acquired all or none. This checks the paths,
@@ -163,7 +163,7 @@ impl Keeper {
 
     /// As [`singleton`](Keeper::singleton), with options.
     pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidHandle> {
-        Ok(Singleton::new(&self.shared, path, options.checked(&self.shared)?)?)
+        Ok(Singleton::new(&self.shared, path, options.checked(&self.shared.defaults)?)?)
     }
 
     /// Creates a handle to the semaphore at `path` with this number of permits. This checks the arguments, and does no

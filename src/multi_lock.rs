@@ -56,7 +56,7 @@ impl MultiLock {
         paths: impl IntoIterator<Item = (S, Mode)>,
         options: LockOptions,
     ) -> Result<MultiLock, InvalidHandle> {
-        let options = options.checked_for_multi_lock(shared)?;
+        let options = options.checked_for_multi_lock(&shared.defaults)?;
         let (mut parts, mut seen, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
         for (path, mode) in paths {
             let path: Arc<str> = path.as_ref().into();

@@ -10,8 +10,6 @@ use lockkeeper_actors::machine::patterns::{InvalidPattern, Patterns};
 use lockkeeper_actors::zookeeper::Acl;
 use thiserror::Error;
 
-use crate::handle::Shared;
-
 /// Options of one handle. They apply to the contenders that the handle creates. Handles of one path share a queue even
 /// if their options differ.
 #[derive(Clone, Debug)]
@@ -170,25 +168,25 @@ impl LockOptions {
         LockOptions { linger: Some(idle), ..self }
     }
 
-    /// The options of contenders in this mode. The identifier and access list of `shared` serve as defaults.
-    pub(crate) fn contender(self, mode: Mode, shared: &Shared) -> ContenderOptions {
+    /// The options of contenders in this mode.
+    pub(crate) fn contender(self, mode: Mode, defaults: &Defaults) -> ContenderOptions {
         ContenderOptions {
             mode,
             dialect: self.dialect,
-            identifier: self.identifier.unwrap_or_else(|| shared.identifier.clone()),
+            identifier: self.identifier.unwrap_or_else(|| defaults.identifier.clone()),
             // Options with an error are not checked options.
             patterns: self.patterns.unwrap_or_default(),
             ephemeral: self.ephemeral,
             container: self.container,
-            acl: self.acl.unwrap_or_else(|| shared.acl.clone()),
+            acl: self.acl.unwrap_or_else(|| defaults.acl.clone()),
             max_waiting: self.max_waiting,
             linger: self.linger,
-            chroot: shared.chroot,
+            chroot: defaults.chroot,
         }
     }
 
     /// Returns the options if they can be used.
-    pub(crate) fn checked(self, shared: &Shared) -> Result<LockOptions, InvalidHandle> {
+    pub(crate) fn checked(self, defaults: &Defaults) -> Result<LockOptions, InvalidHandle> {
         if let Err(invalid) = self.patterns {
             return Err(invalid.into());
         }
@@ -204,8 +202,8 @@ impl LockOptions {
         if self.linger.is_some() && !self.ephemeral {
             return Err(InvalidHandle::CannotLinger { what: "a node that outlives sessions" });
         }
-        let identifier = self.identifier.as_ref().unwrap_or(&shared.identifier);
-        let acl = self.acl.as_ref().unwrap_or(&shared.acl);
+        let identifier = self.identifier.as_ref().unwrap_or(&defaults.identifier);
+        let acl = self.acl.as_ref().unwrap_or(&defaults.acl);
         match identifier.len() + bytes_of(acl) {
             _ if acl.is_empty() => Err(InvalidHandle::EmptyAcl),
             bytes if bytes > MAX_NODE => Err(InvalidHandle::NodeTooLarge { bytes }),
@@ -214,9 +212,9 @@ impl LockOptions {
     }
 
     /// Returns the options if a semaphore can use them.
-    pub(crate) fn checked_for_semaphore(self, shared: &Shared) -> Result<LockOptions, InvalidHandle> {
+    pub(crate) fn checked_for_semaphore(self, defaults: &Defaults) -> Result<LockOptions, InvalidHandle> {
         let refuse = |option| Err(InvalidHandle::NotForSemaphores { option });
-        match self.checked(shared)? {
+        match self.checked(defaults)? {
             options if options.patterns != Ok(Patterns::default()) => refuse("extra lock patterns"),
             options if options.dialect != Dialect::Kazoo => refuse("dialects other than kazoo's"),
             options if !options.ephemeral => refuse("nodes that outlive sessions"),
@@ -226,8 +224,8 @@ impl LockOptions {
     }
 
     /// Returns the options if a multi-lock can use them.
-    pub(crate) fn checked_for_multi_lock(self, shared: &Shared) -> Result<LockOptions, InvalidHandle> {
-        match self.checked(shared)? {
+    pub(crate) fn checked_for_multi_lock(self, defaults: &Defaults) -> Result<LockOptions, InvalidHandle> {
+        match self.checked(defaults)? {
             options if !options.ephemeral => Err(InvalidHandle::NotEphemeral),
             options if options.linger.is_some() => {
                 Err(InvalidHandle::CannotLinger { what: "a node of a multi-lock" })
@@ -235,6 +233,14 @@ impl LockOptions {
             options => Ok(options),
         }
     }
+}
+
+/// What a keeper adds to the options of its handles.
+pub(crate) struct Defaults {
+    pub identifier: Arc<[u8]>,
+    pub acl: Arc<[Acl]>,
+    /// The length of the connection's chroot.
+    pub chroot: usize,
 }
 
 /// The server accepts requests of less than 1 MiB. This leaves room for the path and the access list.

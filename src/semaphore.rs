@@ -57,7 +57,7 @@ impl Semaphore {
         limit: Option<u32>,
         options: LockOptions,
     ) -> Result<Semaphore, InvalidHandle> {
-        let options = options.checked_for_semaphore(shared)?;
+        let options = options.checked_for_semaphore(&shared.defaults)?;
         if limit == Some(0) {
             return Err(InvalidHandle::NoPermits);
         }

@@ -1,7 +1,6 @@
 //! What the library concludes from a read must hold. A leader that was deposed answers reads, and a `sync`, alone.
 
 #[path = "common/servers/mod.rs"]
-#[allow(dead_code)]
 mod common;
 
 use std::time::Duration;

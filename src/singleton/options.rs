@@ -8,8 +8,7 @@ use lockkeeper_actors::run::StopPolicy;
 use lockkeeper_actors::zookeeper::Acl;
 use ractor::{ActorRef, Message};
 
-use crate::handle::Shared;
-use crate::options::{InvalidHandle, LockOptions};
+use crate::options::{Defaults, InvalidHandle, LockOptions};
 
 /// Options of a [`Singleton`](super::Singleton) handle, and of its candidates.
 #[derive(Clone, Debug, Default)]
@@ -103,7 +102,7 @@ impl SingletonOptions {
     }
 
     /// Returns the options if they can be used.
-    pub(crate) fn checked(self, shared: &Shared) -> Result<SingletonOptions, InvalidHandle> {
-        Ok(SingletonOptions { lock: self.lock.checked(shared)?, ..self })
+    pub(crate) fn checked(self, defaults: &Defaults) -> Result<SingletonOptions, InvalidHandle> {
+        Ok(SingletonOptions { lock: self.lock.checked(defaults)?, ..self })
     }
 }
