@@ -110,13 +110,18 @@ fn control_c_ends_the_command_and_the_exit_code_tells() {
         shell
             .types(&format!("{LOCKKEEPER} run --again {path} -- sh -c 'echo run\"\"ning; exec sleep 300'\n"));
         shell.shows("running").await;
-        shell.types("\x03");
-        shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
-        shell.types("echo code-$?\n");
-        shell.shows("code-130").await;
+        interrupt(&shell).await;
         let left = connect().await.inspector().look(&path).await;
         assert_eq!(left.expect("read"), None, "it has released");
     });
+}
+
+/// Ctrl-C returns to the shell, which sees that.
+async fn interrupt(shell: &Session) {
+    shell.types("\x03");
+    shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
+    shell.types("echo code-$?\n");
+    shell.shows("code-130").await;
 }
 
 #[test]
@@ -126,10 +131,7 @@ fn control_c_ends_a_loop_of_the_shell() {
         let script = "echo run\"\"ning; exec sleep 300";
         shell.types(&format!("while :; do {LOCKKEEPER} run {path} -- sh -c '{script}'; done\n"));
         shell.shows("running").await;
-        shell.types("\x03");
-        shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
-        shell.types("echo code-$?\n");
-        shell.shows("code-130").await;
+        interrupt(&shell).await;
     });
 }
 
@@ -149,10 +151,7 @@ fn control_z_stops_the_whole_job_and_fg_continues_it() {
         shell.shows("continued").await;
         shell.types("hello\n");
         shell.shows("got-hello").await;
-        shell.types("\x03");
-        shell.shows_on_screen("the prompt", |screen| screen.trim_end().ends_with("ready>")).await;
-        shell.types("echo code-$?\n");
-        shell.shows("code-130").await;
+        interrupt(&shell).await;
     });
 }
 

@@ -2,10 +2,10 @@
 //! delayed and half-opened, and servers are cut off from each other.
 //!
 //! Every client records what its guards promise and until when. The histories are checked against each other, and
-//! writes to an external resource are checked by their tokens. Every client also replays what its machines have decided. `LOCKKEEPER_TEST_SERVER=ensemble` runs three real
-//! servers with proxies between them; otherwise there is one server, and faults that need three are left out.
-//! `LOCKKEEPER_FAULTS_SECONDS` sets a longer duration, `LOCKKEEPER_FAULTS_SEED` repeats the order of an earlier run,
-//! and `LOCKKEEPER_FAULTS_ONLY` selects the faults whose names contain a text.
+//! writes to an external resource are checked by their tokens. Every client also replays what its machines have decided.
+//! `LOCKKEEPER_TEST_SERVER=ensemble` runs three real servers with proxies between them; otherwise there is one server, and
+//! faults that need three are left out. `LOCKKEEPER_FAULTS_SECONDS` sets a longer duration, `LOCKKEEPER_FAULTS_SEED`
+//! repeats the order of an earlier run, and `LOCKKEEPER_FAULTS_ONLY` selects the faults whose names contain a text.
 
 mod audit;
 #[path = "../common/mod.rs"]

@@ -1,9 +1,9 @@
 //! Actors of an application that supervise others: actors that hold guards, and keepers.
 
 use futures::StreamExt;
-use lockkeeper::LockGuard;
 use lockkeeper::error::TryAcquireError;
 use lockkeeper::session::SessionEvent;
+use lockkeeper::{Lock, LockGuard};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -68,15 +68,18 @@ async fn supervisor() -> (ActorRef<()>, oneshot::Sender<()>) {
     (supervisor, permit)
 }
 
+/// An actor acquires the lock, and stops in order.
+async fn hold_and_stop(lock: &Lock, releases: bool, supervisor: &ActorRef<()>) {
+    let guard = Some(lock.acquire().await.expect("the lock is free"));
+    let started = Actor::spawn_linked(None, Holder, Held { guard, releases }, supervisor.get_cell()).await;
+    started.expect("it starts").0.stop_and_wait(None, Some(SOON)).await.expect("it stops");
+}
+
 #[tokio::test]
 async fn a_guard_in_a_supervised_actors_state_is_released_when_the_actors_end_has_been_handled() {
     let (keeper, (supervisor, permit)) = (connect().await, supervisor().await);
     let lock = keeper.lock(&unique_path("supervised")).expect("a valid path");
-    let guard = Some(lock.acquire().await.expect("the lock is free"));
-    let held = Held { guard, releases: false };
-    let (holder, _) =
-        Actor::spawn_linked(None, Holder, held, supervisor.get_cell()).await.expect("it starts");
-    holder.stop_and_wait(None, Some(SOON)).await.expect("it stops");
+    hold_and_stop(&lock, false, &supervisor).await;
     let tried = lock.try_acquire().await;
     assert!(
         matches!(tried, Err(TryAcquireError::Contended { .. })),
@@ -90,11 +93,7 @@ async fn a_guard_in_a_supervised_actors_state_is_released_when_the_actors_end_ha
 async fn a_supervised_actor_that_drops_its_guard_in_post_stop_has_released_it_when_it_has_ended() {
     let (keeper, (supervisor, _permit)) = (connect().await, supervisor().await);
     let lock = keeper.lock(&unique_path("supervised")).expect("a valid path");
-    let guard = Some(lock.acquire().await.expect("the lock is free"));
-    let held = Held { guard, releases: true };
-    let (holder, _) =
-        Actor::spawn_linked(None, Holder, held, supervisor.get_cell()).await.expect("it starts");
-    holder.stop_and_wait(None, Some(SOON)).await.expect("it stops");
+    hold_and_stop(&lock, true, &supervisor).await;
     drop(timeout(SOON, lock.acquire()).await.expect("released").expect("connected"));
 }
 

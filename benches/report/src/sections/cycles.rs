@@ -31,9 +31,7 @@ pub fn measure(bench: &mut Bench<'_>) -> Cycles {
         window,
         persist: false,
     };
-    // What compiles at run time is compiled. A library that fails here fails again below, and is reported there.
-    let warm_up = Load { window: WARM_UP, ..one(1, 16) };
-    rates(bench, &Library::ALL, 1, &warm_up);
+    warm_up(bench, &one(1, 16));
 
     let mut by_contenders = BTreeMap::new();
     for &contenders in bench.plan.contenders {
@@ -88,7 +86,14 @@ fn rates_on<S>(
     };
     let (address, window) = (address(&servers), bench.plan.window);
     let load = Load { address: &address, server: None, sessions: 1, contenders: 1, window, persist: false };
+    warm_up(bench, &load);
     rates(bench, &Library::ALL, bench.plan.rounds, &load)
+}
+
+/// What compiles at run time is compiled, in servers and drivers. A library that fails here fails again when it is
+/// measured, and is reported there.
+fn warm_up(bench: &mut Bench<'_>, load: &Load<'_>) {
+    rates(bench, &Library::ALL, 1, &Load { window: WARM_UP, ..*load });
 }
 
 fn per_second(outcome: &Outcome<Rate>) -> impl Iterator<Item = (Library, Cell)> {
