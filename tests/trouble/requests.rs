@@ -142,7 +142,15 @@ fn invalid_connect_options_are_refused_by_value_without_asking_a_server() {
 #[test]
 fn invalid_addresses_are_refused_by_name() {
     run(async {
-        for address in ["", "127.0.0.1:port", "127.0.0.1:2181,", "127.0.0.1:2181/a//b"] {
+        let addresses = [
+            "",
+            "127.0.0.1:port",
+            "127.0.0.1:2181,",
+            "127.0.0.1:2181/a//b",
+            "127.0.0.1:2181 127.0.0.1:2182",
+            "127.0.0.1:2181/🔒",
+        ];
+        for address in addresses {
             let connect = options().connect_timeout(Duration::from_secs(2)).connect(address);
             let error = connect.await.expect_err(address);
             assert!(matches!(error, ConnectError::InvalidAddress { .. }), "{address:?}: {error:?}");

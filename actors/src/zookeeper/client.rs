@@ -47,14 +47,14 @@ pub struct Connector {
 
 impl Connector {
     /// A connector for a list of servers with an optional chroot, such as `zk1:2181,zk2:2181/app`. A server may be
-    /// written as `tcp+tls://host:port`.
+    /// written as `tcp+tls://host:port`. Spaces around a server do not matter.
     pub fn new(address: &str, session_timeout: Duration) -> Connector {
         Connector {
             // Fail eagerly, so that an attempt ends once every server has failed. The proof of a session counts from
             // the beginning of its attempt.
             inner: zk::Client::connector().with_session_timeout(session_timeout).with_fail_eagerly(),
             session_timeout,
-            address: address.to_owned(),
+            address: servers::without_spaces(address),
             secure: false,
         }
     }
@@ -86,10 +86,7 @@ impl Connect for Connector {
     fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>> {
         let this = self.clone();
         Box::pin(async move {
-            #[cfg(feature = "tls")]
-            for server in servers::servers(&this.address) {
-                server.check_name(this.secure).map_err(Unconnected::Address)?;
-            }
+            servers::check(&this.address, this.secure).map_err(Unconnected::Address)?;
             let no_delay = NoDelay::new(&this.address).await;
             #[cfg(feature = "tls")]
             let result = match this.secure {

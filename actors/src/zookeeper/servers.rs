@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 #[cfg(feature = "tls")]
 use super::handshake;
+use crate::machine::path_rules::check_path;
 
 /// One server of an address.
 pub(crate) struct Server<'a> {
@@ -35,6 +36,24 @@ pub(crate) fn servers(address: &str) -> impl Iterator<Item = Server<'_>> {
         };
         Some(Server { host, port, secure })
     })
+}
+
+/// The address without spaces around its servers. The client would take them as a part of a name, which then cannot be
+/// resolved.
+pub(crate) fn without_spaces(address: &str) -> String {
+    address.split(',').map(str::trim).collect::<Vec<_>>().join(",")
+}
+
+/// Refuses what the client accepts, but cannot use: it would connect to the other servers only, or never. `secure` is for
+/// servers that do not say whether to use TLS.
+pub(crate) fn check(address: &str, secure: bool) -> Result<(), String> {
+    for server in servers(address) {
+        server.check_name(secure)?;
+    }
+    match chroot(address) {
+        "" => Ok(()),
+        chroot => check_path(chroot).map_err(|invalid| format!("its chroot is invalid: {}", invalid.reason)),
+    }
 }
 
 /// The chroot at the end of an address that the client accepts; empty for none.
@@ -70,15 +89,18 @@ impl Server<'_> {
         format!("{host}:{port}: {problem}")
     }
 
-    /// Checks that the host's name is one that TLS can verify.
-    #[cfg(feature = "tls")]
-    pub fn check_name(&self, secure: bool) -> Result<(), String> {
-        match rustls_pki_types::ServerName::try_from(self.host) {
-            Err(_) if self.secure.unwrap_or(secure) => {
-                Err(format!("TLS cannot verify the host name {:?}", self.host))
-            }
-            Ok(_) | Err(_) => Ok(()),
+    /// Checks that the host's name can be one, and with TLS that it can be verified.
+    #[cfg_attr(not(feature = "tls"), allow(unused_variables))]
+    fn check_name(&self, secure: bool) -> Result<(), String> {
+        let host = self.host;
+        if host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(format!("{host:?} is not the name of a host"));
         }
+        #[cfg(feature = "tls")]
+        if self.secure.unwrap_or(secure) && rustls_pki_types::ServerName::try_from(host).is_err() {
+            return Err(format!("TLS cannot verify the host name {host:?}"));
+        }
+        Ok(())
     }
 }
 
@@ -115,6 +137,30 @@ mod tests {
             ("::2", 2181, Some(true)),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn spaces_around_servers_do_not_matter() {
+        assert_eq!(without_spaces(" zk1:2181, zk2:2181 ,\tzk3/app\n"), "zk1:2181,zk2:2181,zk3/app");
+        assert_eq!(without_spaces("zk1/a b"), "zk1/a b", "a chroot may have spaces");
+    }
+
+    #[test]
+    fn what_no_server_can_be_reached_by_is_refused() {
+        for (address, reason) in [
+            ("zk1 zk2", "\"zk1 zk2\" is not the name of a host"),
+            ("zk1,zk\u{7f}2:2181", "\"zk\\u{7f}2\" is not the name of a host"),
+            (
+                "zk1/🔒",
+                "its chroot is invalid: it contains a character that ZooKeeper does not allow in paths",
+            ),
+        ] {
+            assert_eq!(check(address, false), Err(reason.to_owned()), "{address}");
+        }
+        assert!(check(&format!("zk1/{}", "a".repeat(32 * 1024)), false).is_err());
+        for address in ["zk1", "zk1:2181,[::1]:2181", "tcp://zk1,zk2:2182/", "zk1/app of mine"] {
+            assert_eq!(check(address, false), Ok(()), "{address}");
+        }
     }
 
     #[test]
