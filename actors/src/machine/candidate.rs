@@ -88,8 +88,8 @@ impl Machine for Candidate {
     type Event = Event;
     type Command = Command;
 
-    fn handle(&mut self, input: Event, now: Moment, out: &mut Vec<Command>) {
-        match (input, &self.stage) {
+    fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
+        match (event, &self.stage) {
             (Event::Granted, Stage::Waiting) if self.leaving => {
                 self.stage = Stage::Releasing { rest: false };
                 out.push(Command::Release);

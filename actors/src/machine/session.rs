@@ -144,7 +144,7 @@ impl Session {
     ) -> Session {
         let mut session = Session {
             timeout,
-            gap: tick.map_or(timeout * 3 / 10, |tick| tick.min(timeout / 2) * 3 / 4),
+            gap: tick.map_or(timeout * 3 / 10, |tick| (tick * 3 / 4).min(timeout * 3 / 10)),
             stage: Stage::Starting(now + timeout),
             proven: begun + timeout,
             // The connection that created the session belongs to it.
@@ -170,12 +170,12 @@ impl Machine for Session {
     type Event = Event;
     type Command = Command;
 
-    fn handle(&mut self, input: Event, now: Moment, out: &mut Vec<Command>) {
+    fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         if self.stage == Stage::Lost {
             return;
         }
         let before = (self.stage, self.valid_until());
-        match input {
+        match event {
             Event::Answered { sent } => self.answered(sent, now),
             Event::Failed { sent, at_once } => {
                 if self.take_in_flight(sent) && at_once {
@@ -449,6 +449,14 @@ mod tests {
         // Heartbeats are an eighth of the timeout apart, and the gap of 300 is shorter than that.
         assert_eq!(sent.last(), Some(&at(39_000)));
         assert_eq!(session.valid_until(), at(37_000 + 8000 - 80));
+    }
+
+    #[test]
+    fn a_long_tick_does_not_make_the_gap_longer_than_an_unknown_one() {
+        let session = |tick| Session::new(at(0), at(0), TIMEOUT, tick, &mut Vec::new());
+        for tick in [TIMEOUT * 2 / 5, TIMEOUT * 9 / 20, TIMEOUT / 2] {
+            assert_eq!(session(Some(tick)), session(None), "{tick:?}");
+        }
     }
 
     #[test]
