@@ -353,6 +353,7 @@ impl Lock {
     }
 
     fn lost(&mut self, out: &mut Vec<Command>) {
+        let was_up = self.is_up();
         self.link = Link::Down;
         self.epoch_start = self.next;
         self.watched.clear();
@@ -395,7 +396,9 @@ impl Lock {
                     }
                 }
                 Stage::Held { czxid } => {
-                    out.push(Command::Reply(Reply::Suspended(ticket)));
+                    if was_up {
+                        out.push(Command::Reply(Reply::Suspended(ticket)));
+                    }
                     self.set(attempt, Stage::Unverified { czxid, held: true });
                 }
                 Stage::Unverified { .. } | Stage::Deleting => {}

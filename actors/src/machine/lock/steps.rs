@@ -166,7 +166,7 @@ impl Lock {
     }
 
     /// Retries after a lost answer. A try is refused instead, because it does not wait for a reconnect.
-    pub(super) fn lost_answer(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
+    fn lost_answer(&mut self, attempt: Attempt, now: Moment, out: &mut Vec<Command>) {
         let before = self.stage(attempt);
         if self.contenders[&attempt].request.wait == Wait::Try {
             self.give_up(attempt, Refusal::Suspended, out);

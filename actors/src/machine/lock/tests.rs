@@ -487,6 +487,16 @@ fn a_persistent_node_is_held_again_once_a_new_session_has_read_it() {
 }
 
 #[test]
+fn a_persistent_holder_is_suspended_once_for_a_lost_session() {
+    let mut test = Test::new();
+    let ticket = Ticket(0);
+    test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
+    test.entered(0, 5, &[]);
+    assert_eq!(test.on(PathEvent::Suspended), [Command::Reply(Reply::Suspended(ticket))]);
+    assert_eq!(test.on(PathEvent::Lost), []);
+}
+
+#[test]
 fn a_waiter_with_a_persistent_node_keeps_its_place() {
     let mut test = Test::new();
     let ticket = Ticket(0);
