@@ -16,6 +16,7 @@ use lockkeeper_actors::machine::linger::Event;
 use lockkeeper_actors::machine::lock;
 use lockkeeper_actors::record::{Exchange, Step, steps, take};
 use records::{Count, Replay};
+use zookeeper_client as zk;
 
 /// Larger than the record of any of these runs.
 const ROOM: usize = 64 << 20;
@@ -103,6 +104,24 @@ fn the_text_has_a_line_for_each_step_and_no_secret() {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
         assert!(!text.contains(secret) && !text.contains("billing-7"), "{text}");
+    });
+}
+
+/// A semaphore may be on a node that is used for something else.
+#[test]
+fn the_text_has_no_data_of_an_application() {
+    run(async {
+        let recording = Recording::new(ROOM);
+        let (keeper, path) = (connect(&recording).await, unique_path("configuration"));
+        let client = zk::Client::connect(&shared().address()).await.expect("should connect");
+        let persistent = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+        client.create(&path, b"[database] password=hunter2", &persistent).await.expect("a new node");
+        drop(keeper.semaphore(&path, 2).expect("a path").acquire().await.expect("it is free"));
+        keeper.close().await;
+        let text = recording.to_string();
+        assert!(text.contains("bytes: 27, permits: None"), "{text}");
+        let bytes = format!("{:?}", b"hunter2");
+        assert!(!text.contains("hunter2") && !text.contains(bytes.trim_matches(['[', ']'])), "{text}");
     });
 }
 

@@ -1,5 +1,7 @@
 //! The events and commands of a semaphore's machine.
 
+use std::fmt;
+
 use crate::machine::lock;
 use crate::machine::node::{Attempt, Znode};
 use crate::machine::{Failure, PathEvent, Reply, Ticket, Wait};
@@ -98,7 +100,7 @@ pub enum Part {
 }
 
 /// The root of a semaphore.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Root {
     /// The version of its data.
     pub version: i32,
@@ -112,6 +114,16 @@ impl Root {
     /// The number of permits; `None` if the data is not a number.
     pub fn permits(&self) -> Option<i64> {
         std::str::from_utf8(&self.data).ok()?.trim().parse().ok()
+    }
+}
+
+impl fmt::Debug for Root {
+    /// Data that are not a number may be an application's: they are not shown, and not kept in a record.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Root { version, written, data } = self;
+        let mut shown = f.debug_struct("Root");
+        shown.field("version", version).field("written", written).field("bytes", &data.len());
+        shown.field("permits", &self.permits()).finish()
     }
 }
 
