@@ -21,7 +21,7 @@ use lockkeeper_actors::{Clock, Randomness};
 
 use crate::handle::Shared;
 use crate::identity;
-use crate::options::{Defaults, MAX_IDENTIFIER, MAX_NODE};
+use crate::options::{Defaults, MAX_NODE, MAX_REQUEST};
 
 /// Options for connecting, from [`Keeper::options`](crate::Keeper::options).
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub struct KeeperOptions {
     tick: Option<Duration>,
     identifier: Vec<u8>,
     acl: Vec<Acl>,
-    build: Vec<Credential>,
+    credentials: Vec<Credential>,
     restart: RestartPolicy,
     close_timeout: Option<Duration>,
     metric_paths: Vec<String>,
@@ -47,7 +47,7 @@ impl KeeperOptions {
             tick: None,
             identifier: identity::of_this_process().into_bytes(),
             acl: vec![Acl::new(Permission::ALL, AuthId::anyone())],
-            build: Vec::new(),
+            credentials: Vec::new(),
             restart: RestartPolicy::default(),
             close_timeout: None,
             metric_paths: Vec::new(),
@@ -227,7 +227,7 @@ impl KeeperOptions {
     pub(crate) async fn start(self, address: &str) -> Result<Shared, ConnectError> {
         self.check()?;
         let mut connector = Connector::new(address, self.session_timeout);
-        for credential in self.build {
+        for credential in self.credentials {
             connector = match credential {
                 Credential::Auth(scheme, credentials) => connector.auth(&scheme, &credentials),
                 #[cfg(feature = "tls")]
@@ -259,7 +259,7 @@ impl KeeperOptions {
     }
 
     fn with(mut self, credential: Credential) -> Self {
-        self.build.push(credential);
+        self.credentials.push(credential);
         self
     }
 
@@ -292,7 +292,7 @@ impl KeeperOptions {
         for path in &self.metric_paths {
             check_path(path).or_else(|error| refuse("a metric path", error.path, error.reason))?;
         }
-        if self.identifier.len() > MAX_IDENTIFIER {
+        if self.identifier.len() > MAX_REQUEST {
             let value = format!("{} bytes", self.identifier.len());
             return refuse("an identifier", value, "it must be at most 960 KiB");
         }

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::guard::Guard;
 use crate::multi_lock::MultiGuard;
-use crate::options::MAX_IDENTIFIER;
+use crate::options::MAX_REQUEST;
 
 impl<M> Guard<M> {
     /// Begins a transaction that ZooKeeper carries out only if this guard's node exists, so only while the lock is
@@ -170,7 +170,7 @@ pub enum FencedError {
         reason: &'static str,
     },
     /// The transaction is larger than a server accepts by default.
-    #[error("the transaction has {bytes} bytes; at most {MAX_IDENTIFIER} are allowed")]
+    #[error("the transaction has {bytes} bytes; at most {MAX_REQUEST} are allowed")]
     TooLarge {
         /// Its size in bytes.
         bytes: usize,
@@ -241,7 +241,7 @@ fn check(nodes: &[String], writes: &[Write], chroot: &str) -> Result<(), FencedE
     let operation = 64 + chroot.len();
     let checks: usize = nodes.iter().map(|node| operation + node.len()).sum();
     let bytes = checks + writes.iter().map(|write| operation + size(write)).sum::<usize>();
-    if bytes > MAX_IDENTIFIER {
+    if bytes > MAX_REQUEST {
         return Err(FencedError::TooLarge { bytes });
     }
     Ok(())

@@ -23,7 +23,7 @@ use crate::options::LockOptions;
 
 /// The health of a keeper, from [`Keeper::health`](crate::Keeper::health).
 ///
-/// Its text says in one line what is well and what is not, for the body of a probe's response.
+/// `Display` gives one line for the body of a probe's response.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Health {
@@ -170,7 +170,7 @@ async fn probe(shared: &Arc<Shared>) -> Result<Duration, ProbeError> {
     }
     let begun = Instant::now();
     // The server removes a container when it is empty, so that nothing is left behind.
-    let options = LockOptions::new().container_directories(true);
+    let options = LockOptions::new().container_directories(true).uncounted();
     let path = &shared.health_path;
     // The path was checked when the keeper was connected.
     let lock = Lock::<Read>::new(shared, path, options).map_err(|invalid| AcquireError::Rejected {

@@ -20,7 +20,7 @@ use ractor::ActorRef;
 
 use crate::address::{Address, Recipient};
 use crate::handle::Shared;
-use crate::options::{InvalidHandle, LockOptions, MAX_IDENTIFIER};
+use crate::options::{InvalidHandle, LockOptions, MAX_REQUEST};
 use crate::pending::{AcquireTimeoutError, Pending, Target, TryAcquireError, sealed};
 use crate::wait;
 
@@ -70,7 +70,7 @@ impl MultiLock {
         }
         match parts.is_empty() {
             true => Err(InvalidHandle::NoPaths),
-            false if bytes > MAX_IDENTIFIER => Err(InvalidHandle::TooLarge { bytes }),
+            false if bytes > MAX_REQUEST => Err(InvalidHandle::TooLarge { bytes }),
             false => Ok(MultiLock { shared: shared.clone(), parts: parts.into(), address: Arc::default() }),
         }
     }

@@ -22,6 +22,7 @@ pub struct LockOptions {
     acl: Option<Arc<[Acl]>>,
     max_waiting: Option<usize>,
     linger: Option<Duration>,
+    counted: bool,
 }
 
 impl Default for LockOptions {
@@ -35,6 +36,7 @@ impl Default for LockOptions {
             acl: None,
             max_waiting: None,
             linger: None,
+            counted: true,
         }
     }
 }
@@ -168,6 +170,11 @@ impl LockOptions {
         LockOptions { linger: Some(idle), ..self }
     }
 
+    /// Metrics do not count the requests.
+    pub(crate) fn uncounted(self) -> Self {
+        LockOptions { counted: false, ..self }
+    }
+
     /// The options of contenders in this mode.
     pub(crate) fn contender(self, mode: Mode, defaults: &Defaults) -> ContenderOptions {
         ContenderOptions {
@@ -182,6 +189,7 @@ impl LockOptions {
             max_waiting: self.max_waiting,
             linger: self.linger,
             chroot: defaults.chroot,
+            counted: self.counted,
         }
     }
 
@@ -191,7 +199,7 @@ impl LockOptions {
             return Err(invalid.into());
         }
         match &self.identifier {
-            Some(identifier) if identifier.len() > MAX_IDENTIFIER => {
+            Some(identifier) if identifier.len() > MAX_REQUEST => {
                 return Err(InvalidHandle::Identifier { bytes: identifier.len() });
             }
             Some(_) | None => {}
@@ -244,9 +252,9 @@ pub(crate) struct Defaults {
 }
 
 /// The server accepts requests of less than 1 MiB. This leaves room for the path and the access list.
-pub(crate) const MAX_IDENTIFIER: usize = 1024 * 1024 - 64 * 1024;
+pub(crate) const MAX_REQUEST: usize = 1024 * 1024 - 64 * 1024;
 /// The limit for the identifier and the access list together. This leaves room for the path.
-pub(crate) const MAX_NODE: usize = MAX_IDENTIFIER + 16 * 1024;
+pub(crate) const MAX_NODE: usize = MAX_REQUEST + 16 * 1024;
 
 /// Why a handle was not created.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -259,7 +267,7 @@ pub enum InvalidHandle {
     #[error(transparent)]
     Pattern(#[from] InvalidPattern),
     /// The identifier is too long.
-    #[error("the identifier has {bytes} bytes; at most {MAX_IDENTIFIER} are allowed")]
+    #[error("the identifier has {bytes} bytes; at most {MAX_REQUEST} are allowed")]
     Identifier {
         /// Its length in bytes.
         bytes: usize,
@@ -284,7 +292,7 @@ pub enum InvalidHandle {
     #[error("a multi-lock does not support nodes that outlive sessions")]
     NotEphemeral,
     /// A multi-lock with more paths, or longer ones, than fit into the request that acquires them.
-    #[error("the request for all paths has {bytes} bytes; at most {MAX_IDENTIFIER} are allowed")]
+    #[error("the request for all paths has {bytes} bytes; at most {MAX_REQUEST} are allowed")]
     TooLarge {
         /// The length of the request in bytes.
         bytes: usize,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::{Address, Recipient};
 use crate::handle::Handle;
-use crate::options::{MAX_IDENTIFIER, MAX_NODE};
+use crate::options::{MAX_NODE, MAX_REQUEST};
 use crate::subscribe;
 
 /// A candidacy of this process, for a singleton whose actor takes messages of type `M`. Dropping it ends the candidacy
@@ -197,7 +197,7 @@ impl<M: Message> Candidacy<M> {
 
     pub fn ask_advertise(&self, data: String) -> BoxFuture<'static, Result<(), AdvertiseError>> {
         let bytes = data.len();
-        let limit = MAX_IDENTIFIER.min(MAX_NODE.saturating_sub(bytes_of(&self.handle.options().acl)));
+        let limit = MAX_REQUEST.min(MAX_NODE.saturating_sub(bytes_of(&self.handle.options().acl)));
         if bytes > limit {
             return ready(Err(AdvertiseError::TooLong { bytes, limit })).boxed();
         }

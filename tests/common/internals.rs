@@ -40,6 +40,7 @@ pub fn contender_options() -> Arc<ContenderOptions> {
         max_waiting: None,
         linger: None,
         chroot: 0,
+        counted: true,
     })
 }
 

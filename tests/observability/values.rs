@@ -36,6 +36,7 @@ async fn gauges_come_back_to_zero_when_a_keeper_is_killed() {
     .await;
     root.kill();
     eventually("all are zero", SOON, async || gauges() == [0.0; GAUGES.len()]).await;
+    assert_eq!(scrape.value("lockkeeper_sessions_lost_total", &[]), Some(1.0));
     timeout(SOON, guard.lost()).await.expect("it is lost");
     assert_eq!(scrape.value("lockkeeper_leases_lost_total", &[]), Some(3.0));
     assert_eq!(scrape.value("lockkeeper_refused_total", &[("reason", "stopped")]), Some(3.0));
@@ -87,6 +88,20 @@ async fn grants_without_a_request_to_the_server_count_and_tries_do_not_wait() {
     assert_eq!(scrape.value("lockkeeper_requests_waiting", &[]), Some(0.0));
     assert_eq!(scrape.value("lockkeeper_refused_total", &[("reason", "contended")]), Some(1.0));
     drop(guard);
+}
+
+#[tokio::test]
+async fn probes_of_health_checks_are_not_counted() {
+    let scrape = Scrape::start();
+    let _installed = scrape.installed();
+    let keeper = connect().await;
+    let health = keeper.health().await;
+    assert!(health.probe.is_ok(), "{health}");
+    let counted = ["acquired_total", "guards_held", "requests_waiting", "cleanups_pending"];
+    assert_eq!(counted.map(|name| scrape.value(&format!("lockkeeper_{name}"), &[])), [None; 4]);
+    let locks = keeper.read_write(&unique_path("read")).expect("a valid path");
+    drop(locks.read().acquire().await.expect("it is free"));
+    assert_eq!(scrape.value("lockkeeper_acquired_total", &[("kind", "read_lock")]), Some(1.0));
 }
 
 #[tokio::test]

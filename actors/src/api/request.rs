@@ -40,10 +40,11 @@ impl AcquireRequest {
     ) -> AcquireRequest {
         let span = debug_span!("lock", path = %sink.path(), %ticket);
         let asked = Asked::now(options.mode.into());
-        AcquireRequest { ticket, options, wait, sink, keep_alive, span, asked }
+        let request = AcquireRequest { ticket, options, wait, sink, keep_alive, span, asked };
+        if request.options.counted { request } else { request.counted_as(None) }
     }
 
-    /// The same request, counted as one of this kind; `None` if it is a part of a request that is counted.
+    /// The same request, counted as one of this kind; `None` for a probe, and for a part of a request that is counted.
     pub(crate) fn counted_as(mut self, kind: Option<Kind>) -> AcquireRequest {
         self.asked.is_for(kind);
         self
@@ -160,6 +161,8 @@ pub struct ContenderOptions {
     pub linger: Option<Duration>,
     /// The number of bytes that the connection's chroot adds to every path.
     pub chroot: usize,
+    /// Whether metrics count its requests.
+    pub counted: bool,
 }
 
 impl ContenderOptions {

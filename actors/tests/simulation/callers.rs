@@ -391,6 +391,7 @@ fn options(kind: &Kind) -> ContenderOptions {
         max_waiting: None,
         linger: kind.lingers.then_some(LINGER),
         chroot: 0,
+        counted: true,
     }
 }
 
