@@ -85,6 +85,22 @@ fn a_walk_finds_locks_and_semaphores_at_any_depth() {
 }
 
 #[test]
+fn a_walk_finds_locks_with_names_that_look_like_something_else() {
+    run(async {
+        let (keeper, root) = (connect().await, unique_path("walk-names"));
+        let names = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210", "zookeeper"];
+        let [lock_path, pool_path, reserved] = names.map(|name| format!("{root}/{name}"));
+        let _lock = keeper.lock(&lock_path).expect("a path").acquire().await.expect("free");
+        let _permit = keeper.semaphore(&pool_path, 1).expect("a path").acquire().await.expect("free");
+        let _other = keeper.lock(&reserved).expect("a path").acquire().await.expect("free");
+        let found = keeper.inspector().walk(&root).await.expect("read");
+        let paths: Vec<&str> = found.places.iter().map(PathState::path).collect();
+        assert_eq!(paths, [&lock_path, &pool_path, &reserved]);
+        assert_eq!(semaphore(&found.places[1]).taken.len(), 1);
+    });
+}
+
+#[test]
 fn a_walk_of_everything_leaves_out_what_is_the_servers() {
     run(async {
         let (keeper, path) = (connect().await, unique_path("walk-all"));

@@ -106,9 +106,12 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Whether children can be directories: contenders have no children.
-    pub fn directories(&self) -> impl Iterator<Item = &String> {
-        self.names.iter().filter(|name| !is_contender(name) && !is_lease(name) && *name != "zookeeper")
+    /// Children that can be directories. Contenders have no children, and neither have leases, which only a node with a
+    /// number has: elsewhere, such a name is an application's. `/zookeeper` is the server's own.
+    pub fn directories(&self, path: &str) -> impl Iterator<Item = &String> {
+        let is_lease = |name: &str| self.number.is_some() && is_lease(name);
+        let is_own = move |name: &str| path == "/" && name == "zookeeper";
+        self.names.iter().filter(move |name| !is_contender(name) && !is_lease(name) && !is_own(name))
     }
 
     pub fn has_contenders(&self) -> bool {

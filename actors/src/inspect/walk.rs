@@ -31,7 +31,7 @@ pub(crate) async fn walk(
         while let Some((path, listed)) = lists.next().await {
             match listed {
                 Ok(directory) => {
-                    next.extend(directory.directories().map(|name| join(&path, name)));
+                    next.extend(directory.directories(&path).map(|name| join(&path, name)));
                     if directory.is_empty() && path != *prefix {
                         found.empty.push(path.clone());
                     }
