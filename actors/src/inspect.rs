@@ -50,25 +50,12 @@ pub(crate) async fn contenders(
     path: Arc<str>,
     patterns: Patterns,
 ) -> Result<Vec<Contender>, QueryError> {
-    let children = match client.children(&path).await {
-        Ok(children) => children,
-        Err(Failure::NoNode) => return Ok(Vec::new()),
-        Err(failure) => return Err(QueryError::new(&path, failure)),
-    };
+    let children = children(&*client, &path).await?;
     let mut nodes: Vec<Znode> = children.iter().filter_map(|name| Znode::parse(name)).collect();
     nodes.retain(|node| is_contender(node, &patterns));
     nodes.sort();
-    let paths = nodes.iter().map(|node| format!("{path}/{}", node.name())).collect();
-    let mut contenders = Vec::with_capacity(nodes.len());
-    for (node, read) in nodes.iter().zip(read_all(client, paths).await) {
-        match read {
-            Ok((identifier, found)) => contenders.push(contender(node, contenders.len(), identifier, &found)),
-            // Deleted since the list.
-            Err(Failure::NoNode) => {}
-            Err(failure) => return Err(QueryError::new(&format!("{path}/{}", node.name()), failure)),
-        }
-    }
-    Ok(contenders)
+    let read = read_each(client, &path, nodes, Znode::name).await?.into_iter().enumerate();
+    Ok(read.map(|(position, (node, data, stat))| contender(&node, position, data, &stat)).collect())
 }
 
 /// Waits until the front of the queue differs from `known`, and returns it.
@@ -124,11 +111,7 @@ async fn first_name(
     path: &str,
     patterns: &Patterns,
 ) -> Result<Option<Znode>, QueryError> {
-    match client.children(path).await {
-        Ok(children) => Ok(first_of(&children, patterns)),
-        Err(Failure::NoNode) => Ok(None),
-        Err(failure) => Err(QueryError::new(path, failure)),
-    }
+    Ok(first_of(&children(client, path).await?, patterns))
 }
 
 fn first_of(children: &[String], patterns: &Patterns) -> Option<Znode> {
@@ -141,9 +124,11 @@ fn is_contender(node: &Znode, patterns: &Patterns) -> bool {
     node.mode().is_some() || patterns.matches(node.name())
 }
 
-/// The session that owns a node; `None` for a persistent node.
-fn session(stat: &NodeStat) -> Option<i64> {
-    Some(stat.owner).filter(|owner| *owner != 0)
+/// The session that owns a node; `None` if the node outlives sessions. The owner of a container is the smallest number,
+/// that of a node with a TTL has `0xff` as its highest byte, and that of others is zero (ZooKeeper's `EphemeralType`). The
+/// highest byte of a session is the number of its server, so negative ones are those of servers from 128 on.
+fn session(owner: i64) -> Option<i64> {
+    (owner != 0 && owner != i64::MIN && owner.to_be_bytes()[0] != 0xff).then_some(owner)
 }
 
 fn contender(node: &Znode, position: usize, identifier: String, stat: &NodeStat) -> Contender {
@@ -152,7 +137,7 @@ fn contender(node: &Znode, position: usize, identifier: String, stat: &NodeStat)
         position,
         identifier,
         mode: node.mode().unwrap_or(Mode::Lock),
-        session: session(stat),
+        session: session(stat.owner),
         token: FencingToken::new(stat.czxid),
     }
 }
@@ -163,16 +148,41 @@ const READS: usize = 16;
 /// The maximum number of bytes of a node's data that are shown.
 const SHOWN: usize = 1024;
 
-/// Reads the data, as far as they are shown, and the stats of these nodes, in this order.
-async fn read_all(
+/// The names of a node's children; none if it is missing.
+async fn children(client: &dyn ZooKeeper, path: &str) -> Result<Vec<String>, QueryError> {
+    match client.children(path).await {
+        Ok(children) => Ok(children),
+        Err(Failure::NoNode) => Ok(Vec::new()),
+        Err(failure) => Err(QueryError::new(path, failure)),
+    }
+}
+
+/// Reads the data, as far as they are shown, and the stats of these children of a node, in this order. Those that were
+/// deleted meanwhile are left out.
+async fn read_each<T>(
     client: Arc<dyn ZooKeeper>,
-    paths: Vec<String>,
-) -> Vec<Result<(String, NodeStat), Failure>> {
-    let reads = stream::iter(paths).map(|path| {
+    path: &str,
+    nodes: Vec<T>,
+    name: fn(&T) -> &str,
+) -> Result<Vec<(T, String, NodeStat)>, QueryError> {
+    let mut found = Vec::with_capacity(nodes.len());
+    let reads = stream::iter(nodes).map(|node| {
+        let path = format!("{path}/{}", name(&node));
         let read = client.read(&path);
-        async move { read.await.map(|found| (shown(&found.data), found.stat)) }
+        async move {
+            let read = read.await.map(|read| (shown(&read.data), read.stat));
+            (node, read.map_err(|failure| (path, failure)))
+        }
     });
-    reads.buffered(READS).collect().await
+    let mut reads = reads.buffered(READS);
+    while let Some((node, read)) = reads.next().await {
+        match read {
+            Ok((data, stat)) => found.push((node, data, stat)),
+            Err((_, Failure::NoNode)) => {}
+            Err((path, failure)) => return Err(QueryError::new(&path, failure)),
+        }
+    }
+    Ok(found)
 }
 
 /// The beginning of the data as text, cut at the end of a character.
@@ -226,20 +236,32 @@ pub(crate) async fn lease_holders(
     client: Arc<dyn ZooKeeper>,
     root: Arc<str>,
 ) -> Result<Vec<LeaseHolder>, QueryError> {
-    let names = match client.children(&root).await {
-        Ok(names) => names,
-        Err(Failure::NoNode) => return Ok(Vec::new()),
-        Err(failure) => return Err(QueryError::new(&root, failure)),
+    let names = children(&*client, &root).await?;
+    let read = read_each(client, &root, names, String::as_str).await?.into_iter();
+    let holder = |(name, identifier, stat): (String, String, NodeStat)| LeaseHolder {
+        name,
+        identifier,
+        session: session(stat.owner),
     };
-    let paths = names.iter().map(|name| format!("{root}/{name}")).collect();
-    let mut holders = Vec::with_capacity(names.len());
-    for (name, read) in names.into_iter().zip(read_all(client, paths).await) {
-        match read {
-            Ok((identifier, stat)) => holders.push(LeaseHolder { name, identifier, session: session(&stat) }),
-            // Deleted since the list.
-            Err(Failure::NoNode) => {}
-            Err(failure) => return Err(QueryError::new(&format!("{root}/{name}"), failure)),
+    Ok(read.map(holder).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::session;
+
+    #[test]
+    fn sessions_of_all_servers_are_told_from_containers_and_nodes_with_a_ttl() {
+        let cases = [
+            (0x0100_0000_0000_0001_u64, true),
+            (0x8000_0000_0000_0001, true),
+            (0xfe00_0000_0000_0001, true),
+            (0, false),
+            (0x8000_0000_0000_0000, false),
+            (0xff00_0000_0000_1388, false),
+        ];
+        for (owner, expected) in cases {
+            assert_eq!(session(i64::from_be_bytes(owner.to_be_bytes())).is_some(), expected, "{owner:x}");
         }
     }
-    Ok(holders)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use futures::future::select_all;
 use futures::stream::{self, StreamExt};
 
-use super::shown;
+use super::{session, shown};
 use crate::api::contender::{Contender, LeaseHolder};
 use crate::api::error::{QueryError, is_other_version};
 use crate::api::inspection::{DeleteNodeError, Entry, PathState, Pool, Queue, Taken};
@@ -59,6 +59,7 @@ pub(crate) async fn changed(
         if let Ok((_, watch)) = watches.root(&path).await {
             watching.push(watch);
         }
+        watches.catch_up(&path, &watching).await.map_err(|failure| QueryError::new(&path, failure))?;
         let state = look(client.clone(), path.clone()).await?;
         if state != known {
             return Ok(state);
@@ -216,7 +217,7 @@ pub(super) async fn pool(
     while let Some((name, read)) = reads.next().await {
         let Some(Read { data, status }) = read? else { continue };
         taken.push(Taken {
-            holder: LeaseHolder { name, identifier: identifier(&data), session: session(status) },
+            holder: LeaseHolder { name, identifier: identifier(&data), session: owner(status) },
             transaction: transaction(status),
             created: status.map(created),
             readable: data.is_some(),
@@ -286,7 +287,7 @@ fn entry(node: &Znode, Read { data, status }: Read) -> Entry {
             position: 0,
             identifier: identifier(&data),
             mode: node.mode().unwrap_or(Mode::Lock),
-            session: session(status),
+            session: owner(status),
             token: transaction(status),
         },
         dialect: node.dialect().unwrap_or(Dialect::Kazoo),
@@ -300,15 +301,8 @@ fn identifier(data: &Option<Vec<u8>>) -> String {
     data.as_deref().map(shown).unwrap_or_default()
 }
 
-fn session(status: Option<Status>) -> Option<i64> {
-    status.map(|status| status.owner).filter(|owner| is_session(*owner))
-}
-
-/// Whether the owner of a node is a session. Containers have the smallest number, nodes with a TTL have `0xff` as the
-/// highest byte, and others that outlive sessions zero (ZooKeeper's `EphemeralType`). The highest byte of a session is
-/// the number of its server, so negative ones are those of servers from 128 on.
-fn is_session(owner: i64) -> bool {
-    owner != 0 && owner != i64::MIN && owner.to_be_bytes()[0] != 0xff
+fn owner(status: Option<Status>) -> Option<i64> {
+    status.and_then(|status| session(status.owner))
 }
 
 fn transaction(status: Option<Status>) -> FencingToken {
@@ -326,24 +320,4 @@ fn is_contender(name: &str) -> bool {
 /// Whether a name is one that kazoo and this library give to leases.
 fn is_lease(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_session;
-
-    #[test]
-    fn sessions_of_all_servers_are_told_from_containers_and_nodes_with_a_ttl() {
-        let cases = [
-            (0x0100_0000_0000_0001_u64, true),
-            (0x8000_0000_0000_0001, true),
-            (0xfe00_0000_0000_0001, true),
-            (0, false),
-            (0x8000_0000_0000_0000, false),
-            (0xff00_0000_0000_1388, false),
-        ];
-        for (owner, expected) in cases {
-            assert_eq!(is_session(i64::from_be_bytes(owner.to_be_bytes())), expected, "{owner:x}");
-        }
-    }
 }

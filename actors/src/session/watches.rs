@@ -93,6 +93,15 @@ impl Watches {
         })
     }
 
+    /// Brings the main session's server up to date if a spare session has set one of these watches: that session's server
+    /// may have known more, and does not report what it knew before.
+    pub fn catch_up(&self, path: &str, watches: &[SetWatch]) -> Answer<()> {
+        match watches.iter().any(SetWatch::is_spared) {
+            true => self.client.sync(path),
+            false => Box::pin(ready(Ok(()))),
+        }
+    }
+
     /// Sets a watch in a session that has room. Without room, only reads in the main session.
     fn set<T: Send + 'static>(
         &self,
@@ -131,11 +140,18 @@ impl Watches {
     }
 }
 
+impl SetWatch {
+    /// Whether a spare session has set it.
+    fn is_spared(&self) -> bool {
+        self.room.as_ref().is_some_and(|room| room.spare.is_some())
+    }
+}
+
 impl Future for SetWatch {
     type Output = Fired;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Fired> {
-        let is_spared = self.room.as_ref().is_some_and(|room| room.spare.is_some());
+        let is_spared = self.is_spared();
         self.watching.poll_unpin(context).map(|fired| match fired {
             // The end of a spare session is not the end of the main session, so the owner reads again.
             Fired::Ended if is_spared => Fired::Changed,
