@@ -485,15 +485,20 @@ impl State {
 
     fn lose(&mut self, myself: &ActorRef<SessionMessage>) {
         if let Some(live) = self.live.take() {
-            live.connection.lease.lose();
+            self.end_leases(&live);
             live.connection.watches.close();
-            let session = SessionId(live.connection.client.session());
-            warn!(epoch = self.arguments.epoch, %session, "session lost");
-            self.arguments.metrics.session_lost();
             self.tell(SessionNews::Lost(self.arguments.epoch));
         }
         self.tasks.abort_all();
         myself.stop(Some("session lost".into()));
+    }
+
+    /// Every guard reads `Lost`.
+    fn end_leases(&self, live: &Live) {
+        live.connection.lease.lose();
+        let session = SessionId(live.connection.client.session());
+        warn!(epoch = self.arguments.epoch, %session, "session lost");
+        self.arguments.metrics.session_lost();
     }
 
     /// The session closes when the last clone of its client is dropped, and the pump reports that.
@@ -531,7 +536,7 @@ impl Drop for State {
     /// clone of the client.
     fn drop(&mut self) {
         if let Some(live) = &self.live {
-            live.connection.lease.lose();
+            self.end_leases(live);
         }
     }
 }
