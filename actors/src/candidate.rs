@@ -10,7 +10,6 @@ use ractor::{
     Actor, ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef, Message, RpcReplyPort, SupervisionEvent,
 };
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 pub use self::state::{CandidateState, RestReason, RunFailed, Supervisor};
@@ -31,6 +30,7 @@ use crate::run::worker::ActorFactory;
 use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
+use crate::runtime::tasks::Tasks;
 
 /// Messages to the actor of a candidate. `M` is the message type of the singleton's actor.
 #[non_exhaustive]
@@ -119,7 +119,7 @@ pub struct State<M> {
     /// The callers who wait until the next node has the advertised data.
     advertising: Vec<AdvertisePort>,
     metrics: RunMetrics,
-    tasks: JoinSet<()>,
+    tasks: Tasks,
 }
 
 /// The arguments, except for those that the state stores or uses separately.
@@ -163,7 +163,7 @@ impl<M: Message> CandidateActor<M> {
         keeper.send_message(adopt).map_err(|_| "the keeper has ended")?;
         let open = RegistryMessage::Open(Resource::Lock(path.clone()));
         registry.send_message(open).map_err(|_| "the keeper has ended")?;
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let candidate = myself.clone();
         // If the keeper ends before it has handled `Adopt`, it can neither shut this actor down nor kill it.
         tasks.spawn(async move {
@@ -214,7 +214,6 @@ impl<M: Message> CandidateActor<M> {
         message: CandidateMessage<M>,
         state: &mut State<M>,
     ) -> Result<(), ActorProcessingErr> {
-        while state.tasks.try_join_next().is_some() {}
         let event = match message {
             CandidateMessage::Shutdown => Event::Shutdown,
             CandidateMessage::Subscribe(subscriber) => {

@@ -12,7 +12,7 @@ use ractor::actor::messages::BoxedState;
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort, SupervisionEvent,
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tracing::warn;
 
 use self::dead::Dead;
@@ -32,6 +32,7 @@ use crate::path::{PathArguments, PathNotice, PathReport};
 use crate::record::Recording;
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
+use crate::runtime::tasks::Tasks;
 use crate::semaphore::{SemaphoreActor, SemaphoreActorMessage};
 use crate::session::{Connection, SessionNews, SessionNotice};
 
@@ -82,7 +83,7 @@ pub(crate) struct State {
     /// That round trip has begun.
     pacing: bool,
     /// Tasks that clean up after dead actors, and that pace announcements. Aborted when the session ends.
-    tasks: JoinSet<()>,
+    tasks: Tasks,
     /// New requests are refused.
     closed: bool,
     closing: Option<RpcReplyPort<()>>,
@@ -117,7 +118,7 @@ impl RegistryActor {
             suspended: false,
             turns: 0,
             pacing: false,
-            tasks: JoinSet::new(),
+            tasks: Tasks::default(),
             closed: false,
             closing: None,
         })
@@ -219,7 +220,6 @@ impl State {
     /// Questions are answered beside the actors of paths, because most of the paths have none.
     fn inspect(&mut self, question: InspectMessage) {
         let Some(connection) = &self.connection else { return question.refuse(QueryError::Disconnected) };
-        while self.tasks.try_join_next().is_some() {}
         self.tasks.spawn(inspect::answer(connection.client.clone(), connection.watches.clone(), question));
     }
 
@@ -390,7 +390,6 @@ impl State {
         };
         let (answered, epoch, myself) = (connection.client.check(&[]), connection.epoch, self.myself.clone());
         self.pacing = true;
-        while self.tasks.try_join_next().is_some() {}
         self.tasks.spawn(async move {
             // The check only paces. If it fails, the next actors learn of the session all the same.
             let _ = answered.await;

@@ -12,7 +12,6 @@ use ractor::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use self::failure::{RunFailure, WorkerEnd};
@@ -25,6 +24,7 @@ pub use crate::machine::run::EndReason;
 use crate::machine::run::{Command, Event, Limits, Run};
 use crate::record::{self, Origin, Recorder, Recording};
 use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
 use crate::runtime::timer::{Precision, Timer};
 
 /// How an application's actor is stopped.
@@ -136,7 +136,7 @@ pub struct State {
     work: Option<Work>,
     /// How the application's actor ended, once it has.
     end: Option<WorkerEnd>,
-    tasks: JoinSet<()>,
+    tasks: Tasks,
     timer: Timer,
 }
 
@@ -168,7 +168,7 @@ impl RunActor {
         if keeper.is_some_and(|keeper| keeper.get_status() >= ActorStatus::Stopping) {
             return Err("the keeper has ended".into());
         }
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let (actor, watched) = (myself.clone(), view.clone());
         tasks.spawn(async move {
             let mut state = LeaseState::Held;
@@ -215,7 +215,6 @@ impl RunActor {
         message: RunMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        while state.tasks.try_join_next().is_some() {}
         let event = match message {
             RunMessage::Stop => Event::Stop,
             RunMessage::Lease(lease) => Event::Lease(lease),

@@ -73,7 +73,6 @@ impl State {
     fn sweep(&mut self, instance: Instance) {
         let dead = self.dead.get(&instance).filter(|dead| dead.gone);
         let (Some(dead), Some(connection)) = (dead, &self.connection) else { return };
-        while self.tasks.try_join_next().is_some() {}
         let sweep = |directory| sweep(connection.client.clone(), directory, instance, None);
         let sweeps = join_all(dead.resource.directories().into_iter().map(sweep));
         let myself = self.myself.clone();
@@ -101,7 +100,6 @@ impl State {
         attempt: Attempt,
     ) {
         let Some(connection) = self.connection.as_ref().filter(|c| c.epoch == epoch) else { return };
-        while self.tasks.try_join_next().is_some() {}
         let counted = self.metrics.paths().cleanup(Kind::MultiLock);
         let sweep = sweep(connection.client.clone(), directory, instance, Some(attempt));
         self.tasks.spawn(async move {

@@ -3,4 +3,5 @@
 pub mod clock;
 pub(crate) mod log;
 pub mod random;
+pub(crate) mod tasks;
 pub(crate) mod timer;

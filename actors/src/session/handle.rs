@@ -7,15 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ractor::DerivedActorRef;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 
 use super::Connection;
+use crate::runtime::tasks::Tasks;
 
 /// A session as one actor uses it. Dropping it ends all its tasks. `T` is the message that the actor receives.
 pub(crate) struct SessionHandle<T> {
     pub connection: Connection,
     answers: Arc<Mutex<Answers<T>>>,
-    tasks: Option<JoinSet<()>>,
+    tasks: Option<Tasks>,
     /// The number of questions not yet answered.
     questions: usize,
 }
@@ -61,7 +62,6 @@ impl<T: Send + 'static> SessionHandle<T> {
     /// Runs a task for as long as the session is used.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         let tasks = self.tasks.get_or_insert_default();
-        while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
     }
 

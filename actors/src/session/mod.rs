@@ -18,7 +18,6 @@ use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{BoxStream, FuturesUnordered};
 use ractor::{ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use self::connect::Connecting;
@@ -36,6 +35,7 @@ use crate::record::{self, Origin, Recorder, Recording};
 use crate::runtime::clock::Clock;
 use crate::runtime::log::SessionId;
 use crate::runtime::random::Randomness;
+use crate::runtime::tasks::Tasks;
 use crate::runtime::timer::{Precision, Timer};
 use crate::zookeeper::{CheckFailure, Connect, Connected, LinkState, ZooKeeper};
 
@@ -121,7 +121,7 @@ pub(crate) struct State {
     arguments: SessionArguments,
     live: Option<Live>,
     /// Aborted when the actor ends.
-    tasks: JoinSet<()>,
+    tasks: Tasks,
     timer: Timer,
     closing: Option<RpcReplyPort<()>>,
 }
@@ -155,7 +155,7 @@ impl SessionActor {
         myself: ActorRef<SessionMessage>,
         arguments: SessionArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let connecting = Connecting {
             connector: arguments.connector.clone(),
             clock: arguments.clock,
@@ -177,8 +177,6 @@ impl SessionActor {
         message: SessionMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        // Removes finished tasks from the set.
-        while state.tasks.try_join_next().is_some() {}
         match message {
             SessionMessage::Connected(begun, Ok(connected)) => state.begin(begun, connected, &myself),
             SessionMessage::Connected(_, Err(error)) => {

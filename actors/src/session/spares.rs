@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::{self, BoxFuture, FutureExt, join_all, select};
 use futures::stream::StreamExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::connect::attempt;
@@ -18,6 +18,7 @@ use crate::metrics::{Counted, Metrics};
 use crate::runtime::clock::Clock;
 use crate::runtime::log::SessionId;
 use crate::runtime::random::Randomness;
+use crate::runtime::tasks::Tasks;
 use crate::zookeeper::{Answer, Connect, Connected, LinkState, ZooKeeper};
 
 /// How spare sessions are opened.
@@ -41,7 +42,7 @@ struct State {
     budget: WatchBudget,
     open: HashMap<u64, (Spare, AbortHandle)>,
     /// Aborted when the main session ends.
-    tasks: JoinSet<()>,
+    tasks: Tasks,
     closed: bool,
 }
 
@@ -65,7 +66,7 @@ pub(super) struct Room {
 impl Spares {
     pub fn new(settings: SpareSettings) -> Arc<Spares> {
         let budget = WatchBudget::new(settings.room);
-        let state = State { budget, open: HashMap::new(), tasks: JoinSet::new(), closed: false };
+        let state = State { budget, open: HashMap::new(), tasks: Tasks::default(), closed: false };
         Arc::new(Spares { settings, state: Mutex::new(state) })
     }
 
@@ -106,7 +107,6 @@ impl Spares {
         let spares = Arc::downgrade(self);
         let connect = connect(self.settings.connector.clone(), self.settings.connect_timeout);
         let metrics = self.settings.metrics.clone();
-        while state.tasks.try_join_next().is_some() {}
         let task = state.tasks.spawn(async move {
             let reason = match connect.await {
                 Ok(connected) => {
