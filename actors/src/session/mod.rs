@@ -5,7 +5,9 @@
 
 mod connect;
 mod handle;
+mod heartbeat;
 mod own_nodes;
+mod pump;
 mod spares;
 mod watches;
 
@@ -13,9 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::future::{BoxFuture, FutureExt, join_all};
-use futures::stream::{BoxStream, FuturesUnordered};
+use futures::future::BoxFuture;
 use ractor::{ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use self::connect::Connecting;
 pub(crate) use self::handle::SessionHandle;
 pub(crate) use self::own_nodes::OwnNodes;
+use self::pump::pump;
 use self::spares::SpareSettings;
 use self::watches::ROOM;
 pub(crate) use self::watches::{Change, SetWatch, Watch, Watches};
@@ -341,136 +342,6 @@ impl State {
         warn!(epoch, %session, connected, ?left, "session suspended");
     }
 
-    /// Warns once when round trips become too long for the session's timeout, before that suspends the lease.
-    fn log_round_trip(&mut self, sent: Moment) {
-        let Some(live) = &mut self.live else { return };
-        let (epoch, session) = (self.arguments.epoch, SessionId(live.connection.client.session()));
-        let (round_trip, timeout) =
-            (self.arguments.clock.now().since(sent), live.connection.client.timeout());
-        if !live.slow && round_trip > timeout / SLOW {
-            live.slow = true;
-            warn!(epoch, %session, ?round_trip, ?timeout, "heartbeats are answered slowly");
-        } else if live.slow && round_trip < timeout / (2 * SLOW) {
-            live.slow = false;
-            info!(epoch, %session, ?round_trip, "heartbeats are answered in time again");
-        }
-    }
-
-    fn send_heartbeat(&mut self, sent: Moment) {
-        let Some(live) = &mut self.live else { return };
-        let client = &live.connection.client;
-        let (batch, answer) = match std::mem::take(&mut live.skip_nodes) {
-            true => (Vec::new(), client.check(&[])),
-            false => live.connection.nodes.batch(&mut live.cursor, |batch| client.check(batch)),
-        };
-        // The pump ends only when this state is dropped, and then nobody waits for the answer.
-        let _ = live.heartbeats.send(Box::pin(async move {
-            SessionMessage::HeartbeatAnswered { sent, batch, result: answer.await }
-        }));
-    }
-
-    fn identify(&mut self, sent: Moment) {
-        let Some(live) = &self.live else { return };
-        let owner = live.connection.client.owner(&live.connection.nodes.directories());
-        // Fails only as for a heartbeat.
-        let _ = live.heartbeats.send(Box::pin(async move {
-            let owner = owner.await;
-            SessionMessage::Identified { sent, owner }
-        }));
-    }
-
-    fn identified(
-        &mut self,
-        sent: Moment,
-        owner: Result<Option<i64>, Failure>,
-        myself: &ActorRef<SessionMessage>,
-    ) {
-        let (Some(live), epoch) = (&self.live, self.arguments.epoch) else { return };
-        let session = live.connection.client.session();
-        match owner {
-            Ok(Some(owner)) if owner != session => {
-                let (session, owner) = (SessionId(session), SessionId(owner));
-                warn!(epoch, %session, %owner, "the server answered the reconnect with another session");
-                self.feed(Event::Identified { sent, same: false }, myself);
-            }
-            // `None`: either this session has created no node that could belong to another session, or the server does
-            // not show the owner, and such servers do not replace sessions.
-            Ok(Some(_) | None) => self.feed(Event::Identified { sent, same: true }, myself),
-            // The next heartbeat asks again.
-            Err(failure) => debug!(epoch, ?failure, "connection not identified"),
-        }
-    }
-
-    fn heartbeat_answered(
-        &mut self,
-        sent: Moment,
-        batch: Vec<String>,
-        result: Result<(), CheckFailure>,
-        myself: &ActorRef<SessionMessage>,
-    ) {
-        if !matches!(result, Err(CheckFailure::Failed(_) | CheckFailure::Denied(_))) {
-            self.arguments.metrics.heartbeat(self.arguments.clock.now().since(sent));
-        }
-        self.warn_if_denied(&result);
-        let input = match result {
-            Ok(()) => {
-                self.log_round_trip(sent);
-                Event::Answered { sent }
-            }
-            Err(CheckFailure::Missing(_)) => {
-                self.find_missing(batch, myself);
-                Event::Failed { sent, at_once: true }
-            }
-            Err(CheckFailure::Unreadable(index)) => {
-                if let (Some(live), Some(path)) = (&self.live, batch.get(index)) {
-                    warn!(
-                        path,
-                        "the access list of an own node denies reading it: its removal would not be noticed"
-                    );
-                    live.connection.nodes.untrack(path);
-                }
-                Event::Failed { sent, at_once: true }
-            }
-            Err(CheckFailure::Denied(_)) => Event::Failed { sent, at_once: false },
-            Err(CheckFailure::Failed(failure)) => {
-                debug!(epoch = self.arguments.epoch, ?failure, "heartbeat failed");
-                Event::Failed { sent, at_once: false }
-            }
-        };
-        self.feed(input, myself);
-    }
-
-    /// Warns once when an access list denies heartbeats.
-    fn warn_if_denied(&mut self, result: &Result<(), CheckFailure>) {
-        let Some(live) = &mut self.live else { return };
-        let was_denied = live.denied;
-        live.denied = matches!(result, Err(CheckFailure::Denied(_)));
-        if let (Err(CheckFailure::Denied(path)), false) = (result, was_denied) {
-            warn!(path, "the access list of a node denies reading it: leases cannot be proven");
-        }
-    }
-
-    /// Reads each node of the batch, because a check reports only the first missing one.
-    fn find_missing(&mut self, batch: Vec<String>, myself: &ActorRef<SessionMessage>) {
-        let Some(live) = &mut self.live else { return };
-        live.skip_nodes = true;
-        let reads: Vec<_> = batch.iter().map(|path| live.connection.client.read(path)).collect();
-        let myself = myself.clone();
-        self.tasks.spawn(async move {
-            let gone = |(path, read)| matches!(read, Err(Failure::NoNode)).then_some(path);
-            let missing = batch.into_iter().zip(join_all(reads).await).filter_map(gone).collect();
-            let _ = myself.cast(SessionMessage::Missing(missing));
-        });
-    }
-
-    fn missing(&mut self, paths: Vec<String>) {
-        let Some(live) = &self.live else { return };
-        // Nodes that their owners deleted in the meantime are no longer tracked, and not missing.
-        let paths: Vec<String> =
-            paths.into_iter().filter(|path| live.connection.nodes.untrack(path)).collect();
-        let _ = self.arguments.registry.send_message(SessionNotice::Missing(paths));
-    }
-
     fn ended(&mut self, myself: &ActorRef<SessionMessage>) {
         match self.closing.take() {
             Some(reply) => {
@@ -539,91 +410,5 @@ impl Drop for State {
     }
 }
 
-/// Delivers changes of the connection's state and answers to heartbeats. State changes come first: if an answer that
-/// came over a new connection were delivered before the reconnect, it would count as an answer of the old connection.
-async fn pump(
-    mut states: BoxStream<'static, LinkState>,
-    mut heartbeats: mpsc::UnboundedReceiver<BoxFuture<'static, SessionMessage>>,
-    tell: impl Fn(SessionMessage) -> bool,
-) {
-    let (mut answers, mut linked) = (FuturesUnordered::new(), true);
-    loop {
-        let message = tokio::select! {
-            biased;
-            link = states.next(), if linked => match link {
-                Some(link) => SessionMessage::Link(link),
-                None => {
-                    linked = false;
-                    continue;
-                }
-            },
-            Some(answer) = answers.next() => {
-                // A state change may have arrived since it was polled above, and before the answer.
-                while let Some(link) = linked.then(|| states.next().now_or_never()).flatten() {
-                    linked = link.is_some();
-                    if link.is_some_and(|link| !tell(SessionMessage::Link(link))) {
-                        return;
-                    }
-                }
-                answer
-            }
-            Some(heartbeat) = heartbeats.recv() => {
-                answers.push(heartbeat);
-                continue;
-            }
-            else => return,
-        };
-        if !tell(message) {
-            return;
-        }
-    }
-}
-
-/// The part of the timeout up to which a round trip has no effect on leases.
-const SLOW: u32 = 20;
-
 /// How long closing waits for the server to confirm it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-
-#[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-
-    use futures::stream;
-
-    use super::*;
-
-    /// The client reports a new connection before it returns an answer that came over it.
-    #[tokio::test]
-    async fn a_reconnect_is_delivered_before_the_answers_that_came_over_the_new_connection() {
-        let (heartbeats, answers) = mpsc::unbounded_channel::<BoxFuture<'static, SessionMessage>>();
-        let (connected, reconnected) = futures::channel::oneshot::channel::<()>();
-        let links = stream::once(async move {
-            let _ = reconnected.await;
-            LinkState::Up
-        });
-        let (answered, answer) = futures::channel::oneshot::channel::<()>();
-        let told = RefCell::new(Vec::new());
-        let tell = |message: SessionMessage| {
-            told.borrow_mut().push(match message {
-                SessionMessage::Link(_) => "link",
-                SessionMessage::HeartbeatAnswered { .. } => "answer",
-                _ => "something else",
-            });
-            true
-        };
-        let heartbeat = async move {
-            let _ = answer.await;
-            SessionMessage::HeartbeatAnswered { sent: Moment(1), batch: Vec::new(), result: Ok(()) }
-        };
-        heartbeats.send(Box::pin(heartbeat)).expect("the pump receives it");
-        drop(heartbeats);
-        let mut pump = Box::pin(pump(links.boxed(), answers, tell));
-        assert!(futures::poll!(pump.as_mut()).is_pending());
-        // Both are ready when the pump polls again.
-        connected.send(()).expect("the pump awaits the link");
-        answered.send(()).expect("the pump awaits the answer");
-        pump.await;
-        assert_eq!(*told.borrow(), ["link", "answer"]);
-    }
-}
