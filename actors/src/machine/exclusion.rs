@@ -17,16 +17,6 @@ pub enum Mode {
     Write,
 }
 
-impl Mode {
-    /// Whether every later contender waits for one in this mode.
-    pub fn blocks_all(self) -> bool {
-        match self {
-            Mode::Lock | Mode::Write => true,
-            Mode::Read => false,
-        }
-    }
-}
-
 /// The naming scheme of a contender's node. Clients with the same scheme share a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
