@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 const LOCK: &str = "/lockkeeper/fenced-object";
 const OBJECT: &str = "fenced";
 /// The attribute of the object that holds the token.
-const TOKEN: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("fencing-token"));
+const TOKEN: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("fencing_token"));
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
