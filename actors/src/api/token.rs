@@ -13,8 +13,8 @@ use thiserror::Error;
 /// paused past the end of its lease. Tokens keep growing even when the lock's directory is deleted and created again.
 ///
 /// A token is opaque: only its order has a meaning. Of two holders of one path that exclude each other, the later one
-/// has the larger token. The two are equal only if they share a node that [lingers][linger]: such holders are of one
-/// process. So a resource accepts a token that equals the stored one, as `stored <= token` does. Tokens of different
+/// has the larger token. The two are equal only if they share a node that [lingers][linger], or are permits that were
+/// taken one after the other under one node of the semaphore's queue: such holders are of one process. So a resource accepts a token that equals the stored one, as `stored <= token` does. Tokens of different
 /// paths are not to be compared, because one transaction may create nodes on several of them. The difference of two
 /// tokens means nothing.
 ///
