@@ -115,6 +115,22 @@ pub async fn start(settings: KeeperSettings) -> Result<Started, ConnectError> {
     Ok(Started { keeper, registry, clock, metrics, state: view, closing })
 }
 
+/// A running keeper.
+#[derive(Clone)]
+pub struct Started {
+    /// The root actor.
+    pub keeper: ActorRef<KeeperMessage>,
+    /// The registry, which finds or starts the actors of paths.
+    pub registry: DerivedActorRef<RegistryMessage>,
+    /// The clock that deadlines are measured with.
+    pub clock: Clock,
+    /// Counts and times what happens.
+    pub metrics: Metrics,
+    /// The state of the session. Its sender is dropped when the keeper ends.
+    pub state: watch::Receiver<KeeperState>,
+    closing: Arc<AtomicBool>,
+}
+
 impl Started {
     /// Whether the keeper is closing, closed or dead.
     pub fn is_closed(&self) -> bool {
@@ -136,22 +152,6 @@ impl Started {
             }
         }
     }
-}
-
-/// A running keeper.
-#[derive(Clone)]
-pub struct Started {
-    /// The root actor.
-    pub keeper: ActorRef<KeeperMessage>,
-    /// The registry, which finds or starts the actors of paths.
-    pub registry: DerivedActorRef<RegistryMessage>,
-    /// The clock that deadlines are measured with.
-    pub clock: Clock,
-    /// Counts and times what happens.
-    pub metrics: Metrics,
-    /// The state of the session. Its sender is dropped when the keeper ends.
-    pub state: watch::Receiver<KeeperState>,
-    closing: Arc<AtomicBool>,
 }
 
 struct StopOnDrop(Option<ActorRef<KeeperMessage>>);
@@ -192,10 +192,9 @@ impl Drop for StateSender {
 
 struct State {
     settings: KeeperSettings,
-    clock: Clock,
     view: StateSender,
     /// Shared with all handles.
-    closing_seen: Arc<AtomicBool>,
+    is_closing: Arc<AtomicBool>,
     registry: ActorRef<RegistryActorMessage>,
     session: Option<ActorRef<SessionMessage>>,
     /// The number of the newest session; sessions are numbered from one.
@@ -231,17 +230,16 @@ impl KeeperActor {
         myself: ActorRef<KeeperMessage>,
         KeeperArguments { settings, first, closing, sender }: KeeperArguments,
     ) -> Result<State, ActorProcessingErr> {
-        let clock = settings.clock;
-        let (randomness, metrics) = (settings.randomness.clone(), settings.metrics.clone());
+        let (clock, randomness, metrics) =
+            (settings.clock, settings.randomness.clone(), settings.metrics.clone());
         let recording = settings.recording.clone();
         let arguments = RegistryArguments { clock, randomness, metrics, recording };
         let (registry, _) = Actor::spawn_linked(None, RegistryActor, arguments, myself.get_cell()).await?;
         myself.cast(KeeperMessage::StartSession)?;
         Ok(State {
             settings,
-            clock,
             view: sender,
-            closing_seen: closing,
+            is_closing: closing,
             registry,
             session: None,
             epoch: 0,
@@ -342,7 +340,7 @@ impl KeeperActor {
             if state.closing_session {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
-                state.disconnected_since.get_or_insert(state.clock.now());
+                state.disconnected_since.get_or_insert(state.settings.clock.now());
                 myself.send_after(state.rest(), || KeeperMessage::StartSession);
             }
         }
@@ -367,7 +365,7 @@ impl State {
             keeper: myself.get_derived(),
             registry: self.registry.get_derived(),
             connector: self.settings.connector.clone(),
-            clock: self.clock,
+            clock: self.settings.clock,
             epoch: self.epoch + 1,
             announced: self.announced.clone(),
             connect_timeout,
@@ -384,7 +382,7 @@ impl State {
 
     /// The time left until the keeper gives up; `None` without a limit.
     fn until_giving_up(&self) -> Option<Duration> {
-        let tried = self.clock.now().since(self.disconnected_since?);
+        let tried = self.settings.clock.now().since(self.disconnected_since?);
         Some(self.settings.restart.give_up_after?.saturating_sub(tried))
     }
 
@@ -492,7 +490,7 @@ impl State {
         let first = self.closing.is_none();
         self.closing.get_or_insert_default().extend(reply);
         if first {
-            self.closing_seen.store(true, Ordering::Relaxed);
+            self.is_closing.store(true, Ordering::Relaxed);
             if let Some(limit) = self.settings.close_timeout {
                 myself.send_after(limit, || KeeperMessage::CloseOverdue);
             }

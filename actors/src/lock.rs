@@ -9,7 +9,7 @@ use futures::future::{Either, select};
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
-use self::joint_create::{Entrant, JointCreate, Part};
+use self::joint_create::{Entrant, JointCreate, LockPart};
 use self::shared_options::SharedOptions;
 use crate::api::contender::{Contender, Known};
 use crate::api::error::{AdvertiseError, QueryError};
@@ -29,7 +29,7 @@ pub(crate) struct LockActor;
 pub(crate) enum LockActorMessage {
     Public(LockMessage),
     /// A request that is one part of a multi-lock. Boxed, because an actor at rest has room for its largest message.
-    AcquirePart(Box<(AcquireRequest, Part)>),
+    AcquirePart(Box<(AcquireRequest, LockPart)>),
     /// Creates the nodes of a multi-lock, among them a node of this lock.
     JointCreate(JointCreate),
     Release(Release),
@@ -43,7 +43,7 @@ pub(crate) struct State {
     path: Path<LingeringLock>,
     myself: ActorRef<LockActorMessage>,
     /// The requests that are parts of multi-locks.
-    parts: BTreeMap<Ticket, Part>,
+    parts: BTreeMap<Ticket, LockPart>,
     /// Callers who wait until the node of a request has its new data.
     identifying: Vec<(Ticket, AdvertisePort)>,
     options: SharedOptions,
@@ -159,7 +159,7 @@ impl State {
         }
     }
 
-    fn acquire(&mut self, request: AcquireRequest, part: Option<Part>) {
+    fn acquire(&mut self, request: AcquireRequest, part: Option<LockPart>) {
         let (ticket, wait, options) = (request.ticket, request.wait, request.options.clone());
         // A later round of a multi-lock was admitted in its first round.
         let again = part.as_ref().is_some_and(|part| part.again);

@@ -17,7 +17,7 @@ use crate::api::keep_alive::KeepAlive;
 use crate::api::lease::{Lease, LeaseState, ReleasePort};
 use crate::api::multi_lease::MultiLease;
 use crate::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest};
-use crate::lock::joint_create::{Entrant, JointCreate, Part as LockPart};
+use crate::lock::joint_create::{Entrant, GivenBack, JointCreate, LockPart};
 use crate::machine::backoff::Rests;
 use crate::machine::multi_lock::{Cause, Command, Event, MultiLock};
 use crate::machine::{Ticket, Wait};
@@ -66,7 +66,7 @@ pub(crate) enum MultiLockActorMessage {
     /// A part's node can be created.
     Ready(u64, usize, Entrant),
     /// The transaction was answered. These parts can be tried again.
-    Made(u64, Vec<(usize, Entrant)>),
+    Made(u64, Vec<GivenBack>),
     /// A part's request has ended.
     Over(u64, usize),
     Cancel,

@@ -242,8 +242,3 @@ fn certificates(path: &PathBuf) -> Result<String, Failure> {
 fn unusable(path: &Path, why: impl std::fmt::Display) -> Failure {
     Failure::usage(format!("cannot use {}: {why}", path.display()))
 }
-
-/// The name of this host.
-pub fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}

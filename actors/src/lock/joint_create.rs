@@ -16,7 +16,7 @@ use crate::session::SessionHandle;
 use crate::zookeeper::{CreatedNodes, NewNode, NotCreated};
 
 /// Marks a request as one part of a multi-lock.
-pub(crate) struct Part {
+pub(crate) struct LockPart {
     /// Whether an earlier round of the multi-lock failed.
     pub again: bool,
     /// Receives the contender when its node must be created.
@@ -48,11 +48,11 @@ pub(crate) struct JointCreate {
     pub entrants: Vec<Entrant>,
     /// Receives, before any lock gets its answer, the parts that can be tried again because another part made the
     /// transaction fail.
-    pub answer: Box<dyn FnOnce(Vec<Retried>) + Send>,
+    pub answer: Box<dyn FnOnce(Vec<GivenBack>) + Send>,
 }
 
 /// An entrant that can be tried again, with the number of its part.
-pub(crate) type Retried = (usize, Entrant);
+pub(crate) type GivenBack = (usize, Entrant);
 
 impl Entrant {
     /// The failure of a contender whose create was not sent.

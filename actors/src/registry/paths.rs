@@ -163,8 +163,7 @@ mod tests {
 
     async fn entry(instance: u128) -> Entry<LockActorMessage> {
         let (actor, _) = Actor::spawn(None, PathActor, ()).await.expect("it starts");
-        let mut entry =
-            Entry { actor, instance: Instance::new(instance), handles: 0, generation: 0, epoch: 0 };
+        let mut entry = Entry::new(actor, Instance::new(instance));
         entry.opened();
         entry
     }

@@ -6,8 +6,6 @@ use std::time::SystemTime;
 use lockkeeper::inspect::{Inventory, PathState};
 use rustix::process::{Pid, test_kill_process};
 
-use crate::connect::host;
-
 /// What conclusions may use.
 pub struct Facts {
     /// The time of the servers' clock, or why it is not known.
@@ -46,5 +44,7 @@ fn process_runs(identifier: &str) -> Option<bool> {
     let (_, at) = user_and_host.rsplit_once('@')?;
     let process = Pid::from_raw(process.parse().ok()?)?;
     // A process of another user may not be signalled, but runs.
-    (at == host()).then(|| !matches!(test_kill_process(process), Err(rustix::io::Errno::SRCH)))
+    let host = rustix::system::uname();
+    (at == host.nodename().to_string_lossy())
+        .then(|| !matches!(test_kill_process(process), Err(rustix::io::Errno::SRCH)))
 }
