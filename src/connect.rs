@@ -65,13 +65,18 @@ impl KeeperOptions {
         KeeperOptions { session_timeout, ..self }
     }
 
-    /// How long [`connect`](KeeperOptions::connect) tries to establish a session. The default is ten seconds.
+    /// How long [`connect`](KeeperOptions::connect) tries to establish a session, and how long a round of attempts takes
+    /// in a keeper that has lost its session: see [`backoff`](KeeperOptions::backoff). The default is ten seconds.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
     }
 
-    /// The pause between attempts to connect after a session was lost: `initial` at first, then doubled each time up to
-    /// `maximum`, each minus a random part of up to a half. The defaults are 100 milliseconds and five seconds.
+    /// The pause between two rounds of attempts to connect after a session was lost: `initial` at first, then doubled
+    /// each time up to `maximum`, each minus a random part of up to a half. The defaults are 100 milliseconds and five
+    /// seconds.
+    ///
+    /// A round takes up to the [connect timeout](KeeperOptions::connect_timeout). Within it, a failed attempt is
+    /// repeated after a pause of at most 100 milliseconds at first, and at most one second later.
     pub fn backoff(self, initial: Duration, maximum: Duration) -> Self {
         let backoff = Backoff { initial, maximum };
         KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
