@@ -127,8 +127,8 @@ impl KeeperOptions {
     }
 
     /// Records what the keeper decides, and why: every event that its state machines receive, and every command that
-    /// they give. For reports of bugs; see [`Recording`] for what is in it. Without a record, which is the default, this
-    /// costs nothing.
+    /// they give. For reports of bugs; see [`Recording`] for what is in it. Without a record, which is the default, each
+    /// event costs one branch.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -30,7 +30,8 @@ use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
 ///
-/// It closes in the background when all its clones, handles, guards, candidates and requests have been dropped.
+/// It closes in the background when all its clones, handles, guards, candidates, requests, inspectors, health checks and
+/// streams of leaders have been dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
