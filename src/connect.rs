@@ -24,6 +24,10 @@ use crate::identity;
 use crate::options::{Defaults, MAX_IDENTIFIER, MAX_NODE};
 
 /// Options for connecting, from [`Keeper::options`](crate::Keeper::options).
+///
+/// Times, other than those of [`backoff`](KeeperOptions::backoff), are at least one millisecond and less than 2^31
+/// milliseconds (24 days). If an option cannot be used, [`connect`](KeeperOptions::connect) fails with
+/// [`InvalidOption`](ConnectError::InvalidOption).
 #[derive(Clone)]
 pub struct KeeperOptions {
     session_timeout: Duration,
@@ -65,8 +69,9 @@ impl KeeperOptions {
         KeeperOptions { session_timeout, ..self }
     }
 
-    /// How long [`connect`](KeeperOptions::connect) tries to establish a session, and how long a round of attempts takes
-    /// in a keeper that has lost its session: see [`backoff`](KeeperOptions::backoff). The default is ten seconds.
+    /// How long [`connect`](KeeperOptions::connect) tries to establish a session. For a keeper that has lost its
+    /// session, how long one round of attempts takes: see [`backoff`](KeeperOptions::backoff). The default is ten
+    /// seconds.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
     }
@@ -107,13 +112,14 @@ impl KeeperOptions {
     }
 
     /// The text that identifies this process when contenders are listed. At most 960 KiB. The default is `user@host:pid`.
-    /// Everybody who may read the nodes sees it; an empty text tells nothing.
+    /// Everybody who may read the nodes sees it; an empty text hides it.
     pub fn identifier(self, identifier: impl Into<String>) -> Self {
         KeeperOptions { identifier: identifier.into().into_bytes(), ..self }
     }
 
-    /// The access list of all nodes that the keeper creates, at most 976 KiB together with the identifier. The default
-    /// permits everything to everyone. Contenders must be able to read each other's nodes.
+    /// The access list of all nodes that the keeper creates. It must have at least one entry, and may have 976 KiB
+    /// together with the identifier. The default permits everything to everyone. Contenders must be able to read each
+    /// other's nodes.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         KeeperOptions { acl, ..self }
     }
@@ -127,8 +133,8 @@ impl KeeperOptions {
     }
 
     /// Records what the keeper decides, and why: every event that its state machines receive, and every command that
-    /// they give. For reports of bugs; see [`Recording`] for what is in it. Without a record, which is the default, each
-    /// event costs one branch.
+    /// they give. For reports of bugs; see [`Recording`] for what is in it. Without a record, which is the default,
+    /// each event costs one branch.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
