@@ -1,12 +1,12 @@
 //! An application of ractor actors that uses locks by messages only. Its supervisor connects the keeper as its own
 //! child, and gives the workers a reference to the lock. When the keeper dies, because the servers are down for longer
-//! than `give_up_after`, the supervisor connects again, and the workers get a new reference.
+//! than `give_up_after`, the supervisor connects again until it succeeds, and the workers get a new reference.
 //!
 //! `cargo run --example by_message` starts a ZooKeeper server in this process; an address after `--` selects a real one.
 
 use std::time::Duration;
 
-use lockkeeper::error::{AcquireError, Refused, ReleaseError};
+use lockkeeper::error::{AcquireError, ConnectError, Refused, ReleaseError};
 use lockkeeper::messages::{LockEvent, LockMessage, Ticket, Wait};
 use lockkeeper::{Keeper, Lock, LockGuard};
 use lockkeeper_embedded::{Embedded, Proxy};
@@ -22,6 +22,7 @@ const DOWN_AFTER: u32 = 4;
 /// The messages of the supervisor.
 enum Message {
     Connect,
+    Connected(std::result::Result<Keeper, ConnectError>),
     JobDone,
 }
 
@@ -50,9 +51,22 @@ impl Supervisor {
     async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<()> {
         match message {
             Message::Connect => {
-                let options = Keeper::options().session_timeout(Duration::from_secs(1));
-                let options = options.give_up_after(Duration::from_millis(200));
-                let keeper = options.connect_linked(&state.servers.address(), &myself.get_cell()).await?;
+                let address = state.servers.address();
+                // A task waits for the servers, not this handler.
+                tokio::spawn(async move {
+                    let options = Keeper::options().session_timeout(Duration::from_secs(1));
+                    let options = options.give_up_after(Duration::from_millis(200));
+                    let connected = options.connect_linked(&address, &myself.get_cell()).await;
+                    // If the supervisor has ended, this drops the keeper.
+                    let _ = myself.cast(Message::Connected(connected));
+                });
+            }
+            Message::Connected(Err(error)) if error.is_retryable() => {
+                println!("no keeper yet: {error}");
+                myself.send_after(Duration::from_secs(1), || Message::Connect);
+            }
+            Message::Connected(Err(error)) => return Err(error.into()),
+            Message::Connected(Ok(keeper)) => {
                 let ledger = keeper.lock("/by-message/ledger")?;
                 println!("the keeper is connected");
                 for worker in &state.workers {
@@ -86,15 +100,14 @@ impl Supervisor {
         state: &mut State,
     ) -> Result<()> {
         let SupervisionEvent::ActorFailed(child, error) = event else { return Ok(()) };
-        match state.connected.take() {
-            Some((keeper, _)) if keeper.actor_id() == child.get_id() => {
-                println!("the keeper has died: {error}");
-                state.servers.refuse(false);
-                Ok(myself.cast(Message::Connect)?)
-            }
-            // A worker has failed, so the application fails.
-            Some(_) | None => Err(error),
+        // If a worker has failed, the application fails.
+        if state.workers.iter().any(|worker| worker.get_id() == child.get_id()) {
+            return Err(error);
         }
+        println!("the keeper has died: {error}");
+        state.connected = None;
+        state.servers.refuse(false);
+        Ok(myself.cast(Message::Connect)?)
     }
 }
 

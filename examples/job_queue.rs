@@ -41,11 +41,15 @@ async fn main() -> Result<()> {
 
 async fn clerk(name: &str, address: String, jobs: Arc<[Job]>) -> Result<()> {
     let keeper = Keeper::options().identifier(name).connect(&address).await?;
-    let zookeeper = Client::connect(&address).await?; // reads the markers
+    let mut zookeeper = Client::connect(&address).await?; // reads the markers
     for job in jobs.iter() {
         let lock = keeper.lock(&format!("{}/lock", job.path))?;
         loop {
             let guard = lock.acquire().await?;
+            // Unlike the keeper, this client does not replace a session that has ended.
+            if zookeeper.state().is_terminated() {
+                zookeeper = Client::connect(&address).await?;
+            }
             let outcome = match guard.protect(once(job, &guard, &zookeeper)).await {
                 Ok(outcome) => outcome?,
                 Err(_lost) => Outcome::Uncertain,
@@ -64,7 +68,7 @@ async fn clerk(name: &str, address: String, jobs: Arc<[Job]>) -> Result<()> {
 enum Outcome {
     Done,
     FoundDone,
-    /// The lock was lost, or the answer to the marker. The next attempt finds out whether the job is done.
+    /// The lock was lost, or an answer about the marker. The next attempt finds out whether the job is done.
     Uncertain,
 }
 
@@ -72,9 +76,16 @@ enum Outcome {
 async fn once(job: &Job, guard: &LockGuard, zookeeper: &Client) -> Result<Outcome> {
     let marker = format!("{}/done", job.path);
     // The former holder may have created the marker at a server that is ahead of the one that is asked here.
-    zookeeper.sync(&marker).await?;
-    if zookeeper.check_stat(&marker).await?.is_some() {
-        return Ok(Outcome::FoundDone);
+    let found = match zookeeper.sync(&marker).await {
+        Ok(()) => zookeeper.check_stat(&marker).await,
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(None) => {}
+        Ok(Some(_)) => return Ok(Outcome::FoundDone),
+        Err(error @ zookeeper_client::Error::NoAuth) => return Err(error.into()),
+        // The connection broke, or the session has ended.
+        Err(_) => return Ok(Outcome::Uncertain),
     }
     job.work().await?;
     match guard.fenced().create(marker, guard.token().to_string()).commit().await {

@@ -1,5 +1,5 @@
 //! A plain Tokio service without actors: two instances of a billing service, of which one bills at a time. It works in
-//! rounds, each cancelled if the lease ends; it passes the fencing token to its database; and it shuts down in order.
+//! rounds, each cancelled if the lease ends; it passes the fencing token to its database; and it shuts down cleanly.
 //!
 //! `cargo run --example service` starts a ZooKeeper server in this process; an address after `--` selects a real one.
 

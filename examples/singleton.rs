@@ -44,7 +44,7 @@ async fn member(address: &str, name: &str) -> Result<()> {
     let name = name.to_owned();
     let candidate = scheduler.run(move |lease| (Scheduler, (name.clone(), lease)), Some);
 
-    // Run until the parent closes our standard input, then shut down in order.
+    // Run until the parent closes our standard input, then shut down cleanly.
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
     candidate.shutdown().await;
     keeper.close().await;

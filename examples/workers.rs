@@ -43,8 +43,9 @@ async fn worker(address: String, number: usize, working: Arc<AtomicUsize>) -> Re
     println!("  worker-{number} works");
     // The sleep simulates work. `protect` ends it early if the lease ends, because then other workers may hold the
     // permit.
-    permit.protect(tokio::time::sleep(Duration::from_millis(50))).await?;
+    let worked = permit.protect(tokio::time::sleep(Duration::from_millis(50))).await;
     working.fetch_sub(1, Ordering::SeqCst);
+    worked?;
     permit.release().await?;
     keeper.close().await;
     Ok(seen)

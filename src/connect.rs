@@ -24,6 +24,10 @@ use crate::identity;
 use crate::options::{Defaults, MAX_NODE, MAX_REQUEST};
 
 /// Options for connecting, from [`Keeper::options`](crate::Keeper::options).
+///
+/// Times, other than those of [`backoff`](KeeperOptions::backoff), are at least one millisecond and less than 2^31
+/// milliseconds (24 days). If an option cannot be used, [`connect`](KeeperOptions::connect) fails with
+/// [`InvalidOption`](ConnectError::InvalidOption).
 #[derive(Clone)]
 pub struct KeeperOptions {
     session_timeout: Duration,
@@ -65,13 +69,19 @@ impl KeeperOptions {
         KeeperOptions { session_timeout, ..self }
     }
 
-    /// How long [`connect`](KeeperOptions::connect) tries to establish a session. The default is ten seconds.
+    /// How long [`connect`](KeeperOptions::connect) tries to establish a session. For a keeper that has lost its
+    /// session, how long one round of attempts takes: see [`backoff`](KeeperOptions::backoff). The default is ten
+    /// seconds.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
     }
 
-    /// The pause between attempts to connect after a session was lost: `initial` at first, then doubled each time up to
-    /// `maximum`, each minus a random part of up to a half. The defaults are 100 milliseconds and five seconds.
+    /// The pause between two rounds of attempts to connect after a session was lost: `initial` at first, then doubled
+    /// each time up to `maximum`, each minus a random part of up to a half. The defaults are 100 milliseconds and five
+    /// seconds.
+    ///
+    /// A round takes up to the [connect timeout](KeeperOptions::connect_timeout). Within it, a failed attempt is
+    /// repeated after a pause of at most 100 milliseconds at first, and at most one second later.
     pub fn backoff(self, initial: Duration, maximum: Duration) -> Self {
         let backoff = Backoff { initial, maximum };
         KeeperOptions { restart: RestartPolicy { backoff, ..self.restart }, ..self }
@@ -102,13 +112,14 @@ impl KeeperOptions {
     }
 
     /// The text that identifies this process when contenders are listed. At most 960 KiB. The default is `user@host:pid`.
-    /// Everybody who may read the nodes sees it; an empty text tells nothing.
+    /// Everybody who may read the nodes sees it; an empty text hides it.
     pub fn identifier(self, identifier: impl Into<String>) -> Self {
         KeeperOptions { identifier: identifier.into().into_bytes(), ..self }
     }
 
-    /// The access list of all nodes that the keeper creates, at most 976 KiB together with the identifier. The default
-    /// permits everything to everyone. Contenders must be able to read each other's nodes.
+    /// The access list of all nodes that the keeper creates. It must have at least one entry, and may have 976 KiB
+    /// together with the identifier. The default permits everything to everyone. Contenders must be able to read each
+    /// other's nodes.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         KeeperOptions { acl, ..self }
     }
@@ -122,8 +133,8 @@ impl KeeperOptions {
     }
 
     /// Records what the keeper decides, and why: every event that its state machines receive, and every command that
-    /// they give. For reports of bugs; see [`Recording`] for what is in it. Without a record, which is the default, this
-    /// costs nothing.
+    /// they give. For reports of bugs; see [`Recording`] for what is in it. Without a record, which is the default,
+    /// each event costs one branch.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

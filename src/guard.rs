@@ -75,6 +75,9 @@ impl<M> Guard<M> {
 
     /// The time until which no holder that this guard excludes can have the lock, as far as is proven now. Heartbeats
     /// extend it. It is in the past once the lease is lost, and `None` for a lock that outlives sessions.
+    ///
+    /// The lease also runs out while the machine sleeps, which an [`Instant`] does not show: call this again after a
+    /// sleep, or use [`state`](Guard::state), which takes it into account on Linux.
     pub fn valid_until(&self) -> Option<Instant> {
         self.0.valid_until()
     }
@@ -101,6 +104,14 @@ impl<M> Guard<M> {
     /// lease is over, and then the result is dropped, too. So work that begins again has to look what has been done.
     ///
     /// Work that never awaits cannot be interrupted. Only the fencing token protects against its late writes.
+    ///
+    /// # Errors
+    ///
+    /// [`LostError`] if the lease is lost before `work` is known to be done.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops `work` at its current await. The guard keeps the lock.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

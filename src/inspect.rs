@@ -68,6 +68,8 @@ impl Inspector {
 
     /// As [`walk`](Inspector::walk), but does not read again the contenders that `known` shows. So it notices neither
     /// their new data nor new access lists. For views of large queues that are refreshed often.
+    ///
+    /// Errors and cancel safety are as in [`walk`](Inspector::walk).
     pub async fn walk_again(&self, prefix: &str, known: Inventory) -> Result<Inventory, InspectError> {
         if prefix != "/" {
             check_path(prefix)?;

@@ -30,7 +30,8 @@ use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
 ///
-/// It closes in the background when all its clones, handles, guards, candidates and requests have been dropped.
+/// It closes in the background when all its clones, handles, guards, candidates, requests, inspectors, health checks
+/// and streams of leaders have been dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -68,6 +69,11 @@ impl Keeper {
 
     /// Creates a handle to the exclusive lock on `path`. This checks the path, and does no I/O.
     ///
+    /// # Errors
+    ///
+    /// [`InvalidPath`] if the path is empty, relative, the root, or longer than 32 KiB, ends with `/`, has an empty
+    /// part or a part `.` or `..`, is `/zookeeper` or below it, or has a character that ZooKeeper does not allow.
+    ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -84,16 +90,28 @@ impl Keeper {
     }
 
     /// As [`lock`](Keeper::lock), with options.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHandle`] if the path or an option cannot be used.
     pub fn lock_with(&self, path: &str, options: LockOptions) -> Result<Lock, InvalidHandle> {
         Ok(Lock::new(&self.shared, path, options.checked(&self.shared.defaults)?)?)
     }
 
     /// Creates a handle to the read/write lock on `path`. This checks the path, and does no I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPath`], as [`lock`](Keeper::lock).
     pub fn read_write(&self, path: &str) -> Result<ReadWriteLock, InvalidPath> {
         ReadWriteLock::new(&self.shared, path, LockOptions::default())
     }
 
     /// As [`read_write`](Keeper::read_write), with options.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHandle`] if the path or an option cannot be used.
     pub fn read_write_with(&self, path: &str, options: LockOptions) -> Result<ReadWriteLock, InvalidHandle> {
         Ok(ReadWriteLock::new(&self.shared, path, options.checked(&self.shared.defaults)?)?)
     }
@@ -157,17 +175,30 @@ impl Keeper {
 
     /// Creates a handle to a singleton, an actor that runs once in the cluster, which uses the lock on `path`. This
     /// checks the path, and does no I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPath`], as [`lock`](Keeper::lock).
     pub fn singleton(&self, path: &str) -> Result<Singleton, InvalidPath> {
         Singleton::new(&self.shared, path, SingletonOptions::default())
     }
 
     /// As [`singleton`](Keeper::singleton), with options.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHandle`] if the path or an option cannot be used.
     pub fn singleton_with(&self, path: &str, options: SingletonOptions) -> Result<Singleton, InvalidHandle> {
         Ok(Singleton::new(&self.shared, path, options.checked(&self.shared.defaults)?)?)
     }
 
     /// Creates a handle to the semaphore at `path` with this number of permits. This checks the arguments, and does no
     /// I/O. [`Semaphore`] describes what happens if another number is stored in ZooKeeper.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHandle::Path`] if the path is invalid, as for [`lock`](Keeper::lock). [`InvalidHandle::NoPermits`] if
+    /// `permits` is zero.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -184,6 +215,10 @@ impl Keeper {
     }
 
     /// As [`semaphore`](Keeper::semaphore), with options.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHandle`] if the path, the number or an option cannot be used.
     pub fn semaphore_with(
         &self,
         path: &str,
@@ -195,11 +230,19 @@ impl Keeper {
 
     /// Creates a handle to the semaphore at `path` with the number of permits that is stored there. Acquiring fails
     /// with [`PermitsError::NoLimit`](crate::error::PermitsError::NoLimit) while no number is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHandle::Path`] if the path is invalid, as for [`lock`](Keeper::lock).
     pub fn semaphore_stored(&self, path: &str) -> Result<Semaphore, InvalidHandle> {
         self.semaphore_stored_with(path, LockOptions::default())
     }
 
     /// As [`semaphore_stored`](Keeper::semaphore_stored), with options.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHandle`] if the path or an option cannot be used.
     pub fn semaphore_stored_with(
         &self,
         path: &str,
@@ -304,7 +347,8 @@ impl Keeper {
     }
 
     /// The session's events as a stream: the most recent one, then every later one. The last one is
-    /// [`SessionEvent::Closed`], however the keeper ends. It is the only one if the keeper has ended already.
+    /// [`SessionEvent::Closed`], however the keeper ends. It is the only one if the keeper has ended already. Events
+    /// that are not taken wait in memory, without a limit.
     pub fn events(&self) -> Events {
         let (sender, receiver) = mpsc::unbounded_channel();
         // A keeper that has ended drops the sender.

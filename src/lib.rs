@@ -50,8 +50,9 @@ pub use ractor;
 
 /// Errors: one enum for each operation.
 ///
-/// `is_retryable` tells whether the same call can succeed later without a change to the code or the cluster. An error of
-/// the ZooKeeper client is the [`source`](std::error::Error::source).
+/// `is_retryable` tells whether the same call can succeed later without a change to the code or the cluster. Errors
+/// without it do not go away by a retry. An error of the ZooKeeper client is the
+/// [`source`](std::error::Error::source).
 pub mod error {
     #[doc(inline)]
     pub use lockkeeper_actors::api::error::{

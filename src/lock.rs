@@ -91,7 +91,9 @@ impl<M: Access> Lock<M> {
     /// # Errors
     ///
     /// [`TryAcquireError::Contended`] if another contender is ahead. [`TryAcquireError::Suspended`], without asking the
-    /// server, while the connection is suspended.
+    /// server, while the connection is suspended. If the servers do not answer, the try ends with it when the keeper
+    /// notices that, at most seven tenths of the session timeout later. [`TryAcquireError::Failed`] if the request
+    /// fails, as [`acquire`](Lock::acquire).
     ///
     /// # Cancel safety
     ///
@@ -107,7 +109,10 @@ impl<M: Access> Lock<M> {
     /// # Errors
     ///
     /// [`AcquireTimeoutError::TimedOut`] when the time is over. By then the request to delete the node has been sent;
-    /// it is confirmed in the background.
+    /// it is confirmed in the background. The error does not say whether another contender held the lock or ZooKeeper
+    /// was out of reach: see [`Keeper::state`](crate::Keeper::state) and [`Keeper::health`](crate::Keeper::health).
+    ///
+    /// [`AcquireTimeoutError::Failed`] if the request fails, as [`acquire`](Lock::acquire).
     ///
     /// # Cancel safety
     ///
@@ -121,7 +126,7 @@ impl<M: Access> Lock<M> {
     ///
     /// # Errors
     ///
-    /// [`AcquireTimeoutError::TimedOut`] when the time is over.
+    /// As [`acquire_timeout`](Lock::acquire_timeout).
     ///
     /// # Cancel safety
     ///

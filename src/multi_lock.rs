@@ -211,8 +211,8 @@ impl MultiGuard {
         self.0.lost().await;
     }
 
-    /// Runs `work` until one of the locks is lost. Then it is unknown how far `work` has come: see
-    /// [`Guard::protect`](crate::Guard::protect).
+    /// Runs `work` until one of the locks is lost. Then it is unknown how far `work` has come. Errors and cancel safety
+    /// are as in [`Guard::protect`](crate::Guard::protect).
     pub async fn protect<F: Future>(&self, work: F) -> Result<F::Output, LostError> {
         self.0.protect(work).await
     }

@@ -109,14 +109,15 @@ impl LockOptions {
         LockOptions { container, ..self }
     }
 
-    /// The access list of the contender's node and of missing directories, at most 976 KiB together with the
-    /// identifier. The default is the keeper's access list.
+    /// The access list of the contender's node and of missing directories. It must have at least one entry, and may
+    /// have 976 KiB together with the identifier. The default is the keeper's access list.
     pub fn acl(self, acl: Vec<Acl>) -> Self {
         LockOptions { acl: Some(acl.into()), ..self }
     }
 
-    /// The largest number of requests of this process that may wait for the path. Further requests fail with
-    /// [`TooManyWaiting`](crate::error::AcquireError::TooManyWaiting) before anything is sent. There is no limit by default.
+    /// The largest number of requests of this process that may wait for the path, at least one. Further requests fail
+    /// with [`TooManyWaiting`](crate::error::AcquireError::TooManyWaiting) before anything is sent. There is no limit
+    /// by default.
     ///
     /// Requests of all handles of the path count until they are granted, refused or cancelled. Tries do not wait, so
     /// they are neither counted nor refused. A multi-lock's request is refused if the limit is reached on one of its
@@ -146,7 +147,8 @@ impl LockOptions {
     /// While the session is in doubt, and if the directory cannot be watched, no node stays. Each node that holds needs one
     /// watch.
     ///
-    /// Not for semaphores, multi-locks, and nodes that [outlive sessions](LockOptions::ephemeral).
+    /// Not for semaphores, multi-locks, and nodes that [outlive sessions](LockOptions::ephemeral): handles with such
+    /// options are refused with [`InvalidHandle`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -79,7 +79,7 @@ impl<E, T: Target> Pending<E, T> {
     /// When the actor ends, for whatever reason, a request that still waits is cancelled. A guard in the actor's
     /// mailbox or state is dropped, which releases the lock. A guard that the actor has passed on is not affected.
     ///
-    /// ractor sends the state of an actor that stops in order to its supervisor, if it has one, with the event
+    /// ractor sends the state of an actor that stops normally to its supervisor, if it has one, with the event
     /// `ActorTerminated`. The state is dropped when the supervisor has handled that. Drop the guard in `post_stop` to
     /// release the lock earlier.
     ///
@@ -110,7 +110,10 @@ impl<E, T: Target> Pending<E, T> {
     }
 
     /// Sends the request now, and its events to `on_event`. That runs inside the actor that serves the request, so it must
-    /// pass them on and never block.
+    /// pass them on and never block. If it panics, it is not called again, and its request is cancelled or released.
+    ///
+    /// The returned ticket [cancels](crate::Lock::cancel) the request. Unlike a request that is
+    /// [forwarded](Pending::forward), it is not bound to an actor, so nothing else cancels it while the keeper lives.
     pub fn listen(self, on_event: impl FnMut(LockEvent<T::Guard>) + Send + 'static) -> Ticket {
         let ticket = Ticket::new();
         self.target.request(ticket, self.wait, on_event);
@@ -234,7 +237,7 @@ impl TryAcquireError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
-    /// The timeout has expired.
+    /// The timeout has expired. Another contender held the lock or the permits, or ZooKeeper was out of reach.
     #[error("{path:?} was not acquired before the timeout")]
     TimedOut {
         /// The path. For a multi-lock, all paths, separated by commas.

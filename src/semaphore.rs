@@ -113,8 +113,9 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`TryAcquireError::Contended`] if no permit is free. [`TryAcquireError::Suspended`], without asking the server,
-    /// while the connection is suspended.
+    /// [`TryAcquireError::Contended`] if no permit is free. [`TryAcquireError::Suspended`] as in
+    /// [`Lock::try_acquire`](crate::Lock::try_acquire). [`TryAcquireError::Failed`] if the request fails, as
+    /// [`acquire`](Semaphore::acquire).
     ///
     /// # Cancel safety
     ///
@@ -135,7 +136,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`AcquireTimeoutError::TimedOut`] when the time is over.
+    /// [`AcquireTimeoutError::TimedOut`] when the time is over, also if ZooKeeper was out of reach.
+    /// [`AcquireTimeoutError::Failed`] if the request fails, as [`acquire`](Semaphore::acquire).
     ///
     /// # Cancel safety
     ///
@@ -153,7 +155,7 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`AcquireTimeoutError::TimedOut`] when the time is over.
+    /// As [`acquire_timeout`](Semaphore::acquire_timeout).
     ///
     /// # Cancel safety
     ///

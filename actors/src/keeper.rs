@@ -545,7 +545,7 @@ impl State {
         }
         warn!(
             actors = self.adopted.len(),
-            "close timeout reached: closing the session although actors still work under locks"
+            "close timeout reached: closing the session before all actors have ended and all releases are confirmed"
         );
         self.close_registry(myself)?;
         self.close_session(myself)

@@ -36,7 +36,7 @@ pub struct Connection {
     ///
     /// The credentials themselves are never an argument, because other users of a machine can read those. If the option
     /// is absent, and the variable LOCKKEEPER_AUTH is set, that is used. An example of a line is digest:user:password.
-    /// They open nodes, and close none: see --acl of `run`.
+    /// They give access to protected nodes. They do not protect the nodes that `run` creates: see --acl of `run`.
     #[arg(long, value_name = "SOURCE", value_parser = Source::parse)]
     pub auth: Option<Source>,
 

@@ -2,8 +2,8 @@
 //!
 //! [`Lock::actor`](crate::Lock::actor), [`Semaphore::actor`](crate::Semaphore::actor),
 //! [`MultiLock::actor`](crate::MultiLock::actor) and [`Candidate::actor`](crate::singleton::Candidate::actor) return a
-//! ractor reference that takes the messages of this module, so that `cast!`, `call!` and `call_t!` work. The reference is good
-//! for as long as a clone of its handle exists. It is local to this process.
+//! ractor reference that takes the messages of this module, so that `cast!`, `call!` and `call_t!` work. The reference
+//! is valid while a clone of its handle exists. It is local to this process.
 //!
 //! Every message with a reply port is answered, also by a keeper that is closing or closed.
 

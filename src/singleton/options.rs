@@ -53,7 +53,7 @@ impl SingletonOptions {
     }
 
     /// Names an actor of the application that is sent each failure of a run in this process, converted to one of its
-    /// messages. It decides nothing: the candidate starts the actor again by itself, after a
+    /// messages. It has no influence on restarts: the candidate starts the actor again by itself, after a
     /// [pause](SingletonOptions::backoff) or when it leads again.
     ///
     /// Failures are not sent as events of ractor's supervision, because a default `handle_supervisor_evt` would end the

@@ -34,15 +34,15 @@ impl Default for Contender {
     }
 }
 
-/// A lease of a semaphore, as listed from the semaphore's root.
+/// A permit that is taken, as listed from the semaphore's path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseHolder {
-    /// The lease's name below the root.
+    /// The node's name below the path.
     pub name: String,
-    /// The first KiB of the lease's data, which describes the owner. Invalid UTF-8 is shown as `\u{fffd}`.
+    /// The first KiB of the node's data, which describes the owner. Invalid UTF-8 is shown as `\u{fffd}`.
     pub identifier: String,
-    /// The session that owns the lease; `None` for a persistent node, which this library never creates for a lease.
+    /// The session that owns the node; `None` for a persistent node, which this library never creates for a permit.
     pub session: Option<i64>,
 }
 

@@ -46,7 +46,7 @@ pub enum AcquireError {
     /// [limit](https://docs.rs/lockkeeper/latest/lockkeeper/struct.LockOptions.html#method.max_waiting) allows.
     #[error("{limit} requests already wait for {path:?}, which is the limit of this handle")]
     TooManyWaiting {
-        /// The lock's directory, or the semaphore's root.
+        /// The lock's directory, or the semaphore's path.
         path: String,
         /// The maximum number of waiting requests.
         limit: usize,
@@ -55,7 +55,7 @@ pub enum AcquireError {
     /// [`source`](std::error::Error::source).
     #[error("a request for {path:?} was rejected")]
     Rejected {
-        /// The lock's directory, or the semaphore's root.
+        /// The lock's directory, or the semaphore's path.
         path: String,
         /// Why it was rejected.
         #[source]
@@ -64,7 +64,7 @@ pub enum AcquireError {
     /// The actor of this path stopped unexpectedly. Its nodes are being cleaned up, and the request can be repeated.
     #[error("the actor of {path:?} stopped unexpectedly: try again")]
     Stopped {
-        /// The lock's directory, or the semaphore's root.
+        /// The lock's directory, or the semaphore's path.
         path: String,
     },
 }
@@ -76,7 +76,7 @@ pub enum PermitsError {
     /// Zero permits were requested.
     #[error("at least one permit of {path:?} must be requested")]
     None {
-        /// The semaphore's root.
+        /// The semaphore's path.
         path: String,
     },
     /// More permits were requested than the semaphore has.
@@ -84,7 +84,7 @@ pub enum PermitsError {
         "{count} permits of {path:?} were requested, but it has only {limit}: request fewer, or resize it"
     )]
     TooMany {
-        /// The semaphore's root.
+        /// The semaphore's path.
         path: String,
         /// The number of permits requested.
         count: u32,
@@ -94,7 +94,7 @@ pub enum PermitsError {
     /// The stored number of permits differs from the one that the handle was created with.
     #[error("{path:?} has {stored} permits, not {given}: use the stored number, or resize it")]
     LimitMismatch {
-        /// The semaphore's root.
+        /// The semaphore's path.
         path: String,
         /// The stored number of permits.
         stored: i64,
@@ -106,7 +106,7 @@ pub enum PermitsError {
         "no number of permits is stored at {path:?}: create the handle with one, or resize the semaphore"
     )]
     NoLimit {
-        /// The semaphore's root.
+        /// The semaphore's path.
         path: String,
     },
 }

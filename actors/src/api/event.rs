@@ -209,7 +209,8 @@ pub enum SessionEvent {
         /// The number of the session.
         epoch: u64,
     },
-    /// The session is lost, and so is every lock held in it. The keeper connects again.
+    /// The session is lost, and so is every lock held in it, except those whose nodes outlive sessions. The keeper
+    /// connects again.
     Lost {
         /// The number of the session.
         epoch: u64,

@@ -71,9 +71,9 @@ else meanwhile gives other numbers.
 const LASTING_FAULTS_HEAD: &str = "\
 # Faults that last
 
-What lockkeeper, kazoo and Curator still get done while something is wrong and stays wrong. This page is generated, with
-all its text, by `cargo run --release -p lockkeeper-report -- --faults`, on Debian as root, in about ten minutes. The
-command fails if less is left to lockkeeper than its bounds say.
+How many locks lockkeeper, kazoo and Curator grant while a fault lasts. This page is generated, with all its text, by
+`cargo run --release -p lockkeeper-report -- --faults`, on Debian as root, in about ten minutes. The command fails if
+lockkeeper grants fewer than its lower bounds.
 ";
 
 fn how_under_faults(plan: &Plan) -> String {

@@ -51,12 +51,13 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = StopOn::Ending, value_name = "WHEN")]
     pub stop_on: StopOn,
 
-    /// How long before the end of the lease the command gets TERM; a quarter of the session timeout by default, three
-    /// eighths at most
+    /// How long before the end of the lease the command gets TERM; a quarter of the session timeout by default, or
+    /// --kill-before if that is more; three eighths at most
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub term_before: Option<Duration>,
 
-    /// How long before the end of the lease the command gets KILL; an eighth of the session timeout by default
+    /// How long before the end of the lease the command gets KILL; an eighth of the session timeout by default, or half
+    /// of --term-before if that is less
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub kill_before: Option<Duration>,
 

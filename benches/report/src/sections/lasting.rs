@@ -86,8 +86,8 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(Vec<Section>, Vec<String>)> {
                  The lock is handed on in turn. So with slow disks every grant waits for one, and every session that is \
                  connected to the slow follower slows down all of them. How many are is a matter of chance: that \
                  column says little about which library is faster.\n\n\
-                 In brackets above, the bound for lockkeeper, here and in the next table: the command fails if the \
-                 median is below it.",
+                 The number in brackets in a column's title is the lower bound for lockkeeper, here and in the next \
+                 table: the command fails if the median is below it.",
                 1000 / FLUSH_MILLISECONDS,
                 LAG,
                 cutting_relay::PART * 100.0,
@@ -98,7 +98,7 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(Vec<Section>, Vec<String>)> {
             plot: None,
         },
         Section {
-            title: "The part that is left",
+            title: "Relative to a round without a fault",
             text: "The grants of each round under the fault, by those of a round without it. The rounds without a fault came \
                    first, on another ensemble."
                 .to_owned(),
