@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 
 use lockkeeper_embedded::SessionId;
 use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Moment, Output, Server};
-use lockkeeper_embedded::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Read, Reply, Request};
+use lockkeeper_embedded::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Reply, Request};
 
 pub use self::faults::Deposed;
 pub use self::nodes::{Gone, Node, actor_of};
@@ -709,9 +709,4 @@ fn session_of(outputs: &[Output]) -> Option<(i64, [u8; 16])> {
 
 fn ms(milliseconds: u64) -> std::time::Duration {
     std::time::Duration::from_millis(milliseconds)
-}
-
-/// A request for the children of a directory.
-pub fn children(path: &str) -> Request {
-    Request::Read { op: Read::GetChildren { path: path.to_owned() }, watch: false }
 }
