@@ -10,9 +10,8 @@ use lockkeeper_actors::api::event::{EventSink, LockEvent, Refused};
 use lockkeeper_actors::api::lease::Lease;
 use lockkeeper_actors::api::messages::{LockMessage, MultiLockMessage, RegistryMessage, SemaphoreMessage};
 use lockkeeper_actors::api::multi_lease::MultiLease;
-use lockkeeper_actors::api::request::Wait;
 use lockkeeper_actors::api::request::{
-    AcquireRequest, ContenderOptions, MultiLockPart, MultiLockRequest, Permits, Ticket,
+    AcquireRequest, ContenderOptions, MultiLockPart, MultiLockRequest, Permits, Ticket, Wait,
 };
 use lockkeeper_actors::api::resource::Resource;
 use lockkeeper_actors::machine::exclusion::{Dialect, Mode};

@@ -10,17 +10,20 @@
 //! Every link is first-in-first-out, and takes at least [`LATENCY`] between a client and its server.
 
 mod faults;
+mod log;
 mod nodes;
+mod replica;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 
-use lockkeeper_embedded::SessionId;
-use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Moment, Output, Server};
-use lockkeeper_embedded::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Read, Reply, Request};
+use lockkeeper_embedded::machine::{Config, ConnectionId, Input, Output};
+use lockkeeper_embedded::wire::{ConnectReply, ConnectRequest, ErrorCode, EventKind, Reply, Request};
 
 pub use self::faults::Deposed;
+use self::log::Entry;
 pub use self::nodes::{Gone, Node, actor_of};
+use self::replica::{Lane, Replica, no_session, session_of};
 use crate::random::Random;
 
 /// Virtual milliseconds.
@@ -103,56 +106,11 @@ struct Connection {
     half_open: bool,
 }
 
-/// One direction of a link.
-#[derive(Clone, Copy, Default)]
-struct Lane {
-    last: Time,
-    stalled: Time,
-    extra: Time,
-}
-
-impl Lane {
-    fn arrival(&mut self, at: Time) -> Time {
-        self.last = self.last.max(at + self.extra).max(self.stalled);
-        self.last
-    }
-
-    /// Keeps the order: packets sent later do not arrive before those that were held up.
-    fn passed(&mut self, held: bool, until: Time) {
-        if held {
-            self.last = self.last.max(until);
-        }
-    }
-}
-
-struct Replica {
-    core: Server,
-    /// No client can connect before this time.
-    down_until: Time,
-    applied: usize,
-    from_leader: Lane,
-    to_leader: Lane,
-    next_connection: u64,
-    /// The connection of every session in this core. If the session's client is at another replica, it has no wire.
-    bound: BTreeMap<i64, ConnectionId>,
-    /// The wires of the connections that have a client.
-    wires: BTreeMap<ConnectionId, Wire>,
-    touched: BTreeSet<i64>,
-}
-
 struct Tracked {
     timeout: Time,
     ends: Time,
     /// The connection whose writes count.
     owner: Option<Wire>,
-}
-
-#[derive(Clone)]
-enum Entry {
-    Begin { wire: Option<Wire>, timeout: Time },
-    Request { session: i64, wire: Option<Wire>, xid: i32, request: Request },
-    Sync { wire: Wire, xid: i32, path: String },
-    Expire { session: i64, tampered: bool },
 }
 
 enum Occurrence {
@@ -193,17 +151,6 @@ impl Ensemble {
             wall_clock: ms(1_700_000_000_000),
             secret: random.next(),
         };
-        let replica = || Replica {
-            core: Server::new(config.clone()),
-            down_until: 0,
-            applied: 0,
-            from_leader: Lane::default(),
-            to_leader: Lane::default(),
-            next_connection: 0,
-            bound: BTreeMap::new(),
-            wires: BTreeMap::new(),
-            touched: BTreeSet::new(),
-        };
         let mut ensemble = Ensemble {
             now: 0,
             sequence: 0,
@@ -213,7 +160,7 @@ impl Ensemble {
             wires: BTreeMap::new(),
             islands: vec![None; processes],
             slow: vec![0; processes],
-            replicas: (0..replicas).map(|_| replica()).collect(),
+            replicas: (0..replicas).map(|_| Replica::new(config.clone())).collect(),
             leader: 0,
             deposed: None,
             log: Vec::new(),
@@ -296,12 +243,12 @@ impl Ensemble {
         while let Some(first) = self.occurrences.first_entry().filter(|first| first.key().0 < until) {
             let ((at, _), occurrence) = first.remove_entry();
             self.now = self.now.max(at);
-            self.process(occurrence);
+            self.happen(occurrence);
         }
         self.now = until;
     }
 
-    fn process(&mut self, occurrence: Occurrence) {
+    fn happen(&mut self, occurrence: Occurrence) {
         match occurrence {
             Occurrence::Arrive(wire, packet) => self.arrive(wire, packet),
             Occurrence::HungUp(wire) => self.close(wire),
@@ -340,220 +287,6 @@ impl Ensemble {
     fn followers(&self) -> Vec<usize> {
         let others = (0..self.replicas.len()).filter(|other| *other != self.leader);
         others.filter(|other| Some(*other) != self.deposed).collect()
-    }
-
-    /// Whether a replica cannot answer a request alone.
-    fn needs_leader(&self, replica: usize, request: &Request) -> bool {
-        match request {
-            // A deposed leader does not know that it is not the leader.
-            Request::Sync { .. } => Some(replica) != self.deposed,
-            Request::Write(_) | Request::Multi(_) | Request::CloseSession => true,
-            _ => false,
-        }
-    }
-
-    fn arrive(&mut self, wire: Wire, packet: Up) {
-        let Some(connection) = self.wires.get_mut(&wire).filter(|connection| connection.open) else { return };
-        let at = connection.replica;
-        let replica = &mut self.replicas[at];
-        match &packet {
-            Up::Connect(request) => {
-                if self.now < replica.down_until || request.last_zxid_seen > replica.core.last_zxid() {
-                    connection.open = false;
-                    return self.down(wire, Down::Closed);
-                }
-                let moved = |other: &Connection| other.open && other.session == Some(request.session);
-                let earlier: Vec<Wire> = self
-                    .wires
-                    .iter()
-                    .filter(|(_, other)| request.session != 0 && moved(other))
-                    .map(|(wire, _)| *wire)
-                    .collect();
-                earlier.into_iter().for_each(|wire| self.close(wire));
-                self.forward(wire, packet);
-            }
-            Up::Request { xid, request } => {
-                let Some(session) = connection.session else { return };
-                connection.waiting.push_back((*xid, request.clone()));
-                replica.touched.insert(session);
-                if at == self.leader {
-                    self.touch(session);
-                }
-                match self.needs_leader(at, request) {
-                    true => self.forward(wire, packet),
-                    false => self.serve(wire),
-                }
-            }
-        }
-    }
-
-    /// Answers reads, up to the first request that waits for the leader.
-    fn serve(&mut self, wire: Wire) {
-        while let Some(connection) = self.wires.get(&wire).filter(|connection| connection.open) {
-            let first = connection.waiting.front();
-            let Some((xid, request)) = first.filter(|(_, r)| !self.needs_leader(connection.replica, r))
-            else {
-                return;
-            };
-            let input = Input::Request { connection: connection.core, xid: *xid, request: request.clone() };
-            let (replica, core) = (connection.replica, connection.core);
-            let outputs = self.replicas[replica].handle(input);
-            assert!(!outputs.is_empty(), "{core:?} of {wire:?} did not answer");
-            self.deliver(replica, outputs, Some(wire));
-        }
-    }
-
-    fn forward(&mut self, wire: Wire, packet: Up) {
-        let replica = self.wires[&wire].replica;
-        match packet {
-            Up::Connect(request) if Some(replica) == self.deposed => {
-                // It resumes the sessions that it knows. A new session needs the quorum.
-                if request.session != 0 {
-                    let alive = self.replicas[replica].core.has_session(SessionId(request.session));
-                    self.at(self.now + 1, Occurrence::Validated { wire, request, alive });
-                }
-            }
-            // Waits for the quorum for ever.
-            Up::Request { .. } if Some(replica) == self.deposed => {}
-            packet if replica == self.leader => self.at_leader(wire, packet),
-            packet => {
-                let arrival = self.replicas[replica].to_leader.arrival(self.now + 1);
-                self.at(arrival, Occurrence::AtLeader(wire, packet));
-            }
-        }
-    }
-
-    fn at_leader(&mut self, wire: Wire, packet: Up) {
-        match packet {
-            Up::Connect(request) if request.session == 0 => {
-                let timeout = (request.timeout_ms.max(0) as u64).clamp(2 * TICK, 20 * TICK);
-                self.order(Entry::Begin { wire: Some(wire), timeout });
-            }
-            Up::Connect(request) => {
-                self.touch(request.session);
-                if let Some(tracked) = self.sessions.get_mut(&request.session) {
-                    tracked.owner = Some(wire);
-                }
-                let alive = self.sessions.contains_key(&request.session);
-                // Takes the same link as the log, but without the lag: entries of the log may have arrived without
-                // being applied yet.
-                let arrival = self.replicas[self.wires[&wire].replica].from_leader.stalled.max(self.now + 1);
-                self.at(arrival, Occurrence::Validated { wire, request, alive });
-            }
-            Up::Request { xid, request } => {
-                let session = self.wires[&wire].session.unwrap_or_default();
-                let tracked = self.sessions.get(&session);
-                if tracked.is_none_or(|tracked| tracked.owner != Some(wire)) {
-                    let open = self.wires[&wire].open;
-                    self.close(wire);
-                    return if open {
-                        self.down(wire, Down::Closed)
-                    };
-                }
-                match request {
-                    Request::Sync { path } => self.order(Entry::Sync { wire, xid, path }),
-                    request => self.order(Entry::Request { session, wire: Some(wire), xid, request }),
-                }
-            }
-        }
-    }
-
-    fn validated(&mut self, wire: Wire, request: ConnectRequest, alive: bool) {
-        let Some(connection) = self.wires.get_mut(&wire).filter(|connection| connection.open) else { return };
-        let (at, core, session) = (connection.replica, connection.core, request.session);
-        let known = self.replicas[at].core.has_session(SessionId(session));
-        if alive && known {
-            connection.session = Some(session);
-            let replica = &mut self.replicas[at];
-            replica.wires.insert(core, wire);
-            let outputs = replica.connect(core, request);
-            replica.bound.insert(session, core);
-            return self.deliver(at, outputs, None);
-        }
-        connection.open = false;
-        if !alive {
-            let refusal =
-                ConnectReply { timeout_ms: 0, session: 0, password: [0; 16], tells_read_only: true };
-            self.down(wire, Down::Connected(refusal));
-        }
-        self.down(wire, Down::Closed);
-    }
-
-    fn order(&mut self, entry: Entry) {
-        if let Some(history) = &mut self.history {
-            history.push(format!("{:>7} leader: {}", self.now, entry.describe()));
-        }
-        self.log.push(entry);
-        let upto = self.log.len();
-        self.learn(self.leader, upto);
-        for follower in self.followers() {
-            let arrival = self.replicas[follower].from_leader.arrival(self.now + 1);
-            self.at(arrival, Occurrence::Learn { replica: follower, upto });
-        }
-    }
-
-    fn learn(&mut self, replica: usize, upto: usize) {
-        while self.replicas[replica].applied < upto {
-            let entry = self.log[self.replicas[replica].applied].clone();
-            self.replicas[replica].applied += 1;
-            self.apply(replica, entry);
-        }
-    }
-
-    fn apply(&mut self, at: usize, entry: Entry) {
-        let here = |wire: &Wire| self.wires.get(wire).filter(|c| c.replica == at && c.open).map(|c| c.core);
-        match entry {
-            Entry::Begin { wire, timeout } => {
-                let client = wire.and_then(|wire| Some((wire, here(&wire)?)));
-                let core = client.map_or_else(|| self.replicas[at].connection(), |(_, core)| core);
-                let timeout_ms = timeout as i32;
-                let request = ConnectRequest { timeout_ms, ..no_session() };
-                let outputs = self.replicas[at].connect(core, request);
-                let Some((session, password)) = session_of(&outputs) else { return };
-                self.replicas[at].bound.insert(session, core);
-                if at == self.leader {
-                    let ends = self.end(timeout);
-                    self.sessions.insert(session, Tracked { timeout, ends, owner: wire });
-                    self.passwords.insert(session, password);
-                }
-                if let Some((wire, core)) = client {
-                    self.replicas[at].wires.insert(core, wire);
-                }
-                if let Some(connection) = wire.and_then(|wire| self.wires.get_mut(&wire)) {
-                    connection.session = Some(session);
-                }
-                self.deliver(at, outputs, None);
-            }
-            Entry::Request { session, wire, xid, request } => {
-                let Some(connection) = self.replicas[at].bound.get(&session).copied() else { return };
-                let outputs =
-                    self.replicas[at].handle(Input::Request { connection, xid, request: request.clone() });
-                if at == self.leader {
-                    let answer = outputs.iter().find_map(|output| match output {
-                        Output::Reply { connection: c, result, .. } if *c == connection => {
-                            Some(result.clone())
-                        }
-                        _ => None,
-                    });
-                    self.note(session, request, answer);
-                }
-                self.deliver(at, outputs, wire);
-            }
-            Entry::Sync { wire, xid, path } => {
-                let Some(connection) = here(&wire) else { return };
-                let request = Request::Sync { path };
-                let outputs = self.replicas[at].handle(Input::Request { connection, xid, request });
-                self.deliver(at, outputs, Some(wire));
-            }
-            Entry::Expire { session, tampered } => {
-                let outputs = self.replicas[at].handle(Input::Expire { session: SessionId(session) });
-                if at == self.leader {
-                    self.sessions.remove(&session);
-                    self.session_gone(session, tampered);
-                }
-                self.deliver(at, outputs, None);
-            }
-        }
     }
 
     /// Sends a core's outputs to clients. An answer goes only to the connection that sent the request, not to a later
@@ -630,22 +363,6 @@ impl Ensemble {
         }
     }
 
-    // ---- sessions, as the leader knows them ----
-
-    fn touch(&mut self, session: i64) {
-        let Some(timeout) = self.sessions.get(&session).map(|tracked| tracked.timeout) else { return };
-        let ends = self.end(timeout);
-        if let Some(tracked) = self.sessions.get_mut(&session) {
-            tracked.ends = ends;
-        }
-    }
-
-    /// The end of a session that is touched now. The server expires sessions in buckets of one tick, so this is rounded
-    /// up.
-    fn end(&self, timeout: Time) -> Time {
-        ((self.now + timeout) / TICK + 1) * TICK
-    }
-
     pub fn live_sessions(&self) -> usize {
         self.sessions.len()
     }
@@ -665,53 +382,6 @@ impl Ensemble {
     }
 }
 
-impl Replica {
-    fn connection(&mut self) -> ConnectionId {
-        self.next_connection += 1;
-        ConnectionId(self.next_connection)
-    }
-
-    fn connect(&mut self, connection: ConnectionId, request: ConnectRequest) -> Vec<Output> {
-        let mut outputs =
-            self.handle(Input::Opened { connection, peer: SocketAddr::from(([127, 0, 0, 1], 1)) });
-        outputs.extend(self.handle(Input::Connect { connection, request }));
-        outputs
-    }
-
-    fn handle(&mut self, input: Input) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        self.core.handle(input, Moment(0), &mut outputs);
-        outputs
-    }
-}
-
-impl Entry {
-    fn describe(&self) -> String {
-        match self {
-            Entry::Begin { .. } => "a session begins".into(),
-            Entry::Request { session, request, .. } => format!("{session:x} {request:?}"),
-            Entry::Sync { path, .. } => format!("sync {path}"),
-            Entry::Expire { session, tampered } => format!("{session:x} expires, by hand: {tampered}"),
-        }
-    }
-}
-
-fn no_session() -> ConnectRequest {
-    ConnectRequest { last_zxid_seen: 0, timeout_ms: 0, session: 0, password: vec![0; 16], read_only: None }
-}
-
-fn session_of(outputs: &[Output]) -> Option<(i64, [u8; 16])> {
-    outputs.iter().find_map(|output| match output {
-        Output::Connected { reply, .. } if reply.session != 0 => Some((reply.session, reply.password)),
-        _ => None,
-    })
-}
-
 fn ms(milliseconds: u64) -> std::time::Duration {
     std::time::Duration::from_millis(milliseconds)
-}
-
-/// A request for the children of a directory.
-pub fn children(path: &str) -> Request {
-    Request::Read { op: Read::GetChildren { path: path.to_owned() }, watch: false }
 }

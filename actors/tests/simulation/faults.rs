@@ -1,11 +1,12 @@
 //! Plans faults, and applies them to a process.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::callers::{SEMAPHORE, resources};
 use crate::coverage::{FAULTS, Fault, STAGES, Stage};
-use crate::ensemble::{Deposed, SYNC_LIMIT, Time};
+use crate::ensemble::{Deposed, Ensemble, SYNC_LIMIT, Time, Wire};
 use crate::process::{Hit, Host, Process, World};
 use crate::random::Random;
 
@@ -64,141 +65,159 @@ pub fn strike(
     if fault == Fault::Cancelled {
         return cancel(&host, stage, random);
     }
-    let mut stages = host.stages(Hit::Process);
-    let places = resources().map(|resource| {
-        let path = resource.path().clone();
-        let stages = host.stages(Hit::Paths(&[&path]));
-        (path, stages)
-    });
-    // Where the planned stage is, if the fault hits one path.
-    let stages_at = |node: &str| {
-        let here = places.iter().find(|(path, _)| node.starts_with(&**path));
-        here.map(|(_, stages)| stages.clone()).unwrap_or_default()
-    };
+    let stages = host.stages(Hit::Process);
+    let places = Places::of(&host);
     let up = host.up();
     let mut guard = world.lock().unwrap();
     let World { ensemble, witness, coverage } = &mut *guard;
     witness.note(now, host.index, || format!("{fault:?} in {stages:?}"));
-    let struck = match (fault, up) {
-        (Fault::CutBefore, Some((wire, _))) => {
-            ensemble.cut(wire, 0);
-            true
+    let hit = match fault {
+        Fault::CutBefore
+        | Fault::CutAfter
+        | Fault::CutBetween
+        | Fault::HalfOpen
+        | Fault::RequestsStall
+        | Fault::AnswersStall
+        | Fault::SlowAnswers
+        | Fault::CutOff
+        | Fault::Lag
+        | Fault::Deposed
+        | Fault::Expired => {
+            let struck = up.is_some_and(|up| strike_connection(fault, up, ensemble, now, random));
+            struck.then_some(stages)
         }
-        (Fault::CutAfter, Some((wire, _))) => {
-            ensemble.cut(wire, Time::MAX);
-            true
+        Fault::NodeDeleted | Fault::NodeWritten => {
+            up.and_then(|(_, session)| strike_node(fault, session, stage, &places, ensemble, random))
         }
-        (Fault::CutBetween, Some((wire, _))) => {
-            ensemble.cut(wire, now + random.between(1, 150));
-            true
+        Fault::DirectoryDeleted => delete_directory(stage, &places, ensemble, random),
+        Fault::Restart => {
+            ensemble.restart(now + random.between(100, 4000));
+            Some(stages)
         }
-        (Fault::HalfOpen, Some((wire, _))) => {
-            ensemble.half_open(wire);
-            true
+        Fault::Paused => {
+            process.paused_until = Some(now + random.between(300, 12_000));
+            Some(stages)
         }
-        (Fault::RequestsStall | Fault::AnswersStall, Some((wire, _))) => {
-            ensemble.stall(wire, fault == Fault::RequestsStall, now + random.between(200, 8000));
-            true
+        Fault::Killed => Some(stages),
+        Fault::ListenerPanics
+        | Fault::LockPanics
+        | Fault::SweepPanics
+        | Fault::RegistryPanics
+        | Fault::SessionPanics
+        | Fault::KeeperPanics => {
+            arm_panics(fault, &host, random);
+            None
         }
-        (Fault::SlowAnswers, Some((wire, _))) => {
-            ensemble.slow(wire, random.between(100, 1500));
-            true
+        Fault::Cancelled | Fault::Deadline => None,
+    };
+    if let Some(stages) = hit {
+        coverage.mark(fault, stages);
+    }
+}
+
+/// Strikes a connection or its session. Returns whether it struck.
+fn strike_connection(
+    fault: Fault,
+    (wire, session): (Wire, i64),
+    ensemble: &mut Ensemble,
+    now: Time,
+    random: &mut Random,
+) -> bool {
+    match fault {
+        Fault::CutBefore => ensemble.cut(wire, 0),
+        Fault::CutAfter => ensemble.cut(wire, Time::MAX),
+        Fault::CutBetween => ensemble.cut(wire, now + random.between(1, 150)),
+        Fault::HalfOpen => ensemble.half_open(wire),
+        Fault::RequestsStall | Fault::AnswersStall => {
+            ensemble.stall(wire, fault == Fault::RequestsStall, now + random.between(200, 8000))
         }
-        (Fault::CutOff, Some((wire, _))) => ensemble.cut_off(wire, now + random.between(500, 12_000)),
-        (Fault::Lag, Some((wire, _))) => ensemble.lag(wire, random.between(100, 3000)),
-        (Fault::Deposed, Some((wire, _))) => {
+        Fault::SlowAnswers => ensemble.slow(wire, random.between(100, 1500)),
+        Fault::CutOff => return ensemble.cut_off(wire, now + random.between(500, 12_000)),
+        Fault::Lag => return ensemble.lag(wire, random.between(100, 3000)),
+        Fault::Deposed => {
             let times = Deposed {
                 elected: now + random.between(100, 800),
                 noticed: now + random.between(SYNC_LIMIT / 6, SYNC_LIMIT),
                 healed: now + random.between(500, 15_000),
             };
-            ensemble.depose(wire, random.percent(50), times)
+            return ensemble.depose(wire, random.percent(50), times);
         }
-        (Fault::Expired, Some((_, session))) => {
-            ensemble.expire(session);
-            true
-        }
-        (Fault::NodeDeleted | Fault::NodeWritten, Some((_, session))) => {
-            let own = ensemble.nodes.iter().filter(|(_, node)| node.author == session);
-            let own: Vec<String> = own.map(|(path, _)| path.clone()).collect();
-            match pick(&own, |node| stages_at(node), stage, random) {
-                Some(node) => {
-                    stages = stages_at(node);
-                    match fault {
-                        Fault::NodeDeleted => ensemble.delete_node(node),
-                        // If the root's data is not a number, every client uses its own limit.
-                        _ if random.percent(20) => {
-                            stages = stages_at(SEMAPHORE);
-                            ensemble.write_node(SEMAPHORE)
-                        }
-                        _ => ensemble.write_node(node),
-                    }
-                }
-                None => false,
-            }
-        }
-        (Fault::Restart, _) => {
-            ensemble.restart(now + random.between(100, 4000));
-            true
-        }
-        (Fault::DirectoryDeleted, _) => {
-            // A semaphore has two directories.
-            let directories =
-                resources().map(|resource| [resource.path().clone(), resource.queue()]).concat();
-            match pick(&directories, |path| stages_at(path), stage, random) {
-                Some(path) => {
-                    stages = stages_at(path);
-                    ensemble.delete_directory(path)
-                }
-                None => false,
-            }
-        }
-        (Fault::Paused, _) => {
-            process.paused_until = Some(now + random.between(300, 12_000));
-            true
-        }
-        (Fault::Killed, _) => true,
-        // The panics strike at the next opportunity, and are counted then.
-        (Fault::ListenerPanics, _) => {
-            host.armed.listener.store(true, Ordering::Relaxed);
-            false
-        }
-        (Fault::LockPanics | Fault::SweepPanics | Fault::RegistryPanics, _) => {
-            host.armed.lock.store(true, Ordering::Relaxed);
-            host.armed.sweep.store(fault == Fault::SweepPanics, Ordering::Relaxed);
-            host.armed.supervisor.store(fault == Fault::RegistryPanics, Ordering::Relaxed);
-            false
-        }
-        (Fault::KeeperPanics, _) if random.percent(50) => {
-            // Strikes at the next end of a session.
-            host.keeper_panics();
-            false
-        }
-        (Fault::SessionPanics | Fault::KeeperPanics, _) => {
-            host.armed.session.store(true, Ordering::Relaxed);
-            host.armed.supervisor.store(fault == Fault::KeeperPanics, Ordering::Relaxed);
-            false
-        }
-        (Fault::Cancelled | Fault::Deadline, _) => false,
-        (
-            Fault::CutBefore
-            | Fault::CutAfter
-            | Fault::CutBetween
-            | Fault::HalfOpen
-            | Fault::RequestsStall
-            | Fault::AnswersStall
-            | Fault::SlowAnswers
-            | Fault::CutOff
-            | Fault::Lag
-            | Fault::Deposed
-            | Fault::Expired
-            | Fault::NodeDeleted
-            | Fault::NodeWritten,
-            None,
-        ) => false,
+        Fault::Expired => ensemble.expire(session),
+        other => unreachable!("{other:?} strikes no connection"),
+    }
+    true
+}
+
+/// Deletes a node of the process or writes to it. Returns the stages that this hit, if there was a node.
+fn strike_node(
+    fault: Fault,
+    session: i64,
+    stage: Option<Stage>,
+    places: &Places,
+    ensemble: &mut Ensemble,
+    random: &mut Random,
+) -> Option<BTreeSet<Stage>> {
+    let own = ensemble.nodes.iter().filter(|(_, node)| node.author == session);
+    let own: Vec<String> = own.map(|(path, _)| path.clone()).collect();
+    let node = pick(&own, |node| places.stages_at(node), stage, random)?;
+    let (node, struck) = match fault {
+        Fault::NodeDeleted => (&**node, ensemble.delete_node(node)),
+        // If the root's data is not a number, every client uses its own limit.
+        _ if random.percent(20) => (SEMAPHORE, ensemble.write_node(SEMAPHORE)),
+        _ => (&**node, ensemble.write_node(node)),
     };
-    if struck {
-        coverage.mark(fault, stages);
+    struck.then(|| places.stages_at(node))
+}
+
+/// Deletes a directory with all its nodes. Returns the stages that this hit, if there was such a directory.
+fn delete_directory(
+    stage: Option<Stage>,
+    places: &Places,
+    ensemble: &mut Ensemble,
+    random: &mut Random,
+) -> Option<BTreeSet<Stage>> {
+    // A semaphore has two directories.
+    let directories = resources().map(|resource| [resource.path().clone(), resource.queue()]).concat();
+    let path = pick(&directories, |path| places.stages_at(path), stage, random)?;
+    ensemble.delete_directory(path).then(|| places.stages_at(path))
+}
+
+/// Arms panics. They strike at the next opportunity, and are counted then.
+fn arm_panics(fault: Fault, host: &Host, random: &mut Random) {
+    let arm = |panics: &AtomicBool, armed| panics.store(armed, Ordering::Relaxed);
+    match fault {
+        Fault::ListenerPanics => arm(&host.armed.listener, true),
+        Fault::LockPanics | Fault::SweepPanics | Fault::RegistryPanics => {
+            arm(&host.armed.lock, true);
+            arm(&host.armed.sweep, fault == Fault::SweepPanics);
+            arm(&host.armed.supervisor, fault == Fault::RegistryPanics);
+        }
+        // Strikes at the next end of a session.
+        Fault::KeeperPanics if random.percent(50) => host.keeper_panics(),
+        Fault::SessionPanics | Fault::KeeperPanics => {
+            arm(&host.armed.session, true);
+            arm(&host.armed.supervisor, fault == Fault::KeeperPanics);
+        }
+        other => unreachable!("{other:?} is no panic"),
+    }
+}
+
+/// The stages of the requests on each path.
+struct Places([(Arc<str>, BTreeSet<Stage>); 4]);
+
+impl Places {
+    fn of(host: &Host) -> Places {
+        Places(resources().map(|resource| {
+            let path = resource.path().clone();
+            let stages = host.stages(Hit::Paths(&[&path]));
+            (path, stages)
+        }))
+    }
+
+    /// Where the planned stage is, if the fault hits one path.
+    fn stages_at(&self, node: &str) -> BTreeSet<Stage> {
+        let here = self.0.iter().find(|(path, _)| node.starts_with(&**path));
+        here.map(|(_, stages)| stages.clone()).unwrap_or_default()
     }
 }
 

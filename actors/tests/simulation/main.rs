@@ -71,7 +71,7 @@ fn no_promise_is_broken_in_any_schedule() {
                 failed.store(true, Ordering::Relaxed);
                 eprintln!("seed {seed}: {:#?}\nreplay it with {SEED}={seed}", outcome.violations);
             }
-            total.add(&outcome);
+            total.add(outcome);
         }
         total
     };
@@ -155,12 +155,9 @@ struct Total {
 }
 
 impl Total {
-    fn add(&mut self, outcome: &Outcome) {
-        self.schedules += 1;
-        self.grants += outcome.grants;
-        self.lost += outcome.lost;
-        self.recovery = self.recovery.max(outcome.recovery);
-        self.coverage.add(&outcome.coverage);
+    fn add(&mut self, outcome: Outcome) {
+        let Outcome { grants, lost, recovery, coverage, .. } = outcome;
+        self.merge(Total { schedules: 1, grants, lost, recovery, coverage });
     }
 
     fn merge(&mut self, other: Total) {

@@ -7,29 +7,31 @@
 //! The clock of a process runs at a rate of its own. Everything else, also what simulates its client library, uses the
 //! servers' time.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+mod host;
+mod panics;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
 use lockkeeper_actors::api::event::SessionEvent;
 use lockkeeper_actors::api::keep_alive::KeepAlive;
 use lockkeeper_actors::api::messages::RegistryMessage;
-use lockkeeper_actors::api::resource::Resource;
-use lockkeeper_actors::keeper::{self, KeeperMessage, KeeperSettings, RestartPolicy, Started};
+use lockkeeper_actors::keeper::{self, KeeperMessage, KeeperSettings, RestartPolicy};
 use lockkeeper_actors::metrics::Metrics;
 use lockkeeper_actors::{Clock, Randomness};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use self::host::{Hit, Host, Opened, Wanted};
+use self::panics::CURRENT;
+pub use self::panics::{ArmedPanics, PanicOnLog, disarm};
 use crate::callers::{caller, resources};
 use crate::client::{Dialer, Link};
-use crate::coverage::{Coverage, Fault, Stage};
-use crate::ensemble::{Ensemble, TICK, Time, actor_of};
+use crate::coverage::{Coverage, Stage};
+use crate::ensemble::{Ensemble, TICK, Time};
 use crate::operator;
 use crate::random::Random;
 use crate::twins::Twin;
@@ -51,265 +53,6 @@ pub struct Character {
     /// Whether locks are held only for short times.
     pub quick: bool,
     pub twin: Twin,
-}
-
-/// A process as its tasks see it.
-pub struct Host {
-    pub index: usize,
-    pub quick: bool,
-    pub twin: Twin,
-    world: Arc<Mutex<World>>,
-    base: Instant,
-    begun: Time,
-    /// How fast its clock runs, in thousandths of the servers' clocks.
-    rate: u64,
-    dead: AtomicBool,
-    calm: AtomicBool,
-    pub links: Mutex<Vec<Arc<Link>>>,
-    /// The newest session.
-    pub session: AtomicI64,
-    /// The beginnings of the nodes that outlive sessions, for the actor of each path.
-    outliving: Mutex<BTreeMap<String, String>>,
-    /// The same for actors of paths that died. Their keeper deletes the nodes as long as it lives.
-    orphaned: Mutex<Vec<String>>,
-    /// Whether an operator is at work in this process.
-    operated: AtomicBool,
-    opened: watch::Sender<Option<Arc<Opened>>>,
-    close: Notify,
-    closing: AtomicBool,
-    pub wanted: Mutex<BTreeMap<u64, Wanted>>,
-    pub armed: ArmedPanics,
-    /// The number of callers that have finished.
-    finished: Mutex<usize>,
-}
-
-/// A running keeper.
-pub struct Opened {
-    pub started: Started,
-    pub keep_alive: Arc<KeepAlive>,
-}
-
-/// A request that is not yet granted.
-pub struct Wanted {
-    pub paths: Vec<&'static str>,
-    pub tried: bool,
-    pub deadline: Option<Time>,
-    pub cancel: Arc<Notify>,
-}
-
-/// What a fault hits.
-#[derive(Clone, Copy)]
-pub enum Hit<'a> {
-    /// Every request of the process.
-    Process,
-    /// The requests on these paths.
-    Paths(&'a [&'a str]),
-    /// This request alone.
-    Request(u64),
-}
-
-/// The panics to inject at the next opportunity.
-#[derive(Default)]
-pub struct ArmedPanics {
-    pub listener: AtomicBool,
-    pub lock: AtomicBool,
-    /// The cleanup after a lock's actor.
-    pub sweep: AtomicBool,
-    pub session: AtomicBool,
-    /// The supervisor of the actor that panics, when it logs that actor's end.
-    pub supervisor: AtomicBool,
-}
-
-impl Host {
-    pub fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
-    }
-
-    pub fn now(&self) -> Time {
-        self.after(Duration::ZERO)
-    }
-
-    /// The time when this much will have passed on the process's own clock.
-    pub fn after(&self, passed: Duration) -> Time {
-        self.begun + (self.base.elapsed() + passed).as_millis() as Time * 1000 / self.rate
-    }
-
-    /// What the process's own clock shows at a time, or a little later.
-    fn at(&self, time: Time) -> Instant {
-        self.base + Duration::from_millis((time.saturating_sub(self.begun) * self.rate).div_ceil(1000))
-    }
-
-    pub fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed)
-    }
-
-    pub fn is_calm(&self) -> bool {
-        self.calm.load(Ordering::Relaxed)
-    }
-
-    /// Whether the process closes: then it opens no keeper any more.
-    pub fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
-    }
-
-    pub async fn opened(&self) -> Option<Arc<Opened>> {
-        let mut opened = self.opened.subscribe();
-        opened.wait_for(Option::is_some).await.ok()?.clone()
-    }
-
-    pub fn want(&self, key: u64, wanted: Wanted) {
-        self.wanted.lock().unwrap().insert(key, wanted);
-    }
-
-    /// Whether there is a try for this path.
-    pub fn is_tried(&self, path: &str) -> bool {
-        self.wanted.lock().unwrap().values().any(|wanted| wanted.paths.contains(&path) && wanted.tried)
-    }
-
-    /// The requests that reach their deadline in this time.
-    pub fn due(&self, time: std::ops::Range<Time>) -> Vec<u64> {
-        let wanted = self.wanted.lock().unwrap();
-        let due = |wanted: &Wanted| wanted.deadline.is_some_and(|deadline| time.contains(&deadline));
-        wanted.iter().filter(|(_, wanted)| due(wanted)).map(|(key, _)| *key).collect()
-    }
-
-    /// Whether it still waits.
-    pub fn is_open(&self, key: u64) -> bool {
-        !self.world().witness.is_answered(key)
-    }
-
-    pub fn cancel(&self, key: u64) -> bool {
-        let now = self.now();
-        self.strike(Fault::Cancelled, Hit::Request(key));
-        self.world().witness.cancelled(key, now);
-        true
-    }
-
-    /// The connection and the session, if there are any.
-    pub fn up(&self) -> Option<(crate::ensemble::Wire, i64)> {
-        self.links.lock().unwrap().iter().find_map(|link| link.up())
-    }
-
-    /// The stages of what a fault hits.
-    pub fn stages(&self, hit: Hit<'_>) -> BTreeSet<Stage> {
-        let (own, paths) = match hit {
-            Hit::Process => (None, None),
-            Hit::Paths(paths) => (None, Some(paths.to_vec())),
-            Hit::Request(key) => match self.paths_of(key) {
-                Some(paths) => (Some(key), Some(paths)),
-                None => return BTreeSet::new(),
-            },
-        };
-        let paths = paths.as_deref();
-        let links = self.links.lock().unwrap().clone();
-        let mut stages: BTreeSet<Stage> = links.iter().flat_map(|link| link.stages(paths)).collect();
-        let is_wanted = |wanted: &Wanted| paths.is_none_or(|paths| wanted.is_on(paths));
-        let idle = links.iter().all(|link| link.up().is_none())
-            && self.wanted.lock().unwrap().values().any(is_wanted);
-        stages.extend(idle.then_some(Stage::Idle));
-        stages.extend(self.world().witness.holds(self.index, paths).then_some(Stage::Held));
-        if own.is_some() {
-            // These belong to requests that were granted or given up before.
-            stages.retain(|stage| !matches!(stage, Stage::Held | Stage::Deleting | Stage::Following));
-        }
-        stages
-    }
-
-    /// The paths of a request, if the process waits for no other one on them. Otherwise it is not known which of them
-    /// something on its way belongs to.
-    fn paths_of(&self, key: u64) -> Option<Vec<&'static str>> {
-        let wanted = self.wanted.lock().unwrap();
-        let paths = wanted.get(&key)?.paths.clone();
-        let alone = wanted.iter().all(|(other, wanted)| *other == key || !wanted.is_on(&paths));
-        alone.then_some(paths)
-    }
-
-    pub fn strike(&self, fault: Fault, hit: Hit<'_>) {
-        let stages = self.stages(hit);
-        self.world().coverage.mark(fault, stages);
-    }
-
-    pub fn listener_panics(&self) -> bool {
-        self.armed.listener.swap(false, Ordering::Relaxed)
-    }
-
-    /// Called when a path's actor creates a node that outlives sessions.
-    pub fn note_outliving(&self, path: &str, node: &str) {
-        self.outliving.lock().unwrap().insert(path.to_owned(), actor_of(node).to_owned());
-    }
-
-    /// The actors of all paths have ended with their keeper.
-    fn keeper_died(&self, ensemble: &mut Ensemble) {
-        let outliving = std::mem::take(&mut *self.outliving.lock().unwrap()).into_values();
-        let orphaned = std::mem::take(&mut *self.orphaned.lock().unwrap());
-        for beginning in outliving.chain(orphaned) {
-            ensemble.died(beginning, self.session.load(Ordering::Relaxed));
-        }
-    }
-
-    /// Called when a path's actor sends a request. Panics if that is armed.
-    pub fn may_panic(&self, paths: &[&str]) {
-        // The questions of an operator are asked beside the actor.
-        if !self.operated.load(Ordering::Relaxed) && self.armed.lock.swap(false, Ordering::Relaxed) {
-            let resources = resources();
-            let path = resources
-                .iter()
-                .map(Resource::path)
-                .find(|path| paths.iter().any(|other| other.starts_with(&***path)));
-            let hit: Vec<&str> = match path {
-                Some(path) => vec![&**path],
-                None => paths.to_vec(),
-            };
-            if let Some(beginning) = path.and_then(|path| self.outliving.lock().unwrap().remove(&**path)) {
-                self.orphaned.lock().unwrap().push(beginning);
-            }
-            let hit = Hit::Paths(&hit);
-            self.panic(Fault::LockPanics, hit, Fault::RegistryPanics, "the actor of a path died");
-        }
-    }
-
-    /// Called when a sync is sent, which the cleanup after an actor does first. Panics if that is armed.
-    pub fn sweep_may_panic(&self, path: &str) {
-        let lock_died = !self.armed.lock.load(Ordering::Relaxed);
-        // A living actor can be hit, too. It must not have nodes that outlive sessions, because its death is not noted.
-        let may_strike = lock_died && !self.outliving.lock().unwrap().contains_key(path);
-        if may_strike && self.armed.sweep.swap(false, Ordering::Relaxed) {
-            self.strike(Fault::SweepPanics, Hit::Paths(&[path]));
-            panic!("injected: {:?}", Fault::SweepPanics);
-        }
-    }
-
-    pub fn session_may_panic(&self) {
-        if self.armed.session.swap(false, Ordering::Relaxed) {
-            let all = Hit::Process;
-            self.panic(Fault::SessionPanics, all, Fault::KeeperPanics, "the session actor ended");
-        }
-    }
-
-    pub fn keeper_panics(&self) {
-        self.panic_on_log(Fault::KeeperPanics, "the session actor ended");
-    }
-
-    /// Lets a supervisor panic when it logs this message.
-    fn panic_on_log(&self, fault: Fault, message: &'static str) {
-        PLANNED_PANIC.with_borrow_mut(|planned| {
-            *planned = Some(PlannedPanic { process: self.index, message, fault });
-        });
-    }
-
-    fn panic(&self, fault: Fault, hit: Hit<'_>, supervisor: Fault, message: &'static str) -> ! {
-        self.strike(fault, hit);
-        if self.armed.supervisor.swap(false, Ordering::Relaxed) {
-            self.panic_on_log(supervisor, message);
-        }
-        panic!("injected: {fault:?}");
-    }
-}
-
-impl Wanted {
-    fn is_on(&self, paths: &[&str]) -> bool {
-        self.paths.iter().any(|path| paths.contains(path))
-    }
 }
 
 pub struct Process {
@@ -335,28 +78,7 @@ impl Process {
         let rate = character.twin.rate().unwrap_or(random.between(991, 1009));
         let random = Mutex::new(random.fork());
         let host = runtime.block_on(async {
-            let host = Arc::new(Host {
-                index,
-                quick: character.quick,
-                twin: character.twin,
-                world: world.clone(),
-                base: Instant::now(),
-                begun: now,
-                rate,
-                dead: AtomicBool::new(false),
-                calm: AtomicBool::new(false),
-                links: Mutex::default(),
-                session: AtomicI64::new(0),
-                outliving: Mutex::default(),
-                orphaned: Mutex::default(),
-                operated: AtomicBool::new(false),
-                opened: watch::Sender::new(None),
-                close: Notify::new(),
-                closing: AtomicBool::new(false),
-                wanted: Mutex::default(),
-                armed: ArmedPanics::default(),
-                finished: Mutex::new(0),
-            });
+            let host = Arc::new(Host::new(index, world.clone(), now, rate, character));
             for number in 0..character.callers {
                 let (host, random) = (host.clone(), random.lock().unwrap().fork());
                 tokio::spawn(async move {
@@ -551,66 +273,4 @@ async fn keep(host: Arc<Host>, settings: KeeperSettings) {
         host.keeper_died(&mut host.world().ensemble);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-thread_local! {
-    /// The process whose tasks run.
-    static CURRENT: RefCell<Option<Arc<Host>>> = const { RefCell::new(None) };
-    static PLANNED_PANIC: RefCell<Option<PlannedPanic>> = const { RefCell::new(None) };
-}
-
-/// A panic when a process logs a message.
-struct PlannedPanic {
-    process: usize,
-    message: &'static str,
-    fault: Fault,
-}
-
-/// Removes a planned panic that has not happened.
-pub fn disarm() {
-    PLANNED_PANIC.with_borrow_mut(|planned| *planned = None);
-}
-
-/// Injects panics into actors that send no requests: the subscriber runs inside the actor that logs.
-pub struct PanicOnLog;
-
-/// Extracts the message of a log event.
-struct Message(String);
-
-impl tracing::field::Visit for Message {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "message" {
-            self.0 = format!("{value:?}");
-        }
-    }
-}
-
-impl tracing::Subscriber for PanicOnLog {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        let target = metadata.target();
-        metadata.is_event() && (target.ends_with("::keeper") || target.ends_with("::registry"))
-    }
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let Some(host) = CURRENT.with_borrow(|current| current.clone()) else { return };
-        let planned = PLANNED_PANIC.with_borrow_mut(|planned| {
-            let mut message = Message(String::new());
-            event.record(&mut message);
-            planned.take_if(|planned| planned.process == host.index && planned.message == message.0)
-        });
-        if let Some(PlannedPanic { fault, .. }) = planned {
-            host.strike(fault, Hit::Process);
-            drop(host);
-            panic!("injected: {fault:?}");
-        }
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
 }

@@ -1,7 +1,10 @@
 //! For each event, the exact commands that follow.
 
 mod lists;
+mod modes;
+mod refusals;
 mod retries;
+mod sessions;
 
 use super::*;
 use crate::machine::exclusion::{Dialect, Mode};
@@ -124,6 +127,14 @@ fn lost_create(attempt: u64) -> Event {
     Event::CreatedAndListed { attempt: Attempt(attempt), created: unknown(), children: unknown() }
 }
 
+fn granted(commands: &[Command]) -> Vec<u64> {
+    let ticket = |command: &Command| match command {
+        Command::Grant { ticket, .. } => Some(ticket.0),
+        _ => None,
+    };
+    commands.iter().filter_map(ticket).collect()
+}
+
 #[test]
 fn a_free_lock_is_granted_after_one_round_trip() {
     let mut test = Test::new();
@@ -204,72 +215,6 @@ fn nothing_is_granted_while_suspended() {
     assert_eq!(test.on(PathEvent::Suspended), [Command::Reply(Reply::Suspended(Ticket(0)))]);
     assert_eq!(test.on(PathEvent::Release(Ticket(0))), [test.delete(0, 5)]);
     assert_eq!(test.on(PathEvent::Resumed), [test.grant(1, 1, 6)]);
-}
-
-#[test]
-fn a_cancel_while_the_create_is_in_flight_deletes_the_node_afterwards() {
-    let mut test = Test::new();
-    test.acquire(0, Wait::Forever);
-    assert_eq!(test.on(PathEvent::Cancel(Ticket(0))), [refuse(0, Refusal::Cancelled)]);
-    assert!(!test.lock.is_idle());
-    assert_eq!(test.entered(0, 5, &[]), [test.delete(0, 5)]);
-    assert_eq!(test.on(Event::Deleted(Attempt(0), Err(Failure::NoNode))), [forget(0, true)]);
-}
-
-#[test]
-fn a_cancelled_waiter_does_not_block_the_one_behind_it() {
-    let mut test = Test::new();
-    let first = test.held(0, 5);
-    test.acquire(1, Wait::Forever);
-    test.entered(1, 6, &[&first]);
-    test.acquire(2, Wait::Forever);
-    test.entered(2, 7, &[&first, &test.own(1, 6)]);
-    let cancelled = test.on(PathEvent::Cancel(Ticket(1)));
-    assert_eq!(cancelled, [test.delete(1, 6), refuse(1, Refusal::Cancelled)]);
-    assert_eq!(test.on(PathEvent::Cancel(Ticket(0))), [], "a granted request cannot be cancelled");
-    assert_eq!(test.on(PathEvent::Release(Ticket(0))), [test.delete(0, 5), test.grant(2, 2, 7)]);
-}
-
-#[test]
-fn at_the_deadline_the_delete_is_sent_before_the_refusal() {
-    let mut test = Test::new();
-    test.acquire(0, Wait::Until(Moment(0) + SECOND));
-    test.entered(0, 5, &[&foreign(4)]);
-    assert_eq!(test.lock.wakeup(), Some(Moment(0) + SECOND));
-    test.now = test.now + SECOND;
-    let late = test.on(Event::Fired { node: foreign(4), gone: true });
-    assert_eq!(
-        late[..2],
-        [test.delete(0, 5), refuse(0, Refusal::TimedOut)],
-        "even when it is first in the queue"
-    );
-    assert!(!late.iter().any(|command| matches!(command, Command::Grant { .. })));
-    assert_eq!(test.lock.wakeup(), None);
-}
-
-#[test]
-fn a_try_lists_before_it_creates_a_node() {
-    let mut test = Test::new();
-    assert_eq!(test.acquire(0, Wait::Try), [LIST]);
-    let children = Ok(vec![foreign(3).name().to_owned()]);
-    assert_eq!(test.on(Event::Listed(children)), [refuse(0, Refusal::Contended), forget(0, true)]);
-    assert_eq!(test.acquire(1, Wait::Try), [LIST]);
-    assert_eq!(test.on(Event::Listed(Err(Failure::NoNode))), [enter(1, 1)]);
-    assert_eq!(test.entered(1, 5, &[]), [test.track(1, 5), test.grant(1, 1, 5)]);
-    // A local holder is known without a list.
-    assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Contended), forget(2, true)]);
-    test.on(PathEvent::Suspended);
-    assert_eq!(test.acquire(3, Wait::Try), [refuse(3, Refusal::Suspended), forget(3, true)]);
-}
-
-#[test]
-fn a_try_that_is_overtaken_deletes_its_node() {
-    let mut test = Test::new();
-    test.acquire(0, Wait::Try);
-    assert_eq!(test.on(Event::Listed(Ok(vec![]))), [enter(0, 0)]);
-    let overtaken = test.entered(0, 5, &[&foreign(4)]);
-    assert!(overtaken.contains(&test.delete(0, 5)), "{overtaken:?}");
-    assert!(overtaken.contains(&refuse(0, Refusal::Contended)), "{overtaken:?}");
 }
 
 #[test]
@@ -366,60 +311,6 @@ fn a_listed_local_node_of_unknown_outcome_blocks_those_behind_it() {
 }
 
 #[test]
-fn a_lost_session_loses_holders_and_queues_waiters_again() {
-    let mut test = Test::new();
-    let first = test.held(0, 5);
-    test.acquire(1, Wait::Forever);
-    test.entered(1, 6, &[&first]);
-    assert_eq!(test.on(PathEvent::Lost), [Command::Reply(Reply::Lost(Ticket(0))), forget(0, false)]);
-    assert_eq!(test.acquire(2, Wait::Try), [refuse(2, Refusal::Suspended), forget(2, true)]);
-    assert_eq!(test.on(PathEvent::Connected { session: SESSION + 1 }), [enter(2, 1)]);
-    // Nodes of the old session count as foreign until the server has deleted them.
-    let queued = test.entered(2, 7, &[&first, &test.own(1, 6)]);
-    assert_eq!(queued[1], Command::Watch(test.own(1, 6)));
-    assert_eq!(test.on(PathEvent::Release(Ticket(0))), [forget(0, false)]);
-}
-
-#[test]
-fn a_deleted_node_is_lost_for_a_holder_and_created_again_for_a_waiter() {
-    let mut test = Test::new();
-    let first = test.held(0, 5);
-    test.acquire(1, Wait::Forever);
-    let second = test.own(1, 6);
-    test.entered(1, 6, &[&first]);
-    assert_eq!(test.on(PathEvent::Missing(vec![second.name().into()])), [test.delete(1, 6), enter(2, 1)]);
-    assert_eq!(test.on(Event::Deleted(Attempt(1), Err(Failure::NoNode))), []);
-    let lost = test.on(PathEvent::Missing(vec![first.name().into()]));
-    assert_eq!(lost, [Command::Reply(Reply::Lost(Ticket(0))), test.delete(0, 5)]);
-    assert_eq!(test.on(Event::Deleted(Attempt(0), Err(Failure::NoNode))), [forget(0, true)]);
-    assert_eq!(test.entered(2, 7, &[]), [test.track(2, 7), test.grant(1, 2, 7)]);
-}
-
-#[test]
-fn a_waiter_is_not_granted_when_its_node_is_missing_together_with_the_holders() {
-    let mut test = Test::new();
-    let first = test.held(0, 5);
-    test.acquire(1, Wait::Forever);
-    let second = test.own(1, 6);
-    test.entered(1, 6, &[&first]);
-    let missed = test.on(PathEvent::Missing(vec![first.name().into(), second.name().into()]));
-    assert_eq!(
-        missed,
-        [Command::Reply(Reply::Lost(Ticket(0))), test.delete(0, 5), test.delete(1, 6), enter(2, 1)]
-    );
-}
-
-#[test]
-fn closing_does_not_wait_for_a_delete_that_is_denied() {
-    let mut test = Test::new();
-    test.held(0, 5);
-    test.on(PathEvent::Close);
-    assert_eq!(test.on(Event::Deleted(Attempt(0), unknown())), [test.delete(0, 5)]);
-    assert_eq!(test.on(Event::Deleted(Attempt(0), Err(Failure::NoAuth))), [forget(0, false)]);
-    assert!(test.lock.is_idle());
-}
-
-#[test]
 fn a_smaller_sequence_number_shows_that_the_directory_was_created_again() {
     let mut test = Test::new();
     let old = test.held(0, 5);
@@ -444,227 +335,4 @@ fn answers_in_another_order_than_the_creates_lose_no_node() {
     assert_eq!(test.created(1, 5), []);
     assert_eq!(test.on(listed(&[&first, &second])), [test.track(1, 5), test.grant(1, 1, 5)]);
     assert_eq!(test.on(PathEvent::Release(Ticket(1))), [test.delete(1, 5), test.grant(0, 0, 6)]);
-}
-
-#[test]
-fn sequence_numbers_near_the_end_of_their_range_are_refused() {
-    let mut test = Test::new();
-    test.acquire(0, Wait::Forever);
-    let near = i64::from(i32::MAX) - 1_000_000;
-    let refused = test.entered(0, near, &[]);
-    assert_eq!(refused, [test.delete(0, near), refuse(0, Refusal::Exhausted)]);
-    test.acquire(1, Wait::Forever);
-    let refused = test.entered(1, 3, &[&foreign(-5)]);
-    assert_eq!(refused, [test.delete(1, 3), refuse(1, Refusal::Exhausted)]);
-}
-
-#[test]
-fn a_predecessor_that_must_not_be_read_refuses_the_waiter_with_its_node() {
-    let mut test = Test::new();
-    test.acquire(0, Wait::Forever);
-    test.entered(0, 5, &[&foreign(4)]);
-    let refused = test.on(Event::Watched(foreign(4), Err(Failure::NoAuth)));
-    assert_eq!(refused, [test.delete(0, 5), refuse(0, Refusal::NoAuth(Denied::Contender(foreign(4))))]);
-}
-
-#[test]
-fn a_persistent_node_is_held_again_once_a_new_session_has_read_it() {
-    let mut test = Test::new();
-    let ticket = Ticket(0);
-    test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
-    test.entered(0, 5, &[]);
-    assert_eq!(test.on(PathEvent::Lost), [Command::Reply(Reply::Suspended(ticket))]);
-    let own = test.own(0, 5);
-    let inspect = [Command::ReadStat(Attempt(0), own.clone())];
-    assert_eq!(test.on(PathEvent::Connected { session: SESSION + 1 }), inspect);
-    let seen = Event::StatRead(Attempt(0), Ok(NodeStat { czxid: 105, owner: 0 }));
-    assert_eq!(test.on(seen), [Command::Reply(Reply::Resumed(ticket)), test.track(0, 5)]);
-
-    test.on(PathEvent::Lost);
-    test.on(PathEvent::Connected { session: SESSION + 2 });
-    let another = Event::StatRead(Attempt(0), Ok(NodeStat { czxid: 999, owner: 0 }));
-    assert_eq!(test.on(another), [Command::Reply(Reply::Lost(ticket)), test.delete(0, 5)]);
-}
-
-#[test]
-fn a_persistent_holder_is_suspended_once_for_a_lost_session() {
-    let mut test = Test::new();
-    let ticket = Ticket(0);
-    test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
-    test.entered(0, 5, &[]);
-    assert_eq!(test.on(PathEvent::Suspended), [Command::Reply(Reply::Suspended(ticket))]);
-    assert_eq!(test.on(PathEvent::Lost), []);
-}
-
-#[test]
-fn a_waiter_with_a_persistent_node_keeps_its_place() {
-    let mut test = Test::new();
-    let ticket = Ticket(0);
-    test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
-    test.entered(0, 5, &[&foreign(4)]);
-    assert_eq!(test.on(PathEvent::Lost), []);
-    let inspect = [Command::ReadStat(Attempt(0), test.own(0, 5))];
-    assert_eq!(test.on(PathEvent::Connected { session: SESSION + 1 }), inspect);
-    let seen = Event::StatRead(Attempt(0), Ok(NodeStat { czxid: 105, owner: 0 }));
-    assert_eq!(test.on(seen), [test.track(0, 5), Command::Watch(foreign(4))]);
-    assert_eq!(test.on(Event::Fired { node: foreign(4), gone: true }), [test.grant(0, 0, 5)]);
-}
-
-#[test]
-fn closing_answers_all_requests_and_deletes_all_nodes() {
-    let mut test = Test::new();
-    let first = test.held(0, 5);
-    test.acquire(1, Wait::Forever);
-    test.entered(1, 6, &[&first]);
-    test.acquire(2, Wait::Forever);
-    assert_eq!(
-        test.on(PathEvent::Close),
-        [
-            Command::Reply(Reply::Lost(Ticket(0))),
-            test.delete(0, 5),
-            test.delete(1, 6),
-            refuse(1, Refusal::Closed),
-            refuse(2, Refusal::Closed),
-        ]
-    );
-    assert_eq!(test.acquire(3, Wait::Forever), [refuse(3, Refusal::Closed), forget(3, true)]);
-    assert_eq!(test.entered(2, 7, &[]), [test.delete(2, 7)]);
-    for attempt in 0..3 {
-        assert_eq!(test.on(Event::Deleted(Attempt(attempt), Ok(()))), [forget(attempt, true)]);
-    }
-    assert!(test.lock.is_idle());
-}
-
-/// Adds a local contender in this mode. `children` is the answer to its list.
-fn join(test: &mut Test, ticket: u64, mode: Mode, sequence: i64, children: &[&Znode]) -> Vec<Command> {
-    let request = Request { mode, ..request(true, Wait::Forever) };
-    test.on(Event::Acquire { ticket: Ticket(ticket), request });
-    let name = format!("{}{sequence:010}", test.instance.prefix(Attempt(ticket), Dialect::Kazoo, mode));
-    let node = Znode::parse(&name).expect("a contender's name");
-    let children = Ok(children.iter().chain([&&node]).map(|node| node.name().to_owned()).collect());
-    let created = Ok(Created { node, czxid: 100 + sequence });
-    test.on(Event::CreatedAndListed { attempt: Attempt(ticket), created, children })
-}
-
-fn granted(commands: &[Command]) -> Vec<u64> {
-    let ticket = |command: &Command| match command {
-        Command::Grant { ticket, .. } => Some(ticket.0),
-        _ => None,
-    };
-    commands.iter().filter_map(ticket).collect()
-}
-
-#[test]
-fn readers_share_the_lock_and_a_writer_waits_for_all_of_them() {
-    let mut test = Test::new();
-    assert_eq!(granted(&join(&mut test, 0, Mode::Read, 0, &[])), [0]);
-    assert_eq!(granted(&join(&mut test, 1, Mode::Read, 1, &[])), [1]);
-    assert_eq!(granted(&join(&mut test, 2, Mode::Write, 2, &[])), []);
-    assert_eq!(
-        granted(&join(&mut test, 3, Mode::Read, 3, &[])),
-        [],
-        "a reader does not overtake a waiting writer"
-    );
-    assert_eq!(granted(&test.on(PathEvent::Release(Ticket(1)))), []);
-    assert_eq!(granted(&test.on(PathEvent::Release(Ticket(0)))), [2]);
-    assert_eq!(granted(&test.on(PathEvent::Release(Ticket(2)))), [3]);
-}
-
-#[test]
-fn after_a_writer_is_cancelled_the_readers_behind_it_are_granted_at_once() {
-    let mut test = Test::new();
-    join(&mut test, 0, Mode::Read, 0, &[]);
-    join(&mut test, 1, Mode::Write, 1, &[]);
-    for reader in 2..5 {
-        assert_eq!(granted(&join(&mut test, reader, Mode::Read, reader as i64, &[])), []);
-    }
-    assert_eq!(granted(&test.on(PathEvent::Cancel(Ticket(1)))), [2, 3, 4]);
-}
-
-#[test]
-fn readers_behind_one_foreign_writer_share_one_watch() {
-    let mut test = Test::new();
-    let watch = Command::Watch(foreign(1));
-    assert!(join(&mut test, 0, Mode::Read, 2, &[&foreign(1)]).contains(&watch));
-    for reader in 1..4 {
-        let entered = join(&mut test, reader, Mode::Read, 2 + reader as i64, &[&foreign(1)]);
-        assert!(!entered.contains(&watch), "{entered:?}");
-    }
-    assert_eq!(granted(&test.on(Event::Fired { node: foreign(1), gone: true })), [0, 1, 2, 3]);
-}
-
-fn curator_mutex(sequence: i64) -> Znode {
-    Znode::parse(&format!("_c_{:032x}-lock-{sequence:010}", 7)).expect("a contender's name")
-}
-
-#[test]
-fn a_contender_that_sees_another_dialect_withdraws() {
-    for (sequence, place) in [(4, "ahead"), (6, "behind")] {
-        let mut test = Test::new();
-        let other = curator_mutex(sequence);
-        test.acquire(0, Wait::Forever);
-        let withdrawn = [test.delete(0, 5), refuse(0, Refusal::MixedDialects(other.clone()))];
-        assert_eq!(test.entered(0, 5, &[&foreign(3), &other]), withdrawn, "{place}");
-    }
-}
-
-#[test]
-fn a_try_that_sees_another_dialect_creates_no_node() {
-    let mut test = Test::new();
-    let other = curator_mutex(4);
-    test.acquire(0, Wait::Try);
-    let children = Ok(vec![foreign(3).name().to_owned(), other.name().to_owned()]);
-    let refused = [refuse(0, Refusal::MixedDialects(other)), forget(0, true)];
-    assert_eq!(test.on(Event::Listed(children)), refused);
-}
-
-#[test]
-fn a_local_contender_of_another_dialect_that_has_left_is_ignored() {
-    let mut test = Test::new();
-    let curators = Request { dialect: Dialect::Curator, ..request(true, Wait::Forever) };
-    test.on(Event::Acquire { ticket: Ticket(0), request: curators });
-    let name = format!("{}{:010}", test.instance.prefix(Attempt(0), Dialect::Curator, Mode::Lock), 5);
-    let node = Znode::parse(&name).expect("a contender's name");
-    let (created, children) = (Ok(Created { node: node.clone(), czxid: 105 }), Ok(vec![name]));
-    let entered = test.on(Event::CreatedAndListed { attempt: Attempt(0), created, children });
-    assert_eq!(granted(&entered), [0]);
-    test.acquire(1, Wait::Forever);
-    let withdrawn = [test.delete(1, 6), refuse(1, Refusal::MixedDialects(node.clone()))];
-    assert_eq!(test.entered(1, 6, &[&node]), withdrawn, "while it is held");
-    test.on(PathEvent::Release(Ticket(0)));
-    test.acquire(2, Wait::Forever);
-    assert_eq!(granted(&test.entered(2, 7, &[&node])), [2], "the delete is in flight");
-}
-
-#[test]
-fn a_try_is_refused_when_the_session_is_suspended_or_an_answer_is_lost() {
-    // While it peeks, while its create is in flight, after the create's answer is lost, after the list's answer is
-    // lost.
-    for steps in 0..4 {
-        let mut test = Test::new();
-        test.acquire(0, Wait::Try);
-        if steps > 0 {
-            test.on(Event::Listed(Ok(vec![])));
-        }
-        let told = match steps {
-            0 | 1 => test.on(PathEvent::Suspended),
-            2 => test.on(lost_create(0)),
-            _ => {
-                let created = Ok(Created { node: test.own(0, 5), czxid: 105 });
-                test.on(Event::CreatedAndListed { attempt: Attempt(0), created, children: unknown() })
-            }
-        };
-        assert!(told.contains(&refuse(0, Refusal::Suspended)), "{steps}: {told:?}");
-        let more = test.on(PathEvent::Suspended);
-        assert!(!more.contains(&refuse(0, Refusal::Suspended)), "{steps}: {more:?}");
-    }
-    let mut test = Test::new();
-    test.acquire(0, Wait::Try);
-    test.on(Event::Listed(Ok(vec![])));
-    test.entered(0, 5, &[]);
-    assert_eq!(
-        test.on(PathEvent::Suspended),
-        [Command::Reply(Reply::Suspended(Ticket(0)))],
-        "a granted try keeps the lock"
-    );
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use lockkeeper_embedded::wire::{Request, Write};
 
-use super::{Connection, Down, Ensemble, Entry, Lane, Occurrence, TICK, Time, Wire};
+use super::log::{Entry, end};
+use super::replica::Lane;
+use super::{Connection, Down, Ensemble, Occurrence, Time, Wire};
 
 /// When a leader that is cut off is replaced.
 pub struct Deposed {
@@ -190,7 +192,7 @@ impl Ensemble {
     /// A new leader gives every session its whole timeout.
     fn renew_sessions(&mut self, at: Time) {
         for tracked in self.sessions.values_mut() {
-            tracked.ends = ((at + tracked.timeout) / TICK + 1) * TICK;
+            tracked.ends = end(at, tracked.timeout);
         }
     }
 
