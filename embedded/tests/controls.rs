@@ -341,3 +341,28 @@ async fn the_port_of_a_server_that_is_down_stays_reserved() {
     controls.bring_up().await.expect("back");
     assert_eq!(connect(&server).ping().expect("a reply").error, 0);
 }
+
+#[tokio::test]
+async fn a_restart_while_the_server_is_paused_starts_every_timeout_again() {
+    let server = server().await;
+    let _raw = connect(&server);
+    let controls = server.controls();
+    controls.pause();
+    controls.advance_clock(Duration::from_secs(100));
+    controls.restart().await.expect("the port is still free");
+    controls.resume();
+    assert_eq!(controls.sessions().len(), 1);
+}
+
+#[tokio::test]
+async fn a_pause_while_the_server_is_down_lets_no_session_expire() {
+    let server = server().await;
+    let _raw = connect(&server);
+    let controls = server.controls();
+    controls.take_down().await;
+    controls.pause();
+    controls.advance_clock(Duration::from_secs(100));
+    controls.bring_up().await.expect("the port is still free");
+    controls.resume();
+    assert_eq!(controls.sessions().len(), 1);
+}

@@ -370,6 +370,10 @@ impl Shared {
         let mut state = self.state();
         state.down = false;
         state.stopped_at = None;
+        if state.paused.is_some() {
+            // The time while the server was down does not count when it resumes.
+            state.paused = Some(state.running());
+        }
         let now = state.now();
         state.server.restart(now);
         self.wake_changed.notify_one();
@@ -386,8 +390,12 @@ impl Shared {
 impl State {
     /// The current time on the machine's clock.
     fn now(&self) -> Moment {
-        let running = || Moment::default() + self.origin.elapsed() + self.ahead;
-        self.paused.or(self.stopped_at).unwrap_or_else(running)
+        self.paused.or(self.stopped_at).unwrap_or_else(|| self.running())
+    }
+
+    /// What the machine's clock would show if the server were neither paused nor down.
+    fn running(&self) -> Moment {
+        Moment::default() + self.origin.elapsed() + self.ahead
     }
 
     /// Whether the machine is neither paused nor down.
