@@ -71,8 +71,8 @@ impl Proxy {
         self.faults.send_modify(|faults| faults.refuse = on);
     }
 
-    /// While on, bytes in both directions are held back, and so is the closing of either side. Connections stay open
-    /// and new ones are accepted. Turning it off delivers what was held back.
+    /// While on, bytes in both directions are held back, and so is the closing or the reset of either side. Connections
+    /// stay open and new ones are accepted, even if the server is down. Turning it off delivers what was held back.
     pub fn black_hole(&self, on: bool) {
         self.faults.send_modify(|faults| faults.hold_all = on);
     }
@@ -234,10 +234,13 @@ async fn pass(
     cuts: u64,
     open: &OpenGuard,
 ) -> io::Result<()> {
-    let mut server = TcpStream::connect(target).await?;
+    let pump = |direction| Pump { faults: faults.clone(), cuts, direction, counts: &open.0 };
+    let mut server = match TcpStream::connect(target).await {
+        Ok(server) => server,
+        Err(error) => return pump(Direction::Replies).fail(error).await,
+    };
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let pump = |direction| Pump { faults: faults.clone(), cuts, direction, counts: &open.0 };
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
@@ -268,10 +271,11 @@ impl Pump<'_> {
     async fn run(mut self, from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
         let mut buffer = vec![0; 16 * 1024];
         loop {
-            let count = read(&from, &mut buffer).await?;
-            if count == 0 {
-                return self.shut_down(&mut to).await;
-            }
+            let count = match read(&from, &mut buffer).await {
+                Ok(0) => return self.shut_down(&mut to).await,
+                Ok(count) => count,
+                Err(error) => return self.fail(error).await,
+            };
             let delay = self.faults.borrow().delay;
             tokio::time::sleep(delay).await;
             self.deliver(&to, &buffer[..count]).await?;
@@ -324,6 +328,13 @@ impl Pump<'_> {
                 return outcome;
             }
         }
+    }
+
+    /// Ends the connection after the sender has reset its side or could not be reached. While bytes are held back or
+    /// discarded, this waits.
+    async fn fail(&self, error: io::Error) -> io::Result<()> {
+        self.wait_while(&[Action::Hold, Action::Drop]).await?;
+        Err(error)
     }
 
     fn action(&self, faults: &Faults) -> Action {

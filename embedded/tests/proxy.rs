@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lockkeeper_embedded::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -105,4 +105,50 @@ async fn a_refusing_proxy_closes_new_connections_and_keeps_open_ones() {
     let mut refused = TcpStream::connect(proxy.address()).await.expect("accepted, and closed");
     assert!(matches!(refused.read(&mut [0]).await, Ok(0) | Err(_)));
     assert_eq!(echo_byte(&mut client, b'g').await, b'g');
+}
+
+/// A proxy in front of a server that answers nothing, a connected client, and the server's end of its connection.
+async fn silent() -> (Proxy, TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let proxy = Proxy::start(listener.local_addr().expect("its address").to_string()).await.expect("a port");
+    let mut client = TcpStream::connect(proxy.address()).await.expect("connected");
+    let (mut server, _) = listener.accept().await.expect("accepted");
+    // Otherwise the proxy may still be about to find out that it is connected.
+    client.write_all(b"a").await.expect("sent");
+    assert_eq!(server.read_u8().await.expect("delivered"), b'a');
+    (proxy, client, server)
+}
+
+fn reset(stream: TcpStream) {
+    stream.set_zero_linger().expect("an open socket");
+}
+
+#[tokio::test]
+async fn a_black_hole_holds_the_reset_of_either_side() {
+    let (proxy, mut client, server) = silent().await;
+    proxy.black_hole(true);
+    reset(server);
+    assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "the client must not notice");
+    proxy.black_hole(false);
+    assert_eq!(client.read_u8().await.expect_err("reset").kind(), std::io::ErrorKind::ConnectionReset);
+
+    let (proxy, client, mut server) = silent().await;
+    proxy.black_hole(true);
+    reset(client);
+    assert!(timeout(MOMENT, server.read_u8()).await.is_err(), "the server must not notice");
+    proxy.black_hole(false);
+    assert!(server.read_u8().await.is_err(), "closed");
+}
+
+#[tokio::test]
+async fn a_black_hole_hides_that_the_server_is_down() {
+    // A socket that is bound and does not listen: connections to it are refused.
+    let down = TcpSocket::new_v4().expect("a socket");
+    down.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let proxy = Proxy::start(down.local_addr().expect("its address").to_string()).await.expect("a port");
+    proxy.black_hole(true);
+    let mut client = TcpStream::connect(proxy.address()).await.expect("accepted");
+    assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "the client must not notice");
+    proxy.black_hole(false);
+    assert_eq!(client.read_u8().await.expect_err("reset").kind(), std::io::ErrorKind::ConnectionReset);
 }
