@@ -45,7 +45,8 @@
 //!
 //! # Unsupported features
 //!
-//! Ensembles, persistence to disk, TLS, SASL, quotas, reconfiguration and the admin server.
+//! Ensembles, persistence to disk, TLS, SASL, quotas, reconfiguration and the admin server. Access control by IPv6
+//! addresses, which the real server has since 3.9.4: such a list is invalid.
 //!
 //! Two limits do not exist in the real server. They keep a hostile client from exhausting the memory of a test: the
 //! identities of one connection may have 16 KiB of names in total, and the names in an access control list one

@@ -149,7 +149,9 @@ impl Server {
     pub fn handle(&mut self, input: Input, now: Moment, out: &mut Vec<Output>) {
         self.pass_time(now, out);
         match input {
-            Input::Opened { connection, peer } => {
+            Input::Opened { connection, mut peer } => {
+                // A listener for IPv6 shows its IPv4 clients with mapped addresses. The real server does not see these.
+                peer.set_ip(peer.ip().to_canonical());
                 let until = now + self.config.handshake_timeout;
                 self.handshakes.insert((until, connection));
                 let phase = Phase::Handshake(until);
