@@ -182,10 +182,15 @@ async fn listen(
                 let Ok((client, _)) = accepted else { continue };
                 counts.accepted.fetch_add(1, Ordering::SeqCst);
                 let faults = faults.subscribe();
-                if faults.borrow().refuse {
-                    continue;
-                }
-                connections.spawn(connection(client, target.clone(), faults, OpenGuard::new(&counts)));
+                let before = {
+                    let faults = faults.borrow();
+                    if faults.refuse {
+                        continue;
+                    }
+                    (faults.cuts, faults.half_opens)
+                };
+                let open = OpenGuard::new(&counts);
+                connections.spawn(connection(client, target.clone(), faults, before, open));
             }
             // Removes ended connections from the set.
             Some(_) = connections.join_next() => {}
@@ -193,16 +198,14 @@ async fn listen(
     }
 }
 
+/// Serves a connection. `cuts` and `half_opens` are those at the time when it was accepted.
 async fn connection(
     mut client: TcpStream,
     target: String,
-    mut faults: watch::Receiver<Faults>,
+    faults: watch::Receiver<Faults>,
+    (cuts, half_opens): (u64, u64),
     open: OpenGuard,
 ) {
-    let (cuts, half_opens) = {
-        let faults = faults.borrow_and_update();
-        (faults.cuts, faults.half_opens)
-    };
     let ended = tokio::select! {
         // A fault takes precedence over bytes that are ready at the same time.
         biased;

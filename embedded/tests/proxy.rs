@@ -10,6 +10,8 @@ use tokio::time::timeout;
 
 /// How long to wait for bytes that must not arrive. A byte on loopback takes a thousandth of this.
 const MOMENT: Duration = Duration::from_millis(100);
+/// How long something may take that takes milliseconds when nothing is wrong.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// An echo server behind a proxy, a connected client, and a channel that gets a message for each connection that has
 /// ended on the server.
@@ -151,4 +153,23 @@ async fn a_black_hole_hides_that_the_server_is_down() {
     assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "the client must not notice");
     proxy.black_hole(false);
     assert_eq!(client.read_u8().await.expect_err("reset").kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_cut_resets_a_connection_that_has_just_been_accepted() {
+    let (proxy, _client, _ended) = echo().await;
+    // In a task: it runs after the proxy has accepted the connection, and before the connection's own task does.
+    let cut = tokio::spawn(async move {
+        let client = std::net::TcpStream::connect(proxy.address()).expect("connected");
+        client.set_nonblocking(true).expect("a socket");
+        let mut client = TcpStream::from_std(client).expect("a socket");
+        while proxy.accepted() < 2 {
+            tokio::task::yield_now().await;
+        }
+        proxy.refuse(true);
+        proxy.cut();
+        let end = timeout(LIMIT, client.read_u8()).await.expect("the connection stays open");
+        assert!(end.is_err());
+    });
+    cut.await.expect("no panic");
 }
