@@ -13,8 +13,17 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use crate::net::MAX_DURATION;
+
+/// How many bytes are read at once.
+const CHUNK: usize = 16 << 10;
+/// How many such reads can be under way in one direction of a connection. The proxy reads no more until it has delivered
+/// the first one.
+const UNDER_WAY: usize = 256;
 
 /// A TCP proxy that injects network faults between clients and any server, including a real one. Dropping it closes
 /// all its connections.
@@ -88,9 +97,11 @@ impl Proxy {
         self.faults.send_modify(|faults| faults.drop_replies = true);
     }
 
-    /// Delays bytes in both directions from now on, and keeps their order. Zero ends the delay.
+    /// Delays bytes in both directions from now on, and keeps their order. The bytes flow as on a long link: up to four
+    /// megabytes of each direction of a connection can be under way. The delay is capped at a hundred years. Zero ends
+    /// it, also for the bytes under way.
     pub fn delay(&self, delay: Duration) {
-        self.faults.send_modify(|faults| faults.delay = delay);
+        self.faults.send_modify(|faults| faults.delay = delay.min(MAX_DURATION));
     }
 
     /// Closes the server's side of every open connection without telling the client. The client's side stays open and
@@ -272,16 +283,40 @@ enum Action {
 
 impl Pump<'_> {
     async fn run(mut self, from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            let count = match read(&from, &mut buffer).await {
-                Ok(0) => return self.shut_down(&mut to).await,
-                Ok(count) => count,
-                Err(error) => return self.fail(error).await,
-            };
-            let delay = self.faults.borrow().delay;
-            tokio::time::sleep(delay).await;
-            self.deliver(&to, &buffer[..count]).await?;
+        let (sender, mut under_way) = mpsc::channel(UNDER_WAY);
+        let faults = self.faults.clone();
+        let reading = async {
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                let chunk = read(&from, &mut buffer).await.map(|count| buffer[..count].to_vec());
+                let is_last = !matches!(&chunk, Ok(bytes) if !bytes.is_empty());
+                let due = Instant::now() + faults.borrow().delay;
+                if sender.send((due, chunk)).await.is_err() || is_last {
+                    return Ok(());
+                }
+            }
+        };
+        let writing = async {
+            while let Some((due, chunk)) = under_way.recv().await {
+                self.wait_until(due).await;
+                match chunk {
+                    Ok(bytes) if bytes.is_empty() => return self.shut_down(&mut to).await,
+                    Ok(bytes) => self.deliver(&to, &bytes).await?,
+                    Err(error) => return self.fail(error).await,
+                }
+            }
+            Ok(())
+        };
+        tokio::try_join!(reading, writing)?;
+        Ok(())
+    }
+
+    /// Waits until the given time, or until there is no delay any more.
+    async fn wait_until(&self, due: Instant) {
+        tokio::select! {
+            biased;
+            () = wait_for(self.faults.clone(), |faults| faults.delay.is_zero()) => {}
+            () = sleep_until(due) => {}
         }
     }
 

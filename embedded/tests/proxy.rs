@@ -173,3 +173,27 @@ async fn a_cut_resets_a_connection_that_has_just_been_accepted() {
     });
     cut.await.expect("no panic");
 }
+
+#[tokio::test]
+async fn a_delay_does_not_limit_how_much_is_under_way() {
+    // If each read waited for the delay before the next one, this would take more than a minute.
+    const SIZE: usize = 2 << 20;
+    let (proxy, mut client, _ended) = echo().await;
+    proxy.delay(Duration::from_millis(500));
+    let (mut from, mut to) = client.split();
+    let mut echoed = vec![0; SIZE];
+    let sent: Vec<u8> = (0..SIZE).map(|at| (at / 1000) as u8).collect();
+    let both = async { tokio::try_join!(to.write_all(&sent), from.read_exact(&mut echoed)) };
+    timeout(LIMIT, both).await.expect("delayed once only").expect("an open connection");
+    assert!(echoed == sent, "in order");
+}
+
+#[tokio::test]
+async fn the_end_of_a_delay_delivers_what_is_under_way() {
+    let (proxy, mut client, _ended) = echo().await;
+    proxy.delay(Duration::MAX);
+    client.write_all(b"h").await.expect("sent");
+    assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "nothing must arrive");
+    proxy.delay(Duration::ZERO);
+    assert_eq!(timeout(LIMIT, client.read_u8()).await.expect("delivered").expect("echoed"), b'h');
+}

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use crate::machine::Config;
 use crate::options::Options;
 
-pub(crate) use shared::{Cut, Shared};
+pub(crate) use shared::{Cut, MAX_DURATION, Shared};
 pub use target::Target;
 
 /// A command for the listening task. Everything else goes through [`Shared`].

@@ -19,7 +19,7 @@ const MAX_QUEUED: usize = 64 << 20;
 /// How many bytes of buffer the outgoing side of an idle connection may keep.
 const IDLE_BUFFER: usize = 8 << 10;
 /// The limit for delays and clock advances: longer than any test waits, and short enough not to overflow a clock.
-const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(crate) struct Shared {
     state: Mutex<State>,
