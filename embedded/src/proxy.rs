@@ -285,7 +285,8 @@ impl Pump<'_> {
     async fn run(mut self, from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
         let (sender, mut under_way) = mpsc::channel(UNDER_WAY);
         let faults = self.faults.clone();
-        let reading = async {
+        // It owns the sender, so `writing` ends after the last chunk.
+        let reading = async move {
             let mut buffer = vec![0; CHUNK];
             loop {
                 let chunk = read(&from, &mut buffer).await.map(|count| buffer[..count].to_vec());
@@ -299,16 +300,29 @@ impl Pump<'_> {
         let writing = async {
             while let Some((due, chunk)) = under_way.recv().await {
                 self.wait_until(due).await;
-                match chunk {
-                    Ok(bytes) if bytes.is_empty() => return self.shut_down(&mut to).await,
-                    Ok(bytes) => self.deliver(&to, &bytes).await?,
+                let delivered = match chunk {
+                    Ok(bytes) if bytes.is_empty() => self.shut_down(&mut to).await,
+                    Ok(bytes) => self.deliver(&to, &bytes).await,
                     Err(error) => return self.fail(error).await,
+                };
+                if let Err(error) = delivered {
+                    // The receiver has reset its side. The sender learns that from what comes back.
+                    return self.back().fail(error).await;
                 }
             }
             Ok(())
         };
         tokio::try_join!(reading, writing)?;
         Ok(())
+    }
+
+    /// The other direction of the same connection.
+    fn back(&self) -> Pump<'_> {
+        let direction = match self.direction {
+            Direction::Requests => Direction::Replies,
+            Direction::Replies => Direction::Requests,
+        };
+        Pump { faults: self.faults.clone(), direction, ..*self }
     }
 
     /// Waits until the given time, or until there is no delay any more.

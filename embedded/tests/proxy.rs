@@ -197,3 +197,17 @@ async fn the_end_of_a_delay_delivers_what_is_under_way() {
     proxy.delay(Duration::ZERO);
     assert_eq!(timeout(LIMIT, client.read_u8()).await.expect("delivered").expect("echoed"), b'h');
 }
+
+#[tokio::test]
+async fn held_replies_hide_that_the_server_has_reset_the_connection() {
+    let (proxy, mut client, server) = silent().await;
+    proxy.hold_replies(true);
+    reset(server);
+    // The proxy cannot deliver this, and the client must not notice that either.
+    for byte in b'i'..b'l' {
+        client.write_all(&[byte]).await.expect("sent");
+        assert!(timeout(MOMENT, client.read_u8()).await.is_err(), "the client must not notice {byte}");
+    }
+    proxy.hold_replies(false);
+    assert_eq!(client.read_u8().await.expect_err("reset").kind(), std::io::ErrorKind::ConnectionReset);
+}
