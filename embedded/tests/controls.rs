@@ -366,3 +366,17 @@ async fn a_pause_while_the_server_is_down_lets_no_session_expire() {
     controls.resume();
     assert_eq!(controls.sessions().len(), 1);
 }
+
+#[tokio::test]
+async fn a_low_maximum_of_session_timeouts_lowers_the_default_minimum() {
+    let options = Embedded::options().max_session_timeout(Duration::from_secs(1));
+    let server = options.start().await.expect("a server");
+    assert_eq!(connect(&server).timeout_ms, 1_000);
+}
+
+#[tokio::test]
+async fn a_minimum_of_session_timeouts_above_the_maximum_is_refused() {
+    let options = Embedded::options().max_session_timeout(Duration::from_secs(1));
+    let error = options.min_session_timeout(Duration::from_secs(2)).start().await.expect_err("refused");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+}

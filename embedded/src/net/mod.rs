@@ -159,9 +159,7 @@ fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
 
 fn config(options: &Options, address: SocketAddr) -> Config {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let min_session_timeout = options.min_session_timeout.unwrap_or(options.tick.saturating_mul(2));
-    let max_session_timeout =
-        options.max_session_timeout.unwrap_or(options.tick.saturating_mul(20)).max(min_session_timeout);
+    let (min_session_timeout, max_session_timeout) = options.session_timeouts();
     Config {
         tick: options.tick,
         min_session_timeout,
