@@ -380,3 +380,16 @@ async fn a_minimum_of_session_timeouts_above_the_maximum_is_refused() {
     let error = options.min_session_timeout(Duration::from_secs(2)).start().await.expect_err("refused");
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
 }
+
+#[tokio::test]
+async fn while_the_server_is_down_only_the_given_session_is_expired() {
+    let server = server().await;
+    let (one, two) = (connect(&server), connect(&server));
+    let controls = server.controls();
+    controls.take_down().await;
+    controls.advance_clock(Duration::from_secs(100));
+    assert!(controls.expire(SessionId(one.session)));
+    controls.bring_up().await.expect("the port is still free");
+    let left: Vec<SessionId> = controls.sessions().iter().map(|session| session.id).collect();
+    assert_eq!(left, [SessionId(two.session)]);
+}

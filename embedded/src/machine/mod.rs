@@ -98,7 +98,7 @@ pub enum Input {
         /// The decoded word.
         word: Word,
     },
-    /// A session is to be expired before its timeout.
+    /// A session is to be expired before its timeout. Nothing else expires, even if it is due.
     Expire {
         /// The session to expire.
         session: SessionId,
