@@ -111,8 +111,8 @@ impl Embedded {
         self.address
     }
 
-    /// The controls with which a test inspects the server and injects faults. They are cheap to clone, and have no
-    /// effect after the server has stopped.
+    /// The controls with which a test inspects the server and injects faults. They are cheap to clone. After the server
+    /// has stopped, they have no effect and show no sessions.
     pub fn controls(&self) -> Controls {
         self.controls.clone()
     }

@@ -393,3 +393,29 @@ async fn while_the_server_is_down_only_the_given_session_is_expired() {
     let left: Vec<SessionId> = controls.sessions().iter().map(|session| session.id).collect();
     assert_eq!(left, [SessionId(two.session)]);
 }
+
+#[tokio::test]
+async fn no_session_is_connected_while_the_server_is_down() {
+    let server = server().await;
+    let mut raw = connect(&server);
+    assert_eq!(raw.ask(3, &Bytes::path("/w", true).0).expect("a reply").error, -101);
+    let controls = server.controls();
+    let connected = || {
+        let sessions = controls.sessions();
+        assert_eq!(sessions.len(), 1);
+        (sessions[0].peer.is_some(), sessions[0].watches)
+    };
+    assert_eq!(connected(), (true, 1));
+    controls.take_down().await;
+    assert_eq!(connected(), (false, 0));
+}
+
+#[tokio::test]
+async fn a_server_that_has_stopped_has_no_sessions() {
+    let server = server().await;
+    let raw = connect(&server);
+    let controls = server.controls();
+    server.stop().await;
+    assert_eq!(controls.sessions(), []);
+    assert!(!controls.expire(SessionId(raw.session)));
+}

@@ -194,12 +194,15 @@ impl Server {
     /// Simulates a restart that keeps nodes and sessions: removes all connections and starts the timeout of every
     /// session again.
     pub fn restart(&mut self, now: Moment) {
-        self.connections.clear();
-        self.handshakes.clear();
-        self.data_watches = Watches::default();
-        self.child_watches = Watches::default();
+        self.disconnect_all();
         self.packets = Packets::default();
         self.sessions.restart(now);
+    }
+
+    /// Removes all connections with their watches. No time passes.
+    pub(crate) fn disconnect_all(&mut self) {
+        let connections: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        connections.into_iter().for_each(|connection| self.disconnect(connection));
     }
 
     /// Removes all nodes, sessions and connections. Transaction ids and session ids keep growing.

@@ -64,6 +64,8 @@ async fn run(options: Options, ready: oneshot::Sender<io::Result<Started>>) {
     shared.take_down();
     // The connections' tasks now reset their sockets. Tasks that take too long are dropped with the runtime.
     time::timeout(Duration::from_millis(200), shared.all_closed()).await.ok();
+    // The controls can outlive the server.
+    shared.reset();
     if let Some(stopped) = stopped {
         let _ = stopped.send(());
     }

@@ -363,6 +363,7 @@ impl Shared {
         state.down = true;
         let ids: Vec<ConnectionId> = state.links.keys().copied().collect();
         ids.into_iter().for_each(|connection| state.end(connection, Cut::Reset));
+        state.server.disconnect_all();
         self.wake_changed.notify_one();
     }
 
