@@ -39,8 +39,14 @@ pub(crate) fn spawn(
     options: Options,
     ready: oneshot::Sender<io::Result<Started>>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = move || runtime.block_on(run(options, ready));
+    // The thread makes its own runtime: if there is no thread, a runtime could not be dropped here, in the caller's.
+    let run = move || match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(options, ready)),
+        Err(error) => {
+            // An error means that the caller has stopped waiting.
+            let _ = ready.send(Err(error));
+        }
+    };
     thread::Builder::new().name("embedded-zookeeper".into()).spawn(run)
 }
 
