@@ -15,7 +15,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::net::MAX_DURATION;
 
@@ -189,8 +189,11 @@ async fn listen(
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                // The client may have disconnected before it was accepted.
-                let Ok((client, _)) = accepted else { continue };
+                let Ok((client, _)) = accepted else {
+                    // Most likely the process is out of file descriptors, so wait a little before the next attempt.
+                    sleep(Duration::from_millis(20)).await;
+                    continue;
+                };
                 counts.accepted.fetch_add(1, Ordering::SeqCst);
                 let faults = faults.subscribe();
                 let before = {

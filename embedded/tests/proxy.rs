@@ -1,6 +1,8 @@
 //! The fault proxy, in front of a server that echoes.
 
 use std::time::{Duration, Instant};
+#[cfg(target_os = "linux")]
+use std::{fs::File, process::Command};
 
 use lockkeeper_embedded::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -210,4 +212,53 @@ async fn held_replies_hide_that_the_server_has_reset_the_connection() {
     }
     proxy.hold_replies(false);
     assert_eq!(client.read_u8().await.expect_err("reset").kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_proxy_without_file_descriptors_waits_for_them() {
+    const IN_CHILD: &str = "LOCKKEEPER_TEST_WITHOUT_FILES";
+    if std::env::var_os(IN_CHILD).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        return runtime.block_on(wait_for_file_descriptors());
+    }
+    // The same test runs in a process that can have only a few.
+    let mut child = Command::new("sh");
+    child.args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]);
+    child.arg(std::env::current_exe().expect("the path of this test"));
+    child.args(["--exact", "a_proxy_without_file_descriptors_waits_for_them"]).env(IN_CHILD, "1");
+    let output = child.output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[cfg(target_os = "linux")]
+async fn wait_for_file_descriptors() {
+    let proxy = Proxy::start("127.0.0.1:1").await.expect("a port");
+    let statistics = File::open("/proc/self/stat").expect("opened");
+    let _client = std::net::TcpStream::connect(proxy.address()).expect("connected");
+    let files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    let before = processor_time(&statistics);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let used = processor_time(&statistics) - before;
+    assert_eq!(proxy.accepted(), 0);
+    // Trying again and again without a pause takes all the time that the machine has.
+    assert!(used < 5, "{used} hundredths of a second");
+    drop(files);
+    let accepted = async {
+        while proxy.accepted() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, accepted).await.expect("accepted");
+}
+
+/// The processor time that a process has used according to its `stat`, in hundredths of a second.
+#[cfg(target_os = "linux")]
+fn processor_time(stat: &File) -> u64 {
+    let mut text = [0; 1024];
+    let length = std::os::unix::fs::FileExt::read_at(stat, &mut text, 0).expect("read");
+    let text = String::from_utf8_lossy(&text[..length]);
+    let (_, fields) = text.rsplit_once(") ").expect("the name of the process");
+    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
 }
