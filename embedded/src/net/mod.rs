@@ -1,6 +1,7 @@
 //! The driver: it connects sockets and timers to the machine. It makes no decisions about the protocol.
 
 mod connection;
+mod link;
 mod shared;
 mod target;
 
