@@ -50,6 +50,9 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts a proxy that forwards connections to `target`, an address like `127.0.0.1:2181`.
+    ///
+    /// Unlike an embedded server, the proxy runs on the caller's runtime. While a test blocks that runtime, nothing
+    /// passes. When the runtime ends, so does the proxy.
     pub async fn start(target: impl Into<String>) -> io::Result<Proxy> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
