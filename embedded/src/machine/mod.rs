@@ -2,6 +2,7 @@
 //! returns [`Output`]s. A driver carries them out: `net` with sockets, or a simulation in virtual time.
 
 mod acl;
+mod connection;
 mod path;
 mod read;
 pub mod server;
