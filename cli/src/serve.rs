@@ -24,8 +24,13 @@ pub struct ServeArgs {
     listen: SocketAddr,
 
     /// The server's tickTime: sessions last from 2 to 20 of them
-    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = tick)]
     tick: Duration,
+}
+
+fn tick(text: &str) -> Result<Duration, String> {
+    let tick = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if tick < Duration::from_millis(1) { Err("a tick is at least 1ms".into()) } else { Ok(tick) }
 }
 
 pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {

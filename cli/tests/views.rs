@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
 use common::{
@@ -271,5 +271,20 @@ fn completions_and_manual_pages_name_all_commands() {
         let page = done(lockkeeper(&["man", "run"])).await;
         assert!(page.out.contains("\\-\\-conflict\\-exit\\-code"), "{}", page.out);
         assert_eq!(done(lockkeeper(&["man", "walk"])).await.code, Some(64));
+    });
+}
+
+#[test]
+fn serve_refuses_a_tick_that_is_too_short() {
+    run(async {
+        for tick in ["0s", "999us"] {
+            let mut command = lockkeeper_at("", &["serve", "--listen", "127.0.0.1:0", "--tick", tick]);
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut server = Killed(command.spawn().expect("it starts"));
+            assert_eq!(common::ended("it is refused", &mut server.0).await, Some(64), "{tick}");
+            let mut said = String::new();
+            server.0.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+            assert!(said.contains("--tick") && said.contains("at least 1ms"), "{said}");
+        }
     });
 }

@@ -93,6 +93,9 @@ impl Controls {
 
     /// Moves the server's clock forward. This affects session timeouts and TTLs as well as the times in stats. The sum
     /// of all calls is capped at a hundred years.
+    ///
+    /// A session ends at the first tick after its timeout. To expire it for sure, advance the clock by its timeout and a
+    /// tick.
     pub fn advance_clock(&self, by: Duration) {
         self.shared.advance_clock(by);
     }

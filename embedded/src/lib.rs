@@ -45,11 +45,19 @@
 //!
 //! # Unsupported features
 //!
-//! Ensembles, persistence to disk, TLS, SASL, quotas, reconfiguration and the admin server.
+//! Ensembles, persistence to disk, TLS, SASL, quotas, reconfiguration and the admin server. Access control by IPv6
+//! addresses, which the real server has since 3.9.4: such a list is invalid.
 //!
-//! Two limits do not exist in the real server. They keep a hostile client from exhausting the memory of a test: the
-//! identities of one connection may have 16 KiB of names in total, and the names in an access control list one
-//! megabyte.
+//! # Differences to the real server
+//!
+//! - The children of a node are listed in the order of their names. The real server lists them in no particular order.
+//! - Any number of connections is accepted, and all four-letter words are answered. By default, the real server accepts
+//!   60 connections from one address, and answers only `srvr`.
+//! - The wall clock is read only at the start. After it was set, or the machine has slept, the times in stats are wrong
+//!   until the server is started again.
+//! - Some limits keep a hostile client from exhausting the memory of a test. The identities of one connection may have
+//!   16 KiB of names in total, an access control list 65,536 entries and one megabyte of names, and the reply to a
+//!   `multiRead` 64 MiB of data. A connection is reset when more than 64 MiB wait to be sent, also in a black hole.
 //!
 //! # Layers
 //!
@@ -110,8 +118,8 @@ impl Embedded {
         self.address
     }
 
-    /// The controls with which a test inspects the server and injects faults. They are cheap to clone, and have no
-    /// effect after the server has stopped.
+    /// The controls with which a test inspects the server and injects faults. They are cheap to clone. After the server
+    /// has stopped, they have no effect and show no sessions.
     pub fn controls(&self) -> Controls {
         self.controls.clone()
     }

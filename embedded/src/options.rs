@@ -60,13 +60,15 @@ impl Options {
         self
     }
 
-    /// The shortest session timeout that the server grants. The default is two ticks.
+    /// The shortest session timeout that the server grants. The default is two ticks, or the longest timeout if that is
+    /// shorter.
     pub fn min_session_timeout(mut self, timeout: Duration) -> Self {
         self.min_session_timeout = Some(timeout);
         self
     }
 
-    /// The longest session timeout that the server grants. The default is twenty ticks.
+    /// The longest session timeout that the server grants. The default is twenty ticks, or the shortest timeout if that
+    /// is longer.
     pub fn max_session_timeout(mut self, timeout: Duration) -> Self {
         self.max_session_timeout = Some(timeout);
         self
@@ -122,6 +124,22 @@ impl Options {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
+        let (min, max) = self.session_timeouts();
+        if min > max {
+            let message =
+                format!("invalid session timeouts: the shortest is {min:?}, but the longest is {max:?}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         Embedded::launch(self).await
+    }
+
+    /// The shortest and the longest session timeout. A default gives way to an option.
+    pub(crate) fn session_timeouts(&self) -> (Duration, Duration) {
+        let (min, max) = (self.tick.saturating_mul(2), self.tick.saturating_mul(20));
+        match (self.min_session_timeout, self.max_session_timeout) {
+            (Some(given), None) => (given, max.max(given)),
+            (None, Some(given)) => (min.min(given), given),
+            (given_min, given_max) => (given_min.unwrap_or(min), given_max.unwrap_or(max)),
+        }
     }
 }

@@ -13,8 +13,17 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::net::MAX_DURATION;
+
+/// How many bytes are read at once.
+const CHUNK: usize = 16 << 10;
+/// How many such reads can be under way in one direction of a connection. The proxy reads no more until it has delivered
+/// the first one.
+const UNDER_WAY: usize = 256;
 
 /// A TCP proxy that injects network faults between clients and any server, including a real one. Dropping it closes
 /// all its connections.
@@ -41,6 +50,9 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts a proxy that forwards connections to `target`, an address like `127.0.0.1:2181`.
+    ///
+    /// Unlike an embedded server, the proxy runs on the caller's runtime. While a test blocks that runtime, nothing
+    /// passes. When the runtime ends, so does the proxy.
     pub async fn start(target: impl Into<String>) -> io::Result<Proxy> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -71,8 +83,8 @@ impl Proxy {
         self.faults.send_modify(|faults| faults.refuse = on);
     }
 
-    /// While on, bytes in both directions are held back, and so is the closing of either side. Connections stay open
-    /// and new ones are accepted. Turning it off delivers what was held back.
+    /// While on, bytes in both directions are held back, and so is the closing or the reset of either side. Connections
+    /// stay open and new ones are accepted, even if the server is down. Turning it off delivers what was held back.
     pub fn black_hole(&self, on: bool) {
         self.faults.send_modify(|faults| faults.hold_all = on);
     }
@@ -88,9 +100,11 @@ impl Proxy {
         self.faults.send_modify(|faults| faults.drop_replies = true);
     }
 
-    /// Delays bytes in both directions from now on, and keeps their order. Zero ends the delay.
+    /// Delays bytes in both directions from now on, and keeps their order. The bytes flow as on a long link: up to four
+    /// megabytes of each direction of a connection can be under way. The delay is capped at a hundred years. Zero ends
+    /// it, also for the bytes under way.
     pub fn delay(&self, delay: Duration) {
-        self.faults.send_modify(|faults| faults.delay = delay);
+        self.faults.send_modify(|faults| faults.delay = delay.min(MAX_DURATION));
     }
 
     /// Closes the server's side of every open connection without telling the client. The client's side stays open and
@@ -178,14 +192,22 @@ async fn listen(
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                // The client may have disconnected before it was accepted.
-                let Ok((client, _)) = accepted else { continue };
+                let Ok((client, _)) = accepted else {
+                    // Most likely the process is out of file descriptors, so wait a little before the next attempt.
+                    sleep(Duration::from_millis(20)).await;
+                    continue;
+                };
                 counts.accepted.fetch_add(1, Ordering::SeqCst);
                 let faults = faults.subscribe();
-                if faults.borrow().refuse {
-                    continue;
-                }
-                connections.spawn(connection(client, target.clone(), faults, OpenGuard::new(&counts)));
+                let before = {
+                    let faults = faults.borrow();
+                    if faults.refuse {
+                        continue;
+                    }
+                    (faults.cuts, faults.half_opens)
+                };
+                let open = OpenGuard::new(&counts);
+                connections.spawn(connection(client, target.clone(), faults, before, open));
             }
             // Removes ended connections from the set.
             Some(_) = connections.join_next() => {}
@@ -193,16 +215,14 @@ async fn listen(
     }
 }
 
+/// Serves a connection. `cuts` and `half_opens` are those at the time when it was accepted.
 async fn connection(
     mut client: TcpStream,
     target: String,
-    mut faults: watch::Receiver<Faults>,
+    faults: watch::Receiver<Faults>,
+    (cuts, half_opens): (u64, u64),
     open: OpenGuard,
 ) {
-    let (cuts, half_opens) = {
-        let faults = faults.borrow_and_update();
-        (faults.cuts, faults.half_opens)
-    };
     let ended = tokio::select! {
         // A fault takes precedence over bytes that are ready at the same time.
         biased;
@@ -234,10 +254,13 @@ async fn pass(
     cuts: u64,
     open: &OpenGuard,
 ) -> io::Result<()> {
-    let mut server = TcpStream::connect(target).await?;
+    let pump = |direction| Pump { faults: faults.clone(), cuts, direction, counts: &open.0 };
+    let mut server = match TcpStream::connect(target).await {
+        Ok(server) => server,
+        Err(error) => return pump(Direction::Replies).fail(error).await,
+    };
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let pump = |direction| Pump { faults: faults.clone(), cuts, direction, counts: &open.0 };
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
@@ -266,15 +289,54 @@ enum Action {
 
 impl Pump<'_> {
     async fn run(mut self, from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            let count = read(&from, &mut buffer).await?;
-            if count == 0 {
-                return self.shut_down(&mut to).await;
+        let (sender, mut under_way) = mpsc::channel(UNDER_WAY);
+        let faults = self.faults.clone();
+        // It owns the sender, so `writing` ends after the last chunk.
+        let reading = async move {
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                let chunk = read(&from, &mut buffer).await.map(|count| buffer[..count].to_vec());
+                let is_last = !matches!(&chunk, Ok(bytes) if !bytes.is_empty());
+                let due = Instant::now() + faults.borrow().delay;
+                if sender.send((due, chunk)).await.is_err() || is_last {
+                    return Ok(());
+                }
             }
-            let delay = self.faults.borrow().delay;
-            tokio::time::sleep(delay).await;
-            self.deliver(&to, &buffer[..count]).await?;
+        };
+        let writing = async {
+            while let Some((due, chunk)) = under_way.recv().await {
+                self.wait_until(due).await;
+                let delivered = match chunk {
+                    Ok(bytes) if bytes.is_empty() => self.shut_down(&mut to).await,
+                    Ok(bytes) => self.deliver(&to, &bytes).await,
+                    Err(error) => return self.fail(error).await,
+                };
+                if let Err(error) = delivered {
+                    // The receiver has reset its side. The sender learns that from what comes back.
+                    return self.back().fail(error).await;
+                }
+            }
+            Ok(())
+        };
+        tokio::try_join!(reading, writing)?;
+        Ok(())
+    }
+
+    /// The other direction of the same connection.
+    fn back(&self) -> Pump<'_> {
+        let direction = match self.direction {
+            Direction::Requests => Direction::Replies,
+            Direction::Replies => Direction::Requests,
+        };
+        Pump { faults: self.faults.clone(), direction, ..*self }
+    }
+
+    /// Waits until the given time, or until there is no delay any more.
+    async fn wait_until(&self, due: Instant) {
+        tokio::select! {
+            biased;
+            () = wait_for(self.faults.clone(), |faults| faults.delay.is_zero()) => {}
+            () = sleep_until(due) => {}
         }
     }
 
@@ -324,6 +386,13 @@ impl Pump<'_> {
                 return outcome;
             }
         }
+    }
+
+    /// Ends the connection after the sender has reset its side or could not be reached. While bytes are held back or
+    /// discarded, this waits.
+    async fn fail(&self, error: io::Error) -> io::Result<()> {
+        self.wait_while(&[Action::Hold, Action::Drop]).await?;
+        Err(error)
     }
 
     fn action(&self, faults: &Faults) -> Action {

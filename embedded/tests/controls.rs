@@ -3,6 +3,7 @@
 mod raw;
 
 use std::io::{self, Read};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -340,4 +341,99 @@ async fn the_port_of_a_server_that_is_down_stays_reserved() {
     controls.take_down().await;
     controls.bring_up().await.expect("back");
     assert_eq!(connect(&server).ping().expect("a reply").error, 0);
+}
+
+#[tokio::test]
+async fn a_restart_while_the_server_is_paused_starts_every_timeout_again() {
+    let server = server().await;
+    let _raw = connect(&server);
+    let controls = server.controls();
+    controls.pause();
+    controls.advance_clock(Duration::from_secs(100));
+    controls.restart().await.expect("the port is still free");
+    controls.resume();
+    assert_eq!(controls.sessions().len(), 1);
+}
+
+#[tokio::test]
+async fn a_pause_while_the_server_is_down_lets_no_session_expire() {
+    let server = server().await;
+    let _raw = connect(&server);
+    let controls = server.controls();
+    controls.take_down().await;
+    controls.pause();
+    controls.advance_clock(Duration::from_secs(100));
+    controls.bring_up().await.expect("the port is still free");
+    controls.resume();
+    assert_eq!(controls.sessions().len(), 1);
+}
+
+#[tokio::test]
+async fn a_low_maximum_of_session_timeouts_lowers_the_default_minimum() {
+    let options = Embedded::options().max_session_timeout(Duration::from_secs(1));
+    let server = options.start().await.expect("a server");
+    assert_eq!(connect(&server).timeout_ms, 1_000);
+}
+
+#[tokio::test]
+async fn a_minimum_of_session_timeouts_above_the_maximum_is_refused() {
+    let options = Embedded::options().max_session_timeout(Duration::from_secs(1));
+    let error = options.min_session_timeout(Duration::from_secs(2)).start().await.expect_err("refused");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+}
+
+#[tokio::test]
+async fn while_the_server_is_down_only_the_given_session_is_expired() {
+    let server = server().await;
+    let (one, two) = (connect(&server), connect(&server));
+    let controls = server.controls();
+    controls.take_down().await;
+    controls.advance_clock(Duration::from_secs(100));
+    assert!(controls.expire(SessionId(one.session)));
+    controls.bring_up().await.expect("the port is still free");
+    let left: Vec<SessionId> = controls.sessions().iter().map(|session| session.id).collect();
+    assert_eq!(left, [SessionId(two.session)]);
+}
+
+#[tokio::test]
+async fn no_session_is_connected_while_the_server_is_down() {
+    let server = server().await;
+    let mut raw = connect(&server);
+    assert_eq!(raw.ask(3, &Bytes::path("/w", true).0).expect("a reply").error, -101);
+    let controls = server.controls();
+    let connected = || {
+        let sessions = controls.sessions();
+        assert_eq!(sessions.len(), 1);
+        (sessions[0].peer.is_some(), sessions[0].watches)
+    };
+    assert_eq!(connected(), (true, 1));
+    controls.take_down().await;
+    assert_eq!(connected(), (false, 0));
+}
+
+#[tokio::test]
+async fn a_server_that_has_stopped_has_no_sessions() {
+    let server = server().await;
+    let raw = connect(&server);
+    let controls = server.controls();
+    server.stop().await;
+    assert_eq!(controls.sessions(), []);
+    assert!(!controls.expire(SessionId(raw.session)));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_without_a_thread_is_an_error() {
+    const IN_CHILD: &str = "LOCKKEEPER_TEST_WITHOUT_THREADS";
+    if std::env::var_os(IN_CHILD).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(Embedded::start()).expect_err("there is no memory for a stack of this size");
+        return;
+    }
+    // The same test runs in a process in which no thread can start, because its stack would be too large.
+    let mut child = Command::new(std::env::current_exe().expect("the path of this test"));
+    child.args(["--exact", "a_server_without_a_thread_is_an_error"]).env(IN_CHILD, "1");
+    let output = child.env("RUST_MIN_STACK", (1_u64 << 60).to_string()).output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }

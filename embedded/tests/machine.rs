@@ -194,3 +194,21 @@ fn a_session_id_is_not_used_again_after_a_reset() {
     world.server.reset(world.now);
     assert!(world.connect(TWO) > first, "the password of the first session would be valid for it");
 }
+
+#[test]
+fn an_ipv4_client_of_an_ipv6_listener_is_known_by_its_ipv4_address() {
+    let mut world = World::new();
+    let peer = "[::ffff:127.0.0.1]:1".parse().expect("an address");
+    world.handle(Input::Opened { connection: ONE, peer });
+    world.handle(Input::Connect { connection: ONE, request: connect_request(0, Vec::new()) });
+    let local = Id { scheme: "ip".into(), id: "127.0.0.1".into() };
+    let acl = vec![Acl { perms: 31, id: local.clone() }];
+    let path = "/a".to_owned();
+    let create = Write::Create { kind: CreateKind::Plain, path: path.clone(), data: None, acl, flags: 0 };
+    world.ask(ONE, Request::Write(create));
+    let out = world.ask(ONE, Request::GetChildren2 { path, watch: false });
+    assert!(matches!(out.as_slice(), [Output::Reply { result: Ok(_), .. }]), "{out:?}");
+    let out = world.ask(ONE, Request::WhoAmI);
+    assert_eq!(out, [world.reply(ONE, Ok(Reply::Clients(vec![local])))]);
+    assert_eq!(world.server.sessions()[0].peer, Some(([127, 0, 0, 1], 1).into()));
+}

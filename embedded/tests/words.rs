@@ -129,3 +129,16 @@ async fn dump_groups_sessions_by_their_expiry() {
     assert!(first.starts_with("1 expire at ") && third.starts_with("1 expire at "), "{dump}");
     assert_eq!((*second, *fourth), (&*format!("\t{:#x}", two.session), &*format!("\t{:#x}", one.session)));
 }
+
+#[tokio::test]
+async fn cons_tells_the_two_requests_that_set_watches_again_apart() {
+    let server = Embedded::start().await.expect("a server");
+    let mut client = Raw::connect(server.socket_address(), 10_000).expect("connected");
+    let lists = |count: usize| (0..count).fold(Bytes::default().long(0), |bytes, _| bytes.strings(&[]));
+    client.ask_as(-8, 101, &lists(3).0).expect("a reply");
+    let older = words::ask(server.socket_address(), "cons");
+    assert!(older.contains(",lop=SETW,"), "{older}");
+    client.ask_as(-8, 105, &lists(4).strings(&["/r".into()]).0).expect("a reply");
+    let newer = words::ask(server.socket_address(), "cons");
+    assert!(newer.contains(",lop=STW2,"), "{newer}");
+}

@@ -2,6 +2,7 @@
 //! returns [`Output`]s. A driver carries them out: `net` with sockets, or a simulation in virtual time.
 
 mod acl;
+mod connection;
 mod path;
 mod read;
 pub mod server;
@@ -98,7 +99,7 @@ pub enum Input {
         /// The decoded word.
         word: Word,
     },
-    /// A session is to be expired before its timeout.
+    /// A session is to be expired before its timeout. Nothing else expires, even if it is due.
     Expire {
         /// The session to expire.
         session: SessionId,

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::connection::{Connection, LastOperation, Packets, Phase};
 use super::session::{Caller, Sessions};
 use super::tree::{Stamp, Tree};
 use super::watch::Watches;
@@ -67,66 +68,6 @@ pub struct SessionInfo {
     pub watches: usize,
 }
 
-pub(super) struct Connection {
-    pub peer: SocketAddr,
-    pub phase: Phase,
-    /// The identities that the client has proven. Initially only its address.
-    pub identities: Vec<Id>,
-    pub packets: Packets,
-    /// When the connection was opened, in milliseconds since the Unix epoch.
-    pub established: i64,
-    pub last: LastOperation,
-}
-
-/// The last operation on a connection that was answered, as `cons` reports it.
-#[derive(Clone, Copy)]
-pub(super) struct LastOperation {
-    pub operation: &'static str,
-    /// The client's number for the last request with a regular number. Pings and the like have negative ones.
-    pub cxid: Option<i32>,
-    pub zxid: i64,
-    pub at: Moment,
-}
-
-impl Default for LastOperation {
-    fn default() -> Self {
-        LastOperation { operation: "NA", cxid: None, zxid: -1, at: Moment::default() }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Waiting for a connect request until this deadline.
-    Handshake(Moment),
-    Session(SessionId),
-}
-
-#[derive(Clone, Copy, Default)]
-pub(super) struct Packets {
-    pub received: u64,
-    pub sent: u64,
-}
-
-impl Connection {
-    /// Resets the packet counts and the last operation.
-    pub fn reset_statistics(&mut self) {
-        (self.packets, self.last) = (Packets::default(), LastOperation::default());
-    }
-
-    /// Adds an identity. Returns `false` if the limit for identities is exceeded.
-    fn add_identity(&mut self, identity: Id) -> bool {
-        if self.identities.contains(&identity) {
-            return true;
-        }
-        let size: usize = self.identities.iter().map(Id::size).sum();
-        let fits = size + identity.size() <= acl::MAX_IDENTITIES_SIZE;
-        if fits {
-            self.identities.push(identity);
-        }
-        fits
-    }
-}
-
 impl Server {
     /// Creates a server that has only the initial nodes.
     pub fn new(config: Config) -> Server {
@@ -147,9 +88,14 @@ impl Server {
 
     /// Processes one input and appends the resulting outputs to `out`.
     pub fn handle(&mut self, input: Input, now: Moment, out: &mut Vec<Output>) {
-        self.pass_time(now, out);
+        // An expiry is forced. On a server that is down it must not expire anything else.
+        if !matches!(input, Input::Expire { .. }) {
+            self.pass_time(now, out);
+        }
         match input {
-            Input::Opened { connection, peer } => {
+            Input::Opened { connection, mut peer } => {
+                // A listener for IPv6 shows its IPv4 clients with mapped addresses. The real server does not see these.
+                peer.set_ip(peer.ip().to_canonical());
                 let until = now + self.config.handshake_timeout;
                 self.handshakes.insert((until, connection));
                 let phase = Phase::Handshake(until);
@@ -189,12 +135,15 @@ impl Server {
     /// Simulates a restart that keeps nodes and sessions: removes all connections and starts the timeout of every
     /// session again.
     pub fn restart(&mut self, now: Moment) {
-        self.connections.clear();
-        self.handshakes.clear();
-        self.data_watches = Watches::default();
-        self.child_watches = Watches::default();
+        self.disconnect_all();
         self.packets = Packets::default();
         self.sessions.restart(now);
+    }
+
+    /// Removes all connections with their watches. No time passes.
+    pub(crate) fn disconnect_all(&mut self) {
+        let connections: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        connections.into_iter().for_each(|connection| self.disconnect(connection));
     }
 
     /// Removes all nodes, sessions and connections. Transaction ids and session ids keep growing.

@@ -78,15 +78,10 @@ impl Sessions {
         }
     }
 
-    /// Disconnects every session and starts its timeout again, as after a restart of the server.
+    /// Starts the timeout of every session again, as after a restart of the server.
     pub fn restart(&mut self, now: Moment) {
         let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
-        for id in ids {
-            if let Some(session) = self.sessions.get_mut(&id) {
-                session.connection = None;
-            }
-            self.touch(id, now);
-        }
+        ids.into_iter().for_each(|id| self.touch(id, now));
     }
 
     pub fn disconnect(&mut self, id: SessionId, connection: ConnectionId) {

@@ -5,7 +5,8 @@ use std::env::consts::{ARCH, OS};
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use super::server::{Connection, Packets, Phase, Server};
+use super::connection::{Connection, Packets, Phase};
+use super::server::Server;
 use super::{ConnectionId, Moment, SessionId};
 use crate::wire::Word;
 

@@ -298,7 +298,7 @@ fn rolled_back(at: usize, failed: usize, error: ErrorCode) -> OpResult {
 }
 
 /// Returns the next version if the current one is the expected one. The expected version −1 matches any version, so −1
-/// is skipped as a version, as in servers since 3.9.2.
+/// is skipped as a version. The real server does that on its main branch only (ZOOKEEPER-4743), and not in 3.9.
 fn next_version(current: i32, expected: i32) -> Result<i32, ErrorCode> {
     if expected != -1 && expected != current {
         return Err(ErrorCode::BadVersion);

@@ -1,6 +1,7 @@
 //! The driver: it connects sockets and timers to the machine. It makes no decisions about the protocol.
 
 mod connection;
+mod link;
 mod shared;
 mod target;
 
@@ -21,7 +22,7 @@ use tracing::{debug, warn};
 use crate::machine::Config;
 use crate::options::Options;
 
-pub(crate) use shared::{Cut, Shared};
+pub(crate) use shared::{Cut, MAX_DURATION, Shared};
 pub use target::Target;
 
 /// A command for the listening task. Everything else goes through [`Shared`].
@@ -39,8 +40,14 @@ pub(crate) fn spawn(
     options: Options,
     ready: oneshot::Sender<io::Result<Started>>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = move || runtime.block_on(run(options, ready));
+    // The thread makes its own runtime: if there is no thread, a runtime could not be dropped here, in the caller's.
+    let run = move || match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(options, ready)),
+        Err(error) => {
+            // An error means that the caller has stopped waiting.
+            let _ = ready.send(Err(error));
+        }
+    };
     thread::Builder::new().name("embedded-zookeeper".into()).spawn(run)
 }
 
@@ -64,6 +71,8 @@ async fn run(options: Options, ready: oneshot::Sender<io::Result<Started>>) {
     shared.take_down();
     // The connections' tasks now reset their sockets. Tasks that take too long are dropped with the runtime.
     time::timeout(Duration::from_millis(200), shared.all_closed()).await.ok();
+    // The controls can outlive the server.
+    shared.reset();
     if let Some(stopped) = stopped {
         let _ = stopped.send(());
     }
@@ -159,9 +168,7 @@ fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
 
 fn config(options: &Options, address: SocketAddr) -> Config {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let min_session_timeout = options.min_session_timeout.unwrap_or(options.tick.saturating_mul(2));
-    let max_session_timeout =
-        options.max_session_timeout.unwrap_or(options.tick.saturating_mul(20)).max(min_session_timeout);
+    let (min_session_timeout, max_session_timeout) = options.session_timeouts();
     Config {
         tick: options.tick,
         min_session_timeout,

@@ -1,7 +1,7 @@
 //! The machine and the outgoing side of every connection, behind one lock. The lock is held while one input is
 //! processed, so each connection's queue has the outputs in the order in which the machine returned them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
+use super::link::Link;
 use super::target::Target;
 use crate::machine::{Config, ConnectionId, Input, Moment, Output, Server, SessionId, SessionInfo};
 use crate::wire::{ConnectRequest, encode};
 
 /// A connection is reset when more bytes than this wait to be sent, because its client does not read.
 const MAX_QUEUED: usize = 64 << 20;
-/// How many bytes of buffer the outgoing side of an idle connection may keep.
-const IDLE_BUFFER: usize = 8 << 10;
 /// The limit for delays and clock advances: longer than any test waits, and short enough not to overflow a clock.
-const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -81,18 +80,6 @@ struct State {
     outputs: Vec<Output>,
 }
 
-/// The outgoing side of a connection.
-struct Link {
-    wake: Arc<Notify>,
-    session: Option<SessionId>,
-    ready: Vec<u8>,
-    /// How many bytes of `ready` have been sent.
-    sent: usize,
-    /// Frames held back by a delay, each with the time when it is to be sent.
-    delayed: VecDeque<(Instant, Vec<u8>)>,
-    ending: Option<Cut>,
-}
-
 /// The connections' side: passing inputs to the machine and sending its outputs.
 impl Shared {
     pub fn new(config: Config) -> Shared {
@@ -121,9 +108,7 @@ impl Shared {
         let connection = ConnectionId(state.next_connection);
         state.next_connection += 1;
         let wake = Arc::new(Notify::new());
-        let (ready, delayed) = (Vec::new(), VecDeque::new());
-        let link = Link { wake: Arc::clone(&wake), session: None, ready, sent: 0, delayed, ending: None };
-        state.links.insert(connection, link);
+        state.links.insert(connection, Link::new(Arc::clone(&wake)));
         self.step(&mut state, Input::Opened { connection, peer });
         Some((connection, wake))
     }
@@ -187,12 +172,7 @@ impl Shared {
         if held {
             return Next::Hold;
         }
-        let now = Instant::now();
-        while link.delayed.front().is_some_and(|(until, _)| *until <= now) {
-            if let Some((_, bytes)) = link.delayed.pop_front() {
-                link.ready.extend(bytes);
-            }
-        }
+        link.take_due(Instant::now());
         while link.sent < link.ready.len() {
             match write(&link.ready[link.sent..]) {
                 Ok(0) => return Next::Failed(io::ErrorKind::WriteZero.into()),
@@ -205,14 +185,12 @@ impl Shared {
             }
         }
         if link.sent > 0 {
-            link.ready.clear();
-            link.ready.shrink_to(IDLE_BUFFER);
-            link.sent = 0;
+            link.discard_all();
             return Next::Sent;
         }
-        match (link.delayed.front(), link.ending) {
+        match (link.next_due(), link.ending) {
             (None, Some(_)) => Next::Close,
-            (later, _) => Next::Read(later.map(|(until, _)| *until)),
+            (later, _) => Next::Read(later),
         }
     }
 
@@ -363,6 +341,7 @@ impl Shared {
         state.down = true;
         let ids: Vec<ConnectionId> = state.links.keys().copied().collect();
         ids.into_iter().for_each(|connection| state.end(connection, Cut::Reset));
+        state.server.disconnect_all();
         self.wake_changed.notify_one();
     }
 
@@ -370,6 +349,10 @@ impl Shared {
         let mut state = self.state();
         state.down = false;
         state.stopped_at = None;
+        if state.paused.is_some() {
+            // The time while the server was down does not count when it resumes.
+            state.paused = Some(state.running());
+        }
         let now = state.now();
         state.server.restart(now);
         self.wake_changed.notify_one();
@@ -386,8 +369,12 @@ impl Shared {
 impl State {
     /// The current time on the machine's clock.
     fn now(&self) -> Moment {
-        let running = || Moment::default() + self.origin.elapsed() + self.ahead;
-        self.paused.or(self.stopped_at).unwrap_or_else(running)
+        self.paused.or(self.stopped_at).unwrap_or_else(|| self.running())
+    }
+
+    /// What the machine's clock would show if the server were neither paused nor down.
+    fn running(&self) -> Moment {
+        Moment::default() + self.origin.elapsed() + self.ahead
     }
 
     /// Whether the machine is neither paused nor down.
@@ -442,16 +429,7 @@ impl State {
         if fault.swallow || link.ending.is_some() {
             return;
         }
-        if fault.delay.is_zero() && link.delayed.is_empty() {
-            encode(&mut link.ready);
-        } else {
-            let mut bytes = Vec::new();
-            encode(&mut bytes);
-            let due = Instant::now() + fault.delay.min(MAX_DURATION);
-            // Keep the order even if the delay has become shorter.
-            let due = link.delayed.back().map_or(due, |(earlier, _)| due.max(*earlier));
-            link.delayed.push_back((due, bytes));
-        }
+        link.push(Instant::now(), fault.delay.min(MAX_DURATION), encode);
         if link.queued() > MAX_QUEUED {
             info!(connection = connection.0, "resetting connection: the client does not read");
             link.ending = Some(Cut::Reset);
@@ -471,21 +449,5 @@ impl State {
 
     fn wake_all(&self) {
         self.links.values().for_each(|link| link.wake.notify_one());
-    }
-}
-
-impl Link {
-    /// Removes the sent bytes from the buffer once they are at least half of it. Otherwise the buffer would grow
-    /// without limit for a client that always leaves some bytes unread.
-    fn discard_sent(&mut self) {
-        if self.sent * 2 >= self.ready.len() {
-            self.ready.drain(..self.sent);
-            self.sent = 0;
-        }
-    }
-
-    /// How many bytes wait to be sent.
-    fn queued(&self) -> usize {
-        self.ready.len() - self.sent + self.delayed.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
     }
 }

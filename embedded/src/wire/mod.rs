@@ -114,7 +114,11 @@ impl Request {
             Request::Sync { .. } => "SYNC",
             Request::GetEphemerals { .. } => "GETE",
             Request::GetAllChildrenNumber { .. } => "GETACN",
-            Request::SetWatches(_) => "SETW",
+            Request::SetWatches(watches) if watches.persistent.is_empty() && watches.recursive.is_empty() => {
+                "SETW"
+            }
+            // Clients send `setWatches2` only with watches that `setWatches` does not have.
+            Request::SetWatches(_) => "STW2",
             Request::AddWatch { .. } => "ADDW",
             Request::CheckWatches { .. } => "CHKW",
             Request::RemoveWatches { .. } => "REMW",
