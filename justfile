@@ -28,6 +28,10 @@ simulation:
 mutants SEED:
     .ci/mutants {{SEED}}
 
+# The suites again and again beside two busy loops, to find tests that fail by chance: about three hours.
+under-load EMBEDDED="10" ENSEMBLE="3":
+    .ci/under-load {{EMBEDDED}} {{ENSEMBLE}}
+
 # The full gate, about 45 minutes: on Debian as root, it installs Java, ZooKeeper, Curator and kazoo.
 full:
     .ci/run
