@@ -142,13 +142,11 @@ impl Singleton {
         let (states, state) = watch::channel(CandidateState::Waiting);
         let shared = self.handle.shared();
         let arguments = CandidateArguments {
-            keeper: shared.started.keeper.get_derived(),
             clock: shared.started.clock,
             registry: shared.started.registry.clone(),
             keep_alive: shared.keep_alive.clone(),
             path: self.handle.path().clone(),
             options: self.handle.options().clone(),
-            factory: ActorFactory::new(make, tell),
             randomness: Randomness::default(),
             stop_policy: self.stop_policy,
             backoff: self.backoff,
@@ -156,6 +154,7 @@ impl Singleton {
             states,
             metrics: shared.started.metrics.clone(),
         };
+        let arguments = (arguments, ActorFactory::new(make, tell));
         // This fails only for a name that is taken, and there is none. The state reports a failed start: with a closed
         // keeper, it is `Over`.
         let spawned = ActorRuntime::spawn_instant(None, CandidateActor::<A::Msg>::default(), arguments);

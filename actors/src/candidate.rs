@@ -68,22 +68,19 @@ impl<M> Default for CandidateActor<M> {
     }
 }
 
-/// The arguments of a candidate's actor.
+/// The arguments of a candidate's actor, beside the factory, which starts the singleton's actor and must take messages of
+/// type `M`.
 pub struct CandidateArguments<M> {
-    /// The keeper, which shuts the candidate down before it closes the session.
-    pub keeper: DerivedActorRef<KeeperRequest>,
     /// The keeper's clock.
     pub clock: Clock,
     /// The registry, which finds the lock's actor.
     pub registry: DerivedActorRef<RegistryMessage>,
-    /// Keeps the keeper open.
+    /// Keeps the keeper open, which shuts the candidate down before it closes the session.
     pub keep_alive: Arc<KeepAlive>,
     /// The lock's path.
     pub path: Arc<str>,
     /// How the contender's node is created.
     pub options: Arc<ContenderOptions>,
-    /// Starts the singleton's actor, which must take messages of type `M`.
-    pub factory: ActorFactory,
     /// Spreads the retries of many members.
     pub randomness: Randomness,
     /// How the singleton's actor is stopped.
@@ -100,10 +97,9 @@ pub struct CandidateArguments<M> {
 
 /// The state of a candidate's actor.
 pub struct State<M> {
-    arguments: Arguments<M>,
+    arguments: CandidateArguments<M>,
     machine: Candidate,
     recorder: Option<Recorder>,
-    clock: Clock,
     /// The request for the lock, until the lock is refused or released.
     ticket: Option<Ticket>,
     lease: Option<Lease>,
@@ -122,47 +118,20 @@ pub struct State<M> {
     tasks: Tasks,
 }
 
-/// The arguments, except for those that the state stores or uses separately.
-struct Arguments<M> {
-    registry: DerivedActorRef<RegistryMessage>,
-    keep_alive: Arc<KeepAlive>,
-    path: Arc<str>,
-    options: Arc<ContenderOptions>,
-    randomness: Randomness,
-    stop_policy: StopPolicy,
-    backoff: Backoff,
-    supervisor: Option<Supervisor>,
-    states: watch::Sender<CandidateState<M>>,
-}
-
-#[ractor::actor(message = CandidateMessage<M>, state = State<M>, arguments = CandidateArguments<M>)]
+#[ractor::actor(message = CandidateMessage<M>, state = State<M>, arguments = (CandidateArguments<M>, ActorFactory))]
 impl<M: Message> CandidateActor<M> {
     async fn pre_start(
         &self,
         myself: ActorRef<CandidateMessage<M>>,
-        arguments: CandidateArguments<M>,
+        (arguments, factory): (CandidateArguments<M>, ActorFactory),
     ) -> Result<State<M>, ActorProcessingErr> {
-        let CandidateArguments {
-            keeper,
-            clock,
-            registry,
-            keep_alive,
-            path,
-            options,
-            factory,
-            randomness,
-            stop_policy,
-            backoff,
-            supervisor,
-            states,
-            metrics,
-        } = arguments;
+        let keeper = arguments.keep_alive.keeper().clone();
         let candidate = myself.clone();
         let stop = Box::new(move || drop(candidate.cast(CandidateMessage::Shutdown)));
         let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop };
         keeper.send_message(adopt).map_err(|_| "the keeper has ended")?;
-        let open = RegistryMessage::Open(Resource::Lock(path.clone()));
-        registry.send_message(open).map_err(|_| "the keeper has ended")?;
+        let open = RegistryMessage::Open(Resource::Lock(arguments.path.clone()));
+        arguments.registry.send_message(open).map_err(|_| "the keeper has ended")?;
         let mut tasks = Tasks::default();
         let candidate = myself.clone();
         // If the keeper ends before it has handled `Adopt`, it can neither shut this actor down nor kill it.
@@ -172,26 +141,15 @@ impl<M: Message> CandidateActor<M> {
             }
         });
         let mut commands = Vec::new();
-        let machine = Candidate::new(backoff.maximum, &mut commands);
-        let recorder = keep_alive.recording().map(|recording| {
-            let origin = Origin::Candidate { path: path.clone(), proven_after: backoff.maximum };
-            recording.machine(clock.now(), origin)
+        let proven_after = arguments.backoff.maximum;
+        let machine = Candidate::new(proven_after, &mut commands);
+        let recorder = arguments.keep_alive.recording().map(|recording| {
+            let origin = Origin::Candidate { path: arguments.path.clone(), proven_after };
+            recording.machine(arguments.clock.now(), origin)
         });
         let mut state = State {
-            arguments: Arguments {
-                registry,
-                keep_alive,
-                path,
-                options,
-                randomness,
-                stop_policy,
-                backoff,
-                supervisor,
-                states,
-            },
             machine,
             recorder,
-            clock,
             ticket: None,
             lease: None,
             factory: Some(factory),
@@ -201,8 +159,9 @@ impl<M: Message> CandidateActor<M> {
             failed: 0,
             subscribers: Vec::new(),
             advertising: Vec::new(),
-            metrics: metrics.runs(),
+            metrics: arguments.metrics.runs(),
             tasks,
+            arguments,
         };
         state.execute(commands, &myself).await?;
         Ok(state)
@@ -244,7 +203,7 @@ impl<M: Message> CandidateActor<M> {
             CandidateMessage::Rested => Event::Rested,
         };
         let mut commands = Vec::new();
-        let now = state.clock.now();
+        let now = state.arguments.clock.now();
         record::handle(state.recorder.as_ref(), &mut state.machine, event, now, &mut commands);
         state.execute(commands, &myself).await
     }
