@@ -14,9 +14,9 @@ use thiserror::Error;
 ///
 /// A token is opaque: only its order has a meaning. Of two holders of one path that exclude each other, the later one
 /// has the larger token. The two are equal only if they share a node that [lingers][linger], or are permits that were
-/// taken one after the other under one node of the semaphore's queue: such holders are of one process. So a resource accepts a token that equals the stored one, as `stored <= token` does. Tokens of different
-/// paths are not to be compared, because one transaction may create nodes on several of them. The difference of two
-/// tokens means nothing.
+/// taken one after the other under one node of the semaphore's queue: such holders are of one process. So a resource
+/// accepts a token that equals the stored one, as `stored <= token` does. Tokens of different paths are not to be
+/// compared, because one transaction may create nodes on several of them. The difference of two tokens means nothing.
 ///
 /// It converts to what a resource stores: `u64` and `i64`, text in decimal and hexadecimal, and, with the feature
 /// `serde`, a number. ZooKeeper's ids are positive numbers of 63 bits, so a token of ZooKeeper always fits into an `i64`.
