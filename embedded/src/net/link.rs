@@ -6,11 +6,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::shared::Cut;
 use crate::machine::SessionId;
 
 /// How many bytes of buffer the outgoing side of an idle connection may keep.
 const IDLE_BUFFER: usize = 8 << 10;
+
+/// How to end a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Close,
+    Reset,
+}
 
 /// The outgoing side of a connection.
 pub(super) struct Link {

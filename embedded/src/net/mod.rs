@@ -22,7 +22,8 @@ use tracing::{debug, warn};
 use crate::machine::Config;
 use crate::options::Options;
 
-pub(crate) use shared::{Cut, MAX_DURATION, Shared};
+pub(crate) use link::Cut;
+pub(crate) use shared::{MAX_DURATION, Shared};
 pub use target::Target;
 
 /// A command for the listening task. Everything else goes through [`Shared`].

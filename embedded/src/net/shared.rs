@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
-use super::link::Link;
+use super::link::{Cut, Link};
 use super::target::Target;
 use crate::machine::{Config, ConnectionId, Input, Moment, Output, Server, SessionId, SessionInfo};
 use crate::wire::{ConnectRequest, encode};
@@ -26,13 +26,6 @@ pub(crate) struct Shared {
     wake_changed: Notify,
     /// Notified when the last connection has been removed.
     all_closed: Notify,
-}
-
-/// How to end a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
-    Close,
-    Reset,
 }
 
 /// The faults injected into connections.
