@@ -238,6 +238,7 @@ async fn wait_for_file_descriptors() {
     let statistics = File::open("/proc/self/stat").expect("opened");
     let _client = std::net::TcpStream::connect(proxy.address()).expect("connected");
     let files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    // How much is used in a second.
     let before = processor_time(&statistics);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = processor_time(&statistics) - before;

@@ -139,7 +139,7 @@ async fn requests_dropped_at_random_leave_no_node_and_no_task() {
     eventually("every task is gone", LIMIT, async || tasks.num_alive_tasks() <= before).await;
 }
 
-/// Checks from outside who holds a path: readers are counted, a writer must be alone.
+/// The holders of a path, counted by their own reports. A writer must be the only one.
 #[derive(Default)]
 struct Witness {
     inside: AtomicI64,

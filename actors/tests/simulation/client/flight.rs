@@ -1,4 +1,4 @@
-//! A request on its way, what it watches, and who waits for its answer.
+//! A request that was sent: what it watches, and the task that receives its answer.
 
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::zookeeper::Watching;

@@ -44,7 +44,7 @@ struct Inner {
     closing: bool,
 }
 
-/// Who waits for the first connection.
+/// Receives the states of the link, or the reason why there is none, when the first connect has ended.
 type First = oneshot::Sender<Result<watch::Receiver<LinkState>, Unconnected>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
