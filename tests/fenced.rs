@@ -278,11 +278,17 @@ async fn a_new_node_has_the_access_list_of_the_lock() {
 
 #[tokio::test]
 async fn a_node_that_the_client_may_not_read_cannot_be_checked() {
-    let ledger = Ledger::held_by(&connect_for(LONG).await).await;
-    let acl = [Acl::new(Permission::WRITE | Permission::DELETE | Permission::ADMIN, AuthId::anyone())];
-    ledger.server.0.set_acl(ledger.guard.node(), &acl, None).await.expect("another access list");
-    let error = ledger.set("new").await.expect_err("it is not readable");
-    let node = ledger.guard.node().to_owned();
-    assert_eq!(error, FencedError::Unchecked { node, failure: WriteFailure::NoAuth });
-    assert_eq!(ledger.read().await, b"old");
+    let (server, keeper, path) = (Observer::new().await, connect_for(LONG).await, unique_path("unreadable"));
+    let directory = format!("{path}/lock");
+    server.make(&directory).await;
+    // The node has this list from the start. After a change of the list, a leader goes by the old one until it has applied
+    // the change itself, which a client of a follower cannot see.
+    let acl = vec![Acl::new(Permission::WRITE | Permission::DELETE | Permission::ADMIN, AuthId::anyone())];
+    let lock = keeper.lock_with(&directory, LockOptions::new().acl(acl)).expect("valid options");
+    let guard = lock.acquire().await.expect("the lock is free");
+    let write = guard.fenced().create(format!("{path}/data"), "").commit();
+    let refused = timeout(SOON, write).await.expect("an answer");
+    let node = guard.node().to_owned();
+    assert_eq!(refused, Err(FencedError::Unchecked { node, failure: WriteFailure::NoAuth }));
+    assert_eq!(server.stat(&format!("{path}/data")).await, None);
 }
