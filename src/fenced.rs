@@ -4,7 +4,7 @@ use std::fmt;
 use std::slice;
 
 use lockkeeper_actors::api::error::{Reason, is_throttled};
-use lockkeeper_actors::api::lease::{Lease, LeaseState};
+use lockkeeper_actors::api::lease::{Lease, LeaseState, Writing};
 use lockkeeper_actors::api::request::bytes_of;
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::path_rules::{InvalidPath, check_path};
@@ -48,6 +48,8 @@ impl MultiGuard {
 ///
 /// The server checks and writes at one moment. So no write of a former holder succeeds after another contender that
 /// excludes it was granted the lock, however long the process or the network was paused. No token has to be stored.
+/// Within one process a released lock is handed on before its node is deleted, but not before its transactions are
+/// answered.
 ///
 /// The paths are subject to the chroot of the keeper's address, as those of locks are. The writes are carried out in
 /// their order, and each sees the effects of those before it.
@@ -106,12 +108,19 @@ impl<'guard> Fenced<'guard> {
     /// # Cancel safety
     ///
     /// Nothing is sent before the first poll. After that, dropping the future does not stop the transaction: it may or
-    /// may not be carried out, but never in part.
+    /// may not be carried out, but never in part. Until it is answered, nobody else is granted the lock, also when the guard
+    /// is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
     pub async fn commit(self) -> Result<(), FencedError> {
         let Fenced { leases, writes } = self;
         let nodes: Vec<String> = leases.iter().flat_map(Lease::nodes).cloned().collect();
         let session = leases.first().and_then(Lease::keep_session);
         check(&nodes, &writes, session.as_ref().map_or("", |session| session.chroot()))?;
+        // First, so that a release by message either comes before and is seen, or waits.
+        let writing: Vec<Writing> = leases.iter().map(Lease::begin_write).collect();
         if leases.iter().any(|lease| lease.state() == LeaseState::Lost) {
             return Err(FencedError::Lost);
         }
@@ -119,7 +128,17 @@ impl<'guard> Fenced<'guard> {
             return Err(no_session(leases));
         };
         let paths: Vec<String> = writes.iter().map(|write| write.path().to_owned()).collect();
-        session.transact(&nodes, writes).await.map_err(|failure| match failure {
+        let answer = session.transact(&nodes, writes);
+        drop(session);
+        // A task, because this future may be dropped, or kept without being polled. The session is open until the answer.
+        let answered = tokio::spawn(async move {
+            let answered = answer.await;
+            drop(writing);
+            answered
+        });
+        let answered =
+            answered.await.map_err(|ended| FencedError::Unknown { reason: ended.to_string().into() })?;
+        answered.map_err(|failure| match failure {
             TransactionFailure::Condition(_, WriteFailure::NoNode) => FencedError::Lost,
             TransactionFailure::Condition(index, failure) => {
                 FencedError::Unchecked { node: at(nodes, index), failure }

@@ -45,7 +45,8 @@ impl<M> Guard<M> {
 
     /// The path of the ZooKeeper node of this guard. [`fenced`](Guard::fenced) lets the server carry out writes only if
     /// the node exists. Another client of ZooKeeper can send them in one `multi` with a check of this node, at any
-    /// version.
+    /// version. Wait for its answer before you release the lock: to the next holder in this process, the lock is handed
+    /// on before the node is deleted.
     pub fn node(&self) -> &str {
         self.0.node()
     }

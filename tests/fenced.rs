@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::events::session_event;
 use common::site::Observer;
 use common::{
@@ -11,8 +13,10 @@ use common::{
 use futures::FutureExt;
 use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{FencedError, WriteFailure};
+use lockkeeper::messages::LockMessage;
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{LeaseState, LockGuard, LockOptions};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
@@ -102,6 +106,51 @@ async fn a_guard_whose_session_has_expired_writes_nothing() {
     let late = ledger.guard.fenced().set(&ledger.data, "late").commit();
     assert_eq!(late.now_or_never(), Some(Err(FencedError::Lost)), "nothing is sent");
     assert_eq!(ledger.read().await, b"next");
+}
+
+#[tokio::test]
+async fn a_released_lock_is_not_handed_on_before_its_writes_are_answered() {
+    for by_message in [false, true] {
+        let proxy = proxied().await;
+        let keeper = connect_through(&proxy, LONG).await;
+        let ledger = Ledger::held_by(&keeper).await;
+        let lock = keeper.lock(&ledger.below("lock")).expect("a valid path");
+        let waiting = lock.clone();
+        let next = tokio::spawn(async move { waiting.acquire().await });
+        let queued = async || lock.contenders().await.is_ok_and(|contenders| contenders.len() == 2);
+        eventually("the next request is queued", SOON, queued).await;
+        proxy.delay(Duration::from_millis(200));
+        assert_eq!(ledger.set("late").now_or_never(), None, "it was sent, and its future is dropped");
+        let Ledger { guard, data, server } = ledger;
+        match by_message {
+            true => {
+                let (reply, _) = oneshot::channel();
+                let release = LockMessage::Release(guard.ticket(), reply.into());
+                lock.actor().cast(release).expect("the actor runs");
+                eventually("the release has begun", SOON, async || guard.state() == LeaseState::Lost).await;
+            }
+            false => drop(guard),
+        }
+        let next = timeout(SOON, next).await.expect("in time").expect("no panic").expect("it is granted");
+        assert_eq!(next.state(), LeaseState::Held);
+        // From here on, nothing that the former holder has sent may be carried out.
+        server.catch_up().await;
+        assert_eq!(server.0.get_data(&data).await.expect("the node").0, b"late");
+    }
+}
+
+/// If the session is lost, its nodes would stay as long as the future.
+#[tokio::test]
+async fn a_write_that_is_not_polled_any_more_does_not_keep_the_session_open() {
+    let proxy = proxied().await;
+    let keeper = connect_through(&proxy, LONG).await;
+    let ledger = Ledger::held_by(&keeper).await;
+    let mut write = Box::pin(ledger.set("new"));
+    assert_eq!((&mut write).now_or_never(), None);
+    eventually("it is carried out", SOON, async || ledger.read().await == b"new").await;
+    keeper.close().await;
+    eventually("the connection is closed", SOON, async || proxy.open() == 0).await;
+    drop(write);
 }
 
 #[tokio::test]

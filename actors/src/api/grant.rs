@@ -1,7 +1,7 @@
 //! What a lease, its views and the actor that granted it share.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -26,6 +26,8 @@ pub(crate) struct Grant {
     /// Another one after each lost session that the node outlives.
     client: Mutex<Weak<dyn ZooKeeper>>,
     mark: AtomicU64,
+    /// The number of transactions under this lease that have not been answered.
+    writes: AtomicUsize,
     changed: Notify,
 }
 
@@ -44,7 +46,7 @@ impl Grant {
     ) -> Grant {
         let token = AtomicU64::new(token.as_u64());
         let (client, mark, changed) = (Mutex::new(client), AtomicU64::new(HELD), Notify::new());
-        Grant { ticket, path, node, token, session, client, mark, changed }
+        Grant { ticket, path, node, token, session, client, mark, writes: AtomicUsize::new(0), changed }
     }
 
     pub fn token(&self) -> FencingToken {
@@ -88,6 +90,22 @@ impl Grant {
         }
     }
 
+    pub fn has_writes(&self) -> bool {
+        self.writes.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until all transactions under this lease are answered.
+    pub async fn written(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if !self.has_writes() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     pub async fn changed(&self, from: LeaseState) -> LeaseState {
         loop {
             let mut marked = pin!(self.changed.notified());
@@ -111,6 +129,24 @@ impl Grant {
             let end = pin!(tokio::time::sleep_until(session.clock.at(session.valid_until())));
             select(select(marked, published), end).await;
         }
+    }
+}
+
+/// A transaction under a lease, until it is dropped. A lock that is released meanwhile is not handed on before.
+#[must_use]
+pub struct Writing(Arc<Grant>);
+
+impl Writing {
+    pub(super) fn new(grant: Arc<Grant>) -> Writing {
+        grant.writes.fetch_add(1, Ordering::SeqCst);
+        Writing(grant)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.writes.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
     }
 }
 

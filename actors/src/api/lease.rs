@@ -12,6 +12,7 @@ use ractor::{DerivedActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use super::error::{LostError, ReleaseError};
+pub use super::grant::Writing;
 use super::grant::{Grant, Hold};
 use super::keep_alive::KeepAlive;
 use super::lease_view::LeaseView;
@@ -117,6 +118,13 @@ impl Lease {
         self.grant.client().upgrade()
     }
 
+    /// Begins a transaction that the server carries out only while the lease's nodes exist. While the result is kept, a
+    /// release is put off, so that no other request of the same process is granted the lock before the transaction is
+    /// answered. If the state is `Lost` after this call, the release may have come before: do not send the transaction.
+    pub fn begin_write(&self) -> Writing {
+        Writing::new(self.grant.clone())
+    }
+
     /// The access list of the lease's nodes.
     pub fn acl(&self) -> &[Acl] {
         &self.acl
@@ -174,7 +182,8 @@ impl Lease {
     }
 
     /// Releases the lock and waits until the server has confirmed it. Dropping this future does not stop the release. A
-    /// node that is already gone counts as released. One that stays for further requests is not waited for.
+    /// node that is already gone counts as released. One that stays for further requests is not waited for. The release
+    /// begins when all transactions under the lease are [answered](Lease::begin_write).
     pub async fn release(mut self) -> Result<(), ReleaseError> {
         self.released = true;
         let (reply, answer) = oneshot::channel();

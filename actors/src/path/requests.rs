@@ -104,8 +104,8 @@ where
         true
     }
 
-    /// Returns whether the release must be passed to the machine. Otherwise it has been answered, as it has if the lease
-    /// is over.
+    /// Marks the leases of this request as lost. Returns whether the release must be passed to the machine now. Otherwise
+    /// it has been answered, or [`PathMessage::Written`](super::PathMessage::Written) follows.
     pub(super) fn begin_release(&mut self, ticket: Ticket, reply: Option<ReleasePort>) -> bool {
         // The session may not have reported its end yet.
         let is_over = self.requests.get(&ticket).is_some_and(|entry| entry.is_over());
@@ -120,13 +120,26 @@ where
                 entry.span.in_scope(|| debug!(held = ?clock.now().since(since), "released"));
                 entry.release.extend(reply);
                 // The guard may still exist, and must not read `Held` while there is another holder.
+                let mut written = Vec::new();
                 for ticket in self.with_merged(ticket) {
                     if let Some(entry) = self.requests.get_mut(&ticket) {
-                        entry.hold = None;
+                        written.extend(entry.hold.take().map(|hold| hold.0.clone()));
                         entry.metrics.released();
                     }
                 }
-                return true;
+                written.retain(|grant| grant.has_writes());
+                if written.is_empty() {
+                    return true;
+                }
+                let actor = self.actor.clone();
+                tokio::spawn(async move {
+                    for grant in written {
+                        grant.written().await;
+                    }
+                    // If the actor has ended, the registry cleans up.
+                    let _ = actor.send_message(super::PathMessage::Written(ticket));
+                });
+                return false;
             }
             None => ReleaseError::Lost,
         };
@@ -134,6 +147,11 @@ where
             let _ = reply.send(Err(error));
         }
         is_over
+    }
+
+    /// Whether a request was granted, and has not lost its lease.
+    pub(super) fn holds(&self, ticket: Ticket) -> bool {
+        self.requests.get(&ticket).is_some_and(|entry| entry.keep_alive.is_none() && !entry.ended)
     }
 
     /// Whether nothing is left to do.
