@@ -85,23 +85,33 @@ pub(crate) async fn first(
             continue;
         };
         let name = format!("{path}/{}", node.name());
-        let (watch, read) = (watches.node(&name), client.read(&name));
-        match (watch.await, read.await) {
-            (Ok(watching), Ok(found)) => {
+        let is_known = matches!(&known, Known::First(known) if known.name == node.name());
+        let found = async {
+            // A contender that is not known is reported at once, so it needs no watch.
+            let watch = match is_known {
+                true => Some(watches.node(&name).await?),
+                false => None,
+            };
+            // Before the read, so that no change is missed.
+            watches.catch_up(&path, watch.as_slice()).await?;
+            Ok((watch, client.read(&name).await?))
+        };
+        match found.await {
+            Ok((watch, found)) => {
                 let contender = contender(&node, 0, shown(&found.data), &found.stat);
-                if !matches!(&known, Known::First(known) if *known == contender) {
-                    return Ok(Some(contender));
+                match watch {
+                    // The next list shows what has changed, or fails if the session has ended.
+                    Some(watch) if known == Known::First(contender.clone()) => drop(watch.await),
+                    _ => return Ok(Some(contender)),
                 }
-                // The next list shows what has changed, or fails if the session has ended.
-                watching.await;
             }
             // Deleted since the list. The watch may have been set through another server, which knew it earlier.
-            (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {
+            Err(Failure::NoNode) => {
                 if let Err(failure) = client.sync(&path).await {
                     return Err(QueryError::new(&path, failure));
                 }
             }
-            (Err(failure), _) | (_, Err(failure)) => return Err(QueryError::new(&name, failure)),
+            Err(failure) => return Err(QueryError::new(&name, failure)),
         }
     }
 }

@@ -1,0 +1,62 @@
+//! Questions about locks, while requests are held back or fail: no change is missed.
+
+use std::sync::Arc;
+
+use lockkeeper_actors::api::contender::{Contender, Known};
+use lockkeeper_actors::api::error::QueryError;
+use lockkeeper_actors::api::messages::{LockMessage, RegistryMessage};
+use lockkeeper_actors::api::resource::Resource;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::common::{eventually, unique_path};
+use super::failing::Kind;
+use super::{SOON, Test};
+
+type Front = oneshot::Receiver<Result<Option<Contender>, QueryError>>;
+
+impl Test {
+    /// Asks for the front of the queue, once it differs from this.
+    fn front(&self, known: Known) -> Front {
+        let (reply, answer) = oneshot::channel();
+        let path: Arc<str> = self.path.as_str().into();
+        let question = LockMessage::First(Default::default(), known, reply);
+        self.ask(Resource::Lock(path.clone()), RegistryMessage::Lock(path, question));
+        answer
+    }
+
+    /// Waits until a request of this kind is sent or held back.
+    async fn until_asked(&self, kind: Kind, before: usize) {
+        eventually("it is asked", SOON, async || self.failing.count(kind) > before).await;
+    }
+
+    async fn set(&self, path: &str, data: &[u8]) {
+        self.observer.set_data(path, data, None).await.expect("the node");
+    }
+}
+
+async fn contender(front: Front) -> Contender {
+    let answer = timeout(SOON, front).await.expect("in time").expect("a reply");
+    answer.expect("connected").expect("there is one")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_data_of_a_leader_are_not_missed_while_a_spare_session_sets_the_watch() {
+    // Two watches on such paths fill the main session.
+    let long = "x".repeat(30_000);
+    let (mut test, mut waiting) = (Test::new(&long).await, Vec::new());
+    for number in 0..2 {
+        test.create_foreign_contender().await;
+        waiting.push(test.lock());
+        test.until_asked(Kind::Watch, number).await;
+        test.path = unique_path(&long);
+    }
+    test.create_foreign_contender().await;
+    let leader = contender(test.front(Known::Nobody)).await;
+    let (gate, watches) = (test.failing.hold(Kind::Watch), test.failing.count(Kind::Watch));
+    let next = test.front(Known::First(leader.clone()));
+    test.until_asked(Kind::Watch, watches).await;
+    test.set(&format!("{}/{}", test.path, leader.name), b"new").await;
+    drop(gate);
+    assert_eq!(contender(next).await.identifier, "new");
+}
