@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::{self, BoxFuture, FutureExt};
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
+use lockkeeper_actors::zookeeper::inspection::Inspection;
 use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, Connector, CreatedNode, CreatedNodes, NewNode, Node,
     NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
@@ -282,6 +283,10 @@ impl ZooKeeper for Client {
         writes: Vec<Write>,
     ) -> BoxFuture<'static, Result<(), TransactionFailure>> {
         self.client.transact(required, writes)
+    }
+
+    fn inspection(&self) -> Option<Arc<dyn Inspection>> {
+        self.client.inspection()
     }
 
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {

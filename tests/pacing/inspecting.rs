@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use lockkeeper_actors::api::contender::{Contender, Known};
 use lockkeeper_actors::api::error::QueryError;
-use lockkeeper_actors::api::messages::{LockMessage, RegistryMessage};
+use lockkeeper_actors::api::messages::{InspectMessage, LockMessage, RegistryMessage};
 use lockkeeper_actors::api::resource::Resource;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::common::{eventually, unique_path};
 use super::failing::Kind;
-use super::{SOON, Test};
+use super::{SOON, Test, lost};
 
 type Front = oneshot::Receiver<Result<Option<Contender>, QueryError>>;
 
@@ -59,4 +59,28 @@ async fn new_data_of_a_leader_are_not_missed_while_a_spare_session_sets_the_watc
     test.set(&format!("{}/{}", test.path, leader.name), b"new").await;
     drop(gate);
     assert_eq!(contender(next).await.identifier, "new");
+}
+
+/// The watch on the data is the only one that fires when the number of permits changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_for_a_change_ends_if_the_data_cannot_be_watched() {
+    let test = Test::new("unwatched").await;
+    for path in [&test.path, &format!("{}-__lock__", test.path)] {
+        test.make(path).await;
+    }
+    test.set(&test.path, b"2").await;
+    let path: Arc<str> = test.path.as_str().into();
+    let mut known = None;
+    eventually("it is seen", SOON, async || {
+        let (reply, look) = oneshot::channel();
+        test.tell(RegistryMessage::Inspect(InspectMessage::Look(path.clone(), reply.into())));
+        known = look.await.expect("a reply").expect("connected");
+        known.is_some()
+    })
+    .await;
+    test.failing.fail_times(Kind::WatchRoot, lost(), 1);
+    let (reply, changed) = oneshot::channel();
+    test.tell(RegistryMessage::Inspect(InspectMessage::Changed(path, known, reply)));
+    let answer = timeout(SOON, changed).await.expect("in time").expect("a reply");
+    assert!(matches!(answer, Err(QueryError::Unanswered { .. })), "{answer:?}");
 }

@@ -56,8 +56,11 @@ pub(crate) async fn changed(
                 watch(&watches, &directory).await.map_err(|failure| QueryError::new(&directory, failure))?,
             );
         }
-        if let Ok((_, watch)) = watches.root(&path).await {
-            watching.push(watch);
+        match watches.root(&path).await {
+            Ok((_, watch)) => watching.push(watch),
+            // Without a node, or without the permission to read it, there is no number of permits.
+            Err(Failure::NoNode | Failure::NoAuth) => {}
+            Err(failure) => return Err(QueryError::new(&path, failure)),
         }
         watches.catch_up(&path, &watching).await.map_err(|failure| QueryError::new(&path, failure))?;
         let state = look(client.clone(), path.clone()).await?;
