@@ -93,8 +93,10 @@ impl Inspector {
 
     /// Waits until what is at `path` differs from `known`, the result of an earlier look, and returns it.
     ///
-    /// It watches the directories of the lock or semaphore, so it costs nothing while nothing happens. Changes that come
-    /// fast may be reported together.
+    /// It watches who joins and leaves, and the number of permits, so it costs nothing while nothing happens. Changes that
+    /// come fast may be reported together. New data of a contender or of a permit, and new access lists, do not end the
+    /// wait: they are reported with the next change of the other kinds. For the data of a leader, see
+    /// [`Singleton::leaders`](crate::singleton::Singleton::leaders).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
