@@ -74,7 +74,7 @@ impl Inspector {
         if prefix != "/" {
             check_path(prefix)?;
         }
-        self.ask(|reply| InspectMessage::Walk(prefix.into(), Arc::new(known), reply.into())).await
+        self.ask(|reply| InspectMessage::Walk(prefix.into(), Arc::new(known), reply)).await
     }
 
     /// What is at `path`; `None` if there is neither a lock that somebody holds or waits for, nor a semaphore.
@@ -88,7 +88,7 @@ impl Inspector {
     /// Cancel safe: it only reads.
     pub async fn look(&self, path: &str) -> Result<Option<PathState>, InspectError> {
         check_path(path)?;
-        self.ask(|reply| InspectMessage::Look(path.into(), reply.into())).await
+        self.ask(|reply| InspectMessage::Look(path.into(), reply)).await
     }
 
     /// Waits until what is at `path` differs from `known`, the result of an earlier look, and returns it.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
+use tokio::sync::oneshot;
 
 use self::look::{changed, delete, look};
 use self::walk::walk;
@@ -28,20 +29,24 @@ pub(crate) async fn answer(client: Arc<dyn ZooKeeper>, watches: Arc<Watches>, qu
         return question
             .refuse(QueryError::Rejected { path: "/".into(), reason: "this client cannot inspect".into() });
     };
-    // A caller that has gone does not need the answer.
     match question {
-        InspectMessage::Walk(prefix, known, reply) => drop(reply.send(walk(inspection, prefix, known).await)),
-        InspectMessage::Look(path, reply) => drop(reply.send(look(inspection, path).await)),
-        InspectMessage::Delete(node, token, reply) => drop(reply.send(delete(inspection, node, token).await)),
-        InspectMessage::Changed(path, known, mut reply) => {
-            let changed = Box::pin(changed(inspection, watches, path, known));
-            let answer = match select(changed, Box::pin(reply.closed())).await {
-                Either::Left((answer, _)) => answer,
-                Either::Right(_) => return,
-            };
-            let _ = reply.send(answer);
+        InspectMessage::Walk(prefix, known, reply) => reply_to(reply, walk(inspection, prefix, known)).await,
+        InspectMessage::Look(path, reply) => reply_to(reply, look(inspection, path)).await,
+        InspectMessage::Changed(path, known, reply) => {
+            reply_to(reply, changed(inspection, watches, path, known)).await
         }
+        // Nobody may wait for the answer any more.
+        InspectMessage::Delete(node, token, reply) => drop(reply.send(delete(inspection, node, token).await)),
     }
+}
+
+/// Replies to a question that only reads. If the caller has gone, no more requests are sent.
+pub(crate) async fn reply_to<T>(mut reply: oneshot::Sender<T>, answer: impl Future<Output = T>) {
+    let answer = match select(Box::pin(answer), Box::pin(reply.closed())).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => return,
+    };
+    let _ = reply.send(answer);
 }
 
 /// Lists the contenders of a lock, in the order of the queue. A missing directory has none, and is not created.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::{self, BoxFuture, FutureExt};
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
-use lockkeeper_actors::zookeeper::inspection::Inspection;
+use lockkeeper_actors::zookeeper::inspection::{Inspection, Status};
 use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, Connector, CreatedNode, CreatedNodes, NewNode, Node,
     NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
@@ -32,6 +32,8 @@ pub enum Kind {
     Write,
     Take,
     Delete,
+    /// A list by an inspector.
+    List,
 }
 
 /// Configures which requests fail, and counts them.
@@ -286,7 +288,8 @@ impl ZooKeeper for Client {
     }
 
     fn inspection(&self) -> Option<Arc<dyn Inspection>> {
-        self.client.inspection()
+        let inspection = self.client.inspection()?;
+        Some(Arc::new(Inspecting { inspection, shared: self.shared.clone() }))
     }
 
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
@@ -295,5 +298,29 @@ impl ZooKeeper for Client {
 
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
         self.client.check(paths)
+    }
+}
+
+struct Inspecting {
+    inspection: Arc<dyn Inspection>,
+    shared: Arc<Shared>,
+}
+
+impl Inspection for Inspecting {
+    fn status(&self, path: &str) -> Answer<Status> {
+        self.inspection.status(path)
+    }
+
+    fn data(&self, path: &str) -> Answer<(Vec<u8>, Status)> {
+        self.inspection.data(path)
+    }
+
+    fn list(&self, path: &str) -> Answer<(Vec<String>, Status)> {
+        let path = path.to_owned();
+        self.shared.answer(Kind::List, &self.inspection, move |inspection| inspection.list(&path))
+    }
+
+    fn delete_version(&self, path: &str, version: i32) -> Answer<()> {
+        self.inspection.delete_version(path, version)
     }
 }

@@ -1,4 +1,4 @@
-//! Questions about locks, while requests are held back or fail: no change is missed.
+//! Questions about locks, while requests are held back or fail: no change is missed, and nothing is asked in vain.
 
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ async fn a_wait_for_a_change_ends_if_the_data_cannot_be_watched() {
     let mut known = None;
     eventually("it is seen", SOON, async || {
         let (reply, look) = oneshot::channel();
-        test.tell(RegistryMessage::Inspect(InspectMessage::Look(path.clone(), reply.into())));
+        test.tell(RegistryMessage::Inspect(InspectMessage::Look(path.clone(), reply)));
         known = look.await.expect("a reply").expect("connected");
         known.is_some()
     })
@@ -83,4 +83,25 @@ async fn a_wait_for_a_change_ends_if_the_data_cannot_be_watched() {
     test.tell(RegistryMessage::Inspect(InspectMessage::Changed(path, known, reply)));
     let answer = timeout(SOON, changed).await.expect("in time").expect("a reply");
     assert!(matches!(answer, Err(QueryError::Unanswered { .. })), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_walk_and_a_look_end_with_their_callers() {
+    let (test, path): (Test, Arc<str>) = (Test::new("gone").await, "/".into());
+    let (walk, walked) = oneshot::channel();
+    let (look, looked) = oneshot::channel();
+    let walk = InspectMessage::Walk(path.clone(), Default::default(), walk);
+    let look = InspectMessage::Look("/gone".into(), look);
+    for (question, caller) in [(walk, drop_later(walked)), (look, drop_later(looked))] {
+        let (mut gate, lists) = (test.failing.hold(Kind::List), test.failing.count(Kind::List));
+        test.tell(RegistryMessage::Inspect(question));
+        test.until_asked(Kind::List, lists).await;
+        drop(caller);
+        timeout(SOON, gate.closed()).await.expect("it ends");
+    }
+}
+
+/// A caller that goes when this is dropped.
+fn drop_later<T: Send + 'static>(answer: oneshot::Receiver<T>) -> Box<dyn Send> {
+    Box::new(answer)
 }
