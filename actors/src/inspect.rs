@@ -63,7 +63,7 @@ pub(crate) async fn contenders(
     Ok(read.map(|(position, (node, data, stat))| contender(&node, position, data, &stat)).collect())
 }
 
-/// Waits until the front of the queue differs from `known`, and returns it.
+/// Waits until the front of the queue differs from `known`, and returns it. It is never older than `known`.
 pub(crate) async fn first(
     client: Arc<dyn ZooKeeper>,
     watches: Arc<Watches>,
@@ -71,26 +71,52 @@ pub(crate) async fn first(
     patterns: Patterns,
     known: Known,
 ) -> Result<Option<Contender>, QueryError> {
+    let first = differing_first(&*client, &watches, &path, &patterns, &known).await?;
+    if is_later(&first, &known) {
+        return Ok(first);
+    }
+    // An earlier session may have told what is known. The server of this one may lag behind it.
+    client.sync(&path).await.map_err(|failure| QueryError::new(&path, failure))?;
+    differing_first(&*client, &watches, &path, &patterns, &known).await
+}
+
+/// Whether the front alone shows that its server has all that is known.
+fn is_later(first: &Option<Contender>, known: &Known) -> bool {
+    match (known, first) {
+        (Known::Nothing, _) => true,
+        (Known::First(known), Some(first)) => first.token > known.token,
+        (Known::First(_), None) | (Known::Nobody, _) => false,
+    }
+}
+
+/// Waits until the front of the queue differs from `known`, as this session's server shows it.
+async fn differing_first(
+    client: &dyn ZooKeeper,
+    watches: &Watches,
+    path: &str,
+    patterns: &Patterns,
+    known: &Known,
+) -> Result<Option<Contender>, QueryError> {
     loop {
-        let Some(node) = first_name(&*client, &path, &patterns).await? else {
-            if known != Known::Nobody {
+        let Some(node) = first_name(client, path, patterns).await? else {
+            if *known != Known::Nobody {
                 return Ok(None);
             }
-            match watches.children(&path).await {
+            match watches.children(path).await {
                 // Waits, unless a contender has been created since the list.
-                Ok((found, watching)) if first_of(&found.names, &patterns).is_none() => drop(watching.await),
+                Ok((found, watching)) if first_of(&found.names, patterns).is_none() => drop(watching.await),
                 // The watch may have been set through another server, which knew of the contender earlier.
-                Ok(_) => client.sync(&path).await.map_err(|failure| QueryError::new(&path, failure))?,
-                Err(Failure::NoNode) => match watches.absent_node(&path).await {
+                Ok(_) => client.sync(path).await.map_err(|failure| QueryError::new(path, failure))?,
+                Err(Failure::NoNode) => match watches.absent_node(path).await {
                     Ok(watching) => drop(watching.await),
-                    Err(failure) => return Err(QueryError::new(&path, failure)),
+                    Err(failure) => return Err(QueryError::new(path, failure)),
                 },
-                Err(failure) => return Err(QueryError::new(&path, failure)),
+                Err(failure) => return Err(QueryError::new(path, failure)),
             }
             continue;
         };
         let name = format!("{path}/{}", node.name());
-        let is_known = matches!(&known, Known::First(known) if known.name == node.name());
+        let is_known = matches!(known, Known::First(known) if known.name == node.name());
         let found = async {
             // A contender that is not known is reported at once, so it needs no watch.
             let watch = match is_known {
@@ -98,7 +124,7 @@ pub(crate) async fn first(
                 false => None,
             };
             // Before the read, so that no change is missed.
-            watches.catch_up(&path, watch.as_slice()).await?;
+            watches.catch_up(path, watch.as_slice()).await?;
             Ok((watch, client.read(&name).await?))
         };
         match found.await {
@@ -106,14 +132,14 @@ pub(crate) async fn first(
                 let contender = contender(&node, 0, shown(&found.data), &found.stat);
                 match watch {
                     // The next list shows what has changed, or fails if the session has ended.
-                    Some(watch) if known == Known::First(contender.clone()) => drop(watch.await),
+                    Some(watch) if *known == Known::First(contender.clone()) => drop(watch.await),
                     _ => return Ok(Some(contender)),
                 }
             }
             // Deleted since the list. The watch may have been set through another server, which knew it earlier.
             Err(Failure::NoNode) => {
-                if let Err(failure) = client.sync(&path).await {
-                    return Err(QueryError::new(&path, failure));
+                if let Err(failure) = client.sync(path).await {
+                    return Err(QueryError::new(path, failure));
                 }
             }
             Err(failure) => return Err(QueryError::new(&name, failure)),

@@ -61,6 +61,45 @@ async fn new_data_of_a_leader_are_not_missed_while_a_spare_session_sets_the_watc
     assert_eq!(contender(next).await.identifier, "new");
 }
 
+/// What the server does not know yet happens here while the write that brings it up to date is held back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lags_brings_no_former_leader_and_no_former_data_back() {
+    let test = Test::new("lagging").await;
+    test.create_foreign_contender().await;
+    let former = contender(test.front(Known::Nobody)).await;
+    let former_node = format!("{}/{}", test.path, former.name);
+
+    // The new data are known already.
+    let mut known = former.clone();
+    known.identifier = "new".to_owned();
+    let (gate, syncs) = (test.failing.hold(Kind::Sync), test.failing.count(Kind::Sync));
+    let next = test.front(Known::First(known));
+    test.until_asked(Kind::Sync, syncs).await;
+    test.set(&former_node, b"new").await;
+    drop(gate);
+    test.set(&former_node, b"newest").await;
+    assert_eq!(contender(next).await.identifier, "newest");
+
+    // It is known already that nobody leads.
+    let (gate, syncs) = (test.failing.hold(Kind::Sync), test.failing.count(Kind::Sync));
+    let next = test.front(Known::Nobody);
+    test.until_asked(Kind::Sync, syncs).await;
+    test.observer.delete(&former_node, None).await.expect("the node");
+    drop(gate);
+    test.create_foreign_contender().await;
+    let leader = contender(next).await;
+    assert!(leader.token > former.token, "{leader:?}");
+
+    // A leader is known already, and no server shows an older one first.
+    let mut known = leader.clone();
+    known.token = u64::MAX.into();
+    let (gate, syncs) = (test.failing.hold(Kind::Sync), test.failing.count(Kind::Sync));
+    let next = test.front(Known::First(known));
+    test.until_asked(Kind::Sync, syncs).await;
+    drop(gate);
+    assert_eq!(contender(next).await, leader);
+}
+
 /// The watch on the data is the only one that fires when the number of permits changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wait_for_a_change_ends_if_the_data_cannot_be_watched() {
