@@ -76,7 +76,7 @@ enum Outcome {
 async fn once(job: &Job, guard: &LockGuard, zookeeper: &Client) -> Result<Outcome> {
     let marker = format!("{}/done", job.path);
     // The former holder may have created the marker at a server that is ahead of the one that is asked here.
-    let found = match zookeeper.sync(&marker).await {
+    let found = match catch_up(zookeeper, guard.node()).await {
         Ok(()) => zookeeper.check_stat(&marker).await,
         Err(error) => Err(error),
     };
@@ -84,7 +84,7 @@ async fn once(job: &Job, guard: &LockGuard, zookeeper: &Client) -> Result<Outcom
         Ok(None) => {}
         Ok(Some(_)) => return Ok(Outcome::FoundDone),
         Err(error @ zookeeper_client::Error::NoAuth) => return Err(error.into()),
-        // The connection broke, or the session has ended.
+        // The connection broke, the session has ended, or the lock was lost.
         Err(_) => return Ok(Outcome::Uncertain),
     }
     job.work().await?;
@@ -93,6 +93,15 @@ async fn once(job: &Job, guard: &LockGuard, zookeeper: &Client) -> Result<Outcom
         Err(FencedError::Lost | FencedError::Unknown { .. }) => Ok(Outcome::Uncertain),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Brings the client's server up to date, with a write that changes nothing: it checks that this node exists. A `sync`
+/// does not suffice, because a leader that was deposed answers it alone.
+async fn catch_up(zookeeper: &Client, node: &str) -> std::result::Result<(), zookeeper_client::Error> {
+    let mut write = zookeeper.new_multi_writer();
+    write.add_check_version(node, -1)?; // any version
+    write.commit().await?;
+    Ok(())
 }
 
 struct Job {

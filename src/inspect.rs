@@ -74,7 +74,7 @@ impl Inspector {
         if prefix != "/" {
             check_path(prefix)?;
         }
-        self.ask(|reply| InspectMessage::Walk(prefix.into(), Arc::new(known), reply.into())).await
+        self.ask(|reply| InspectMessage::Walk(prefix.into(), Arc::new(known), reply)).await
     }
 
     /// What is at `path`; `None` if there is neither a lock that somebody holds or waits for, nor a semaphore.
@@ -88,13 +88,15 @@ impl Inspector {
     /// Cancel safe: it only reads.
     pub async fn look(&self, path: &str) -> Result<Option<PathState>, InspectError> {
         check_path(path)?;
-        self.ask(|reply| InspectMessage::Look(path.into(), reply.into())).await
+        self.ask(|reply| InspectMessage::Look(path.into(), reply)).await
     }
 
     /// Waits until what is at `path` differs from `known`, the result of an earlier look, and returns it.
     ///
-    /// It watches the directories of the lock or semaphore, so it costs nothing while nothing happens. Changes that come
-    /// fast may be reported together.
+    /// It watches who joins and leaves, and the number of permits, so it costs nothing while nothing happens. Changes that
+    /// come fast may be reported together. New data of a contender or of a permit, and new access lists, do not end the
+    /// wait: they are reported with the next change of the other kinds. For the data of a leader, see
+    /// [`Singleton::leaders`](crate::singleton::Singleton::leaders).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -85,6 +85,29 @@ fn a_walk_finds_locks_and_semaphores_at_any_depth() {
 }
 
 #[test]
+fn a_walk_from_a_semaphore_shows_what_a_look_shows() {
+    run(async {
+        let (keeper, other, path) = (connect().await, connect().await, unique_path("walk-pool"));
+        let inspector = keeper.inspector();
+        let permit = keeper.semaphore(&path, 1).expect("a path").acquire().await.expect("free");
+        let waiting = other.semaphore(&path, 1).expect("a path");
+        let waiting = tokio::spawn(async move { waiting.acquire().await });
+        queued(&inspector, &path, 1).await;
+        let look = inspector.look(&path).await.expect("read");
+        let found = inspector.walk(&path).await.expect("read");
+        assert_eq!((found.places, found.empty), (Vec::from_iter(look), Vec::new()), "somebody waits");
+
+        waiting.abort();
+        queued(&inspector, &path, 0).await;
+        permit.release().await.expect("released");
+        let look = inspector.look(&path).await.expect("read").expect("it exists");
+        assert_eq!(semaphore(&look).taken, []);
+        let found = inspector.walk(&path).await.expect("read");
+        assert_eq!((found.places, found.empty), (vec![look], Vec::new()), "nobody uses it");
+    });
+}
+
+#[test]
 fn a_walk_finds_locks_with_names_that_look_like_something_else() {
     run(async {
         let (keeper, root) = (connect().await, unique_path("walk-names"));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
+use tokio::sync::oneshot;
 
 use self::look::{changed, delete, look};
 use self::walk::walk;
@@ -28,20 +29,24 @@ pub(crate) async fn answer(client: Arc<dyn ZooKeeper>, watches: Arc<Watches>, qu
         return question
             .refuse(QueryError::Rejected { path: "/".into(), reason: "this client cannot inspect".into() });
     };
-    // A caller that has gone does not need the answer.
     match question {
-        InspectMessage::Walk(prefix, known, reply) => drop(reply.send(walk(inspection, prefix, known).await)),
-        InspectMessage::Look(path, reply) => drop(reply.send(look(inspection, path).await)),
-        InspectMessage::Delete(node, token, reply) => drop(reply.send(delete(inspection, node, token).await)),
-        InspectMessage::Changed(path, known, mut reply) => {
-            let changed = Box::pin(changed(inspection, watches, path, known));
-            let answer = match select(changed, Box::pin(reply.closed())).await {
-                Either::Left((answer, _)) => answer,
-                Either::Right(_) => return,
-            };
-            let _ = reply.send(answer);
+        InspectMessage::Walk(prefix, known, reply) => reply_to(reply, walk(inspection, prefix, known)).await,
+        InspectMessage::Look(path, reply) => reply_to(reply, look(inspection, path)).await,
+        InspectMessage::Changed(path, known, reply) => {
+            reply_to(reply, changed(inspection, watches, path, known)).await
         }
+        // Nobody may wait for the answer any more.
+        InspectMessage::Delete(node, token, reply) => drop(reply.send(delete(inspection, node, token).await)),
     }
+}
+
+/// Replies to a question that only reads. If the caller has gone, no more requests are sent.
+pub(crate) async fn reply_to<T>(mut reply: oneshot::Sender<T>, answer: impl Future<Output = T>) {
+    let answer = match select(Box::pin(answer), Box::pin(reply.closed())).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => return,
+    };
+    let _ = reply.send(answer);
 }
 
 /// Lists the contenders of a lock, in the order of the queue. A missing directory has none, and is not created.
@@ -58,7 +63,7 @@ pub(crate) async fn contenders(
     Ok(read.map(|(position, (node, data, stat))| contender(&node, position, data, &stat)).collect())
 }
 
-/// Waits until the front of the queue differs from `known`, and returns it.
+/// Waits until the front of the queue differs from `known`, and returns it. It is never older than `known`.
 pub(crate) async fn first(
     client: Arc<dyn ZooKeeper>,
     watches: Arc<Watches>,
@@ -66,42 +71,78 @@ pub(crate) async fn first(
     patterns: Patterns,
     known: Known,
 ) -> Result<Option<Contender>, QueryError> {
+    let first = differing_first(&*client, &watches, &path, &patterns, &known).await?;
+    if is_later(&first, &known) {
+        return Ok(first);
+    }
+    // An earlier session may have told what is known. The server of this one may lag behind it.
+    client.sync(&path).await.map_err(|failure| QueryError::new(&path, failure))?;
+    differing_first(&*client, &watches, &path, &patterns, &known).await
+}
+
+/// Whether the front alone shows that its server has all that is known.
+fn is_later(first: &Option<Contender>, known: &Known) -> bool {
+    match (known, first) {
+        (Known::Nothing, _) => true,
+        (Known::First(known), Some(first)) => first.token > known.token,
+        (Known::First(_), None) | (Known::Nobody, _) => false,
+    }
+}
+
+/// Waits until the front of the queue differs from `known`, as this session's server shows it.
+async fn differing_first(
+    client: &dyn ZooKeeper,
+    watches: &Watches,
+    path: &str,
+    patterns: &Patterns,
+    known: &Known,
+) -> Result<Option<Contender>, QueryError> {
     loop {
-        let Some(node) = first_name(&*client, &path, &patterns).await? else {
-            if known != Known::Nobody {
+        let Some(node) = first_name(client, path, patterns).await? else {
+            if *known != Known::Nobody {
                 return Ok(None);
             }
-            match watches.children(&path).await {
+            match watches.children(path).await {
                 // Waits, unless a contender has been created since the list.
-                Ok((found, watching)) if first_of(&found.names, &patterns).is_none() => drop(watching.await),
+                Ok((found, watching)) if first_of(&found.names, patterns).is_none() => drop(watching.await),
                 // The watch may have been set through another server, which knew of the contender earlier.
-                Ok(_) => client.sync(&path).await.map_err(|failure| QueryError::new(&path, failure))?,
-                Err(Failure::NoNode) => match watches.absent_node(&path).await {
+                Ok(_) => client.sync(path).await.map_err(|failure| QueryError::new(path, failure))?,
+                Err(Failure::NoNode) => match watches.absent_node(path).await {
                     Ok(watching) => drop(watching.await),
-                    Err(failure) => return Err(QueryError::new(&path, failure)),
+                    Err(failure) => return Err(QueryError::new(path, failure)),
                 },
-                Err(failure) => return Err(QueryError::new(&path, failure)),
+                Err(failure) => return Err(QueryError::new(path, failure)),
             }
             continue;
         };
         let name = format!("{path}/{}", node.name());
-        let (watch, read) = (watches.node(&name), client.read(&name));
-        match (watch.await, read.await) {
-            (Ok(watching), Ok(found)) => {
+        let is_known = matches!(known, Known::First(known) if known.name == node.name());
+        let found = async {
+            // A contender that is not known is reported at once, so it needs no watch.
+            let watch = match is_known {
+                true => Some(watches.node(&name).await?),
+                false => None,
+            };
+            // Before the read, so that no change is missed.
+            watches.catch_up(path, watch.as_slice()).await?;
+            Ok((watch, client.read(&name).await?))
+        };
+        match found.await {
+            Ok((watch, found)) => {
                 let contender = contender(&node, 0, shown(&found.data), &found.stat);
-                if !matches!(&known, Known::First(known) if *known == contender) {
-                    return Ok(Some(contender));
+                match watch {
+                    // The next list shows what has changed, or fails if the session has ended.
+                    Some(watch) if *known == Known::First(contender.clone()) => drop(watch.await),
+                    _ => return Ok(Some(contender)),
                 }
-                // The next list shows what has changed, or fails if the session has ended.
-                watching.await;
             }
             // Deleted since the list. The watch may have been set through another server, which knew it earlier.
-            (Err(Failure::NoNode), _) | (_, Err(Failure::NoNode)) => {
-                if let Err(failure) = client.sync(&path).await {
-                    return Err(QueryError::new(&path, failure));
+            Err(Failure::NoNode) => {
+                if let Err(failure) = client.sync(path).await {
+                    return Err(QueryError::new(path, failure));
                 }
             }
-            (Err(failure), _) | (_, Err(failure)) => return Err(QueryError::new(&name, failure)),
+            Err(failure) => return Err(QueryError::new(&name, failure)),
         }
     }
 }

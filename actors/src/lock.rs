@@ -5,7 +5,6 @@ mod shared_options;
 
 use std::collections::BTreeMap;
 
-use futures::future::{Either, select};
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
@@ -247,7 +246,7 @@ impl State {
         &mut self,
         patterns: Patterns,
         known: Known,
-        mut reply: oneshot::Sender<Result<Option<Contender>, QueryError>>,
+        reply: oneshot::Sender<Result<Option<Contender>, QueryError>>,
     ) {
         let path = self.path.directory.clone();
         let actor = self.path.actor();
@@ -261,13 +260,8 @@ impl State {
             .then(|| session.question(&actor, PathMessage::QuestionOver(connection.epoch)));
         session.spawn(async move {
             let _question = question;
-            let answer =
-                Box::pin(inspect::first(connection.client, connection.watches, path, patterns, known));
-            let answered = match select(answer, Box::pin(reply.closed())).await {
-                Either::Left((answer, _)) => answer,
-                Either::Right(_) => return,
-            };
-            let _ = reply.send(answered);
+            let answer = inspect::first(connection.client, connection.watches, path, patterns, known);
+            inspect::reply_to(reply, answer).await;
         });
     }
 }

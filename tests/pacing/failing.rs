@@ -1,4 +1,4 @@
-//! A wrapper around the real client that fails requests on demand.
+//! A wrapper around the real client that fails requests on demand, or holds them back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::{self, BoxFuture, FutureExt};
 use lockkeeper_actors::machine::Failure;
 use lockkeeper_actors::machine::semaphore::{Leases, Root, TakeFailure};
+use lockkeeper_actors::zookeeper::inspection::{Inspection, Status};
 use lockkeeper_actors::zookeeper::{
     Acl, Answer, CheckFailure, Connect, Connected, Connector, CreatedNode, CreatedNodes, NewNode, Node,
     NotCreated, TakeRequest, TransactionFailure, Unconnected, Watching, Write, ZooKeeper,
@@ -31,6 +32,8 @@ pub enum Kind {
     Write,
     Take,
     Delete,
+    /// A list by an inspector.
+    List,
 }
 
 /// Configures which requests fail, and counts them.
@@ -49,8 +52,8 @@ struct State {
     counts: BTreeMap<Kind, usize>,
     /// Pending reads: their number now, and the largest so far.
     reading: (usize, usize),
-    /// The next `create_all` waits for this before it is sent.
-    gate: Option<oneshot::Receiver<()>>,
+    /// The next request of this kind waits for this before it is sent.
+    gate: Option<(Kind, oneshot::Receiver<()>)>,
 }
 
 impl Failing {
@@ -84,10 +87,11 @@ impl Failing {
         self.shared.state().reading.1
     }
 
-    /// Delays the next `create_all` until the returned sender is dropped.
-    pub fn hold(&self) -> oneshot::Sender<()> {
+    /// Delays the next request of this kind until the returned sender is dropped. The sender is closed once nobody waits
+    /// for the answer. Not all kinds can be delayed: see the calls of `gate`.
+    pub fn hold(&self, kind: Kind) -> oneshot::Sender<()> {
         let (sender, receiver) = oneshot::channel();
-        self.shared.state().gate = Some(receiver);
+        self.shared.state().gate = Some((kind, receiver));
         sender
     }
 }
@@ -109,6 +113,29 @@ impl Connect for Failing {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no thread panics while holding it")
+    }
+
+    fn gate(&self, kind: Kind) -> Option<oneshot::Receiver<()>> {
+        self.state().gate.take_if(|(of, _)| *of == kind).map(|(_, gate)| gate)
+    }
+
+    /// Sends a request, or fails it, or holds it back.
+    fn answer<T: Send + 'static, C: Send + Sync + ?Sized + 'static>(
+        &self,
+        kind: Kind,
+        client: &Arc<C>,
+        send: impl FnOnce(&C) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        if let Some(failure) = self.failure(kind) {
+            return future::ready(Err(failure)).boxed();
+        }
+        let Some(gate) = self.gate(kind) else { return send(client) };
+        let client = client.clone();
+        Box::pin(async move {
+            let _ = gate.await;
+            let answer = send(&client);
+            answer.await
+        })
     }
 
     fn failure(&self, kind: Kind) -> Option<Failure> {
@@ -168,7 +195,7 @@ impl ZooKeeper for Client {
         if let Some(failure) = self.shared.failure(Kind::CreateAll) {
             return future::ready(Err(NotCreated { culprit: None, failure })).boxed();
         }
-        let gate = self.shared.state().gate.take();
+        let gate = self.shared.gate(Kind::CreateAll);
         let Some(gate) = gate else { return self.client.create_all(prefixes) };
         let own = |node: &NewNode<'_>| (node.path.to_owned(), node.data.to_vec(), node.acl.to_vec());
         let nodes: Vec<_> = prefixes.iter().map(own).collect();
@@ -190,7 +217,8 @@ impl ZooKeeper for Client {
     }
 
     fn sync(&self, path: &str) -> Answer<()> {
-        self.answer(Kind::Sync, |client| client.sync(path))
+        let path = path.to_owned();
+        self.shared.answer(Kind::Sync, &self.client, move |client| client.sync(&path))
     }
 
     fn read(&self, path: &str) -> Answer<Node> {
@@ -208,7 +236,8 @@ impl ZooKeeper for Client {
     }
 
     fn watch(&self, path: &str) -> Answer<Watching> {
-        self.answer(Kind::Watch, |client| client.watch(path))
+        let path = path.to_owned();
+        self.shared.answer(Kind::Watch, &self.client, move |client| client.watch(&path))
     }
 
     fn watch_for(&self, path: &str) -> Answer<Option<Watching>> {
@@ -258,11 +287,40 @@ impl ZooKeeper for Client {
         self.client.transact(required, writes)
     }
 
+    fn inspection(&self) -> Option<Arc<dyn Inspection>> {
+        let inspection = self.client.inspection()?;
+        Some(Arc::new(Inspecting { inspection, shared: self.shared.clone() }))
+    }
+
     fn owner(&self, directories: &[String]) -> Answer<Option<i64>> {
         self.client.owner(directories)
     }
 
     fn check(&self, paths: &[String]) -> BoxFuture<'static, Result<(), CheckFailure>> {
         self.client.check(paths)
+    }
+}
+
+struct Inspecting {
+    inspection: Arc<dyn Inspection>,
+    shared: Arc<Shared>,
+}
+
+impl Inspection for Inspecting {
+    fn status(&self, path: &str) -> Answer<Status> {
+        self.inspection.status(path)
+    }
+
+    fn data(&self, path: &str) -> Answer<(Vec<u8>, Status)> {
+        self.inspection.data(path)
+    }
+
+    fn list(&self, path: &str) -> Answer<(Vec<String>, Status)> {
+        let path = path.to_owned();
+        self.shared.answer(Kind::List, &self.inspection, move |inspection| inspection.list(&path))
+    }
+
+    fn delete_version(&self, path: &str, version: i32) -> Answer<()> {
+        self.inspection.delete_version(path, version)
     }
 }

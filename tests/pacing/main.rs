@@ -1,6 +1,7 @@
 //! Requests that fail, once or permanently: every kind of request is retried, at growing intervals.
 
 mod failing;
+mod inspecting;
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -298,7 +299,7 @@ async fn a_lost_answer_leaves_no_node_of_a_multi_lock_behind() {
 /// what holds back the create, the second path and the actor of the request.
 async fn lock_two_and_kill_the_second(test: &Test) -> (oneshot::Sender<()>, String, ActorCell) {
     test.create_foreign_contender().await;
-    let held = test.failing.hold();
+    let held = test.failing.hold(Kind::CreateAll);
     let other = test.lock_two().await;
     eventually("the create is requested", SOON, async || test.failing.count(Kind::CreateAll) == 1).await;
     let mut actors = test.started.registry.get_children();

@@ -89,10 +89,10 @@ pub enum RegistryMessage {
 /// Questions about the locks and semaphores of all clients.
 #[non_exhaustive]
 pub enum InspectMessage {
-    /// Walks from a path downwards. Nodes that the inventory shows are not read again.
-    Walk(Arc<str>, Arc<Inventory>, RpcReplyPort<Result<Inventory, QueryError>>),
-    /// Looks at one path.
-    Look(Arc<str>, RpcReplyPort<Result<Option<PathState>, QueryError>>),
+    /// Walks from a path downwards. Nodes that the inventory shows are not read again. Closing the channel ends the walk.
+    Walk(Arc<str>, Arc<Inventory>, oneshot::Sender<Result<Inventory, QueryError>>),
+    /// Looks at one path. Closing the channel ends the look.
+    Look(Arc<str>, oneshot::Sender<Result<Option<PathState>, QueryError>>),
     /// Replies once what is at a path differs from what the caller knows. Closing the channel ends the request.
     Changed(Arc<str>, Option<PathState>, oneshot::Sender<Result<Option<PathState>, QueryError>>),
     /// Deletes the node that was created by this transaction.
@@ -130,8 +130,8 @@ impl InspectMessage {
     /// Answers with this error.
     pub(crate) fn refuse(self, error: QueryError) {
         match self {
-            InspectMessage::Walk(_, _, reply) => answer(reply, error),
-            InspectMessage::Look(_, reply) => answer(reply, error),
+            InspectMessage::Walk(_, _, reply) => answer(reply.into(), error),
+            InspectMessage::Look(_, reply) => answer(reply.into(), error),
             InspectMessage::Changed(_, _, reply) => answer(reply.into(), error),
             InspectMessage::Delete(_, _, reply) => answer(reply, error.into()),
         }

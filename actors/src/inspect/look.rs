@@ -56,8 +56,11 @@ pub(crate) async fn changed(
                 watch(&watches, &directory).await.map_err(|failure| QueryError::new(&directory, failure))?,
             );
         }
-        if let Ok((_, watch)) = watches.root(&path).await {
-            watching.push(watch);
+        match watches.root(&path).await {
+            Ok((_, watch)) => watching.push(watch),
+            // Without a node, or without the permission to read it, there is no number of permits.
+            Err(Failure::NoNode | Failure::NoAuth) => {}
+            Err(failure) => return Err(QueryError::new(&path, failure)),
         }
         watches.catch_up(&path, &watching).await.map_err(|failure| QueryError::new(&path, failure))?;
         let state = look(client.clone(), path.clone()).await?;
@@ -110,9 +113,14 @@ impl Directory {
     /// Children that can be directories. Contenders have no children, and neither have leases, which only a node with a
     /// number has: elsewhere, such a name is an application's. `/zookeeper` is the server's own.
     pub fn directories(&self, path: &str) -> impl Iterator<Item = &String> {
-        let is_lease = |name: &str| self.number.is_some() && is_lease(name);
+        let is_lease = |name: &str| self.has_number() && is_lease(name);
         let is_own = move |name: &str| path == "/" && name == "zookeeper";
         self.names.iter().filter(move |name| !is_contender(name) && !is_lease(name) && !is_own(name))
+    }
+
+    /// Whether the data can be a number of permits.
+    pub fn has_number(&self) -> bool {
+        self.number.is_some()
     }
 
     pub fn has_contenders(&self) -> bool {
@@ -121,7 +129,7 @@ impl Directory {
 
     /// Whether the node is a semaphore's: it has a number, and a mutex beside it, or leases.
     pub fn is_semaphore(&self, has_mutex: bool) -> bool {
-        self.number.is_some() && (has_mutex || self.names.iter().any(|name| is_lease(name)))
+        self.has_number() && (has_mutex || self.names.iter().any(|name| is_lease(name)))
     }
 
     /// Whether it is a persistent node with nothing in it.

@@ -32,6 +32,10 @@ pub(crate) async fn walk(
             match listed {
                 Ok(directory) => {
                     next.extend(directory.directories(&path).map(|name| join(&path, name)));
+                    // The mutex of a semaphore is beside it, so it is not below the prefix.
+                    if path == *prefix && directory.has_number() {
+                        next.push(mutex_of(&path));
+                    }
                     if directory.is_empty() && path != *prefix {
                         found.empty.push(path.clone());
                     }
