@@ -38,8 +38,9 @@ pub const BRISK: Duration = Duration::from_secs(8);
 pub const SHORT: Duration = Duration::from_secs(2);
 /// A time limit for what takes milliseconds when nothing is wrong.
 pub const SOON: Duration = Duration::from_secs(10);
-/// A time limit for a whole test, which may have to wait until its servers have started.
-const HANGING: Duration = Duration::from_secs(300);
+/// A time limit for a whole test, which may have to wait until its servers have started, or for a lot of work. Only a test
+/// that hangs reaches it.
+pub const HANGING: Duration = Duration::from_secs(300);
 /// Extra time that a busy machine may need beyond a time limit.
 pub const SLACK: Duration = Duration::from_secs(2);
 
