@@ -83,11 +83,12 @@ pub async fn connect_through(proxy: &Proxy, session: Duration) -> Keeper {
 
 /// A keeper that has lost its session and has failed to reconnect several times.
 pub async fn keeper_failing_to_reconnect(proxy: &Proxy) -> Keeper {
-    let impatient = options().session_timeout(SHORT).connect_timeout(Duration::from_millis(100));
-    let mut keeper = None;
-    // A busy machine may need more than one attempt with so short a connect timeout.
+    let (mut impatience, mut keeper) = (Duration::from_millis(100), None);
+    // A busy machine may need more.
     eventually("it is connected", SOON, async || {
-        keeper = impatient.clone().connect(&proxy.address()).await.ok();
+        let options = options().session_timeout(SHORT).connect_timeout(impatience);
+        keeper = options.connect(&proxy.address()).await.ok();
+        impatience *= 2;
         keeper.is_some()
     })
     .await;
