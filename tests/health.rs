@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use common::events::session_event;
 use common::site::Observer;
 use common::{
-    BRISK, LONG, SHORT, SLACK, SOON, connect, connect_through, eventually, options, proxied, shared,
-    unique_path,
+    BRISK, LONG, SHORT, SLACK, SOON, client_as, connect, connect_through, eventually, options, proxied,
+    shared, unique_path,
 };
 use futures::FutureExt;
 use futures::future::join_all;
@@ -131,8 +131,7 @@ async fn a_closed_keeper_is_not_alive() {
 #[tokio::test]
 async fn a_health_path_that_cannot_be_used_is_reported() {
     let path = unique_path("health-private");
-    let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    let owner = owner.connect(&shared().address()).await.expect("should connect");
+    let owner = client_as("owner:secret").await;
     let private = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
     owner.create(&path, b"", &private).await.expect("a new node");
     let health = with_path(&path).await.health().await;

@@ -6,6 +6,7 @@
 
 pub mod beside_curator;
 pub mod by_message;
+pub mod client;
 pub mod curator;
 pub mod events;
 pub mod internals;
@@ -26,6 +27,7 @@ use lockkeeper::{Keeper, KeeperOptions};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
+pub use client::{client, client_as};
 pub use curator::{Curator, CuratorKind};
 pub use runner::Runner;
 pub use servers::*;
