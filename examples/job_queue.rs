@@ -75,9 +75,10 @@ enum Outcome {
 /// Does a job, unless its marker exists.
 async fn once(job: &Job, guard: &LockGuard, zookeeper: &Client) -> Result<Outcome> {
     let marker = format!("{}/done", job.path);
-    // The former holder may have created the marker at a server that is ahead of the one that is asked here.
-    let found = match zookeeper.sync(&marker).await {
-        Ok(()) => zookeeper.check_stat(&marker).await,
+    // The former holder may have created the marker at a server that is ahead of the one that is asked here, which a write
+    // brings up to date.
+    let found = match zookeeper.set_data(&job.path, b"", None).await {
+        Ok(_) => zookeeper.check_stat(&marker).await,
         Err(error) => Err(error),
     };
     match found {
