@@ -34,7 +34,7 @@ async fn alive(State(keeper): State<Keeper>) -> StatusCode {
 async fn main() -> Result<()> {
     let embedded = Embedded::start().await?;
     let proxy = Proxy::start(std::env::args().nth(1).unwrap_or_else(|| embedded.address())).await?;
-    let keeper = Keeper::options().session_timeout(Duration::from_secs(10)).connect(&proxy.address()).await?;
+    let keeper = Keeper::options().session_timeout(Duration::from_secs(30)).connect(&proxy.address()).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, probes(keeper)).await });

@@ -96,7 +96,7 @@ async fn once(job: &Job, guard: &LockGuard, zookeeper: &Client) -> Result<Outcom
 }
 
 /// Brings the client's server up to date, with a write that changes nothing: it checks that this node exists. A `sync`
-/// does not suffice, because a leader that was deposed answers it alone.
+/// does not suffice, because a leader answers it alone, also one that was deposed.
 async fn catch_up(zookeeper: &Client, node: &str) -> std::result::Result<(), zookeeper_client::Error> {
     let mut write = zookeeper.new_multi_writer();
     write.add_check_version(node, -1)?; // any version

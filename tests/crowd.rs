@@ -10,7 +10,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use common::{
-    LONG, SOON, TestServer, connect, connect_through, connect_to, eventually, proxied, shared, unique_path,
+    HANGING, LONG, SOON, TestServer, client, connect, connect_through, connect_to, eventually, proxied,
+    unique_path,
 };
 use lockkeeper::Lock;
 use lockkeeper::messages::LockEvent;
@@ -58,7 +59,7 @@ async fn sixty_four_contenders_in_eight_sessions_hold_one_at_a_time_under_growin
         keepers.push(keeper);
     }
     let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every worker should finish");
+    tokio::time::timeout(HANGING, all).await.expect("every worker should finish");
     assert_eq!(witness.grants.load(Ordering::SeqCst), 8 * 8 * 10);
     let lock = keepers[0].lock(&path).expect("a valid path");
     eventually("every node is gone", SOON, async || {
@@ -101,7 +102,7 @@ async fn a_burst_over_new_paths_is_sent_in_portions() {
     /// As many requests are sent before the first answer.
     const PORTION: usize = 256;
     let (directory, proxy) = (unique_path("burst"), proxied().await);
-    let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("should connect");
+    let observer = client().await;
     let paths: Vec<String> = (0..PATHS).map(|number| format!("{directory}/{number:03}")).collect();
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
     let marker = format!("{directory}/marker");

@@ -13,7 +13,7 @@ use lockkeeper::error::{AcquireError, TryAcquireError};
 use lockkeeper::{Dialect, Keeper, Lock, LockOptions, Mode, ReadWriteLock};
 use tokio::task::JoinSet;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = common::HANGING;
 
 async fn connect() -> Keeper {
     Keeper::connect(&shared().address()).await.expect("should connect")
@@ -329,7 +329,7 @@ async fn a_lock_of_curators_dialect_withdraws_beside_kazoos_and_beside_a_read_wr
 async fn a_curator_holder_that_dies_blocks_us_until_its_session_ends() {
     let path = unique_path("dies");
     let lock = connect().await.lock_with(&path, curator_options()).expect("a valid path");
-    let curator = Curator::start_with_session(&shared().address(), Duration::from_secs(2)).await;
+    let curator = Curator::start_with_session(&shared().address(), Duration::from_secs(4)).await;
     curator.acquire(&path, CuratorKind::Mutex).await;
     drop(curator);
     assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));

@@ -40,7 +40,7 @@ impl Ledger {
     }
 
     async fn read(&self) -> Vec<u8> {
-        self.server.0.sync(&self.data).await.expect("should connect");
+        self.server.catch_up().await;
         self.server.0.get_data(&self.data).await.expect("the node").0
     }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::SystemTime;
 
-use common::{SOON, caught_up, connect, eventually, run, shared, unique_path};
+use common::{SOON, caught_up, client, connect, eventually, run, unique_path};
 use futures::FutureExt;
 use lockkeeper::error::{InvalidPath, QueryError};
 use lockkeeper::inspect::{DeleteNodeError, Entry, InspectError, Inspector, PathState, Pool, Queue};
@@ -23,11 +23,6 @@ fn semaphore(state: &PathState) -> &Pool {
         PathState::Semaphore(pool) => pool,
         other => panic!("it is a semaphore: {other:?}"),
     }
-}
-
-/// A client without a keeper, for nodes that no keeper makes.
-async fn raw() -> zk::Client {
-    zk::Client::connect(&shared().address()).await.expect("should connect")
 }
 
 async fn make(client: &zk::Client, path: &str, data: &[u8], acl: zk::Acls<'static>) {
@@ -234,7 +229,7 @@ fn a_change_of_a_semaphores_limit_is_reported() {
 #[test]
 fn nodes_that_may_not_be_read_are_shown_without_their_data() {
     run(async {
-        let (keeper, client, root) = (connect().await, raw().await, unique_path("unreadable"));
+        let (keeper, client, root) = (connect().await, client().await, unique_path("unreadable"));
         client.auth("digest", b"me:secret").await.expect("authenticated");
         make(&client, &root, b"", zk::Acls::anyone_all()).await;
         make(&client, &format!("{root}/closed"), b"", zk::Acls::creator_all()).await;
@@ -308,7 +303,7 @@ fn an_invalid_path_of_a_node_is_refused_without_asking_the_server() {
 #[test]
 fn a_node_whose_data_change_during_the_call_is_not_deleted() {
     run(async {
-        let (keeper, client, path) = (connect().await, raw().await, unique_path("changing"));
+        let (keeper, client, path) = (connect().await, client().await, unique_path("changing"));
         let inspector = keeper.inspector();
         let writers: Vec<_> =
             (0..8).map(|_| tokio::spawn(write_forever(client.clone(), path.clone()))).collect();

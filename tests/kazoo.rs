@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Acquire, Create, Kazoo, Kind, eventually, shared, unique_path};
+use common::{Acquire, Create, HANGING, Kazoo, Kind, eventually, shared, unique_path};
 use lockkeeper::error::{AcquireError, AcquireTimeoutError, TryAcquireError};
 use lockkeeper::{Keeper, Lock, LockOptions, ReadWriteLock};
 
@@ -101,18 +101,18 @@ async fn two_of_each_hold_one_at_a_time() {
         });
     }
     let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every worker should finish");
+    tokio::time::timeout(HANGING, all).await.expect("every worker should finish");
 }
 
 #[tokio::test]
 async fn a_kazoo_holder_that_dies_blocks_us_until_its_session_ends() {
     let path = unique_path("dies");
     let lock = connect().await.lock(&path).expect("a valid path");
-    let kazoo = Kazoo::start_with_session(&shared().address(), Duration::from_secs(1)).await;
+    let kazoo = Kazoo::start_with_session(&shared().address(), Duration::from_secs(4)).await;
     kazoo.acquire(&path, Kind::Lock, Acquire::default()).await.expect("free");
     kazoo.kill().await;
     assert!(matches!(lock.try_acquire().await.err(), Some(TryAcquireError::Contended { .. })));
-    let guard = tokio::time::timeout(Duration::from_secs(10), lock.acquire()).await;
+    let guard = tokio::time::timeout(Duration::from_secs(30), lock.acquire()).await;
     guard.expect("the session ends").expect("granted").release().await.expect("released");
 }
 
@@ -258,7 +258,7 @@ async fn multi_locks_and_kazoo_hold_each_path_one_at_a_time() {
         });
     }
     let all = async { while workers.join_next().await.transpose().expect("no worker fails").is_some() {} };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every worker should finish");
+    tokio::time::timeout(HANGING, all).await.expect("every worker should finish");
 }
 
 /// Each pattern as an extra lock pattern, and whether a lock of either kind waits for a node with each name. Numbers
@@ -465,7 +465,7 @@ async fn two_of_kazoo_get_their_turns_while_our_nodes_linger_and_one_client_hold
         });
     }
     let all = async { while theirs.join_next().await.transpose().expect("no worker fails").is_some() {} };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("kazoo is not starved");
+    tokio::time::timeout(HANGING, all).await.expect("kazoo is not starved");
     over.store(true, Ordering::Relaxed);
     ours.join_all().await;
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use common::{Acquire, Create, Kazoo, Kind, eventually, shared, unique_path};
+use common::{Acquire, Create, HANGING, Kazoo, Kind, eventually, shared, unique_path};
 use lockkeeper::error::{AcquireError, AcquireTimeoutError, PermitsError, TryAcquireError};
 use lockkeeper::{Keeper, Semaphore};
 use tokio::task::JoinSet;
@@ -207,5 +207,5 @@ async fn two_of_each_never_exceed_the_limit() {
             });
         }
     }
-    timeout(Duration::from_secs(60), workers.join_all()).await.expect("every worker should finish");
+    timeout(HANGING, workers.join_all()).await.expect("every worker should finish");
 }

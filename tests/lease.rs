@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Instant;
 
-use common::{BRISK, connect_for, eventually, shared, unique_path};
+use common::{BRISK, client, connect_for, eventually, unique_path};
 use lockkeeper::LeaseState;
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn more_nodes_than_one_heartbeat_can_check_are_held_and_each_loss_is_notic
     })
     .await;
 
-    let client = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
+    let client = client().await;
     for number in [0, 599, 1199] {
         client.delete(guards[number].node(), None).await.expect("deleted by hand");
     }

@@ -4,9 +4,8 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
 
-use common::{SOON, TestServer, connect, connect_to, eventually, unique_path};
+use common::{HANGING, SOON, TestServer, connect, connect_to, eventually, unique_path};
 use lockkeeper::error::TryAcquireError;
 use lockkeeper::{Mode, ReadWriteLock};
 use tokio::task::JoinSet;
@@ -127,7 +126,7 @@ async fn random_readers_and_writers_never_conflict() {
             lock
         });
     }
-    let all = tokio::time::timeout(Duration::from_secs(60), workers.join_all()).await;
+    let all = tokio::time::timeout(HANGING, workers.join_all()).await;
     let locks = all.expect("every worker should finish");
     queued(&locks[0], 0).await;
     eventually("no watch is left", SOON, async || server.mntr("zk_watch_count") == 0).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use common::{Proxy, TestServer, caught_up, eventually, shared, unique_path};
+use common::{HANGING, LONG, Proxy, TestServer, caught_up, eventually, shared, unique_path};
 use futures::{FutureExt, StreamExt};
 use lockkeeper::error::{
     AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, ResizeError, TryAcquireError,
@@ -17,11 +17,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(10);
-/// A time limit for a lot of work on a busy machine.
-const LATE: Duration = Duration::from_secs(300);
 
 async fn connect(address: &str) -> Keeper {
-    (Keeper::options().session_timeout(Duration::from_secs(10)).identifier("ours").connect(address).await)
+    (Keeper::options().session_timeout(LONG).identifier("ours").connect(address).await)
         .expect("should connect")
 }
 
@@ -341,7 +339,7 @@ async fn random_holds(permits: u32, resized: bool) {
             }
         });
     }
-    let all = timeout(LATE, workers.join_all());
+    let all = timeout(HANGING, workers.join_all());
     let resizes = async {
         for number in (0..20).map(|round| if round % 2 == 0 { 2 * permits } else { permits }) {
             if resized {

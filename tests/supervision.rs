@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::internals::{contender_options, keeper_settings, kill_session_actors, until_no_nodes};
 use common::logs::{Logs, with_a_log_that_panics};
-use common::{LONG, SHORT, SOON, eventually, proxied, shared, unique_path};
+use common::{LONG, SHORT, SOON, client, eventually, proxied, shared, unique_path};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
@@ -50,7 +50,7 @@ impl Test {
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), None));
         let path: Arc<str> = unique_path(name).into();
         started.registry.send_message(RegistryMessage::Open(Resource::lock(&path))).expect("it runs");
-        let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
+        let observer = client().await;
         Test { started, keep_alive, path, observer }
     }
 

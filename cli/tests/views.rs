@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
 use common::{
-    Done, Killed, SOON, connect, done, eventually, lockkeeper, lockkeeper_at, run, shared, started_by,
-    unique_path, unread,
+    Done, Killed, SOON, client, connect, done, eventually, lockkeeper, lockkeeper_at, run, shared,
+    started_by, unique_path, unread,
 };
 use serde_json::Value;
 use zookeeper_client as zk;
@@ -87,9 +87,17 @@ fn what_others_wrote_cannot_harm_a_terminal() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     run(async {
-        for arguments in
-            [&["ls"][..], &["show", "/a"], &["top", "--json"], &["man"], &["completions", "bash"]]
-        {
+        // What other tests make may not be read, which is an error to report.
+        let (keeper, root) = (connect().await, unique_path("cli-unread"));
+        let path = format!("{root}/lock");
+        let _guard = keeper.lock(&path).expect("a path").acquire().await.expect("free");
+        for arguments in [
+            &["ls", &*root][..],
+            &["show", &path],
+            &["top", "--json", &root],
+            &["man"],
+            &["completions", "bash"],
+        ] {
             let mut command = lockkeeper(arguments);
             command.stdout(unread());
             let unread = done(command).await;
@@ -194,11 +202,6 @@ fn what_the_servers_do_not_show_is_unknown() {
         let list = done(lockkeeper(&["ls", &root])).await;
         assert!(list.out.contains("(may not be read)"), "{}", list.out);
     });
-}
-
-/// A client without a keeper, for nodes that no keeper makes.
-async fn client() -> zk::Client {
-    zk::Client::connect(&shared().address()).await.expect("should connect")
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub async fn first(
 }
 
 async fn connect(zookeeper: &str) -> Result<Keeper, ConnectError> {
-    Keeper::options().session_timeout(Duration::from_secs(2)).connect(zookeeper).await
+    Keeper::options().session_timeout(Duration::from_secs(4)).connect(zookeeper).await
 }
 
 /// The process of the first holder.

@@ -1,12 +1,16 @@
 //! Helpers that receive the events of requests and sessions one by one.
 
+use std::fmt::Debug;
+
 use futures::StreamExt;
 use lockkeeper::error::Refused;
 use lockkeeper::messages::{LockEvent, Ticket};
 use lockkeeper::session::SessionEvent;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use super::HANGING;
 use super::kinds::{AnyGuard, AnyLock, Wait};
 
 pub type Events = mpsc::UnboundedReceiver<LockEvent<AnyGuard>>;
@@ -44,11 +48,30 @@ pub async fn acquired(events: &mut Events) -> AnyGuard {
     }
 }
 
-/// Expects the confirmation of the release, and no event after it.
+/// Waits for the confirmation of the release, and expects no event after it.
 pub async fn released(events: &mut Events) {
-    let event = events.recv().await;
-    assert!(matches!(event, Some(LockEvent::Released(_))), "it should be released: {event:?}");
-    assert!(events.recv().await.is_none(), "no further event");
+    match ended(events).await {
+        LockEvent::Released(_) => assert!(events.recv().await.is_none(), "no further event"),
+        other => panic!("it should be released: {other:?}"),
+    }
+}
+
+/// Waits for the loss of the lease.
+pub async fn lost<G: Debug>(events: &mut mpsc::UnboundedReceiver<LockEvent<G>>) -> Ticket {
+    match ended(events).await {
+        LockEvent::Lost(ticket) => ticket,
+        other => panic!("it should be lost: {other:?}"),
+    }
+}
+
+/// The next event of a holder that is no suspension: a busy machine may suspend a session for a moment.
+async fn ended<G>(events: &mut mpsc::UnboundedReceiver<LockEvent<G>>) -> LockEvent<G> {
+    loop {
+        match events.recv().await.expect("an event") {
+            LockEvent::Suspended(_) | LockEvent::Resumed(_) => {}
+            event => return event,
+        }
+    }
 }
 
 /// Waits for the grant, skipping any number of `Queued` events.
@@ -75,7 +98,8 @@ pub async fn refused(events: &mut Events) -> (Ticket, Refused) {
 
 /// Waits for this session event, skipping those before it.
 pub async fn session_event(events: &mut lockkeeper::session::Events, wanted: SessionEvent) {
-    while events.next().await.expect("the keeper is open") != wanted {}
+    let found = async { while events.next().await.expect("the keeper is open") != wanted {} };
+    timeout(HANGING, found).await.unwrap_or_else(|_| panic!("never {wanted:?}"));
 }
 
 /// An actor that records the lock events it is sent.

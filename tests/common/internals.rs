@@ -10,6 +10,7 @@ use lockkeeper_actors::metrics::Metrics;
 use lockkeeper_actors::zookeeper::{Acl, AuthId, Connect, Permission};
 use lockkeeper_actors::{Clock, Randomness};
 
+use super::client::catch_up;
 use super::{SOON, eventually};
 
 /// The default settings of a keeper that connects with this connector.
@@ -54,7 +55,7 @@ pub fn kill_session_actors(started: &Started) {
 /// Waits until a directory has no nodes.
 pub async fn until_no_nodes(observer: &zookeeper_client::Client, directory: &str, within: Duration) {
     eventually(&format!("{directory} is empty"), within, async || {
-        observer.sync("/").await.expect("should connect");
+        catch_up(observer).await;
         observer.list_children(directory).await.is_ok_and(|children| children.is_empty())
     })
     .await;

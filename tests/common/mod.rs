@@ -6,6 +6,7 @@
 
 pub mod beside_curator;
 pub mod by_message;
+pub mod client;
 pub mod curator;
 pub mod events;
 pub mod internals;
@@ -26,6 +27,7 @@ use lockkeeper::{Keeper, KeeperOptions};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
+pub use client::{client, client_as};
 pub use curator::{Curator, CuratorKind};
 pub use runner::Runner;
 pub use servers::*;
@@ -38,8 +40,9 @@ pub const BRISK: Duration = Duration::from_secs(8);
 pub const SHORT: Duration = Duration::from_secs(2);
 /// A time limit for what takes milliseconds when nothing is wrong.
 pub const SOON: Duration = Duration::from_secs(10);
-/// A time limit for a whole test, which may have to wait until its servers have started.
-const HANGING: Duration = Duration::from_secs(300);
+/// A time limit for a whole test, which may have to wait until its servers have started, or for a lot of work. Only a test
+/// that hangs reaches it.
+pub const HANGING: Duration = Duration::from_secs(300);
 /// Extra time that a busy machine may need beyond a time limit.
 pub const SLACK: Duration = Duration::from_secs(2);
 
@@ -82,11 +85,12 @@ pub async fn connect_through(proxy: &Proxy, session: Duration) -> Keeper {
 
 /// A keeper that has lost its session and has failed to reconnect several times.
 pub async fn keeper_failing_to_reconnect(proxy: &Proxy) -> Keeper {
-    let impatient = options().session_timeout(SHORT).connect_timeout(Duration::from_millis(100));
-    let mut keeper = None;
-    // A busy machine may need more than one attempt with so short a connect timeout.
+    let (mut impatience, mut keeper) = (Duration::from_millis(100), None);
+    // A busy machine may need more.
     eventually("it is connected", SOON, async || {
-        keeper = impatient.clone().connect(&proxy.address()).await.ok();
+        let options = options().session_timeout(SHORT).connect_timeout(impatience);
+        keeper = options.connect(&proxy.address()).await.ok();
+        impatience *= 2;
         keeper.is_some()
     })
     .await;

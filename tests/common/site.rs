@@ -5,6 +5,7 @@ use std::time::Duration;
 use lockkeeper::{Keeper, Lock, LockOptions};
 use zookeeper_client as zk;
 
+use super::client::catch_up;
 use super::kinds::{AnyGuard, AnyLock, Kind};
 use super::target::{TestServer, shared};
 use super::{SOON, eventually, tls, unique_path};
@@ -21,9 +22,9 @@ impl Observer {
         Observer(tls::connect(zk::Client::connector(), &server.address()).await)
     }
 
-    /// Syncs first: the ensemble member that this client is connected to may lag behind.
+    /// The ensemble member that this client is connected to may lag behind.
     pub async fn catch_up(&self) {
-        self.0.sync("/").await.expect("should connect");
+        catch_up(&self.0).await;
     }
 
     pub async fn stat(&self, path: &str) -> Option<zk::Stat> {

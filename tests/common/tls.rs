@@ -5,6 +5,7 @@ use lockkeeper::KeeperOptions;
 use lockkeeper::auth::TlsOptions;
 use zookeeper_client as zk;
 
+use super::LONG;
 #[cfg(feature = "tls")]
 use super::servers::tls::{Certificate, certificate};
 use super::servers::uses_tls;
@@ -27,8 +28,10 @@ pub fn keeper(options: KeeperOptions) -> KeeperOptions {
     }
 }
 
-/// Connects a client beside the library, with TLS if the servers of the tests need it.
+/// Connects a client beside the library, with TLS if the servers of the tests need it. By default it would give up a
+/// connection that is silent for 2.4 s, and what is in flight fails.
 pub async fn connect(connector: zk::Connector, address: &str) -> zk::Client {
+    let connector = connector.with_session_timeout(LONG);
     let client = match uses_tls() {
         false => connector.connect(address).await,
         #[cfg(feature = "tls")]

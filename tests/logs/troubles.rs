@@ -12,7 +12,7 @@ use zookeeper_client as zk;
 
 use crate::capture::{Capture, Line};
 use crate::common::events::session_event;
-use crate::common::{BRISK, LONG, SHORT, SOON, eventually, proxied, refusal, shared, unique_path};
+use crate::common::{BRISK, LONG, SHORT, SOON, client_as, eventually, proxied, refusal, shared, unique_path};
 use crate::table;
 
 /// It may not be in any line.
@@ -165,8 +165,7 @@ async fn connect(address: &str, session_timeout: Duration) -> Keeper {
 }
 
 async fn private_directory(path: &str) {
-    let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    let owner = owner.connect(&shared().address()).await.expect("should connect");
+    let owner = client_as("owner:secret").await;
     let private = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
     owner.create(path, b"", &private).await.expect("a new node");
 }

@@ -7,10 +7,10 @@ use lockkeeper::error::{AcquireTimeoutError, InvalidHandle, Refused, TryAcquireE
 use lockkeeper::messages::LockEvent;
 use lockkeeper::{LeaseState, LockOptions, Mode};
 use tokio::time::timeout;
-use zookeeper_client as zk;
 
 use super::{LIMIT, all, connect, connect_to, granted, listen, next, nothing_left, one, paths, until_queued};
-use crate::common::{SOON, caught_up, eventually, proxied, shared};
+use crate::common::site::Observer;
+use crate::common::{SOON, caught_up, client, eventually, proxied, shared};
 
 #[tokio::test]
 async fn all_paths_are_held_under_one_guard_with_a_token_each_and_released_together() {
@@ -105,11 +105,11 @@ async fn try_acquire_with_one_path_taken_writes_nothing() {
     let multi = all(&keeper, &paths);
     multi.try_acquire().await.expect("free").release().await.expect("released");
     let held = one(&other, &paths[2]).acquire().await.expect("free");
-    let server = zk::Client::connect(&shared().address()).await.expect("should connect");
+    let server = Observer::new().await;
     let changes = async || {
         let mut changes = Vec::new();
         for path in &paths {
-            let stat = server.check_stat(path).await.expect("a stat").expect("a directory");
+            let stat = server.stat(path).await.expect("a directory");
             changes.push((stat.cversion, stat.pzxid));
         }
         changes
@@ -196,7 +196,7 @@ async fn access_lists_and_options_apply_to_every_node() {
     let options = LockOptions::new().acl(acl.clone()).identifier("both");
     let named = paths.iter().map(|path| (path, Mode::Lock));
     let guard = keeper.multi_lock_with(named, options).expect("paths").acquire().await.expect("free");
-    let server = zk::Client::connect(&shared().address()).await.expect("should connect");
+    let server = client().await;
     for node in guard.nodes() {
         let (found, stat) = server.get_acl(node).await.expect("an access list");
         assert_eq!(found, acl);

@@ -9,15 +9,14 @@ use lockkeeper::{FencingToken, LeaseState};
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use zookeeper_client as zk;
 
 use super::{LIMIT, all, connect, connect_to, listen, next, nothing_left, one, paths, until_queued};
-use crate::common::{BRISK, shared};
+use crate::common::{BRISK, caught_up, client, shared};
 
 #[tokio::test]
 async fn an_actor_runs_while_all_locks_are_held_and_is_killed_when_one_is_lost() {
     let (keeper, paths) = (connect_to(&shared().address(), BRISK).await, paths::<2>("run"));
-    let server = zk::Client::connect(&shared().address()).await.expect("should connect");
+    let server = client().await;
     for is_lost in [false, true] {
         let guard = all(&keeper, &paths).acquire().await.expect("they are free");
         let (view, second) = (guard.view(), guard.nodes().nth(1).expect("a node").to_owned());
@@ -79,7 +78,13 @@ async fn the_last_guard_keeps_the_session_open_and_its_drop_closes_it() {
 async fn a_panicking_listener_releases_all_paths_and_harms_nothing_else() {
     let (keeper, other, paths) = (connect().await, connect().await, paths::<2>("panics"));
     let held = one(&other, &paths[0]).acquire().await.expect("free");
-    all(&keeper, &paths).acquire().listen(|event| panic!("on {event:?}, on purpose"));
+    let (said, mut heard) = mpsc::unbounded_channel();
+    all(&keeper, &paths).acquire().listen(move |event| {
+        said.send(()).expect("the test listens");
+        panic!("on {event:?}, on purpose")
+    });
+    timeout(LIMIT, heard.recv()).await.expect("it is queued").expect("an event");
+    caught_up(&other).await;
     until_queued(&other, &paths[1], 0).await;
     held.release().await.expect("released");
     let guard = timeout(LIMIT, all(&keeper, &paths).acquire()).await.expect("in time").expect("free");

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// An upper limit that is only reached when a test fails.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = common::HANGING;
 /// The timeout of sessions that a test lets expire.
 const SHORT: Duration = Duration::from_secs(2);
 

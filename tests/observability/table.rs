@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockkeeper::{Keeper, LockOptions};
 
-use crate::common::{BRISK, Runner, SHORT, SOON, connect_for, eventually, shared, unique_path};
+use crate::common::{BRISK, Runner, SOON, connect_for, eventually, shared, unique_path};
 use crate::documents::{self, labels, metrics};
 use crate::scrape::Scrape;
 
@@ -29,7 +29,7 @@ async fn a_run_emits_all_metrics_of_the_table_with_their_labels_and_no_others() 
     let scrape = Scrape::start();
     let installed = scrape.installed();
     let path = unique_path("metrics");
-    let options = Keeper::options().session_timeout(SHORT).metric_paths([&path]);
+    let options = Keeper::options().session_timeout(BRISK).metric_paths([&path]);
     let keeper = options.connect(&shared().address()).await.expect("should connect");
     run_each_kind(&keeper, &path).await;
     eventually("the lease was extended", SOON, async || {

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use zookeeper_client as zk;
 
 use crate::common::{
-    BRISK, LONG, SHORT, SOON, connect, connect_through, eventually, proxied, refusal, shared, unique_path,
+    BRISK, LONG, SHORT, SOON, client_as, connect, connect_through, eventually, proxied, refusal, shared,
+    unique_path,
 };
 use crate::scrape::Scrape;
 
@@ -123,8 +124,7 @@ async fn an_access_list_that_refuses_shows_in_refused_requests() {
     let scrape = Scrape::start();
     let _installed = scrape.installed();
     let path = unique_path("private");
-    let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    let owner = owner.connect(&shared().address()).await.expect("should connect");
+    let owner = client_as("owner:secret").await;
     let private = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
     owner.create(&path, b"", &private).await.expect("a new node");
     let lock = connect().await.lock(&path).expect("a valid path");

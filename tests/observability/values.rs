@@ -1,12 +1,14 @@
 //! What the values mean, and that gauges come back to zero.
 
+use std::time::Duration;
+
 use lockkeeper::error::{ConnectError, TryAcquireError};
 use lockkeeper::{Keeper, LockOptions};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::common::{SOON, connect, eventually, options, refusal, shared, unique_path};
+use crate::common::{SOON, connect, connect_for, eventually, options, refusal, shared, unique_path};
 use crate::scrape::Scrape;
 
 #[tokio::test]
@@ -94,7 +96,8 @@ async fn grants_without_a_request_to_the_server_count_and_tries_do_not_wait() {
 async fn probes_of_health_checks_are_not_counted() {
     let scrape = Scrape::start();
     let _installed = scrape.installed();
-    let keeper = connect().await;
+    // A busy machine may need seconds for a check, which has a tenth of this.
+    let keeper = connect_for(Duration::from_secs(60)).await;
     let health = keeper.health().await;
     assert!(health.probe.is_ok(), "{health}");
     let counted = ["acquired_total", "guards_held", "requests_waiting", "cleanups_pending"];

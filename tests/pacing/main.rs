@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::internals::{contender_options, keeper_settings, until_no_nodes};
-use common::{eventually, proxied, shared, unique_path};
+use common::{client, eventually, proxied, shared, unique_path};
 use failing::{Failing, Kind};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -57,7 +57,7 @@ impl Test {
         let settings = KeeperSettings { connect_timeout: SOON, ..keeper_settings(failing.clone()) };
         let started = keeper::start(settings).await.expect("should connect");
         let keep_alive = Arc::new(KeepAlive::new(started.keeper.get_derived(), None));
-        let observer = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
+        let observer = client().await;
         Test { started, keep_alive, path: unique_path(name), failing, observer }
     }
 

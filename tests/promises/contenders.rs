@@ -105,11 +105,11 @@ async fn foreign_contenders_count_if_a_pattern_matches_their_names(kind: Kind) {
 async fn a_lock_that_outlives_sessions_survives_a_lost_session(kind: Kind) {
     let (site, proxy) = (kind.site("outlives").await, proxied().await);
     let keeper = connect_through(&proxy, SHORT).await;
+    let mut session = keeper.events();
     let lock = site.lock_with(&keeper, LockOptions::new().ephemeral(false));
     let guard = lock.acquire().await.expect("the lock is free");
     assert_eq!(guard.valid_until(), None);
 
-    let mut session = keeper.events();
     proxy.black_hole(true);
     eventually("it is suspended", SOON, async || guard.state() == LeaseState::Suspended).await;
     session_event(&mut session, SessionEvent::Lost { epoch: 1 }).await;

@@ -110,32 +110,41 @@ async fn fault_3_one_deadline_covers_a_wait_with_many_wake_ups(kind: Kind) {
     for _ in 0..4 {
         ahead.push(site.obstruct().await);
     }
-    let (begun, limit) = (Instant::now(), Duration::from_secs(3));
-    let acquire = tokio::spawn(site.lock(&keeper).acquire_timeout(limit));
-    // Each deletion wakes the waiter. The last obstacle stays, so that the deadline ends the wait. The deletions are
-    // spread over the time limit. On a busy machine there may be fewer.
     let mut woken = Duration::ZERO;
-    for number in 1..4 {
-        let last = ahead.last().expect("an obstacle");
-        if timeout_at((begun + limit).into(), site.until_watched(last)).await.is_err() {
+    // A busy machine may not get to the watch, or not see it, in the first of these times.
+    for limit in [3, 9].map(Duration::from_secs) {
+        let begun = Instant::now();
+        let acquire = site.lock(&keeper).acquire_timeout(limit);
+        let acquire = tokio::spawn(async move { (acquire.await, begun.elapsed()) });
+        // Each deletion wakes the waiter. The last obstacle stays, so that the deadline ends the wait. The deletions are
+        // spread over the time limit. On a busy machine there may be fewer.
+        for number in 1..4 {
+            let last = ahead.last().expect("an obstacle");
+            if timeout_at((begun + limit).into(), site.until_watched(last)).await.is_err() {
+                break;
+            }
+            sleep_until((begun + limit * 3 / 10 * number).into()).await;
+            woken = begun.elapsed();
+            site.clear(last).await;
+            ahead.pop();
+        }
+        let (refused, took) = acquire.await.expect("no panic");
+        assert!(matches!(refusal(refused), AcquireTimeoutError::TimedOut { .. }));
+        assert!(took >= limit, "{took:?}");
+        if !woken.is_zero() {
+            // A time limit that started again at each wake-up would not end before.
+            assert!(took < woken + limit, "{took:?}, woken after {woken:?}");
             break;
         }
-        sleep_until((begun + Duration::from_millis(900) * number).into()).await;
-        woken = begun.elapsed();
-        site.clear(last).await;
-        ahead.pop();
     }
-    let refused = refusal(acquire.await.expect("no panic"));
-    assert!(matches!(refused, AcquireTimeoutError::TimedOut { .. }));
-    let took = begun.elapsed();
-    // A time limit that started again at each wake-up would not end before.
-    assert!((limit..woken + limit).contains(&took), "{took:?}, woken after {woken:?}");
+    assert!(!woken.is_zero(), "it was not seen to wait");
     site.until_only_nodes(ahead.into_iter().map(|obstacle| obstacle.node).collect()).await;
 }
 
 async fn fault_4_a_node_of_an_older_session_is_not_adopted(kind: Kind) {
     let (site, proxy) = (kind.site("adopt").await, proxied().await);
     let keeper = connect_through(&proxy, SHORT).await;
+    let mut session_events = keeper.events();
     site.make().await;
     // The create is carried out, but the client cannot know.
     proxy.drop_replies_then_cut();
@@ -143,7 +152,6 @@ async fn fault_4_a_node_of_an_older_session_is_not_adopted(kind: Kind) {
     site.until_nodes(1).await;
     let old = site.nodes().await;
     let session = site.server.owner(&old[0]).await;
-    let mut session_events = keeper.events();
     session_event(&mut session_events, SessionEvent::Lost { epoch: 1 }).await;
     proxy.cut();
     let guard = granted(&mut events).await;

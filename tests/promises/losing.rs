@@ -12,7 +12,7 @@ use lockkeeper::messages::LockEvent;
 use lockkeeper::session::SessionEvent;
 use tokio::time::timeout;
 
-use crate::common::events::{acquired, granted, listen, queued, session_event};
+use crate::common::events::{acquired, granted, listen, lost, queued, session_event};
 use crate::common::kinds::Kind;
 use crate::common::{BRISK, SHORT, SOON, connect, connect_for, connect_through, eventually, proxied};
 
@@ -33,13 +33,13 @@ promises! {
 async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_is_granted(kind: Kind) {
     let (site, keeper, proxy) = (kind.site("waiter-lost").await, connect().await, proxied().await);
     let cut_off = connect_through(&proxy, SHORT).await;
+    let mut session = cut_off.events();
     let guard = site.rival(&keeper).acquire().await.expect("the lock is free");
     let (_, mut waiter) = listen(&site.lock(&cut_off));
     assert_eq!(queued(&mut waiter).await, (kind.ahead)(1, 0));
     let (_, mut later) = listen(&site.rival(&keeper));
     queued(&mut later).await;
 
-    let mut session = cut_off.events();
     proxy.black_hole(true);
     session_event(&mut session, SessionEvent::Lost { epoch: 1 }).await;
     proxy.black_hole(false);
@@ -47,9 +47,12 @@ async fn a_waiter_whose_session_is_lost_queues_again_at_the_tail_and_is_granted(
     assert!(ahead > (kind.ahead)(1, 0), "the later request should now be ahead: {ahead}");
     drop(guard);
     let guard = acquired(&mut later).await;
-    assert!(waiter.try_recv().is_err(), "it is not granted yet");
+    // On a busy machine it may lose its session once more.
+    while let Ok(event) = waiter.try_recv() {
+        assert!(matches!(event, LockEvent::Enqueued { .. }), "it is not granted yet: {event:?}");
+    }
     drop(guard);
-    assert_eq!(acquired(&mut waiter).await.state(), LeaseState::Held);
+    assert_eq!(granted(&mut waiter).await.state(), LeaseState::Held);
 }
 
 async fn a_disconnected_holder_is_suspended_and_then_lost_before_another_is_granted(kind: Kind) {
@@ -97,8 +100,7 @@ async fn a_holder_whose_node_is_deleted_is_lost_at_the_next_heartbeat(kind: Kind
     site.server.delete(&guard.node()).await;
     timeout(SOON, guard.lost()).await.expect("a heartbeat notices it");
     assert_eq!(guard.state(), LeaseState::Lost);
-    let lost = events.recv().await;
-    assert!(matches!(lost, Some(LockEvent::Lost(received)) if received == ticket), "{lost:?}");
+    assert_eq!(lost(&mut events).await, ticket);
     // Otherwise the session is intact.
     assert_eq!(guard.release().await, Err(ReleaseError::Lost));
     drop(lock.acquire_timeout(SOON).await.expect("the lock is free"));

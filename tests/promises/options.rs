@@ -4,10 +4,10 @@ use lockkeeper::LockOptions;
 use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{AcquireError, QueryError, TryAcquireError};
 use tokio::time::timeout;
-use zookeeper_client as zk;
 
+use crate::common::client::{catch_up, client_as};
 use crate::common::kinds::Kind;
-use crate::common::{BRISK, SOON, connect, eventually, options, refusal, shared, tls, unique_path};
+use crate::common::{BRISK, SOON, connect, eventually, options, refusal, shared, unique_path};
 
 promises! {
     every_kind:
@@ -24,8 +24,7 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
     let id = "owner:Vj++wdU3sMAbt+g9TyKj1BT+usI=";
     let acl = || vec![Acl::new(Permission::ALL, AuthId::new("digest", id))];
     let auth = || options().auth("digest", b"owner:secret");
-    let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    let owner = tls::connect(owner, &address).await;
+    let owner = client_as("owner:secret").await;
     let listed = auth().acl(acl()).connect(&address).await.expect("should connect");
     let unlisted = auth().connect(&address).await.expect("should connect");
     for (name, owners, options) in
@@ -34,7 +33,7 @@ async fn an_access_list_keeps_everybody_else_out(kind: Kind) {
         let site = kind.site(name).await;
         let guard = site.lock_with(owners, options).acquire().await.expect("the lock is free");
         // The ensemble member that the owner is connected to may lag behind.
-        owner.sync("/").await.expect("should connect");
+        catch_up(&owner).await;
         for node in [site.directories(), guard.nodes()].concat() {
             let (list, _) = owner.get_acl(&node).await.expect("an access list");
             let [entry] = &list[..] else { panic!("{list:?}") };

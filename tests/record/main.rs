@@ -9,7 +9,7 @@ mod scenes;
 
 use std::collections::BTreeMap;
 
-use common::{options, run, shared, unique_path};
+use common::{client, options, run, shared, unique_path};
 use lockkeeper::Keeper;
 use lockkeeper::record::Recording;
 use lockkeeper_actors::machine::linger::Event;
@@ -113,7 +113,7 @@ fn the_text_has_no_data_of_an_application() {
     run(async {
         let recording = Recording::new(ROOM);
         let (keeper, path) = (connect(&recording).await, unique_path("configuration"));
-        let client = zk::Client::connect(&shared().address()).await.expect("should connect");
+        let client = client().await;
         let persistent = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
         client.create(&path, b"[database] password=hunter2", &persistent).await.expect("a new node");
         drop(keeper.semaphore(&path, 2).expect("a path").acquire().await.expect("it is free"));

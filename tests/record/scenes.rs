@@ -21,8 +21,9 @@ pub async fn all() -> Vec<Step> {
     let stranger = options().connect(&shared().address()).await.expect("should connect");
     twice(&keeper).await;
     given_up(&keeper).await;
-    locks(&keeper, &stranger, LockOptions::new()).await;
-    locks(&keeper, &stranger, LockOptions::new().linger(Duration::from_millis(20))).await;
+    // The node of the other process, and ours: one for each request, or one for all.
+    locks(&keeper, &stranger, LockOptions::new(), 1 + 9).await;
+    locks(&keeper, &stranger, LockOptions::new().linger(Duration::from_millis(20)), 1 + 1).await;
     readers(&keeper).await;
     permits(&keeper, &stranger).await;
     several(&keeper).await;
@@ -56,7 +57,7 @@ async fn given_up(keeper: &Keeper) {
 }
 
 /// Grants in turn, a cancel, a timeout, a try, and a holder of another process.
-async fn locks(keeper: &Keeper, stranger: &Keeper, options: LockOptions) {
+async fn locks(keeper: &Keeper, stranger: &Keeper, options: LockOptions, nodes: usize) {
     let path = unique_path("record");
     let lock = keeper.lock_with(&path, options).expect("valid options");
     let theirs = stranger.lock(&path).expect("a path").acquire().await.expect("it is free");
@@ -68,8 +69,8 @@ async fn locks(keeper: &Keeper, stranger: &Keeper, options: LockOptions) {
         .collect();
     refusal(lock.acquire_timeout(Duration::from_millis(10)).await);
     let cancelled = tokio::spawn(lock.acquire());
-    eventually("a request of ours waits", SOON, async || {
-        lock.contenders().await.is_ok_and(|contenders| contenders.len() > 1)
+    eventually("our requests wait", SOON, async || {
+        lock.contenders().await.is_ok_and(|contenders| contenders.len() == nodes)
     })
     .await;
     refusal(lock.try_acquire().await);

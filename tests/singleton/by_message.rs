@@ -15,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, call};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::common::{LONG, SHORT, eventually, proxied, shared, unique_path};
+use crate::common::{LONG, SHORT, client, eventually, proxied, shared, unique_path};
 use crate::member::{Arguments, Behavior, FOREVER, Member, Order, Probe, SOON, connect, connect_for};
 
 /// An actor of an application, which reports what it is sent.
@@ -260,7 +260,7 @@ async fn the_supervisor_is_told_why_each_run_failed() {
     assert!(matches!(failed.failure, RunFailure::Killed), "{failed:?}");
 
     let (actor, lease) = member.started().await;
-    let operator = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
+    let operator = client().await;
     actor.cast(Order::Hang).expect("it runs");
     operator.delete(lease.node(), None).await.expect("it is there");
     let failed = ear.failure().await;

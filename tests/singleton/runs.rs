@@ -9,7 +9,7 @@ use lockkeeper::run::{EndReason, LeaseView, RunFailure, StopPolicy};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::common::{shared, unique_path};
+use crate::common::{client, shared, unique_path};
 use crate::member::{Arguments, Behavior, FOREVER, Note, Order, Probe, SOON, any_note, connect, started};
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn an_actor_under_a_guard_is_killed_when_its_node_is_deleted() {
     let run = guard.run(StopPolicy::default(), make, |_| None);
     let (actor, _) = started(&mut notes).await;
     actor.cast(Order::Hang).expect("it runs");
-    let operator = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
+    let operator = client().await;
     operator.delete(&node, None).await.expect("it is there");
     let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
     assert_eq!((ended.reason, ended.guard.state()), (EndReason::Lease, LeaseState::Lost));
@@ -65,7 +65,7 @@ async fn no_actor_is_started_under_a_guard_that_is_lost_already() {
     let keeper = connect(&shared().address()).await;
     let guard =
         keeper.lock(&unique_path("lost-before")).expect("a valid path").acquire().await.expect("connected");
-    let operator = zookeeper_client::Client::connect(&shared().address()).await.expect("connected");
+    let operator = client().await;
     operator.delete(guard.node(), None).await.expect("it is there");
     timeout(SOON, guard.lost()).await.expect("a heartbeat notices it");
     let (sender, mut notes) = mpsc::unbounded_channel();

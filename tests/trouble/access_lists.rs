@@ -12,7 +12,8 @@ use crate::common::events::session_event;
 use crate::common::kinds::Kind;
 use crate::common::logs::Logs;
 use crate::common::{
-    BRISK, LONG, SOON, TestServer, connect, eventually, options, proxied, refusal, shared, tls, unique_path,
+    LONG, SOON, TestServer, client_as, connect, eventually, options, proxied, refusal, shared, tls,
+    unique_path,
 };
 
 promises! {
@@ -40,9 +41,7 @@ async fn another_user_can_neither_enter_nor_break_nor_read_a_lock(kind: Kind) {
     let refused = lock.listed().await;
     assert!(matches!(&refused, Err(QueryError::NoAuth { path }) if is_denied(path)), "{refused:?}");
     // Whatever a client of that user sends.
-    let client = zk::Client::connector().with_auth("digest", b"other:secret");
-    let client = client.connect(&shared().address()).await.expect("should connect");
-    client.sync("/").await.expect("should connect");
+    let client = client_as("other:secret").await;
     let open = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
     for directory in site.directories() {
         assert_eq!(client.list_children(&directory).await, Err(zk::Error::NoAuth), "{directory}");
@@ -78,7 +77,7 @@ fn private(user: &str) -> KeeperOptions {
 async fn a_missing_permission_is_reported_with_the_path(kind: Kind) {
     let (keeper, parent) = (connect().await, unique_path("no-right"));
     let made = format!("{parent}/made");
-    let owner = owner().await;
+    let owner = client_as("owner:secret").await;
     let private = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
     for path in [&parent, &made] {
         owner.create(path, b"", &private).await.expect("a new node");
@@ -109,7 +108,7 @@ async fn a_missing_permission_is_reported_with_the_path(kind: Kind) {
 
 #[tokio::test]
 async fn the_node_that_denies_a_semaphore_is_named() {
-    let (keeper, owner) = (connect().await, owner().await);
+    let (keeper, owner) = (connect().await, client_as("owner:secret").await);
     let (nothing, enter) = (Permission::NONE, Permission::READ | Permission::CREATE);
     // What others may do in the queue and at the path. The transaction that takes a permit deletes the node in the queue.
     for (queue, pool, denied) in [
@@ -135,7 +134,7 @@ async fn the_node_that_denies_a_semaphore_is_named() {
 async fn a_node_above_the_chroot_that_denies_a_lock_is_named() {
     let chroot = unique_path("no-right-root");
     let private = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
-    owner().await.create(&chroot, b"", &private).await.expect("a new node");
+    client_as("owner:secret").await.create(&chroot, b"", &private).await.expect("a new node");
     for (below, denied) in [("", "/"), ("/missing", &*chroot)] {
         let address = format!("{}{chroot}{below}", shared().address());
         let keeper = options().connect(&address).await.expect("should connect");
@@ -152,7 +151,7 @@ async fn an_unreadable_contender_ahead_is_reported_with_its_path(kind: Kind) {
     site.make().await;
     let private = zk::CreateMode::EphemeralSequential.with_acls(zk::Acls::creator_all());
     let prefix = format!("{}/0123456789abcdef0123456789abcdef__lock__", site.path);
-    let owner = owner().await;
+    let owner = client_as("owner:secret").await;
     let (_, number) = owner.create(&prefix, b"", &private).await.expect("a new node");
     let ahead = format!("{prefix}{number}");
     let acquire = timeout(SOON, site.lock(&keeper).acquire()).await.expect("an answer");
@@ -179,7 +178,7 @@ async fn a_keeper_without_delete_permission_can_close(kind: Kind) {
 #[tokio::test]
 async fn an_access_list_that_denies_heartbeats_is_logged() {
     let (log, server) = (Logs::start(), TestServer::start());
-    let options = options().session_timeout(BRISK);
+    let options = options().session_timeout(LONG);
     let keeper = options.clone().connect(&server.address()).await.expect("should connect");
     let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
     let owner = tls::connect(owner, &server.address()).await;
@@ -198,9 +197,4 @@ async fn an_access_list_that_denies_heartbeats_is_logged() {
         eventually("leases are proven again", SOON, async || keeper.health().await.is_ready()).await;
     }
     assert_eq!(keeper.state().borrow().epoch, 1, "the session was not lost");
-}
-
-async fn owner() -> zk::Client {
-    let owner = zk::Client::connector().with_auth("digest", b"owner:secret");
-    owner.connect(&shared().address()).await.expect("should connect")
 }

@@ -170,14 +170,15 @@ fn session_events_are_delivered_once_and_in_order() {
         let proxy = proxied().await;
         let keeper = connect_through(&proxy, SHORT).await;
         let mut events = keeper.events();
-        assert_eq!(events.next().await, Some(SessionEvent::Connected { epoch: 1 }));
         proxy.black_hole(true);
         let mut received = Vec::new();
         while received.last() != Some(&SessionEvent::Connected { epoch: 2 }) {
             match events.next().await.expect("the keeper is open") {
-                // A slow machine may suspend the session for a moment.
+                // The newest event when it subscribed.
+                SessionEvent::Connected { epoch: 1 } if received.is_empty() => {}
+                // A slow machine may suspend the session for a moment, also before that.
                 SessionEvent::Resumed { epoch: 1 } => {
-                    assert_eq!(received.pop(), Some(SessionEvent::Suspended { epoch: 1 }));
+                    assert!(matches!(received.pop(), None | Some(SessionEvent::Suspended { epoch: 1 })));
                 }
                 event => received.push(event),
             }

@@ -18,6 +18,7 @@ pub use servers::{Proxy, Server, ServerOptions, TestServer, eventually, proxied,
 
 use lockkeeper::Keeper;
 use tokio::time::timeout;
+use zookeeper_client as zk;
 
 /// A time limit for what takes milliseconds when nothing is wrong.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -26,7 +27,7 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub fn run(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(async { timeout(Duration::from_secs(120), test).await.expect("the test hangs") });
+    runtime.block_on(async { timeout(Duration::from_secs(300), test).await.expect("the test hangs") });
 }
 
 /// The command, which is not started yet.
@@ -105,6 +106,13 @@ pub fn unused_address() -> String {
 pub async fn connect() -> Keeper {
     let options = Keeper::options().session_timeout(Duration::from_secs(20)).identifier("the test");
     options.connect(&shared().address()).await.expect("should connect")
+}
+
+/// A client without a keeper, for nodes that no keeper makes. By default it would give up a connection that is silent for
+/// 2.4 s, and what is in flight fails.
+pub async fn client() -> zk::Client {
+    let connector = zk::Client::connector().with_session_timeout(Duration::from_secs(20));
+    connector.connect(&shared().address()).await.expect("should connect")
 }
 
 /// An empty directory, which is removed at the end.

@@ -7,7 +7,7 @@ use lockkeeper::{Dialect, Keeper, LockOptions};
 use lockkeeper_embedded::Embedded;
 
 use crate::common::{
-    Killed, SOON, Scratch, connect, done, ended, eventually, lockkeeper, lockkeeper_at, run, shared,
+    Killed, SOON, Scratch, client, connect, done, ended, eventually, lockkeeper, lockkeeper_at, run, shared,
     unique_path,
 };
 use crate::relay;
@@ -174,7 +174,7 @@ fn directories_can_be_containers() {
         };
         assert_eq!(with(&[], &directory).await, Some(0));
         assert_eq!(with(&["--container-directories"], &container).await, Some(0));
-        let client = zookeeper_client::Client::connect(&shared().address()).await.expect("should connect");
+        let client = client().await;
         let exists = async |path: &str| client.check_stat(path).await.expect("asked").is_some();
         eventually("the servers delete it", SOON, async || !exists(&container).await).await;
         assert!(exists(&directory).await);

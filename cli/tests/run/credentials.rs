@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lockkeeper::Keeper;
 use lockkeeper::auth::{Acl, AuthId, Permission};
-use zookeeper_client as zk;
 
 use crate::common::{
-    Killed, Proxy, SOON, Scratch, connect, done, ended, eventually, lockkeeper, lockkeeper_at, run, shared,
-    unique_path,
+    Killed, Proxy, SOON, Scratch, client, connect, done, ended, eventually, lockkeeper, lockkeeper_at, run,
+    shared, unique_path,
 };
 use crate::frames::{AUTH, Pass, relay_of_frames};
 
@@ -32,7 +31,7 @@ fn credentials_open_a_closed_directory_and_what_is_made_there_is_open() {
         let mut command = lockkeeper(&arguments);
         let _process = Killed(command.env("LOCKKEEPER_AUTH", "digest:me:secret").spawn().expect("it starts"));
         eventually("it holds", SOON, async || scratch.text("node").ends_with('\n')).await;
-        let stranger = zk::Client::connect(&shared().address()).await.expect("should connect");
+        let stranger = client().await;
         stranger.list_children(&path).await.expect_err("the directory is closed");
         stranger.get_data(scratch.text("node").trim()).await.expect("the node is open");
     });
@@ -48,7 +47,7 @@ fn what_is_made_can_be_closed() {
         let mut command = lockkeeper(&arguments);
         let _process = Killed(command.env("LOCKKEEPER_AUTH", "digest:me:secret").spawn().expect("it starts"));
         eventually("it holds", SOON, async || scratch.text("node").ends_with('\n')).await;
-        let client = zk::Client::connect(&shared().address()).await.expect("should connect");
+        let client = client().await;
         let node = scratch.text("node");
         client.list_children(&path).await.expect_err("the directory is closed");
         client.get_data(node.trim()).await.expect_err("the node is closed");

@@ -74,7 +74,7 @@ impl Stage {
 
 const SLEEPS: &str = "echo $$ > pid; exec sleep 300";
 const IGNORES_TERM: &str = "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done";
-const HEARS_TERM: &str = "trap 'echo told > told; exit 9' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+const HEARS_TERM: &str = "trap 'echo told > told; exit 9' TERM; sleep 300 & echo $$ > pid; wait";
 
 /// Each of these waits for the end of a session, so they all wait together.
 #[test]

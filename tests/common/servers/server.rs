@@ -317,7 +317,7 @@ pub(super) enum Failure {
 pub(super) const START_ATTEMPTS: u32 = 5;
 
 /// The time limit until a server serves.
-pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(20);
 

@@ -118,10 +118,13 @@ fn embedded() -> Embedded {
     block_on(options.start()).expect("a free port")
 }
 
-/// Options under which empty containers are removed quickly.
+/// Options under which empty containers are removed quickly. Members of an ensemble wait ten seconds for each other, so
+/// that a disk that is busy for one does not cost them their leader. Nothing pauses them, and killed ones are noticed at
+/// once.
 fn quick() -> ServerOptions {
     let often = "-Dznode.container.checkIntervalMs=50".to_owned();
-    ServerOptions { jvm: vec![often], ..ServerOptions::default() }
+    let patient = "syncLimit=50".to_owned();
+    ServerOptions { jvm: vec![often], config: vec![patient], ..ServerOptions::default() }
 }
 
 /// How long a server may take for one answer. On a busy machine it is asked more than once.
