@@ -123,13 +123,7 @@ impl Machine for Run {
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         match event {
             Event::Lease(LeaseState::Held) => self.suspended = false,
-            Event::Lease(LeaseState::Suspended) => {
-                self.suspended = true;
-                if self.limits.stop_when_suspended {
-                    // Stopped without an event, because the actor would not handle it after the stop.
-                    self.stop(EndReason::Lease, now, out);
-                }
-            }
+            Event::Lease(LeaseState::Suspended) => self.suspended = true,
             Event::Lease(LeaseState::Lost) => self.kill(EndReason::Lease, out),
             Event::Stop => self.stop(EndReason::Stopped, now, out),
             Event::Ended { failed } => self.finish(failed, out),
@@ -158,10 +152,15 @@ impl Machine for Run {
 }
 
 impl Run {
+    /// Tells the actor that the lease is suspended or resumed, or stops it instead.
     fn tell(&mut self, now: Moment, out: &mut Vec<Command>) {
         let suspended = self.suspended || self.suspended_at().is_some_and(|at| now >= at);
         if self.stage != Stage::Running || self.told.is_some() == suspended {
             return;
+        }
+        if suspended && self.limits.stop_when_suspended {
+            // Stopped without an event, because the actor would not handle it after the stop.
+            return self.stop(EndReason::Lease, now, out);
         }
         self.told = suspended.then_some(now);
         out.push(Command::Tell(if suspended { LeaseEvent::Suspended } else { LeaseEvent::Resumed }));
@@ -337,6 +336,16 @@ mod tests {
         let out = at(&mut run, 1.0, 8.0, Event::Lease(Suspended));
         assert_eq!(out, [Stop]);
         assert_eq!(at(&mut run, 1.5, 8.0, Event::Ended { failed: false }), [Finish(EndReason::Lease)]);
+    }
+
+    #[test]
+    fn it_is_not_told_first_if_it_is_stopped_when_the_lease_is_suspended() {
+        let mut run = run(true);
+        assert_eq!(at(&mut run, 5.4, 8.0, Event::Wake), []);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(5.5)));
+        assert_eq!(at(&mut run, 5.5, 8.0, Event::Wake), [Stop]);
+        assert_eq!(at(&mut run, 5.5, 8.0, Event::Lease(Suspended)), []);
+        assert_eq!(at(&mut run, 5.6, 9.0, Event::Ended { failed: false }), [Finish(EndReason::Lease)]);
     }
 
     #[test]
