@@ -3,10 +3,12 @@
 pub mod failure;
 pub mod worker;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::{FutureExt, Shared, select};
+use ractor::actor::messages::BoxedState;
 use ractor::{
     ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, ActorStatus, DerivedActorRef, SupervisionEvent,
 };
@@ -209,7 +211,7 @@ impl RunActor {
             RunMessage::Stop => Event::Stop,
             RunMessage::Lease(lease) => Event::Lease(lease),
             RunMessage::NotStarted(end) => {
-                state.worker_ended(end, &myself);
+                state.worker_ended(end, None, &myself);
                 return Ok(());
             }
             RunMessage::Gone(end) => {
@@ -235,6 +237,8 @@ impl RunActor {
         let worker = state.work.as_ref().and_then(|work| work.worker.as_ref());
         // The application's actor may have linked other actors to this one. Their end is not its end.
         let Some(worker) = worker.filter(|worker| event.actor_id() == Some(worker.cell.get_id())) else {
+            // It may contain the state of such an actor, whose drop may panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(event)));
             return Ok(());
         };
         match event {
@@ -244,13 +248,13 @@ impl RunActor {
                     tell(actor);
                 }
             }
-            SupervisionEvent::ActorTerminated(..) => {
+            SupervisionEvent::ActorTerminated(_, its_state, _) => {
                 let end = worker.terminated();
-                state.worker_ended(end, &myself);
+                state.worker_ended(end, its_state, &myself);
             }
             SupervisionEvent::ActorFailed(_, error) => {
                 let end = worker.failed(error);
-                state.worker_ended(end, &myself);
+                state.worker_ended(end, None, &myself);
             }
             SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
@@ -329,9 +333,13 @@ impl State {
     }
 
     /// Waits until the application's actor, which has ended, is dropped, and for all other actors of the run. Its children
-    /// were killed with it, and end at their next await. Actors that it has linked to this run are killed here.
-    fn worker_ended(&mut self, end: WorkerEnd, myself: &ActorRef<RunMessage>) {
-        let Some(work) = &self.work else { return };
+    /// were killed with it, and end at their next await. Actors that it has linked to this run are killed here. ractor
+    /// leaves the state of an actor that has stopped to this one.
+    fn worker_ended(&mut self, end: WorkerEnd, its_state: Option<BoxedState>, myself: &ActorRef<RunMessage>) {
+        let Some(work) = &mut self.work else { return };
+        if let Some(its_state) = its_state {
+            work.drop_later(its_state);
+        }
         if let Some(worker) = &work.worker {
             let ended = worker.cell.get_id();
             let linked = myself.get_children().into_iter().filter(|actor| actor.get_id() != ended);
@@ -364,6 +372,21 @@ impl Drop for State {
 }
 
 impl Work {
+    /// Drops the state of the application's actor, as a part of what is waited for. Beside this actor, because the drop may
+    /// panic or take long.
+    fn drop_later(&mut self, state: BoxedState) {
+        let (alive, dropped) = oneshot::channel();
+        let task = self.dropped.replace(dropped.shared());
+        // Not one of `tasks`, because it is awaited also when this actor has died.
+        tokio::spawn(async move {
+            let _alive = alive;
+            if let Some(task) = task {
+                let _ = task.await;
+            }
+            drop(state);
+        });
+    }
+
     /// Waits until nothing is left of the application's actor, and all its descendants have ended.
     fn gone(&self) -> impl Future<Output = ()> + use<> {
         let (dropped, descendants) = (self.dropped.clone(), self.worker.as_ref().map(Worker::descendants));
