@@ -73,7 +73,8 @@ pub enum EndReason {
     Failed,
     /// The run was asked to stop.
     Stopped,
-    /// The lease was suspended, about to end, or lost.
+    /// The lease was suspended, about to end, or lost. Also if the run was asked to stop, and the actor was killed before
+    /// its grace was over.
     Lease,
 }
 
@@ -131,8 +132,10 @@ impl Machine for Run {
         }
         if self.kill_at().is_some_and(|at| now >= at) {
             let reason = match &self.stage {
-                Stage::Stopping { reason, .. } => *reason,
-                Stage::Running | Stage::Killed { .. } | Stage::Over => EndReason::Lease,
+                Stage::Stopping { reason, grace } if now >= *grace => *reason,
+                Stage::Running | Stage::Stopping { .. } | Stage::Killed { .. } | Stage::Over => {
+                    EndReason::Lease
+                }
             };
             return self.kill(reason, out);
         }
@@ -357,6 +360,15 @@ mod tests {
         assert_eq!(wakeup(&mut run, Some(seconds(2.5))), Some(seconds(1.5)));
         assert_eq!(at(&mut run, 2.0, 8.0, Event::Wake), [Kill]);
         assert_eq!(at(&mut run, 2.1, 8.0, Event::Ended { failed: true }), [Finish(EndReason::Stopped)]);
+    }
+
+    #[test]
+    fn if_the_lease_ends_before_the_grace_the_lease_is_the_reason() {
+        let mut run = run(false);
+        assert_eq!(at(&mut run, 6.5, 8.0, Event::Stop), [Stop]);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(7.0)), "the grace ends at 7.5");
+        assert_eq!(at(&mut run, 7.0, 8.0, Event::Wake), [Kill]);
+        assert_eq!(at(&mut run, 7.1, 8.0, Event::Ended { failed: true }), [Finish(EndReason::Lease)]);
     }
 
     #[test]
