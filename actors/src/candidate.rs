@@ -9,7 +9,7 @@ use std::time::Duration;
 use ractor::{
     Actor, ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef, Message, RpcReplyPort, SupervisionEvent,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 pub use self::state::{CandidateState, RestReason, RunFailed, Supervisor};
@@ -41,6 +41,9 @@ pub enum CandidateMessage<M> {
     Subscribe(mpsc::UnboundedSender<CandidateState<M>>),
     /// Changes the data of the candidate's node, now and for its later nodes. Replies when the server has confirmed it.
     Advertise(Vec<u8>, AdvertisePort),
+    /// The request with this ticket had no node that could be written.
+    #[doc(hidden)]
+    NotAdvertised(Ticket, AdvertisePort),
     #[doc(hidden)]
     Lock(LockEvent),
     #[doc(hidden)]
@@ -100,7 +103,7 @@ pub struct State<M> {
     arguments: CandidateArguments<M>,
     machine: Candidate,
     recorder: Option<Recorder>,
-    /// The request for the lock, until the lock is refused or released.
+    /// The request for the lock, until the lock is refused, lost or released.
     ticket: Option<Ticket>,
     lease: Option<Lease>,
     factory: Option<ActorFactory>,
@@ -180,7 +183,16 @@ impl<M: Message> CandidateActor<M> {
                 return Ok(());
             }
             CandidateMessage::Advertise(data, reply) => {
-                state.advertise(data, reply);
+                Arc::make_mut(&mut state.arguments.options).identifier = data.into();
+                state.advertise(reply, &myself);
+                return Ok(());
+            }
+            CandidateMessage::NotAdvertised(ticket, reply) => {
+                match state.ticket == Some(ticket) {
+                    // Somebody else has deleted the node, or it went with a session whose loss was not reported yet.
+                    true => drop(reply.send(Err(AdvertiseError::gone()))),
+                    false => state.advertise(reply, &myself),
+                }
                 return Ok(());
             }
             CandidateMessage::Lock(event) => match state.lock(event) {
@@ -235,17 +247,24 @@ impl<M: Message> State<M> {
         }
     }
 
-    fn advertise(&mut self, data: Vec<u8>, reply: AdvertisePort) {
-        Arc::make_mut(&mut self.arguments.options).identifier = data.into();
-        match self.ticket {
-            Some(ticket) => self.write_identifier(ticket, reply),
-            None => self.advertising.push(reply),
-        }
-    }
-
-    fn write_identifier(&self, ticket: Ticket, reply: AdvertisePort) {
+    /// Writes the data to the candidate's node. If it has none, and does not wait for one, the next node gets them.
+    fn advertise(&mut self, reply: AdvertisePort, myself: &ActorRef<CandidateMessage<M>>) {
+        let Some(ticket) = self.ticket else { return self.advertising.push(reply) };
         let identifier = self.arguments.options.identifier.clone();
-        self.send(LockMessage::SetIdentifier(ticket, identifier, reply));
+        let (written, answer) = oneshot::channel();
+        self.send(LockMessage::SetIdentifier(ticket, identifier, written.into()));
+        let myself = myself.clone();
+        // Not one of `tasks`, because the caller is told also when the candidate has ended.
+        tokio::spawn(async move {
+            match answer.await {
+                // If that is so because the lock was refused or lost, this actor was told of it before.
+                Ok(Err(error)) if error == AdvertiseError::gone() => {
+                    let _ = myself.cast(CandidateMessage::NotAdvertised(ticket, reply));
+                }
+                Ok(answer) => drop(reply.send(answer)),
+                Err(_) => drop(reply),
+            }
+        });
     }
 
     fn lock(&mut self, event: LockEvent) -> Option<Event> {
@@ -259,11 +278,14 @@ impl<M: Message> State<M> {
                 (self.ticket, self.reason) = (None, Some(RestReason::Refused(refused)));
                 Some(Event::Refused { for_good })
             }
-            // The run watches the lease itself.
+            // The run watches the lease itself. But nothing is written any more under this ticket.
+            LockEvent::Lost(ticket) => {
+                self.ticket = self.ticket.filter(|current| *current != ticket);
+                None
+            }
             LockEvent::Enqueued { .. }
             | LockEvent::Suspended(_)
             | LockEvent::Resumed(_)
-            | LockEvent::Lost(_)
             | LockEvent::Released(_) => None,
         }
     }
@@ -355,7 +377,7 @@ impl<M: Message> State<M> {
             .counted_as(Some(Kind::Singleton));
         self.send(LockMessage::Acquire(request));
         for reply in std::mem::take(&mut self.advertising) {
-            self.write_identifier(ticket, reply);
+            self.advertise(reply, myself);
         }
     }
 

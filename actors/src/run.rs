@@ -3,10 +3,12 @@
 pub mod failure;
 pub mod worker;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::future::{FutureExt, Shared, join_all, select};
+use futures::future::{FutureExt, Shared, select};
+use ractor::actor::messages::BoxedState;
 use ractor::{
     ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, ActorStatus, DerivedActorRef, SupervisionEvent,
 };
@@ -148,9 +150,6 @@ struct Work {
     /// Ends when the application's actor and its state are dropped. ractor reports the end before that. `None` if it
     /// was not spawned.
     dropped: Option<Dropped>,
-    /// All descendants of the application's actor that were seen when it was stopped or killed. They end with it, but
-    /// not at once.
-    descendants: Vec<ActorCell>,
     /// Keeps the session open until it is dropped.
     _session: Option<oneshot::Sender<()>>,
 }
@@ -193,14 +192,7 @@ impl RunActor {
             recorder,
             view,
             started: Some(started),
-            work: Some(Work {
-                factory,
-                finish,
-                worker: None,
-                dropped: None,
-                descendants: Vec::new(),
-                _session: session,
-            }),
+            work: Some(Work { factory, finish, worker: None, dropped: None, _session: session }),
             end: None,
             tasks,
             timer: Timer::new(Precision::ThroughSleep),
@@ -219,7 +211,7 @@ impl RunActor {
             RunMessage::Stop => Event::Stop,
             RunMessage::Lease(lease) => Event::Lease(lease),
             RunMessage::NotStarted(end) => {
-                state.worker_ended(end, &myself);
+                state.worker_ended(end, None, &myself);
                 return Ok(());
             }
             RunMessage::Gone(end) => {
@@ -245,6 +237,8 @@ impl RunActor {
         let worker = state.work.as_ref().and_then(|work| work.worker.as_ref());
         // The application's actor may have linked other actors to this one. Their end is not its end.
         let Some(worker) = worker.filter(|worker| event.actor_id() == Some(worker.cell.get_id())) else {
+            // It may contain the state of such an actor, whose drop may panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(event)));
             return Ok(());
         };
         match event {
@@ -254,13 +248,13 @@ impl RunActor {
                     tell(actor);
                 }
             }
-            SupervisionEvent::ActorTerminated(..) => {
+            SupervisionEvent::ActorTerminated(_, its_state, _) => {
                 let end = worker.terminated();
-                state.worker_ended(end, &myself);
+                state.worker_ended(end, its_state, &myself);
             }
             SupervisionEvent::ActorFailed(_, error) => {
                 let end = worker.failed(error);
-                state.worker_ended(end, &myself);
+                state.worker_ended(end, None, &myself);
             }
             SupervisionEvent::ProcessGroupChanged(_) => {}
             #[cfg(feature = "cluster")]
@@ -315,16 +309,14 @@ impl State {
                 }
                 Command::Stop => {
                     debug!(path = self.view.path(), "stopping an actor that works under a lease");
-                    if let Some(work) = &mut self.work {
-                        work.stop();
+                    if let Some(worker) = self.work.as_ref().and_then(|work| work.worker.as_ref()) {
+                        worker.stop();
                     }
                 }
                 Command::Kill => {
-                    if let Some(work) = &mut self.work {
-                        if work.worker.is_some() {
-                            warn!(path = self.view.path(), "killing an actor that works under a lease");
-                        }
-                        work.kill();
+                    if let Some(worker) = self.work.as_ref().and_then(|work| work.worker.as_ref()) {
+                        warn!(path = self.view.path(), "killing an actor that works under a lease");
+                        worker.kill();
                     }
                 }
                 Command::Finish(reason) => {
@@ -341,13 +333,19 @@ impl State {
     }
 
     /// Waits until the application's actor, which has ended, is dropped, and for all other actors of the run. Its children
-    /// were killed with it, and end at their next await. Actors that it has linked to this run are killed here.
-    fn worker_ended(&mut self, end: WorkerEnd, myself: &ActorRef<RunMessage>) {
+    /// were killed with it, and end at their next await. Actors that it has linked to this run are killed here. ractor
+    /// leaves the state of an actor that has stopped to this one.
+    fn worker_ended(&mut self, end: WorkerEnd, its_state: Option<BoxedState>, myself: &ActorRef<RunMessage>) {
         let Some(work) = &mut self.work else { return };
-        let ended = work.worker.as_ref().map(|worker| worker.cell.get_id());
-        let linked = myself.get_children().into_iter().filter(|actor| Some(actor.get_id()) != ended);
-        work.descendants.extend(linked.inspect(ActorCell::kill));
-        // They stay in the list, so that a later kill reaches them too.
+        if let Some(its_state) = its_state {
+            work.drop_later(its_state);
+        }
+        if let Some(worker) = &work.worker {
+            let ended = worker.cell.get_id();
+            let linked = myself.get_children().into_iter().filter(|actor| actor.get_id() != ended);
+            // They stay in the list, so that a later kill reaches them too.
+            worker.descendants().extend(linked.inspect(ActorCell::kill));
+        }
         let (gone, myself) = (work.gone(), myself.clone());
         self.tasks.spawn(async move {
             gone.await;
@@ -360,8 +358,10 @@ impl Drop for State {
     /// If this actor was killed, panicked or could not start, kills the application's actor. The lease is passed to
     /// `finish` only after that has ended, so nobody else gets the lock before.
     fn drop(&mut self) {
-        let Some(mut work) = self.work.take() else { return };
-        work.kill();
+        let Some(work) = self.work.take() else { return };
+        if let Some(worker) = &work.worker {
+            worker.kill();
+        }
         // Without a runtime, no task runs any more.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
@@ -372,40 +372,32 @@ impl Drop for State {
 }
 
 impl Work {
-    fn stop(&mut self) {
-        self.collect_descendants();
-        if let Some(worker) = &self.worker {
-            worker.cell.stop(None);
-        }
+    /// Drops the state of the application's actor, as a part of what is waited for. Beside this actor, because the drop may
+    /// panic or take long.
+    fn drop_later(&mut self, state: BoxedState) {
+        let (alive, dropped) = oneshot::channel();
+        let task = self.dropped.replace(dropped.shared());
+        // Not one of `tasks`, because it is awaited also when this actor has died.
+        tokio::spawn(async move {
+            let _alive = alive;
+            if let Some(task) = task {
+                let _ = task.await;
+            }
+            drop(state);
+        });
     }
 
-    fn kill(&mut self) {
-        self.collect_descendants();
-        if let Some(worker) = &self.worker {
-            worker.kill();
-        }
-        // The end of a supervisor does not kill children that are in their `post_stop`, so they are killed here.
-        self.descendants.iter().for_each(ActorCell::kill);
-    }
-
-    fn collect_descendants(&mut self) {
-        let Some(worker) = &self.worker else { return };
-        let mut open = worker.cell.get_children();
-        while let Some(actor) = open.pop() {
-            open.extend(actor.get_children());
-            self.descendants.push(actor);
-        }
-    }
-
-    /// Waits until nothing is left of the application's actor, and all its descendants have ended. The tasks of those are
-    /// not known: what they drop after their end was reported may take longer.
+    /// Waits until nothing is left of the application's actor, and all its descendants have ended.
     fn gone(&self) -> impl Future<Output = ()> + use<> {
-        let (dropped, descendants) = (self.dropped.clone(), self.descendants.clone());
+        let (dropped, descendants) = (self.dropped.clone(), self.worker.as_ref().map(Worker::descendants));
         async move {
             if let Some(dropped) = dropped {
                 let _ = dropped.await;
             }
-            join_all(descendants.iter().map(|actor| actor.wait(None))).await;
+            // Not before, because the actor's last method may have linked some.
+            if let Some(descendants) = descendants {
+                descendants.gone().await;
+            }
         }
     }
 

@@ -4,19 +4,22 @@ use std::thread;
 use std::time::Duration;
 
 use lockkeeper::Keeper;
-use lockkeeper::run::StopPolicy;
+use lockkeeper::run::{EndReason, StopPolicy};
 use lockkeeper::singleton::{Candidate, SingletonOptions};
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::common::{eventually, shared, unique_path};
-use crate::member::{SOON, connect};
+use crate::member::{Arguments, Behavior, FOREVER, Probe, SOON, connect};
 
 /// How the actor ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Stops,
+    /// The drop of its state panics.
+    StopsAndPanics,
     Panics,
     ReturnsAnError,
     /// Its `post_stop` returns an error.
@@ -28,8 +31,9 @@ enum Way {
     IsKilledFromAbove,
 }
 
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 8] = [
     Way::Stops,
+    Way::StopsAndPanics,
     Way::Panics,
     Way::ReturnsAnError,
     Way::FailsToStop,
@@ -69,6 +73,12 @@ struct State {
     owned: Owned,
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        assert!(self.way != Some(Way::StopsAndPanics), "on purpose");
+    }
+}
+
 #[ractor::actor(message = Way, state = State, arguments = Notes)]
 impl Owner {
     async fn pre_start(&self, myself: ActorRef<Way>, notes: Notes) -> Result<State, ActorProcessingErr> {
@@ -84,7 +94,9 @@ impl Owner {
     ) -> Result<(), ActorProcessingErr> {
         state.way = Some(way);
         match way {
-            Way::Stops | Way::FailsToStop | Way::IsKilledWhileItStops => myself.stop(None),
+            Way::Stops | Way::StopsAndPanics | Way::FailsToStop | Way::IsKilledWhileItStops => {
+                myself.stop(None)
+            }
             Way::Panics => panic!("on purpose"),
             Way::ReturnsAnError => return Err("on purpose".into()),
             Way::IsKilled => myself.kill(),
@@ -175,6 +187,61 @@ async fn a_guard_comes_back_when_the_actor_and_its_state_are_dropped() {
         }
         dropped.sort_unstable();
         assert_eq!(dropped, ["the actor", "the state"], "{way:?}");
+        let stopped = matches!(way, Way::Stops | Way::StopsAndPanics);
+        let reason = if stopped { EndReason::Finished } else { EndReason::Failed };
+        assert_eq!(ended.reason, reason, "{way:?}");
         guard = ended.guard;
     }
+}
+
+struct Patient;
+
+/// What the actor owns: its drop waits for the end of a child.
+struct Waits(ActorCell, mpsc::UnboundedSender<ActorStatus>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        let ended = || self.0.get_status() == ActorStatus::Stopped;
+        let _ = (0..1000).find(|_| {
+            ended() || {
+                thread::sleep(Duration::from_millis(10));
+                false
+            }
+        });
+        let _ = self.1.send(self.0.get_status());
+    }
+}
+
+#[ractor::actor(message = Way, state = Waits, arguments = (Arguments, mpsc::UnboundedSender<ActorStatus>))]
+impl Patient {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Way>,
+        (child, seen): (Arguments, mpsc::UnboundedSender<ActorStatus>),
+    ) -> Result<Waits, ActorProcessingErr> {
+        let (child, _) = Actor::spawn_linked(None, Probe, child, myself.get_cell()).await?;
+        child.stop(None);
+        while child.get_status() < ActorStatus::Stopping {
+            yield_now().await;
+        }
+        let _ = seen.send(ActorStatus::Running);
+        Ok(Waits(child.get_cell(), seen))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_child_that_does_not_stop_is_killed_while_the_state_of_its_parent_is_dropped() {
+    let keeper = connect(&shared().address()).await;
+    let lock = keeper.lock(&unique_path("slow-drop")).expect("a valid path");
+    let guard = lock.acquire().await.expect("connected");
+    let (sender, mut seen) = mpsc::unbounded_channel();
+    let make = |lease| {
+        let behavior = Behavior { slow_to_stop: FOREVER, ..Behavior::default() };
+        (Patient, ((lease, behavior, mpsc::unbounded_channel().0), sender))
+    };
+    let run = guard.run(StopPolicy::new().grace(Duration::from_millis(200)), make, |_| None);
+    assert_eq!(timeout(SOON, seen.recv()).await.expect("it starts"), Some(ActorStatus::Running));
+    run.stop();
+    timeout(SOON, run.ended()).await.expect("it ends").expect("it was started");
+    assert_eq!(seen.recv().await, Some(ActorStatus::Stopped), "the child, when the drop was over");
 }

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod advertising;
 mod by_message;
 mod deaths;
 mod endings;

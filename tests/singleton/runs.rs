@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use lockkeeper::LeaseState;
 use lockkeeper::run::{EndReason, LeaseView, RunFailure, StopPolicy};
-use tokio::sync::mpsc;
+use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::common::{client, shared, unique_path};
@@ -182,4 +184,103 @@ async fn a_run_under_a_guard_of_a_closed_keeper_does_not_start() {
     keeper.close().await;
     let run = guard.run(StopPolicy::default(), |_| -> (Probe, Arguments) { unreachable!() }, |_| None);
     assert!(timeout(SOON, run.ended()).await.expect("it ends").is_err(), "it was not started");
+}
+
+/// A method of an actor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Method {
+    PreStart,
+    PostStart,
+    Handle,
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for Method {}
+
+/// Links a child in the middle of this method.
+struct Parent(Method);
+
+struct Child {
+    /// Says that the method has begun.
+    begun: Arc<Notify>,
+    /// Lets the method go on.
+    go_on: Arc<Notify>,
+    arguments: Arguments,
+}
+
+impl Parent {
+    /// The child is in its `post_stop` when this returns, so that the end of the parent does not end it.
+    async fn link(
+        &self,
+        method: Method,
+        myself: &ActorRef<Method>,
+        child: &Child,
+    ) -> Result<(), ActorProcessingErr> {
+        if method != self.0 {
+            return Ok(());
+        }
+        child.begun.notify_one();
+        child.go_on.notified().await;
+        let (child, _) = Actor::spawn_linked(None, Probe, child.arguments.clone(), myself.get_cell()).await?;
+        child.stop(None);
+        while child.get_status() < ActorStatus::Stopping {
+            yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+#[ractor::actor(message = Method, state = Child, arguments = Child)]
+impl Parent {
+    async fn pre_start(&self, myself: ActorRef<Method>, child: Child) -> Result<Child, ActorProcessingErr> {
+        self.link(Method::PreStart, &myself, &child).await?;
+        Ok(child)
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<Method>,
+        child: &mut Child,
+    ) -> Result<(), ActorProcessingErr> {
+        self.link(Method::PostStart, &myself, child).await?;
+        Ok(myself.cast(Method::Handle)?)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Method>,
+        method: Method,
+        child: &mut Child,
+    ) -> Result<(), ActorProcessingErr> {
+        self.link(method, &myself, child).await
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_stopped_ends_after_the_children_that_its_actor_has_linked_since() {
+    let keeper = connect(&shared().address()).await;
+    let lock = keeper.lock(&unique_path("linked-late")).expect("a valid path");
+    let mut guard = lock.acquire().await.expect("connected");
+    for method in [Method::PreStart, Method::PostStart, Method::Handle] {
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (sender, mut notes) = mpsc::unbounded_channel();
+        let make = {
+            let (begun, go_on) = (begun.clone(), go_on.clone());
+            move |lease: LeaseView| {
+                let behavior = Behavior { slow_to_stop: Duration::from_millis(300), ..Behavior::default() };
+                (Parent(method), Child { begun, go_on, arguments: (lease, behavior, sender) })
+            }
+        };
+        let run = guard.run(StopPolicy::default(), make, |_| None);
+        timeout(SOON, begun.notified()).await.expect("it begins");
+        run.stop();
+        // The run handles the stop before the actor goes on: this test has only one thread.
+        go_on.notify_one();
+        let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
+        started(&mut notes).await;
+        assert!(matches!(notes.try_recv(), Ok(Note::Busy)), "{method:?}: the child has begun to stop");
+        assert!(matches!(notes.try_recv(), Ok(Note::Stopped(LeaseState::Held))), "{method:?}: it works on");
+        assert_eq!(ended.reason, EndReason::Stopped);
+        guard = ended.guard;
+    }
 }

@@ -73,7 +73,8 @@ pub enum EndReason {
     Failed,
     /// The run was asked to stop.
     Stopped,
-    /// The lease was suspended, about to end, or lost.
+    /// The lease was suspended, about to end, or lost. Also if the run was asked to stop, and the actor was killed before
+    /// its grace was over.
     Lease,
 }
 
@@ -123,13 +124,7 @@ impl Machine for Run {
     fn handle(&mut self, event: Event, now: Moment, out: &mut Vec<Command>) {
         match event {
             Event::Lease(LeaseState::Held) => self.suspended = false,
-            Event::Lease(LeaseState::Suspended) => {
-                self.suspended = true;
-                if self.limits.stop_when_suspended {
-                    // Stopped without an event, because the actor would not handle it after the stop.
-                    self.stop(EndReason::Lease, now, out);
-                }
-            }
+            Event::Lease(LeaseState::Suspended) => self.suspended = true,
             Event::Lease(LeaseState::Lost) => self.kill(EndReason::Lease, out),
             Event::Stop => self.stop(EndReason::Stopped, now, out),
             Event::Ended { failed } => self.finish(failed, out),
@@ -137,8 +132,10 @@ impl Machine for Run {
         }
         if self.kill_at().is_some_and(|at| now >= at) {
             let reason = match &self.stage {
-                Stage::Stopping { reason, .. } => *reason,
-                Stage::Running | Stage::Killed { .. } | Stage::Over => EndReason::Lease,
+                Stage::Stopping { reason, grace } if now >= *grace => *reason,
+                Stage::Running | Stage::Stopping { .. } | Stage::Killed { .. } | Stage::Over => {
+                    EndReason::Lease
+                }
             };
             return self.kill(reason, out);
         }
@@ -158,10 +155,15 @@ impl Machine for Run {
 }
 
 impl Run {
+    /// Tells the actor that the lease is suspended or resumed, or stops it instead.
     fn tell(&mut self, now: Moment, out: &mut Vec<Command>) {
         let suspended = self.suspended || self.suspended_at().is_some_and(|at| now >= at);
         if self.stage != Stage::Running || self.told.is_some() == suspended {
             return;
+        }
+        if suspended && self.limits.stop_when_suspended {
+            // Stopped without an event, because the actor would not handle it after the stop.
+            return self.stop(EndReason::Lease, now, out);
         }
         self.told = suspended.then_some(now);
         out.push(Command::Tell(if suspended { LeaseEvent::Suspended } else { LeaseEvent::Resumed }));
@@ -340,6 +342,16 @@ mod tests {
     }
 
     #[test]
+    fn it_is_not_told_first_if_it_is_stopped_when_the_lease_is_suspended() {
+        let mut run = run(true);
+        assert_eq!(at(&mut run, 5.4, 8.0, Event::Wake), []);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(5.5)));
+        assert_eq!(at(&mut run, 5.5, 8.0, Event::Wake), [Stop]);
+        assert_eq!(at(&mut run, 5.5, 8.0, Event::Lease(Suspended)), []);
+        assert_eq!(at(&mut run, 5.6, 9.0, Event::Ended { failed: false }), [Finish(EndReason::Lease)]);
+    }
+
+    #[test]
     fn the_grace_begins_with_the_stop_and_ends_with_the_lease() {
         let mut run = run(false);
         assert_eq!(at(&mut run, 1.0, 8.0, Event::Stop), [Stop]);
@@ -348,6 +360,15 @@ mod tests {
         assert_eq!(wakeup(&mut run, Some(seconds(2.5))), Some(seconds(1.5)));
         assert_eq!(at(&mut run, 2.0, 8.0, Event::Wake), [Kill]);
         assert_eq!(at(&mut run, 2.1, 8.0, Event::Ended { failed: true }), [Finish(EndReason::Stopped)]);
+    }
+
+    #[test]
+    fn if_the_lease_ends_before_the_grace_the_lease_is_the_reason() {
+        let mut run = run(false);
+        assert_eq!(at(&mut run, 6.5, 8.0, Event::Stop), [Stop]);
+        assert_eq!(wakeup(&mut run, Some(seconds(8.0))), Some(seconds(7.0)), "the grace ends at 7.5");
+        assert_eq!(at(&mut run, 7.0, 8.0, Event::Wake), [Kill]);
+        assert_eq!(at(&mut run, 7.1, 8.0, Event::Ended { failed: true }), [Finish(EndReason::Lease)]);
     }
 
     #[test]

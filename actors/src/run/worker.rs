@@ -1,10 +1,10 @@
 //! Starts an application's actor of any type, and sends it lease events.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, SpawnErr, SupervisionEvent};
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -39,7 +39,15 @@ struct End {
     stopped: AtomicBool,
     /// One of the actor's methods has panicked. ractor reports a panic as it reports an error.
     panicked: AtomicBool,
+    /// The run has stopped or killed the actor.
+    ending: AtomicBool,
+    descendants: Descendants,
 }
+
+/// The actors that end with the application's actor, but not at once: all its descendants that were seen when the run
+/// stopped or killed it, or when one of its methods ended after that.
+#[derive(Clone, Default)]
+pub(crate) struct Descendants(Arc<Mutex<Vec<ActorCell>>>);
 
 impl ActorFactory {
     /// `make` returns the actor and its arguments. `tell` turns an event of the lease into a message for the actor, or
@@ -128,10 +136,23 @@ impl Worker {
         WorkerEnd::Crashed(self.end.crash(error))
     }
 
-    /// Ends the actor at its next await, also in `pre_start` and `post_stop`.
+    /// Asks the actor to stop.
+    pub fn stop(&self) {
+        self.end.begin(&self.cell);
+        self.cell.stop(None);
+    }
+
+    /// Ends the actor and its descendants at their next await, also in `pre_start` and `post_stop`.
     pub fn kill(&self) {
         self.end.killed.store(true, Ordering::SeqCst);
+        self.end.begin(&self.cell);
         self.cell.kill();
+        // The end of a supervisor does not kill children that are in their `post_stop`, so they are killed here.
+        self.end.descendants.lock().iter().for_each(ActorCell::kill);
+    }
+
+    pub fn descendants(&self) -> Descendants {
+        self.end.descendants.clone()
     }
 }
 
@@ -141,7 +162,38 @@ impl Drop for Worker {
     }
 }
 
+impl Descendants {
+    pub fn extend(&self, actors: impl IntoIterator<Item = ActorCell>) {
+        self.lock().extend(actors);
+    }
+
+    /// Waits until all have ended. Their tasks are not known: what they drop after their end was reported may take
+    /// longer.
+    pub async fn gone(&self) {
+        let actors = self.lock().clone();
+        join_all(actors.iter().map(|actor| actor.wait(None))).await;
+    }
+
+    fn extend_from(&self, ancestor: &ActorCell) {
+        let mut open = ancestor.get_children();
+        while let Some(actor) = open.pop() {
+            open.extend(actor.get_children());
+            self.lock().push(actor);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<ActorCell>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl End {
+    /// The order matters: what a method links after the descendants were read is seen when the method ends.
+    fn begin(&self, actor: &ActorCell) {
+        self.ending.store(true, Ordering::SeqCst);
+        self.descendants.extend_from(actor);
+    }
+
     /// How an actor ended that did not start because of this error.
     fn after(&self, error: ActorProcessingErr) -> WorkerEnd {
         match self.killed.load(Ordering::SeqCst) {
@@ -165,18 +217,28 @@ struct Watched<A> {
 }
 
 impl<A> Watched<A> {
-    fn watch(&self) -> PanicWatch<'_> {
-        PanicWatch(&self.end)
+    fn watch(&self, myself: &ActorRef<A::Msg>) -> Watch<'_>
+    where
+        A: Actor,
+    {
+        Watch { end: &self.end, actor: myself.get_cell() }
     }
 }
 
-/// Lives while a method of the actor runs, and notes when that panics.
-struct PanicWatch<'a>(&'a End);
+/// Lives while a method of the actor runs. Notes when that panics, and the children that it has linked while the actor
+/// was to end: once the actor has ended, ractor has unlinked them.
+struct Watch<'a> {
+    end: &'a End,
+    actor: ActorCell,
+}
 
-impl Drop for PanicWatch<'_> {
+impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.panicked.store(true, Ordering::SeqCst);
+            self.end.panicked.store(true, Ordering::SeqCst);
+        }
+        if self.end.ending.load(Ordering::SeqCst) {
+            self.end.descendants.extend_from(&self.actor);
         }
     }
 }
@@ -191,7 +253,7 @@ impl<A: Actor> Watched<A> {
         if self.end.killed.load(Ordering::SeqCst) {
             return Err("it was killed before it started".into());
         }
-        let _watch = self.watch();
+        let _watch = self.watch(&myself);
         self.actor.pre_start(myself, arguments).await
     }
 
@@ -200,7 +262,7 @@ impl<A: Actor> Watched<A> {
         myself: ActorRef<A::Msg>,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _watch = self.watch();
+        let _watch = self.watch(&myself);
         self.actor.post_start(myself, state).await
     }
 
@@ -210,7 +272,7 @@ impl<A: Actor> Watched<A> {
         message: A::Msg,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _watch = self.watch();
+        let _watch = self.watch(&myself);
         self.actor.handle(myself, message, state).await
     }
 
@@ -220,7 +282,7 @@ impl<A: Actor> Watched<A> {
         event: SupervisionEvent,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _watch = self.watch();
+        let _watch = self.watch(&myself);
         self.actor.handle_supervisor_evt(myself, event, state).await
     }
 
@@ -229,7 +291,7 @@ impl<A: Actor> Watched<A> {
         myself: ActorRef<A::Msg>,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _watch = self.watch();
+        let _watch = self.watch(&myself);
         self.actor.post_stop(myself, state).await?;
         self.end.stopped.store(true, Ordering::SeqCst);
         Ok(())

@@ -8,9 +8,11 @@ const TIMEOUT: Duration = Duration::from_millis(4000);
 const STEADY: Duration = Duration::from_secs(20);
 
 /// How the machine of the run is driven.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Driver {
     Correct,
+    /// Of two timers that are due, the run's rings before the session's.
+    WakesFirst,
     /// Broken: does not report that the session is suspended, and wakes the run only when the actor must be stopped.
     WakesLate,
 }
@@ -20,6 +22,7 @@ struct World {
     session: Session,
     run: Run,
     driver: Driver,
+    stop_when_suspended: bool,
     trip: Duration,
     silent_from: Moment,
     /// When each heartbeat in flight was sent, oldest first.
@@ -32,16 +35,17 @@ struct World {
 
 impl World {
     /// Runs until the actor is killed.
-    fn play(trip: Duration, silent_from: Moment, driver: Driver) -> World {
+    fn play(trip: Duration, silent_from: Moment, driver: Driver, stop_when_suspended: bool) -> World {
         let (begun, mut out) = (Moment::default(), Vec::new());
         let now = begun + trip;
         let session = Session::new(begun, now, TIMEOUT, None, &mut out);
-        let limits = Limits { grace: TIMEOUT, stop_when_suspended: false, session_timeout: Some(TIMEOUT) };
+        let limits = Limits { grace: TIMEOUT, stop_when_suspended, session_timeout: Some(TIMEOUT) };
         let mut world = World {
             now,
             session,
             run: Run::new(limits),
             driver,
+            stop_when_suspended,
             trip,
             silent_from,
             beats: Vec::new(),
@@ -69,6 +73,8 @@ impl World {
         if answer == Some(self.now) {
             let sent = self.beats.remove(0);
             self.session(session::Event::Answered { sent });
+        } else if self.driver == Driver::WakesFirst && wake.is_some_and(|at| at <= self.now) {
+            self.run(Event::Wake);
         } else if beat.is_some_and(|at| at <= self.now) {
             self.session(session::Event::Wake);
         } else {
@@ -112,18 +118,25 @@ impl World {
     /// The promise that was not kept, if there is one.
     fn violation(&self) -> Option<String> {
         let told = Command::Tell(LeaseEvent::Suspended);
-        match self.done[..] {
-            [(suspended, first), (stop, Command::Stop), (kill, Command::Kill)] if first == told => {
-                let reasons = [
+        let reasons = match self.done[..] {
+            [(suspended, first), (stop, Command::Stop), (kill, Command::Kill)]
+                if first == told && !self.stop_when_suspended =>
+            {
+                vec![
                     (suspended + self.trip < self.silent_from, "suspended while heartbeats were answered"),
                     (stop.since(suspended) < TIMEOUT / 16, "stopped too soon after it was told"),
                     (stop != before(self.until, 4), "not stopped when a quarter was left"),
                     (kill != before(self.until, 8), "not killed when an eighth was left"),
-                ];
-                reasons.iter().find(|(broken, _)| *broken).map(|(_, reason)| (*reason).to_owned())
+                ]
             }
-            _ => Some(format!("expected to be told, stopped and killed, but got {:?}", self.done)),
-        }
+            [(stop, Command::Stop), (kill, Command::Kill)] if self.stop_when_suspended => vec![
+                (stop + self.trip < self.silent_from, "stopped while heartbeats were answered"),
+                (stop != self.until - TIMEOUT * 5 / 16, "not stopped when the lease was suspended"),
+                (kill != before(self.until, 8), "not killed when an eighth was left"),
+            ],
+            _ => return Some(format!("not told, stopped and killed as promised, but {:?}", self.done)),
+        };
+        reasons.iter().find(|(broken, _)| *broken).map(|(_, reason)| (*reason).to_owned())
     }
 }
 
@@ -132,27 +145,39 @@ fn before(until: Moment, part: u32) -> Moment {
 }
 
 /// The violations in all phases of a heartbeat, each with its phase.
-fn violations(trip: Duration, driver: Driver) -> Vec<String> {
+fn violations(trip: Duration, driver: Driver, stop_when_suspended: bool) -> Vec<String> {
     let phases = (0..500).step_by(7).map(|phase| STEADY + Duration::from_millis(phase));
-    let worlds = phases.map(|phase| (phase, World::play(trip, Moment::default() + phase, driver)));
+    let play = |phase| World::play(trip, Moment::default() + phase, driver, stop_when_suspended);
+    let worlds = phases.map(|phase| (phase, play(phase)));
     worlds.filter_map(|(phase, world)| Some(format!("{phase:?}: {}", world.violation()?))).collect()
 }
 
-#[test]
-fn in_every_phase_of_the_heartbeat_the_actor_is_told_then_stopped_then_killed() {
-    for thousandths in [0, 5, 20, 50] {
-        let trip = TIMEOUT * thousandths / 1000 + Duration::from_micros(100);
-        let violations = violations(trip, Driver::Correct);
-        assert!(
-            violations.is_empty(),
-            "round trips of {trip:?}, in {} phases of 72: {}",
-            violations.len(),
-            violations[0]
-        );
+fn in_every_phase(stop_when_suspended: bool) {
+    for driver in [Driver::Correct, Driver::WakesFirst] {
+        for thousandths in [0, 5, 20, 50] {
+            let trip = TIMEOUT * thousandths / 1000 + Duration::from_micros(100);
+            let violations = violations(trip, driver, stop_when_suspended);
+            assert!(
+                violations.is_empty(),
+                "{driver:?}, round trips of {trip:?}, in {} phases of 72: {}",
+                violations.len(),
+                violations[0]
+            );
+        }
     }
 }
 
 #[test]
+fn in_every_phase_of_the_heartbeat_the_actor_is_told_then_stopped_then_killed() {
+    in_every_phase(false);
+}
+
+#[test]
+fn in_every_phase_of_the_heartbeat_the_actor_is_stopped_when_suspended_without_being_told() {
+    in_every_phase(true);
+}
+
+#[test]
 fn a_driver_that_wakes_the_run_too_late_is_detected() {
-    assert_eq!(violations(Duration::from_millis(1), Driver::WakesLate).len(), 72);
+    assert_eq!(violations(Duration::from_millis(1), Driver::WakesLate, false).len(), 72);
 }
