@@ -78,6 +78,9 @@ pub enum RunMessage {
     #[doc(hidden)]
     #[allow(private_interfaces)]
     NotStarted(WorkerEnd),
+    /// The task of the application's actor is over.
+    #[doc(hidden)]
+    TaskOver,
     #[doc(hidden)]
     #[allow(private_interfaces)]
     Gone(WorkerEnd),
@@ -147,6 +150,8 @@ struct Work {
     factory: ActorFactory,
     finish: Finish,
     worker: Option<Worker>,
+    /// The end of the application's actor is known.
+    ended: bool,
     /// Ends when the application's actor and its state are dropped. ractor reports the end before that. `None` if it
     /// was not spawned.
     dropped: Option<Dropped>,
@@ -192,7 +197,14 @@ impl RunActor {
             recorder,
             view,
             started: Some(started),
-            work: Some(Work { factory, finish, worker: None, dropped: None, _session: session }),
+            work: Some(Work {
+                factory,
+                finish,
+                worker: None,
+                ended: false,
+                dropped: None,
+                _session: session,
+            }),
             end: None,
             tasks,
             timer: Timer::new(Precision::ThroughSleep),
@@ -212,6 +224,14 @@ impl RunActor {
             RunMessage::Lease(lease) => Event::Lease(lease),
             RunMessage::NotStarted(end) => {
                 state.worker_ended(end, None, &myself);
+                return Ok(());
+            }
+            RunMessage::TaskOver => {
+                // ractor reports the end before, but not to this actor if the application has linked its actor to
+                // another one.
+                if let Some(end) = state.work.as_ref().and_then(Work::unreported) {
+                    state.worker_ended(end, None, &myself);
+                }
                 return Ok(());
             }
             RunMessage::Gone(end) => {
@@ -282,10 +302,14 @@ impl State {
                 let (alive, dropped) = oneshot::channel();
                 (work.worker, work.dropped) = (Some(worker), Some(dropped.shared()));
                 // Not one of `tasks`, because it is awaited also when this actor has died.
+                let myself = myself.clone();
                 tokio::spawn(async move {
                     match start.await {
-                        // It fails only if a drop has panicked, or with the runtime.
-                        Ok(task) => drop(task.await),
+                        Ok(task) => {
+                            // It fails only if a drop has panicked, or with the runtime.
+                            drop(task.await);
+                            let _ = myself.cast(RunMessage::TaskOver);
+                        }
                         Err(end) => not_started(end),
                     }
                     drop(alive);
@@ -337,6 +361,7 @@ impl State {
     /// leaves the state of an actor that has stopped to this one.
     fn worker_ended(&mut self, end: WorkerEnd, its_state: Option<BoxedState>, myself: &ActorRef<RunMessage>) {
         let Some(work) = &mut self.work else { return };
+        work.ended = true;
         if let Some(its_state) = its_state {
             work.drop_later(its_state);
         }
@@ -372,6 +397,11 @@ impl Drop for State {
 }
 
 impl Work {
+    /// How the application's actor has ended, if nobody has reported it.
+    fn unreported(&self) -> Option<WorkerEnd> {
+        self.worker.as_ref().filter(|_| !self.ended).map(Worker::terminated)
+    }
+
     /// Drops the state of the application's actor, as a part of what is waited for. Beside this actor, because the drop may
     /// panic or take long.
     fn drop_later(&mut self, state: BoxedState) {

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use crate::common::events::Recorder;
 use crate::common::{client, shared, unique_path};
 use crate::member::{Arguments, Behavior, FOREVER, Note, Order, Probe, SOON, any_note, connect, started};
 
@@ -184,6 +185,29 @@ async fn a_run_under_a_guard_of_a_closed_keeper_does_not_start() {
     keeper.close().await;
     let run = guard.run(StopPolicy::default(), |_| -> (Probe, Arguments) { unreachable!() }, |_| None);
     assert!(timeout(SOON, run.ended()).await.expect("it ends").is_err(), "it was not started");
+}
+
+/// ractor has one supervisor for each actor, and reports an end to that one only.
+#[tokio::test]
+async fn a_run_ends_with_its_actor_though_that_is_linked_to_another_supervisor() {
+    let keeper = connect(&shared().address()).await;
+    let lock = keeper.lock(&unique_path("linked-elsewhere")).expect("a valid path");
+    let mut guard = lock.acquire().await.expect("connected");
+    for (order, reason) in [(Some(Order::End), EndReason::Finished), (None, EndReason::Stopped)] {
+        let (supervisor, _events) = Recorder::start().await;
+        let (sender, mut notes) = mpsc::unbounded_channel();
+        let make = move |lease: LeaseView| (Probe, (lease, Behavior::default(), sender));
+        let run = guard.run(StopPolicy::default(), make, |_| None);
+        let (actor, _) = started(&mut notes).await;
+        actor.get_cell().link(supervisor.get_cell());
+        match order {
+            Some(order) => actor.cast(order).expect("it runs"),
+            None => run.stop(),
+        }
+        let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("the guard was held");
+        assert_eq!(ended.reason, reason);
+        guard = ended.guard;
+    }
 }
 
 /// A method of an actor.
