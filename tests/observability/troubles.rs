@@ -10,8 +10,7 @@ use tokio::time::timeout;
 use zookeeper_client as zk;
 
 use crate::common::{
-    BRISK, LONG, SHORT, SOON, client_as, connect, connect_through, eventually, proxied, refusal, shared,
-    unique_path,
+    BRISK, LONG, SHORT, SOON, client_as, connect, connect_through, eventually, proxied, refusal, unique_path,
 };
 use crate::scrape::Scrape;
 
