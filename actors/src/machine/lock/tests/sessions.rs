@@ -86,6 +86,26 @@ fn a_persistent_holder_is_suspended_once_for_a_lost_session() {
 }
 
 #[test]
+fn a_persistent_holder_that_is_seen_by_a_suspended_session_is_not_resumed() {
+    for next in [PathEvent::Resumed, PathEvent::Lost] {
+        let mut test = Test::new();
+        let ticket = Ticket(0);
+        test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
+        test.entered(0, 5, &[]);
+        assert_eq!(test.on(PathEvent::Lost), [Command::Reply(Reply::Suspended(ticket))]);
+        test.on(PathEvent::Connected { session: SESSION + 1 });
+        assert_eq!(test.on(PathEvent::Suspended), []);
+        let seen = Event::StatRead(Attempt(0), Ok(NodeStat { czxid: 105, owner: 0 }));
+        assert_eq!(test.on(seen), [test.track(0, 5)]);
+        let told = match next {
+            PathEvent::Resumed => vec![Command::Reply(Reply::Resumed(ticket))],
+            _ => Vec::new(),
+        };
+        assert_eq!(test.on(next), told);
+    }
+}
+
+#[test]
 fn a_waiter_with_a_persistent_node_keeps_its_place() {
     let mut test = Test::new();
     let ticket = Ticket(0);
