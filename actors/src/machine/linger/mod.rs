@@ -257,8 +257,9 @@ impl LingeringLock {
         let ahead = self.ahead(id);
         let Some(line) = self.lines.get_mut(&id) else { return };
         line.waiting.insert(arrival, ticket);
-        if let Some(ahead) = ahead {
-            out.push(reply(Reply::Queued(ticket, ahead)));
+        match ahead {
+            Some(ahead) => out.push(reply(Reply::Queued(ticket, ahead))),
+            None => drop(line.untold.insert(arrival)),
         }
         self.changed.insert(id);
     }
