@@ -2,6 +2,15 @@
 
 use super::*;
 
+/// The requests whose nodes are created, in this order.
+fn tickets(commands: &[Command]) -> Vec<u64> {
+    let ticket = |command: &Command| match command {
+        Command::Create(_, ticket) | Command::CreateAndList(_, ticket) => Some(ticket.0),
+        _ => None,
+    };
+    commands.iter().filter_map(ticket).collect()
+}
+
 #[test]
 fn a_lost_session_loses_holders_and_queues_waiters_again() {
     let mut test = Test::new();
@@ -73,6 +82,24 @@ fn a_persistent_node_is_held_again_once_a_new_session_has_read_it() {
     test.on(PathEvent::Connected { session: SESSION + 2 });
     let another = Event::StatRead(Attempt(0), Ok(NodeStat { czxid: 999, owner: 0 }));
     assert_eq!(test.on(another), [Command::Reply(Reply::Lost(ticket)), test.delete(0, 5)]);
+}
+
+#[test]
+fn requests_keep_their_order_when_the_session_is_lost_before_some_were_sent() {
+    let mut test = Test::new();
+    // Room for one create.
+    test.lock = Lock::with_room(test.instance, 100);
+    test.on(PathEvent::Connected { session: SESSION });
+    test.acquire(0, Wait::Forever);
+    assert_eq!(test.acquire(1, Wait::Forever), [], "there is no room");
+    test.entered(0, 5, &[&foreign(4)]);
+    assert_eq!(test.acquire(2, Wait::Forever), [], "there is no room");
+    test.on(PathEvent::Lost);
+    let sent = test.on(PathEvent::Connected { session: SESSION + 1 });
+    assert_eq!(tickets(&sent), [0]);
+    assert_eq!(tickets(&test.entered(3, 6, &[&foreign(4)])), [1]);
+    let first = test.own(3, 6);
+    assert_eq!(tickets(&test.entered(4, 7, &[&foreign(4), &first])), [2]);
 }
 
 #[test]
