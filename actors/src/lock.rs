@@ -178,7 +178,9 @@ impl State {
             };
             match options.linger.filter(|_| !joint && options.ephemeral) {
                 Some(linger) => {
-                    let request = SharedRequest { request, options: self.options.number(&options), linger };
+                    let used = |number| self.path.machine().uses(number);
+                    let options = self.options.number(&options, used);
+                    let request = SharedRequest { request, options, linger };
                     self.feed(Event::Share { ticket, request });
                 }
                 None => self.feed(lock::Event::Acquire { ticket, request }),

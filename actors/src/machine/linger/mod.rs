@@ -94,6 +94,11 @@ impl LingeringLock {
         self.queue.node(ticket)
     }
 
+    /// Whether requests with these options share a node, or did last.
+    pub fn uses(&self, options: u64) -> bool {
+        self.lines.values().any(|line| line.options == options)
+    }
+
     /// Whether a node stays although no request of this process wants it.
     pub fn lingers(&self) -> bool {
         self.idle_lines().next().is_some()
