@@ -239,7 +239,10 @@ impl<M: Message> State<M> {
         Arc::make_mut(&mut self.arguments.options).identifier = data.into();
         match self.ticket {
             Some(ticket) => self.write_identifier(ticket, reply),
-            None => self.advertising.push(reply),
+            None => {
+                self.advertising.retain(|reply| !reply.is_closed());
+                self.advertising.push(reply);
+            }
         }
     }
 
