@@ -249,7 +249,10 @@ impl<M: Message> State<M> {
 
     /// Writes the data to the candidate's node. If it has none, and does not wait for one, the next node gets them.
     fn advertise(&mut self, reply: AdvertisePort, myself: &ActorRef<CandidateMessage<M>>) {
-        let Some(ticket) = self.ticket else { return self.advertising.push(reply) };
+        let Some(ticket) = self.ticket else {
+            self.advertising.retain(|reply| !reply.is_closed());
+            return self.advertising.push(reply);
+        };
         let identifier = self.arguments.options.identifier.clone();
         let (written, answer) = oneshot::channel();
         self.send(LockMessage::SetIdentifier(ticket, identifier, written.into()));

@@ -43,8 +43,8 @@ pub(crate) struct State {
     myself: ActorRef<LockActorMessage>,
     /// The requests that are parts of multi-locks.
     parts: BTreeMap<Ticket, LockPart>,
-    /// Callers who wait until the node of a request has its new data.
-    identifying: Vec<(Ticket, AdvertisePort)>,
+    /// Callers who wait until the node of a request has its newest data. One write answers all of them.
+    identifying: BTreeMap<Ticket, Vec<AdvertisePort>>,
     options: SharedOptions,
     /// Callers who wait until the idle nodes are gone.
     letting_go: BTreeMap<Ticket, RpcReplyPort<Result<(), QueryError>>>,
@@ -66,7 +66,7 @@ impl LockActor {
             path,
             myself,
             parts: BTreeMap::new(),
-            identifying: Vec::new(),
+            identifying: BTreeMap::new(),
             options: SharedOptions::default(),
             letting_go: BTreeMap::new(),
         })
@@ -144,7 +144,7 @@ impl State {
             LockMessage::First(patterns, known, reply) => self.follow_first(patterns, known, reply),
             LockMessage::SetIdentifier(ticket, identifier, reply) => {
                 self.path.set_identifier(ticket, identifier);
-                self.identifying.push((ticket, reply));
+                self.identifying.entry(ticket).or_default().push(reply);
             }
             LockMessage::RemoveContender(contender, reply) => {
                 let path = self.path.directory.clone();
@@ -177,7 +177,9 @@ impl State {
             };
             match options.linger.filter(|_| !joint && options.ephemeral) {
                 Some(linger) => {
-                    let request = SharedRequest { request, options: self.options.number(&options), linger };
+                    let used = |number| self.path.machine().uses(number);
+                    let options = self.options.number(&options, used);
+                    let request = SharedRequest { request, options, linger };
                     self.feed(Event::Share { ticket, request });
                 }
                 None => self.feed(lock::Event::Acquire { ticket, request }),
@@ -207,15 +209,27 @@ impl State {
     /// Writes new data to the nodes of requests, as far as they have nodes. A create that was in flight when the data
     /// changed has the former ones.
     fn write_identifiers(&mut self) {
-        for (ticket, reply) in std::mem::take(&mut self.identifying) {
+        for (ticket, mut replies) in std::mem::take(&mut self.identifying) {
             let node = self.path.machine().node(ticket).map(|node| self.path.node_path(node));
-            match (node, self.path.options(ticket)) {
-                (Some(node), Some(options)) => self.path.ask(reply, AdvertiseError::gone(), |client| {
-                    let written = client.write(&node, &options.identifier);
-                    async move { written.await.map_err(|failure| AdvertiseError::new(&node, failure)) }
-                }),
-                _ if self.path.waits(ticket) => self.identifying.push((ticket, reply)),
-                _ => drop(reply.send(Err(AdvertiseError::gone()))),
+            match (node, self.path.options(ticket), replies.pop()) {
+                (Some(node), Some(options), Some(last)) => {
+                    self.path.ask(last, AdvertiseError::gone(), |client| {
+                        let written = client.write(&node, &options.identifier);
+                        async move {
+                            let written =
+                                written.await.map_err(|failure| AdvertiseError::new(&node, failure));
+                            answer_all(replies, &written);
+                            written
+                        }
+                    })
+                }
+                (_, _, last) => {
+                    replies.extend(last);
+                    match self.path.waits(ticket) {
+                        true => drop(self.identifying.insert(ticket, replies)),
+                        false => answer_all(replies, &Err(AdvertiseError::gone())),
+                    }
+                }
             }
         }
     }
@@ -264,4 +278,9 @@ impl State {
             inspect::reply_to(reply, answer).await;
         });
     }
+}
+
+fn answer_all(replies: Vec<AdvertisePort>, answer: &Result<(), AdvertiseError>) {
+    // A caller may no longer wait.
+    replies.into_iter().for_each(|reply| drop(reply.send(answer.clone())));
 }

@@ -201,8 +201,9 @@ impl State {
     /// Releases all parts at the same time. The reply follows when the server has confirmed each.
     fn release(&mut self, reply: ReleasePort) {
         if self.keep_alive.is_some() {
+            let waits = self.sink.is_some();
             // The caller may no longer wait.
-            let _ = reply.send(Err(ReleaseError::NotGranted));
+            let _ = reply.send(Err(if waits { ReleaseError::NotGranted } else { ReleaseError::Lost }));
             return;
         }
         self.metrics.released();

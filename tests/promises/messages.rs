@@ -149,7 +149,7 @@ async fn a_ticket_is_known_to_every_handle_of_its_paths(kind: Kind) {
     // Of these two, the one that fits the request has an effect.
     other.cancel_by_message(ticket);
     let answer = other.release_by_message(ticket).await.expect("an answer");
-    assert!(answer.is_err(), "it is not granted");
+    assert_eq!(answer, Err(ReleaseError::Lost), "it does not wait any more");
     assert_eq!(refused(&mut events).await, (ticket, Refused::Cancelled));
     drop(guard);
 

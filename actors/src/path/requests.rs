@@ -114,8 +114,8 @@ where
         }
         // The node of a lost lease may still be being deleted, but that confirms nothing to its holder.
         let error = match self.requests.get_mut(&ticket).filter(|entry| !entry.ended) {
-            Some(entry) if entry.keep_alive.is_some() => ReleaseError::NotGranted,
-            Some(entry) => {
+            Some(entry) if entry.is_waiting() => ReleaseError::NotGranted,
+            Some(entry) if entry.keep_alive.is_none() => {
                 let (clock, since) = (self.clock, entry.since);
                 entry.span.in_scope(|| debug!(held = ?clock.now().since(since), "released"));
                 entry.release.extend(reply);
@@ -141,7 +141,8 @@ where
                 });
                 return false;
             }
-            None => ReleaseError::Lost,
+            // It was refused, or there is none.
+            Some(_) | None => ReleaseError::Lost,
         };
         if let Some(reply) = reply {
             let _ = reply.send(Err(error));

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::protocol::SharedRequest;
+use super::protocol::{Command, SharedRequest};
+use super::reply;
 use crate::machine::exclusion::Mode;
 use crate::machine::lock::Request;
 use crate::machine::node::Znode;
-use crate::machine::{Moment, Ticket, Wait};
+use crate::machine::{Moment, Reply, Ticket, Wait};
 
 /// The number of requests for this path that came before.
 pub(super) type Arrival = u64;
@@ -30,6 +31,8 @@ pub(super) struct Line {
     /// The node is being deleted.
     pub ending: bool,
     pub waiting: BTreeMap<Arrival, Ticket>,
+    /// Those that have not been told their place, because it was not known.
+    pub untold: BTreeSet<Arrival>,
     pub holders: BTreeSet<Ticket>,
     /// Requests that are over once it is known whether the node stays or is gone.
     pub leaving: BTreeSet<Ticket>,
@@ -75,6 +78,7 @@ impl Line {
             contended: false,
             ending: false,
             waiting: BTreeMap::new(),
+            untold: BTreeSet::new(),
             holders: BTreeSet::new(),
             leaving: BTreeSet::new(),
             following: Following::No,
@@ -96,6 +100,19 @@ impl Line {
 
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.holders.is_empty()
+    }
+
+    /// Tells their places to those that do not know them. `ahead` is the number of contenders ahead of the first.
+    pub fn tell_places(&mut self, ahead: usize, out: &mut Vec<Command>) {
+        let (untold, each) = (std::mem::take(&mut self.untold), usize::from(!self.is_shared()));
+        if untold.is_empty() {
+            return;
+        }
+        for (place, (arrival, ticket)) in self.waiting.iter().enumerate() {
+            if untold.contains(arrival) {
+                out.push(reply(Reply::Queued(*ticket, ahead + each * place)));
+            }
+        }
     }
 
     /// Whether a request that joins is granted at once, if the session is up.

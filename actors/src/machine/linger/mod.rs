@@ -94,6 +94,11 @@ impl LingeringLock {
         self.queue.node(ticket)
     }
 
+    /// Whether requests with these options share a node, or did last.
+    pub fn uses(&self, options: u64) -> bool {
+        self.lines.values().any(|line| line.options == options)
+    }
+
     /// Whether a node stays although no request of this process wants it.
     pub fn lingers(&self) -> bool {
         self.idle_lines().next().is_some()
@@ -257,8 +262,9 @@ impl LingeringLock {
         let ahead = self.ahead(id);
         let Some(line) = self.lines.get_mut(&id) else { return };
         line.waiting.insert(arrival, ticket);
-        if let Some(ahead) = ahead {
-            out.push(reply(Reply::Queued(ticket, ahead)));
+        match ahead {
+            Some(ahead) => out.push(reply(Reply::Queued(ticket, ahead))),
+            None => drop(line.untold.insert(arrival)),
         }
         self.changed.insert(id);
     }

@@ -20,10 +20,12 @@ impl LingeringLock {
         for command in commands.drain(..) {
             match command {
                 lock::Command::Create(attempt, ticket) => {
+                    self.has_new_node(ticket);
                     let ticket = self.representative(ticket);
                     out.push(Command::Queue(lock::Command::Create(attempt, ticket)));
                 }
                 lock::Command::CreateAndList(attempt, ticket) => {
+                    self.has_new_node(ticket);
                     let ticket = self.representative(ticket);
                     out.push(Command::Queue(lock::Command::CreateAndList(attempt, ticket)));
                 }
@@ -46,6 +48,13 @@ impl LingeringLock {
         }
         commands.shrink_to(COMMANDS);
         self.commands = commands;
+    }
+
+    /// A line's node is created, or created again: its members will be told their places.
+    fn has_new_node(&mut self, ticket: Ticket) {
+        if let Some(line) = self.line_of(ticket).and_then(|id| self.lines.get_mut(&id)) {
+            line.untold.extend(line.waiting.keys());
+        }
     }
 
     /// A caller whose options a line's node is created with. All members have the same.
@@ -102,10 +111,7 @@ impl LingeringLock {
         let strangers = self.queue.place_of(id.ticket()).is_some_and(|place| place.foreign);
         let Some(line) = self.lines.get_mut(&id) else { return };
         line.contended |= strangers;
-        let each = usize::from(!line.is_shared());
-        for (place, ticket) in line.waiting.values().enumerate() {
-            out.push(reply(Reply::Queued(*ticket, ahead + each * place)));
-        }
+        line.tell_places(ahead, out);
     }
 
     fn refused(&mut self, id: LineId, refusal: &Refusal, out: &mut Vec<Command>) {
@@ -241,6 +247,7 @@ impl LingeringLock {
             self.members.entry(*ticket).and_modify(|member| member.line = id);
         }
         if let Some(line) = self.lines.get_mut(&id) {
+            line.untold.extend(members.keys());
             line.waiting.extend(members);
         }
         self.changed.insert(id);
@@ -263,6 +270,11 @@ impl LingeringLock {
         }
         let leaving = std::mem::take(&mut line.leaving);
         let Some((node, czxid)) = line.held.clone() else {
+            if !line.untold.is_empty() {
+                if let Some(place) = self.queue.place_of(id.ticket()) {
+                    line.tell_places(place.ahead, out);
+                }
+            }
             return leaving.into_iter().for_each(|ticket| self.forget(ticket, true, out));
         };
         let mut granted = Vec::new();
@@ -286,6 +298,9 @@ impl LingeringLock {
             self.cancel_deadline(ticket);
             let node = node.clone();
             out.push(Command::Queue(lock::Command::Grant { ticket, node, czxid }));
+        }
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.tell_places(line.holders.len(), out);
         }
         if follows {
             out.push(Command::Follow(id));

@@ -204,6 +204,45 @@ fn requests_share_the_node_of_a_request_that_still_waits() {
 }
 
 #[test]
+fn those_that_wait_for_the_first_of_their_line_are_told_their_places() {
+    let mut test = Test::new(Mode::Lock);
+    assert_eq!(test.share(1, Wait::Forever), [enter(0, 1)]);
+    test.share(2, Wait::Forever);
+    test.share(3, Wait::Forever);
+    let granted = [test.track(0, 5), test.grant(1, 0, 5), queued(2, 1), queued(3, 2), follow(0)];
+    assert_eq!(test.entered(0, 5, &[]), granted);
+    assert_eq!(test.release(1), [forget(1), test.grant(2, 0, 5)], "told once");
+}
+
+#[test]
+fn those_that_lose_the_node_they_wait_with_are_told_their_new_places() {
+    let mut test = Test::new(Mode::Lock);
+    for ticket in 1..=3 {
+        test.share(ticket, Wait::Forever);
+    }
+    test.entered(0, 5, &[&foreign(4)]);
+    assert_eq!(test.on(PathEvent::Lost), []);
+    assert_eq!(test.on(PathEvent::Connected { session: SESSION + 1 }), [enter(1, 1)]);
+    let granted = [test.track(1, 6), test.grant(1, 1, 6), queued(2, 1), queued(3, 2)];
+    assert_eq!(test.entered(1, 6, &[]), granted);
+}
+
+#[test]
+fn those_that_move_to_another_line_are_told_their_places_there() {
+    let mut test = Test::new(Mode::Lock);
+    let first = test.held(1, 5);
+    test.share(2, Wait::Forever);
+    test.on(Event::ChildrenChanged(LineId(0)));
+    assert_eq!(test.followed(0, &[&first, &foreign(6)]), [unfollow(0)]);
+    test.share(3, Wait::Forever);
+    assert_eq!(test.entered(1, 7, &[&first, &foreign(6)]), [test.track(1, 7), queued(3, 2)]);
+    let gone = test.on(PathEvent::Missing(vec![first.name().to_owned()]));
+    assert!(gone.contains(&reply(Reply::Lost(Ticket(1)))), "{gone:?}");
+    assert!(gone.contains(&queued(2, 1)), "behind the stranger: {gone:?}");
+    assert!(!gone.contains(&queued(3, 2)), "it knows its place: {gone:?}");
+}
+
+#[test]
 fn readers_of_a_process_hold_one_node_at_the_same_time() {
     let mut test = Test::new(Mode::Read);
     test.held(1, 5);
@@ -306,7 +345,8 @@ fn the_line_of_a_lost_session_queues_again_under_one_node() {
     said.sort_by_key(|command| lost.iter().position(|other| other == command));
     assert_eq!(said, lost);
     assert_eq!(test.on(PathEvent::Connected { session: SESSION + 1 }), [enter(1, 2)]);
-    assert_eq!(test.entered(1, 6, &[]), [test.track(1, 6), test.grant(2, 1, 6), follow(1)]);
+    let granted = [test.track(1, 6), test.grant(2, 1, 6), queued(3, 1), follow(1)];
+    assert_eq!(test.entered(1, 6, &[]), granted);
     assert_eq!(test.release(2), [forget(2), test.grant(3, 1, 6)]);
 }
 

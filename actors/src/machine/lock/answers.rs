@@ -5,7 +5,7 @@ use super::lists::Placed;
 use super::{Link, Lock, Retry, WATCH_RETRY};
 use crate::machine::lock::protocol::{Command, Created, NodeStat};
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Denied, Failure, Moment, Refusal, Reply, Wait};
+use crate::machine::{Denied, Failure, Moment, PathMachine, Refusal, Reply, Wait};
 
 impl Lock {
     pub(super) fn created(
@@ -132,7 +132,10 @@ impl Lock {
                 let ticket = self.contenders[&attempt].ticket;
                 if held {
                     self.set(attempt, Stage::Held { czxid });
-                    out.push(Command::Reply(Reply::Resumed(ticket)));
+                    // Otherwise `Resumed` follows, or the session is lost.
+                    if self.is_up() {
+                        out.push(Command::Reply(Reply::Resumed(ticket)));
+                    }
                 } else {
                     self.set(attempt, Stage::Waiting { czxid });
                 }

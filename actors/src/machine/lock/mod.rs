@@ -18,8 +18,7 @@
 //!
 //! | stage | refused: cancel, deadline, error (`give_up`) | its node is missing (`missing`) | the session is lost (`lost`) |
 //! |---|---|---|---|
-//! | `Idle`, `Resting` | refused and forgotten | | |
-//! | `Peeking`, `MakingDirectory` | refused and forgotten | | new attempt |
+//! | `Idle`, `Resting`, `Peeking`, `MakingDirectory` | refused and forgotten | | new attempt |
 //! | `Creating`, `FindingCreated` | refused; the answer shows what to delete | | new attempt |
 //! | `ReadingStat`, `Listing`, `Waiting` | refused; the node is deleted | new attempt; the node is deleted | new attempt |
 //! | `Held` | | lost; the node is deleted | lost and forgotten |
@@ -377,8 +376,8 @@ impl Lock {
                     out.push(Command::Reply(Reply::Lost(ticket)));
                     self.remove(attempt, false, out);
                 }
-                Stage::Idle => {}
-                Stage::Resting => self.set(attempt, Stage::Idle),
+                // Behind those that came before: all get new numbers.
+                Stage::Idle | Stage::Resting => self.requeue(attempt, out),
                 _ if ephemeral && !contender.wanted => self.remove(attempt, false, out),
                 Stage::Peeking | Stage::MakingDirectory => self.requeue(attempt, out),
                 Stage::Creating | Stage::FindingCreated | Stage::ReadingStat | Stage::Listing { .. } => {

@@ -2,6 +2,15 @@
 
 use super::*;
 
+/// The requests whose nodes are created, in this order.
+fn tickets(commands: &[Command]) -> Vec<u64> {
+    let ticket = |command: &Command| match command {
+        Command::Create(_, ticket) | Command::CreateAndList(_, ticket) => Some(ticket.0),
+        _ => None,
+    };
+    commands.iter().filter_map(ticket).collect()
+}
+
 #[test]
 fn a_lost_session_loses_holders_and_queues_waiters_again() {
     let mut test = Test::new();
@@ -76,6 +85,24 @@ fn a_persistent_node_is_held_again_once_a_new_session_has_read_it() {
 }
 
 #[test]
+fn requests_keep_their_order_when_the_session_is_lost_before_some_were_sent() {
+    let mut test = Test::new();
+    // Room for one create.
+    test.lock = Lock::with_room(test.instance, 100);
+    test.on(PathEvent::Connected { session: SESSION });
+    test.acquire(0, Wait::Forever);
+    assert_eq!(test.acquire(1, Wait::Forever), [], "there is no room");
+    test.entered(0, 5, &[&foreign(4)]);
+    assert_eq!(test.acquire(2, Wait::Forever), [], "there is no room");
+    test.on(PathEvent::Lost);
+    let sent = test.on(PathEvent::Connected { session: SESSION + 1 });
+    assert_eq!(tickets(&sent), [0]);
+    assert_eq!(tickets(&test.entered(3, 6, &[&foreign(4)])), [1]);
+    let first = test.own(3, 6);
+    assert_eq!(tickets(&test.entered(4, 7, &[&foreign(4), &first])), [2]);
+}
+
+#[test]
 fn a_persistent_holder_is_suspended_once_for_a_lost_session() {
     let mut test = Test::new();
     let ticket = Ticket(0);
@@ -83,6 +110,26 @@ fn a_persistent_holder_is_suspended_once_for_a_lost_session() {
     test.entered(0, 5, &[]);
     assert_eq!(test.on(PathEvent::Suspended), [Command::Reply(Reply::Suspended(ticket))]);
     assert_eq!(test.on(PathEvent::Lost), []);
+}
+
+#[test]
+fn a_persistent_holder_that_is_seen_by_a_suspended_session_is_not_resumed() {
+    for next in [PathEvent::Resumed, PathEvent::Lost] {
+        let mut test = Test::new();
+        let ticket = Ticket(0);
+        test.on(Event::Acquire { ticket, request: request(false, Wait::Forever) });
+        test.entered(0, 5, &[]);
+        assert_eq!(test.on(PathEvent::Lost), [Command::Reply(Reply::Suspended(ticket))]);
+        test.on(PathEvent::Connected { session: SESSION + 1 });
+        assert_eq!(test.on(PathEvent::Suspended), []);
+        let seen = Event::StatRead(Attempt(0), Ok(NodeStat { czxid: 105, owner: 0 }));
+        assert_eq!(test.on(seen), [test.track(0, 5)]);
+        let told = match next {
+            PathEvent::Resumed => vec![Command::Reply(Reply::Resumed(ticket))],
+            _ => Vec::new(),
+        };
+        assert_eq!(test.on(next), told);
+    }
 }
 
 #[test]
