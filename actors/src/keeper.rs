@@ -343,6 +343,10 @@ impl KeeperActor {
                 state.disconnected_since.get_or_insert(state.settings.clock.now());
                 myself.send_after(state.rest(), || KeeperMessage::StartSession);
             }
+        } else {
+            // An actor that works under locks. What the application gave it is in its state, and may take long to drop,
+            // or panic.
+            tokio::spawn(async move { drop(event) });
         }
         Ok(())
     }
