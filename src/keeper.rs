@@ -450,7 +450,7 @@ impl KeeperOptions {
 #[derive(Debug)]
 pub struct Events {
     receiver: mpsc::UnboundedReceiver<SessionEvent>,
-    /// Whether `Closed` was the last item.
+    /// `Closed` was the last item.
     closed: bool,
 }
 
@@ -458,12 +458,12 @@ impl Stream for Events {
     type Item = SessionEvent;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<SessionEvent>> {
-        let event = match ready!(self.receiver.poll_recv(context)) {
-            None if self.closed => return Poll::Ready(None),
-            // A keeper that dies with its supervisor reports nothing itself.
-            None => SessionEvent::Closed,
-            Some(event) => event,
-        };
+        if self.closed {
+            // The sender may be in the keeper's last state, which its supervisor owns.
+            return Poll::Ready(None);
+        }
+        // A keeper that dies with its supervisor reports nothing itself.
+        let event = ready!(self.receiver.poll_recv(context)).unwrap_or(SessionEvent::Closed);
         self.closed = event == SessionEvent::Closed;
         Poll::Ready(Some(event))
     }
