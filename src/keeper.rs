@@ -9,12 +9,11 @@ use std::time::Duration;
 use futures::Stream;
 use lockkeeper_actors::api::error::ConnectError;
 use lockkeeper_actors::api::event::SessionEvent;
-use lockkeeper_actors::api::keeper_state::KeeperState;
 use lockkeeper_actors::keeper::KeeperMessage;
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::path_rules::InvalidPath;
 use ractor::{ActorCell, ActorId, ActorRef, Message};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::connect::KeeperOptions;
 use crate::handle::Shared;
@@ -26,6 +25,7 @@ use crate::options::{InvalidHandle, LockOptions};
 use crate::read_write::ReadWriteLock;
 use crate::semaphore::Semaphore;
 use crate::singleton::{Singleton, SingletonOptions};
+use crate::state_view::StateView;
 use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
@@ -263,9 +263,10 @@ impl Keeper {
         self.shared.started.state.borrow().session_timeout
     }
 
-    /// The state of the session, always current: its status, number, id and timeout. `borrow` reads it, `changed`
-    /// waits for the next change, and `wait_for` for a state. A reader that is slow sees the newest state, not every one
-    /// in between: [`events`](Keeper::events) has them all. `changed` fails once the keeper has ended.
+    /// A view of the state of the session, always current: its status, number, id and timeout.
+    /// [`get`](StateView::get) reads it, [`changed`](StateView::changed) waits for the next change, and
+    /// [`wait_for`](StateView::wait_for) for a state. A reader that is slow sees the newest state, not every one in
+    /// between: [`events`](Keeper::events) has them all.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -275,17 +276,14 @@ impl Keeper {
     /// use lockkeeper::session::SessionStatus;
     ///
     /// let mut state = keeper.state();
-    /// assert_eq!(state.borrow().status, SessionStatus::Connected);
+    /// assert_eq!(state.get().status, SessionStatus::Connected);
     /// keeper.close().await;
-    /// state.wait_for(|state| state.status == SessionStatus::Closed).await?;
+    /// assert_eq!(state.changed().await.map(|state| state.status), Some(SessionStatus::Closed));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn state(&self) -> watch::Receiver<KeeperState> {
-        let mut state = self.shared.started.state.clone();
-        // The shared one has seen no state.
-        drop(state.borrow_and_update());
-        state
+    pub fn state(&self) -> StateView {
+        StateView::new(self.shared.started.state.clone())
     }
 
     /// Checks whether a lock can be acquired and kept now, for readiness probes. It acquires and releases a read lock on

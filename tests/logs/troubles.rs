@@ -91,7 +91,7 @@ async fn a_lost_session() {
     let keeper = connect(&proxy.address(), SHORT).await;
     let (mut events, path) = (keeper.events(), unique_path("lost"));
     let guard = keeper.lock(&path).expect("a valid path").acquire().await.expect("it is free");
-    let session = format!("{:#x}", keeper.state().borrow().session_id);
+    let session = format!("{:#x}", keeper.state().get().session_id);
     proxy.black_hole(true);
     session_event(&mut events, SessionEvent::Lost { epoch: 1 }).await;
     guard.lost().await;
