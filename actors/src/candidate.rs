@@ -29,6 +29,7 @@ use crate::record::{self, Origin, Recorder};
 use crate::run::worker::ActorFactory;
 use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
 use crate::runtime::clock::Clock;
+use crate::runtime::log::Foreign;
 use crate::runtime::random::Randomness;
 use crate::runtime::tasks::Tasks;
 
@@ -271,7 +272,8 @@ impl<M: Message> State<M> {
     fn ended(&mut self, lease: Lease, ended: Ended) -> Event {
         let Ended { reason, failure, factory } = ended;
         self.metrics.ended(reason);
-        info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?failure, "a run of a singleton ended");
+        let (path, token, shown) = (&self.arguments.path, lease.token(), Foreign(&failure));
+        info!(%path, %token, ?reason, failure = ?shown, "a run of a singleton ended");
         self.reason = Some(failure.map_or(RestReason::Finished, RestReason::Failed));
         (self.lease, self.factory, self.run) = (Some(lease), Some(factory), None);
         Event::Ended(reason)
@@ -332,6 +334,7 @@ impl<M: Message> State<M> {
             RestReason::Failed(_) | RestReason::Refused(_) if failures == 0 => 1,
             RestReason::Failed(_) | RestReason::Refused(_) => self.failed.saturating_add(1),
         };
+        let reason = Foreign(reason);
         match self.failed.is_power_of_two() {
             true => warn!(%path, failed = self.failed, ?rest, %reason, "a singleton does not run here"),
             false => debug!(%path, failed = self.failed, ?rest, %reason, "pausing"),
