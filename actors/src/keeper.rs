@@ -25,6 +25,7 @@ use crate::record::Recording;
 use crate::registry::{RegistryActor, RegistryActorMessage, RegistryArguments};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
+use crate::runtime::tasks::Tasks;
 use crate::session::{
     SessionActor, SessionArguments, SessionMessage, SessionNews, SessionNotice, SessionReport,
 };
@@ -221,6 +222,8 @@ struct State {
     closing_registry: bool,
     /// Whether the session has been asked to close.
     closing_session: bool,
+    /// Messages to this actor that are due later.
+    timers: Tasks,
 }
 
 #[ractor::actor(message = KeeperMessage, state = State, arguments = KeeperArguments)]
@@ -256,6 +259,7 @@ impl KeeperActor {
             adopted: HashMap::new(),
             closing_registry: false,
             closing_session: false,
+            timers: Tasks::default(),
         })
     }
 
@@ -292,6 +296,7 @@ impl KeeperActor {
             KeeperMessage::RegistryClosed => state.close_session(&myself)?,
             KeeperMessage::CloseOverdue => state.close_at_once(&myself)?,
             KeeperMessage::SessionClosed => {
+                state.timers.abort_all();
                 state.tell(SessionEvent::Closed);
                 for reply in state.closing.take().into_iter().flatten() {
                     let _ = reply.send(());
@@ -341,7 +346,8 @@ impl KeeperActor {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
                 state.disconnected_since.get_or_insert(state.settings.clock.now());
-                myself.send_after(state.rest(), || KeeperMessage::StartSession);
+                let rest = state.rest();
+                state.cast_after(rest, KeeperMessage::StartSession, &myself);
             }
         } else {
             // An actor that works under locks. What the application gave it is in its state, and may take long to drop,
@@ -486,6 +492,15 @@ impl State {
         self.newest = Some(event);
     }
 
+    /// Casts a message to this actor, unless it ends before.
+    fn cast_after(&mut self, time: Duration, message: KeeperMessage, myself: &ActorRef<KeeperMessage>) {
+        let myself = myself.clone();
+        self.timers.spawn(async move {
+            tokio::time::sleep(time).await;
+            let _ = myself.cast(message);
+        });
+    }
+
     fn close(
         &mut self,
         reply: Option<RpcReplyPort<()>>,
@@ -496,7 +511,7 @@ impl State {
         if first {
             self.is_closing.store(true, Ordering::Relaxed);
             if let Some(limit) = self.settings.close_timeout {
-                myself.send_after(limit, || KeeperMessage::CloseOverdue);
+                self.cast_after(limit, KeeperMessage::CloseOverdue, myself);
             }
             self.adopted.values().for_each(|stop| stop());
             self.close_registry_when_alone(myself)?;
