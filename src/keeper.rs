@@ -57,7 +57,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// Connects with the default options: a session timeout and a connect timeout of ten seconds, and no credentials.
-    /// See [`KeeperOptions::connect`] for the address, errors and cancel safety.
+    /// See [`KeeperOptions::connect`] for the address, errors, cancel safety and panics.
     pub async fn connect(address: &str) -> Result<Keeper, ConnectError> {
         Keeper::options().connect(address).await
     }
@@ -313,6 +313,10 @@ impl Keeper {
     /// # Cancel safety
     ///
     /// Nothing is sent before the first poll. Dropping the future after that leaves no node.
+    ///
+    /// # Panics
+    ///
+    /// The future panics outside a Tokio runtime with time enabled.
     pub fn health(&self) -> HealthCheck {
         HealthCheck::new(self.shared.clone())
     }
@@ -335,6 +339,10 @@ impl Keeper {
     /// # Cancel safety
     ///
     /// Cancel safe: it only asks.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time enabled.
     pub async fn is_alive(&self) -> bool {
         health::is_alive(&self.shared).await
     }
@@ -416,6 +424,10 @@ impl KeeperOptions {
     /// # Cancel safety
     ///
     /// Dropping this future leaves nothing running.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime. The runtime must have time enabled.
     pub async fn connect(self, address: &str) -> Result<Keeper, ConnectError> {
         Ok(Keeper { shared: Arc::new(self.start(address).await?) })
     }
@@ -437,6 +449,10 @@ impl KeeperOptions {
     /// # Cancel safety
     ///
     /// Dropping this future leaves nothing running.
+    ///
+    /// # Panics
+    ///
+    /// As [`connect`](KeeperOptions::connect).
     pub async fn connect_linked(self, address: &str, supervisor: &ActorCell) -> Result<Keeper, ConnectError> {
         let keeper = self.connect(address).await?;
         keeper.shared.started.link(supervisor)?;
