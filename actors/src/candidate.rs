@@ -49,6 +49,8 @@ pub enum CandidateMessage<M> {
     #[doc(hidden)]
     Ended(Box<(Lease, Ended)>),
     #[doc(hidden)]
+    KillRun,
+    #[doc(hidden)]
     Released,
     #[doc(hidden)]
     Rested,
@@ -127,9 +129,10 @@ impl<M: Message> CandidateActor<M> {
         (arguments, factory): (CandidateArguments<M>, ActorFactory),
     ) -> Result<State<M>, ActorProcessingErr> {
         let keeper = arguments.keep_alive.keeper().clone();
-        let candidate = myself.clone();
-        let stop = Box::new(move || drop(candidate.cast(CandidateMessage::Shutdown)));
-        let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop };
+        let (stopped, killed) = (myself.clone(), myself.clone());
+        let stop = Box::new(move || drop(stopped.cast(CandidateMessage::Shutdown)));
+        let kill = Box::new(move || drop(killed.cast(CandidateMessage::KillRun)));
+        let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop, kill };
         keeper.send_message(adopt).map_err(|_| "the keeper has ended")?;
         let open = RegistryMessage::Open(Resource::Lock(arguments.path.clone()));
         arguments.registry.send_message(open).map_err(|_| "the keeper has ended")?;
@@ -196,6 +199,13 @@ impl<M: Message> CandidateActor<M> {
             CandidateMessage::Ended(ended) => {
                 let (lease, ended) = *ended;
                 state.ended(lease, ended)
+            }
+            CandidateMessage::KillRun => {
+                if let Some(run) = &state.run {
+                    // The run may have ended.
+                    let _ = run.cast(RunMessage::Kill);
+                }
+                return Ok(());
             }
             CandidateMessage::Released => {
                 state.metrics.released();
