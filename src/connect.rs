@@ -98,9 +98,11 @@ impl KeeperOptions {
     /// The time limit for [closing](crate::Keeper::close): for actors that work under locks to end, and for the server
     /// to confirm releases. There is no limit by default.
     ///
-    /// After that time, remaining actors are killed, guards become `Lost`, and the session is closed, which takes at
-    /// most two seconds. An actor whose handler never awaits cannot be killed, and continues while its lock may go to
-    /// another holder. Choose a time that is long enough for a regular end.
+    /// After that time, remaining actors are killed. Their locks are released when they and their states are dropped.
+    /// Once all are released, or after two seconds, guards become `Lost`, and the session is closed, which takes at most
+    /// two more seconds. An actor that is not dropped within the first two seconds, for example because its handler
+    /// never awaits, continues while its lock may go to another holder. Choose a time that is long enough for a regular
+    /// end.
     pub fn close_timeout(self, time: Duration) -> Self {
         KeeperOptions { close_timeout: Some(time), ..self }
     }

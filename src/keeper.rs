@@ -9,12 +9,11 @@ use std::time::Duration;
 use futures::Stream;
 use lockkeeper_actors::api::error::ConnectError;
 use lockkeeper_actors::api::event::SessionEvent;
-use lockkeeper_actors::api::keeper_state::KeeperState;
 use lockkeeper_actors::keeper::KeeperMessage;
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::path_rules::InvalidPath;
 use ractor::{ActorCell, ActorId, ActorRef, Message};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::connect::KeeperOptions;
 use crate::handle::Shared;
@@ -26,6 +25,7 @@ use crate::options::{InvalidHandle, LockOptions};
 use crate::read_write::ReadWriteLock;
 use crate::semaphore::Semaphore;
 use crate::singleton::{Singleton, SingletonOptions};
+use crate::state_view::StateView;
 use crate::subscribe;
 
 /// A connection to ZooKeeper that outlives its sessions. Cheap to clone.
@@ -57,7 +57,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// Connects with the default options: a session timeout and a connect timeout of ten seconds, and no credentials.
-    /// See [`KeeperOptions::connect`] for the address, errors and cancel safety.
+    /// See [`KeeperOptions::connect`] for the address, errors, cancel safety and panics.
     pub async fn connect(address: &str) -> Result<Keeper, ConnectError> {
         Keeper::options().connect(address).await
     }
@@ -263,9 +263,10 @@ impl Keeper {
         self.shared.started.state.borrow().session_timeout
     }
 
-    /// The state of the session, always current: its status, number, id and timeout. `borrow` reads it, `changed`
-    /// waits for the next change, and `wait_for` for a state. A reader that is slow sees the newest state, not every one
-    /// in between: [`events`](Keeper::events) has them all. `changed` fails once the keeper has ended.
+    /// A view of the state of the session, always current: its status, number, id and timeout.
+    /// [`get`](StateView::get) reads it, [`changed`](StateView::changed) waits for the next change, and
+    /// [`wait_for`](StateView::wait_for) for a state. A reader that is slow sees the newest state, not every one in
+    /// between: [`events`](Keeper::events) has them all.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -275,17 +276,14 @@ impl Keeper {
     /// use lockkeeper::session::SessionStatus;
     ///
     /// let mut state = keeper.state();
-    /// assert_eq!(state.borrow().status, SessionStatus::Connected);
+    /// assert_eq!(state.get().status, SessionStatus::Connected);
     /// keeper.close().await;
-    /// state.wait_for(|state| state.status == SessionStatus::Closed).await?;
+    /// assert_eq!(state.changed().await.map(|state| state.status), Some(SessionStatus::Closed));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn state(&self) -> watch::Receiver<KeeperState> {
-        let mut state = self.shared.started.state.clone();
-        // The shared one has seen no state.
-        drop(state.borrow_and_update());
-        state
+    pub fn state(&self) -> StateView {
+        StateView::new(self.shared.started.state.clone())
     }
 
     /// Checks whether a lock can be acquired and kept now, for readiness probes. It acquires and releases a read lock on
@@ -315,6 +313,10 @@ impl Keeper {
     /// # Cancel safety
     ///
     /// Nothing is sent before the first poll. Dropping the future after that leaves no node.
+    ///
+    /// # Panics
+    ///
+    /// The future panics outside a Tokio runtime with time enabled.
     pub fn health(&self) -> HealthCheck {
         HealthCheck::new(self.shared.clone())
     }
@@ -337,6 +339,10 @@ impl Keeper {
     /// # Cancel safety
     ///
     /// Cancel safe: it only asks.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time enabled.
     pub async fn is_alive(&self) -> bool {
         health::is_alive(&self.shared).await
     }
@@ -418,6 +424,10 @@ impl KeeperOptions {
     /// # Cancel safety
     ///
     /// Dropping this future leaves nothing running.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime. The runtime must have time enabled.
     pub async fn connect(self, address: &str) -> Result<Keeper, ConnectError> {
         Ok(Keeper { shared: Arc::new(self.start(address).await?) })
     }
@@ -439,6 +449,10 @@ impl KeeperOptions {
     /// # Cancel safety
     ///
     /// Dropping this future leaves nothing running.
+    ///
+    /// # Panics
+    ///
+    /// As [`connect`](KeeperOptions::connect).
     pub async fn connect_linked(self, address: &str, supervisor: &ActorCell) -> Result<Keeper, ConnectError> {
         let keeper = self.connect(address).await?;
         keeper.shared.started.link(supervisor)?;
@@ -450,7 +464,7 @@ impl KeeperOptions {
 #[derive(Debug)]
 pub struct Events {
     receiver: mpsc::UnboundedReceiver<SessionEvent>,
-    /// Whether `Closed` was the last item.
+    /// `Closed` was the last item.
     closed: bool,
 }
 
@@ -458,12 +472,12 @@ impl Stream for Events {
     type Item = SessionEvent;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<SessionEvent>> {
-        let event = match ready!(self.receiver.poll_recv(context)) {
-            None if self.closed => return Poll::Ready(None),
-            // A keeper that dies with its supervisor reports nothing itself.
-            None => SessionEvent::Closed,
-            Some(event) => event,
-        };
+        if self.closed {
+            // The sender may be in the keeper's last state, which its supervisor owns.
+            return Poll::Ready(None);
+        }
+        // A keeper that dies with its supervisor reports nothing itself.
+        let event = ready!(self.receiver.poll_recv(context)).unwrap_or(SessionEvent::Closed);
         self.closed = event == SessionEvent::Closed;
         Poll::Ready(Some(event))
     }

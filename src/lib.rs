@@ -22,6 +22,7 @@ mod read_write;
 pub mod run;
 mod semaphore;
 pub mod singleton;
+mod state_view;
 mod subscribe;
 mod wait;
 mod with;
@@ -100,6 +101,7 @@ pub mod session {
     pub use lockkeeper_actors::api::keeper_state::{KeeperState, SessionStatus};
 
     pub use crate::keeper::Events;
+    pub use crate::state_view::StateView;
 }
 
 /// Access lists, credentials and encryption.

@@ -206,7 +206,7 @@ impl MultiGuard {
         self.0.view()
     }
 
-    /// Waits until one of the locks [is lost](crate::Guard::lost). Cancel safe.
+    /// Waits until one of the locks is lost. Cancel safety and panics are as in [`Guard::lost`](crate::Guard::lost).
     pub async fn lost(&self) {
         self.0.lost().await;
     }

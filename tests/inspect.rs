@@ -145,7 +145,7 @@ fn a_look_shows_who_waits_for_whom() {
         let entries = queued(&inspector, &path, 4).await;
         let waits: Vec<_> = entries.iter().map(|entry| entry.waits_for).collect();
         assert_eq!(waits, [None, None, Some(1), Some(2)]);
-        let session = keeper.state().borrow().session_id;
+        let session = keeper.state().get().session_id;
         assert!(entries.iter().all(|entry| entry.contender.session == Some(session)));
         let apart = |entry: &Entry| match entry.created.expect("readable").duration_since(before) {
             Ok(after) => after,
@@ -171,7 +171,7 @@ fn a_semaphore_shows_who_waits_for_permits() {
         let waiting = other.semaphore(&path, 1).expect("a path");
         let waiting = tokio::spawn(async move { waiting.acquire().await });
         let entries = queued(&keeper.inspector(), &path, 1).await;
-        assert_eq!(entries[0].contender.session, Some(other.state().borrow().session_id));
+        assert_eq!(entries[0].contender.session, Some(other.state().get().session_id));
         waiting.abort();
     });
 }

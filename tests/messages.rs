@@ -6,6 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use common::events::session_event;
 use common::{BRISK, SHORT, eventually, proxied, shared, unique_path};
 use futures::FutureExt;
 use lockkeeper::error::{AcquireError, Refused};
@@ -503,14 +504,14 @@ async fn a_keepers_state_follows_its_session() {
     let keeper = Keeper::options().session_timeout(SHORT).connect(&proxy.address()).await.expect("connected");
     let mut state = keeper.state();
     assert!(state.changed().now_or_never().is_none(), "nothing has changed since");
-    let first = *state.borrow();
+    let first = state.get();
     assert_eq!((first.status, first.epoch), (SessionStatus::Connected, 1));
     assert_eq!(first.session_timeout, keeper.session_timeout());
     proxy.refuse(true);
     proxy.cut();
     let mut until = async |wanted: fn(SessionStatus) -> bool| {
         let found = timeout(SOON, state.wait_for(|state| wanted(state.status))).await;
-        *found.expect("in time").expect("it runs")
+        found.expect("in time").expect("it runs")
     };
     // Only the newest state is kept, so a busy machine may not see the suspension.
     let trouble = |status| matches!(status, SessionStatus::Suspended | SessionStatus::Lost);
@@ -521,6 +522,24 @@ async fn a_keepers_state_follows_its_session() {
     assert_eq!(second.epoch, 2);
     assert_ne!(second.session_id, first.session_id);
     keeper.close().await;
-    assert_eq!(state.borrow().status, SessionStatus::Closed);
-    while state.changed().await.is_ok() {}
+    assert_eq!(state.get().status, SessionStatus::Closed);
+    assert_eq!(state.changed().await, Some(state.get()));
+    for mut closed in [state, keeper.state()] {
+        assert_eq!(closed.changed().await, None);
+        assert_eq!(closed.wait_for(|state| state.status == SessionStatus::Connected).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_keeper_goes_on_while_an_expression_that_has_read_its_state_waits() {
+    let proxy = proxied().await;
+    let keeper = Keeper::connect(&proxy.address()).await.expect("connected");
+    let mut events = keeper.events();
+    let cut = async {
+        proxy.cut();
+        session_event(&mut events, SessionEvent::Resumed { epoch: 1 }).await;
+    };
+    // All that the first half makes lives until the second half is over.
+    let (first, resumed) = (keeper.state().get().epoch, timeout(SOON, cut).await);
+    assert_eq!((first, resumed), (1, Ok(())));
 }

@@ -25,7 +25,7 @@ use lockkeeper::messages::{
 };
 use lockkeeper::record::Recording;
 use lockkeeper::run::{Ended, LeaseEvent, LeaseView, Run};
-use lockkeeper::session::{Events, KeeperState, SessionEvent};
+use lockkeeper::session::{Events, KeeperState, SessionEvent, StateView};
 use lockkeeper::singleton::{Candidate, CandidateState, Leaders, RunFailed, Singleton, SingletonOptions};
 use lockkeeper::{
     FencingToken, Keeper, KeeperOptions, Lock, LockGuard, LockOptions, MultiGuard, MultiLock, Permit,
@@ -49,7 +49,7 @@ fn types_can_be_used_in_any_task_and_shown() {
     all!(anywhere: Inspector, Inventory, PathState, Queue, Entry, Pool, Taken);
     all!(anywhere: LockGuard, ReadGuard, WriteGuard, Permit, MultiGuard, LeaseView, LockEvent<LockGuard>);
     all!(anywhere: Run, Ended, LeaseEvent, Singleton, SingletonOptions, CandidateState<u64>, RunFailed);
-    all!(anywhere: Health, Recording);
+    all!(anywhere: Health, Recording, StateView);
     all!(sent: Candidate<u64>, CandidateMessage<u64>);
     all!(sent: HealthCheck, Events, Leaders, LockMessage, LockMessage<Read>, SemaphoreMessage, MultiLockMessage);
     all!(fused: Acquire, Acquire<Read>, TryAcquire<Write>, AcquireTimeout<Exclusive>);

@@ -475,12 +475,46 @@ async fn a_dying_supervisor_takes_its_keeper_down_and_leaves_nothing() {
     root.kill();
     timeout(SOON, guard.lost()).await.expect("it is lost");
     let mut state = keeper.state();
-    timeout(SOON, async { while state.changed().await.is_ok() {} }).await.expect("the keeper has ended");
-    assert_eq!(state.borrow().status, SessionStatus::Closed);
+    timeout(SOON, async { while state.changed().await.is_some() {} }).await.expect("the keeper has ended");
+    assert_eq!(state.get().status, SessionStatus::Closed);
     let gone = async || metrics.num_alive_tasks() == before;
     eventually("every actor and task is gone", SOON, gone).await;
     // The session was closed, not left to expire.
     let other = Keeper::connect(&address).await.expect("connected");
     let next = other.lock(&path).expect("a valid path").acquire_timeout(Duration::from_secs(5)).await;
     assert!(next.expect("free").token() > guard.token());
+}
+
+/// A supervisor that connects a keeper, closes it, and reads its events and states to the end, before it handles anything else.
+struct Busy;
+
+type Report = oneshot::Sender<Vec<SessionEvent>>;
+
+#[ractor::actor(message = (), state = Option<Report>, arguments = Report)]
+impl Busy {
+    async fn pre_start(&self, _: ActorRef<()>, report: Report) -> Result<Option<Report>, ActorProcessingErr> {
+        Ok(Some(report))
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<()>,
+        report: &mut Option<Report>,
+    ) -> Result<(), ActorProcessingErr> {
+        let keeper = Keeper::options().connect_linked(&shared().address(), &myself.get_cell()).await?;
+        let (events, mut state) = (keeper.events(), keeper.state());
+        keeper.close().await;
+        while state.changed().await.is_some() {}
+        let _ = report.take().ok_or("it starts once")?.send(events.collect().await);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_events_and_the_state_of_a_closed_keeper_end_while_its_supervisor_is_busy() {
+    let (report, events) = oneshot::channel();
+    let (actor, _) = Actor::spawn(None, Busy, report).await.expect("the actor starts");
+    let events = timeout(SOON, events).await.expect("the events end").expect("it has not failed");
+    assert_eq!(events.last(), Some(&SessionEvent::Closed));
+    actor.stop(None);
 }

@@ -111,7 +111,7 @@ async fn waiters_of_many_sessions_room_are_silent_keep_their_places_and_are_woke
         waiters.until_watched(&server).await;
     }
     assert_eq!(waiters.nodes().await, nodes, "all keep their places");
-    assert_eq!(keeper.state().borrow().epoch, 1);
+    assert_eq!(keeper.state().get().epoch, 1);
 
     // The last stranger ends while nobody is connected.
     proxy.refuse(true);
@@ -169,7 +169,7 @@ async fn the_end_of_a_spare_session_ends_no_lease_and_its_waiters_are_woken() {
     let guard = keeper.lock("/held").expect("a valid path").acquire().await.expect("free");
     let mut waiters = Waiters::queue(&server, &keeper, 6, LONG_NAME).await;
     waiters.until_watched(&server).await;
-    let main = keeper.state().borrow().session_id;
+    let main = keeper.state().get().session_id;
     let observer = waiters.observer.0.session_id().0;
     let spares = embedded.controls().sessions().into_iter().map(|session| session.id);
     let spares: Vec<SessionId> = spares.filter(|id| ![main, observer].contains(&id.0)).collect();
@@ -179,7 +179,7 @@ async fn the_end_of_a_spare_session_ends_no_lease_and_its_waiters_are_woken() {
     }
     waiters.until_watched(&server).await;
     assert!(embedded.controls().sessions().iter().all(|session| !spares.contains(&session.id)));
-    assert_eq!((keeper.state().borrow().epoch, guard.state()), (1, LeaseState::Held));
+    assert_eq!((keeper.state().get().epoch, guard.state()), (1, LeaseState::Held));
     waiters.each_wakes(2..6).await;
 }
 
@@ -212,7 +212,7 @@ async fn after_a_lost_session_the_waiters_of_all_paths_queue_again() {
     let keeper = options().connect(&server.address()).await.expect("should connect");
     let mut waiters = Waiters::queue(&server, &keeper, 600, 100).await;
     waiters.until_watched(&server).await;
-    let main = keeper.state().borrow().session_id;
+    let main = keeper.state().get().session_id;
     assert!(embedded.controls().expire(SessionId(main)));
     eventually("all have a node again", SOON, async || server.mntr("zk_ephemerals_count") == 1_200).await;
     waiters.until_watched(&server).await;

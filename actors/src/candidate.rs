@@ -29,6 +29,7 @@ use crate::record::{self, Origin, Recorder};
 use crate::run::worker::ActorFactory;
 use crate::run::{Ended, RunActor, RunArguments, RunMessage, StopPolicy};
 use crate::runtime::clock::Clock;
+use crate::runtime::log::Foreign;
 use crate::runtime::random::Randomness;
 use crate::runtime::tasks::Tasks;
 
@@ -50,6 +51,8 @@ pub enum CandidateMessage<M> {
     Started(LeaseView, ActorRef<M>),
     #[doc(hidden)]
     Ended(Box<(Lease, Ended)>),
+    #[doc(hidden)]
+    KillRun,
     #[doc(hidden)]
     Released,
     #[doc(hidden)]
@@ -129,9 +132,10 @@ impl<M: Message> CandidateActor<M> {
         (arguments, factory): (CandidateArguments<M>, ActorFactory),
     ) -> Result<State<M>, ActorProcessingErr> {
         let keeper = arguments.keep_alive.keeper().clone();
-        let candidate = myself.clone();
-        let stop = Box::new(move || drop(candidate.cast(CandidateMessage::Shutdown)));
-        let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop };
+        let (stopped, killed) = (myself.clone(), myself.clone());
+        let stop = Box::new(move || drop(stopped.cast(CandidateMessage::Shutdown)));
+        let kill = Box::new(move || drop(killed.cast(CandidateMessage::KillRun)));
+        let adopt = KeeperRequest::Adopt { actor: myself.get_cell(), stop, kill };
         keeper.send_message(adopt).map_err(|_| "the keeper has ended")?;
         let open = RegistryMessage::Open(Resource::Lock(arguments.path.clone()));
         arguments.registry.send_message(open).map_err(|_| "the keeper has ended")?;
@@ -207,6 +211,13 @@ impl<M: Message> CandidateActor<M> {
             CandidateMessage::Ended(ended) => {
                 let (lease, ended) = *ended;
                 state.ended(lease, ended)
+            }
+            CandidateMessage::KillRun => {
+                if let Some(run) = &state.run {
+                    // The run may have ended.
+                    let _ = run.cast(RunMessage::Kill);
+                }
+                return Ok(());
             }
             CandidateMessage::Released => {
                 state.metrics.released();
@@ -296,7 +307,8 @@ impl<M: Message> State<M> {
     fn ended(&mut self, lease: Lease, ended: Ended) -> Event {
         let Ended { reason, failure, factory } = ended;
         self.metrics.ended(reason);
-        info!(path = %self.arguments.path, token = %lease.token(), ?reason, ?failure, "a run of a singleton ended");
+        let (path, token, shown) = (&self.arguments.path, lease.token(), Foreign(&failure));
+        info!(%path, %token, ?reason, failure = ?shown, "a run of a singleton ended");
         self.reason = Some(failure.map_or(RestReason::Finished, RestReason::Failed));
         (self.lease, self.factory, self.run) = (Some(lease), Some(factory), None);
         Event::Ended(reason)
@@ -357,6 +369,7 @@ impl<M: Message> State<M> {
             RestReason::Failed(_) | RestReason::Refused(_) if failures == 0 => 1,
             RestReason::Failed(_) | RestReason::Refused(_) => self.failed.saturating_add(1),
         };
+        let reason = Foreign(reason);
         match self.failed.is_power_of_two() {
             true => warn!(%path, failed = self.failed, ?rest, %reason, "a singleton does not run here"),
             false => debug!(%path, failed = self.failed, ?rest, %reason, "pausing"),

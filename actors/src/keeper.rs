@@ -25,6 +25,7 @@ use crate::record::Recording;
 use crate::registry::{RegistryActor, RegistryActorMessage, RegistryArguments};
 use crate::runtime::clock::Clock;
 use crate::runtime::random::Randomness;
+use crate::runtime::tasks::Tasks;
 use crate::session::{
     SessionActor, SessionArguments, SessionMessage, SessionNews, SessionNotice, SessionReport,
 };
@@ -215,12 +216,22 @@ struct State {
     subscribers: Vec<mpsc::UnboundedSender<SessionEvent>>,
     newest: Option<SessionEvent>,
     closing: Option<Vec<RpcReplyPort<()>>>,
-    /// The actors that work under locks, each with a function that asks it to end.
-    adopted: HashMap<ActorId, Box<dyn Fn() + Send>>,
+    /// The actors that work under locks.
+    adopted: HashMap<ActorId, Adopted>,
+    /// The close timeout has passed, and what they run is being killed.
+    killing: bool,
     /// Whether the registry has been asked to close.
     closing_registry: bool,
     /// Whether the session has been asked to close.
     closing_session: bool,
+    /// Messages to this actor that are due later.
+    timers: Tasks,
+}
+
+/// How an actor that works under locks is ended: see [`KeeperRequest::Adopt`].
+struct Adopted {
+    stop: Box<dyn Fn() + Send>,
+    kill: Box<dyn Fn() + Send>,
 }
 
 #[ractor::actor(message = KeeperMessage, state = State, arguments = KeeperArguments)]
@@ -254,8 +265,10 @@ impl KeeperActor {
             newest: None,
             closing: None,
             adopted: HashMap::new(),
+            killing: false,
             closing_registry: false,
             closing_session: false,
+            timers: Tasks::default(),
         })
     }
 
@@ -274,7 +287,9 @@ impl KeeperActor {
             }
             KeeperMessage::Close(reply) => state.close(Some(reply), &myself)?,
             KeeperMessage::Request(KeeperRequest::Abandoned) => state.close(None, &myself)?,
-            KeeperMessage::Request(KeeperRequest::Adopt { actor, stop }) => state.adopt(actor, stop, &myself),
+            KeeperMessage::Request(KeeperRequest::Adopt { actor, stop, kill }) => {
+                state.adopt(actor, Adopted { stop, kill }, &myself)
+            }
             KeeperMessage::Session(SessionReport::News(news)) => state.news(news),
             KeeperMessage::Session(SessionReport::NotConnected(error)) => match state.first.take() {
                 Some(first) => {
@@ -290,8 +305,9 @@ impl KeeperActor {
             }
             KeeperMessage::RegistryClosed if state.closing_session => {}
             KeeperMessage::RegistryClosed => state.close_session(&myself)?,
-            KeeperMessage::CloseOverdue => state.close_at_once(&myself)?,
+            KeeperMessage::CloseOverdue => state.close_overdue(&myself)?,
             KeeperMessage::SessionClosed => {
+                state.timers.abort_all();
                 state.tell(SessionEvent::Closed);
                 for reply in state.closing.take().into_iter().flatten() {
                     let _ = reply.send(());
@@ -341,8 +357,13 @@ impl KeeperActor {
                 myself.cast(KeeperMessage::SessionClosed)?;
             } else if state.closing.is_none() {
                 state.disconnected_since.get_or_insert(state.settings.clock.now());
-                myself.send_after(state.rest(), || KeeperMessage::StartSession);
+                let rest = state.rest();
+                state.cast_after(rest, KeeperMessage::StartSession, &myself);
             }
+        } else {
+            // An actor that works under locks. What the application gave it is in its state, and may take long to drop,
+            // or panic.
+            tokio::spawn(async move { drop(event) });
         }
         Ok(())
     }
@@ -482,6 +503,15 @@ impl State {
         self.newest = Some(event);
     }
 
+    /// Casts a message to this actor, unless it ends before.
+    fn cast_after(&mut self, time: Duration, message: KeeperMessage, myself: &ActorRef<KeeperMessage>) {
+        let myself = myself.clone();
+        self.timers.spawn(async move {
+            tokio::time::sleep(time).await;
+            let _ = myself.cast(message);
+        });
+    }
+
     fn close(
         &mut self,
         reply: Option<RpcReplyPort<()>>,
@@ -492,20 +522,23 @@ impl State {
         if first {
             self.is_closing.store(true, Ordering::Relaxed);
             if let Some(limit) = self.settings.close_timeout {
-                myself.send_after(limit, || KeeperMessage::CloseOverdue);
+                self.cast_after(limit, KeeperMessage::CloseOverdue, myself);
             }
-            self.adopted.values().for_each(|stop| stop());
+            self.adopted.values().for_each(|adopted| (adopted.stop)());
             self.close_registry_when_alone(myself)?;
         }
         Ok(())
     }
 
-    fn adopt(&mut self, actor: ActorCell, stop: Box<dyn Fn() + Send>, myself: &ActorRef<KeeperMessage>) {
+    fn adopt(&mut self, actor: ActorCell, adopted: Adopted, myself: &ActorRef<KeeperMessage>) {
         actor.link(myself.get_cell());
         if self.closing.is_some() {
-            stop();
+            (adopted.stop)();
         }
-        self.adopted.insert(actor.get_id(), stop);
+        if self.killing {
+            (adopted.kill)();
+        }
+        self.adopted.insert(actor.get_id(), adopted);
         let myself = myself.clone();
         // No supervision event tells of an actor that ends before it has started.
         tokio::spawn(async move {
@@ -538,13 +571,22 @@ impl State {
         Ok(())
     }
 
-    /// Closes without waiting any longer for adopted actors: their leases are lost.
-    fn close_at_once(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
+    /// Kills what works under locks, and keeps the locks for a while until nothing is left of it: the next holder would
+    /// work beside it. Then closes without waiting any longer: leases are lost.
+    fn close_overdue(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
+        let actors = self.adopted.len();
         if self.closing_session {
             return Ok(());
         }
+        if actors > 0 && !self.killing {
+            warn!(actors, "close timeout reached: killing the actors that still work under locks");
+            self.killing = true;
+            self.adopted.values().for_each(|adopted| (adopted.kill)());
+            self.cast_after(KILL_LIMIT, KeeperMessage::CloseOverdue, myself);
+            return Ok(());
+        }
         warn!(
-            actors = self.adopted.len(),
+            actors,
             "close timeout reached: closing the session before all actors have ended and all releases are confirmed"
         );
         self.close_registry(myself)?;
@@ -562,6 +604,9 @@ impl State {
         Ok(())
     }
 }
+
+/// How long closing waits for actors that it has killed, and for the releases of their locks.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 
 /// The minimum length of the last round of connection attempts before giving up.
 const SHORTEST_ROUND: Duration = Duration::from_millis(1);

@@ -73,6 +73,8 @@ pub struct Ended {
 pub enum RunMessage {
     /// Stop the application's actor, and end the run.
     Stop,
+    /// Kill the application's actor, as at the end of the lease, and end the run.
+    Kill,
     #[doc(hidden)]
     Lease(LeaseState),
     #[doc(hidden)]
@@ -118,10 +120,11 @@ pub fn start(arguments: RunArguments) -> Option<ActorRef<RunMessage>> {
     let keeper = arguments.keeper.clone();
     let (run, _) = ActorRuntime::spawn_instant(None, RunActor, arguments).ok()?;
     if let Some(keeper) = keeper {
-        let stopped = run.clone();
+        let (stopped, killed) = (run.clone(), run.clone());
         let stop = Box::new(move || drop(stopped.cast(RunMessage::Stop)));
+        let kill = Box::new(move || drop(killed.cast(RunMessage::Kill)));
         // If the keeper has ended, the run does not start.
-        let _ = keeper.send_message(KeeperRequest::Adopt { actor: run.get_cell(), stop });
+        let _ = keeper.send_message(KeeperRequest::Adopt { actor: run.get_cell(), stop, kill });
     }
     Some(run)
 }
@@ -221,6 +224,7 @@ impl RunActor {
     ) -> Result<(), ActorProcessingErr> {
         let event = match message {
             RunMessage::Stop => Event::Stop,
+            RunMessage::Kill => Event::Lease(LeaseState::Lost),
             RunMessage::Lease(lease) => Event::Lease(lease),
             RunMessage::NotStarted(end) => {
                 state.worker_ended(end, None, &myself);

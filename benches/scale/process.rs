@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lockkeeper::future::{FromRefused, Pending, Target};
 use lockkeeper::messages::LockEvent;
-use lockkeeper::session::SessionStatus;
+use lockkeeper::session::{KeeperState, SessionStatus};
 use lockkeeper::{Keeper, Lock, ReadLock, Semaphore};
 use tokio::sync::mpsc::UnboundedSender;
 use zookeeper_client::{Acls, Client, CreateMode, LockOptions, LockPrefix};
@@ -153,16 +153,17 @@ impl Process {
             return Err("only this library goes on".into());
         };
         let mut state = keeper.state();
-        let epoch = state.borrow().epoch;
+        let epoch = state.get().epoch;
         self.relay.end_session().await?;
-        state.wait_for(|state| state.epoch > epoch && state.status == SessionStatus::Connected).await?;
+        let next = |state: KeeperState| state.epoch > epoch && state.status == SessionStatus::Connected;
+        state.wait_for(next).await.ok_or("the keeper is closed")?;
         Ok(())
     }
 
     /// The number of the session of this library, and whether it is connected.
     pub fn session(&self) -> Option<(u64, bool)> {
         let Connected::Lockkeeper(keeper) = &self.client else { return None };
-        let state = *keeper.state().borrow();
+        let state = keeper.state().get();
         Some((state.epoch, state.status == SessionStatus::Connected))
     }
 

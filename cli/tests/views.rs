@@ -33,7 +33,7 @@ fn ls_shows_holders_and_waiters() {
         let holder = &places[0]["holders"][0];
         assert_eq!(holder["identifier"], "the test");
         assert_eq!(holder["token"], guard.token().to_string());
-        assert_eq!(holder["session"], format!("{:#x}", keeper.state().borrow().session_id));
+        assert_eq!(holder["session"], format!("{:#x}", keeper.state().get().session_id));
         assert!(places[0]["oldest_wait_ms"].as_u64().is_some_and(|wait| wait < 60_000), "{places}");
         assert_eq!(places[1]["permits"], serde_json::json!({ "limit": 3, "taken": 2 }));
 

@@ -65,7 +65,9 @@ pub enum LockMessage<M = Exclusive> {
 
 impl<M: Access> Lock<M> {
     /// The lock as an actor, to which [messages](crate::messages) are sent. It is started at the first call, and ends
-    /// when the last clone of this handle is dropped: messages that were sent before are still handled.
+    /// when the last clone of this handle is dropped: messages that were sent before are still handled. It runs in the
+    /// Tokio runtime of the first call. If that runtime ends before, the actor takes no more messages, and is not started
+    /// again.
     ///
     /// # Panics
     ///

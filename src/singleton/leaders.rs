@@ -29,6 +29,10 @@ use crate::handle::Handle;
 /// another watch, the stream reads once per second. If ZooKeeper refuses or does not answer, it retries after a pause
 /// that doubles from 100 milliseconds to five seconds. Without a connection it waits. The stream ends when the keeper
 /// is closed, or after an error if an access list does not permit reading.
+///
+/// # Panics
+///
+/// The stream panics when it must pause and is polled outside a Tokio runtime with time enabled.
 pub struct Leaders(BoxStream<'static, Result<Option<Contender>, QueryError>>);
 
 impl Leaders {

@@ -99,7 +99,7 @@ async fn a_cut_connection_suspends_the_holder_and_grants_nothing_until_it_is_ver
         assert_eq!(asked.granted().await.state(), LeaseState::Held);
     }
     drop(late.granted().await);
-    assert_eq!(scene.keeper.state().borrow().epoch, 1, "the session has survived");
+    assert_eq!(scene.keeper.state().get().epoch, 1, "the session has survived");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Each trouble is in one line of the log. The tests run on a single thread, because the log is captured per thread.
 
+use std::fmt;
 use std::time::Duration;
 
 use lockkeeper::error::{AcquireError, AcquireTimeoutError};
@@ -91,7 +92,7 @@ async fn a_lost_session() {
     let keeper = connect(&proxy.address(), SHORT).await;
     let (mut events, path) = (keeper.events(), unique_path("lost"));
     let guard = keeper.lock(&path).expect("a valid path").acquire().await.expect("it is free");
-    let session = format!("{:#x}", keeper.state().borrow().session_id);
+    let session = format!("{:#x}", keeper.state().get().session_id);
     proxy.black_hole(true);
     session_event(&mut events, SessionEvent::Lost { epoch: 1 }).await;
     guard.lost().await;
@@ -144,7 +145,7 @@ async fn a_singleton_that_cannot_run_warns_less_and_less_often() {
     let (keeper, path) = (connect(&shared().address(), LONG).await, unique_path("broken"));
     let often = SingletonOptions::new().backoff(Duration::from_millis(1), Duration::from_secs(1));
     let singleton = keeper.singleton_with(&path, often).expect("valid options");
-    let candidate = singleton.run(|_: LeaseView| (Broken, ()), |_: LeaseEvent| None);
+    let candidate = singleton.run(|_: LeaseView| (Broken, "it cannot start".into()), |_: LeaseEvent| None);
     let pauses = |level: &str, message: &str| {
         let lines = log.with(level, message, &[("path", &path)]);
         lines.iter().map(|line| line.values["failed"].clone()).collect::<Vec<_>>()
@@ -152,6 +153,38 @@ async fn a_singleton_that_cannot_run_warns_less_and_less_often() {
     eventually("five failures", SOON, async || pauses("debug", "pausing").len() > 1).await;
     assert_eq!(pauses("warn", "a singleton does not run here")[..3], ["1", "2", "4"]);
     assert_eq!(pauses("debug", "pausing")[..2], ["3", "5"]);
+    candidate.shutdown().await;
+    check(&log);
+}
+
+/// An error whose author has not finished it.
+struct Unfinished;
+
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("an error that cannot be shown, on purpose")
+    }
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Unfinished {}
+
+#[tokio::test]
+async fn a_singleton_whose_error_cannot_be_shown_tries_again() {
+    let log = Capture::start();
+    let (keeper, path) = (connect(&shared().address(), LONG).await, unique_path("unfinished"));
+    let often = SingletonOptions::new().backoff(Duration::from_millis(1), Duration::from_millis(1));
+    let singleton = keeper.singleton_with(&path, often).expect("valid options");
+    let candidate = singleton.run(|_: LeaseView| (Broken, Unfinished.into()), |_: LeaseEvent| None);
+    for (level, message) in [("warn", "a singleton does not run here"), ("debug", "pausing")] {
+        let logged = async || !log.with(level, message, &[("path", &path)]).is_empty();
+        eventually("it fails, and tries again", SOON, logged).await;
+    }
     candidate.shutdown().await;
     check(&log);
 }
@@ -198,9 +231,9 @@ fn check(log: &Capture) {
 
 struct Broken;
 
-#[ractor::actor(message = (), state = (), arguments = ())]
+#[ractor::actor(message = (), state = (), arguments = ActorProcessingErr)]
 impl Broken {
-    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
-        Err("it cannot start".into())
+    async fn pre_start(&self, _: ActorRef<()>, error: ActorProcessingErr) -> Result<(), ActorProcessingErr> {
+        Err(error)
     }
 }

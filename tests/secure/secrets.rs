@@ -127,7 +127,7 @@ async fn work() {
     let mut events = keeper.events();
     proxy.cut();
     session_event(&mut events, SessionEvent::Resumed { epoch: 1 }).await;
-    let (state, contenders) = (*keeper.state().borrow(), lock.contenders().await);
+    let (state, contenders) = (keeper.state().get(), lock.contenders().await);
     note_all(&[&keeper, &lock, &guard, &state, &contenders]);
 
     let other = user("other", OTHERS_DIGEST, SASL).connect(&server.address()).await.expect("should connect");

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::common::{eventually, shared, unique_path};
+use crate::common::{LONG, eventually, shared, unique_path};
 use crate::member::{Arguments, Behavior, FOREVER, Probe, SOON, connect};
 
 /// How the actor ends.
@@ -135,6 +135,30 @@ async fn end(actor: &ActorRef<Way>, way: Way, notes: &mut mpsc::UnboundedReceive
     }
 }
 
+/// What is dropped before the actor starts again, in alphabetical order.
+async fn dropped_before_the_next_start(notes: &mut mpsc::UnboundedReceiver<Note>) -> Vec<&'static str> {
+    let mut dropped = Vec::new();
+    loop {
+        match next(notes).await {
+            Note::Started(_) => break,
+            Note::Stopping => {}
+            Note::Dropped(what) => dropped.push(what),
+        }
+    }
+    dropped.sort_unstable();
+    dropped
+}
+
+/// What has been dropped, in alphabetical order.
+fn dropped_so_far(notes: &mut mpsc::UnboundedReceiver<Note>) -> Vec<&'static str> {
+    let mut dropped = Vec::new();
+    while let Ok(note) = notes.try_recv() {
+        dropped.extend(if let Note::Dropped(what) = note { Some(what) } else { None });
+    }
+    dropped.sort_unstable();
+    dropped
+}
+
 fn join(keeper: &Keeper, path: &str, notes: &Notes) -> Candidate<Way> {
     // Long pauses, so that a member that has failed does not run the actor again.
     let options = SingletonOptions::new().backoff(SOON, SOON);
@@ -154,16 +178,7 @@ async fn the_next_member_starts_when_the_actor_and_its_state_are_dropped() {
         let queued = async || lock.contenders().await.is_ok_and(|contenders| contenders.len() == 2);
         eventually("the next member is queued", SOON, queued).await;
         end(&actor, way, &mut notes).await;
-        let mut dropped = Vec::new();
-        loop {
-            match next(&mut notes).await {
-                Note::Started(_) => break,
-                Note::Stopping => {}
-                Note::Dropped(what) => dropped.push(what),
-            }
-        }
-        dropped.sort_unstable();
-        assert_eq!(dropped, ["the actor", "the state"], "{way:?}");
+        assert_eq!(dropped_before_the_next_start(&mut notes).await, ["the actor", "the state"], "{way:?}");
         timeout(SOON, second.shutdown()).await.expect("it hands over");
         drop(first);
     }
@@ -181,12 +196,7 @@ async fn a_guard_comes_back_when_the_actor_and_its_state_are_dropped() {
         let actor = started(&mut notes).await;
         end(&actor, way, &mut notes).await;
         let ended = timeout(SOON, run.ended()).await.expect("it ends").expect("it was started");
-        let mut dropped = Vec::new();
-        while let Ok(note) = notes.try_recv() {
-            dropped.extend(if let Note::Dropped(what) = note { Some(what) } else { None });
-        }
-        dropped.sort_unstable();
-        assert_eq!(dropped, ["the actor", "the state"], "{way:?}");
+        assert_eq!(dropped_so_far(&mut notes), ["the actor", "the state"], "{way:?}");
         let stopped = matches!(way, Way::Stops | Way::StopsAndPanics);
         let reason = if stopped { EndReason::Finished } else { EndReason::Failed };
         assert_eq!(ended.reason, reason, "{way:?}");
@@ -244,4 +254,42 @@ async fn a_child_that_does_not_stop_is_killed_while_the_state_of_its_parent_is_d
     run.stop();
     timeout(SOON, run.ended()).await.expect("it ends").expect("it was started");
     assert_eq!(seen.recv().await, Some(ActorStatus::Stopped), "the child, when the drop was over");
+}
+
+/// A keeper that is closed while its actor does not stop, and another one that waits for the lock.
+async fn hasty_and_patient() -> (Keeper, Keeper) {
+    let hasty = Keeper::options().session_timeout(LONG).close_timeout(Duration::from_millis(100));
+    (hasty.connect(&shared().address()).await.expect("connected"), connect(&shared().address()).await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_next_member_starts_when_an_actor_that_a_close_has_killed_is_dropped() {
+    let (one, other) = hasty_and_patient().await;
+    let (path, (sender, mut notes)) = (unique_path("hasty-close"), mpsc::unbounded_channel());
+    let _first = join(&one, &path, &sender);
+    let actor = started(&mut notes).await;
+    let _second = join(&other, &path, &sender);
+    let lock = other.lock(&path).expect("a valid path");
+    let queued = async || lock.contenders().await.is_ok_and(|contenders| contenders.len() == 2);
+    eventually("the next member is queued", SOON, queued).await;
+    actor.cast(Way::IsKilledWhileItStops).expect("it runs");
+    assert!(matches!(next(&mut notes).await, Note::Stopping));
+    timeout(SOON, one.close()).await.expect("it does not wait for the actor to stop");
+    assert_eq!(dropped_before_the_next_start(&mut notes).await, ["the actor", "the state"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_next_holder_has_the_lock_when_an_actor_that_a_close_has_killed_is_dropped() {
+    let (one, other) = hasty_and_patient().await;
+    let (path, (sender, mut notes)) = (unique_path("hasty-close"), mpsc::unbounded_channel());
+    let guard = one.lock(&path).expect("a valid path").acquire().await.expect("connected");
+    let make = move |_| (Owner(Owned("the actor", sender.clone())), sender);
+    let _run = guard.run(StopPolicy::default(), make, |_| None);
+    let actor = started(&mut notes).await;
+    let waiting = tokio::spawn(other.lock(&path).expect("a valid path").acquire());
+    actor.cast(Way::IsKilledWhileItStops).expect("it runs");
+    assert!(matches!(next(&mut notes).await, Note::Stopping));
+    timeout(SOON, one.close()).await.expect("it does not wait for the actor to stop");
+    let _guard = timeout(SOON, waiting).await.expect("it is released").expect("no panic").expect("connected");
+    assert_eq!(dropped_so_far(&mut notes), ["the actor", "the state"]);
 }

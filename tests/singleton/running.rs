@@ -100,6 +100,31 @@ async fn a_panicking_closure_fails_only_its_own_run() {
     candidate.shutdown().await;
 }
 
+struct PanicsWhenDropped(mpsc::UnboundedSender<()>);
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+        panic!("a destructor that panics, on purpose");
+    }
+}
+
+#[tokio::test]
+async fn a_closure_that_panics_when_it_is_dropped_does_not_harm_the_keeper() {
+    let keeper = connect(&shared().address()).await;
+    let path = unique_path("closure");
+    let guard = keeper.lock(&path).expect("a valid path").acquire().await.expect("connected");
+    let (sender, mut dropped) = mpsc::unbounded_channel();
+    let owned = PanicsWhenDropped(sender);
+    let make = move |_| -> (Probe, Arguments) { unreachable!("{:p}: the lock is taken", &owned) };
+    let candidate = keeper.singleton(&path).expect("a valid path").run(make, |_| None);
+    timeout(SOON, candidate.shutdown()).await.expect("it ends");
+    assert_eq!(timeout(SOON, dropped.recv()).await, Ok(Some(())));
+    let another = keeper.lock(&unique_path("closure")).expect("a valid path");
+    drop(another.acquire().await.expect("the keeper works"));
+    assert_eq!(guard.release().await, Ok(()));
+}
+
 #[tokio::test]
 async fn a_start_that_takes_too_long_is_killed() {
     let path = unique_path("slow-start");

@@ -196,5 +196,5 @@ async fn an_access_list_that_denies_heartbeats_is_logged() {
     for keeper in [&keeper, &late] {
         eventually("leases are proven again", SOON, async || keeper.health().await.is_ready()).await;
     }
-    assert_eq!(keeper.state().borrow().epoch, 1, "the session was not lost");
+    assert_eq!(keeper.state().get().epoch, 1, "the session was not lost");
 }

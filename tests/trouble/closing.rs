@@ -251,6 +251,17 @@ async fn closing_without_a_connection_warns_of_each_node_left_behind() {
     site.delete_all().await;
 }
 
+#[tokio::test]
+async fn a_closed_keeper_leaves_no_task_that_waits_for_its_close_timeout() {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.num_alive_tasks();
+    let limited = options().close_timeout(SOON * 100).connect(&shared().address()).await;
+    let keeper = limited.expect("should connect");
+    keeper.close().await;
+    let gone = async || metrics.num_alive_tasks() == before;
+    eventually("every actor and task is gone", SOON, gone).await;
+}
+
 /// An actor whose handler blocks its thread until it is told to end.
 struct Blocked;
 

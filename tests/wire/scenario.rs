@@ -298,7 +298,7 @@ async fn take_step(
     witness: &Witness,
     history: &History,
 ) {
-    history.note(format!("{name} on {}: {step:?}", keeper.state().borrow().session_id));
+    history.note(format!("{name} on {}: {step:?}", keeper.state().get().session_id));
     let lock = scenario.open(keeper, step);
     let began = Instant::now();
     let guard = match step.wait {

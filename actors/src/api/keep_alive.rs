@@ -15,12 +15,15 @@ pub enum KeeperRequest {
     /// The last handle and the last lease were dropped.
     Abandoned,
     /// Links an actor that works under locks of the keeper. When the keeper closes, it calls `stop` and keeps the locks
-    /// until the actor has ended. When the keeper dies, the actor is killed.
+    /// until the actor has ended. If that takes longer than the close timeout, it calls `kill`. When the keeper dies, the
+    /// actor is killed.
     Adopt {
         /// The actor that works under the locks.
         actor: ActorCell,
         /// Asks the actor to end.
         stop: Box<dyn Fn() + Send>,
+        /// Kills what the actor runs under the locks, and lets the actor end when nothing is left of that.
+        kill: Box<dyn Fn() + Send>,
     },
 }
 

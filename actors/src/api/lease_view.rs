@@ -61,6 +61,10 @@ impl LeaseView {
     }
 
     /// Waits until a lock is lost or released. Cancel safe.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time enabled. The same applies to [`changed`](LeaseView::changed).
     pub async fn lost(&self) {
         select_all(self.0.iter().map(|grant| Box::pin(grant.lost()))).await;
     }

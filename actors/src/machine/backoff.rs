@@ -24,7 +24,7 @@ impl Backoff {
     pub fn rest(&self, failures: u32, random: u128) -> Duration {
         let random = f64::from(random as u32) / f64::from(u32::MAX);
         let full = self.initial.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
-        full.min(self.maximum).mul_f64(0.5 + 0.5 * random).max(SHORTEST)
+        full.min(self.maximum).min(LONGEST).mul_f64(0.5 + 0.5 * random).max(SHORTEST)
     }
 }
 
@@ -57,6 +57,9 @@ impl Rests {
 /// The minimum pause, even if the settings say zero.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// The maximum pause, a century. A part of the longest `Duration` cannot always be computed.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +73,7 @@ mod tests {
         assert_eq!(backoff.rest(0, 0), Duration::from_millis(50));
         let none = Backoff { initial: Duration::ZERO, maximum: Duration::ZERO };
         assert_eq!(none.rest(7, 7), SHORTEST);
+        let endless = Backoff { initial: Duration::MAX, maximum: Duration::MAX };
+        assert_eq!(endless.rest(0, u128::MAX), LONGEST);
     }
 }

@@ -111,7 +111,7 @@ async fn acquire_and_run(
 
 /// Why the keeper gave up, as when the servers no longer accept the credentials. `None` if it has not.
 async fn gave_up(keeper: &Keeper, events: &mut Events) -> Option<Failure> {
-    if keeper.state().borrow().status != SessionStatus::Closed {
+    if keeper.state().get().status != SessionStatus::Closed {
         return None;
     }
     // The stream of a closed keeper ends.

@@ -20,7 +20,7 @@ pub async fn show(keeper: &Keeper, paths: &[String]) -> Infallible {
     loop {
         // What is granted at once needs no words.
         tokio::time::sleep(EVERY).await;
-        let session = session.borrow().session_id;
+        let session = session.get().session_id;
         for path in paths {
             // While there is no connection, the line stays as it is.
             let Ok(Some(state)) = keeper.inspector().look(path).await else { continue };
