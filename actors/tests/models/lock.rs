@@ -42,6 +42,7 @@ const SHARED: Wants = &[&[READ, WRITE], &[READ]];
 const WRITERS: Wants = &[&[READ, WRITE], &[WRITE]];
 const HASTY: Wants = &[&[LOCK, TRY], &[TIMED]];
 const OUTLIVING: Wants = &[&[LASTING, LASTING], &[LASTING]];
+const LASTING_ALONE: Wants = &[&[LASTING]];
 const LINGERING: Wants = &[&[LINGER, LINGER], &[LOCK]];
 const ALL_LINGERING: Wants = &[&[LINGER, LINGER], &[LINGER]];
 const LINGERING_READERS: Wants = &[&[LINGER_READ, LINGER_READ], &[WRITE]];
@@ -122,6 +123,9 @@ const ROWS: &[(&str, Wants, Option<i32>, Budget, Budget)] = &[
     ("outliving sessions", OUTLIVING, FRESH,
         Budget { losses: 1, ..NONE },
         Budget { losses: 2, cuts: 1, ..NONE }),
+    ("outliving sessions", LASTING_ALONE, FRESH,
+        Budget { losses: 1, doubts: 1, ..NONE },
+        Budget { losses: 2, doubts: 2, cuts: 1, ..NONE }),
     ("outliving, or not", MIXED, FRESH,
         Budget { losses: 1, ..NONE },
         Budget { losses: 1, deletions: 1, cancels: 1, ..NONE }),
@@ -176,7 +180,7 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (TokenFromSequence, LOCKS, Budget { removals: 1, ..NONE }, TOKENS),
     (ReleaseForgetsOnError, LOCKS, Budget { refusals: 1, ..NONE }, GHOSTS),
     (UnknownDeleteTakenForDone, LOCKS, Budget { cuts: 1, ..NONE }, ANSWERS),
-    (UnknownCreateTakenForFailed, LOCKS, Budget { cuts: 1, ..NONE }, GHOSTS),
+    (UnknownCreateTakenForFailed, LOCKS, Budget { cuts: 1, ..NONE }, ANSWERS),
     (CreatedNotFound, OUTLIVING, Budget { losses: 1, ..NONE }, GHOSTS),
     (FoundWithoutSync, LOCKS, Budget { cuts: 1, ..NONE }, GHOSTS),
     (ListsNotShared, LOCKS, NONE, PACING),
@@ -193,6 +197,7 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (Gate(IgnoresDoubt), LOCKS, Budget { doubts: 1, ..NONE }, CERTAINTY),
     (RefusedRepeatedAtOnce, LOCKS, Budget { refusals: 1, ..NONE }, PACING),
     (TryOutlastsDoubt, HASTY, Budget { doubts: 1, ..NONE }, TRYING),
+    (WaiterTakenForTry, LOCKS, NONE, ANSWERS),
     (StrangersOverlooked { held: true }, LINGERING, NONE, OVERTAKING),
     (StrangersOverlooked { held: false }, LINGERING, NONE, NOTICED),
     (ChildrenNotWatched, LINGERING, NONE, NOTICED),

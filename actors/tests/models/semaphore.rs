@@ -142,6 +142,7 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (SplitForgetsLease, PAIR, Some(2), REGROUPED, BACKING),
     (MergeSwallowed, TWICE, Some(2), REGROUPED, GHOSTS),
     (RegroupedLossSwallowed, PAIR, Some(2), Budget { deletions: 1, ..REGROUPED }, ANSWERS),
+    (WaiterTakenForTry, APIECE, Some(1), NONE, TRUTH),
     (ResizeRefusesWaiters, NEWCOMERS, Some(1), Budget { resizes: 1, ..NONE }, TRUTH),
 ];
 

@@ -8,7 +8,7 @@ use lockkeeper_actors::machine::linger::{self, LineId, LingeringLock, SharedRequ
 use lockkeeper_actors::machine::lock::{Command, Created, Event, NodeStat, Request};
 use lockkeeper_actors::machine::node::Attempt;
 use lockkeeper_actors::machine::patterns::Patterns;
-use lockkeeper_actors::machine::{Failure, Reply, Ticket, Wait};
+use lockkeeper_actors::machine::{Failure, Refusal, Reply, Ticket, Wait};
 
 use super::twins::Twin;
 use super::wire::{Answer, Ask, Asked, LockWire, Word};
@@ -338,11 +338,11 @@ impl World {
                 Word::Waiting | Word::Cancelling => Some(word),
                 Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
             }),
-            Reply::Refused(ticket, _) => self.expect(number, ticket, |word| match word {
-                Word::Waiting | Word::Cancelling => Some(Word::Refused),
-                Word::Unasked | Word::Refused | Word::Granted { .. } | Word::Lost | Word::Released => None,
-            }),
+            Reply::Refused(ticket, refusal) => self.refuse(scenario, number, ticket, &refusal),
             Reply::Suspended(ticket) | Reply::Resumed(ticket) => {
+                if matches!(reply, Reply::Resumed(_)) && !self.clients.is_sure(number) {
+                    self.flaws.insert(Flaw::Doubt);
+                }
                 self.expect(number, ticket, |word| match word {
                     // A release may be on its way.
                     Word::Granted { .. } | Word::Released => Some(word),
@@ -369,6 +369,28 @@ impl World {
                 self.asked(number, ticket).forgotten = true;
             }
         }
+    }
+
+    fn refuse(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, refusal: &Refusal) {
+        let Want { wait, .. } = scenario.wants[number][ticket.number() as usize];
+        let truth = match refusal {
+            Refusal::Contended | Refusal::Suspended => wait == Wait::Try,
+            Refusal::TimedOut => {
+                wait == Wait::Until(DEADLINE) && self.clients.processes[number].now >= DEADLINE
+            }
+            Refusal::Cancelled => self.asked(number, ticket).word == Word::Cancelling,
+            Refusal::Closed => self.closed.contains(&number),
+            Refusal::Exhausted => scenario.next == Some(i32::MAX),
+            Refusal::Rejected(_) => self.left.refusals < scenario.budget.refusals,
+            Refusal::NoAuth(_) | Refusal::MixedDialects(_) => false,
+            Refusal::NoPermits | Refusal::NoLimit => false,
+            Refusal::TooMany { .. } | Refusal::LimitMismatch { .. } => false,
+        };
+        self.expect(number, ticket, |word| match word {
+            Word::Waiting | Word::Cancelling if truth => Some(Word::Refused),
+            Word::Waiting | Word::Cancelling | Word::Unasked | Word::Refused => None,
+            Word::Granted { .. } | Word::Lost | Word::Released => None,
+        });
     }
 
     fn expect(&mut self, number: usize, ticket: Ticket, next: impl FnOnce(Word) -> Option<Word>) {

@@ -3,9 +3,9 @@
 
 use lockkeeper_actors::machine::exclusion::Mode;
 use lockkeeper_actors::machine::linger;
-use lockkeeper_actors::machine::lock::{Command, Created, Event};
+use lockkeeper_actors::machine::lock::{Command, Created, Event, Request};
 use lockkeeper_actors::machine::node::Znode;
-use lockkeeper_actors::machine::{Failure, PathEvent, Refusal, Reply};
+use lockkeeper_actors::machine::{Failure, PathEvent, Refusal, Reply, Wait};
 
 use super::world::World;
 use crate::world::directory::{Name, instance};
@@ -44,6 +44,8 @@ pub enum Twin {
     /// A refused request is taken for one whose answer was lost, and sent again at once.
     RefusedRepeatedAtOnce,
     TryOutlastsDoubt,
+    /// A request that would wait is refused where a try is.
+    WaiterTakenForTry,
     /// A list that is followed does not show other processes while the node is held, or while it is idle.
     StrangersOverlooked {
         held: bool,
@@ -86,6 +88,9 @@ impl Twin {
     fn queue_event(self, world: &World, process: usize, event: Event) -> Option<Event> {
         match (self, event) {
             (Twin::CancelSwallowed, Event::Path(PathEvent::Cancel(_))) => None,
+            (Twin::WaiterTakenForTry, Event::Acquire { ticket, request }) => {
+                Some(Event::Acquire { ticket, request: Request { wait: Wait::Try, ..request } })
+            }
             (Twin::GrantedWhileSuspended, Event::Path(PathEvent::Suspended)) => None,
             (Twin::MissingSwallowed, Event::Path(PathEvent::Missing(_))) => None,
             (Twin::DeadlineSwallowed, Event::Path(PathEvent::Wake)) => None,

@@ -104,10 +104,10 @@ pub enum Flaw {
     /// A request was granted by a node ahead of a contender that came before the request, as its process knew, or of an
     /// earlier request of the process.
     Overtaking,
-    /// A grant was given while the lease was in doubt.
+    /// A grant was given, or a guard was `Held` again, while the lease was in doubt.
     Doubt,
     /// A caller was told what it should not be: the same twice, anything after the last answer, a grant past its
-    /// deadline, or a release that did not happen.
+    /// deadline, a refusal for a reason that does not apply, or a release that did not happen.
     Answer,
     /// A request was sent again while it was still unanswered, or at once after it had been refused; or more creates
     /// are in flight than there is room for.

@@ -3,7 +3,7 @@
 use lockkeeper_actors::machine::lock;
 use lockkeeper_actors::machine::node::Attempt;
 use lockkeeper_actors::machine::semaphore::{Command, Event, Part, Reading, Semaphore};
-use lockkeeper_actors::machine::{Refusal, Reply, Ticket, Wait};
+use lockkeeper_actors::machine::{PathEvent, Refusal, Reply, Ticket, Wait};
 
 use super::properties::{ANSWERS, CERTAINTY, EXCLUSION, ORDER, TRUTH};
 use super::server::{SemaphoreServer, Spot, Watch};
@@ -238,7 +238,7 @@ impl steps::World for World {
                 Word::Granted { leases, .. } => leases.is_empty().then_some(Word::Merged),
                 _ => None,
             }),
-            Command::Reply(reply) => self.reply(scenario, number, reply),
+            Command::Reply(reply) => self.reply(scenario, number, cause.event, reply),
         }
     }
 }
@@ -295,7 +295,7 @@ impl World {
         });
     }
 
-    fn reply(&mut self, scenario: &Scenario, number: usize, reply: Reply) {
+    fn reply(&mut self, scenario: &Scenario, number: usize, cause: &Event, reply: Reply) {
         match reply {
             Reply::Queued(ticket, _) => {
                 // Where the root was there from the beginning, and was neither written nor made again since.
@@ -310,7 +310,7 @@ impl World {
                     _ => None,
                 })
             }
-            Reply::Refused(ticket, refusal) => self.refuse(scenario, number, ticket, refusal),
+            Reply::Refused(ticket, refusal) => self.refuse(scenario, number, cause, ticket, refusal),
             Reply::Suspended(ticket) | Reply::Resumed(ticket) => {
                 self.expect(number, ticket, |word| match word {
                     // A release may be on its way.
@@ -337,7 +337,14 @@ impl World {
         }
     }
 
-    fn refuse(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, refusal: Refusal) {
+    fn refuse(
+        &mut self,
+        scenario: &Scenario,
+        number: usize,
+        cause: &Event,
+        ticket: Ticket,
+        refusal: Refusal,
+    ) {
         let process = &self.clients.processes[number];
         if let Some((asked, want)) = place(ticket).map(|at| (&process.asked[at], scenario.wants[number][at]))
         {
@@ -345,19 +352,24 @@ impl World {
             let remade = self.left.removals < scenario.budget.removals;
             let lagging = process.using.is_some_and(|id| self.server.replicas().is_behind(id));
             let truth = match refusal {
-                Refusal::Contended => !asked.free,
+                Refusal::Contended => want.wait == Wait::Try && (lagging || !asked.free),
                 Refusal::TooMany { count, limit } => {
-                    count > limit && (told(limit.into()) || !want.agreed && want.limit == Some(limit))
+                    let known = told(limit.into()) || !want.agreed && want.limit == Some(limit);
+                    lagging || count > limit && known
                 }
-                Refusal::LimitMismatch { stored, .. } => told(stored) && (remade || !asked.accepted),
-                Refusal::TimedOut => process.now >= DEADLINE,
-                Refusal::NoLimit => scenario.limit.is_none() || remade,
+                Refusal::LimitMismatch { stored, .. } => {
+                    lagging || told(stored) && (remade || !asked.accepted)
+                }
+                Refusal::TimedOut => want.wait == Wait::Until(DEADLINE) && process.now >= DEADLINE,
+                Refusal::NoLimit => lagging || scenario.limit.is_none() || remade,
                 Refusal::NoPermits | Refusal::Closed | Refusal::Exhausted => false,
-                Refusal::Suspended | Refusal::Cancelled | Refusal::Rejected(_) => true,
+                Refusal::Suspended => want.wait == Wait::Try,
+                Refusal::Cancelled => *cause == PathEvent::Cancel(ticket).into(),
+                Refusal::Rejected(_) => self.left.refusals < scenario.budget.refusals,
                 Refusal::NoAuth(_) => self.left.denials < scenario.budget.denials,
                 Refusal::MixedDialects(_) => false,
             };
-            if !truth && !lagging {
+            if !truth {
                 self.flaws.insert(TRUTH);
             }
         }

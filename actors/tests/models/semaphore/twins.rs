@@ -1,8 +1,8 @@
 //! Broken twins: each alters one event on its way in, one command on its way out, or one check of the server.
 
 use lockkeeper_actors::machine::lock;
-use lockkeeper_actors::machine::semaphore::{Command, Event, Leases, Part, Root, TakeFailure};
-use lockkeeper_actors::machine::{Failure, PathEvent, Refusal, Reply};
+use lockkeeper_actors::machine::semaphore::{Command, Event, Leases, Part, PermitRequest, Root, TakeFailure};
+use lockkeeper_actors::machine::{Failure, PathEvent, Refusal, Reply, Wait};
 
 use super::wire::{Purpose, place};
 use super::world::{Scenario, World};
@@ -46,6 +46,8 @@ pub enum Twin {
     FullForTheFirst,
     /// A request that waits with the number that was stored is refused when another one is stored.
     ResizeRefusesWaiters,
+    /// A request that would wait is refused where a try is.
+    WaiterTakenForTry,
     /// The new part owns no lease.
     SplitForgetsLease,
     /// Both claims keep their leases.
@@ -68,6 +70,9 @@ impl Twin {
                 let root = root.map(|root| root.map(|root| Root { written: 0, ..root }));
                 let leases = leases.map(|leases| leases.map(|leases| Leases { written: 0, ..leases }));
                 Some(Event::StateRead { read, root, leases })
+            }
+            (Twin::WaiterTakenForTry, Event::Acquire { ticket, request }) => {
+                Some(Event::Acquire { ticket, request: PermitRequest { wait: Wait::Try, ..request } })
             }
             (Twin::LeaseChangeUnseen, Event::Changed { part: Part::Leases, .. }) => None,
             (Twin::ResizeUnseen, Event::Changed { part: Part::Root, .. }) => None,
