@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::{Proxy, TestServer, caught_up, eventually, shared, unique_path};
 use futures::{FutureExt, StreamExt};
+use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{
     AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, ResizeError, TryAcquireError,
 };
@@ -407,4 +408,31 @@ async fn leases_that_do_not_fit_into_one_request_are_created_in_several_or_refus
     }
     let trouble = |event: &SessionEvent| matches!(event, SessionEvent::Suspended { .. });
     assert!(!seen.iter().any(trouble), "the session was suspended: {seen:?}");
+}
+
+#[tokio::test]
+async fn an_access_list_that_is_refused_harms_only_the_requests_that_have_it() {
+    let path = unique_path("invalid-list");
+    let keeper = connect(&shared().address()).await;
+    let valid = keeper.semaphore(&path, 4).expect("a valid path");
+    // The client has no credentials.
+    let own = LockOptions::new().acl(vec![Acl::new(Permission::ALL, AuthId::authed())]);
+    let invalid = keeper.semaphore_with(&path, 4, own).expect("a valid path");
+    // In the first round, the directory and the root are missing, too.
+    for round in 0..2 {
+        let (first, refused, second) =
+            timeout(SOON, async { tokio::join!(invalid.acquire(), invalid.acquire(), valid.acquire()) })
+                .await
+                .expect("answers");
+        for refused in [first.err(), refused.err()] {
+            assert!(matches!(refused, Some(AcquireError::Rejected { .. })), "round {round}: {refused:?}");
+        }
+        let third =
+            timeout(SOON, async { tokio::join!(valid.acquire(), invalid.acquire(), valid.acquire()) });
+        let (third, refused, fourth) = third.await.expect("answers");
+        assert!(matches!(refused.err(), Some(AcquireError::Rejected { .. })), "round {round}");
+        for granted in [second, third, fourth] {
+            granted.expect("there are enough permits").release().await.expect("released");
+        }
+    }
 }

@@ -186,7 +186,7 @@ impl Semaphore {
             Step::Reading { watches: armed, .. } | Step::Taking(armed) | Step::Over(armed) => {
                 *armed = watches
             }
-            Step::MakingRoot(_) => {}
+            Step::MakingRoot(..) => {}
             Step::Full { .. } => {
                 serving.step = Step::Over(watches);
                 self.read_and_watch(out);
@@ -202,7 +202,7 @@ impl Semaphore {
             Some((ticket, limit)) => {
                 let read = self.next_attempt();
                 if let Some(serving) = self.serving() {
-                    serving.step = Step::MakingRoot(read);
+                    serving.step = Step::MakingRoot(read, ticket);
                     out.push(Command::MakeRoot { read, ticket, limit });
                 }
             }
@@ -217,15 +217,21 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let Some(serving) = self.serving().filter(|serving| serving.step == Step::MakingRoot(read)) else {
-            return;
+        let Some(serving) = self.serving() else { return };
+        let made_for = match serving.step {
+            Step::MakingRoot(making, ticket) if making == read => ticket,
+            _ => return,
         };
         serving.step = Step::Over(Watches::default());
         match result {
             Ok(()) | Err(Failure::NoNode | Failure::Unknown(_)) => self.read_again(now, out),
             Err(Failure::SessionGone) => {}
             Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(Denied::Root), out),
-            Err(Failure::Refused(reason)) => self.fail(Refusal::Rejected(reason), out),
+            // Other claims' options may be accepted.
+            Err(Failure::Refused(reason)) => {
+                self.give_up(made_for, Refusal::Rejected(reason), out);
+                self.read_and_watch(out);
+            }
         }
     }
 
