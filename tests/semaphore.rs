@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use common::{HANGING, LONG, Proxy, TestServer, caught_up, eventually, shared, unique_path};
+use common::{HANGING, LONG, Proxy, TestServer, caught_up, eventually, proxied, shared, unique_path};
 use futures::{FutureExt, StreamExt};
+use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{
-    AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, ResizeError, TryAcquireError,
+    AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, QueryError, ResizeError, TryAcquireError,
 };
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{Keeper, LeaseState, LockOptions, Semaphore};
@@ -182,6 +183,25 @@ async fn a_resize_wakes_waiters_and_revokes_nothing() {
     caught_up(&keeper).await;
     let again = other.try_acquire().await.expect("free");
     again.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn a_handle_whose_resize_got_no_answer_follows_the_stored_number() {
+    let (proxy, path) = (proxied().await, unique_path("unanswered"));
+    let other = semaphore(&path, 2).await;
+    other.acquire().await.expect("free").release().await.expect("released");
+    let pool = connect(&proxy.address()).await.semaphore(&path, 2).expect("a valid path");
+    proxy.drop_replies_then_cut();
+    let resizing = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.resize(5).await }
+    });
+    eventually("it is carried out", SOON, async || other.limit().await == Ok(Some(5))).await;
+    proxy.cut();
+    let answer = timeout(SOON, resizing).await.expect("an answer").expect("no panic");
+    assert!(matches!(answer, Err(ResizeError::Failed(QueryError::Unanswered { .. }))), "{answer:?}");
+    let all = timeout(SOON, pool.acquire_many(5)).await.expect("an answer").expect("it follows the number");
+    assert_eq!(all.count(), 5);
 }
 
 #[tokio::test]
@@ -405,4 +425,31 @@ async fn leases_that_do_not_fit_into_one_request_are_created_in_several_or_refus
     }
     let trouble = |event: &SessionEvent| matches!(event, SessionEvent::Suspended { .. });
     assert!(!seen.iter().any(trouble), "the session was suspended: {seen:?}");
+}
+
+#[tokio::test]
+async fn an_access_list_that_is_refused_harms_only_the_requests_that_have_it() {
+    let path = unique_path("invalid-list");
+    let keeper = connect(&shared().address()).await;
+    let valid = keeper.semaphore(&path, 4).expect("a valid path");
+    // The client has no credentials.
+    let own = LockOptions::new().acl(vec![Acl::new(Permission::ALL, AuthId::authed())]);
+    let invalid = keeper.semaphore_with(&path, 4, own).expect("a valid path");
+    // In the first round, the directory and the root are missing, too.
+    for round in 0..2 {
+        let (first, refused, second) =
+            timeout(SOON, async { tokio::join!(invalid.acquire(), invalid.acquire(), valid.acquire()) })
+                .await
+                .expect("answers");
+        for refused in [first.err(), refused.err()] {
+            assert!(matches!(refused, Some(AcquireError::Rejected { .. })), "round {round}: {refused:?}");
+        }
+        let third =
+            timeout(SOON, async { tokio::join!(valid.acquire(), invalid.acquire(), valid.acquire()) });
+        let (third, refused, fourth) = third.await.expect("answers");
+        assert!(matches!(refused.err(), Some(AcquireError::Rejected { .. })), "round {round}");
+        for granted in [second, third, fourth] {
+            granted.expect("there are enough permits").release().await.expect("released");
+        }
+    }
 }

@@ -8,7 +8,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::common::{SOON, connect, connect_for, eventually, options, refusal, shared, unique_path};
+use crate::common::{
+    LONG, SHORT, SOON, connect, connect_for, connect_through, eventually, options, proxied, refusal, shared,
+    unique_path,
+};
 use crate::scrape::Scrape;
 
 #[tokio::test]
@@ -129,6 +132,54 @@ async fn a_multi_lock_counts_once_and_permits_by_their_guards() {
     permit.release().await.expect("it is held");
     eventually("no guard", SOON, async || held("semaphore") == Some(0.0)).await;
     assert_eq!(scrape.value("lockkeeper_acquired_total", &[("kind", "semaphore")]), Some(1.0));
+}
+
+#[tokio::test]
+async fn a_released_guard_is_neither_held_nor_lost_while_the_server_is_silent() {
+    let scrape = Scrape::start();
+    let _installed = scrape.installed();
+    let (proxy, path) = (proxied().await, unique_path("silent"));
+    let keeper = connect_through(&proxy, SHORT).await;
+    let lock = keeper.lock(&path).expect("a valid path");
+    let both = keeper.multi_lock([format!("{path}-a"), format!("{path}-b")]).expect("valid paths");
+    let guards = (lock.acquire().await.expect("it is free"), both.acquire().await.expect("they are free"));
+    proxy.black_hole(true);
+    drop(guards);
+    let both_kinds = |name: &str| {
+        ["lock", "multi_lock"].map(|kind| scrape.value(&format!("lockkeeper_{name}"), &[("kind", kind)]))
+    };
+    eventually("both are being cleaned up", SOON, async || {
+        both_kinds("guards_held") == [Some(0.0); 2] && both_kinds("cleanups_pending") == [Some(1.0); 2]
+    })
+    .await;
+    assert_eq!(both_kinds("hold_seconds_count"), [Some(1.0); 2]);
+    let all_are_over = async || both_kinds("cleanups_pending") == [Some(0.0); 2];
+    eventually("the session is lost", SOON, all_are_over).await;
+    assert_eq!(both_kinds("leases_lost_total"), [Some(0.0); 2]);
+}
+
+#[tokio::test]
+async fn a_transaction_without_an_answer_is_counted() {
+    let scrape = Scrape::start();
+    let _installed = scrape.installed();
+    let (proxy, path) = (proxied().await, unique_path("unanswered"));
+    let (keeper, other) = (connect_through(&proxy, LONG).await, connect().await);
+    let paths = [format!("{path}-a"), format!("{path}-b")];
+    let both = keeper.multi_lock(&paths).expect("valid paths");
+    both.acquire().await.expect("they are free").release().await.expect("they are held");
+    let unanswered = || scrape.value("lockkeeper_retries_total", &[]);
+    assert_eq!(unanswered(), Some(0.0));
+    proxy.drop_replies_then_cut();
+    let acquiring = tokio::spawn(both.acquire());
+    let lock = other.lock(&paths[0]).expect("a valid path");
+    eventually("it is carried out", SOON, async || {
+        lock.contenders().await.is_ok_and(|contenders| contenders.len() == 1)
+    })
+    .await;
+    proxy.cut();
+    let guard = timeout(SOON, acquiring).await.expect("an answer").expect("no panic").expect("granted");
+    assert_eq!(unanswered(), Some(1.0));
+    drop(guard);
 }
 
 #[tokio::test]

@@ -63,6 +63,8 @@ pub(crate) struct Retries;
 
 impl Retries {
     pub fn count<T>(&self, _: &Result<T, Failure>) {}
+
+    pub fn failed(&self, _: &Failure) {}
 }
 
 #[derive(Clone)]
@@ -93,6 +95,7 @@ impl Asked {
     pub fn is_for(&mut self, _: Option<Kind>) {}
 }
 
+#[derive(Default)]
 pub(crate) struct RequestMetrics;
 
 impl RequestMetrics {

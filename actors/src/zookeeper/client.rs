@@ -385,14 +385,17 @@ impl ZooKeeper for Client {
                 Ok(_) => Ok(()),
                 Err(zk::MultiWriteError::OperationFailed { index, source }) => Err(match (index, source) {
                     (0, zk::Error::NoNode) => TakeFailure::MutexGone,
+                    // Reading a node is up to its own access list, deleting it up to that of its directory.
+                    (0, zk::Error::NoAuth) if keep => TakeFailure::MutexUnreadable,
                     (0, zk::Error::NoAuth) => {
-                        // Reading a node is up to its own access list, deleting it up to that of its directory.
-                        let denied = if keep { mutex.as_str() } else { parent(&mutex) };
-                        TakeFailure::Failed(NoAuth { path: denied.to_owned() }.into())
+                        TakeFailure::Failed(NoAuth { path: parent(&mutex).to_owned() }.into())
                     }
                     (1, zk::Error::BadVersion) => TakeFailure::LimitChanged,
                     (_, zk::Error::NoNode) => TakeFailure::RootGone,
-                    (_, error) => TakeFailure::Failed(error.into()),
+                    (index, error) => match (index.checked_sub(2), Failure::from(error)) {
+                        (Some(lease), Failure::Refused(reason)) => TakeFailure::Lease(lease, reason),
+                        (_, failure) => TakeFailure::Failed(failure),
+                    },
                 }),
                 Err(zk::MultiWriteError::RequestFailed { source }) => Err(failed(source)),
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::machine::lock;
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::{Failure, PathEvent, Reply, Ticket, Wait};
+use crate::machine::{Failure, PathEvent, Reason, Reply, Ticket, Wait};
 
 /// A caller's request for permits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -145,6 +145,10 @@ pub enum TakeFailure {
     RootGone,
     /// The root's data has changed.
     LimitChanged,
+    /// The access list of the mutex's node, which is kept, denies reading it.
+    MutexUnreadable,
+    /// The server rejects the lease at this index for this reason.
+    Lease(usize, Reason),
     /// Anything else.
     Failed(Failure),
 }

@@ -4,7 +4,7 @@ use super::protocol::{Command, Leases, Part, Reading, Root};
 use super::turn::{PendingRead, Step, Turn, TurnStage, Watches};
 use super::{Limit, Retry, Semaphore, Stage, TRY_LIMIT};
 use crate::machine::node::Attempt;
-use crate::machine::{Denied, Failure, Moment, Refusal, Ticket};
+use crate::machine::{Denied, Failure, Moment, PathMachine, Refusal, Ticket};
 
 impl Semaphore {
     /// Reads the state for the tries, each of which is queued only if there are enough permits. One read at a time,
@@ -13,8 +13,9 @@ impl Semaphore {
         if self.peek.is_some() || self.to_peek.is_empty() {
             return;
         }
-        let read = self.next_attempt();
-        out.push(Command::ReadState { read, sync: false, root: self.unknown_root(), leases: Reading::Once });
+        let (id, arrivals, root) = (self.next_attempt(), self.arrivals, self.unknown_root());
+        out.push(Command::ReadState { read: id, sync: false, root, leases: Reading::Once });
+        let read = PendingRead { id, arrivals, sync: false, full_for: None };
         self.peek = Some((read, std::mem::take(&mut self.to_peek)));
     }
 
@@ -27,19 +28,19 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let peek = self.peek.take_if(|(peek, _)| *peek == read);
-        let awaited = self.turn.as_ref().is_some_and(|turn| turn.awaits(read));
-        if peek.is_none() && !awaited {
+        let peek = self.peek.take_if(|(peek, _)| peek.id == read);
+        let awaited = self.turn.as_ref().and_then(|turn| turn.awaited(read));
+        let Some(PendingRead { arrivals, .. }) = peek.as_ref().map(|(peek, _)| peek).or(awaited).cloned()
+        else {
             return;
-        }
+        };
+        let is_watched = self.turn.as_ref().is_some_and(|turn| turn.watches().root.is_some());
         let leases_only = root.is_none();
         let answered = matches!(root, Some(Ok(_))) || matches!(leases, Some(Ok(_)));
         let found = self.learn(root, leases);
         if answered {
-            self.agree();
-        }
-        if let Some(turn) = self.turn.as_mut().filter(|_| awaited) {
-            turn.checked |= answered;
+            // A number that is watched is current for later claims too.
+            self.agree(if is_watched { u64::MAX } else { arrivals });
         }
         match (peek, self.turn.as_mut().map(|turn| &mut turn.stage)) {
             (Some((_, mut tries)), _) => {
@@ -51,7 +52,7 @@ impl Semaphore {
             }
             (None, Some(TurnStage::Queued { read, .. })) => {
                 *read = None;
-                self.read_while_queued(found, now, out);
+                self.read_while_queued(arrivals, found, now, out);
             }
             (None, Some(TurnStage::Serving(_))) => self.read_while_serving(found, now, out),
             (None, None) => {}
@@ -80,20 +81,33 @@ impl Semaphore {
     /// The mutex was not ours, so the list of leases may be out of date. Only the limit counts.
     fn read_while_queued(
         &mut self,
+        arrivals: u64,
         found: Result<Option<usize>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let checked = self.is_limit_checked();
-        let again = match found {
-            Ok(_) if checked => {
-                self.retries.done(&Retry::Turn);
-                false
+        match found {
+            Ok(_) if self.limit != Limit::Unknown => self.retries.done(&Retry::Turn),
+            Ok(_) | Err(Failure::Unknown(_)) => {
+                if self.has_uncompared() && self.retries.again(&Retry::Turn, now) {
+                    self.read_ahead(true, out);
+                }
+                return;
             }
-            Ok(_) | Err(Failure::Unknown(_)) => !checked && self.retries.again(&Retry::Turn, now),
-            Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => false,
-        };
-        if again {
+            Err(Failure::SessionGone) => return,
+            // There is nothing to compare with.
+            Err(Failure::NoNode | Failure::NoAuth | Failure::Refused(_)) => {}
+        }
+        if let Some(turn) = &mut self.turn {
+            turn.compared = arrivals;
+        }
+    }
+
+    /// Reads the number of permits for claims that have arrived since it was read last. One read at a time.
+    pub(super) fn read_for_newcomers(&mut self, out: &mut Vec<Command>) {
+        let stage = self.turn.as_ref().map(|turn| &turn.stage);
+        let is_queued = matches!(stage, Some(TurnStage::Queued { ahead: Some(_), read: None }));
+        if is_queued && self.has_uncompared() && self.is_up() && !self.retries.rests(&Retry::Turn) {
             self.read_ahead(true, out);
         }
     }
@@ -186,7 +200,7 @@ impl Semaphore {
             Step::Reading { watches: armed, .. } | Step::Taking(armed) | Step::Over(armed) => {
                 *armed = watches
             }
-            Step::MakingRoot(_) => {}
+            Step::MakingRoot(..) => {}
             Step::Full { .. } => {
                 serving.step = Step::Over(watches);
                 self.read_and_watch(out);
@@ -202,7 +216,7 @@ impl Semaphore {
             Some((ticket, limit)) => {
                 let read = self.next_attempt();
                 if let Some(serving) = self.serving() {
-                    serving.step = Step::MakingRoot(read);
+                    serving.step = Step::MakingRoot(read, ticket);
                     out.push(Command::MakeRoot { read, ticket, limit });
                 }
             }
@@ -217,15 +231,21 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let Some(serving) = self.serving().filter(|serving| serving.step == Step::MakingRoot(read)) else {
-            return;
+        let Some(serving) = self.serving() else { return };
+        let made_for = match serving.step {
+            Step::MakingRoot(making, ticket) if making == read => ticket,
+            _ => return,
         };
         serving.step = Step::Over(Watches::default());
         match result {
             Ok(()) | Err(Failure::NoNode | Failure::Unknown(_)) => self.read_again(now, out),
             Err(Failure::SessionGone) => {}
             Err(Failure::NoAuth) => self.fail(Refusal::NoAuth(Denied::Root), out),
-            Err(Failure::Refused(reason)) => self.fail(Refusal::Rejected(reason), out),
+            // Other claims' options may be accepted.
+            Err(Failure::Refused(reason)) => {
+                self.give_up(made_for, Refusal::Rejected(reason), out);
+                self.read_and_watch(out);
+            }
         }
     }
 

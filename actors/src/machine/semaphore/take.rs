@@ -63,6 +63,22 @@ impl Semaphore {
                 self.take_failed(&take, None, out);
                 self.read_again(now, out);
             }
+            // Other claims' options may be accepted.
+            Err(TakeFailure::Lease(index, reason)) => {
+                self.take_failed(&take, None, out);
+                if let Some((ticket, _)) = take.leases.get(index) {
+                    self.give_up(*ticket, Refusal::Rejected(reason), out);
+                }
+                self.read_and_watch(out);
+            }
+            // The next turn has a new node, with another claim's options.
+            Err(TakeFailure::MutexUnreadable) => {
+                self.take_failed(&take, None, out);
+                if let Some(ticket) = self.turn.as_ref().and_then(|turn| turn.made_for) {
+                    self.give_up(ticket, Refusal::NoAuth(Denied::Contender(take.mutex)), out);
+                }
+                self.end_turn(now, out);
+            }
             Err(TakeFailure::Failed(Failure::NoAuth)) => {
                 self.take_failed(&take, Some(Refusal::NoAuth(Denied::Root)), out);
                 self.read_and_watch(out);
@@ -258,10 +274,10 @@ impl Semaphore {
         self.take = Some(Take { attempt, leases, mutex, czxid, keep });
     }
 
-    /// Marks all claims whose expected number matches the stored one.
-    pub(super) fn agree(&mut self) {
+    /// Marks the claims that arrived before this one and expect the stored number.
+    pub(super) fn agree(&mut self, before: u64) {
         if let Limit::Stored { permits: Some(stored), .. } = self.limit {
-            let claims = u32::try_from(stored).map(|number| self.local_queue.expecting(number));
+            let claims = u32::try_from(stored).map(|number| self.local_queue.expecting(number, before));
             self.mark_agreed(claims.unwrap_or_default());
         }
     }

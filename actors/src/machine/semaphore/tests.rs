@@ -1,13 +1,14 @@
 mod numbers;
+mod options;
 mod reads;
 mod regrouped;
 mod tries;
 
 use super::*;
-use crate::machine::Denied;
 use crate::machine::exclusion::{Dialect, Mode};
 use crate::machine::lock::{self, Created};
 use crate::machine::node::Znode;
+use crate::machine::{Denied, Reason};
 
 /// A semaphore with a session.
 struct Test {

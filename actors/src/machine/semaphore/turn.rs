@@ -13,8 +13,10 @@ use crate::machine::{Machine, Moment, PathEvent, Refusal, Reply, Ticket, Wait};
 pub(super) struct Turn {
     /// Identifies the contender in the mutex's machine. Not a ticket of a caller's request.
     pub ticket: Ticket,
-    /// A read of this turn was answered, so the number of permits is not only remembered from an earlier one.
-    pub checked: bool,
+    /// The claim whose options the newest node that was requested for the mutex has.
+    pub made_for: Option<Ticket>,
+    /// Claims that arrived before this one have been compared with the stored number of permits, if that can be read.
+    pub compared: u64,
     pub stage: TurnStage,
 }
 
@@ -48,8 +50,8 @@ pub(super) struct Serving {
 pub(super) enum Step {
     /// A read is in flight.
     Reading { read: PendingRead, watches: Watches },
-    /// The root is being created.
-    MakingRoot(Attempt),
+    /// The root is being created with the options of this claim.
+    MakingRoot(Attempt, Ticket),
     /// Leases are being created.
     Taking(Watches),
     /// There are too few permits for the first claim. Both parts of the state are watched, by these reads.
@@ -84,24 +86,24 @@ impl Turn {
 
     /// Forgets all reads and watches, because the session is lost.
     pub fn forget_reads(&mut self) {
-        self.checked = false;
+        self.compared = 0;
         match &mut self.stage {
             TurnStage::Queued { ahead, read } => (*ahead, *read) = (None, None),
             TurnStage::Serving(serving) => serving.step = Step::Over(Watches::default()),
         }
     }
 
-    pub fn awaits(&self, read: Attempt) -> bool {
-        match &self.stage {
-            TurnStage::Queued { read: Some(pending), .. }
-            | TurnStage::Serving(Serving { step: Step::Reading { read: pending, .. }, .. }) => {
-                pending.id == read
-            }
-            TurnStage::Queued { read: None, .. } | TurnStage::Serving(_) => false,
-        }
+    /// The read in flight, if it is this one.
+    pub fn awaited(&self, read: Attempt) -> Option<&PendingRead> {
+        let pending = match &self.stage {
+            TurnStage::Queued { read, .. } => read.as_ref(),
+            TurnStage::Serving(Serving { step: Step::Reading { read, .. }, .. }) => Some(read),
+            TurnStage::Serving(_) => None,
+        };
+        pending.filter(|pending| pending.id == read)
     }
 
-    fn watches(&self) -> Watches {
+    pub fn watches(&self) -> Watches {
         match &self.stage {
             TurnStage::Queued { .. } => Watches::default(),
             TurnStage::Serving(serving) => serving.step.watches(),
@@ -120,7 +122,7 @@ impl Step {
     pub fn watches(&self) -> Watches {
         match *self {
             Step::Reading { watches, .. } | Step::Taking(watches) | Step::Over(watches) => watches,
-            Step::MakingRoot(_) => Watches::default(),
+            Step::MakingRoot(..) => Watches::default(),
             Step::Full { root, leases, .. } => Watches { root: Some(root), leases: Some(leases) },
         }
     }
@@ -154,6 +156,7 @@ impl Semaphore {
         {
             self.begin_turn(now, out);
         }
+        self.read_for_newcomers(out);
         self.tell_waiters(out);
     }
 
@@ -163,7 +166,7 @@ impl Semaphore {
         self.turns += 1;
         let ticket = Ticket(self.turns);
         let stage = TurnStage::Queued { ahead: None, read: None };
-        self.turn = Some(Turn { ticket, checked: false, stage });
+        self.turn = Some(Turn { ticket, made_for: None, compared: 0, stage });
         let request = Request {
             mode: Mode::Lock,
             dialect: Dialect::Kazoo,
@@ -177,7 +180,7 @@ impl Semaphore {
         self.mutex(lock::Event::Acquire { ticket, request }, now, out);
     }
 
-    fn end_turn(&mut self, now: Moment, out: &mut Vec<Command>) {
+    pub(super) fn end_turn(&mut self, now: Moment, out: &mut Vec<Command>) {
         let Some(turn) = self.turn.take() else { return };
         turn.unwatch(out);
         let event = match turn.stage {
@@ -203,15 +206,17 @@ impl Semaphore {
         match command {
             // Created with the options of the first claim. The read after it counts if the mutex is granted at once.
             lock::Command::CreateAndList(attempt, ticket) => {
-                let ticket = self.head().unwrap_or(ticket);
+                let ticket = self.make_for_head().unwrap_or(ticket);
                 out.push(lock::Command::CreateAndList(attempt, ticket).into());
                 self.read_ahead(false, out);
             }
             lock::Command::Create(attempt, ticket) => {
-                out.push(lock::Command::Create(attempt, self.head().unwrap_or(ticket)).into())
+                let ticket = self.make_for_head().unwrap_or(ticket);
+                out.push(lock::Command::Create(attempt, ticket).into())
             }
             lock::Command::MakeDirectory(attempt, ticket) => {
-                out.push(lock::Command::MakeDirectory(attempt, self.head().unwrap_or(ticket)).into())
+                let ticket = self.make_for_head().unwrap_or(ticket);
+                out.push(lock::Command::MakeDirectory(attempt, ticket).into())
             }
             // The list may show that no contender is ahead any more. With only events, a sync is needed.
             lock::Command::List { sync: false } => {
@@ -246,8 +251,12 @@ impl Semaphore {
                 }
             }
             Reply::Refused(ticket, refusal) if self.is_current(ticket) => {
-                self.turn = None;
-                self.refuse_all(u64::MAX, refusal, out);
+                let made_for = self.turn.take().and_then(|turn| turn.made_for);
+                match (refusal, made_for) {
+                    // Other claims' options may be accepted.
+                    (refusal @ Refusal::Rejected(_), Some(ticket)) => self.give_up(ticket, refusal, out),
+                    (refusal, _) => self.refuse_all(u64::MAX, refusal, out),
+                }
             }
             Reply::Lost(ticket) if self.is_current(ticket) => {
                 if let Some(turn) = self.turn.take() {
@@ -259,6 +268,15 @@ impl Semaphore {
             // Claims get these events themselves.
             Reply::Suspended(_) | Reply::Resumed(_) => {}
         }
+    }
+
+    /// The claim whose options the mutex's node, or its directory, is created with: the first one.
+    fn make_for_head(&mut self) -> Option<Ticket> {
+        let head = self.head();
+        if let Some(turn) = &mut self.turn {
+            turn.made_for = head;
+        }
+        head
     }
 
     fn is_current(&self, ticket: Ticket) -> bool {
@@ -286,9 +304,9 @@ impl Semaphore {
         }
     }
 
-    /// Whether the number of permits is known, and not only remembered from an earlier turn.
-    pub(super) fn is_limit_checked(&self) -> bool {
-        self.turn.as_ref().is_some_and(|turn| turn.checked) && self.limit != Limit::Unknown
+    /// Whether claims wait whose number must still be compared with the stored one.
+    pub(super) fn has_uncompared(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| turn.compared < self.uncompared)
     }
 
     /// Refuses all claims of this turn.

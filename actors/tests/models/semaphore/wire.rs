@@ -201,6 +201,8 @@ impl Answer {
             Answer::NotTaken(NotTaken::MutexGone) => Err(TakeFailure::MutexGone),
             Answer::NotTaken(NotTaken::RootGone) => Err(TakeFailure::RootGone),
             Answer::NotTaken(NotTaken::LimitChanged) => Err(TakeFailure::LimitChanged),
+            // One of the leases was rejected.
+            Answer::No(No::Refused) => Err(TakeFailure::Lease(0, "".into())),
             other => other.done().map_err(TakeFailure::Failed),
         }
     }
