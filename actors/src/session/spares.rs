@@ -65,7 +65,10 @@ pub(super) struct Room {
 
 impl Spares {
     pub fn new(settings: SpareSettings) -> Arc<Spares> {
-        let budget = WatchBudget::new(settings.room);
+        let budget = match settings.connector.resumes_watches() {
+            true => WatchBudget::new(settings.room),
+            false => WatchBudget::without_main(settings.room),
+        };
         let state = State { budget, open: HashMap::new(), tasks: Tasks::default(), closed: false };
         Arc::new(Spares { settings, state: Mutex::new(state) })
     }

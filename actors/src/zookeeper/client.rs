@@ -44,6 +44,8 @@ pub struct Connector {
     /// Whether to connect with TLS, if the address does not say so.
     secure: bool,
 }
+    /// Whether to authenticate with SASL.
+    sasl: bool,
 
 impl Connector {
     /// A connector for a list of servers with an optional chroot, such as `zk1:2181,zk2:2181/app`. A server may be
@@ -58,6 +60,7 @@ impl Connector {
             secure: false,
         }
     }
+            sasl: false,
 
     /// The chroot of the address; empty for none.
     pub fn chroot(&self) -> &str {
@@ -78,7 +81,7 @@ impl Connector {
     /// Authenticates with SASL.
     #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
     pub fn sasl(self, options: SaslOptions) -> Connector {
-        Connector { inner: self.inner.with_sasl(options.0), ..self }
+        Connector { inner: self.inner.with_sasl(options.0), sasl: true, ..self }
     }
 }
 
@@ -134,6 +137,12 @@ struct Client {
     chroot: String,
     directories: LastDirectories,
     no_delay: Arc<NoDelay>,
+
+    /// After a reconnect, the client sends its watches before SASL has finished. Servers that require SASL then end the
+    /// session.
+    fn resumes_watches(&self) -> bool {
+        !self.sasl
+    }
 }
 
 impl Client {
