@@ -96,7 +96,7 @@ pub enum Event {
     Failed {
         /// When it was sent.
         sent: Moment,
-        /// It failed only because a node of ours is gone, so the next heartbeat is sent at once, without that node.
+        /// It failed only because of a node of ours, so the next heartbeat is sent at once, without nodes.
         at_once: bool,
     },
     /// The answer to a [`Command::Identify`].

@@ -143,8 +143,8 @@ struct Live {
     denied: bool,
     /// The last own node that a heartbeat checked. The next one continues behind it.
     cursor: String,
-    /// The next heartbeat checks no own nodes. The last one failed because a node is gone, and it is not known yet
-    /// which.
+    /// The next heartbeat checks no own nodes. The last one failed because a node is gone or cannot be read, and it is
+    /// not known yet which.
     skip_nodes: bool,
     _counted: Counted,
 }
