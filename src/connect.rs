@@ -72,6 +72,10 @@ impl KeeperOptions {
     /// How long [`connect`](KeeperOptions::connect) tries to establish a session. For a keeper that has lost its
     /// session, how long one round of attempts takes: see [`backoff`](KeeperOptions::backoff). The default is ten
     /// seconds.
+    ///
+    /// A server that does not answer is given up after a sixth of the session timeout. With a short connect timeout, this
+    /// can be earlier, so that there is time for a majority that answers, but not before a tenth of the session timeout
+    /// or a second has passed.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
     }
@@ -237,7 +241,8 @@ impl KeeperOptions {
     /// Connects to `address`.
     pub(crate) async fn start(self, address: &str) -> Result<Shared, ConnectError> {
         self.check()?;
-        let mut connector = Connector::new(address, self.session_timeout);
+        let mut connector =
+            Connector::new(address, self.session_timeout).connect_timeout(self.connect_timeout);
         for credential in self.credentials {
             connector = match credential {
                 Credential::Auth(scheme, credentials) => connector.auth(&scheme, &credentials),

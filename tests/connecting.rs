@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::internals::{keeper_settings, kill_session_actors};
 use common::logs::Logs;
 use common::{SOON, options, proxied, shared, unique_path, unused_address};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
 use lockkeeper::error::ConnectError;
 use lockkeeper::session::SessionEvent;
@@ -119,6 +119,18 @@ async fn a_server_that_accepts_and_never_answers_is_reported_as_such() {
             options().session_timeout(Duration::from_secs(1)).connect_timeout(Duration::from_secs(3));
         let error = impatient.connect(&address).await.expect_err("no session").to_string();
         assert!(error.contains(&format!("{address}: it takes connections, and gives no session")), "{error}");
+    }
+}
+
+/// Some of them try the silent server first.
+#[tokio::test]
+async fn a_server_that_never_answers_leaves_time_for_another_one() {
+    let silent = proxied().await;
+    silent.black_hole(true);
+    let address = format!("{},{}", silent.address(), shared().address());
+    let options = options().session_timeout(Duration::from_secs(30));
+    for connected in join_all((0..10).map(|_| options.clone().connect(&address))).await {
+        connected.expect("the other one answers");
     }
 }
 

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use lockkeeper::LeaseState;
+use futures::future::join_all;
 use lockkeeper::error::{AcquireTimeoutError, QueryError, ReleaseError, TryAcquireError};
 use lockkeeper::messages::LockEvent;
 use lockkeeper::session::SessionEvent;
+use lockkeeper::{LeaseState, LockGuard};
 
 use crate::common::events::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
 use crate::common::{
     LONG, SHORT, SLACK, SOON, TestServer, connect, connect_through, eventually, keeper_failing_to_reconnect,
-    options, proxied, refusal, run,
+    options, proxied, refusal, run, unique_path,
 };
 
 promises! {
@@ -150,6 +151,39 @@ async fn a_server_restart_never_lets_two_hold(kind: Kind) {
     assert!(matches!(first, None | Some(LeaseState::Lost)), "granted while the first one was {first:?}");
     let released = second.release().await;
     assert!(matches!(released, Ok(()) | Err(ReleaseError::Lost)), "{released:?}");
+}
+
+/// Some of the clients try it once more.
+#[test]
+fn a_server_that_goes_silent_costs_no_lock_if_another_one_answers() {
+    run(async {
+        let (silent, other) = (proxied().await, proxied().await);
+        let address = format!("{},{}", silent.address(), other.address());
+        other.refuse(true);
+        let time = Duration::from_secs(12);
+        let (mut keepers, mut guards) = (Vec::new(), Vec::new());
+        for number in 0..6 {
+            let keeper = options().session_timeout(time).connect(&address).await.expect("should connect");
+            let path = format!("{}/{number}", unique_path("silent"));
+            guards.push(keeper.lock(&path).expect("a path").acquire().await.expect("free"));
+            keepers.push(keeper);
+        }
+        join_all(guards.iter().map(|guard| extended(guard, time))).await;
+        other.refuse(false);
+        silent.black_hole(true);
+        eventually("all have connected to the other one", LONG, async || other.open() == 6).await;
+        eventually("all locks are held", SOON, async || {
+            guards.iter().all(|guard| guard.state() == LeaseState::Held)
+        })
+        .await;
+    });
+}
+
+/// Waits until heartbeats have extended a lease. A new one lasts longer than that.
+async fn extended(guard: &LockGuard, session: Duration) {
+    let later = guard.valid_until().expect("it is held") + session / 16;
+    let extended = async || guard.valid_until().is_some_and(|until| until > later);
+    eventually("heartbeats extend the lease", session, extended).await;
 }
 
 #[test]

@@ -40,12 +40,13 @@ use crate::machine::semaphore::{Leases, Root, TakeFailure};
 pub struct Connector {
     inner: zk::Connector,
     session_timeout: Duration,
+    connect_timeout: Duration,
     address: String,
     /// Whether to connect with TLS, if the address does not say so.
     secure: bool,
-}
     /// Whether to authenticate with SASL.
     sasl: bool,
+}
 
 impl Connector {
     /// A connector for a list of servers with an optional chroot, such as `zk1:2181,zk2:2181/app`. A server may be
@@ -56,15 +57,21 @@ impl Connector {
             // the beginning of its attempt.
             inner: zk::Client::connector().with_session_timeout(session_timeout).with_fail_eagerly(),
             session_timeout,
+            connect_timeout: Duration::MAX,
             address: servers::without_spaces(address),
             secure: false,
+            sasl: false,
         }
     }
-            sasl: false,
 
     /// The chroot of the address; empty for none.
     pub fn chroot(&self) -> &str {
         servers::chroot(&self.address)
+    }
+
+    /// How long establishing a session may take, retries included. A server that does not answer takes a part of it.
+    pub fn connect_timeout(self, connect_timeout: Duration) -> Connector {
+        Connector { connect_timeout, ..self }
     }
 
     /// Adds credentials, as ZooKeeper's `addauth` does.
@@ -91,13 +98,17 @@ impl Connect for Connector {
         Box::pin(async move {
             servers::check(&this.address, this.secure).map_err(Unconnected::Address)?;
             let no_delay = NoDelay::new(&this.address).await;
+            let servers = servers::servers(&this.address).count();
+            let silence = longest_silence(this.session_timeout, this.connect_timeout, servers);
+            // Zero stands for the client's own choice.
+            let connector = this.inner.with_connection_timeout(silence.unwrap_or_default());
             #[cfg(feature = "tls")]
             let result = match this.secure {
-                true => this.inner.secure_connect(&this.address).await,
-                false => this.inner.connect(&this.address).await,
+                true => connector.secure_connect(&this.address).await,
+                false => connector.connect(&this.address).await,
             };
             #[cfg(not(feature = "tls"))]
-            let result = this.inner.connect(&this.address).await;
+            let result = connector.connect(&this.address).await;
             let client = match result {
                 Ok(client) => client,
                 Err(zk::Error::BadArguments(reason)) => {
@@ -126,7 +137,29 @@ impl Connect for Connector {
     fn address(&self) -> &str {
         &self.address
     }
+
+    /// After a reconnect, the client sends its watches before SASL has finished. Servers that require SASL then end the
+    /// session.
+    fn resumes_watches(&self) -> bool {
+        !self.sasl
+    }
 }
+
+/// How long the client waits for a server before it tries the next one: for a connection, and for any answer, also later
+/// in the session. `None` for its own choice, two fifths of the session timeout.
+///
+/// With a sixth, two waits and a reconnect fit into what is always left of a lease: a server goes silent, and the client
+/// tries it once more. Where there is a majority, less than half of the servers are silent, and a connect tries all of
+/// them in time. A second is enough for the handshake of TLS over any distance.
+fn longest_silence(session_timeout: Duration, connect_timeout: Duration, servers: usize) -> Option<Duration> {
+    let most_silent = u32::try_from(servers / 2).unwrap_or(u32::MAX - 1);
+    let share = connect_timeout / (most_silent + 1);
+    let silence = share.clamp(session_timeout / 10, session_timeout / 6).max(SHORTEST_SILENCE);
+    // A session timeout this short is for the server to replace, or for servers nearby.
+    (session_timeout * 2 / 5 > SHORTEST_SILENCE).then_some(silence)
+}
+
+const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Client {
@@ -137,12 +170,6 @@ struct Client {
     chroot: String,
     directories: LastDirectories,
     no_delay: Arc<NoDelay>,
-
-    /// After a reconnect, the client sends its watches before SASL has finished. Servers that require SASL then end the
-    /// session.
-    fn resumes_watches(&self) -> bool {
-        !self.sasl
-    }
 }
 
 impl Client {
@@ -534,4 +561,30 @@ fn states(watcher: zk::StateWatcher, no_delay: Arc<NoDelay>) -> BoxStream<'stati
         Some((state, (watcher, no_delay, state == LinkState::Ended)))
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silent_servers_leave_time_for_the_others() {
+        let silence = |session: u64, connect: u64, servers| {
+            let (session, connect) = (Duration::from_secs(session), Duration::from_secs(connect));
+            longest_silence(session, connect, servers).map(|silence| silence.as_millis())
+        };
+        for (session, connect, servers, expected) in [
+            (10, 10, 3, Some(1666)),
+            (30, 10, 1, Some(5000)),
+            (30, 10, 3, Some(5000)),
+            (40, 10, 5, Some(4000)),
+            // The connect timeout is too short for that, or the session timeout.
+            (30, 1, 3, Some(3000)),
+            (4, 10, 3, Some(1000)),
+            (2, 10, 3, None),
+        ] {
+            assert_eq!(silence(session, connect, servers), expected, "{session} {connect} {servers}");
+        }
+        assert_eq!(longest_silence(Duration::MAX / 2, Duration::MAX, usize::MAX), Some(Duration::MAX / 20));
+    }
 }
