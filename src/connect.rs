@@ -64,7 +64,7 @@ impl KeeperOptions {
     /// server may grant another value: see [`Keeper::session_timeout`](crate::Keeper::session_timeout).
     ///
     /// After a crash of its holder, a lock is free again when this time has passed. A failover of the ensemble that
-    /// takes less than a third of it does not cost a lock.
+    /// takes less than a fifth of it does not cost a lock.
     pub fn session_timeout(self, session_timeout: Duration) -> Self {
         KeeperOptions { session_timeout, ..self }
     }

@@ -329,8 +329,8 @@ impl Session {
     }
 }
 
-/// The part of the timeout that is still proven at any time, if the servers are near enough. A fail-over that takes
-/// less than a third of the timeout then loses no lease.
+/// The part of the timeout that is still proven at any time, if the servers are near enough. After an outage, the client
+/// waits up to as long again before it tries to connect, so one of less than a fifth of the timeout loses no lease.
 const KEPT: (u32, u32) = (7, 16);
 
 /// With less than this part of the timeout left, the session is suspended. This is more than the last quarter, in which
