@@ -91,6 +91,9 @@ pub(crate) struct SessionArguments {
     pub epoch: u64,
     /// Set before the session is announced. When the actor has died, its report to the keeper may still be on its way.
     pub announced: Arc<AtomicBool>,
+    /// How long this actor tries to establish the session.
+    pub round: Duration,
+    /// How long establishing a spare session may take.
     pub connect_timeout: Duration,
     /// Why the last attempt before this actor's failed, if there was one.
     pub last_error: Option<String>,
@@ -160,7 +163,7 @@ impl SessionActor {
         let connecting = Connecting {
             connector: arguments.connector.clone(),
             clock: arguments.clock,
-            limit: arguments.connect_timeout,
+            limit: arguments.round,
             last_error: arguments.last_error.clone(),
             randomness: arguments.randomness.clone(),
         };
