@@ -134,6 +134,19 @@ async fn a_server_that_never_answers_leaves_time_for_another_one() {
     }
 }
 
+#[test]
+fn connecting_does_not_wait_for_a_thread_that_may_block() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    let runtime = runtime.expect("a runtime");
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        tokio::task::spawn_blocking(move || receiver.recv());
+        let options = options().connect_timeout(SOON);
+        options.connect(&shared().address()).await.expect("should connect").close().await;
+    });
+    drop(sender);
+}
+
 /// A keeper whose server, started for it, refuses connections from now on.
 async fn cut_off(options: KeeperOptions) -> (Embedded, Keeper) {
     let server = Embedded::options().tick(Duration::from_millis(200)).start().await.expect("a port");
