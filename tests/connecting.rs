@@ -147,6 +147,18 @@ fn connecting_does_not_wait_for_a_thread_that_may_block() {
     drop(sender);
 }
 
+#[test]
+fn on_a_runtime_without_time_connecting_fails() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        sender.send(runtime.block_on(Keeper::connect(&unused_address())).map(drop))
+    });
+    let connected = receiver.recv_timeout(SOON).expect("should not hang");
+    let error = connected.expect_err("there are no timers").to_string();
+    assert!(error.contains("timers are disabled"), "{error}");
+}
+
 /// A keeper whose server, started for it, refuses connections from now on.
 async fn cut_off(options: KeeperOptions) -> (Embedded, Keeper) {
     let server = Embedded::options().tick(Duration::from_millis(200)).start().await.expect("a port");
