@@ -64,7 +64,7 @@ impl KeeperOptions {
     /// server may grant another value: see [`Keeper::session_timeout`](crate::Keeper::session_timeout).
     ///
     /// After a crash of its holder, a lock is free again when this time has passed. A failover of the ensemble that
-    /// takes less than a third of it does not cost a lock.
+    /// takes less than a fifth of it does not cost a lock.
     pub fn session_timeout(self, session_timeout: Duration) -> Self {
         KeeperOptions { session_timeout, ..self }
     }
@@ -72,6 +72,10 @@ impl KeeperOptions {
     /// How long [`connect`](KeeperOptions::connect) tries to establish a session. For a keeper that has lost its
     /// session, how long one round of attempts takes: see [`backoff`](KeeperOptions::backoff). The default is ten
     /// seconds.
+    ///
+    /// A server that does not answer is given up after two fifths of the session timeout, or sooner if a majority that
+    /// answers would not be tried in this time otherwise, but not before a tenth of the session timeout or a second has
+    /// passed. This also holds for a server that stops answering later.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
     }
@@ -239,7 +243,8 @@ impl KeeperOptions {
     /// Connects to `address`.
     pub(crate) async fn start(self, address: &str) -> Result<Shared, ConnectError> {
         self.check()?;
-        let mut connector = Connector::new(address, self.session_timeout);
+        let mut connector =
+            Connector::new(address, self.session_timeout).connect_timeout(self.connect_timeout);
         for credential in self.credentials {
             connector = match credential {
                 Credential::Auth(scheme, credentials) => connector.auth(&scheme, &credentials),

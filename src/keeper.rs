@@ -419,7 +419,8 @@ impl KeeperOptions {
     /// # Errors
     ///
     /// [`ConnectError`] if an option or the address is invalid, the server rejects the credentials, or no server
-    /// answers within the connect timeout. Invalid options are reported before anything is sent.
+    /// answers within the connect timeout. Invalid options are reported before anything is sent. On a Tokio runtime
+    /// without time (`enable_time`), it is always `Unreachable`.
     ///
     /// # Cancel safety
     ///

@@ -10,7 +10,7 @@ use common::events::session_event;
 use common::internals::{keeper_settings, kill_session_actors};
 use common::logs::Logs;
 use common::{SOON, options, proxied, shared, unique_path, unused_address};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
 use lockkeeper::error::ConnectError;
 use lockkeeper::session::SessionEvent;
@@ -121,6 +121,43 @@ async fn a_server_that_accepts_and_never_answers_is_reported_as_such() {
         let error = impatient.connect(&address).await.expect_err("no session").to_string();
         assert!(error.contains(&format!("{address}: it takes connections, and gives no session")), "{error}");
     }
+}
+
+/// Some of them try the silent server first.
+#[tokio::test]
+async fn a_server_that_never_answers_leaves_time_for_another_one() {
+    let silent = proxied().await;
+    silent.black_hole(true);
+    let address = format!("{},{}", silent.address(), shared().address());
+    let options = options().session_timeout(Duration::from_secs(30));
+    for connected in join_all((0..10).map(|_| options.clone().connect(&address))).await {
+        connected.expect("the other one answers");
+    }
+}
+
+#[test]
+fn connecting_does_not_wait_for_a_thread_that_may_block() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    let runtime = runtime.expect("a runtime");
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        tokio::task::spawn_blocking(move || receiver.recv());
+        let options = options().connect_timeout(SOON);
+        options.connect(&shared().address()).await.expect("should connect").close().await;
+    });
+    drop(sender);
+}
+
+#[test]
+fn on_a_runtime_without_time_connecting_fails() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        sender.send(runtime.block_on(Keeper::connect(&unused_address())).map(drop))
+    });
+    let connected = receiver.recv_timeout(SOON).expect("should not hang");
+    let error = connected.expect_err("there are no timers").to_string();
+    assert!(error.contains("timers are disabled"), "{error}");
 }
 
 /// A keeper whose server, started for it, refuses connections from now on.

@@ -1,12 +1,15 @@
-//! Heartbeats of a session with more nodes than a single heartbeat can check. What a lease guarantees otherwise is
-//! tested with the promises of every kind of lock.
+//! Heartbeats of a session with many nodes. What a lease guarantees otherwise is tested with the promises of every kind
+//! of lock.
 
 mod common;
 
 use std::time::Instant;
 
-use common::{BRISK, client, connect_for, eventually, unique_path};
+use common::site::Observer;
+use common::{BRISK, client, connect_for, eventually, options, proxied, shared, unique_path};
+use futures::future::join_all;
 use lockkeeper::LeaseState;
+use lockkeeper::auth::{Acl, AuthId, Permission};
 
 #[tokio::test]
 async fn more_nodes_than_one_heartbeat_can_check_are_held_and_each_loss_is_noticed() {
@@ -39,4 +42,23 @@ async fn more_nodes_than_one_heartbeat_can_check_are_held_and_each_loss_is_notic
     .await;
     let lost = guards.iter().filter(|guard| guard.state() == LeaseState::Lost).count();
     assert_eq!(lost, 3, "only these three are lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_nodes_that_cannot_be_read_do_not_keep_heartbeats_from_extending_the_lease() {
+    let (proxy, path) = (proxied().await, unique_path("unreadable"));
+    Observer::new().await.make(&path).await;
+    // A heartbeat is answered so late that 400 of them take longer than the session lasts.
+    proxy.delay(BRISK / 400);
+    let acl = vec![Acl::new(Permission::DELETE, AuthId::anyone())];
+    let options = options().session_timeout(BRISK).acl(acl);
+    let keeper = options.connect(&proxy.address()).await.expect("should connect");
+    let lock = keeper.read_write(&path).expect("a valid path");
+    let guards = join_all((0..400).map(|_| lock.read().acquire())).await;
+    let begun = Instant::now();
+    eventually("heartbeats extend the lease", 3 * BRISK, async || {
+        guards.iter().flatten().all(|guard| guard.valid_until().expect("it is held") > begun + BRISK)
+    })
+    .await;
+    assert!(guards.iter().all(Result::is_ok), "{guards:?}");
 }

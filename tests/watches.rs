@@ -5,9 +5,11 @@ mod common;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use common::events::session_event;
 use common::site::Observer;
 use common::{LONG, SOON, TestServer, connect_through, eventually, options};
 use lockkeeper::messages::LockEvent;
+use lockkeeper::session::SessionEvent;
 use lockkeeper::{Keeper, LeaseState, Lock, LockGuard};
 use lockkeeper_embedded::{Embedded, Proxy, SessionId};
 use tokio::sync::mpsc;
@@ -158,6 +160,23 @@ async fn waiters_are_woken_although_no_spare_session_can_be_opened() {
     waiters.waiters.truncate(4);
     waiters.until_watched(&server).await;
     waiters.each_wakes(0..4).await;
+}
+
+/// Also in a session for which there was less time.
+#[tokio::test(flavor = "multi_thread")]
+async fn opening_a_spare_session_may_take_the_whole_connect_timeout() {
+    let server = TestServer::Embedded(Embedded::start().await.expect("a free port"));
+    let TestServer::Embedded(embedded) = &server else { unreachable!() };
+    let proxy = Proxy::start(server.one_address()).await.expect("a free port");
+    let time = Duration::from_secs(2);
+    let keeper = options().give_up_after(time).connect(&proxy.address()).await.expect("should connect");
+    let mut events = keeper.events();
+    assert!(embedded.controls().expire(SessionId(keeper.state().borrow().session_id)));
+    session_event(&mut events, SessionEvent::Connected { epoch: 2 }).await;
+    // Opening a session takes two round trips.
+    proxy.delay(time / 3);
+    let waiters = Waiters::queue(&server, &keeper, 3, LONG_NAME).await;
+    waiters.until_watched(&server).await;
 }
 
 /// Only the embedded server ends a session that is connected.

@@ -377,9 +377,10 @@ impl State {
         if let Some(error) = self.out_of_time() {
             return self.give_up(error, myself);
         }
-        let connect_timeout = match self.until_giving_up() {
-            Some(left) => left.clamp(SHORTEST_ROUND, self.settings.connect_timeout.max(SHORTEST_ROUND)),
-            None => self.settings.connect_timeout,
+        let connect_timeout = self.settings.connect_timeout;
+        let round = match self.until_giving_up() {
+            Some(left) => left.clamp(SHORTEST_ROUND, connect_timeout.max(SHORTEST_ROUND)),
+            None => connect_timeout,
         };
         self.announced = Arc::default();
         let arguments = SessionArguments {
@@ -389,6 +390,7 @@ impl State {
             clock: self.settings.clock,
             epoch: self.epoch + 1,
             announced: self.announced.clone(),
+            round,
             connect_timeout,
             last_error: self.last_error.clone(),
             randomness: self.settings.randomness.clone(),

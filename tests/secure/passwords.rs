@@ -92,3 +92,23 @@ fn a_second_user_takes_over_without_the_loss_of_a_lock() {
         assert_eq!(granted.release().await, Ok(()));
     });
 }
+
+#[test]
+fn who_holds_a_lock_and_waits_for_another_one_keeps_it_when_the_server_restarts() {
+    run(async {
+        let server = start();
+        let connect = async || user("me", "secret").connect(&server.address()).await.expect("should connect");
+        let (one, other) = (connect().await, connect().await);
+        let guard = one.lock("/a").expect("a path").acquire().await.expect("free");
+        let behind = other.lock("/b").expect("a path").acquire().await.expect("free");
+        let waiting = tokio::spawn(one.lock("/b").expect("a path").acquire());
+        eventually("it watches", SOON, async || server.mntr("zk_watch_count") == 1).await;
+        change_users(&server, &[("me", "secret")]).await;
+        for guard in [&guard, &behind] {
+            eventually("it is held", SOON, async || guard.state() == LeaseState::Held).await;
+        }
+        assert_eq!(behind.release().await, Ok(()));
+        let granted = timeout(SOON, waiting).await.expect("an answer").expect("no panic").expect("free");
+        assert_eq!((granted.state(), guard.state()), (LeaseState::Held, LeaseState::Held));
+    });
+}

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use lockkeeper::LeaseState;
 use lockkeeper::error::{AcquireTimeoutError, QueryError, ReleaseError, TryAcquireError};
 use lockkeeper::messages::LockEvent;
 use lockkeeper::session::SessionEvent;
+use lockkeeper::{LeaseState, LockGuard};
+use lockkeeper_embedded::Embedded;
+use tokio::time::sleep;
 
 use crate::common::events::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
 use crate::common::{
     LONG, SHORT, SLACK, SOON, TestServer, connect, connect_through, eventually, keeper_failing_to_reconnect,
-    options, proxied, refusal, run,
+    options, proxied, refusal, run, unique_path,
 };
 
 promises! {
@@ -150,6 +152,31 @@ async fn a_server_restart_never_lets_two_hold(kind: Kind) {
     assert!(matches!(first, None | Some(LeaseState::Lost)), "granted while the first one was {first:?}");
     let released = second.release().await;
     assert!(matches!(released, Ok(()) | Err(ReleaseError::Lost)), "{released:?}");
+}
+
+#[test]
+fn an_outage_of_a_fifth_of_the_session_timeout_costs_no_lock() {
+    run(async {
+        let (server, time) = (Embedded::start().await.expect("a port"), Duration::from_millis(11_400));
+        let keeper =
+            options().session_timeout(time).connect(&server.address()).await.expect("should connect");
+        let guard = keeper.lock("/outage").expect("a path").acquire().await.expect("free");
+        extended(&guard, time).await;
+        let mut events = keeper.events();
+        server.controls().take_down().await;
+        session_event(&mut events, SessionEvent::Suspended { epoch: 1 }).await;
+        sleep(time / 5).await;
+        server.controls().bring_up().await.expect("the same port");
+        assert_eq!(events.next().await, Some(SessionEvent::Resumed { epoch: 1 }));
+        assert_eq!(guard.state(), LeaseState::Held);
+    });
+}
+
+/// Waits until heartbeats have extended a lease. A new one lasts longer than that.
+async fn extended(guard: &LockGuard, session: Duration) {
+    let later = guard.valid_until().expect("it is held") + session / 16;
+    let extended = async || guard.valid_until().is_some_and(|until| until > later);
+    eventually("heartbeats extend the lease", session, extended).await;
 }
 
 #[test]

@@ -96,7 +96,7 @@ pub enum Event {
     Failed {
         /// When it was sent.
         sent: Moment,
-        /// It failed only because a node of ours is gone, so the next heartbeat is sent at once, without that node.
+        /// It failed only because of a node of ours, so the next heartbeat is sent at once, without nodes.
         at_once: bool,
     },
     /// The answer to a [`Command::Identify`].
@@ -144,7 +144,11 @@ impl Session {
     ) -> Session {
         let mut session = Session {
             timeout,
-            gap: tick.map_or(timeout * 3 / 10, |tick| (tick * 3 / 4).min(timeout * 3 / 10)),
+            gap: match tick {
+                // The gap is longer than half a tick, also if the server has granted less than two ticks.
+                Some(tick) => (tick * 3 / 4).min(timeout * 3 / 10).max(tick * 11 / 20),
+                None => timeout * 3 / 10,
+            },
             stage: Stage::Starting(now + timeout),
             proven: begun + timeout,
             // The connection that created the session belongs to it.
@@ -329,8 +333,8 @@ impl Session {
     }
 }
 
-/// The part of the timeout that is still proven at any time, if the servers are near enough. A fail-over that takes
-/// less than a third of the timeout then loses no lease.
+/// The part of the timeout that is still proven at any time, if the servers are near enough. After an outage, the client
+/// waits up to as long again before it tries to connect, so one of less than a fifth of the timeout loses no lease.
 const KEPT: (u32, u32) = (7, 16);
 
 /// With less than this part of the timeout left, the session is suspended. This is more than the last quarter, in which
@@ -456,6 +460,14 @@ mod tests {
         let session = |tick| Session::new(at(0), at(0), TIMEOUT, tick, &mut Vec::new());
         for tick in [TIMEOUT * 2 / 5, TIMEOUT * 9 / 20, TIMEOUT / 2] {
             assert_eq!(session(Some(tick)), session(None), "{tick:?}");
+        }
+    }
+
+    #[test]
+    fn the_gap_is_longer_than_half_a_tick_whatever_timeout_is_granted() {
+        for tick in [TIMEOUT / 20, TIMEOUT / 2, TIMEOUT * 3 / 4, TIMEOUT * 2] {
+            let session = Session::new(at(0), at(0), TIMEOUT, Some(tick), &mut Vec::new());
+            assert!(session.gap > tick / 2, "{tick:?}");
         }
     }
 

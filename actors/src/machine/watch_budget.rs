@@ -46,6 +46,11 @@ impl WatchBudget {
         }
     }
 
+    /// A budget whose main session sets no watches.
+    pub fn without_main(room: usize) -> WatchBudget {
+        WatchBudget { main: room, ..WatchBudget::new(room) }
+    }
+
     /// Reserves room for a watch, in the first session that has enough. `None` if there is none and none can be opened
     /// now.
     pub fn reserve(&mut self, bytes: usize, now: Moment) -> Option<Place> {
@@ -131,6 +136,14 @@ mod tests {
         assert!(budget.free(Place::Main, 10).is_empty());
         assert_eq!(reserved(&mut budget, 3), [main, first, Some(Place::Spare(3))]);
         assert_eq!(budget.reserve(5, NOW), main);
+    }
+
+    #[test]
+    fn without_a_main_session_all_watches_are_set_by_spares() {
+        let (mut budget, first) = (WatchBudget::without_main(25), Some(Place::Spare(1)));
+        assert_eq!(reserved(&mut budget, 3), [first, first, Some(Place::Spare(2))]);
+        assert_eq!(budget.free(Place::Spare(2), 10), []);
+        assert_eq!(budget.free(Place::Spare(1), 10), [2], "the other one has room");
     }
 
     #[test]

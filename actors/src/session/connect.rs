@@ -29,38 +29,45 @@ impl Connecting {
     /// Tries until the time is over. Returns the result of the last attempt, and when that attempt began. A panic ends
     /// the round.
     pub async fn run(self) -> (Moment, Result<Connected, ConnectError>) {
+        let (begun, address, timeout) = (self.clock.now(), self.connector.address().to_owned(), self.limit);
+        let tried = caught(self.attempts()).await;
+        tried.unwrap_or_else(|reason| (begun, Err(ConnectError::Unreachable { address, timeout, reason })))
+    }
+
+    async fn attempts(self) -> (Moment, Result<Connected, ConnectError>) {
         let Connecting { connector, clock, limit, mut last_error, randomness } = self;
         let deadline = tokio::time::Instant::now() + limit;
         let address = connector.address().to_owned();
         let mut tries = 0;
-        let (begun, reason) = loop {
+        loop {
             let begun = clock.now();
-            match tokio::time::timeout_at(deadline, attempt(&*connector)).await {
-                Ok(Ok(Ok(connected))) => return (begun, Ok(connected)),
-                Ok(Ok(Err(Unconnected::Address(reason)))) => {
+            match tokio::time::timeout_at(deadline, connector.connect()).await {
+                Ok(Ok(connected)) => return (begun, Ok(connected)),
+                Ok(Err(Unconnected::Address(reason))) => {
                     return (begun, Err(ConnectError::InvalidAddress { address, reason }));
                 }
-                Ok(Ok(Err(Unconnected::AuthFailed))) => {
+                Ok(Err(Unconnected::AuthFailed)) => {
                     return (begun, Err(ConnectError::AuthFailed { address }));
                 }
-                Ok(Ok(Err(Unconnected::Unreachable(reason)))) => {
+                Ok(Err(Unconnected::Unreachable(reason))) => {
                     last_error = Some(reason);
                     let rest = tokio::time::Instant::now() + BETWEEN_ATTEMPTS.rest(tries, randomness.next());
                     tries = tries.saturating_add(1);
                     tokio::time::sleep_until(deadline.min(rest)).await;
                 }
-                Ok(Err(panic)) => break (begun, panic),
-                Err(_) => break (begun, last_error.unwrap_or_else(|| "no answer".to_owned())),
+                Err(_) => {
+                    let reason = last_error.unwrap_or_else(|| "no answer".to_owned());
+                    return (begun, Err(ConnectError::Unreachable { address, timeout: limit, reason }));
+                }
             }
-        };
-        (begun, Err(ConnectError::Unreachable { address, timeout: limit, reason }))
+        }
     }
 }
 
-/// Connects once. An error describes a panic.
-pub(super) async fn attempt(connector: &dyn Connect) -> Result<Result<Connected, Unconnected>, String> {
-    let connecting = AssertUnwindSafe(async { connector.connect().await }).catch_unwind();
-    connecting.await.map_err(|panic| format!("connecting panicked: {}", panic_message(&*panic)))
+/// The output of this future. An error describes a panic.
+pub(super) async fn caught<T>(connecting: impl Future<Output = T>) -> Result<T, String> {
+    let caught = AssertUnwindSafe(connecting).catch_unwind().await;
+    caught.map_err(|panic| format!("connecting panicked: {}", panic_message(&*panic)))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

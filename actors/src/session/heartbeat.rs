@@ -40,18 +40,8 @@ impl State {
                 self.log_round_trip(sent);
                 Event::Answered { sent }
             }
-            Err(CheckFailure::Missing(_)) => {
-                self.find_missing(batch, myself);
-                Event::Failed { sent, at_once: true }
-            }
-            Err(CheckFailure::Unreadable(index)) => {
-                if let (Some(live), Some(path)) = (&self.live, batch.get(index)) {
-                    warn!(
-                        path,
-                        "the access list of an own node denies reading it: its removal would not be noticed"
-                    );
-                    live.connection.nodes.untrack(path);
-                }
+            Err(CheckFailure::Missing(_) | CheckFailure::Unreadable(_)) => {
+                self.examine(batch, myself);
                 Event::Failed { sent, at_once: true }
             }
             Err(CheckFailure::Denied(_)) => Event::Failed { sent, at_once: false },
@@ -128,15 +118,24 @@ impl State {
         }
     }
 
-    /// Reads each node of the batch, because a check reports only the first missing one.
-    fn find_missing(&mut self, batch: Vec<String>, myself: &ActorRef<SessionMessage>) {
+    /// Reads each node of the batch, because a check reports only the first one that is missing or cannot be read.
+    fn examine(&mut self, batch: Vec<String>, myself: &ActorRef<SessionMessage>) {
         let Some(live) = &mut self.live else { return };
         live.skip_nodes = true;
         let reads: Vec<_> = batch.iter().map(|path| live.connection.client.read(path)).collect();
-        let myself = myself.clone();
+        let (nodes, myself) = (live.connection.nodes.clone(), myself.clone());
         self.tasks.spawn(async move {
-            let gone = |(path, read)| matches!(read, Err(Failure::NoNode)).then_some(path);
-            let missing = batch.into_iter().zip(join_all(reads).await).filter_map(gone).collect();
+            let mut missing = Vec::new();
+            for (path, read) in batch.into_iter().zip(join_all(reads).await) {
+                match read {
+                    Err(Failure::NoNode) => missing.push(path),
+                    Err(Failure::NoAuth) if nodes.untrack(&path) => warn!(
+                        path,
+                        "the access list of an own node denies reading it: its removal would not be noticed"
+                    ),
+                    Ok(_) | Err(_) => {}
+                }
+            }
             let _ = myself.cast(SessionMessage::Missing(missing));
         });
     }

@@ -91,6 +91,9 @@ pub(crate) struct SessionArguments {
     pub epoch: u64,
     /// Set before the session is announced. When the actor has died, its report to the keeper may still be on its way.
     pub announced: Arc<AtomicBool>,
+    /// How long this actor tries to establish the session.
+    pub round: Duration,
+    /// How long establishing a spare session may take.
     pub connect_timeout: Duration,
     /// Why the last attempt before this actor's failed, if there was one.
     pub last_error: Option<String>,
@@ -143,8 +146,8 @@ struct Live {
     denied: bool,
     /// The last own node that a heartbeat checked. The next one continues behind it.
     cursor: String,
-    /// The next heartbeat checks no own nodes. The last one failed because a node is gone, and it is not known yet
-    /// which.
+    /// The next heartbeat checks no own nodes. The last one failed because a node is gone or cannot be read, and it is
+    /// not known yet which.
     skip_nodes: bool,
     _counted: Counted,
 }
@@ -160,7 +163,7 @@ impl SessionActor {
         let connecting = Connecting {
             connector: arguments.connector.clone(),
             clock: arguments.clock,
-            limit: arguments.connect_timeout,
+            limit: arguments.round,
             last_error: arguments.last_error.clone(),
             randomness: arguments.randomness.clone(),
         };

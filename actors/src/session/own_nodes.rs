@@ -49,13 +49,14 @@ impl OwnNodes {
         let paths = self.lock();
         let after = (Bound::Excluded(cursor.as_str()), Bound::Unbounded);
         let up_to = (Bound::Unbounded, Bound::Included(cursor.as_str()));
-        let mut bytes = 0;
+        let mut size = 0;
         let batch: Vec<String> = paths
             .range::<str, _>(after)
             .chain(paths.range::<str, _>(up_to))
             .take_while(|path| {
-                bytes += self.chroot + path.len() + CHECK_OVERHEAD;
-                bytes <= BATCH
+                let is_first = size == 0;
+                size += self.chroot + path.len() + CHECK_OVERHEAD;
+                is_first || size <= BATCH
             })
             .cloned()
             .collect();
@@ -93,7 +94,8 @@ impl Drop for OwnNodes {
     }
 }
 
-/// The maximum size of one heartbeat's checks, well below the server's limit of 1 MiB for a request.
+/// The maximum size of one heartbeat's checks, well below the server's limit of 1 MiB for a request. A single check may
+/// be larger.
 const BATCH: usize = 64 * 1024;
 
 /// The bytes that a check adds to its path on the wire: operation header, length, version.
@@ -101,3 +103,20 @@ const CHECK_OVERHEAD: usize = 17;
 
 /// How many directories are tried to identify a connection. One is enough, unless it has just been deleted.
 const DIRECTORIES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_larger_than_a_batch_does_not_stop_the_rotation() {
+        let nodes = OwnNodes::new(&format!("/{}", "c".repeat(BATCH / 2)), Metrics::new(Vec::new()));
+        let paths = ["/a".to_owned(), format!("/b{}", "b".repeat(BATCH / 2)), "/c".to_owned()];
+        paths.iter().for_each(|path| nodes.track(path.clone()));
+        let mut cursor = String::new();
+        for turn in 0..6 {
+            let (batch, ()) = nodes.batch(&mut cursor, |_| ());
+            assert_eq!(batch, [paths[turn % 3].clone()]);
+        }
+    }
+}

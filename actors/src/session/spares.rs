@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-use super::connect::attempt;
+use super::connect::caught;
 use crate::machine::Failure;
 use crate::machine::watch_budget::{Place, WatchBudget};
 use crate::metrics::{Counted, Metrics};
@@ -65,7 +65,10 @@ pub(super) struct Room {
 
 impl Spares {
     pub fn new(settings: SpareSettings) -> Arc<Spares> {
-        let budget = WatchBudget::new(settings.room);
+        let budget = match settings.connector.resumes_watches() {
+            true => WatchBudget::new(settings.room),
+            false => WatchBudget::without_main(settings.room),
+        };
         let state = State { budget, open: HashMap::new(), tasks: Tasks::default(), closed: false };
         Arc::new(Spares { settings, state: Mutex::new(state) })
     }
@@ -184,9 +187,9 @@ fn note(spares: &Weak<Spares>, change: impl FnOnce(&mut State, &SpareSettings)) 
 
 /// Connects once. An error says why there is no session.
 async fn connect(connector: Arc<dyn Connect>, limit: Duration) -> Result<Connected, String> {
-    match tokio::time::timeout(limit, attempt(&*connector)).await {
-        Ok(Ok(connected)) => connected.map_err(|unconnected| format!("{unconnected:?}")),
-        Ok(Err(panic)) => Err(panic),
+    let attempt = async { tokio::time::timeout(limit, connector.connect()).await };
+    match caught(attempt).await? {
+        Ok(connected) => connected.map_err(|unconnected| format!("{unconnected:?}")),
         Err(_) => Err("no answer".to_owned()),
     }
 }

@@ -40,9 +40,12 @@ use crate::machine::semaphore::{Leases, Root, TakeFailure};
 pub struct Connector {
     inner: zk::Connector,
     session_timeout: Duration,
+    connect_timeout: Duration,
     address: String,
     /// Whether to connect with TLS, if the address does not say so.
     secure: bool,
+    /// Whether to authenticate with SASL.
+    sasl: bool,
 }
 
 impl Connector {
@@ -54,14 +57,21 @@ impl Connector {
             // the beginning of its attempt.
             inner: zk::Client::connector().with_session_timeout(session_timeout).with_fail_eagerly(),
             session_timeout,
+            connect_timeout: Duration::MAX,
             address: servers::without_spaces(address),
             secure: false,
+            sasl: false,
         }
     }
 
     /// The chroot of the address; empty for none.
     pub fn chroot(&self) -> &str {
         servers::chroot(&self.address)
+    }
+
+    /// How long establishing a session may take, retries included. A server that does not answer takes a part of it.
+    pub fn connect_timeout(self, connect_timeout: Duration) -> Connector {
+        Connector { connect_timeout, ..self }
     }
 
     /// Adds credentials, as ZooKeeper's `addauth` does.
@@ -78,7 +88,7 @@ impl Connector {
     /// Authenticates with SASL.
     #[cfg(any(feature = "sasl-digest-md5", feature = "sasl-gssapi"))]
     pub fn sasl(self, options: SaslOptions) -> Connector {
-        Connector { inner: self.inner.with_sasl(options.0), ..self }
+        Connector { inner: self.inner.with_sasl(options.0), sasl: true, ..self }
     }
 }
 
@@ -88,13 +98,17 @@ impl Connect for Connector {
         Box::pin(async move {
             servers::check(&this.address, this.secure).map_err(Unconnected::Address)?;
             let no_delay = NoDelay::new(&this.address).await;
+            let servers = servers::servers(&this.address).count();
+            let silence = longest_silence(this.session_timeout, this.connect_timeout, servers);
+            // Zero stands for the client's own choice.
+            let connector = this.inner.with_connection_timeout(silence.unwrap_or_default());
             #[cfg(feature = "tls")]
             let result = match this.secure {
-                true => this.inner.secure_connect(&this.address).await,
-                false => this.inner.connect(&this.address).await,
+                true => connector.secure_connect(&this.address).await,
+                false => connector.connect(&this.address).await,
             };
             #[cfg(not(feature = "tls"))]
-            let result = this.inner.connect(&this.address).await;
+            let result = connector.connect(&this.address).await;
             let client = match result {
                 Ok(client) => client,
                 Err(zk::Error::BadArguments(reason)) => {
@@ -123,7 +137,27 @@ impl Connect for Connector {
     fn address(&self) -> &str {
         &self.address
     }
+
+    /// After a reconnect, the client sends its watches before SASL has finished. Servers that require SASL then end the
+    /// session.
+    fn resumes_watches(&self) -> bool {
+        !self.sasl
+    }
 }
+
+/// How long the client waits for a server before it tries the next one: for a connection, and for any answer, also later
+/// in the session. `None` for its own choice, two fifths of the session timeout.
+///
+/// It waits less if a connect could not try all servers in time otherwise: where a majority answers, less than half of
+/// them are silent. A second is enough for the handshake of TLS over any distance.
+fn longest_silence(session_timeout: Duration, connect_timeout: Duration, servers: usize) -> Option<Duration> {
+    let most_silent = u32::try_from(servers / 2).unwrap_or(u32::MAX - 1);
+    let share = connect_timeout / (most_silent + 1);
+    let silence = share.max(session_timeout / 10).max(SHORTEST_SILENCE);
+    (silence < session_timeout * 2 / 5).then_some(silence)
+}
+
+const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Client {
@@ -528,4 +562,31 @@ fn states(watcher: zk::StateWatcher, no_delay: Arc<NoDelay>) -> BoxStream<'stati
         Some((state, (watcher, no_delay, state == LinkState::Ended)))
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silent_servers_leave_time_for_the_others() {
+        let silence = |session: u64, connect: u64, servers| {
+            let (session, connect) = (Duration::from_secs(session), Duration::from_secs(connect));
+            longest_silence(session, connect, servers).map(|silence| silence.as_millis())
+        };
+        for (session, connect, servers, expected) in [
+            (10, 10, 3, None),
+            (10, 10, 5, Some(3333)),
+            (30, 10, 1, Some(10_000)),
+            (30, 10, 3, Some(5000)),
+            (40, 10, 5, Some(4000)),
+            // The connect timeout is too short for that, or the session timeout.
+            (30, 1, 3, Some(3000)),
+            (4, 1, 3, Some(1000)),
+            (2, 10, 3, None),
+        ] {
+            assert_eq!(silence(session, connect, servers), expected, "{session} {connect} {servers}");
+        }
+        assert_eq!(longest_silence(Duration::MAX / 2, Duration::MAX, usize::MAX), Some(Duration::MAX / 20));
+    }
 }

@@ -223,6 +223,10 @@ pub trait Connect: Send + Sync + 'static {
     fn connect(&self) -> BoxFuture<'static, Result<Connected, Unconnected>>;
     /// The address of the servers, for logs and errors.
     fn address(&self) -> &str;
+    /// Whether a session can reconnect while it has watches.
+    fn resumes_watches(&self) -> bool {
+        true
+    }
 }
 
 /// A session that was established.

@@ -8,6 +8,9 @@
 //! The client does not give access to its socket. It is found among the descriptors of the process: it was not there
 //! before the client connected, and its peer is one of the servers. If it is not found, the connection stays as it is.
 //! No error of this reaches a caller.
+//!
+//! A process may have thousands of descriptors, and listing them takes microseconds for each. That is done in the pool of
+//! threads in which the client resolves names, and not in Tokio's, which the application may have filled.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod sockets;
@@ -18,7 +21,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::task::spawn_blocking;
+use blocking::unblock;
 use tracing::debug;
 
 use self::sockets::Socket;
@@ -43,7 +46,7 @@ pub(super) struct InFlight(Arc<NoDelay>);
 impl NoDelay {
     /// To be called before the session connects.
     pub async fn new(address: &str) -> Arc<NoDelay> {
-        let earlier = blocking(sockets::all).await.unwrap_or_default();
+        let earlier = unblock(sockets::all).await.unwrap_or_default();
         Arc::new(NoDelay {
             address: address.to_owned(),
             in_flight: AtomicUsize::new(0),
@@ -58,7 +61,7 @@ impl NoDelay {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             let servers = resolve(&this.address).await;
-            if let Err(error) = blocking(move || this.find(&servers)).await {
+            if let Err(error) = unblock(move || this.find(&servers)).await {
                 debug!(%error, "the connection keeps Nagle's algorithm");
             }
         });
@@ -134,11 +137,6 @@ const FEW: usize = 16;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A process may have thousands of descriptors, and listing them takes microseconds for each.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Other systems do not list the descriptors of a process in this way.
