@@ -6,7 +6,7 @@ mod common;
 use std::time::Instant;
 
 use common::site::Observer;
-use common::{BRISK, client, connect_for, eventually, options, proxied, shared, unique_path};
+use common::{BRISK, client, connect_for, eventually, options, proxied, unique_path};
 use futures::future::join_all;
 use lockkeeper::LeaseState;
 use lockkeeper::auth::{Acl, AuthId, Permission};

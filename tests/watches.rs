@@ -171,7 +171,7 @@ async fn opening_a_spare_session_may_take_the_whole_connect_timeout() {
     let time = Duration::from_secs(2);
     let keeper = options().give_up_after(time).connect(&proxy.address()).await.expect("should connect");
     let mut events = keeper.events();
-    assert!(embedded.controls().expire(SessionId(keeper.state().borrow().session_id)));
+    assert!(embedded.controls().expire(SessionId(keeper.state().get().session_id)));
     session_event(&mut events, SessionEvent::Connected { epoch: 2 }).await;
     // Opening a session takes two round trips.
     proxy.delay(time / 3);

@@ -15,7 +15,7 @@ use crate::common::events::{acquired, listen, queued, session_event};
 use crate::common::kinds::Kind;
 use crate::common::{
     LONG, SHORT, SLACK, SOON, TestServer, connect, connect_through, eventually, keeper_failing_to_reconnect,
-    options, proxied, refusal, run, unique_path,
+    options, proxied, refusal, run,
 };
 
 promises! {
