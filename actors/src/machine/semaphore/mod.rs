@@ -37,7 +37,7 @@ use self::pace::Retry;
 pub use self::protocol::{Command, Event, Leases, Part, PermitRequest, Reading, Root, TakeFailure};
 use self::queue::LocalQueue;
 use self::take::Take;
-use self::turn::Turn;
+use self::turn::{PendingRead, Turn};
 use super::lock::Lock;
 use super::node::{Attempt, Instance};
 use super::retries::Retries;
@@ -54,12 +54,14 @@ pub struct Semaphore {
     next: Attempt,
     /// The number of claims that have arrived. Claims are served in the order of their arrival.
     arrivals: u64,
+    /// The claims that arrived before this one include all whose number must still be compared with the stored one.
+    uncompared: u64,
     claims: BTreeMap<Ticket, Claim>,
     /// Claims that arrived before this one have been told their place in the queue.
     told: u64,
     local_queue: LocalQueue,
     /// The read in flight for tries, with the tries that arrived before it was sent.
-    peek: Option<(Attempt, BTreeSet<Ticket>)>,
+    peek: Option<(PendingRead, BTreeSet<Ticket>)>,
     /// The tries that have arrived since. The read in flight may be older than they are, so they share the next one.
     to_peek: BTreeSet<Ticket>,
     leases: OwnLeases,
@@ -186,6 +188,7 @@ impl Semaphore {
             closed: false,
             next: Attempt(0),
             arrivals: 0,
+            uncompared: 0,
             told: 0,
             claims: BTreeMap::new(),
             local_queue: LocalQueue::default(),
@@ -249,11 +252,15 @@ impl Semaphore {
             return;
         }
         let wait = request.wait;
-        // A number that is remembered from an earlier turn may have been changed since.
-        request.agreed |= self.is_limit_checked() && self.limit.is(request.limit);
+        // A remembered number may have been changed since, unless it is watched.
+        request.agreed |= self.turn.as_ref().is_some_and(Turn::is_full) && self.limit.is(request.limit);
+        let is_compared = request.agreed || request.limit.is_none() || wait == Wait::Try;
         let claim =
             Claim { request, arrival: self.arrivals, stage: Stage::Waiting, queued: false, due: None };
         self.arrivals += 1;
+        if !is_compared {
+            self.uncompared = self.arrivals;
+        }
         self.local_queue.insert(ticket, &claim);
         self.claims.insert(ticket, claim);
         match wait {

@@ -65,11 +65,8 @@ impl Semaphore {
                 (Retry::NextTurn, _, _) => {}
                 (Retry::Turn, Some(take), _) => out.push(Command::FindLeases(take.attempt)),
                 (Retry::Turn, None, Some(turn)) => match &turn.stage {
-                    TurnStage::Queued { read: None, .. } if !self.is_limit_checked() => {
-                        self.read_ahead(true, out);
-                    }
                     TurnStage::Serving(Serving { step: Step::Over(_), .. }) => self.read_and_watch(out),
-                    // Another turn has begun, or another request is in flight.
+                    // `advance` reads for the claims that wait, or another request is in flight.
                     TurnStage::Queued { .. } | TurnStage::Serving(_) => {}
                 },
                 (Retry::Turn, None, None) => {}

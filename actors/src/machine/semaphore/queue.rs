@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 
 use super::protocol::{Command, PermitRequest};
 use super::turn::{Serving, Step, TurnStage};
-use super::{Claim, Retry, Semaphore, Stage};
+use super::{Claim, Semaphore, Stage};
 use crate::machine::{Refusal, Reply, Ticket, Wait};
 
 /// The claims that are not granted yet, by arrival. A try that peeks is not in the queue yet, and a claim whose leases
@@ -72,11 +72,12 @@ impl LocalQueue {
         })
     }
 
-    /// The claims, in the queue or not, that expect this number, and for which it has not been the stored one before.
-    pub fn expecting(&self, number: u32) -> Vec<Ticket> {
+    /// The claims, in the queue or not, that arrived before this one and expect this number, and for which it has not
+    /// been the stored one before.
+    pub fn expecting(&self, number: u32, before: u64) -> Vec<Ticket> {
         let terms = |count| Terms { agreed: false, limit: Some(number), count };
         let groups = self.by_terms.range(terms(0)..=terms(u32::MAX));
-        groups.flat_map(|(_, claims)| claims.values().copied()).collect()
+        groups.flat_map(|(_, claims)| claims.range(..before).map(|(_, ticket)| *ticket)).collect()
     }
 
     /// Adds a new claim, which is not in the queue yet.
@@ -149,22 +150,22 @@ impl Semaphore {
     }
 
     pub(super) fn tell_waiters(&mut self, out: &mut Vec<Command>) {
-        let ahead = match self.turn.as_ref().map(|turn| &turn.stage) {
-            // The read compares their expected numbers with the stored one first. Later changes do not concern them.
-            Some(TurnStage::Queued { read: Some(_), .. }) => return,
-            Some(TurnStage::Queued { read: None, .. })
-                if !self.is_limit_checked() && self.retries.rests(&Retry::Turn) =>
-            {
-                return;
-            }
-            Some(TurnStage::Queued { ahead: Some(ahead), .. }) => *ahead,
-            Some(TurnStage::Serving(Serving { step: Step::Full { .. }, .. })) => 0,
-            Some(TurnStage::Queued { ahead: None, .. } | TurnStage::Serving(_)) | None => return,
+        let Some(turn) = &self.turn else { return };
+        let (ahead, before) = match &turn.stage {
+            // A read compares their expected numbers with the stored one first. Later changes do not concern them.
+            TurnStage::Queued { ahead: Some(ahead), .. } if self.has_uncompared() => (*ahead, turn.compared),
+            TurnStage::Queued { ahead: Some(ahead), .. } => (*ahead, self.arrivals),
+            TurnStage::Serving(Serving { step: Step::Full { .. }, .. }) => (0, self.arrivals),
+            TurnStage::Queued { ahead: None, .. } | TurnStage::Serving(_) => return,
         };
         // Only claims that have arrived since the last time, so that a long queue is not walked at every event.
-        let untold: Vec<Ticket> = self.local_queue.range(self.told..).map(|(_, ticket)| ticket).collect();
-        let first = self.local_queue.len() - untold.len();
-        self.told = self.arrivals;
+        if before <= self.told {
+            return;
+        }
+        let first = self.local_queue.len() - self.local_queue.range(self.told..).count();
+        let untold: Vec<Ticket> =
+            self.local_queue.range(self.told..before).map(|(_, ticket)| ticket).collect();
+        self.told = before;
         for (position, ticket) in untold.into_iter().enumerate() {
             let Some(claim) = self.claims.get_mut(&ticket) else { continue };
             if claim.request.wait != Wait::Try && !std::mem::replace(&mut claim.queued, true) {

@@ -4,7 +4,7 @@ use super::protocol::{Command, Leases, Part, Reading, Root};
 use super::turn::{PendingRead, Step, Turn, TurnStage, Watches};
 use super::{Limit, Retry, Semaphore, Stage, TRY_LIMIT};
 use crate::machine::node::Attempt;
-use crate::machine::{Denied, Failure, Moment, Refusal, Ticket};
+use crate::machine::{Denied, Failure, Moment, PathMachine, Refusal, Ticket};
 
 impl Semaphore {
     /// Reads the state for the tries, each of which is queued only if there are enough permits. One read at a time,
@@ -13,8 +13,9 @@ impl Semaphore {
         if self.peek.is_some() || self.to_peek.is_empty() {
             return;
         }
-        let read = self.next_attempt();
-        out.push(Command::ReadState { read, sync: false, root: self.unknown_root(), leases: Reading::Once });
+        let (id, arrivals, root) = (self.next_attempt(), self.arrivals, self.unknown_root());
+        out.push(Command::ReadState { read: id, sync: false, root, leases: Reading::Once });
+        let read = PendingRead { id, arrivals, sync: false, full_for: None };
         self.peek = Some((read, std::mem::take(&mut self.to_peek)));
     }
 
@@ -27,19 +28,21 @@ impl Semaphore {
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let peek = self.peek.take_if(|(peek, _)| *peek == read);
-        let awaited = self.turn.as_ref().is_some_and(|turn| turn.awaits(read));
-        if peek.is_none() && !awaited {
+        let peek = self.peek.take_if(|(peek, _)| peek.id == read);
+        let awaited = self.turn.as_ref().and_then(|turn| turn.awaited(read));
+        let Some(PendingRead { arrivals, .. }) = peek.as_ref().map(|(peek, _)| peek).or(awaited).cloned()
+        else {
             return;
-        }
+        };
+        let root_watch = self.turn.as_ref().and_then(|turn| turn.watches().root);
+        let is_set = |watch| watch != read || matches!(root, Some(Ok(_)));
+        let is_watched = peek.is_none() && root_watch.is_some_and(is_set);
         let leases_only = root.is_none();
         let answered = matches!(root, Some(Ok(_))) || matches!(leases, Some(Ok(_)));
         let found = self.learn(root, leases);
         if answered {
-            self.agree();
-        }
-        if let Some(turn) = self.turn.as_mut().filter(|_| awaited) {
-            turn.checked |= answered;
+            // A number that is watched is current for later claims too.
+            self.agree(if is_watched { u64::MAX } else { arrivals });
         }
         match (peek, self.turn.as_mut().map(|turn| &mut turn.stage)) {
             (Some((_, mut tries)), _) => {
@@ -51,7 +54,7 @@ impl Semaphore {
             }
             (None, Some(TurnStage::Queued { read, .. })) => {
                 *read = None;
-                self.read_while_queued(found, now, out);
+                self.read_while_queued(arrivals, found, now, out);
             }
             (None, Some(TurnStage::Serving(_))) => self.read_while_serving(found, now, out),
             (None, None) => {}
@@ -80,20 +83,33 @@ impl Semaphore {
     /// The mutex was not ours, so the list of leases may be out of date. Only the limit counts.
     fn read_while_queued(
         &mut self,
+        arrivals: u64,
         found: Result<Option<usize>, Failure>,
         now: Moment,
         out: &mut Vec<Command>,
     ) {
-        let checked = self.is_limit_checked();
-        let again = match found {
-            Ok(_) if checked => {
-                self.retries.done(&Retry::Turn);
-                false
+        match found {
+            Ok(_) if self.limit != Limit::Unknown => self.retries.done(&Retry::Turn),
+            Ok(_) | Err(Failure::Unknown(_)) => {
+                if self.has_uncompared() && self.retries.again(&Retry::Turn, now) {
+                    self.read_ahead(true, out);
+                }
+                return;
             }
-            Ok(_) | Err(Failure::Unknown(_)) => !checked && self.retries.again(&Retry::Turn, now),
-            Err(Failure::NoNode | Failure::NoAuth | Failure::SessionGone | Failure::Refused(_)) => false,
-        };
-        if again {
+            Err(Failure::SessionGone) => return,
+            // There is nothing to compare with.
+            Err(Failure::NoNode | Failure::NoAuth | Failure::Refused(_)) => {}
+        }
+        if let Some(turn) = &mut self.turn {
+            turn.compared = arrivals;
+        }
+    }
+
+    /// Reads the number of permits for claims that have arrived since it was read last. One read at a time.
+    pub(super) fn read_for_newcomers(&mut self, out: &mut Vec<Command>) {
+        let stage = self.turn.as_ref().map(|turn| &turn.stage);
+        let is_queued = matches!(stage, Some(TurnStage::Queued { ahead: Some(_), read: None }));
+        if is_queued && self.has_uncompared() && self.is_up() && !self.retries.rests(&Retry::Turn) {
             self.read_ahead(true, out);
         }
     }

@@ -274,10 +274,10 @@ impl Semaphore {
         self.take = Some(Take { attempt, leases, mutex, czxid, keep });
     }
 
-    /// Marks all claims whose expected number matches the stored one.
-    pub(super) fn agree(&mut self) {
+    /// Marks the claims that arrived before this one and expect the stored number.
+    pub(super) fn agree(&mut self, before: u64) {
         if let Limit::Stored { permits: Some(stored), .. } = self.limit {
-            let claims = u32::try_from(stored).map(|number| self.local_queue.expecting(number));
+            let claims = u32::try_from(stored).map(|number| self.local_queue.expecting(number, before));
             self.mark_agreed(claims.unwrap_or_default());
         }
     }

@@ -15,8 +15,8 @@ pub(super) struct Turn {
     pub ticket: Ticket,
     /// The claim whose options the newest node that was requested for the mutex has.
     pub made_for: Option<Ticket>,
-    /// A read of this turn was answered, so the number of permits is not only remembered from an earlier one.
-    pub checked: bool,
+    /// Claims that arrived before this one have been compared with the stored number of permits, if that can be read.
+    pub compared: u64,
     pub stage: TurnStage,
 }
 
@@ -86,24 +86,24 @@ impl Turn {
 
     /// Forgets all reads and watches, because the session is lost.
     pub fn forget_reads(&mut self) {
-        self.checked = false;
+        self.compared = 0;
         match &mut self.stage {
             TurnStage::Queued { ahead, read } => (*ahead, *read) = (None, None),
             TurnStage::Serving(serving) => serving.step = Step::Over(Watches::default()),
         }
     }
 
-    pub fn awaits(&self, read: Attempt) -> bool {
-        match &self.stage {
-            TurnStage::Queued { read: Some(pending), .. }
-            | TurnStage::Serving(Serving { step: Step::Reading { read: pending, .. }, .. }) => {
-                pending.id == read
-            }
-            TurnStage::Queued { read: None, .. } | TurnStage::Serving(_) => false,
-        }
+    /// The read in flight, if it is this one.
+    pub fn awaited(&self, read: Attempt) -> Option<&PendingRead> {
+        let pending = match &self.stage {
+            TurnStage::Queued { read, .. } => read.as_ref(),
+            TurnStage::Serving(Serving { step: Step::Reading { read, .. }, .. }) => Some(read),
+            TurnStage::Serving(_) => None,
+        };
+        pending.filter(|pending| pending.id == read)
     }
 
-    fn watches(&self) -> Watches {
+    pub fn watches(&self) -> Watches {
         match &self.stage {
             TurnStage::Queued { .. } => Watches::default(),
             TurnStage::Serving(serving) => serving.step.watches(),
@@ -156,6 +156,7 @@ impl Semaphore {
         {
             self.begin_turn(now, out);
         }
+        self.read_for_newcomers(out);
         self.tell_waiters(out);
     }
 
@@ -165,7 +166,7 @@ impl Semaphore {
         self.turns += 1;
         let ticket = Ticket(self.turns);
         let stage = TurnStage::Queued { ahead: None, read: None };
-        self.turn = Some(Turn { ticket, made_for: None, checked: false, stage });
+        self.turn = Some(Turn { ticket, made_for: None, compared: 0, stage });
         let request = Request {
             mode: Mode::Lock,
             dialect: Dialect::Kazoo,
@@ -303,9 +304,9 @@ impl Semaphore {
         }
     }
 
-    /// Whether the number of permits is known, and not only remembered from an earlier turn.
-    pub(super) fn is_limit_checked(&self) -> bool {
-        self.turn.as_ref().is_some_and(|turn| turn.checked) && self.limit != Limit::Unknown
+    /// Whether claims wait whose number must still be compared with the stored one.
+    pub(super) fn has_uncompared(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| turn.compared < self.uncompared)
     }
 
     /// Refuses all claims of this turn.

@@ -155,19 +155,45 @@ fn unread() -> (Test, Znode) {
 fn queued_is_reported_only_after_a_number_from_an_earlier_turn_was_read_again() {
     let (mut test, _) = unread();
     assert_eq!(test.acquire(2, 1, FOREVER), []);
-    let told = [1, 2].map(|ticket| Command::Reply(Reply::Queued(Ticket(ticket), ticket as usize)));
-    assert_eq!(test.state_read(4, None, &[]), told);
+    let told = |ticket| Command::Reply(Reply::Queued(Ticket(ticket), ticket as usize));
+    // The second claim has arrived since that read was sent.
+    assert_eq!(test.state_read(4, None, &[]), [synced(5, Reading::Skip, Reading::Once), told(1)]);
+    assert_eq!(test.acquire(3, 1, FOREVER), []);
+    assert_eq!(test.state_read(5, None, &[]), [synced(6, Reading::Skip, Reading::Once), told(2)]);
+    assert_eq!(test.state_read(6, None, &[]), [told(3)]);
+}
+
+#[test]
+fn a_number_from_the_beginning_of_the_turn_neither_accepts_nor_refuses_a_later_claim() {
+    // The mutex is behind a foreign contender, and the number was changed to five since the turn's first read.
+    let (mut test, other) = behind_one();
+    test.written = 11;
+    assert_eq!(test.acquire(2, 1, FOREVER), [synced(4, Reading::Skip, Reading::Once)]);
+    let right = PermitRequest { count: 1, limit: Some(5), agreed: false, bytes: 100, wait: FOREVER };
+    assert_eq!(test.on(Event::Acquire { ticket: Ticket(3), request: right }), []);
+    assert_eq!(test.state_read(4, None, &[]), [synced(5, Reading::Once, Reading::Once)]);
+    let told = [2, 3].map(|ticket| Command::Reply(Reply::Queued(Ticket(ticket), ticket as usize)));
+    assert_eq!(test.state_read(5, Some(5), &[]), told);
+    // It is changed once more. The first claim has the number from the beginning, the third that of its arrival.
+    test.written = 12;
+    test.on(lock::Event::Fired { node: other, gone: true });
+    assert_eq!(test.state_read(6, None, &[]), [read(7, Reading::Once, Reading::Watch)]);
+    let served = test.state_read(7, Some(6), &[]);
+    let mismatch = refuse(2, Refusal::LimitMismatch { stored: 6, given: 2 });
+    assert_eq!(served[..2], [mismatch, forget(2, true)]);
+    assert_eq!(served[2..], [test.take(10, (1, 2), false, [(1, 8), (3, 9)])]);
 }
 
 #[test]
 fn a_claim_whose_number_matched_on_arrival_is_not_refused_after_a_resize() {
     // The mutex is behind a foreign contender. The second claim arrives after the turn has read the number.
     let (mut test, other) = behind_one();
-    assert_eq!(test.acquire(2, 1, FOREVER), [Command::Reply(Reply::Queued(Ticket(2), 2))]);
+    assert_eq!(test.acquire(2, 1, FOREVER), [synced(4, Reading::Skip, Reading::Once)]);
+    assert_eq!(test.state_read(4, None, &[]), [Command::Reply(Reply::Queued(Ticket(2), 2))]);
     test.written = 11;
     test.on(lock::Event::Fired { node: other, gone: true });
-    assert_eq!(test.state_read(4, None, &[]), [read(5, Reading::Once, Reading::Watch)]);
-    assert_eq!(test.state_read(5, Some(3), &[]), [test.take(8, (1, 2), false, [(1, 6), (2, 7)])]);
+    assert_eq!(test.state_read(5, None, &[]), [read(6, Reading::Once, Reading::Watch)]);
+    assert_eq!(test.state_read(6, Some(3), &[]), [test.take(9, (1, 2), false, [(1, 7), (2, 8)])]);
 
     // The process has its turn, and serves another claim first.
     let mut test = full();
