@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use lockkeeper::error::{AcquireError, LostError, Refused, ReleaseError, TryAcquireError};
-use lockkeeper::messages::LockEvent;
+use lockkeeper::messages::{LockEvent, MultiLockMessage};
 use lockkeeper::{Dialect, LeaseState, LockOptions};
+use ractor::call;
 use tokio::time::timeout;
 use zookeeper_client as zk;
 
@@ -191,6 +192,10 @@ async fn a_node_deleted_by_hand_makes_a_waiter_queue_again_and_a_holder_lose_its
     timeout(LIMIT, guard.lost()).await.expect("a heartbeat finds out");
     assert_eq!(guard.state(), LeaseState::Lost);
     assert!(matches!(next(&mut events).await, LockEvent::Lost(_)));
-    drop(guard);
+    // The guard still exists. Its other lock is released by message.
+    let actor = all(&keeper, &paths).actor();
+    let released = call!(actor, MultiLockMessage::Release, guard.ticket()).expect("an answer");
+    assert_eq!(released, Err(ReleaseError::Lost));
     nothing_left(&other, &paths).await;
+    drop(guard);
 }

@@ -43,6 +43,8 @@ enum Stage {
         told: bool,
     },
     Granted,
+    /// A lease is lost. The others can still be released.
+    Lost,
     Done,
 }
 
@@ -143,6 +145,7 @@ impl Machine for MultiLock {
         match self.stage {
             Stage::Waiting { .. } => self.waiting(event, out),
             Stage::Granted => self.granted(event, out),
+            Stage::Lost => self.lost(event, out),
             Stage::Done => {}
         }
     }
@@ -204,13 +207,11 @@ impl MultiLock {
                 }
             }
             Event::Lost(_) => {
-                self.stage = Stage::Done;
-                out.extend([Command::Lose, Command::End]);
+                self.stage = Stage::Lost;
+                out.push(Command::Lose);
             }
             Event::Over(part) => {
-                self.over.insert(part);
-                if self.over.len() == self.parts.len() {
-                    self.stage = Stage::Done;
+                if self.ends_with(part) {
                     out.extend([Command::Released, Command::End]);
                 }
             }
@@ -223,6 +224,24 @@ impl MultiLock {
             | Event::Held(_)
             | Event::Refused(_) => {}
         }
+    }
+
+    fn lost(&mut self, event: Event, out: &mut Vec<Command>) {
+        if let Event::Over(part) = event {
+            if self.ends_with(part) {
+                out.push(Command::End);
+            }
+        }
+    }
+
+    /// Notes that the request of a part has ended. Returns whether that was the last one.
+    fn ends_with(&mut self, part: usize) -> bool {
+        self.over.insert(part);
+        let ends = self.over.len() == self.parts.len();
+        if ends {
+            self.stage = Stage::Done;
+        }
+        ends
     }
 
     fn set_part(&mut self, part: usize, to: Part, out: &mut Vec<Command>) {
@@ -409,8 +428,17 @@ mod tests {
         assert_eq!(on(&mut multi, Event::Suspended(1)), []);
         assert_eq!(on(&mut multi, Event::Resumed(0)), []);
         assert_eq!(on(&mut multi, Event::Resumed(1)), [Command::Resume]);
-        assert_eq!(on(&mut multi, Event::Lost(1)), [Command::Lose, Command::End]);
+        assert_eq!(on(&mut multi, Event::Lost(1)), [Command::Lose]);
+        assert_eq!(on(&mut multi, Event::Suspended(0)), []);
         assert_eq!(on(&mut multi, Event::Lost(0)), []);
+    }
+
+    #[test]
+    fn after_a_loss_it_goes_on_until_the_requests_of_all_parts_have_ended() {
+        let mut multi = granted();
+        assert_eq!(on(&mut multi, Event::Lost(1)), [Command::Lose]);
+        assert_eq!(on(&mut multi, Event::Over(1)), []);
+        assert_eq!(on(&mut multi, Event::Over(0)), [Command::End]);
     }
 
     #[test]
