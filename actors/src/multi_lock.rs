@@ -15,7 +15,7 @@ use crate::api::error::ReleaseError;
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::KeepAlive;
 use crate::api::lease::{Lease, LeaseState, ReleasePort};
-use crate::api::multi_lease::MultiLease;
+use crate::api::multi_lease::{LeaseDropped, MultiLease, ReportsDrop};
 use crate::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest};
 use crate::lock::joint_create::{Entrant, GivenBack, JointCreate, LockPart};
 use crate::machine::backoff::Rests;
@@ -71,10 +71,10 @@ pub(crate) enum MultiLockActorMessage {
     Over(u64, usize),
     Cancel,
     Release(ReleasePort),
+    LeaseDropped(LeaseDropped),
 }
 
-#[cfg(feature = "cluster")]
-impl ractor::Message for MultiLockActorMessage {}
+accepts!(MultiLockActorMessage: LeaseDropped(LeaseDropped));
 
 pub(crate) struct State {
     registry: DerivedActorRef<MultiLockReport>,
@@ -195,6 +195,7 @@ impl State {
             | MultiLockActorMessage::Over(..) => {}
             MultiLockActorMessage::Cancel => self.feed(Event::Cancel, myself),
             MultiLockActorMessage::Release(reply) => self.release(reply),
+            MultiLockActorMessage::LeaseDropped(LeaseDropped) => self.metrics.released(),
         }
     }
 
@@ -277,7 +278,7 @@ impl State {
                 let granted = |part: &mut Part| Some((part.spec.path.clone(), part.ticket.take()?));
                 self.granted = self.parts.iter_mut().filter_map(granted).collect();
                 let leases = self.parts.iter_mut().filter_map(|part| part.lease.take()).collect();
-                let guard = MultiLease::new(ticket, leases);
+                let guard = MultiLease::new(ticket, leases, ReportsDrop(myself.get_derived()));
                 // The event carries the guard. If nobody receives it, the guard is dropped, which releases all locks.
                 self.tell(LockEvent::Acquired { ticket, guard }, myself);
             }

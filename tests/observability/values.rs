@@ -6,7 +6,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::common::{SOON, connect, eventually, options, refusal, shared, unique_path};
+use crate::common::{
+    SHORT, SOON, connect, connect_through, eventually, options, proxied, refusal, shared, unique_path,
+};
 use crate::scrape::Scrape;
 
 #[tokio::test]
@@ -126,6 +128,30 @@ async fn a_multi_lock_counts_once_and_permits_by_their_guards() {
     permit.release().await.expect("it is held");
     eventually("no guard", SOON, async || held("semaphore") == Some(0.0)).await;
     assert_eq!(scrape.value("lockkeeper_acquired_total", &[("kind", "semaphore")]), Some(1.0));
+}
+
+#[tokio::test]
+async fn a_released_guard_is_neither_held_nor_lost_while_the_server_is_silent() {
+    let scrape = Scrape::start();
+    let _installed = scrape.installed();
+    let (proxy, path) = (proxied().await, unique_path("silent"));
+    let keeper = connect_through(&proxy, SHORT).await;
+    let lock = keeper.lock(&path).expect("a valid path");
+    let both = keeper.multi_lock([format!("{path}-a"), format!("{path}-b")]).expect("valid paths");
+    let guards = (lock.acquire().await.expect("it is free"), both.acquire().await.expect("they are free"));
+    proxy.black_hole(true);
+    drop(guards);
+    let both_kinds = |name: &str| {
+        ["lock", "multi_lock"].map(|kind| scrape.value(&format!("lockkeeper_{name}"), &[("kind", kind)]))
+    };
+    eventually("both are being cleaned up", SOON, async || {
+        both_kinds("guards_held") == [Some(0.0); 2] && both_kinds("cleanups_pending") == [Some(1.0); 2]
+    })
+    .await;
+    assert_eq!(both_kinds("hold_seconds_count"), [Some(1.0); 2]);
+    let all_are_over = async || both_kinds("cleanups_pending") == [Some(0.0); 2];
+    eventually("the session is lost", SOON, all_are_over).await;
+    assert_eq!(both_kinds("leases_lost_total"), [Some(0.0); 2]);
 }
 
 #[tokio::test]

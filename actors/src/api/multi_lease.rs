@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use futures::future::join_all;
+use ractor::DerivedActorRef;
 
 use super::error::{LostError, ReleaseError};
 use super::keep_alive::KeepAlive;
@@ -15,14 +16,16 @@ use crate::machine::Ticket;
 /// Several held locks. Dropping it releases all of them in the background.
 #[must_use = "dropping the lease releases the locks"]
 pub struct MultiLease {
+    /// Dropped first: the request's actor hears of it before the actors of the locks.
+    reports: ReportsDrop,
     ticket: Ticket,
     leases: Vec<Lease>,
     view: LeaseView,
 }
 
 impl MultiLease {
-    pub(crate) fn new(ticket: Ticket, leases: Vec<Lease>) -> MultiLease {
-        MultiLease { ticket, view: Lease::view_of(&leases), leases }
+    pub(crate) fn new(ticket: Ticket, leases: Vec<Lease>, reports: ReportsDrop) -> MultiLease {
+        MultiLease { reports, ticket, view: Lease::view_of(&leases), leases }
     }
 
     /// The request that was granted this lease.
@@ -73,7 +76,24 @@ impl MultiLease {
     /// Releases all locks concurrently, and waits until the server has confirmed each. Dropping this future does not
     /// stop the release.
     pub async fn release(self) -> Result<(), ReleaseError> {
+        drop(self.reports);
         join_all(self.leases.into_iter().map(Lease::release)).await.into_iter().collect()
+    }
+}
+
+/// To the actor of the request: the lease was released or dropped.
+pub(crate) struct LeaseDropped;
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for LeaseDropped {}
+
+/// Reports when the lease is released or dropped.
+pub(crate) struct ReportsDrop(pub DerivedActorRef<LeaseDropped>);
+
+impl Drop for ReportsDrop {
+    fn drop(&mut self) {
+        // The actor may have ended.
+        let _ = self.0.send_message(LeaseDropped);
     }
 }
 
