@@ -299,9 +299,10 @@ async fn a_granted_multi_lock_survives_the_death_of_its_request_actor() {
     let mut actors = test.started.registry.get_children();
     actors.sort_by_key(|actor| actor.get_id().pid());
     actors[2].kill();
-    assert!(timeout(SOON, events.recv()).await.expect("the end").is_none(), "no further events");
+    eventually("it has ended", SOON, async || test.started.registry.get_children().len() == 2).await;
     assert_eq!(guard.state(), LeaseState::Held);
     guard.release().await.expect("released");
+    assert!(timeout(SOON, events.recv()).await.expect("the end").is_none(), "no further events");
     test.until_no_nodes().await;
     test.no_nodes_at(&other).await;
 }
@@ -334,6 +335,18 @@ async fn killing_the_registry_ends_the_keeper_and_its_session() {
     assert_eq!(session.recv().await, Some(SessionEvent::Connected { epoch: 1 }));
     assert_eq!(timeout(SOON, session.recv()).await, Ok(Some(SessionEvent::Closed)));
     test.until_no_nodes().await;
+}
+
+#[tokio::test]
+async fn killing_the_registry_reports_the_loss_of_a_multi_lock() {
+    let test = Test::new("registry").await;
+    let (mut events, _) = test.acquire_two("registry-other");
+    let event = timeout(SOON, events.recv()).await;
+    let Ok(Some(LockEvent::Acquired { ticket, guard })) = event else { panic!("not granted, but {event:?}") };
+    test.started.registry.kill();
+    let event = timeout(SOON, events.recv()).await;
+    assert!(matches!(event, Ok(Some(LockEvent::Lost(lost))) if lost == ticket), "{event:?}");
+    assert_eq!(guard.state(), LeaseState::Lost);
 }
 
 #[tokio::test]

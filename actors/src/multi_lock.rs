@@ -4,10 +4,12 @@
 //! the transaction that creates all nodes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
 use ractor::{ActorProcessingErr, ActorRef, DerivedActorRef};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Span, debug, debug_span};
 
@@ -15,6 +17,7 @@ use crate::api::error::ReleaseError;
 use crate::api::event::{EventSink, LockEvent, Refused};
 use crate::api::keep_alive::KeepAlive;
 use crate::api::lease::{Lease, LeaseState, ReleasePort};
+use crate::api::lease_view::LeaseView;
 use crate::api::multi_lease::{LeaseDropped, MultiLease, ReportsDrop};
 use crate::api::request::{AcquireRequest, MultiLockPart, MultiLockRequest};
 use crate::lock::joint_create::{Entrant, GivenBack, JointCreate, LockPart};
@@ -83,8 +86,8 @@ pub(crate) struct State {
     ticket: Ticket,
     wait: Wait,
     parts: Vec<Part>,
-    /// The tickets of the parts, once all are granted.
-    granted: Vec<(Arc<str>, Ticket)>,
+    /// `None` before the grant.
+    granted: Option<Granted>,
     round: u64,
     /// The pauses before rounds that follow a failed one.
     rests: Rests,
@@ -107,6 +110,16 @@ struct Part {
     entrant: Option<Entrant>,
     lease: Option<Lease>,
     refused: Option<Refused>,
+}
+
+/// What is left of the request once it is granted.
+struct Granted {
+    ticket: Ticket,
+    /// The tickets of the parts.
+    parts: Vec<(Arc<str>, Ticket)>,
+    view: LeaseView,
+    /// Whether the lease was released or dropped.
+    dropped: Arc<AtomicBool>,
 }
 
 #[ractor::actor(message = MultiLockActorMessage, state = State, arguments = MultiLockArguments)]
@@ -139,7 +152,7 @@ impl MultiLockActor {
             ticket: request.ticket,
             wait: request.wait,
             parts: request.parts.iter().map(part).collect(),
-            granted: Vec::new(),
+            granted: None,
             round: 0,
             rests: Rests::new(spread),
             resting: false,
@@ -201,11 +214,11 @@ impl State {
 
     /// Releases all parts at the same time. The reply follows when the server has confirmed each.
     fn release(&mut self, reply: ReleasePort) {
-        if self.keep_alive.is_some() {
+        let Some(granted) = &self.granted else {
             // The caller may no longer wait.
             let _ = reply.send(Err(ReleaseError::NotGranted));
             return;
-        }
+        };
         self.metrics.released();
         let release = |(path, ticket): &(Arc<str>, Ticket)| {
             let (port, answer) = oneshot::channel();
@@ -213,7 +226,7 @@ impl State {
             let _ = self.registry.send_message(report);
             async { answer.await.unwrap_or(Err(ReleaseError::Lost)) }
         };
-        let answers = join_all(self.granted.iter().map(release));
+        let answers = join_all(granted.parts.iter().map(release));
         tokio::spawn(async move { reply.send(answers.await.into_iter().collect()) });
     }
 
@@ -276,9 +289,12 @@ impl State {
                 self.keep_alive = None;
                 self.metrics.granted();
                 let granted = |part: &mut Part| Some((part.spec.path.clone(), part.ticket.take()?));
-                self.granted = self.parts.iter_mut().filter_map(granted).collect();
+                let parts = self.parts.iter_mut().filter_map(granted).collect();
                 let leases = self.parts.iter_mut().filter_map(|part| part.lease.take()).collect();
-                let guard = MultiLease::new(ticket, leases, ReportsDrop(myself.get_derived()));
+                let dropped = Arc::new(AtomicBool::new(false));
+                let reports = ReportsDrop::new(dropped.clone(), myself.get_derived());
+                let guard = MultiLease::new(ticket, leases, reports);
+                self.granted = Some(Granted { ticket, parts, view: guard.view(), dropped });
                 // The event carries the guard. If nobody receives it, the guard is dropped, which releases all locks.
                 self.tell(LockEvent::Acquired { ticket, guard }, myself);
             }
@@ -373,19 +389,36 @@ impl State {
 }
 
 impl Drop for State {
-    /// Cancels and releases everything, however the actor ends.
+    /// Cancels and gives back everything, however the actor ends. A lease that was granted remains.
     fn drop(&mut self) {
         self.give_back();
-        if let Some(sink) = self.sink.take() {
-            match self.keep_alive {
-                // Not granted: dropping the sink reports that the actor has stopped.
-                Some(_) => drop(sink),
-                None => sink.close_silently(),
-            }
+        match (self.sink.take(), self.granted.take()) {
+            (Some(sink), Some(granted)) => granted.outlive(sink, std::mem::take(&mut self.metrics)),
+            // Not granted: dropping the sink reports that the actor has stopped.
+            (sink, _) => drop(sink),
         }
         for part in &self.parts {
             let _ = self.registry.send_message(MultiLockReport::Dropped(part.spec.path.clone()));
         }
+    }
+}
+
+impl Granted {
+    /// Reports the loss of the lease, after the actor has died.
+    fn outlive(self, sink: EventSink<MultiLease>, mut metrics: RequestMetrics) {
+        // Without a runtime, all leases are lost, which dropping the sink reports.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            self.view.lost().await;
+            // After a release, the view reads `Lost`, too.
+            if self.dropped.load(Ordering::SeqCst) {
+                metrics.released();
+                sink.close_silently();
+            } else {
+                metrics.lost();
+                sink.conclude(LockEvent::Lost(self.ticket));
+            }
+        });
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures::future::join_all;
@@ -88,12 +90,23 @@ pub(crate) struct LeaseDropped;
 impl ractor::Message for LeaseDropped {}
 
 /// Reports when the lease is released or dropped.
-pub(crate) struct ReportsDrop(pub DerivedActorRef<LeaseDropped>);
+pub(crate) struct ReportsDrop {
+    /// For what outlives the actor.
+    dropped: Arc<AtomicBool>,
+    actor: DerivedActorRef<LeaseDropped>,
+}
+
+impl ReportsDrop {
+    pub fn new(dropped: Arc<AtomicBool>, actor: DerivedActorRef<LeaseDropped>) -> ReportsDrop {
+        ReportsDrop { dropped, actor }
+    }
+}
 
 impl Drop for ReportsDrop {
     fn drop(&mut self) {
+        self.dropped.store(true, Ordering::SeqCst);
         // The actor may have ended.
-        let _ = self.0.send_message(LeaseDropped);
+        let _ = self.actor.send_message(LeaseDropped);
     }
 }
 

@@ -93,6 +93,7 @@ impl Asked {
     pub fn is_for(&mut self, _: Option<Kind>) {}
 }
 
+#[derive(Default)]
 pub(crate) struct RequestMetrics;
 
 impl RequestMetrics {

@@ -52,7 +52,8 @@ impl Asked {
     }
 }
 
-/// What is counted of one request, until it is dropped.
+/// What is counted of one request, until it is dropped. Nothing by default.
+#[derive(Default)]
 pub(crate) struct RequestMetrics(Option<Request>);
 
 impl RequestMetrics {
