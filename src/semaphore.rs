@@ -177,8 +177,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`ResizeError`], which also tells when the number may have been changed nevertheless. Zero is refused before
-    /// anything is sent.
+    /// [`ResizeError`], which also tells when the number may have been changed nevertheless. So this handle follows the
+    /// stored number after an error, too. Zero is refused before anything is sent.
     ///
     /// # Cancel safety
     ///
@@ -269,10 +269,10 @@ impl Semaphore {
         if permits == 0 {
             return ready(Err(ResizeError::NoPermits)).boxed();
         }
-        let (options, agreed) = (self.handle.options().clone(), self.agreed.clone());
-        let resize = |reply| self.message(ActorMessage::Resize(permits, options, reply));
-        let agree = move |()| agreed.store(true, Ordering::Relaxed);
-        self.handle.ask(resize).map(|answer: Result<(), ResizeError>| answer.map(agree)).boxed()
+        // Even if it fails: without an answer, it may have been carried out.
+        self.agreed.store(true, Ordering::Relaxed);
+        let options = self.handle.options().clone();
+        self.handle.ask(|reply| self.message(ActorMessage::Resize(permits, options, reply)))
     }
 
     fn ask_state(&self) -> BoxFuture<'static, Result<SemaphoreState, QueryError>> {

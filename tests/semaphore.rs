@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use common::{Proxy, TestServer, caught_up, eventually, shared, unique_path};
+use common::{Proxy, TestServer, caught_up, eventually, proxied, shared, unique_path};
 use futures::{FutureExt, StreamExt};
 use lockkeeper::auth::{Acl, AuthId, Permission};
 use lockkeeper::error::{
-    AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, ResizeError, TryAcquireError,
+    AcquireError, AcquireTimeoutError, InvalidHandle, PermitsError, QueryError, ResizeError, TryAcquireError,
 };
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{Keeper, LeaseState, LockOptions, Semaphore};
@@ -185,6 +185,25 @@ async fn a_resize_wakes_waiters_and_revokes_nothing() {
     caught_up(&keeper).await;
     let again = other.try_acquire().await.expect("free");
     again.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn a_handle_whose_resize_got_no_answer_follows_the_stored_number() {
+    let (proxy, path) = (proxied().await, unique_path("unanswered"));
+    let other = semaphore(&path, 2).await;
+    other.acquire().await.expect("free").release().await.expect("released");
+    let pool = connect(&proxy.address()).await.semaphore(&path, 2).expect("a valid path");
+    proxy.drop_replies_then_cut();
+    let resizing = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.resize(5).await }
+    });
+    eventually("it is carried out", SOON, async || other.limit().await == Ok(Some(5))).await;
+    proxy.cut();
+    let answer = timeout(SOON, resizing).await.expect("an answer").expect("no panic");
+    assert!(matches!(answer, Err(ResizeError::Failed(QueryError::Unanswered { .. }))), "{answer:?}");
+    let all = timeout(SOON, pool.acquire_many(5)).await.expect("an answer").expect("it follows the number");
+    assert_eq!(all.count(), 5);
 }
 
 #[tokio::test]
