@@ -193,8 +193,11 @@ impl State {
         self.path.watches.want(key.clone());
         let (epoch, watches) = (session.connection.epoch, &session.connection.watches);
         let answer = watches.children_at_once(&self.path.directory);
+        let retries = self.path.metrics.retries();
         self.path.expect(async move {
-            match answer.await {
+            let answered = answer.await;
+            retries.count(&answered);
+            match answered {
                 Ok((found, watch)) => {
                     let event = Box::new(move |_| Event::ChildrenChanged(line));
                     let watch = NewWatch { key, watch, event };

@@ -13,7 +13,9 @@ use crate::api::messages::SemaphoreMessage;
 use crate::api::request::{AcquireRequest, Permits};
 use crate::inspect;
 use crate::machine::node::{Attempt, Znode};
-use crate::machine::semaphore::{Command, Event, Leases, Part, PermitRequest, Reading, Root, Semaphore};
+use crate::machine::semaphore::{
+    Command, Event, Leases, Part, PermitRequest, Reading, Root, Semaphore, TakeFailure,
+};
 use crate::machine::{Failure, PathEvent, Ticket};
 use crate::metrics::Kind;
 use crate::path::{Driver, NewWatch, Path, PathArguments, PathMessage, PathNotice, WatchKey};
@@ -196,6 +198,7 @@ impl State {
             Reading::Once => Some(unwatched(client.leases(&path))),
             Reading::Watch => Some(watched(watches.children(&path))),
         };
+        let retries = self.path.metrics.retries();
         self.path.expect(async move {
             let synced = match sync {
                 Some(answer) => answer.await,
@@ -220,6 +223,11 @@ impl State {
                 keep(Part::Leases, watch);
                 leases_found = Some(synced.clone().and(found));
             }
+            let failed = root_found.as_ref().and_then(|found| found.as_ref().err());
+            let failed = failed.or(leases_found.as_ref().and_then(|found| found.as_ref().err()));
+            if let Some(failure) = failed {
+                retries.failed(failure);
+            }
             let event = Event::StateRead { read, root: root_found, leases: leases_found };
             PathMessage::Answer(epoch, event, new_watches)
         });
@@ -239,8 +247,14 @@ impl State {
         }
         let request = TakeRequest { mutex: &mutex, keep, root: (&root, version), leases: &nodes };
         let answer = session.connection.client.take(request);
-        self.path
-            .expect(async move { PathMessage::Answer(epoch, Event::Taken(take, answer.await), Vec::new()) });
+        let retries = self.path.metrics.retries();
+        self.path.expect(async move {
+            let taken = answer.await;
+            if let Err(TakeFailure::Failed(failure)) = &taken {
+                retries.failed(failure);
+            }
+            PathMessage::Answer(epoch, Event::Taken(take, taken), Vec::new())
+        });
     }
 
     fn root(&self) -> Arc<str> {

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::common::{
-    SHORT, SOON, connect, connect_through, eventually, options, proxied, refusal, shared, unique_path,
+    LONG, SHORT, SOON, connect, connect_through, eventually, options, proxied, refusal, shared, unique_path,
 };
 use crate::scrape::Scrape;
 
@@ -152,6 +152,30 @@ async fn a_released_guard_is_neither_held_nor_lost_while_the_server_is_silent() 
     let all_are_over = async || both_kinds("cleanups_pending") == [Some(0.0); 2];
     eventually("the session is lost", SOON, all_are_over).await;
     assert_eq!(both_kinds("leases_lost_total"), [Some(0.0); 2]);
+}
+
+#[tokio::test]
+async fn a_transaction_without_an_answer_is_counted() {
+    let scrape = Scrape::start();
+    let _installed = scrape.installed();
+    let (proxy, path) = (proxied().await, unique_path("unanswered"));
+    let (keeper, other) = (connect_through(&proxy, LONG).await, connect().await);
+    let paths = [format!("{path}-a"), format!("{path}-b")];
+    let both = keeper.multi_lock(&paths).expect("valid paths");
+    both.acquire().await.expect("they are free").release().await.expect("they are held");
+    let unanswered = || scrape.value("lockkeeper_retries_total", &[]);
+    assert_eq!(unanswered(), Some(0.0));
+    proxy.drop_replies_then_cut();
+    let acquiring = tokio::spawn(both.acquire());
+    let lock = other.lock(&paths[0]).expect("a valid path");
+    eventually("it is carried out", SOON, async || {
+        lock.contenders().await.is_ok_and(|contenders| contenders.len() == 1)
+    })
+    .await;
+    proxy.cut();
+    let guard = timeout(SOON, acquiring).await.expect("an answer").expect("no panic").expect("granted");
+    assert_eq!(unanswered(), Some(1.0));
+    drop(guard);
 }
 
 #[tokio::test]

@@ -124,8 +124,13 @@ impl State {
         for entrant in &mut create.entrants {
             entrant.on_drop = Some(Failure::Unknown("the task that awaits the answer has ended".into()));
         }
+        let retries = self.path.metrics.retries();
         session.spawn(async move {
             let (created, lists) = (created.await, join_all(lists).await);
+            match &created {
+                Ok(_) => lists.iter().for_each(|list| retries.count(list)),
+                Err(NotCreated { failure, .. }) => retries.failed(failure),
+            }
             create.distribute(created, lists);
         });
     }

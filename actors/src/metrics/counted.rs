@@ -26,7 +26,14 @@ pub(crate) struct Retries(pub(super) Counter);
 impl Retries {
     /// Counts a request if it got no answer.
     pub fn count<T>(&self, answered: &Result<T, Failure>) {
-        if matches!(answered, Err(Failure::Unknown(_))) {
+        if let Err(failure) = answered {
+            self.failed(failure);
+        }
+    }
+
+    /// Counts a request that has failed, if it got no answer.
+    pub fn failed(&self, failure: &Failure) {
+        if matches!(failure, Failure::Unknown(_)) {
             self.0.increment(1);
         }
     }

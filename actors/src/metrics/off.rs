@@ -63,6 +63,8 @@ pub(crate) struct Retries;
 
 impl Retries {
     pub fn count<T>(&self, _: &Result<T, Failure>) {}
+
+    pub fn failed(&self, _: &Failure) {}
 }
 
 #[derive(Clone)]

@@ -92,6 +92,9 @@ where
         self.expect(async move {
             let (created, children) = (create.answer.await, list.await);
             retries.count(&created);
+            if created.is_ok() {
+                retries.count(&children);
+            }
             let created = with_name(create.name, created);
             let event = Event::CreatedAndListed { attempt, created, children };
             PathMessage::Answer(epoch, event.into(), Vec::new())
@@ -118,8 +121,11 @@ where
         self.watches.want(key.clone());
         let (epoch, answer) =
             (session.connection.epoch, session.connection.watches.node(&self.node_path(&node)));
+        let retries = self.metrics.retries();
         self.expect(async move {
-            match answer.await {
+            let answered = answer.await;
+            retries.count(&answered);
+            match answered {
                 Ok(watch) => {
                     let watched = Event::Watched(node.clone(), Ok(()));
                     let fired = move |change| Event::Fired { node, gone: change == Change::Gone }.into();
