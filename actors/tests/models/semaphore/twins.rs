@@ -1,7 +1,7 @@
 //! Broken twins: each alters one event on its way in, one command on its way out, or one check of the server.
 
 use lockkeeper_actors::machine::lock;
-use lockkeeper_actors::machine::semaphore::{Command, Event, Leases, Part, Root, TakeFailure};
+use lockkeeper_actors::machine::semaphore::{Command, Event, Leases, Part, PermitRequest, Root, TakeFailure};
 use lockkeeper_actors::machine::{Failure, PathEvent, Refusal, Reply};
 
 use super::wire::{Purpose, place};
@@ -46,6 +46,12 @@ pub enum Twin {
     FullForTheFirst,
     /// A request that waits with the number that was stored is refused when another one is stored.
     ResizeRefusesWaiters,
+    /// A handle's number is never compared with the stored one.
+    NumberNotCompared,
+    /// The token of a grant is that of the turn before.
+    OldToken,
+    /// A release is confirmed although the session is lost.
+    LossConfirmed,
     /// The new part owns no lease.
     SplitForgetsLease,
     /// Both claims keep their leases.
@@ -101,6 +107,9 @@ impl Twin {
                 Some(Event::Split { ticket, into, leases: Vec::new() })
             }
             (Twin::MergeSwallowed, Event::Merge { .. }) => None,
+            (Twin::NumberNotCompared, Event::Acquire { ticket, request }) => {
+                Some(Event::Acquire { ticket, request: PermitRequest { agreed: true, ..request } })
+            }
             (Twin::LossSwallowed, Event::Path(PathEvent::Lost)) => None,
             (_, event) => Some(event),
         }
@@ -148,6 +157,12 @@ impl Twin {
             }
             (Twin::HeadPassedOver, Command::Grant { ticket, .. }) if place(ticket) == Some(0) => None,
             (Twin::WatchesKept, Command::UnwatchState) => None,
+            (Twin::LossConfirmed, Command::Reply(Reply::Forgotten { ticket, confirmed: _ })) => {
+                Some(Command::Reply(Reply::Forgotten { ticket, confirmed: true }))
+            }
+            (Twin::OldToken, Command::Grant { ticket, leases, czxid }) => {
+                Some(Command::Grant { ticket, leases, czxid: czxid - 1 })
+            }
             (_, command) => Some(command),
         }
     }
