@@ -76,6 +76,7 @@ const TWINS: &[(Twin, Wants, Budget, &str)] = &[
     (GrantedTooEarly, CROSSED, NONE, WHOLE),
     (BackForgotten, PLAIN_HALF_NEW, NONE, WAKING),
     (CancelledByLoss, CROSSED, Budget { losses: 1, ..NONE }, ANSWERS),
+    (DoubtOfPartUnheard, THREE, Budget { doubts: 1, ..NONE }, CERTAINTY),
     (Gate(IgnoresDoubt), CROSSED, Budget { losses: 1, ..NONE }, CERTAINTY),
     (Gate(IgnoresDoubt), CROSSED, Budget { doubts: 1, ..NONE }, CERTAINTY),
     (Gate(PassesStaleResume), CROSSED, Budget { doubts: 2, ..NONE }, CERTAINTY),

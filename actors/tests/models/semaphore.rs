@@ -125,8 +125,8 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (UnknownTakeTakenForNo, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
     (LeasesNotFound, CROWD, Some(1), Budget { cuts: 1, ..NONE }, GHOSTS),
     (OneLeaseForgotten, CROWD, Some(2), NONE, GHOSTS),
-    (DeniedDeleteTakenForDone, CROWD, Some(2), Budget { denials: 1, ..NONE }, GHOSTS),
-    (DeniedDeleteTakenForDone, CROWD, Some(2), RESIZED, GHOSTS),
+    (DeniedDeleteTakenForDone, CROWD, Some(2), Budget { denials: 1, ..NONE }, TRUTH),
+    (DeniedDeleteTakenForDone, CROWD, Some(2), RESIZED, TRUTH),
     (DeniedListTakenForEmpty, CROWD, Some(1), RESIZED, EXCLUSION),
     (DeniedListTakenForEmpty, NEWCOMERS, Some(1), MEDDLED, EXCLUSION),
     (GrantedWhileSuspended, CROWD, Some(1), Budget { doubts: 1, ..NONE }, CERTAINTY),
@@ -143,6 +143,9 @@ const TWINS: &[(Twin, Wants, Option<u32>, Budget, &str)] = &[
     (MergeSwallowed, TWICE, Some(2), REGROUPED, GHOSTS),
     (RegroupedLossSwallowed, PAIR, Some(2), Budget { deletions: 1, ..REGROUPED }, ANSWERS),
     (WaiterTakenForTry, APIECE, Some(1), NONE, TRUTH),
+    (NumberNotCompared, NEWCOMERS, Some(2), NONE, TRUTH),
+    (LossConfirmed, CROWD, Some(1), Budget { losses: 1, ..NONE }, TRUTH),
+    (OldToken, CROWD, Some(1), NONE, TOKENS),
     (ResizeRefusesWaiters, NEWCOMERS, Some(1), Budget { resizes: 1, ..NONE }, TRUTH),
 ];
 

@@ -34,7 +34,9 @@ impl Semaphore {
         else {
             return;
         };
-        let is_watched = self.turn.as_ref().is_some_and(|turn| turn.watches().root.is_some());
+        let root_watch = self.turn.as_ref().and_then(|turn| turn.watches().root);
+        let is_set = |watch| watch != read || matches!(root, Some(Ok(_)));
+        let is_watched = peek.is_none() && root_watch.is_some_and(is_set);
         let leases_only = root.is_none();
         let answered = matches!(root, Some(Ok(_))) || matches!(leases, Some(Ok(_)));
         let found = self.learn(root, leases);

@@ -359,9 +359,14 @@ impl World {
                 self.feed_multi(scenario, number, multi_lock::Event::Queued { part: ticket.part, ahead })
             }
             ToMulti::Suspended(ticket) if is_now(ticket) => {
+                request.parts[ticket.part].doubted = true;
+                if scenario.twin == Some(Twin::DoubtOfPartUnheard) {
+                    return;
+                }
                 self.feed_multi(scenario, number, multi_lock::Event::Suspended(ticket.part))
             }
             ToMulti::Resumed(ticket) if is_now(ticket) => {
+                request.parts[ticket.part].doubted = false;
                 self.feed_multi(scenario, number, multi_lock::Event::Resumed(ticket.part))
             }
             ToMulti::Refused(ticket, cancelled) if is_now(ticket) => {
@@ -416,6 +421,9 @@ impl World {
                 multi_lock::Command::GiveBack => self.give_back(scenario, number),
                 multi_lock::Command::Grant => {
                     let parts = &mut self.requests[number].parts;
+                    if parts.iter().any(|part| part.doubted) {
+                        self.flaws.insert(CERTAINTY);
+                    }
                     parts.iter_mut().for_each(|part| part.ticket = None);
                     let leases = parts.iter_mut().filter_map(|part| part.lease.take()).collect();
                     self.hand_over(number, leases);
@@ -444,6 +452,7 @@ impl World {
             let ticket = Ticket { request: number, round, part };
             self.requests[number].parts[part].ticket = Some(ticket);
             self.requests[number].parts[part].placed = false;
+            self.requests[number].parts[part].doubted = false;
             self.post(process, *path, ToPath::Acquire(ticket));
         }
     }

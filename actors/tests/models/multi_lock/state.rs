@@ -55,6 +55,8 @@ pub struct Part {
     pub lease: Option<Lease>,
     /// Its node has been submitted in this round.
     pub placed: bool,
+    /// The machine was told that its lease is in doubt, and not that it is verified again.
+    pub doubted: bool,
 }
 
 /// How far a caller has been told.

@@ -70,6 +70,8 @@ pub enum Twin {
     GrantedTooEarly,
     /// A request that loses a part is refused as if its caller had cancelled it.
     CancelledByLoss,
+    /// A request for several paths does not hear that the lease of a part is in doubt.
+    DoubtOfPartUnheard,
     /// An actor of a path with a broken gate.
     Gate(Gate),
 }

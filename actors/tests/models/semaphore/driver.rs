@@ -5,7 +5,7 @@ use lockkeeper_actors::machine::node::Attempt;
 use lockkeeper_actors::machine::semaphore::{Command, Event, Part, Reading, Semaphore};
 use lockkeeper_actors::machine::{PathEvent, Refusal, Reply, Ticket, Wait};
 
-use super::properties::{ANSWERS, CERTAINTY, EXCLUSION, ORDER, TRUTH};
+use super::properties::{ANSWERS, CERTAINTY, EXCLUSION, ORDER, TOKENS, TRUTH};
 use super::server::{SemaphoreServer, Spot, Watch};
 use super::twins::Twin;
 use super::wire::{
@@ -97,7 +97,10 @@ impl steps::World for World {
                 watch = there.then(|| (Spot::Contender(name.clone()), 0));
                 done(there)
             }
-            Ask::Delete(name) => done(self.server.delete(name)),
+            Ask::Delete(name) => {
+                self.turns.remove(name);
+                done(self.server.delete(name))
+            }
             Ask::ReadRoot { watch: read } => match &seen.root {
                 Some(root) => {
                     watch = read.map(|read| (Spot::Part(Part::Root), read));
@@ -233,7 +236,7 @@ impl steps::World for World {
                 self.submit(number, Purpose::DeleteLease(lease.clone()), [Ask::Delete(lease)]);
             }
             Command::TrackLease(lease) => self.track(number, lease),
-            Command::Grant { ticket, leases, .. } => self.grant(scenario, number, ticket, leases),
+            Command::Grant { ticket, leases, czxid } => self.grant(scenario, number, ticket, leases, czxid),
             Command::Merged { ticket, .. } => self.expect(number, ticket, |word| match word {
                 Word::Granted { leases, .. } => leases.is_empty().then_some(Word::Merged),
                 _ => None,
@@ -268,7 +271,10 @@ impl World {
         }
     }
 
-    fn grant(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, leases: Vec<String>) {
+    fn grant(&mut self, scenario: &Scenario, number: usize, ticket: Ticket, leases: Vec<String>, czxid: i64) {
+        if leases.iter().any(|lease| self.turns.remove(lease).is_some_and(|turn| czxid != i64::from(turn))) {
+            self.flaws.insert(TOKENS);
+        }
         let process = &self.clients.processes[number];
         let (Some(at), Some(id)) = (place(ticket), process.using) else {
             self.flaws.insert(CERTAINTY);
@@ -279,6 +285,14 @@ impl World {
         let whole = leases.len() == want.count as usize;
         if !self.clients.is_sure(number) {
             self.flaws.insert(CERTAINTY);
+        }
+        // Its number was the stored one at some time since it was asked, unless an operator has deleted that.
+        let asked = &process.asked[at];
+        let is_own = want
+            .limit
+            .filter(|_| !want.agreed && !asked.uninformed && self.left.removals == scenario.budget.removals);
+        if is_own.is_some_and(|own| !asked.limits.contains(&own)) {
+            self.flaws.insert(TRUTH);
         }
         // Those before it in its process come first, unless an operator is to blame or they only try. Those of one
         // transaction are granted together.
@@ -318,12 +332,16 @@ impl World {
                     Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Merged => None,
                 })
             }
-            Reply::Lost(ticket) => self.expect(number, ticket, |word| match word {
-                Word::Granted { .. } => Some(Word::Lost),
-                Word::Released => Some(Word::Released),
-                Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Merged => None,
-            }),
-            Reply::Forgotten { ticket, .. } => {
+            Reply::Lost(ticket) => {
+                let asked = place(ticket).and_then(|at| self.clients.processes[number].asked.get_mut(at));
+                asked.into_iter().filter(|asked| asked.is_granted()).for_each(Asked::give_back);
+                self.expect(number, ticket, |word| match word {
+                    Word::Granted { .. } => Some(Word::Lost),
+                    Word::Released => Some(Word::Released),
+                    Word::Unasked | Word::Waiting | Word::Refused | Word::Lost | Word::Merged => None,
+                })
+            }
+            Reply::Forgotten { ticket, confirmed } => {
                 self.expect(number, ticket, |word| match word {
                     Word::Refused | Word::Lost | Word::Released => Some(word.clone()),
                     Word::Unasked | Word::Waiting | Word::Granted { .. } | Word::Merged => None,
@@ -332,6 +350,10 @@ impl World {
                     place(ticket).and_then(|at| self.clients.processes[number].asked.get_mut(at))
                 {
                     asked.forgotten = true;
+                    let given_back = std::mem::take(&mut asked.given_back);
+                    if confirmed && given_back.iter().any(|lease| self.server.now().has(lease)) {
+                        self.flaws.insert(TRUTH);
+                    }
                 }
             }
         }
@@ -426,6 +448,9 @@ impl World {
                 return Answer::NotTaken(NotTaken::LimitChanged);
             }
             Some(_) => {}
+        }
+        if let Some(turn) = self.server.now().contender(mutex).map(|node| node.czxid) {
+            self.turns.extend(leases.iter().map(|name| (name.clone(), turn)));
         }
         self.server.change(|tree| {
             if let Some(root) = &mut tree.root {

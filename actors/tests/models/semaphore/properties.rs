@@ -20,6 +20,7 @@ pub const CERTAINTY: &str = "no grant in doubt";
 pub const ANSWERS: &str = "one answer each";
 pub const TRUTH: &str = "true answers";
 pub const WATCHES: &str = "only the mutex' holder watches";
+pub const TOKENS: &str = "the token of its turn";
 
 impl Model for Scenario {
     type State = World;
@@ -51,6 +52,7 @@ impl Model for Scenario {
             Property::always(ANSWERS, |_, world: &World| !world.flaws.contains(ANSWERS)),
             Property::always(TRUTH, |_, world: &World| !world.flaws.contains(TRUTH)),
             Property::always(WATCHES, |_, world: &World| !world.flaws.contains(WATCHES)),
+            Property::always(TOKENS, |_, world: &World| !world.flaws.contains(TOKENS)),
         ]
     }
 }

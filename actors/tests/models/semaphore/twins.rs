@@ -48,6 +48,12 @@ pub enum Twin {
     ResizeRefusesWaiters,
     /// A request that would wait is refused where a try is.
     WaiterTakenForTry,
+    /// A handle's number is never compared with the stored one.
+    NumberNotCompared,
+    /// The token of a grant is that of the turn before.
+    OldToken,
+    /// A release is confirmed although the session is lost.
+    LossConfirmed,
     /// The new part owns no lease.
     SplitForgetsLease,
     /// Both claims keep their leases.
@@ -106,6 +112,9 @@ impl Twin {
                 Some(Event::Split { ticket, into, leases: Vec::new() })
             }
             (Twin::MergeSwallowed, Event::Merge { .. }) => None,
+            (Twin::NumberNotCompared, Event::Acquire { ticket, request }) => {
+                Some(Event::Acquire { ticket, request: PermitRequest { agreed: true, ..request } })
+            }
             (Twin::LossSwallowed, Event::Path(PathEvent::Lost)) => None,
             (_, event) => Some(event),
         }
@@ -153,6 +162,12 @@ impl Twin {
             }
             (Twin::HeadPassedOver, Command::Grant { ticket, .. }) if place(ticket) == Some(0) => None,
             (Twin::WatchesKept, Command::UnwatchState) => None,
+            (Twin::LossConfirmed, Command::Reply(Reply::Forgotten { ticket, confirmed: _ })) => {
+                Some(Command::Reply(Reply::Forgotten { ticket, confirmed: true }))
+            }
+            (Twin::OldToken, Command::Grant { ticket, leases, czxid }) => {
+                Some(Command::Grant { ticket, leases, czxid: czxid - 1 })
+            }
             (_, command) => Some(command),
         }
     }

@@ -106,6 +106,10 @@ pub struct Asked {
     pub accepted: bool,
     /// It could have been served at every moment since.
     pub free: bool,
+    /// When it was asked, its process may have taken an old limit for the current one.
+    pub uninformed: bool,
+    /// The leases that its guard had in the end, until the machine has forgotten it.
+    pub given_back: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -234,6 +238,8 @@ impl Asked {
         limits: BTreeSet::new(),
         accepted: false,
         free: false,
+        uninformed: false,
+        given_back: Vec::new(),
     };
 
     pub fn is_granted(&self) -> bool {
@@ -246,6 +252,11 @@ impl Asked {
             Word::Granted { leases, .. } => Some(leases),
             _ => None,
         }
+    }
+
+    /// Its guard is over.
+    pub fn give_back(&mut self) {
+        self.given_back = self.leases().map(std::mem::take).unwrap_or_default();
     }
 
     /// Its caller has a guard, which may read `Lost`.

@@ -1,8 +1,8 @@
 //! Processes, sessions and a server, and everything that may happen to them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lockkeeper_actors::machine::semaphore::{Event, PermitRequest, Semaphore};
+use lockkeeper_actors::machine::semaphore::{Event, Part, PermitRequest, Semaphore};
 use lockkeeper_actors::machine::{LeaseState, PathEvent, Wait};
 
 use super::driver::fired;
@@ -79,6 +79,8 @@ pub struct World {
     pub robbed: bool,
     /// What an operator deleted: its owner may not know yet.
     pub struck: BTreeSet<String>,
+    /// The leases that were made and not granted yet, each with the transaction that made the mutex' node of its turn.
+    pub turns: BTreeMap<String, u8>,
     /// What should not have happened on the way here.
     pub flaws: BTreeSet<&'static str>,
 }
@@ -143,6 +145,7 @@ impl World {
             peer: Peer::Out,
             robbed: false,
             struck: BTreeSet::new(),
+            turns: BTreeMap::new(),
             flaws: BTreeSet::new(),
         };
         world.begin(scenario, scenario.budget.cuts > 0);
@@ -279,6 +282,7 @@ impl World {
             Action::Release(process, at) => {
                 let asked = &mut self.clients.processes[process].asked[at];
                 if let Word::Granted { .. } = asked.word {
+                    asked.give_back();
                     asked.word = Word::Released;
                 }
                 if !asked.forgotten {
@@ -382,16 +386,26 @@ impl World {
         self.forget(self.left.cuts > 0);
     }
 
+    /// The news of another limit may be on its way, or its follower is behind.
+    fn may_know_an_old_limit(&self, process: usize) -> bool {
+        let Some(id) = self.clients.processes[process].using else { return false };
+        let tells =
+            |watch: &Watch| watch.session == id && watch.spot == Spot::Part(Part::Root) && watch.fired;
+        self.server.replicas().is_behind(id) || self.server.watches.iter().any(tells)
+    }
+
     /// It took too long for an answer at once.
     fn have_waited(&mut self, process: usize) {
         self.clients.processes[process].asked.iter_mut().for_each(|asked| asked.free = false);
     }
 
     fn acquire(&mut self, scenario: &Scenario, process: usize) {
+        let uninformed = self.may_know_an_old_limit(process);
         let asked = &mut self.clients.processes[process].asked;
         let Some(at) = asked.iter().position(|asked| asked.word == Word::Unasked) else { return };
         let limits = self.server.now().root.as_ref().map(|root| root.limit).into_iter().collect();
         (asked[at].word, asked[at].limits, asked[at].free) = (Word::Waiting, limits, true);
+        asked[at].uninformed = uninformed;
         let Want { count, limit, agreed, wait } = scenario.wants[process][at];
         let request = PermitRequest { count, limit, agreed, bytes: 100, wait };
         // What is so now may be the reason for an answer at once.
