@@ -428,7 +428,7 @@ impl KeeperOptions {
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime. The runtime must have time enabled.
+    /// Outside a Tokio runtime.
     pub async fn connect(self, address: &str) -> Result<Keeper, ConnectError> {
         Ok(Keeper { shared: Arc::new(self.start(address).await?) })
     }

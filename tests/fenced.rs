@@ -128,6 +128,7 @@ async fn a_released_lock_is_not_handed_on_before_its_writes_are_answered() {
                 let release = LockMessage::Release(guard.ticket(), reply.into());
                 lock.actor().cast(release).expect("the actor runs");
                 eventually("the release has begun", SOON, async || guard.state() == LeaseState::Lost).await;
+                drop(guard);
             }
             false => drop(guard),
         }

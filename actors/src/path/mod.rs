@@ -177,7 +177,7 @@ pub(crate) trait Driver {
             // A local contender is granted the lock before the server has deleted the node, and the server carries out a
             // transaction as long as the node exists. So the transactions come first.
             PathMessage::Written(ticket) => {
-                if self.path().holds(ticket) {
+                if self.path().written(ticket) {
                     self.feed(PathEvent::Release(ticket));
                 }
             }

@@ -33,6 +33,8 @@ pub(super) struct Entry {
     keep_alive: Option<Arc<KeepAlive>>,
     hold: Option<Hold>,
     release: Vec<ReleasePort>,
+    /// It was released, and transactions under its leases have not been answered.
+    writing: bool,
     /// It was granted, and has no lease of its own any more: that was lost, or merged into that of another request.
     ended: bool,
     /// The requests whose leases were merged into this one. They are told what happens to this one.
@@ -95,6 +97,7 @@ where
             keep_alive: Some(request.keep_alive),
             hold: None,
             release: Vec::new(),
+            writing: false,
             ended: false,
             merged: Vec::new(),
             followed: 0,
@@ -119,6 +122,9 @@ where
                 let (clock, since) = (self.clock, entry.since);
                 entry.span.in_scope(|| debug!(held = ?clock.now().since(since), "released"));
                 entry.release.extend(reply);
+                if entry.writing {
+                    return false;
+                }
                 // The guard may still exist, and must not read `Held` while there is another holder.
                 let mut written = Vec::new();
                 for ticket in self.with_merged(ticket) {
@@ -130,6 +136,9 @@ where
                 written.retain(|grant| grant.has_writes());
                 if written.is_empty() {
                     return true;
+                }
+                if let Some(entry) = self.requests.get_mut(&ticket) {
+                    entry.writing = true;
                 }
                 let actor = self.actor.clone();
                 tokio::spawn(async move {
@@ -150,9 +159,12 @@ where
         is_over
     }
 
-    /// Whether a request was granted, and has not lost its lease.
-    pub(super) fn holds(&self, ticket: Ticket) -> bool {
-        self.requests.get(&ticket).is_some_and(|entry| entry.keep_alive.is_none() && !entry.ended)
+    /// All transactions under the leases of a released request are answered. Returns whether the release must be passed
+    /// to the machine, as it must unless the lease was lost meanwhile.
+    pub(super) fn written(&mut self, ticket: Ticket) -> bool {
+        let Some(entry) = self.requests.get_mut(&ticket) else { return false };
+        entry.writing = false;
+        !entry.ended
     }
 
     /// Whether nothing is left to do.
@@ -222,6 +234,7 @@ where
             keep_alive: None,
             hold: Some(part),
             release: Vec::new(),
+            writing: false,
             ended: false,
             merged: Vec::new(),
             followed: 0,
