@@ -108,12 +108,8 @@ impl<'guard> Fenced<'guard> {
     /// # Cancel safety
     ///
     /// Nothing is sent before the first poll. After that, dropping the future does not stop the transaction: it may or
-    /// may not be carried out, but never in part. Until it is answered, nobody else is granted the lock, also when the guard
-    /// is dropped.
-    ///
-    /// # Panics
-    ///
-    /// Outside a Tokio runtime.
+    /// may not be carried out, but never in part. A guard that is dropped meanwhile is released after the answer, so
+    /// nobody else holds the lock before that, unless the session ends.
     pub async fn commit(self) -> Result<(), FencedError> {
         let Fenced { leases, writes } = self;
         let nodes: Vec<String> = leases.iter().flat_map(Lease::nodes).cloned().collect();
@@ -124,14 +120,15 @@ impl<'guard> Fenced<'guard> {
         if leases.iter().any(|lease| lease.state() == LeaseState::Lost) {
             return Err(FencedError::Lost);
         }
-        let Some(session) = session else {
+        let Some((lease, session)) = leases.first().zip(session) else {
             return Err(no_session(leases));
         };
         let paths: Vec<String> = writes.iter().map(|write| write.path().to_owned()).collect();
         let answer = session.transact(&nodes, writes);
         drop(session);
-        // A task, because this future may be dropped, or kept without being polled. The session is open until the answer.
-        let answered = tokio::spawn(async move {
+        // A task, because this future may be dropped, or kept without being polled. It does not end with the caller's
+        // runtime. The session is open until the answer.
+        let answered = lease.keep_alive().runtime().spawn(async move {
             let answered = answer.await;
             drop(writing);
             answered

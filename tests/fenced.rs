@@ -16,6 +16,7 @@ use lockkeeper::error::{FencedError, WriteFailure};
 use lockkeeper::messages::LockMessage;
 use lockkeeper::session::SessionEvent;
 use lockkeeper::{LeaseState, LockGuard, LockOptions};
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use zookeeper_client as zk;
@@ -108,9 +109,18 @@ async fn a_guard_whose_session_has_expired_writes_nothing() {
     assert_eq!(ledger.read().await, b"next");
 }
 
+/// How a guard is released while a transaction under it is in flight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Dropped,
+    DroppedAfterMessage,
+    /// And that runtime has ended.
+    BegunInAnotherRuntime,
+}
+
 #[tokio::test]
 async fn a_released_lock_is_not_handed_on_before_its_writes_are_answered() {
-    for by_message in [false, true] {
+    for way in [Way::Dropped, Way::DroppedAfterMessage, Way::BegunInAnotherRuntime] {
         let proxy = proxied().await;
         let keeper = connect_through(&proxy, LONG).await;
         let ledger = Ledger::held_by(&keeper).await;
@@ -120,23 +130,31 @@ async fn a_released_lock_is_not_handed_on_before_its_writes_are_answered() {
         let queued = async || lock.contenders().await.is_ok_and(|contenders| contenders.len() == 2);
         eventually("the next request is queued", SOON, queued).await;
         proxy.delay(Duration::from_millis(200));
-        assert_eq!(ledger.set("late").now_or_never(), None, "it was sent, and its future is dropped");
-        let Ledger { guard, data, server } = ledger;
-        match by_message {
-            true => {
-                let (reply, _) = oneshot::channel();
-                let release = LockMessage::Release(guard.ticket(), reply.into());
-                lock.actor().cast(release).expect("the actor runs");
-                eventually("the release has begun", SOON, async || guard.state() == LeaseState::Lost).await;
-                drop(guard);
+        let write = || async { ledger.set("late").now_or_never() };
+        let answer = match way {
+            Way::Dropped | Way::DroppedAfterMessage => write().await,
+            Way::BegunInAnotherRuntime => {
+                let begin = || {
+                    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+                    runtime.block_on(write())
+                };
+                std::thread::scope(|threads| threads.spawn(begin).join().expect("no panic"))
             }
-            false => drop(guard),
+        };
+        assert_eq!(answer, None, "{way:?}: it was sent, and its future is dropped");
+        let Ledger { guard, data, server } = ledger;
+        if way == Way::DroppedAfterMessage {
+            let (reply, _) = oneshot::channel();
+            let release = LockMessage::Release(guard.ticket(), reply.into());
+            lock.actor().cast(release).expect("the actor runs");
+            eventually("the release has begun", SOON, async || guard.state() == LeaseState::Lost).await;
         }
+        drop(guard);
         let next = timeout(SOON, next).await.expect("in time").expect("no panic").expect("it is granted");
         assert_eq!(next.state(), LeaseState::Held);
         // From here on, nothing that the former holder has sent may be carried out.
         server.catch_up().await;
-        assert_eq!(server.0.get_data(&data).await.expect("the node").0, b"late");
+        assert_eq!(server.0.get_data(&data).await.expect("the node").0, b"late", "{way:?}");
     }
 }
 

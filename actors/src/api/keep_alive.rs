@@ -1,6 +1,7 @@
 //! The token that keeps a keeper open.
 
 use ractor::{ActorCell, DerivedActorRef};
+use tokio::runtime::Handle;
 
 use crate::record::Recording;
 
@@ -8,6 +9,7 @@ use crate::record::Recording;
 pub struct KeepAlive {
     keeper: DerivedActorRef<KeeperRequest>,
     recording: Option<Recording>,
+    runtime: Handle,
 }
 
 /// Messages to the keeper from handles, leases and the actors that work under them.
@@ -31,14 +33,20 @@ pub enum KeeperRequest {
 impl ractor::Message for KeeperRequest {}
 
 impl KeepAlive {
-    /// A token that keeps this keeper open, which has this record.
+    /// A token that keeps this keeper open, which has this record. Panics outside a Tokio runtime: it is called in that of
+    /// the keeper.
     pub fn new(keeper: DerivedActorRef<KeeperRequest>, recording: Option<Recording>) -> KeepAlive {
-        KeepAlive { keeper, recording }
+        KeepAlive { keeper, recording, runtime: Handle::current() }
     }
 
     /// The keeper that is kept open.
     pub fn keeper(&self) -> &DerivedActorRef<KeeperRequest> {
         &self.keeper
+    }
+
+    /// The runtime of the keeper, for what must not end with a caller's.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// The keeper's record, which the actors that work under its locks add to.

@@ -118,8 +118,8 @@ impl Lease {
         self.grant.client().upgrade()
     }
 
-    /// Begins a transaction that the server carries out only while the lease's nodes exist. While the result is kept, a
-    /// release is put off, so that no other request of the same process is granted the lock before the transaction is
+    /// Begins a transaction that the server carries out only while the lease's nodes exist. While the result is kept, the
+    /// release of a lock is put off, so that no other request of the same process is granted it before the transaction is
     /// answered. If the state is `Lost` after this call, the release may have come before: do not send the transaction.
     pub fn begin_write(&self) -> Writing {
         Writing::new(self.grant.clone())

@@ -67,7 +67,7 @@ pub(crate) enum PathMessage<E> {
     WatchOver(u64, WatchKey, E),
     /// A question in the session of this epoch is over.
     QuestionOver(u64),
-    /// All transactions under the leases of this request are answered. It was released before.
+    /// All transactions under the lease of this request are answered. It was released before.
     Written(Ticket),
     /// The event sink of this request has panicked.
     SinkFailed(Ticket),
@@ -174,8 +174,6 @@ pub(crate) trait Driver {
             }
             // From an earlier session.
             PathMessage::Answer(..) | PathMessage::WatchOver(..) | PathMessage::QuestionOver(_) => {}
-            // A local contender is granted the lock before the server has deleted the node, and the server carries out a
-            // transaction as long as the node exists. So the transactions come first.
             PathMessage::Written(ticket) => {
                 if self.path().written(ticket) {
                     self.feed(PathEvent::Release(ticket));

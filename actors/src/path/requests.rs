@@ -13,6 +13,7 @@ use crate::api::grant::{Grant, Hold};
 use crate::api::keep_alive::KeepAlive;
 use crate::api::lease::{FencingToken, Lease, LeaseState, ReleasePort};
 use crate::api::request::{AcquireRequest, ContenderOptions};
+use crate::api::resource::Resource;
 use crate::machine::{Denied, Moment, PathMachine, Refusal, Reply, Ticket, Wait};
 use crate::metrics::{RefusedFor, RequestMetrics};
 use crate::runtime::log::{Identifier, SessionId};
@@ -33,7 +34,7 @@ pub(super) struct Entry {
     keep_alive: Option<Arc<KeepAlive>>,
     hold: Option<Hold>,
     release: Vec<ReleasePort>,
-    /// It was released, and transactions under its leases have not been answered.
+    /// It was released, and transactions under its lease have not been answered.
     writing: bool,
     /// It was granted, and has no lease of its own any more: that was lost, or merged into that of another request.
     ended: bool,
@@ -126,29 +127,14 @@ where
                     return false;
                 }
                 // The guard may still exist, and must not read `Held` while there is another holder.
-                let mut written = Vec::new();
+                let grant = entry.hold.take().map(|hold| hold.0.clone());
                 for ticket in self.with_merged(ticket) {
                     if let Some(entry) = self.requests.get_mut(&ticket) {
-                        written.extend(entry.hold.take().map(|hold| hold.0.clone()));
+                        entry.hold = None;
                         entry.metrics.released();
                     }
                 }
-                written.retain(|grant| grant.has_writes());
-                if written.is_empty() {
-                    return true;
-                }
-                if let Some(entry) = self.requests.get_mut(&ticket) {
-                    entry.writing = true;
-                }
-                let actor = self.actor.clone();
-                tokio::spawn(async move {
-                    for grant in written {
-                        grant.written().await;
-                    }
-                    // If the actor has ended, the registry cleans up.
-                    let _ = actor.send_message(super::PathMessage::Written(ticket));
-                });
-                return false;
+                return !grant.is_some_and(|grant| self.waits_for_writes(ticket, grant));
             }
             // It was refused, or there is none.
             Some(_) | None => ReleaseError::Lost,
@@ -159,7 +145,27 @@ where
         is_over
     }
 
-    /// All transactions under the leases of a released request are answered. Returns whether the release must be passed
+    /// Waits for the transactions under a lock that was released, if there are any:
+    /// [`PathMessage::Written`](super::PathMessage::Written) follows. A local contender is granted the lock before the
+    /// server has deleted the node, and the server carries out a transaction as long as the node exists. A permit is taken
+    /// by a request that comes after the transactions, so they need no wait.
+    fn waits_for_writes(&mut self, ticket: Ticket, grant: Arc<Grant>) -> bool {
+        if matches!(self.resource, Resource::Semaphore(_)) || !grant.has_writes() {
+            return false;
+        }
+        if let Some(entry) = self.requests.get_mut(&ticket) {
+            entry.writing = true;
+        }
+        let actor = self.actor.clone();
+        tokio::spawn(async move {
+            grant.written().await;
+            // If the actor has ended, the registry cleans up.
+            let _ = actor.send_message(super::PathMessage::Written(ticket));
+        });
+        true
+    }
+
+    /// All transactions under the lease of a released request are answered. Returns whether the release must be passed
     /// to the machine, as it must unless the lease was lost meanwhile.
     pub(super) fn written(&mut self, ticket: Ticket) -> bool {
         let Some(entry) = self.requests.get_mut(&ticket) else { return false };
@@ -286,6 +292,9 @@ where
     pub fn reply(&mut self, reply: Reply) {
         let (epoch, session) = self.newest;
         match reply {
+            // It was released, of which the machine is told later. `Forgotten` follows.
+            Reply::Suspended(ticket) | Reply::Resumed(ticket) | Reply::Lost(ticket)
+                if self.requests.get(&ticket).is_some_and(|entry| entry.writing) => {}
             Reply::Queued(ticket, ahead) => {
                 self.in_span(ticket, || debug!(epoch, session = %SessionId(session), ahead, "queued"));
                 self.tell(ticket, LockEvent::Enqueued { ticket, ahead });
