@@ -73,9 +73,9 @@ impl KeeperOptions {
     /// session, how long one round of attempts takes: see [`backoff`](KeeperOptions::backoff). The default is ten
     /// seconds.
     ///
-    /// A server that does not answer is given up after two fifths of the session timeout, or sooner if a majority that
-    /// answers would not be tried in this time otherwise, but not before a tenth of the session timeout or a second has
-    /// passed. This also holds for a server that stops answering later.
+    /// A server that does not answer is given up after two fifths of the session timeout. It is given up sooner if the
+    /// connect timeout would otherwise pass before a majority that answers was tried, but not before a tenth of the
+    /// requested session timeout or a second has passed. This also holds for a server that stops answering later.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         KeeperOptions { connect_timeout, ..self }
     }

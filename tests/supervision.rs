@@ -498,7 +498,8 @@ async fn a_dying_supervisor_takes_its_keeper_down_and_leaves_nothing() {
     assert!(next.expect("free").token() > guard.token());
 }
 
-/// A supervisor that connects a keeper, closes it, and reads its events and states to the end, before it handles anything else.
+/// A supervisor that connects a keeper, closes it, and reads its events and states to the end, before it handles anything
+/// else.
 struct Busy;
 
 type Report = oneshot::Sender<Vec<SessionEvent>>;

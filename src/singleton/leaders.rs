@@ -22,8 +22,8 @@ use crate::handle::Handle;
 ///
 /// The stream may miss leaders, because a watch reports that something has changed, not what. A leader may be missed if
 /// it serves for less than a few round trips, or while the stream is not polled or not connected. If every leader must
-/// be known, let the leaders announce themselves. It never goes back: no item is older than the one before, even if a new
-/// session is at a server that lags.
+/// be known, let the leaders announce themselves. The stream never goes back: no item is older than the one before,
+/// even if a new session is at a server that lags.
 ///
 /// The path need not exist: its first leader is reported as soon as there is one. If the session has no room for
 /// another watch, the stream reads once per second. If ZooKeeper refuses or does not answer, it retries after a pause

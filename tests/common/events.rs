@@ -99,7 +99,7 @@ pub async fn refused(events: &mut Events) -> (Ticket, Refused) {
 /// Waits for this session event, skipping those before it.
 pub async fn session_event(events: &mut lockkeeper::session::Events, wanted: SessionEvent) {
     let found = async { while events.next().await.expect("the keeper is open") != wanted {} };
-    timeout(HANGING, found).await.unwrap_or_else(|_| panic!("never {wanted:?}"));
+    timeout(HANGING / 2, found).await.unwrap_or_else(|_| panic!("never {wanted:?}"));
 }
 
 /// An actor that records the lock events it is sent.

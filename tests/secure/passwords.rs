@@ -1,6 +1,7 @@
 //! Users and passwords, with SASL's DIGEST-MD5.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use lockkeeper::auth::SaslOptions;
@@ -97,7 +98,9 @@ fn a_second_user_takes_over_without_the_loss_of_a_lock() {
 fn who_holds_a_lock_and_waits_for_another_one_keeps_it_when_the_server_restarts() {
     run(async {
         let server = start();
-        let connect = async || user("me", "secret").connect(&server.address()).await.expect("should connect");
+        // A busy machine may need many seconds to start a server.
+        let options = || user("me", "secret").session_timeout(Duration::from_secs(60));
+        let connect = async || options().connect(&server.address()).await.expect("should connect");
         let (one, other) = (connect().await, connect().await);
         let guard = one.lock("/a").expect("a path").acquire().await.expect("free");
         let behind = other.lock("/b").expect("a path").acquire().await.expect("free");

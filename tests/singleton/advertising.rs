@@ -12,8 +12,8 @@ use lockkeeper::{Dialect, LockOptions};
 use tokio::time::timeout;
 
 use crate::common::site::Observer;
-use crate::common::{SHORT, client, eventually, proxied, shared, unique_path};
-use crate::member::{Arguments, Behavior, Member, Order, Probe, SOON, connect, connect_for};
+use crate::common::{client, eventually, proxied, shared, unique_path};
+use crate::member::{Arguments, Behavior, LOST, Member, Order, Probe, SOON, connect, connect_for};
 
 #[tokio::test]
 async fn advertised_data_can_be_changed_while_it_waits_and_while_it_runs() {
@@ -70,7 +70,7 @@ async fn advertised_data_that_change_without_a_session_are_written_to_the_next_n
     let other = connect(&shared().address()).await;
     let lock = other.lock(&path).expect("a valid path");
     let guard = lock.acquire().await.expect("free");
-    let keeper = connect_for(&proxy.address(), SHORT).await;
+    let keeper = connect_for(&proxy.address(), LOST).await;
     let mut events = keeper.events();
     let mut member = Member::new(keeper, &path, Behavior::default(), SingletonOptions::new());
     eventually("it is queued", SOON, async || lock.contenders().await.is_ok_and(|all| all.len() == 2)).await;

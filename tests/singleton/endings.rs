@@ -61,7 +61,7 @@ impl Drop for Owned {
     fn drop(&mut self) {
         // The task that a thread woke last is taken over by no other thread. This makes it another one.
         tokio::spawn(async {});
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(150));
         let _ = self.1.send(Note::Dropped(self.0));
     }
 }

@@ -149,12 +149,13 @@ impl Connect for Connector {
 /// in the session. `None` for its own choice, two fifths of the session timeout.
 ///
 /// It waits less if a connect could not try all servers in time otherwise: where a majority answers, less than half of
-/// them are silent. A second is enough for the handshake of TLS over any distance.
+/// them are silent. A single server leaves time for no other one. A second is enough for the handshake of TLS over any
+/// distance.
 fn longest_silence(session_timeout: Duration, connect_timeout: Duration, servers: usize) -> Option<Duration> {
     let most_silent = u32::try_from(servers / 2).unwrap_or(u32::MAX - 1);
     let share = connect_timeout / (most_silent + 1);
     let silence = share.max(session_timeout / 10).max(SHORTEST_SILENCE);
-    (silence < session_timeout * 2 / 5).then_some(silence)
+    (servers > 1 && silence < session_timeout * 2 / 5).then_some(silence)
 }
 
 const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
@@ -577,7 +578,7 @@ mod tests {
         for (session, connect, servers, expected) in [
             (10, 10, 3, None),
             (10, 10, 5, Some(3333)),
-            (30, 10, 1, Some(10_000)),
+            (30, 10, 1, None),
             (30, 10, 3, Some(5000)),
             (40, 10, 5, Some(4000)),
             // The connect timeout is too short for that, or the session timeout.
