@@ -3,7 +3,6 @@
 mod raw;
 
 use std::io::{self, Read};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -419,21 +418,4 @@ async fn a_server_that_has_stopped_has_no_sessions() {
     server.stop().await;
     assert_eq!(controls.sessions(), []);
     assert!(!controls.expire(SessionId(raw.session)));
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_server_without_a_thread_is_an_error() {
-    const IN_CHILD: &str = "LOCKKEEPER_TEST_WITHOUT_THREADS";
-    if std::env::var_os(IN_CHILD).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(Embedded::start()).expect_err("there is no memory for a stack of this size");
-        return;
-    }
-    // The same test runs in a process in which no thread can start, because its stack would be too large.
-    let mut child = Command::new(std::env::current_exe().expect("the path of this test"));
-    child.args(["--exact", "a_server_without_a_thread_is_an_error"]).env(IN_CHILD, "1");
-    let output = child.env("RUST_MIN_STACK", (1_u64 << 60).to_string()).output().expect("it starts");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }

@@ -114,7 +114,7 @@ async fn serve(
                 Some(Command::BringUp(done)) => {
                     let result = match &listener {
                         Some(_) => Ok(()),
-                        None => reserved.take().map_or_else(|| bind(address), Ok).and_then(listen).map(|new| {
+                        None => listen_again(reserved.take(), address).await.map(|new| {
                             shared.bring_up();
                             listener = Some(new);
                         }),
@@ -135,6 +135,20 @@ async fn serve(
             () = shared.wake_changed() => {}
         }
     }
+}
+
+/// Listens on the port of a listener that was closed. A process that is just being started, by any thread of this one, has
+/// a copy of that listener until it runs its program. So a port that is in use is tried again for a second.
+async fn listen_again(reserved: Option<TcpSocket>, address: SocketAddr) -> io::Result<TcpListener> {
+    let mut result = reserved.map_or_else(|| bind(address), Ok).and_then(listen);
+    for _ in 0..50 {
+        if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
+        time::sleep(Duration::from_millis(20)).await;
+        result = bind(address).and_then(listen);
+    }
+    result
 }
 
 async fn accept(listener: &Option<TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
