@@ -57,10 +57,7 @@ impl State {
         }
     }
 
-    fn close_registry(
-        &mut self,
-        myself: &ActorRef<KeeperMessage>,
-    ) -> Result<(), ActorProcessingErr> {
+    fn close_registry(&mut self, myself: &ActorRef<KeeperMessage>) -> Result<(), ActorProcessingErr> {
         if !self.closing_registry {
             self.closing_registry = true;
             self.registry.call_and_forward(
